@@ -1,0 +1,83 @@
+//! [`BuildError`]: what a cache cannot be asked to be.
+
+#![deny(unsafe_code)]
+
+use core::fmt;
+use core::time::Duration;
+
+/// Why a [`Builder`](crate::Builder) builds no cache.
+///
+/// ```
+/// use std::time::Duration;
+/// use trust_key_cache::{BuildError, KeyCache};
+///
+/// let error = KeyCache::<u32>::builder().ttl(Duration::ZERO).build().unwrap_err();
+/// assert_eq!(error, BuildError::ZeroTtl);
+/// assert_eq!(error.to_string(), "the time-to-live is zero, so nothing could ever be returned; choose a positive one");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The time-to-live is zero.
+    ZeroTtl,
+    /// The time-to-live is longer than [`MAX_TTL`](Self::MAX_TTL).
+    TtlTooLong {
+        /// The time-to-live that was asked for.
+        ttl: Duration,
+    },
+    /// The clock may lag by the whole time-to-live or more, so that every value would be expired from the start.
+    TtlBelowResolution {
+        /// The time-to-live that was asked for.
+        ttl: Duration,
+        /// What the clock says it may lag.
+        resolution: Duration,
+    },
+    /// The capacity is zero.
+    ZeroCapacity,
+    /// The capacity is larger than [`MAX_CAPACITY`](Self::MAX_CAPACITY).
+    CapacityTooLarge {
+        /// The capacity that was asked for.
+        capacity: usize,
+    },
+    /// The allocator refused the table of an empty cache: two bytes a key of capacity.
+    OutOfMemory {
+        /// The capacity that was asked for.
+        capacity: usize,
+    },
+}
+
+impl BuildError {
+    /// The longest time-to-live: 365 days. What may be older than that needs no cache.
+    pub const MAX_TTL: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+    /// The largest capacity: 2^28 keys, whose empty table costs 512 MiB.
+    pub const MAX_CAPACITY: usize = 1 << 28;
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ZeroTtl => {
+                write!(f, "the time-to-live is zero, so nothing could ever be returned; choose a positive one")
+            }
+            Self::TtlTooLong { ttl } => {
+                write!(f, "the time-to-live of {ttl:?} is too long; choose at most {:?}", Self::MAX_TTL)
+            }
+            Self::TtlBelowResolution { ttl, resolution } => write!(
+                f,
+                "the time-to-live of {ttl:?} is not longer than the clock may lag ({resolution:?}), so nothing could ever be returned; \
+                 choose a longer one or a finer clock"
+            ),
+            Self::ZeroCapacity => write!(f, "the capacity is zero, so nothing could be kept; choose at least 1"),
+            Self::CapacityTooLarge { capacity } => {
+                write!(f, "the capacity of {capacity} keys is too large; choose at most {}", Self::MAX_CAPACITY)
+            }
+            Self::OutOfMemory { capacity } => write!(
+                f,
+                "there is no memory for the empty table of {capacity} keys (two bytes each); choose a smaller capacity"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for BuildError {}

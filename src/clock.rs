@@ -1,0 +1,156 @@
+//! The clocks that a cache can count its time-to-live on: [`CoarseClock`] for service, [`ManualClock`] for tests.
+
+#![deny(unsafe_code)]
+
+use core::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+use std::{sync::OnceLock, time::Instant};
+
+/// A monotonic clock, read once by each lookup.
+///
+/// An implementation may lag behind the true time, as coarse clocks do, by at most [`resolution`](Self::resolution).
+/// The cache counts that lag against its entries, never in their favour. A clock that lags by more lets entries
+/// outlive their time-to-live by the excess.
+///
+/// # Examples
+///
+/// A clock over [`std::time::Instant`], for a time-to-live finer than [`CoarseClock`] can count:
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use trust_key_cache::{Clock, KeyCache};
+///
+/// struct Precise(Instant);
+///
+/// impl Clock for Precise {
+///     fn now(&self) -> Duration {
+///         self.0.elapsed()
+///     }
+///     fn resolution(&self) -> Duration {
+///         Duration::ZERO
+///     }
+/// }
+///
+/// # fn main() -> Result<(), trust_key_cache::BuildError> {
+/// let cache = KeyCache::<u32>::builder()
+///     .ttl(Duration::from_micros(500))
+///     .clock(Precise(Instant::now()))
+///     .build()?;
+/// # let _ = cache; Ok(()) }
+/// ```
+pub trait Clock {
+    /// The time since an origin that stays the same for this clock; never less than an earlier answer that
+    /// happened before this call.
+    fn now(&self) -> Duration;
+
+    /// The most that [`now`](Self::now) can lag behind the true time. Asked once, when a cache is built.
+    fn resolution(&self) -> Duration;
+}
+
+/// The default clock: the cheapest monotonic clock of the platform.
+///
+/// On Linux and Android it is `CLOCK_MONOTONIC_COARSE`, which the kernel refreshes once a tick (1 to 10 ms,
+/// as `clock_getres(2)` tells) and the vDSO reads in a few nanoseconds, without a system call. Elsewhere it is
+/// [`std::time::Instant`]. Neither runs while the machine is suspended: see `docs/limits.md`.
+///
+/// ```
+/// use trust_key_cache::{Clock, CoarseClock};
+///
+/// let earlier = CoarseClock.now();
+/// assert!(CoarseClock.now() >= earlier);
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CoarseClock;
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+impl Clock for CoarseClock {
+    #[inline]
+    fn now(&self) -> Duration {
+        from_timespec(rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse))
+    }
+
+    fn resolution(&self) -> Duration {
+        from_timespec(rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse))
+    }
+}
+
+/// The kernel keeps both fields of a monotonic time non-negative and the nanoseconds below a second.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[inline]
+fn from_timespec(time: rustix::time::Timespec) -> Duration {
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+impl Clock for CoarseClock {
+    #[inline]
+    fn now(&self) -> Duration {
+        static ORIGIN: OnceLock<Instant> = OnceLock::new();
+        ORIGIN.get_or_init(Instant::now).elapsed()
+    }
+
+    fn resolution(&self) -> Duration {
+        // The precise clocks behind `Instant` lag by less than the time that reading them takes.
+        Duration::ZERO
+    }
+}
+
+/// A clock that stands still until it is told to move, for tests. A clone shows and moves the same time.
+///
+/// It counts whole nanoseconds in 64 bits, from zero, and stops at the end of its range (584 years).
+///
+/// ```
+/// use std::time::Duration;
+/// use trust_key_cache::{KeyCache, KeyHash, ManualClock};
+///
+/// # fn main() -> Result<(), trust_key_cache::BuildError> {
+/// let clock = ManualClock::new();
+/// let cache = KeyCache::builder().ttl(Duration::from_secs(60)).clock(clock.clone()).build()?;
+/// let hash = KeyHash::of("key");
+/// assert!(cache.lease(&hash).remember(7));
+///
+/// clock.advance(Duration::from_nanos(59_999_999_999));
+/// assert_eq!(cache.lookup(&hash), Some(7));
+/// clock.advance(Duration::from_nanos(1));
+/// assert_eq!(cache.lookup(&hash), None);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct ManualClock {
+    nanos: Arc<AtomicU64>,
+}
+
+impl ManualClock {
+    /// A clock at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Moves the time forward by `step`, for every clone.
+    pub fn advance(&self, step: Duration) {
+        let step = nanos(step);
+        // AcqRel: whoever reads the new time also sees what was done before it came (Acquire in `now`), and
+        // advances by several threads order what they did.
+        self.nanos.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |now| Some(now.saturating_add(step))).ok();
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Duration {
+        // Acquire: pairs with the Release half of `advance`.
+        Duration::from_nanos(self.nanos.load(Ordering::Acquire))
+    }
+
+    fn resolution(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+/// Nanoseconds in 64 bits, which is how entries keep their expiry; 584 years and more are all the same.
+#[inline]
+pub(crate) fn nanos(time: Duration) -> u64 {
+    time.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(time.subsec_nanos()))
+}

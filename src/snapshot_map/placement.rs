@@ -1,0 +1,116 @@
+//! Placement: how many buckets a capacity needs, and which bucket and tag a digest has.
+
+#![deny(unsafe_code)]
+
+use super::tags::Tags;
+use crate::KeyHash;
+
+/// How many buckets there are, and how many entries each may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    pub(crate) buckets: usize,
+    pub(crate) bucket_capacity: usize,
+}
+
+impl Shape {
+    /// The mean number of entries in a bucket when a map is at its capacity.
+    const LOAD: usize = 4;
+
+    /// The shape for `capacity` live keys, which is at least one (G6).
+    ///
+    /// Up to 16 keys share one bucket of exactly that capacity. Beyond, a bucket of 16 has four keys in the mean. Digests are uniform,
+    /// so the number of keys in a bucket is Poisson(4) in the limit, and the share of keys that find no room is
+    /// `E[max(X - 16, 0)] / 4` < 3.1e-7. The buckets together have room for at most four times the capacity.
+    ///
+    /// Any number of buckets will do, not only a power of two: otherwise the mean would vary from 4 to 8 with the capacity, and
+    /// at 8 the share that finds no room is 8e-4, more than G6 leaves to chance.
+    pub(crate) const fn for_capacity(capacity: usize) -> Self {
+        if capacity <= Tags::CAPACITY {
+            Self { buckets: 1, bucket_capacity: capacity }
+        } else {
+            Self { buckets: capacity / Self::LOAD, bucket_capacity: Tags::CAPACITY }
+        }
+    }
+}
+
+/// Where a digest belongs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) slot: usize,
+    pub(super) tag: u8,
+}
+
+/// A keyed mixing of digests. Digests are uniform already; the key is there so that nobody who can choose API keys can choose ones
+/// that meet in a bucket.
+#[derive(Clone, Copy)]
+pub(super) struct Placement {
+    slots: u64,
+    seed: [u64; 2],
+}
+
+impl Placement {
+    pub(super) fn new(slots: usize, seed: [u64; 2]) -> Self {
+        Self { slots: slots as u64, seed }
+    }
+
+    /// The folded multiply of wyhash and foldhash over two words of the digest, then Lemire's reduction to a range by
+    /// multiplication ("Fast random integer generation in an interval", 2019): slot from the high bits, tag from the low ones.
+    #[inline]
+    pub(super) fn of(&self, key: &KeyHash) -> Place {
+        let [first, second, ..] = key.words();
+        let product = u128::from(first ^ self.seed[0]) * u128::from(second ^ self.seed[1]);
+        let mixed = (product >> 64) as u64 ^ product as u64;
+        let slot = (u128::from(mixed) * u128::from(self.slots)) >> 64;
+        Place { slot: slot as usize, tag: mixed as u8 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g6_shapes_leave_room_for_at_most_four_times_the_capacity_and_hold_four_keys_a_bucket() {
+        for capacity in (1..5_000).chain([65_536, 1_000_000, usize::MAX / 8]) {
+            let shape = Shape::for_capacity(capacity);
+            let room = shape.buckets * shape.bucket_capacity;
+            assert!((capacity..=4 * capacity).contains(&room), "{capacity}: {shape:?}");
+            assert!(shape.bucket_capacity <= Tags::CAPACITY);
+            assert!(capacity <= Tags::CAPACITY || capacity / shape.buckets <= 5, "{capacity}: {shape:?}");
+        }
+        // A cache this small has one bucket: it holds exactly what it was asked to.
+        assert_eq!(Shape::for_capacity(16), Shape { buckets: 1, bucket_capacity: 16 });
+    }
+
+    #[test]
+    fn g6_the_share_of_keys_beyond_a_bucket_of_sixteen_is_what_the_docs_say() {
+        // E[max(X - 16, 0)] / 4 for X ~ Poisson(4), summed until the terms vanish.
+        let mut probability = (-4.0_f64).exp();
+        let mut beyond = 0.0;
+        for x in 1..60_u32 {
+            probability *= 4.0 / f64::from(x);
+            beyond += f64::from(x.saturating_sub(16)) * probability;
+        }
+        assert!(beyond / 4.0 < 3.1e-7, "{}", beyond / 4.0);
+    }
+
+    #[test]
+    fn slots_and_tags_are_spread_evenly_and_differ_with_the_seed() {
+        const KEYS: u64 = 20_000;
+        let here = Placement::new(10, [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03]);
+        let there = Placement::new(10, [0x2545_f491_4f6c_dd1d, 0x1234_5678_9abc_def1]);
+        let mut slots = [0_u32; 10];
+        let mut tags = [0_u32; 256];
+        let mut same = 0;
+        for key in (0..KEYS).map(|n| KeyHash::of(n.to_le_bytes())) {
+            let place = here.of(&key);
+            slots[place.slot] += 1;
+            tags[usize::from(place.tag)] += 1;
+            same += u32::from(place.slot == there.of(&key).slot);
+        }
+        // Keys and seeds are fixed, so are the counts; the bounds are six standard deviations wide.
+        assert!(slots.iter().all(|count| (1_750..=2_250).contains(count)), "{slots:?}");
+        assert!(tags.iter().all(|count| (25..=132).contains(count)), "{tags:?}");
+        assert!((1_750..=2_250).contains(&same), "{same}");
+    }
+}

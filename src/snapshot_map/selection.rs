@@ -1,0 +1,49 @@
+//! Which entries of a bucket its copy keeps.
+
+#![deny(unsafe_code)]
+
+use super::bucket::{Bucket, Entry, OwnedBucket};
+use super::tags::Tags;
+
+/// A set of places in a bucket. Taken of no bucket, it is empty.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Selection(u16);
+
+const _: () = assert!(Tags::CAPACITY == u16::BITS as usize);
+
+impl Selection {
+    pub(super) fn of<V>(bucket: Option<&Bucket<V>>, keep: impl Fn(&Entry<V>) -> bool) -> Self {
+        let entries = bucket.map_or(&[][..], Bucket::entries);
+        let kept = entries.iter().enumerate().filter(|(_, entry)| keep(entry));
+        Self(kept.fold(0, |places, (place, _)| places | 1 << place))
+    }
+
+    pub(super) fn len(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    pub(super) fn remove(&mut self, place: Option<usize>) {
+        if let Some(place) = place {
+            self.0 &= !(1 << place);
+        }
+    }
+
+    /// The place of the entry that expires first; of several, the one that has been there longest.
+    pub(super) fn soonest_to_expire<V>(self, bucket: Option<&Bucket<V>>) -> Option<usize> {
+        let bucket = bucket?;
+        self.places().min_by_key(|&place| bucket.entries()[place].expires_at)
+    }
+
+    /// Appends clones of the selected entries to `target`, in their order.
+    pub(super) fn copy<V: Clone>(self, bucket: Option<&Bucket<V>>, target: &mut OwnedBucket<V>) {
+        if let Some(bucket) = bucket {
+            for place in self.places() {
+                target.push(bucket.entries()[place].clone(), bucket.tag(place));
+            }
+        }
+    }
+
+    fn places(self) -> impl Iterator<Item = usize> {
+        (0..Tags::CAPACITY).filter(move |place| self.0 & 1 << place != 0)
+    }
+}
