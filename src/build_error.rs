@@ -58,7 +58,10 @@ impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ZeroTtl => {
-                write!(f, "the time-to-live is zero, so nothing could ever be returned; choose a positive one")
+                write!(
+                    f,
+                    "the time-to-live is zero, so nothing could ever be returned; choose a positive one"
+                )
             }
             Self::TtlTooLong { ttl } => {
                 write!(f, "the time-to-live of {ttl:?} is too long; choose at most {:?}", Self::MAX_TTL)
@@ -68,9 +71,15 @@ impl fmt::Display for BuildError {
                 "the time-to-live of {ttl:?} is not longer than the clock may lag ({resolution:?}), so nothing could ever be returned; \
                  choose a longer one or a finer clock"
             ),
-            Self::ZeroCapacity => write!(f, "the capacity is zero, so nothing could be kept; choose at least 1"),
+            Self::ZeroCapacity => {
+                write!(f, "the capacity is zero, so nothing could be kept; choose at least 1")
+            }
             Self::CapacityTooLarge { capacity } => {
-                write!(f, "the capacity of {capacity} keys is too large; choose at most {}", Self::MAX_CAPACITY)
+                write!(
+                    f,
+                    "the capacity of {capacity} keys is too large; choose at most {}",
+                    Self::MAX_CAPACITY
+                )
             }
             Self::OutOfMemory { capacity } => write!(
                 f,

@@ -104,6 +104,9 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> Builder<V, C> {
 
 impl<V, C> fmt::Debug for Builder<V, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder").field("ttl", &self.ttl).field("capacity", &self.capacity).finish_non_exhaustive()
+        f.debug_struct("Builder")
+            .field("ttl", &self.ttl)
+            .field("capacity", &self.capacity)
+            .finish_non_exhaustive()
     }
 }

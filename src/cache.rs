@@ -99,7 +99,6 @@ impl<V: Clone + Send + Sync + 'static> KeyCache<V> {
     /// assert_eq!(cache.capacity(), 1_000);
     /// # Ok::<(), BuildError>(())
     /// ```
-    #[must_use]
     pub fn builder() -> Builder<V> {
         Builder::new()
     }
@@ -269,6 +268,9 @@ impl<V, C> KeyCache<V, C> {
 impl<V, C> fmt::Debug for KeyCache<V, C> {
     /// Time-to-live and capacity. No keys, no values.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyCache").field("ttl", &self.ttl).field("capacity", &self.capacity).finish_non_exhaustive()
+        f.debug_struct("KeyCache")
+            .field("ttl", &self.ttl)
+            .field("capacity", &self.capacity)
+            .finish_non_exhaustive()
     }
 }

@@ -134,7 +134,9 @@ impl ManualClock {
         let step = nanos(step);
         // AcqRel: whoever reads the new time also sees what was done before it came (Acquire in `now`), and
         // advances by several threads order what they did.
-        self.nanos.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |now| Some(now.saturating_add(step))).ok();
+        self.nanos
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |now| Some(now.saturating_add(step)))
+            .ok();
     }
 }
 

@@ -1,6 +1,6 @@
 //! A lock-free in-process cache from API-key hash to trust id, in which a revocation is final.
 
-#![warn(missing_docs)]
+#![cfg_attr(feature = "loom", allow(clippy::duplicate_mod, reason = "`model` is made of the same files"))]
 
 mod build_error;
 mod builder;

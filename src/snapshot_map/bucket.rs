@@ -96,7 +96,8 @@ unsafe fn whole<V>(header: NonNull<Header>) -> *mut Bucket<V> {
 
 /// Where entries begin, and the layout of a bucket with `capacity` of them. `repr(C)` on [`Bucket`] makes the two agree.
 fn layout<V>(capacity: usize) -> (Layout, usize) {
-    let sized = Layout::array::<Entry<V>>(capacity).and_then(|entries| Layout::new::<Header>().extend(entries));
+    let sized =
+        Layout::array::<Entry<V>>(capacity).and_then(|entries| Layout::new::<Header>().extend(entries));
     match sized {
         Ok((layout, offset)) => (layout.pad_to_align(), offset),
         // Sixteen values of half the address space each cannot have been made.
@@ -120,8 +121,14 @@ impl<V> OwnedBucket<V> {
         // SAFETY: the layout has at least the header's size, which is not zero.
         let header = unsafe { alloc(layout) }.cast::<Header>();
         let Some(header) = NonNull::new(header) else { handle_alloc_error(layout) };
-        let empty =
-            Header { access: AccessCheck::new(), generation, lease_epoch, tags: Tags::default(), len: 0, capacity };
+        let empty = Header {
+            access: AccessCheck::new(),
+            generation,
+            lease_epoch,
+            tags: Tags::default(),
+            len: 0,
+            capacity,
+        };
         // SAFETY: the allocation is fresh, aligned and large enough for a header.
         unsafe { header.write(empty) };
         Self { header, entries: PhantomData }

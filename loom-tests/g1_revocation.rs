@@ -1,0 +1,130 @@
+//! G1: a lookup that happens-after `invalidate` returns nothing whose lease was taken before.
+
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicBool, Ordering};
+use loom::thread;
+
+use crate::explore::{bounded, exhaustively, key, one_bucket};
+
+const STALE: u32 = 1;
+const FRESH: u32 = 2;
+
+#[test]
+fn g1_a_remember_that_races_an_invalidate_is_not_found_after_it() {
+    exhaustively("g1_a_remember_that_races_an_invalidate_is_not_found_after_it", || {
+        let (cache, _) = one_bucket(2);
+        let shared = cache.clone();
+        let remembering = thread::spawn(move || {
+            // The lease is older than the invalidation: it was taken before the other thread began.
+            shared.lease(&key(1)).remember(STALE);
+        });
+        let lease = cache.lease(&key(2));
+        cache.invalidate();
+        assert!(!lease.remember(STALE), "a lease outlived the invalidation");
+        assert_eq!(cache.lookup(&key(2)), None);
+        remembering.join().unwrap();
+        assert_eq!(cache.lookup(&key(2)), None);
+    });
+}
+
+#[test]
+fn g1_a_lease_taken_before_an_invalidate_stores_nothing_that_is_found_after_it() {
+    exhaustively("g1_a_lease_taken_before_an_invalidate_stores_nothing_that_is_found_after_it", || {
+        let (cache, _) = one_bucket(2);
+        let shared = cache.clone();
+        let taken = Arc::new(AtomicBool::new(false));
+        let announce = taken.clone();
+        let remembering = thread::spawn(move || {
+            let lease = shared.lease(&key(1));
+            announce.store(true, Ordering::Release);
+            lease.remember(STALE);
+        });
+        if taken.load(Ordering::Acquire) {
+            cache.invalidate();
+            assert_eq!(cache.lookup(&key(1)), None, "found after the invalidation");
+            remembering.join().unwrap();
+            assert_eq!(cache.lookup(&key(1)), None, "came back after the invalidation");
+        } else {
+            remembering.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn g1_a_stale_lease_never_displaces_what_a_fresh_one_stored() {
+    exhaustively("g1_a_stale_lease_never_displaces_what_a_fresh_one_stored", || {
+        let (cache, _) = one_bucket(2);
+        let stale = cache.lease(&key(1));
+        let stale_neighbour = cache.lease(&key(2));
+        thread_scope(
+            &cache,
+            |shared| {
+                shared.invalidate();
+                assert!(shared.lease(&key(1)).remember(FRESH), "nothing supersedes the fresh lease");
+                assert_eq!(shared.lookup(&key(1)), Some(FRESH));
+            },
+            || {
+                stale_neighbour.remember(STALE);
+                stale.remember(STALE);
+            },
+        );
+        assert_eq!(cache.lookup(&key(1)), Some(FRESH));
+        assert_eq!(cache.lookup(&key(2)), None);
+    });
+}
+
+#[test]
+fn g1_each_of_two_invalidations_supersedes() {
+    bounded("g1_each_of_two_invalidations_supersedes", 3, || {
+        let (cache, _) = one_bucket(1);
+        let invalidating = [(); 2].map(|()| {
+            let shared = cache.clone();
+            thread::spawn(move || {
+                let lease = shared.lease(&key(1));
+                shared.invalidate();
+                assert!(!lease.remember(STALE), "a thread's own invalidation supersedes its lease");
+            })
+        });
+        let lease = cache.lease(&key(1));
+        let stored = lease.remember(FRESH);
+        for thread in invalidating {
+            thread.join().unwrap();
+        }
+        // Only a lease taken after both can be alive, and then it stored.
+        assert!(cache.lookup(&key(1)).is_none_or(|found| found == FRESH && stored));
+    });
+}
+
+/// The protocol of the authenticator. The row is a relaxed atomic, the weakest database there could be: only the cache orders what is
+/// read from it.
+#[test]
+fn g1_nobody_is_served_a_revoked_id_after_the_revocation() {
+    exhaustively("g1_nobody_is_served_a_revoked_id_after_the_revocation", || {
+        let (cache, _) = one_bucket(1);
+        let row_is_valid = Arc::new(AtomicBool::new(true));
+        let (shared, row) = (cache.clone(), row_is_valid.clone());
+        let authenticating = thread::spawn(move || {
+            let lease = shared.lease(&key(1));
+            if row.load(Ordering::Relaxed) {
+                lease.remember(STALE);
+            }
+        });
+        row_is_valid.store(false, Ordering::Relaxed);
+        cache.invalidate();
+        assert_eq!(cache.lookup(&key(1)), None, "served while the request was still running");
+        authenticating.join().unwrap();
+        assert_eq!(cache.lookup(&key(1)), None, "served after the request");
+    });
+}
+
+/// Runs `first` on a thread of its own beside `second` on this one, and waits for both.
+fn thread_scope<T: Send + Sync + 'static>(
+    cache: &Arc<T>,
+    first: impl FnOnce(&T) + Send + 'static,
+    second: impl FnOnce(),
+) {
+    let shared = cache.clone();
+    let thread = thread::spawn(move || first(&shared));
+    second();
+    thread.join().unwrap();
+}

@@ -1,0 +1,55 @@
+//! G4: a remember replaces an earlier value; a superseded lease stores nothing, changes nothing, and says so.
+
+use loom::thread;
+
+use crate::explore::{exhaustively, key, one_bucket};
+
+#[test]
+fn g4_of_two_remembers_of_one_key_the_later_stays() {
+    exhaustively("g4_of_two_remembers_of_one_key_the_later_stays", || {
+        let (cache, _) = one_bucket(2);
+        let shared = cache.clone();
+        let remembering = thread::spawn(move || {
+            assert!(shared.lease(&key(1)).remember(1));
+            // The other thread's value may have replaced it, but nothing can have removed it.
+            assert!(shared.lookup(&key(1)).is_some());
+        });
+        assert!(cache.lease(&key(1)).remember(2));
+        assert!(cache.lookup(&key(1)).is_some());
+        remembering.join().unwrap();
+        assert!(matches!(cache.lookup(&key(1)), Some(1 | 2)));
+        assert_eq!(cache.len(), 1, "two entries for one key");
+    });
+}
+
+#[test]
+fn g4_a_superseded_lease_changes_nothing_and_says_so() {
+    exhaustively("g4_a_superseded_lease_changes_nothing_and_says_so", || {
+        let (cache, _) = one_bucket(2);
+        let superseded = cache.lease(&key(1));
+        cache.invalidate_key(&key(1));
+        assert!(cache.lease(&key(1)).remember(2));
+        let shared = cache.clone();
+        let neighbour = thread::spawn(move || assert!(shared.lease(&key(2)).remember(3)));
+        assert!(!superseded.remember(1));
+        neighbour.join().unwrap();
+        assert_eq!((cache.lookup(&key(1)), cache.lookup(&key(2))), (Some(2), Some(3)));
+    });
+}
+
+/// What a remember reports is true: after `false` nothing was stored; after `true` the value is there, until an invalidation that
+/// came later, or at the same time, took it.
+#[test]
+fn g4_true_means_stored_and_false_means_not() {
+    exhaustively("g4_true_means_stored_and_false_means_not", || {
+        let (cache, _) = one_bucket(1);
+        let shared = cache.clone();
+        let lease = cache.lease(&key(1));
+        let invalidating = thread::spawn(move || shared.invalidate());
+        let stored = lease.remember(1);
+        let found = cache.lookup(&key(1));
+        invalidating.join().unwrap();
+        assert!(stored || found.is_none());
+        assert_eq!(cache.lookup(&key(1)), None);
+    });
+}

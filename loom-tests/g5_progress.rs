@@ -1,0 +1,56 @@
+//! G5: a lookup ends after a bounded number of its own steps, whatever writers do.
+//!
+//! The model counts the atomic operations on the map that a lookup performs (`src/model/sync.rs`). In every execution it is the same
+//! two: one load of the slot, one of the generation. What happens between them is a search of at most 16 entries of immutable memory.
+//! Pinning is counted apart: in `src/reclaim.rs` it is crossbeam-epoch's, in the model a store and a fence.
+
+use loom::thread;
+use trust_key_cache::model::steps;
+
+use crate::explore::{bounded, exhaustively, key, one_bucket};
+
+#[test]
+fn g5_a_lookup_takes_two_steps_while_writers_run() {
+    bounded("g5_a_lookup_takes_two_steps_while_writers_run", 2, || {
+        let (cache, _) = one_bucket(1);
+        assert!(cache.lease(&key(1)).remember(1));
+        let (left, right) = (cache.clone(), cache.clone());
+        let remembering = thread::spawn(move || left.lease(&key(1)).remember(2));
+        let invalidating = thread::spawn(move || right.invalidate_key(&key(1)));
+        let before = steps();
+        let _ = cache.lookup(&key(1));
+        assert_eq!(steps() - before, 2);
+        remembering.join().unwrap();
+        invalidating.join().unwrap();
+    });
+}
+
+#[test]
+fn g5_invalidate_is_one_step() {
+    exhaustively("g5_invalidate_is_one_step", || {
+        let (cache, _) = one_bucket(1);
+        let shared = cache.clone();
+        let remembering = thread::spawn(move || shared.lease(&key(1)).remember(1));
+        let before = steps();
+        cache.invalidate();
+        assert_eq!(steps() - before, 1);
+        remembering.join().unwrap();
+    });
+}
+
+/// Lock-free: an exchange fails only because another writer's succeeded, so with one other writer that writes once, an attempt is
+/// repeated once at most.
+#[test]
+fn g5_a_remember_repeats_only_what_another_writer_undid() {
+    exhaustively("g5_a_remember_repeats_only_what_another_writer_undid", || {
+        let (cache, _) = one_bucket(2);
+        let shared = cache.clone();
+        let invalidating = thread::spawn(move || shared.invalidate_key(&key(2)));
+        let lease = cache.lease(&key(1));
+        let before = steps();
+        lease.remember(1);
+        // An attempt is a load of the slot, one of the generation, and an exchange.
+        assert!(steps() - before <= 6);
+        invalidating.join().unwrap();
+    });
+}

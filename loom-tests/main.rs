@@ -1,0 +1,13 @@
+//! Models of the cache, explored by loom: one file a guarantee, one function a claim.
+//!
+//! `cargo test --features loom` runs them over the small epoch of `src/model/reclaim.rs`; `cargo loom-epoch` runs them over
+//! crossbeam-epoch itself. Each prints how many executions it explored.
+
+mod explore;
+
+mod g1_revocation;
+mod g2_targeted_revocation;
+mod g4_replacement;
+mod g5_progress;
+mod g6_bounded_memory;
+mod g7_reclamation;

@@ -1,0 +1,27 @@
+//! The cache once more, over loom's primitives: for the models in `loom-tests/`, and for nothing else.
+//!
+//! These are the very sources that ship. Only `sync.rs` and `reclaim.rs` have twins here, so that what loom explores is what runs.
+//! Nothing outside this module changes with the feature `loom`, so turning it on breaks no other user of the crate. Types from
+//! here work inside `loom::model` only.
+
+#[path = "builder.rs"]
+mod builder;
+#[path = "cache.rs"]
+mod cache;
+#[path = "lease.rs"]
+mod lease;
+#[path = "snapshot_map/mod.rs"]
+mod snapshot_map;
+mod sync;
+
+#[cfg(not(crossbeam_loom))]
+mod reclaim;
+/// With `--cfg crossbeam_loom`, the reclamation that ships is what is modelled.
+#[cfg(crossbeam_loom)]
+#[path = "reclaim.rs"]
+mod reclaim;
+
+pub use builder::Builder;
+pub use cache::{KeyCache, TrustKeyCache};
+pub use lease::Lease;
+pub use sync::steps;

@@ -1,0 +1,90 @@
+//! What the concurrent code is built from, in a model: the twin of `sync.rs`, with the same names.
+
+pub(super) use loom::alloc::{alloc, dealloc};
+pub(super) use loom::sync::atomic::Ordering;
+
+use std::cell::Cell;
+
+use loom::cell::UnsafeCell;
+use loom::sync::atomic;
+
+loom::thread_local! {
+    static STEPS: Cell<usize> = Cell::new(0);
+}
+
+/// How many atomic operations on the map the current thread has done in this execution. Models bound a lookup's steps by it.
+#[must_use]
+pub fn steps() -> usize {
+    STEPS.with(Cell::get)
+}
+
+fn step() {
+    // In a thread that is ending there is nothing left to count.
+    STEPS.try_with(|steps| steps.set(steps.get() + 1)).ok();
+}
+
+pub(super) struct AtomicU64(atomic::AtomicU64);
+
+impl AtomicU64 {
+    pub(super) fn new(value: u64) -> Self {
+        Self(atomic::AtomicU64::new(value))
+    }
+
+    pub(super) fn load(&self, order: Ordering) -> u64 {
+        step();
+        self.0.load(order)
+    }
+
+    pub(super) fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
+        step();
+        self.0.fetch_add(value, order)
+    }
+}
+
+pub(super) struct AtomicPtr<T>(atomic::AtomicPtr<T>);
+
+impl<T> AtomicPtr<T> {
+    pub(super) fn new(pointer: *mut T) -> Self {
+        Self(atomic::AtomicPtr::new(pointer))
+    }
+
+    pub(super) fn load(&self, order: Ordering) -> *mut T {
+        step();
+        self.0.load(order)
+    }
+
+    pub(super) fn compare_exchange(
+        &self,
+        current: *mut T,
+        new: *mut T,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<*mut T, *mut T> {
+        step();
+        self.0.compare_exchange(current, new, success, failure)
+    }
+}
+
+/// Stands for a snapshot's whole memory. Loom reports each read that no happens-before orders after the writes that built
+/// the snapshot, and each freeing that none orders after the reads.
+#[derive(Debug)]
+pub(super) struct AccessCheck(UnsafeCell<()>);
+
+impl AccessCheck {
+    pub(super) fn new() -> Self {
+        Self(UnsafeCell::new(()))
+    }
+
+    pub(super) fn reading<R>(&self, read: impl FnOnce() -> R) -> R {
+        self.0.with(|_| read())
+    }
+
+    pub(super) fn writing<R>(&self, write: impl FnOnce() -> R) -> R {
+        self.0.with_mut(|_| write())
+    }
+}
+
+/// The same in every execution, as loom needs it to replay one.
+pub(super) fn random_seed() -> [u64; 2] {
+    [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03]
+}
