@@ -41,7 +41,10 @@ impl Guard {
     }
 }
 
-/// Hands what this thread has retired to all threads, and frees what can be freed by now.
+/// Hands what this thread has retired to all threads, and frees what no guard holds back.
 pub(super) fn flush() {
-    epoch::pin().flush();
+    // What was retired in an epoch may go two epochs later, and each round advances by one, unless somebody is pinned in an older.
+    for _ in 0..3 {
+        epoch::pin().flush();
+    }
 }

@@ -1,0 +1,42 @@
+//! A cache is shared between threads exactly when its values and its clock allow it, and a lease goes wherever its cache may.
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::sync::MutexGuard;
+
+use static_assertions::{assert_impl_all, assert_not_impl_any};
+use trust_key_cache::{
+    BuildError, Builder, Clock, CoarseClock, KeyCache, KeyHash, Lease, ManualClock, ParseKeyHashError,
+};
+use uuid::Uuid;
+
+type NotSend = PhantomData<MutexGuard<'static, u8>>;
+type NotSync = Cell<u8>;
+
+assert_impl_all!(KeyCache<Uuid>: Send, Sync);
+assert_impl_all!(KeyCache<Uuid, ManualClock>: Send, Sync);
+// Values are dropped by other threads than the one that stored them, and read by several at once: each needs both.
+assert_not_impl_any!(KeyCache<NotSend>: Send, Sync);
+assert_not_impl_any!(KeyCache<NotSync>: Send, Sync);
+// The clock stays in the cache, so it is asked for no more than is done with it.
+assert_impl_all!(KeyCache<Uuid, NotSync>: Send);
+assert_not_impl_any!(KeyCache<Uuid, NotSync>: Sync);
+assert_impl_all!(KeyCache<Uuid, NotSend>: Sync);
+assert_not_impl_any!(KeyCache<Uuid, NotSend>: Send);
+
+assert_impl_all!(Lease<'static, Uuid>: Send, Sync);
+assert_not_impl_any!(Lease<'static, Uuid, NotSync>: Send);
+assert_impl_all!(Builder<Uuid>: Send, Sync);
+assert_impl_all!(KeyHash: Copy, Send, Sync, Unpin, std::hash::Hash, subtle::ConstantTimeEq);
+assert_impl_all!(BuildError: std::error::Error, Send, Sync);
+assert_impl_all!(ParseKeyHashError: std::error::Error, Send, Sync, Copy);
+assert_impl_all!(CoarseClock: Clock, Copy, Default);
+assert_impl_all!(ManualClock: Clock, Clone, Default, Send, Sync);
+
+#[test]
+fn a_digest_is_thirty_two_bytes_and_an_optional_one_in_a_const_is_too() {
+    const HASH: KeyHash = KeyHash::from_bytes([7; 32]);
+    const BYTES: [u8; 32] = HASH.to_bytes();
+    assert_eq!(BYTES, [7; 32]);
+    assert_eq!(size_of::<KeyHash>(), 32);
+}

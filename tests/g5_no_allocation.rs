@@ -1,0 +1,38 @@
+//! G5: a lookup allocates nothing. Alone in its binary, since the counters are the process's.
+
+use std::alloc::System;
+
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use trust_key_cache::{KeyHash, TrustKeyCache};
+use uuid::Uuid;
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+#[test]
+fn g5_a_lookup_allocates_nothing_but_the_threads_first() {
+    let cache = TrustKeyCache::new();
+    let hashes: Vec<_> = (0..1_000_u32).map(|number| KeyHash::of(number.to_le_bytes())).collect();
+    for hash in &hashes[..500] {
+        assert!(cache.lease(hash).remember(Uuid::nil()));
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Registers the thread.
+            let _ = cache.lookup(&hashes[0]);
+            let region = Region::new(ALLOCATOR);
+            let mut hits = 0;
+            for _ in 0..10 {
+                hits += hashes.iter().filter(|hash| cache.lookup(hash).is_some()).count();
+                hits += hashes.iter().filter_map(|hash| cache.lookup_with(hash, Uuid::is_nil)).count();
+            }
+            let change = region.change();
+            assert_eq!(hits, 10_000);
+            assert_eq!((change.allocations, change.reallocations), (0, 0));
+        });
+    });
+    // The instrument sees what it is for.
+    let region = Region::new(ALLOCATOR);
+    assert!(cache.lease(&hashes[0]).remember(Uuid::nil()));
+    assert!(region.change().allocations > 0, "a remember allocates its bucket");
+}

@@ -1,0 +1,60 @@
+//! G6: memory is bounded. Alone in its binary, since the counters are the process's.
+
+use std::alloc::System;
+
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use trust_key_cache::{KeyHash, TrustKeyCache};
+use uuid::Uuid;
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+fn hash(number: u64) -> KeyHash {
+    KeyHash::from_bytes(std::array::from_fn(|byte| {
+        (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (byte % 8 * 8)) as u8 ^ byte as u8
+    }))
+}
+
+fn live(region: &Region<System>) -> isize {
+    let change = region.change();
+    change.bytes_allocated as isize - change.bytes_deallocated as isize
+}
+
+#[test]
+fn g6_memory_is_flat_over_millions_of_remembers_and_small_at_capacity() {
+    const CAPACITY: u64 = 1_000;
+    let region = Region::new(ALLOCATOR);
+    let cache = TrustKeyCache::builder().capacity(CAPACITY as usize).build().unwrap();
+    for number in 0..CAPACITY {
+        assert!(cache.lease(&hash(number)).remember(Uuid::from_u128(number.into())));
+    }
+    // Garbage that waits for its grace period is part of it.
+    let at_capacity = live(&region);
+    assert!(at_capacity <= 256 * CAPACITY as isize, "{at_capacity} bytes for {CAPACITY} keys");
+
+    // Ten thousand keys' worth of churn settles at what the buckets can hold, whatever comes after.
+    let round = |offset: u64| {
+        for number in 0..200_000 {
+            cache.lease(&hash(offset + number % 10_000)).remember(Uuid::nil());
+            if number % 5_000 == 0 {
+                cache.invalidate();
+            }
+            if number % 16 == 0 {
+                cache.invalidate_key(&hash(offset + number % 77));
+            }
+        }
+        live(&region)
+    };
+    let first = round(0);
+    // Every bucket full, and as many again as eight of crossbeam-epoch's bags hold, which it frees in one go.
+    let bound = (250 + 8 * 64) * 1_024;
+    assert!(first < bound, "{first} bytes");
+    for offset in 1..10 {
+        let later = round(offset * 10_000);
+        assert!(later < bound, "{later} bytes after {offset} rounds, {first} after the first");
+    }
+    drop(cache);
+    // What is left belongs to crossbeam-epoch: the thread's record.
+    let left = live(&region);
+    assert!(left < 16 * 1024, "{left} bytes are left of a dropped cache");
+}

@@ -1,0 +1,167 @@
+//! G7: every value is dropped exactly once, after its last reader, and a dropped cache leaves nothing behind.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
+use std::thread;
+
+use trust_key_cache::{KeyCache, KeyHash};
+
+fn hash(number: u64) -> KeyHash {
+    KeyHash::of(number.to_le_bytes())
+}
+
+/// A value of which it is known how many there are, and which shows when it is read torn or dead.
+struct Counted {
+    parts: [u64; 8],
+    alive: Arc<AtomicIsize>,
+}
+
+impl Counted {
+    fn new(part: u64, alive: &Arc<AtomicIsize>) -> Self {
+        alive.fetch_add(1, Ordering::Relaxed);
+        Self { parts: [part; 8], alive: alive.clone() }
+    }
+
+    fn check(&self) {
+        assert_ne!(self.parts[0], u64::MAX, "read or dropped after it was dropped");
+        assert!(self.parts.iter().all(|part| *part == self.parts[0]), "torn: {:?}", self.parts);
+    }
+}
+
+impl Clone for Counted {
+    fn clone(&self) -> Self {
+        self.check();
+        Self::new(self.parts[0], &self.alive)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.check();
+        self.parts = [u64::MAX; 8];
+        self.alive.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Until all values are gone: what was retired goes as epochs pass, and any cache's operations let them pass.
+fn assert_all_dropped(alive: &AtomicIsize) {
+    let other = KeyCache::<u32>::builder().capacity(1).build().unwrap();
+    for round in 0..1_000_000 {
+        if alive.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        other.lease(&hash(round)).remember(0);
+        if round % 1_000 == 0 {
+            thread::yield_now();
+        }
+    }
+    panic!("{} values were never dropped", alive.load(Ordering::Relaxed));
+}
+
+#[test]
+fn g7_every_value_is_dropped_exactly_once() {
+    let alive = Arc::new(AtomicIsize::new(0));
+    let cache = KeyCache::builder().capacity(8).build().unwrap();
+    for round in 0..1_000 {
+        let lease = cache.lease(&hash(round % 13));
+        match round % 7 {
+            0 => cache.invalidate(),
+            1 => cache.invalidate_key(&hash(round % 13)),
+            _ => {}
+        }
+        assert_eq!(lease.remember(Counted::new(round, &alive)), round % 7 > 1);
+        let _ = cache.lookup(&hash(round % 13));
+    }
+    drop(cache);
+    assert_all_dropped(&alive);
+}
+
+#[test]
+fn g7_a_replaced_value_is_dropped_while_the_cache_lives() {
+    let alive = Arc::new(AtomicIsize::new(0));
+    let cache = KeyCache::builder().capacity(1).build().unwrap();
+    assert!(cache.lease(&hash(1)).remember(Counted::new(1, &alive)));
+    cache.invalidate_key(&hash(1));
+    assert_all_dropped(&alive);
+    drop(cache);
+    assert_eq!(alive.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn g7_a_value_outlives_its_replacement_until_its_last_reader_is_done() {
+    let alive = Arc::new(AtomicIsize::new(0));
+    let cache = KeyCache::builder().capacity(1).build().unwrap();
+    assert!(cache.lease(&hash(1)).remember(Counted::new(1, &alive)));
+    cache.lookup_with(&hash(1), |value| {
+        cache.invalidate_key(&hash(1));
+        for round in 0..10_000 {
+            cache.invalidate_key(&hash(round));
+        }
+        assert_eq!(alive.load(Ordering::Relaxed), 1, "dropped under its reader");
+        value.check();
+    });
+    drop(cache);
+    assert_all_dropped(&alive);
+}
+
+#[test]
+fn g7_readers_beside_writers_see_whole_and_living_values() {
+    let alive = Arc::new(AtomicIsize::new(0));
+    let cache = KeyCache::<Counted>::builder().capacity(8).build().unwrap();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut round = 0;
+                while !done.load(Ordering::Relaxed) {
+                    round += 1;
+                    if let Some(value) = cache.lookup(&hash(round % 12)) {
+                        value.check();
+                    }
+                    cache.lookup_with(&hash(round % 12), Counted::check);
+                }
+            });
+        }
+        let writers = [(); 2].map(|()| {
+            scope.spawn(|| {
+                for round in 0..40_000 {
+                    cache.lease(&hash(round % 12)).remember(Counted::new(round, &alive));
+                    match round % 100 {
+                        0 => cache.invalidate(),
+                        1 => cache.invalidate_key(&hash(3)),
+                        _ => {}
+                    }
+                }
+            })
+        });
+        let joined = writers.map(thread::ScopedJoinHandle::join);
+        done.store(true, Ordering::Relaxed);
+        assert!(joined.iter().all(Result::is_ok));
+    });
+    drop(cache);
+    assert_all_dropped(&alive);
+}
+
+#[test]
+fn a_value_whose_drop_panics_is_still_freed_with_its_bucket() {
+    struct Explosive(Arc<AtomicIsize>);
+    impl Clone for Explosive {
+        fn clone(&self) -> Self {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Self(self.0.clone())
+        }
+    }
+    impl Drop for Explosive {
+        fn drop(&mut self) {
+            if self.0.fetch_sub(1, Ordering::Relaxed) == 1 {
+                panic!("the last one goes off");
+            }
+        }
+    }
+    let alive = Arc::new(AtomicIsize::new(1));
+    let cache = KeyCache::builder().capacity(1).build().unwrap();
+    assert!(cache.lease(&hash(1)).remember(Explosive(alive.clone())));
+    // Dropping the cache drops the bucket in its slot at once, here, where the panic can be caught.
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(cache))).is_err());
+    assert_eq!(alive.load(Ordering::Relaxed), 0);
+}

@@ -1,0 +1,114 @@
+//! What the reference system's module promises, line by line, on the cache that replaces it.
+
+use std::time::Duration;
+
+use trust_key_cache::{KeyCache, KeyHash, ManualClock, TrustKeyCache, global, sweep};
+use uuid::Uuid;
+
+fn hash(key: &str) -> KeyHash {
+    KeyHash::of(key)
+}
+
+fn id(number: u128) -> Uuid {
+    Uuid::from_u128(number)
+}
+
+fn manual() -> (KeyCache<Uuid, ManualClock>, ManualClock) {
+    let clock = ManualClock::new();
+    (KeyCache::builder().clock(clock.clone()).build().unwrap(), clock)
+}
+
+#[test]
+fn the_time_to_live_is_sixty_seconds() {
+    assert_eq!(TrustKeyCache::new().ttl(), Duration::from_secs(60));
+    assert_eq!(TrustKeyCache::DEFAULT_TTL, Duration::from_secs(60));
+    assert_eq!(TrustKeyCache::default().capacity(), TrustKeyCache::DEFAULT_CAPACITY);
+}
+
+#[test]
+fn lookup_returns_the_remembered_id_or_none_if_absent() {
+    let cache = TrustKeyCache::new();
+    assert_eq!(cache.lookup(&hash("a")), None);
+    assert!(cache.lease(&hash("a")).remember(id(1)));
+    assert_eq!(cache.lookup(&hash("a")), Some(id(1)));
+    assert_eq!(cache.lookup(&hash("b")), None);
+    assert_eq!((cache.len(), cache.is_empty()), (1, false));
+}
+
+#[test]
+fn lookup_returns_none_once_now_has_reached_the_expiry() {
+    let (cache, clock) = manual();
+    assert!(cache.lease(&hash("a")).remember(id(1)));
+    clock.advance(Duration::from_secs(60) - Duration::from_nanos(1));
+    assert_eq!(cache.lookup(&hash("a")), Some(id(1)));
+    clock.advance(Duration::from_nanos(1));
+    assert_eq!(cache.lookup(&hash("a")), None);
+    assert!(cache.is_empty());
+}
+
+#[test]
+fn remember_overwrites_and_starts_the_time_to_live_anew() {
+    let (cache, clock) = manual();
+    assert!(cache.lease(&hash("a")).remember(id(1)));
+    clock.advance(Duration::from_secs(50));
+    assert!(cache.lease(&hash("a")).remember(id(2)));
+    clock.advance(Duration::from_secs(50));
+    assert_eq!(cache.lookup(&hash("a")), Some(id(2)));
+    clock.advance(Duration::from_secs(10));
+    assert_eq!(cache.lookup(&hash("a")), None);
+}
+
+#[test]
+fn invalidate_drops_every_entry_and_the_cache_goes_on() {
+    let (cache, _) = manual();
+    for number in 0..100 {
+        assert!(cache.lease(&hash(&number.to_string())).remember(id(number)));
+    }
+    cache.invalidate();
+    assert!(cache.is_empty());
+    assert!((0..100).all(|number| cache.lookup(&hash(&number.to_string())).is_none()));
+    assert!(cache.lease(&hash("5")).remember(id(5)));
+    assert_eq!(cache.lookup(&hash("5")), Some(id(5)));
+}
+
+#[test]
+fn the_module_shaped_cache_is_one_for_the_process() {
+    let (a, b) = (hash("global a"), hash("global b"));
+    // Nobody has needed the cache yet: a lookup finds nothing, and an invalidation has nothing to do.
+    assert_eq!(global::lookup(&a), None);
+    global::invalidate();
+    let superseded = global::lease(&a);
+    assert!(global::lease(&a).remember(id(1)));
+    assert!(std::thread::spawn(move || global::lease(&b).remember(id(2))).join().unwrap());
+    assert_eq!((global::lookup(&a), global::lookup(&b)), (Some(id(1)), Some(id(2))));
+    global::invalidate_key(&a);
+    assert!(!superseded.remember(id(1)));
+    assert_eq!((global::lookup(&a), global::lookup(&b)), (None, Some(id(2))));
+    global::invalidate();
+    assert_eq!(global::lookup(&b), None);
+}
+
+#[test]
+fn a_key_is_hashed_as_the_bytes_it_is_and_nothing_is_trimmed() {
+    assert_eq!(hash("abc").to_string(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    assert_eq!(hash("").to_string(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+    assert_eq!(hash("schlüssel"), KeyHash::of("schlüssel".as_bytes()));
+    assert_ne!(hash("abc"), hash("abc "));
+    assert_ne!(hash("abc"), hash("ABC"));
+}
+
+/// G8: the sweep visits every row, whichever matches, and the last match wins.
+#[test]
+fn g8_the_sweep_visits_every_row_and_the_last_match_wins() {
+    let rows: Vec<_> = (0..50).map(|number| hash(&number.to_string())).collect();
+    let with_twins = [&rows[..], &rows[..]].concat();
+    for (wanted, expected) in [("0", Some(0)), ("49", Some(49)), ("17", Some(17)), ("50", None)] {
+        let mut visited = 0;
+        assert_eq!(sweep(&hash(wanted), rows.iter().inspect(|_| visited += 1)), expected);
+        assert_eq!(visited, rows.len());
+        assert_eq!(sweep(&hash(wanted), &with_twins), expected.map(|index| index + rows.len()));
+        // By value as well as by reference.
+        assert_eq!(sweep(&hash(wanted), rows.clone()), expected);
+    }
+    assert_eq!(sweep(&hash("0"), std::iter::empty::<KeyHash>()), None);
+}
