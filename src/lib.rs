@@ -31,7 +31,10 @@
 //! * No value outlives its time-to-live, which runs from the lease. A coarse clock's lag counts against the value.
 //! * Memory is bounded, and small: about 74 bytes a key at capacity.
 //!
-#![cfg_attr(doc, doc = "[`guarantees`] numbers these promises and argues them, memory ordering by memory ordering.")]
+#![cfg_attr(
+    doc,
+    doc = "[`guarantees`] numbers these promises and argues them, memory ordering by memory ordering."
+)]
 #![cfg_attr(doc, doc = "[`limits`] says what is not covered.")]
 //!
 //! # Trade-offs

@@ -123,7 +123,9 @@ impl<const CAPACITY: usize> Model<CAPACITY> {
             return;
         }
         if verdict == Verdict::Stored {
-            self.entries.retain(|entry| entry.key != lease.key && now < entry.expires_at);
+            // An expired entry may hide an earlier one of its key from view, as long as it is not certain that it was stored.
+            self.entries
+                .retain(|entry| entry.key != lease.key && (now < entry.expires_at || !Self::ONE_BUCKET));
             if Self::ONE_BUCKET && self.entries.len() == CAPACITY && now < expires_at {
                 let soonest = (0..CAPACITY).min_by_key(|&at| self.entries[at].expires_at).unwrap();
                 self.entries.remove(soonest);
@@ -330,7 +332,7 @@ impl<const CAPACITY: usize> StateMachineTest for Driven<CAPACITY> {
 }
 
 prop_state_machine! {
-    #![proptest_config(Config { cases: 512, ..Config::default() })]
+    #![proptest_config(Config { cases: Config::default().cases.max(512), ..Config::default() })]
 
     #[test]
     fn a_cache_of_one_entry_behaves_as_the_model(sequential 1..120 => Driven<1>);
