@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use proptest::strategy::Union;
 use proptest::test_runner::Config;
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
 use trust_key_cache::{Clock, KeyCache, KeyHash, Lease, ManualClock};
@@ -189,16 +190,18 @@ impl<const CAPACITY: usize> ReferenceStateMachine for Model<CAPACITY> {
             .filter_map(|moment| moment.checked_sub(state.time))
             .chain([1, TTL / 3])
             .collect();
-        prop_oneof![
-            6 => key.clone().prop_map(Operation::Lookup),
-            5 => key.clone().prop_map(Operation::Lease),
-            6 => any::<usize>().prop_map(Operation::Remember),
-            1 => any::<usize>().prop_map(Operation::Abandon),
-            1 => Just(Operation::Invalidate),
-            2 => key.prop_map(Operation::InvalidateKey),
-            3 => proptest::sample::select(steps).prop_map(Operation::Advance),
-        ]
-        .boxed()
+        let mut operations = vec![
+            (6, key.clone().prop_map(Operation::Lookup).boxed()),
+            (5, key.clone().prop_map(Operation::Lease).boxed()),
+            (1, Just(Operation::Invalidate).boxed()),
+            (2, key.prop_map(Operation::InvalidateKey).boxed()),
+            (3, proptest::sample::select(steps).prop_map(Operation::Advance).boxed()),
+        ];
+        if !state.leases.is_empty() {
+            operations.push((6, any::<usize>().prop_map(Operation::Remember).boxed()));
+            operations.push((1, any::<usize>().prop_map(Operation::Abandon).boxed()));
+        }
+        Union::new_weighted(operations).boxed()
     }
 
     fn preconditions(state: &Self, operation: &Operation) -> bool {
