@@ -142,8 +142,8 @@ impl ManualClock {
 
 impl Clock for ManualClock {
     fn now(&self) -> Duration {
-        // Acquire: pairs with the Release half of `advance`.
-        Duration::from_nanos(self.nanos.load(Ordering::Acquire))
+        // Relaxed: see `advance`.
+        Duration::from_nanos(self.nanos.load(Ordering::Relaxed))
     }
 
     fn resolution(&self) -> Duration {

@@ -1,0 +1,308 @@
+//! G1, G2, G4 on the build that ships: short histories of real threads, each held against the sequential specification.
+//!
+//! The checker is Wing and Gong's with Lowe's memoisation (`todc-utils`). Each seed fixes what the threads do; how they interleave is the
+//! machine's affair, so a seed that failed is run again many times: `LINEARIZABILITY_SEED=... cargo test --test linearizability`.
+//!
+//! A failing history is printed whole, then as small as it gets: a key's value depends on the operations on that key and on the
+//! invalidations alone, so the others can go, and so can lookups that are not needed for the contradiction.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use fastrand::Rng;
+use todc_utils::linearizability::WGLChecker;
+use todc_utils::linearizability::history::Action::{self, Call, Response};
+use todc_utils::linearizability::history::History;
+use todc_utils::specifications::Specification;
+use trust_key_cache::{KeyCache, KeyHash};
+
+const KEYS: u8 = 3;
+const THREADS: usize = 3;
+const OPERATIONS: usize = 7;
+const HISTORIES: u64 = 4_000;
+
+/// An operation with its answer; in a call, the answer does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operation {
+    /// Leases are numbered, and so are the values that they remember.
+    Lease {
+        key: u8,
+        lease: u32,
+    },
+    Remember {
+        key: u8,
+        lease: u32,
+        stored: bool,
+    },
+    Lookup {
+        key: u8,
+        found: Option<u32>,
+    },
+    Invalidate,
+    InvalidateKey {
+        key: u8,
+    },
+}
+use Operation::{Invalidate, InvalidateKey, Lease, Lookup, Remember};
+
+/// What a cache of one bucket does when nothing happens at the same time. Nothing expires, and there is room for all keys.
+struct Cache;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct State {
+    values: BTreeMap<u8, u32>,
+    /// Invalidations so far, of all or of any key: with one bucket, each supersedes all leases.
+    invalidations: u32,
+    /// How many there had been when a lease was taken.
+    leases: BTreeMap<u32, u32>,
+}
+
+impl Specification for Cache {
+    type State = State;
+    type Operation = Operation;
+
+    fn init() -> State {
+        State::default()
+    }
+
+    fn apply(operation: &Operation, state: &State) -> (bool, State) {
+        let mut next = state.clone();
+        let allowed = match *operation {
+            Lease { lease, .. } => {
+                next.leases.insert(lease, state.invalidations);
+                true
+            }
+            Remember { key, lease, stored } => {
+                let taken = next.leases.remove(&lease);
+                if stored {
+                    next.values.insert(key, lease);
+                }
+                stored == (taken == Some(state.invalidations))
+            }
+            Lookup { key, found } => state.values.get(&key).copied() == found,
+            Invalidate => {
+                next.values.clear();
+                next.invalidations += 1;
+                true
+            }
+            InvalidateKey { key } => {
+                next.values.remove(&key);
+                next.invalidations += 1;
+                true
+            }
+        };
+        (allowed, if allowed { next } else { state.clone() })
+    }
+}
+
+type Actions = Vec<(usize, Action<Operation>)>;
+
+/// What one thread did, with the moments of each call and response.
+type Recorded = Vec<(usize, Operation, usize)>;
+
+fn run(seed: u64) -> Actions {
+    // Room for more than the keys: nothing is evicted.
+    let cache = KeyCache::<u32>::builder().capacity(8).build().expect("a capacity of eight");
+    let (moment, ready) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let recorded: Vec<Recorded> = thread::scope(|scope| {
+        let perform = |thread: usize| {
+            let (cache, moment, ready) = (&cache, &moment, &ready);
+            scope.spawn(move || {
+                let mut random = Rng::with_seed(seed.wrapping_mul(31).wrapping_add(thread as u64));
+                // All at once, as near as it goes; with fewer cores than threads, somebody has to let the others on.
+                ready.fetch_add(1, Ordering::SeqCst);
+                for turn in 0.. {
+                    if ready.load(Ordering::SeqCst) == THREADS {
+                        break;
+                    }
+                    if turn % 2_000 == 1_999 { thread::yield_now() } else { std::hint::spin_loop() }
+                }
+                perform(cache, moment, thread, &mut random)
+            })
+        };
+        let threads: Vec<_> = (0..THREADS).map(perform).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no operation panics")).collect()
+    });
+    let mut moments: Vec<_> = recorded
+        .iter()
+        .enumerate()
+        .flat_map(|(thread, operations)| operations.iter().map(move |operation| (thread, operation)))
+        .flat_map(|(thread, &(called, operation, answered))| {
+            [(called, thread, Call(operation)), (answered, thread, Response(operation))]
+        })
+        .collect();
+    moments.sort_by_key(|&(moment, ..)| moment);
+    moments.into_iter().map(|(_, thread, action)| (thread, action)).collect()
+}
+
+fn perform(cache: &KeyCache<u32>, moment: &AtomicUsize, thread: usize, random: &mut Rng) -> Recorded {
+    let hash = |key: u8| KeyHash::of([key]);
+    let mut held = Vec::new();
+    let mut recorded = Vec::new();
+    for number in 0..OPERATIONS {
+        let key = random.u8(0..KEYS);
+        // SeqCst: the moments are one order, and no operation moves across its own.
+        let called = moment.fetch_add(1, Ordering::SeqCst);
+        let operation = match random.u8(0..20) {
+            0..5 if !held.is_empty() => {
+                let (key, lease, granted) = held.swap_remove(random.usize(0..held.len()));
+                Remember { key, lease, stored: trust_key_cache::Lease::remember(granted, lease) }
+            }
+            0..11 => {
+                let lease = (thread * OPERATIONS + number) as u32;
+                held.push((key, lease, cache.lease(&hash(key))));
+                Lease { key, lease }
+            }
+            11..17 => Lookup { key, found: cache.lookup(&hash(key)) },
+            17 => {
+                cache.invalidate();
+                Invalidate
+            }
+            _ => {
+                cache.invalidate_key(&hash(key));
+                InvalidateKey { key }
+            }
+        };
+        recorded.push((called, operation, moment.fetch_add(1, Ordering::SeqCst)));
+        if random.u8(0..8) == 0 {
+            thread::yield_now();
+        }
+    }
+    recorded
+}
+
+fn is_linearizable(actions: &Actions) -> bool {
+    actions.is_empty() || WGLChecker::<Cache>::is_linearizable(History::from_actions(actions.clone()))
+}
+
+/// The part of a history that concerns `key`, which must be linearizable if the whole is.
+fn projected(actions: &Actions, key: u8) -> Actions {
+    let concerns = |operation: &Operation| match *operation {
+        Lease { key: other, .. } | Remember { key: other, .. } | Lookup { key: other, .. } => other == key,
+        Invalidate | InvalidateKey { .. } => true,
+    };
+    actions.iter().filter(|(_, Call(operation) | Response(operation))| concerns(operation)).cloned().collect()
+}
+
+/// The smallest part that still contradicts the specification: one key's if one will do, and no lookup that is not needed.
+fn minimised(actions: &Actions) -> Actions {
+    let mut smallest = (0..KEYS)
+        .map(|key| projected(actions, key))
+        .filter(|part| !is_linearizable(part))
+        .min_by_key(Vec::len)
+        .unwrap_or_else(|| actions.clone());
+    let mut at = 0;
+    while at < smallest.len() {
+        let without = match smallest[at] {
+            (thread, Call(Lookup { .. })) => without_operation(&smallest, at, thread),
+            _ => smallest.clone(),
+        };
+        if without.len() < smallest.len() && !is_linearizable(&without) {
+            smallest = without;
+        } else {
+            at += 1;
+        }
+    }
+    smallest
+}
+
+fn without_operation(actions: &Actions, call: usize, thread: usize) -> Actions {
+    let response =
+        (call + 1..actions.len()).find(|&at| actions[at].0 == thread).expect("each call has its response");
+    let keep = |&(at, _): &(usize, &(usize, Action<Operation>))| at != call && at != response;
+    actions.iter().enumerate().filter(keep).map(|(_, action)| action.clone()).collect()
+}
+
+/// A history as it would be drawn: a line an action, a column a thread.
+struct Drawn<'a>(&'a Actions);
+
+impl fmt::Display for Drawn<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (thread, action) in self.0 {
+            let indent = thread * 34;
+            match action {
+                Call(Remember { key, lease, .. }) => {
+                    writeln!(f, "{:indent$}⌜ remember(key {key}, lease {lease})", "")?
+                }
+                Call(Lookup { key, .. }) => writeln!(f, "{:indent$}⌜ lookup(key {key})", "")?,
+                Call(operation) => writeln!(f, "{:indent$}⌜ {operation:?}", "")?,
+                Response(Remember { stored, .. }) => writeln!(f, "{:indent$}⌞ {stored}", "")?,
+                Response(Lookup { found, .. }) => writeln!(f, "{:indent$}⌞ {found:?}", "")?,
+                Response(_) => writeln!(f, "{:indent$}⌞", "")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check(seed: u64) -> Actions {
+    let actions = run(seed);
+    assert!(
+        is_linearizable(&actions),
+        "seed {seed}: the history is not linearizable\n\n{}\nand already this part of it is not:\n\n{}",
+        Drawn(&actions),
+        Drawn(&minimised(&actions))
+    );
+    actions
+}
+
+#[test]
+fn g1_g2_g4_histories_of_real_threads_are_linearizable() {
+    if let Ok(seed) = std::env::var("LINEARIZABILITY_SEED") {
+        let seed = seed.parse().expect("LINEARIZABILITY_SEED is a number");
+        (0..HISTORIES).for_each(|_| drop(check(seed)));
+        return;
+    }
+    let first = Rng::new().u64(..) >> 16;
+    println!("seeds {first} to {}", first + HISTORIES - 1);
+    let overlapping = (first..first + HISTORIES)
+        .filter(|&seed| {
+            // Two calls without a response between them: operations at the same time.
+            check(seed).windows(2).any(|pair| matches!(pair, [(_, Call(_)), (_, Call(_))]))
+        })
+        .count();
+    println!("{overlapping} of {HISTORIES} histories have operations at the same time");
+    assert!(overlapping > 0, "the threads never met, so nothing was tested");
+}
+
+#[test]
+fn the_checker_refuses_a_resurrection_and_names_its_key() {
+    // The reference's fault: an answer from before a revocation is stored after it.
+    let stale = vec![
+        (0, Call(Lease { key: 1, lease: 1 })),
+        (0, Response(Lease { key: 1, lease: 1 })),
+        (1, Call(Lookup { key: 2, found: None })),
+        (1, Call(Invalidate)),
+        (1, Response(Lookup { key: 2, found: None })),
+        (1, Response(Invalidate)),
+        (0, Call(Remember { key: 1, lease: 1, stored: true })),
+        (0, Response(Remember { key: 1, lease: 1, stored: true })),
+        (1, Call(Lookup { key: 1, found: Some(1) })),
+        (1, Response(Lookup { key: 1, found: Some(1) })),
+    ];
+    let stale: Actions = stale
+        .into_iter()
+        .enumerate()
+        .map(|(at, (thread, action))| {
+            // The lookup that overlaps is a third thread's.
+            (if at == 2 || at == 4 { 2 } else { thread }, action)
+        })
+        .collect();
+    assert!(!is_linearizable(&stale));
+    // What is left is the lease, the invalidation and the remember: neither lookup is needed to see it.
+    assert_eq!(minimised(&stale).len(), 6);
+    let refused: Actions = stale
+        .into_iter()
+        .filter(|(_, Call(operation) | Response(operation))| !matches!(operation, Lookup { key: 1, .. }))
+        .map(|(thread, action)| match action {
+            Call(Remember { key, lease, .. }) => (thread, Call(Remember { key, lease, stored: false })),
+            Response(Remember { key, lease, .. }) => {
+                (thread, Response(Remember { key, lease, stored: false }))
+            }
+            other => (thread, other),
+        })
+        .collect();
+    assert!(is_linearizable(&refused));
+}
