@@ -1,7 +1,8 @@
 //! What the cache is for: a cached lookup against the sweep over every trust's digest, in memory.
 //!
-//! `lookup` is a hit, keys in random order, the time-to-live checked. `sweep` is this crate's. `bytewise_sweep` does what the reference
-//! does, which compares byte slices row by row in constant time. `auth/benches` does the same with a database.
+//! `lookup` is a hit, keys in random order, the time-to-live checked. `sweep` is this crate's.
+//! `bytewise_sweep` does what the reference does, which compares byte slices row by row in constant time.
+//! `auth/benches` does the same with a database.
 
 use std::hint::black_box;
 use std::time::Duration;

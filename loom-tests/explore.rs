@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use trust_key_cache::model::KeyCache;
 use trust_key_cache::{KeyHash, ManualClock};
 
-/// Preemptions that the models over crossbeam-epoch are bounded to. Exploring it without a bound does not end.
+/// Preemptions that the models over crossbeam-epoch are bounded to. Exploring it without a bound does not
+/// end.
 const EPOCH_BOUND: usize = 3;
 
 /// Explores every execution of a model of two threads.
@@ -15,8 +16,8 @@ pub(crate) fn exhaustively(name: &str, model: impl Fn() + Send + Sync + 'static)
     explore(name, cfg!(crossbeam_loom).then_some(EPOCH_BOUND), model);
 }
 
-/// Explores the executions of a model of three threads that preempt a thread at most `preemptions` times. Over crossbeam-epoch these
-/// are left out: they would take hours, and what they add is about the map.
+/// Explores the executions of a model of three threads that preempt a thread at most `preemptions` times.
+/// Over crossbeam-epoch these are left out: they would take hours, and what they add is about the map.
 pub(crate) fn bounded(name: &str, preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     if cfg!(not(crossbeam_loom)) {
         explore(name, Some(preemptions), model);

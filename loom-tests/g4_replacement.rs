@@ -37,8 +37,8 @@ fn g4_a_superseded_lease_changes_nothing_and_says_so() {
     });
 }
 
-/// What a remember reports is true: after `false` nothing was stored; after `true` the value is there, until an invalidation that
-/// came later, or at the same time, took it.
+/// What a remember reports is true: after `false` nothing was stored; after `true` the value is there, until
+/// an invalidation that came later, or at the same time, took it.
 #[test]
 fn g4_true_means_stored_and_false_means_not() {
     exhaustively("g4_true_means_stored_and_false_means_not", || {

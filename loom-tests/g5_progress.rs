@@ -1,8 +1,9 @@
 //! G5: a lookup ends after a bounded number of its own steps, whatever writers do.
 //!
-//! The model counts the atomic operations on the map that a lookup performs (`src/model/sync.rs`). In every execution it is the same
-//! two: one load of the slot, one of the generation. What happens between them is a search of at most 16 entries of immutable memory.
-//! Pinning is counted apart: in `src/reclaim.rs` it is crossbeam-epoch's, in the model a store and a fence.
+//! The model counts the atomic operations on the map that a lookup performs (`src/model/sync.rs`). In every
+//! execution it is the same two: one load of the slot, one of the generation. What happens between them is a
+//! search of at most 16 entries of immutable memory. Pinning is counted apart: in `src/reclaim.rs` it is
+//! crossbeam-epoch's, in the model a store and a fence.
 
 use loom::thread;
 use trust_key_cache::model::steps;
@@ -38,8 +39,8 @@ fn g5_invalidate_is_one_step() {
     });
 }
 
-/// Lock-free: an exchange fails only because another writer's succeeded, so with one other writer that writes once, an attempt is
-/// repeated once at most.
+/// Lock-free: an exchange fails only because another writer's succeeded, so with one other writer that writes
+/// once, an attempt is repeated once at most.
 #[test]
 fn g5_a_remember_repeats_only_what_another_writer_undid() {
     exhaustively("g5_a_remember_repeats_only_what_another_writer_undid", || {

@@ -1,7 +1,9 @@
-//! G7: a reader sees a complete snapshot and never a freed one; every value is dropped exactly once; nothing leaks.
+//! G7: a reader sees a complete snapshot and never a freed one; every value is dropped exactly once; nothing
+//! leaks.
 //!
-//! Loom checks the snapshots' memory in every model: reads against the writes that built them, freeing against reads
-//! (`AccessCheck` in `src/model/sync.rs`), and allocations that nobody freed. The models here add the values.
+//! Loom checks the snapshots' memory in every model: reads against the writes that built them, freeing
+//! against reads (`AccessCheck` in `src/model/sync.rs`), and allocations that nobody freed. The models here
+//! add the values.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicIsize, Ordering};
@@ -10,7 +12,8 @@ use loom::thread;
 
 use crate::explore::{bounded, exhaustively, key, one_bucket};
 
-/// A value that counts how many of it there are, and checks that it is whole and alive whenever it is looked at.
+/// A value that counts how many of it there are, and checks that it is whole and alive whenever it is looked
+/// at.
 struct Counted {
     parts: [u64; 4],
     alive: Arc<AtomicIsize>,

@@ -25,7 +25,8 @@ pub enum BuildError {
         /// The time-to-live that was asked for.
         ttl: Duration,
     },
-    /// The clock may lag by the whole time-to-live or more, so that every value would be expired from the start.
+    /// The clock may lag by the whole time-to-live or more, so that every value would be expired from the
+    /// start.
     TtlBelowResolution {
         /// The time-to-live that was asked for.
         ttl: Duration,

@@ -1,4 +1,5 @@
-//! The clocks that a cache can count its time-to-live on: [`CoarseClock`] for service, [`ManualClock`] for tests.
+//! The clocks that a cache can count its time-to-live on: [`CoarseClock`] for service, [`ManualClock`] for
+//! tests.
 
 #![deny(unsafe_code)]
 
@@ -10,9 +11,9 @@ use std::{sync::OnceLock, time::Instant};
 
 /// A monotonic clock, read once by each lookup.
 ///
-/// An implementation may lag behind the true time, as coarse clocks do, by at most [`resolution`](Self::resolution).
-/// The cache counts that lag against its entries, never in their favour. A clock that lags by more lets entries
-/// outlive their time-to-live by the excess.
+/// An implementation may lag behind the true time, as coarse clocks do, by at most
+/// [`resolution`](Self::resolution). The cache counts that lag against its entries, never in their favour. A
+/// clock that lags by more lets entries outlive their time-to-live by the excess.
 ///
 /// # Examples
 ///
@@ -52,8 +53,8 @@ pub trait Clock {
 /// The default clock: the cheapest monotonic clock of the platform.
 ///
 /// On Linux and Android it is `CLOCK_MONOTONIC_COARSE`, which the kernel refreshes once a tick (1 to 10 ms,
-/// as `clock_getres(2)` tells) and the vDSO reads in a few nanoseconds, without a system call. Elsewhere it is
-/// [`std::time::Instant`]. Neither runs while the machine is suspended: see `docs/limits.md`.
+/// as `clock_getres(2)` tells) and the vDSO reads in a few nanoseconds, without a system call. Elsewhere it
+/// is [`std::time::Instant`]. Neither runs while the machine is suspended: see `docs/limits.md`.
 ///
 /// ```
 /// use trust_key_cache::{Clock, CoarseClock};
@@ -132,10 +133,10 @@ impl ManualClock {
     /// Moves the time forward by `step`, for every clone.
     pub fn advance(&self, step: Duration) {
         let step = nanos(step);
-        // AcqRel: whoever reads the new time also sees what was done before it came (Acquire in `now`), and
-        // advances by several threads order what they did.
+        // Relaxed: a clock tells the time and orders nothing else. Whoever comes after this call reads the
+        // new time or a later one, by coherence.
         self.nanos
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |now| Some(now.saturating_add(step)))
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| Some(now.saturating_add(step)))
             .ok();
     }
 }

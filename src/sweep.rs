@@ -8,14 +8,15 @@ use subtle::{ConditionallySelectable, ConstantTimeEq};
 
 use crate::KeyHash;
 
-/// Compares `candidate` with every row and returns the index of the row that it equals: the last one, if several do.
+/// Compares `candidate` with every row and returns the index of the row that it equals: the last one, if
+/// several do.
 ///
-/// All rows are visited, and the same instructions run for each: the duration depends on how many rows there are, not on
-/// which one matched, nor on whether one did. What the iterator itself does is the caller's to keep constant, and so is
-/// what happens after the answer.
+/// All rows are visited, and the same instructions run for each: the duration depends on how many rows there
+/// are, not on which one matched, nor on whether one did. What the iterator itself does is the caller's to
+/// keep constant, and so is what happens after the answer.
 ///
-/// O(n) compares of four words; no allocation. The technique is the reference system's (`hmac.compare_digest` over every
-/// row, without a `break`); the compare is [`subtle`]'s.
+/// O(n) compares of four words; no allocation. The technique is the reference system's (`hmac.compare_digest`
+/// over every row, without a `break`); the compare is [`subtle`]'s.
 ///
 /// # Examples
 ///

@@ -1,5 +1,6 @@
-//! What the concurrent code is built from, in the build that ships. `model/sync.rs` is its twin over loom's primitives:
-//! `cache.rs`, `lease.rs`, `builder.rs` and `snapshot_map/` name nothing concurrent but what stands here and in `reclaim.rs`.
+//! What the concurrent code is built from, in the build that ships. `model/sync.rs` is its twin over loom's
+//! primitives: `cache.rs`, `lease.rs`, `builder.rs` and `snapshot_map/` name nothing concurrent but what
+//! stands here and in `reclaim.rs`.
 
 pub(super) use std::alloc::{alloc, dealloc};
 pub(super) use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
@@ -30,8 +31,8 @@ impl AccessCheck {
 
 /// 128 bits that nobody outside the process can foretell.
 ///
-/// They come from the standard library's hasher keys, which are random for each process and differ with each call. That is
-/// enough for placement, whose outputs nobody sees, and costs no dependency.
+/// They come from the standard library's hasher keys, which are random for each process and differ with each
+/// call. That is enough for placement, whose outputs nobody sees, and costs no dependency.
 pub(super) fn random_seed() -> [u64; 2] {
     let keys = RandomState::new();
     [keys.hash_one(0), keys.hash_one(1)]

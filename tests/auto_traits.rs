@@ -1,4 +1,5 @@
-//! A cache is shared between threads exactly when its values and its clock allow it, and a lease goes wherever its cache may.
+//! A cache is shared between threads exactly when its values and its clock allow it, and a lease goes
+//! wherever its cache may.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -15,7 +16,8 @@ type NotSync = Cell<u8>;
 
 assert_impl_all!(KeyCache<Uuid>: Send, Sync);
 assert_impl_all!(KeyCache<Uuid, ManualClock>: Send, Sync);
-// Values are dropped by other threads than the one that stored them, and read by several at once: each needs both.
+// Values are dropped by other threads than the one that stored them, and read by several at once: each needs
+// both.
 assert_not_impl_any!(KeyCache<NotSend>: Send, Sync);
 assert_not_impl_any!(KeyCache<NotSync>: Send, Sync);
 // The clock stays in the cache, so it is asked for no more than is done with it.

@@ -76,8 +76,9 @@ fn g4_a_lease_lives_across_threads_and_await_points() {
     assert_eq!(cache.lookup(&hash(1)), Some(5));
 }
 
-/// The protocol of an authenticator under fire: rows that are revoked again and again while threads authenticate. A value is the
-/// revision of the row that it was read from. Once a revocation has returned, no lookup that starts later may find an earlier revision.
+/// The protocol of an authenticator under fire: rows that are revoked again and again while threads
+/// authenticate. A value is the revision of the row that it was read from. Once a revocation has returned, no
+/// lookup that starts later may find an earlier revision.
 fn revocation_under_fire(revoke: impl Fn(&KeyCache<u64>, &KeyHash) + Sync) {
     const KEYS: usize = 3;
     const REVOCATIONS: u64 = 5_000;

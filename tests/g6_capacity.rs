@@ -24,7 +24,8 @@ fn g6_up_to_sixteen_keys_are_all_kept_and_no_more() {
     }
 }
 
-/// Which keys meet in a bucket is random, so the smaller caches are judged together: 40 of each size, and 99.9 % of all keys.
+/// Which keys meet in a bucket is random, so the smaller caches are judged together: 40 of each size, and
+/// 99.9 % of all keys.
 #[test]
 fn g6_at_least_999_of_1000_live_keys_are_kept() {
     for (capacity, caches) in [(17, 40), (100, 40), (999, 40), (1_000, 1), (65_536, 1)] {

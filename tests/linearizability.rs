@@ -1,10 +1,13 @@
-//! G1, G2, G4 on the build that ships: short histories of real threads, each held against the sequential specification.
+//! G1, G2, G4 on the build that ships: short histories of real threads, each held against the sequential
+//! specification.
 //!
-//! The checker is Wing and Gong's with Lowe's memoisation (`todc-utils`). Each seed fixes what the threads do; how they interleave is the
-//! machine's affair, so a seed that failed is run again many times: `LINEARIZABILITY_SEED=... cargo test --test linearizability`.
+//! The checker is Wing and Gong's with Lowe's memoisation (`todc-utils`). Each seed fixes what the threads
+//! do; how they interleave is the machine's affair, so a seed that failed is run again many times:
+//! `LINEARIZABILITY_SEED=... cargo test --test linearizability`.
 //!
-//! A failing history is printed whole, then as small as it gets: a key's value depends on the operations on that key and on the
-//! invalidations alone, so the others can go, and so can lookups that are not needed for the contradiction.
+//! A failing history is printed whole, then as small as it gets: a key's value depends on the operations on
+//! that key and on the invalidations alone, so the others can go, and so can lookups that are not needed for
+//! the contradiction.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -47,7 +50,8 @@ enum Operation {
 }
 use Operation::{Invalidate, InvalidateKey, Lease, Lookup, Remember};
 
-/// What a cache of one bucket does when nothing happens at the same time. Nothing expires, and there is room for all keys.
+/// What a cache of one bucket does when nothing happens at the same time. Nothing expires, and there is room
+/// for all keys.
 struct Cache;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -111,7 +115,8 @@ fn run(seed: u64) -> Actions {
             let (cache, moment, ready) = (&cache, &moment, &ready);
             scope.spawn(move || {
                 let mut random = Rng::with_seed(seed.wrapping_mul(31).wrapping_add(thread as u64));
-                // All at once, as near as it goes; with fewer cores than threads, somebody has to let the others on.
+                // All at once, as near as it goes; with fewer cores than threads, somebody has to let the
+                // others on.
                 ready.fetch_add(1, Ordering::SeqCst);
                 for turn in 0.. {
                     if ready.load(Ordering::SeqCst) == THREADS {
@@ -186,7 +191,8 @@ fn projected(actions: &Actions, key: u8) -> Actions {
     actions.iter().filter(|(_, Call(operation) | Response(operation))| concerns(operation)).cloned().collect()
 }
 
-/// The smallest part that still contradicts the specification: one key's if one will do, and no lookup that is not needed.
+/// The smallest part that still contradicts the specification: one key's if one will do, and no lookup that
+/// is not needed.
 fn minimised(actions: &Actions) -> Actions {
     let mut smallest = (0..KEYS)
         .map(|key| projected(actions, key))

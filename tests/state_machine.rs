@@ -1,5 +1,5 @@
-//! G1 to G4 and G6 by comparison: random sequences of operations on the cache and on a plain model of what the reference system
-//! promises, with leases held across any number of steps and a clock that may lag.
+//! G1 to G4 and G6 by comparison: random sequences of operations on the cache and on a plain model of what
+//! the reference system promises, with leases held across any number of steps and a clock that may lag.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -55,7 +55,8 @@ struct ModelEntry {
     value: u64,
     /// On the cache's clock.
     expires_at: u64,
-    /// Cleared where a lease may have been refused for a neighbour's sake: then the entry may be there, or the ones before it.
+    /// Cleared where a lease may have been refused for a neighbour's sake: then the entry may be there, or
+    /// the ones before it.
     certain: bool,
 }
 
@@ -124,7 +125,8 @@ impl<const CAPACITY: usize> Model<CAPACITY> {
             return;
         }
         if verdict == Verdict::Stored {
-            // An expired entry may hide an earlier one of its key from view, as long as it is not certain that it was stored.
+            // An expired entry may hide an earlier one of its key from view, as long as it is not certain
+            // that it was stored.
             self.entries
                 .retain(|entry| entry.key != lease.key && (now < entry.expires_at || !Self::ONE_BUCKET));
             if Self::ONE_BUCKET && self.entries.len() == CAPACITY && now < expires_at {
@@ -177,8 +179,8 @@ impl<const CAPACITY: usize> ReferenceStateMachine for Model<CAPACITY> {
 
     fn transitions(state: &Self) -> BoxedStrategy<Operation> {
         let key = 0..Self::KEYS;
-        // To just before, at and just after each moment at which an entry or a held lease's value expires, on the cache's clock and
-        // in true time, and to any moment.
+        // To just before, at and just after each moment at which an entry or a held lease's value expires, on
+        // the cache's clock and in true time, and to any moment.
         let mut moments: Vec<u64> = state.entries.iter().map(|entry| entry.expires_at).collect();
         moments.extend(state.leases.iter().map(|lease| lease.taken_at + state.lifetime()));
         let steps: Vec<u64> = moments

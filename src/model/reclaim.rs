@@ -1,18 +1,21 @@
 //! The reclamation in a model: the twin of `reclaim.rs`, small enough for loom to explore all of it.
 //!
-//! It keeps the contract of `reclaim.rs` by the simplest means that loom models fully. Each thread has a flag that says whether it is
-//! pinned. What was retired is freed by the thread that retired it, as soon as that thread has seen the flag of every other thread down
-//! at least once since then. Why that is enough:
+//! It keeps the contract of `reclaim.rs` by the simplest means that loom models fully. Each thread has a flag
+//! that says whether it is pinned. What was retired is freed by the thread that retired it, as soon as that
+//! thread has seen the flag of every other thread down at least once since then. Why that is enough:
 //!
-//! * *Visibility.* [`pin`] raises the flag, then fences; [`Guard::defer`] comes after the exchange that unlinked, fences, then reads
-//!   the flags. Both fences are `SeqCst`, so one of them is first. If `pin`'s is, the scan sees the flag up, or what came after it.
-//!   If the scan's is, the reader's loads see the exchange.
-//! * *Grace.* A flag goes down by a Release store, which the scan reads with Acquire: all that the reader did is before the freeing.
-//! * *No order beyond that.* A scan that sees a flag up, and a pin that sees nothing, synchronise with nobody. So whatever the map
-//!   forgets to order stays unordered, and loom reports it.
+//! * *Visibility.* [`pin`] raises the flag, then fences; [`Guard::defer`] comes after the exchange that
+//!   unlinked, fences, then reads the flags. Both fences are `SeqCst`, so one of them is first. If `pin`'s
+//!   is, the scan sees the flag up, or what came after it. If the scan's is, the reader's loads see the
+//!   exchange.
+//! * *Grace.* A flag goes down by a Release store, which the scan reads with Acquire: all that the reader did
+//!   is before the freeing.
+//! * *No order beyond that.* A scan that sees a flag up, and a pin that sees nothing, synchronise with
+//!   nobody. So whatever the map forgets to order stays unordered, and loom reports it.
 //!
-//! Loom runs all threads of a model on one thread of the operating system, one at a time, and switches only in loom's own operations.
-//! So a `std` mutex can keep the books without being part of the model, as long as none of loom's operations happens under it.
+//! Loom runs all threads of a model on one thread of the operating system, one at a time, and switches only
+//! in loom's own operations. So a `std` mutex can keep the books without being part of the model, as long as
+//! none of loom's operations happens under it.
 
 use std::marker::PhantomData;
 use std::sync::{Mutex, PoisonError};

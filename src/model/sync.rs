@@ -12,7 +12,8 @@ loom::thread_local! {
     static STEPS: Cell<usize> = Cell::new(0);
 }
 
-/// How many atomic operations on the map the current thread has done in this execution. Models bound a lookup's steps by it.
+/// How many atomic operations on the map the current thread has done in this execution. Models bound a
+/// lookup's steps by it.
 #[must_use]
 pub fn steps() -> usize {
     STEPS.with(Cell::get)
@@ -65,8 +66,8 @@ impl<T> AtomicPtr<T> {
     }
 }
 
-/// Stands for a snapshot's whole memory. Loom reports each read that no happens-before orders after the writes that built
-/// the snapshot, and each freeing that none orders after the reads.
+/// Stands for a snapshot's whole memory. Loom reports each read that no happens-before orders after the
+/// writes that built the snapshot, and each freeing that none orders after the reads.
 #[derive(Debug)]
 pub(super) struct AccessCheck(UnsafeCell<()>);
 

@@ -1,6 +1,7 @@
 //! A bucket: header and entries in one allocation, behind a thin pointer so that one atomic word can hold it.
 //!
-//! A bucket is built by its only owner ([`OwnedBucket`]), then published, and never changed again ([`Bucket`]).
+//! A bucket is built by its only owner ([`OwnedBucket`]), then published, and never changed again
+//! ([`Bucket`]).
 
 use std::alloc::{Layout, handle_alloc_error};
 use std::marker::PhantomData;
@@ -56,7 +57,8 @@ impl<V> Bucket<V> {
         self.header.tags.get(place)
     }
 
-    /// The entry with this digest, and its place. All tags are compared at once, then the digest in constant time where one matched.
+    /// The entry with this digest, and its place. All tags are compared at once, then the digest in constant
+    /// time where one matched.
     #[inline]
     pub(super) fn find(&self, digest: &KeyHash, tag: u8) -> Option<(usize, &Entry<V>)> {
         self.header.tags.matches(tag).find_map(|place| {
@@ -69,7 +71,8 @@ impl<V> Bucket<V> {
     ///
     /// # Safety
     ///
-    /// `header` must come from [`OwnedBucket::into_raw`], and nothing may change or free that bucket during `'a`.
+    /// `header` must come from [`OwnedBucket::into_raw`], and nothing may change or free that bucket during
+    /// `'a`.
     pub(super) unsafe fn from_header<'a>(header: NonNull<Header>) -> &'a Self {
         // SAFETY: the caller says that it is one of ours and unchanged; `whole` explains the pointer.
         unsafe { &*whole::<V>(header) }
@@ -94,7 +97,8 @@ unsafe fn whole<V>(header: NonNull<Header>) -> *mut Bucket<V> {
     ptr::slice_from_raw_parts_mut(header.as_ptr().cast::<Entry<V>>(), len) as *mut Bucket<V>
 }
 
-/// Where entries begin, and the layout of a bucket with `capacity` of them. `repr(C)` on [`Bucket`] makes the two agree.
+/// Where entries begin, and the layout of a bucket with `capacity` of them. `repr(C)` on [`Bucket`] makes the
+/// two agree.
 fn layout<V>(capacity: usize) -> (Layout, usize) {
     let sized =
         Layout::array::<Entry<V>>(capacity).and_then(|entries| Layout::new::<Header>().extend(entries));
@@ -145,7 +149,8 @@ impl<V> OwnedBucket<V> {
         let place = header.len;
         assert!(place < header.capacity);
         header.tags.set(place, tag);
-        // SAFETY: `place` is below the capacity, so it lies in the allocation, whose provenance `self.header` has.
+        // SAFETY: `place` is below the capacity, so it lies in the allocation, whose provenance `self.header`
+        // has.
         unsafe { self.entry_ptr(place).write(entry) };
         // SAFETY: as above; taken anew, since `entry_ptr` looked at the header.
         unsafe { self.header.as_mut() }.len = place + 1;
@@ -157,7 +162,8 @@ impl<V> OwnedBucket<V> {
         let header = unsafe { self.header.as_mut() };
         let place = header.len.checked_sub(1)?;
         header.len = place;
-        // SAFETY: the entry at `place` was initialised, and with the new `len` it is nobody's but the caller's.
+        // SAFETY: the entry at `place` was initialised, and with the new `len` it is nobody's but the
+        // caller's.
         Some(unsafe { self.entry_ptr(place).read() })
     }
 
@@ -176,7 +182,8 @@ impl<V> OwnedBucket<V> {
     ///
     /// # Safety
     ///
-    /// `header` must come from [`into_raw`](Self::into_raw) of the same `V`, no one else may take it, and no one may read it from now on.
+    /// `header` must come from [`into_raw`](Self::into_raw) of the same `V`, no one else may take it, and no
+    /// one may read it from now on.
     pub(super) unsafe fn from_raw(header: NonNull<Header>) -> Self {
         Self { header, entries: PhantomData }
     }

@@ -9,8 +9,8 @@ use super::bucket::{Bucket, Header, OwnedBucket};
 
 /// Holds null until it is first written, and a bucket ever after.
 ///
-/// Invariant: a pointer that a slot holds came from [`OwnedBucket::into_raw`] of the same `V`. When it leaves the slot it is retired
-/// under a guard, or the slot itself is being dropped.
+/// Invariant: a pointer that a slot holds came from [`OwnedBucket::into_raw`] of the same `V`. When it leaves
+/// the slot it is retired under a guard, or the slot itself is being dropped.
 pub(super) struct Slot<V> {
     pointer: AtomicPtr<Header>,
     values: PhantomData<V>,
@@ -29,12 +29,13 @@ impl<V> Slot<V> {
 
     #[inline]
     pub(super) fn load<'g>(&self, _guard: &'g Guard) -> Loaded<'g, V> {
-        // Acquire: pairs with the Release in `publish`, so that the bucket's contents are visible, as is all that its publisher and the
-        // publishers of its predecessors had seen.
+        // Acquire: pairs with the Release in `publish`, so that the bucket's contents are visible, as is all
+        // that its publisher and the publishers of its predecessors had seen.
         Loaded { header: self.pointer.load(Ordering::Acquire), guard: PhantomData }
     }
 
-    /// Puts `next` where `current` still is, and retires `current`; gives `next` back if something else is there by now.
+    /// Puts `next` where `current` still is, and retires `current`; gives `next` back if something else is
+    /// there by now.
     pub(super) fn publish(
         &self,
         current: Loaded<'_, V>,
@@ -42,14 +43,16 @@ impl<V> Slot<V> {
         guard: &Guard,
     ) -> Result<(), OwnedBucket<V>> {
         let next = next.into_raw();
-        // Release: pairs with the Acquire in `load`. No Acquire on success: of `current` nothing is read that its own load has not
-        // already made visible. Relaxed on failure: the caller loads again.
+        // Release: pairs with the Acquire in `load`. No Acquire on success: of `current` nothing is read that
+        // its own load has not already made visible. Relaxed on failure: the caller loads again.
         match self.pointer.compare_exchange(current.header, next, Ordering::Release, Ordering::Relaxed) {
             Ok(_) => {
                 if let Some(old) = NonNull::new(current.header) {
-                    // SAFETY: `old` came out of this slot by the exchange just now, so it came from `into_raw`, only this call retires it,
-                    // and no guard made from now on can reach it. Guards that exist hold `free` back.
-                    // Values are `Send` (`SnapshotMap` cannot be shared otherwise) and `'static` (`KeyCache` asks for it).
+                    // SAFETY: `old` came out of this slot by the exchange just now, so it came from
+                    // `into_raw`, only this call retires it, and no guard made from now
+                    // on can reach it. Guards that exist hold `free` back. Values are
+                    // `Send` (`SnapshotMap` cannot be shared otherwise) and `'static` (`KeyCache` asks for
+                    // it).
                     unsafe { guard.defer(move || drop(OwnedBucket::<V>::from_raw(old))) };
                 }
                 Ok(())
@@ -69,8 +72,8 @@ impl<V> Loaded<'_, V> {
         match NonNull::new(self.header) {
             None => read(None),
             Some(header) => {
-                // SAFETY: a slot holds only pointers from `into_raw`. A published bucket never changes, and the guard, which outlives
-                // `self`, keeps it from being freed.
+                // SAFETY: a slot holds only pointers from `into_raw`. A published bucket never changes, and
+                // the guard, which outlives `self`, keeps it from being freed.
                 let bucket = unsafe { Bucket::<V>::from_header(header) };
                 bucket.reading(|bucket| read(Some(bucket)))
             }
@@ -82,7 +85,8 @@ impl<V> Drop for Slot<V> {
     fn drop(&mut self) {
         // Relaxed: `&mut self` says that every other access happened-before.
         if let Some(header) = NonNull::new(self.pointer.load(Ordering::Relaxed)) {
-            // SAFETY: a slot holds only pointers from `into_raw`; nobody can load this one any more, and whoever did had borrowed the map.
+            // SAFETY: a slot holds only pointers from `into_raw`; nobody can load this one any more, and
+            // whoever did had borrowed the map.
             drop(unsafe { OwnedBucket::<V>::from_raw(header) });
         }
     }

@@ -1,16 +1,17 @@
-//! Tags: a byte of the mixed digest for each entry of a bucket, all compared at once, so that a lookup reads an entry only where it
-//! is likely to be the right one.
+//! Tags: a byte of the mixed digest for each entry of a bucket, all compared at once, so that a lookup reads
+//! an entry only where it is likely to be the right one.
 //!
-//! The compare is "SIMD within a register" on two 64-bit words (Knuth, *The Art of Computer Programming* 4A, section 7.1.3), in the
-//! form that yields no false positives: every platform has it, and none needs an intrinsic.
+//! The compare is "SIMD within a register" on two 64-bit words (Knuth, *The Art of Computer Programming* 4A,
+//! section 7.1.3), in the form that yields no false positives: every platform has it, and none needs an
+//! intrinsic.
 
 #![deny(unsafe_code)]
 
 const LOW_SEVEN: u64 = 0x7f7f_7f7f_7f7f_7f7f;
 const EACH_BYTE: u64 = 0x0101_0101_0101_0101;
 
-/// The tags of a bucket, in the order of its entries. Places that no entry has are zero, which is a tag like any other: the caller
-/// knows how many there are.
+/// The tags of a bucket, in the order of its entries. Places that no entry has are zero, which is a tag like
+/// any other: the caller knows how many there are.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tags([u64; 2]);
 
