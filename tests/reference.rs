@@ -36,6 +36,17 @@ fn lookup_returns_the_remembered_id_or_none_if_absent() {
 }
 
 #[test]
+fn lookup_finds_no_key_but_the_very_one() {
+    // Of ten thousand strangers, several hundred share the tag of one of these sixteen.
+    let cache = TrustKeyCache::builder().capacity(16).build().unwrap();
+    for number in 0..16 {
+        assert!(cache.lease(&hash(&number.to_string())).remember(id(number)));
+    }
+    assert!((0..16).all(|number| cache.lookup(&hash(&number.to_string())) == Some(id(number))));
+    assert!((16..10_016).all(|number| cache.lookup(&hash(&number.to_string())).is_none()));
+}
+
+#[test]
 fn lookup_returns_none_once_now_has_reached_the_expiry() {
     let (cache, clock) = manual();
     assert!(cache.lease(&hash("a")).remember(id(1)));

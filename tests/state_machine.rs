@@ -194,13 +194,13 @@ impl<const CAPACITY: usize> ReferenceStateMachine for Model<CAPACITY> {
             .collect();
         let mut operations = vec![
             (6, key.clone().prop_map(Operation::Lookup).boxed()),
-            (5, key.clone().prop_map(Operation::Lease).boxed()),
+            (9, key.clone().prop_map(Operation::Lease).boxed()),
             (1, Just(Operation::Invalidate).boxed()),
             (2, key.prop_map(Operation::InvalidateKey).boxed()),
             (3, proptest::sample::select(steps).prop_map(Operation::Advance).boxed()),
         ];
         if !state.leases.is_empty() {
-            operations.push((6, any::<usize>().prop_map(Operation::Remember).boxed()));
+            operations.push((9, any::<usize>().prop_map(Operation::Remember).boxed()));
             operations.push((1, any::<usize>().prop_map(Operation::Abandon).boxed()));
         }
         Union::new_weighted(operations).boxed()
@@ -341,6 +341,9 @@ prop_state_machine! {
 
     #[test]
     fn a_cache_of_one_entry_behaves_as_the_model(sequential 1..120 => Driven<1>);
+
+    #[test]
+    fn a_cache_of_three_entries_behaves_as_the_model(sequential 1..160 => Driven<3>);
 
     #[test]
     fn a_cache_of_one_full_bucket_behaves_as_the_model(sequential 1..200 => Driven<8>);

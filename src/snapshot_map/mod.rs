@@ -138,7 +138,8 @@ impl<V> SnapshotMap<V> {
                 if kept.len() + room > self.bucket_capacity {
                     kept.remove(kept.soonest_to_expire(alive));
                 }
-                let mut next = OwnedBucket::with_capacity(kept.len() + room, generation, stamp.lease_epoch);
+                let mut next =
+                    OwnedBucket::with_capacity(kept.len() + room, stamp.generation, stamp.lease_epoch);
                 kept.copy(alive, &mut next);
                 Some(next)
             });

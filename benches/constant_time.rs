@@ -1,0 +1,157 @@
+//! G8, measured: does the duration of a compare or a sweep tell where, or whether, something matched?
+//!
+//! The method is dudect's (Reparaz, Balasch, Verbauwhede, "Dude, is my code constant time?", DATE 2017): time two classes of inputs in
+//! random alternation, and apply Welch's t-test to the two sets of durations, whole and cropped at several percentiles. |t| of 4.5 or
+//! more says that the classes differ. Each subject has a twin here that exits early, which must be found out: an instrument that sees
+//! nothing proves nothing.
+//!
+//! `cargo bench --bench constant_time` takes a million samples of each class and exits with 1 if a verdict is not the expected one.
+//! With `--test` it only shows that it runs.
+
+use std::hint::black_box;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use fastrand::Rng;
+use subtle::ConstantTimeEq;
+use trust_key_cache::{KeyHash, sweep};
+
+const SAMPLES: usize = 1_000_000;
+const THRESHOLD: f64 = 4.5;
+/// Compares in a sample, so that one takes longer than reading the clock.
+const COMPARES: usize = 64;
+const ROWS: usize = 256;
+
+fn main() -> ExitCode {
+    let samples = if std::env::args().any(|argument| argument == "--test") { 1_000 } else { SAMPLES };
+    let mut random = Rng::with_seed(0x5eed);
+    let subject = KeyHash::from_bytes(std::array::from_fn(|_| random.u8(..)));
+    let flipped = |byte: usize| {
+        let mut bytes = subject.to_bytes();
+        bytes[byte] ^= 0x10;
+        KeyHash::from_bytes(bytes)
+    };
+    let (equal, first, last) = (subject, flipped(0), flipped(31));
+    let rows: Vec<_> =
+        (0..ROWS).map(|_| KeyHash::from_bytes(std::array::from_fn(|_| random.u8(..)))).collect();
+    let (head, tail, stranger) = (rows[0], rows[ROWS - 1], subject);
+
+    let constant = |a: &KeyHash, b: &KeyHash| bool::from(a.ct_eq(b));
+    let compare = |equals: fn(&KeyHash, &KeyHash) -> bool| {
+        move |other: &KeyHash| (0..COMPARES).filter(|_| equals(black_box(&subject), black_box(other))).count()
+    };
+    let sweep_rows =
+        |candidate: &KeyHash| sweep(black_box(candidate), black_box(&rows)).map_or(0, |index| index + 1);
+    let hurried_sweep = |candidate: &KeyHash| {
+        black_box(&rows)
+            .iter()
+            .position(|row| hurried(black_box(candidate), row))
+            .map_or(0, |index| index + 1)
+    };
+
+    println!("{samples} samples of each class; the classes differ where |t| >= {THRESHOLD}");
+    let mut sound = true;
+    let mut report = |what: &str, t: f64, expected_to_differ: bool| {
+        let verdict = if (t.abs() >= THRESHOLD) == expected_to_differ { "as it should be" } else { "WRONG" };
+        sound &= verdict != "WRONG";
+        println!("{what:<58} |t| = {:>9.2}   {verdict}", t.abs());
+    };
+    let random = &mut random;
+    report(
+        "compare: equal, first byte differs",
+        measure(samples, random, [&equal, &first], compare(constant)),
+        false,
+    );
+    report(
+        "compare: first byte differs, last byte differs",
+        measure(samples, random, [&first, &last], compare(constant)),
+        false,
+    );
+    report(
+        "early-exiting compare: equal, first byte differs",
+        measure(samples, random, [&equal, &first], compare(hurried)),
+        true,
+    );
+    report(
+        "sweep: first row matches, last row matches",
+        measure(samples, random, [&head, &tail], sweep_rows),
+        false,
+    );
+    report(
+        "sweep: first row matches, no row matches",
+        measure(samples, random, [&head, &stranger], sweep_rows),
+        false,
+    );
+    report(
+        "early-exiting sweep: first row matches, last row matches",
+        measure(samples, random, [&head, &tail], hurried_sweep),
+        true,
+    );
+    if sound || samples < SAMPLES { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What nobody should do: stops at the first byte that differs.
+fn hurried(a: &KeyHash, b: &KeyHash) -> bool {
+    a.to_bytes().iter().zip(&b.to_bytes()).all(|(a, b)| black_box(*a) == black_box(*b))
+}
+
+/// The t of largest magnitude between the durations of the two classes, over all crops.
+fn measure(
+    samples: usize,
+    random: &mut Rng,
+    classes: [&KeyHash; 2],
+    subject: impl Fn(&KeyHash) -> usize,
+) -> f64 {
+    let mut durations = [Vec::with_capacity(samples), Vec::with_capacity(samples)];
+    // As many again to begin with, which are not counted: caches and branch predictors settle.
+    for round in 0..samples * 2 + samples / 10 {
+        let class = usize::from(random.bool());
+        let input = *classes[class];
+        let start = Instant::now();
+        black_box(subject(&input));
+        let duration = start.elapsed().as_nanos() as f64;
+        if round >= samples / 10 {
+            durations[class].push(duration);
+        }
+    }
+    let mut all: Vec<f64> = durations.concat();
+    all.sort_by(f64::total_cmp);
+    [0.5, 0.75, 0.9, 0.99, 1.0]
+        .map(|share| {
+            let limit = all[((all.len() - 1) as f64 * share) as usize];
+            let [left, right] =
+                durations.each_ref().map(|durations| Moments::of(durations.iter().filter(|d| **d <= limit)));
+            left.welch(&right)
+        })
+        .into_iter()
+        .max_by(|a, b| a.abs().total_cmp(&b.abs()))
+        .unwrap_or_default()
+}
+
+/// Count, mean and sum of squared deviations, by Welford's method.
+#[derive(Default)]
+struct Moments {
+    count: f64,
+    mean: f64,
+    squares: f64,
+}
+
+impl Moments {
+    fn of<'a>(durations: impl Iterator<Item = &'a f64>) -> Self {
+        let mut moments = Self::default();
+        for duration in durations {
+            moments.count += 1.0;
+            let deviation = duration - moments.mean;
+            moments.mean += deviation / moments.count;
+            moments.squares += deviation * (duration - moments.mean);
+        }
+        moments
+    }
+
+    /// Welch's t; zero where neither class varies and both agree, as durations on a coarse timer may.
+    fn welch(&self, other: &Self) -> f64 {
+        let error = |moments: &Self| moments.squares / (moments.count - 1.0) / moments.count;
+        let difference = self.mean - other.mean;
+        if difference == 0.0 { 0.0 } else { difference / (error(self) + error(other)).sqrt() }
+    }
+}

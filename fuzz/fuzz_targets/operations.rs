@@ -1,0 +1,108 @@
+//! G1 to G4 and G6: an interpreter of operations over two caches, one of a single bucket and one of many, and a model of both.
+//!
+//! Both have room for all keys. In the single bucket any invalidation supersedes every lease; a lease that survives there must survive
+//! in the cache of many buckets as well, and both must hold just what the model holds.
+
+#![no_main]
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use arbitrary::Arbitrary;
+use libfuzzer_sys::fuzz_target;
+use trust_key_cache::{KeyCache, KeyHash, Lease, ManualClock};
+
+const TTL: u64 = 100;
+
+#[derive(Arbitrary, Debug)]
+enum Operation {
+    Lookup(u8),
+    Lease(u8),
+    Remember(u8),
+    Abandon(u8),
+    Invalidate,
+    InvalidateKey(u8),
+    Advance(u8),
+}
+
+type Cache = KeyCache<u32, ManualClock>;
+
+struct Held<'a> {
+    key: u8,
+    taken_at: u64,
+    invalidations: u32,
+    single: Lease<'a, u32, ManualClock>,
+    many: Lease<'a, u32, ManualClock>,
+}
+
+fn hash(key: u8) -> KeyHash {
+    KeyHash::of([key % 16])
+}
+
+fn cache(capacity: usize, clock: &ManualClock) -> Cache {
+    let builder = KeyCache::builder().ttl(Duration::from_nanos(TTL)).capacity(capacity);
+    builder.clock(clock.clone()).build().expect("sound settings")
+}
+
+fuzz_target!(|operations: Vec<Operation>| {
+    let clock = ManualClock::new();
+    let (single, many) = (cache(16, &clock), cache(256, &clock));
+    let mut now = 0;
+    // In the single bucket any invalidation supersedes every lease.
+    let mut invalidations = 0;
+    let mut values: HashMap<u8, (u32, u64)> = HashMap::new();
+    let mut held: Vec<Held> = Vec::new();
+    let mut next = 0;
+    for operation in operations {
+        match operation {
+            Operation::Lookup(key) => {
+                let expected = values.get(&(key % 16)).filter(|(_, expires_at)| now < *expires_at).map(|(value, _)| *value);
+                assert_eq!(single.lookup(&hash(key)), expected);
+                assert_eq!(many.lookup_with(&hash(key), |value| *value), expected);
+            }
+            Operation::Lease(key) => held.push(Held {
+                key: key % 16,
+                taken_at: now,
+                invalidations,
+                single: single.lease(&hash(key)),
+                many: many.lease(&hash(key)),
+            }),
+            Operation::Remember(number) if !held.is_empty() => {
+                let lease = held.swap_remove(usize::from(number) % held.len());
+                next += 1;
+                let stored = lease.single.remember(next);
+                assert_eq!(stored, lease.invalidations == invalidations);
+                if stored {
+                    // What supersedes no lease of the single bucket supersedes none of many.
+                    assert!(lease.many.remember(next));
+                    values.insert(lease.key, (next, lease.taken_at + TTL));
+                } else {
+                    // Whether a bucket of its own has spared it, the model cannot tell; so that both go on alike, it is not stored.
+                    drop(lease.many);
+                }
+            }
+            Operation::Abandon(number) if !held.is_empty() => {
+                drop(held.swap_remove(usize::from(number) % held.len()));
+            }
+            Operation::Remember(_) | Operation::Abandon(_) => {}
+            Operation::Invalidate => {
+                invalidations += 1;
+                values.clear();
+                single.invalidate();
+                many.invalidate();
+            }
+            Operation::InvalidateKey(key) => {
+                invalidations += 1;
+                values.remove(&(key % 16));
+                single.invalidate_key(&hash(key));
+                many.invalidate_key(&hash(key));
+            }
+            Operation::Advance(step) => {
+                now += u64::from(step);
+                clock.advance(Duration::from_nanos(step.into()));
+            }
+        }
+        let alive = values.values().filter(|(_, expires_at)| now < *expires_at).count();
+        assert_eq!((single.len(), many.len()), (alive, alive));
+    }
+});

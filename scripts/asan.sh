@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Runs the tests of races and reclamation under AddressSanitizer, with leak detection. Needs a nightly toolchain.
+#
+# ThreadSanitizer is left out: without a standard library that was rebuilt for it, it reports races that are none.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if ! cargo +nightly --version >/dev/null 2>&1; then
+    echo "asan: left out, since there is no nightly toolchain (rustup toolchain install nightly)"
+    exit 0
+fi
+host=$(rustc -vV | sed -n 's/^host: //p')
+RUSTFLAGS="-Zsanitizer=address" cargo +nightly test --locked -p trust-key-cache --target "$host" --target-dir target/asan \
+    --test g1_g2_revocation --test g5_progress --test g7_reclamation --test linearizability --test state_machine "$@"

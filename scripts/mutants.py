@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+"""The mutation score of the cache: break it in one place at a time, and see which model or test notices.
+
+Mutants are (a) each memory ordering in src/ weakened to Relaxed (a fence: removed), found by reading the sources, and (b) the semantic
+ones of scripts/mutants.toml. Each is built and checked in a copy under target/mutants, by the models first, then by the tests, with one
+test at a time so that a crash has a name. Writes a table (Markdown) to standard output, progress to standard error.
+
+    scripts/mutants.py                    all of them, about 25 minutes on two cores
+    scripts/mutants.py --list             their names
+    scripts/mutants.py lease expired      those whose name has one of these words
+    scripts/mutants.py --write            replaces the table in docs/assurance.md
+
+Exit code: 0 if every mutant was killed by a named test, 1 if one survived, 2 if one could not be applied or built, or the unmutated
+sources fail.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+COPY = ROOT / "target" / "mutants" / "tree"
+TARGET = ROOT / "target" / "mutants" / "build"
+TABLE = ("<!-- mutants -->", "<!-- /mutants -->")
+STRONGER = re.compile(r"Ordering::(Acquire|Release|AcqRel|SeqCst)")
+# In this order: the models know orderings, the tests the rest. A mutant that hangs is stopped, and is not killed by that.
+CHECKS = {
+    "model": ["--features", "loom", "--test", "loom"],
+    "test": ["--lib", "--tests"],
+}
+SECONDS = 900
+
+
+@dataclass
+class Mutant:
+    name: str
+    file: str
+    edits: list[tuple[str, str]]
+    at: int | None = None  # for an ordering: the offset of its name in the file
+
+    def apply(self, text: str) -> str:
+        if self.at is not None:
+            (old, new), = self.edits
+            assert text.startswith(old, self.at)
+            return text[: self.at] + new + text[self.at + len(old) :]
+        for old, new in self.edits:
+            if text.count(old) != 1:
+                raise SystemExit(f"mutants: '{self.name}': its text occurs {text.count(old)} times in {self.file}, not once")
+            text = text.replace(old, new)
+        return text
+
+
+def orderings() -> list[Mutant]:
+    found = []
+    for path in sorted((ROOT / "src").rglob("*.rs")):
+        text, file = path.read_text(), str(path.relative_to(ROOT))
+        for match in STRONGER.finditer(text):
+            start = text.rfind("\n", 0, match.start()) + 1
+            line = text[start : text.find("\n", match.start())]
+            if line.lstrip().startswith("//"):
+                continue
+            where = f"{file}:{text.count(chr(10), 0, match.start()) + 1}"
+            if fence := re.search(r"fence\(Ordering::\w+\);", line):
+                edit = (fence[0], ";")
+                found.append(Mutant(f"{where}: no fence", file, [edit], start + fence.start()))
+            else:
+                edit = (match[0], "Ordering::Relaxed")
+                found.append(Mutant(f"{where}: {match[1]} → Relaxed", file, [edit], match.start()))
+    return found
+
+
+def semantic() -> list[Mutant]:
+    mutants = []
+    for entry in tomllib.loads((ROOT / "scripts" / "mutants.toml").read_text())["mutant"]:
+        edits = entry.get("edits") or [[entry["old"], entry["new"]]]
+        edits = [tuple(edit) for edit in edits + entry.get("also", [])]
+        mutants.append(Mutant(entry["name"], entry["file"], edits))
+    return mutants
+
+
+def copy_sources() -> None:
+    files = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.split("\0")
+    shutil.rmtree(COPY, ignore_errors=True)
+    for file in filter(None, files):
+        if (ROOT / file).is_file():
+            (COPY / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / file, COPY / file)
+
+
+def cargo(arguments: list[str]) -> tuple[str, str]:
+    """Runs tests; how it went ('ok', 'failed', 'build', 'hung') and what was printed."""
+    command = ["cargo", "test", "--locked", "-p", "trust-key-cache", "--target-dir", str(TARGET), *arguments]
+    if subprocess.run([*command, "--no-run", "-q"], cwd=COPY, capture_output=True).returncode:
+        return "build", ""
+    try:
+        run = subprocess.run(
+            [*command, "--", "--test-threads=1"], cwd=COPY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=SECONDS
+        )
+    except subprocess.TimeoutExpired as hung:
+        return "hung", (hung.stdout or b"").decode(errors="replace")
+    return "failed" if run.returncode else "ok", run.stdout
+
+
+def killer(output: str) -> str | None:
+    """The first test that failed, or that was running when the process died."""
+    for line in output.splitlines():
+        if (test := re.match(r"test (\S+) (?:- should panic )?\.\.\. ?(.*)", line)) and not test[2].startswith(("ok", "ignored")):
+            return test[1].split("::")[-1]
+    return None
+
+
+def judge(mutant: Mutant) -> tuple[str, str]:
+    path = COPY / mutant.file
+    original = path.read_text()
+    try:
+        path.write_text(mutant.apply(original))
+        for kind, arguments in CHECKS.items():
+            outcome, output = cargo(arguments)
+            if outcome == "build":
+                return "not built", ""
+            if outcome in ("failed", "hung") and (test := killer(output)):
+                return "killed", f"{kind} `{test}`" + (" (never ended)" if outcome == "hung" else "")
+            if outcome != "ok":
+                return "not built", f"{kind}: {outcome} without a name"
+        return "survived", ""
+    finally:
+        path.write_text(original)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    mutants = [
+        mutant for mutant in orderings() + semantic()
+        if not arguments.words or any(word.lower() in mutant.name.lower() for word in arguments.words)
+    ]
+    if arguments.list:
+        print("\n".join(mutant.name for mutant in mutants))
+        return 0
+    copy_sources()
+    for kind, check in CHECKS.items():
+        print(f"unmutated sources, {kind}s ...", file=sys.stderr, flush=True)
+        if (outcome := cargo(check)[0]) != "ok":
+            print(f"mutants: the unmutated sources do not pass: {outcome}", file=sys.stderr)
+            return 2
+    rows, bad = [], {"survived": 0, "not built": 0}
+    for number, mutant in enumerate(mutants, 1):
+        start = time.monotonic()
+        verdict, by = judge(mutant)
+        if verdict in bad:
+            bad[verdict] += 1
+        seconds = time.monotonic() - start
+        print(f"{number}/{len(mutants)} {mutant.name}: {verdict} {by} ({seconds:.0f} s)", file=sys.stderr, flush=True)
+        rows.append(f"| {mutant.name} | {by or '**' + verdict + '**'} |")
+    score = f"{len(mutants) - sum(bad.values())} of {len(mutants)} mutants were killed."
+    table = "\n".join([score, "", "| mutant | killed by |", "|---|---|", *rows])
+    print(table)
+    if arguments.write:
+        page = ROOT / "docs" / "assurance.md"
+        before, rest = page.read_text().split(TABLE[0])
+        page.write_text(f"{before}{TABLE[0]}\n{table}\n{TABLE[1]}{rest.split(TABLE[1])[1]}")
+    return 2 if bad["not built"] else 1 if bad["survived"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
