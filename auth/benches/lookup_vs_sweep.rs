@@ -1,0 +1,126 @@
+//! What a request costs with and without the cache, at 20, 1,000 and 100,000 trusts.
+//!
+//! `hot` is `Authenticator::authenticate` for a key that the cache knows, and `fetch` the read by primary key that it cannot do without:
+//! their difference is the hash, the lookup and the compare. `sweep` is the same request with the cache emptied before it, and `candidates`
+//! the read of all rows that it begins with. On SQLite, in a file; and the hot path on the store in memory.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use sqlx::{ConnectOptions, Connection};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::runtime::Runtime;
+use trust_auth::{Authenticator, KeyHash, MemoryStore, SqliteStore, Trust, TrustKeyCache, TrustStore};
+use uuid::Uuid;
+
+const SIZES: [usize; 3] = [20, 1_000, 100_000];
+
+/// The trust that is asked for stands in the middle.
+fn key(at: usize) -> String {
+    format!("the key of trust {at}")
+}
+
+fn rows(trusts: usize) -> impl Iterator<Item = Trust> {
+    (0..trusts).map(|at| Trust {
+        id: Uuid::from_u128(at as u128),
+        name: format!("trust {at}"),
+        code: None,
+        region: Some("north".into()),
+        api_key_hash: Some(KeyHash::of(key(at))),
+        created_at: OffsetDateTime::UNIX_EPOCH,
+        last_heartbeat: None,
+        disabled_at: None,
+    })
+}
+
+/// An SQLite file with that many trusts, written in one transaction.
+async fn sqlite(folder: &std::path::Path, trusts: usize) -> SqliteStore {
+    let file = folder.join(format!("{trusts}.db"));
+    let options = SqliteStore::options(&file).create_if_missing(true).durable(false);
+    let store = options.query_timeout(Duration::from_secs(600)).connect().await.unwrap();
+    let mut connection = sqlx::sqlite::SqliteConnectOptions::new().filename(&file).connect().await.unwrap();
+    let mut transaction = connection.begin().await.unwrap();
+    for row in rows(trusts) {
+        sqlx::query(
+            "INSERT INTO trust (id, name, region, api_key_hash, created_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )
+        .bind(row.id.to_string())
+        .bind(row.name)
+        .bind(row.region)
+        .bind(row.api_key_hash.unwrap().to_string())
+        .bind(row.created_at.format(&Rfc3339).unwrap())
+        .execute(&mut *transaction)
+        .await
+        .unwrap();
+    }
+    transaction.commit().await.unwrap();
+    connection.close().await.unwrap();
+    store
+}
+
+fn hot<S: TrustStore>(
+    c: &mut Criterion,
+    runtime: &Runtime,
+    group: &str,
+    trusts: usize,
+    authenticator: &Authenticator<S>,
+) {
+    let key = key(trusts / 2);
+    // Within the time-to-live all the time: the first request of a minute sweeps, and the median does not notice.
+    c.benchmark_group(group).bench_function(BenchmarkId::new("hot", trusts), |b| {
+        b.to_async(runtime).iter(async || authenticator.authenticate(Some(&key)).await.unwrap());
+    });
+}
+
+fn on_sqlite(c: &mut Criterion) {
+    let runtime = Runtime::new().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for trusts in SIZES {
+        let store = Arc::new(runtime.block_on(sqlite(folder.path(), trusts)));
+        let cache = Arc::new(TrustKeyCache::new());
+        let authenticator = Authenticator::new(Arc::clone(&store), Arc::clone(&cache));
+        let key = key(trusts / 2);
+        let id = Uuid::from_u128((trusts / 2) as u128);
+
+        hot(c, &runtime, "sqlite", trusts, &authenticator);
+        let mut group = c.benchmark_group("sqlite");
+        group.bench_function(BenchmarkId::new("fetch", trusts), |b| {
+            b.to_async(&runtime).iter(async || black_box(store.fetch(id).await.unwrap().unwrap()));
+        });
+        // A sample of the largest takes a good part of a second.
+        if trusts >= 100_000 {
+            group.sample_size(10);
+        }
+        group.bench_function(BenchmarkId::new("sweep", trusts), |b| {
+            b.to_async(&runtime).iter_batched(
+                || cache.invalidate(),
+                async |()| authenticator.authenticate(Some(&key)).await.unwrap(),
+                BatchSize::PerIteration,
+            );
+        });
+        group.bench_function(BenchmarkId::new("candidates", trusts), |b| {
+            b.to_async(&runtime).iter(async || black_box(store.candidates().await.unwrap()));
+        });
+        group.finish();
+        runtime.block_on(store.close());
+    }
+}
+
+fn in_memory(c: &mut Criterion) {
+    let runtime = Runtime::new().unwrap();
+    for trusts in SIZES {
+        let store = Arc::new(MemoryStore::with_rows(rows(trusts)).unwrap());
+        let authenticator = Authenticator::new(store, Arc::new(TrustKeyCache::new()));
+        hot(c, &runtime, "memory", trusts, &authenticator);
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
+    targets = on_sqlite, in_memory
+}
+criterion_main!(benches);

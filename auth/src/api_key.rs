@@ -1,0 +1,121 @@
+//! [`ApiKey`]: a freshly made key, on its one way from the random source to the person who will use it.
+//!
+//! It must never be stored, logged or cloned: what stays is its [`KeyHash`].
+
+use std::fmt;
+
+use data_encoding::BASE64URL_NOPAD;
+use trust_key_cache::KeyHash;
+use zeroize::Zeroizing;
+
+/// How many random bytes make a key: 256 bits, so that nobody guesses one and hashing it once is enough.
+const ENTROPY_BYTES: usize = 32;
+
+/// How long a key's text is: 32 bytes in base64url without padding.
+const TEXT_BYTES: usize = 43;
+
+/// A new API key: 32 bytes from the operating system's random source, as 43 characters of base64url without
+/// padding.
+///
+/// The text is wiped from memory when the key is dropped. There is no `Display` and no `Clone`, and `Debug`
+/// is redacted: whoever shows the key says [`expose`](Self::expose).
+///
+/// # Examples
+///
+/// ```
+/// use trust_auth::{ApiKey, KeyHash};
+///
+/// # fn main() -> Result<(), trust_auth::RandomError> {
+/// let key = ApiKey::generate()?;
+/// assert_eq!(key.expose().len(), 43);
+/// assert_eq!(key.hash(), KeyHash::of(key.expose()));
+/// assert_eq!(format!("{key:?}"), "ApiKey(redacted)");
+/// # Ok(()) }
+/// ```
+pub struct ApiKey {
+    text: Zeroizing<String>,
+}
+
+impl ApiKey {
+    /// Makes a key.
+    ///
+    /// # Errors
+    ///
+    /// [`RandomError`] when the operating system gives no random bytes. There is no weaker source to fall
+    /// back to.
+    pub fn generate() -> Result<Self, RandomError> {
+        let mut entropy = Zeroizing::new([0; ENTROPY_BYTES]);
+        getrandom::fill(entropy.as_mut_slice()).map_err(RandomError)?;
+        // The whole text fits from the start: a String that grows would leave copies of the key behind.
+        let mut text = Zeroizing::new(String::with_capacity(TEXT_BYTES));
+        BASE64URL_NOPAD.encode_append(entropy.as_slice(), &mut text);
+        Ok(Self { text })
+    }
+
+    /// The key itself, to be shown once to the person who asked for it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.text
+    }
+
+    /// The digest that the database keeps in the key's place.
+    #[must_use]
+    pub fn hash(&self) -> KeyHash {
+        KeyHash::of(self.text.as_bytes())
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ApiKey(redacted)")
+    }
+}
+
+/// Whether `text` has the form of an [`ApiKey`], perhaps with white space around it. A key that was pasted
+/// where a name belongs must not come back in an error.
+pub(crate) fn looks_like_a_key(text: &str) -> bool {
+    let text = text.trim();
+    text.len() == TEXT_BYTES
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+}
+
+/// The operating system gave no random bytes, so that no key was made.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the operating system's random source failed, so no key was made; try again")]
+pub struct RandomError(#[source] getrandom::Error);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_32_bytes_in_43_characters_of_base64url() {
+        for _ in 0..100 {
+            let key = ApiKey::generate().unwrap();
+            assert_eq!(key.expose().len(), TEXT_BYTES);
+            assert_eq!(BASE64URL_NOPAD.decode(key.expose().as_bytes()).unwrap().len(), ENTROPY_BYTES);
+            assert!(looks_like_a_key(key.expose()));
+            assert_eq!(key.hash(), KeyHash::of(key.expose()));
+        }
+    }
+
+    #[test]
+    fn no_two_keys_are_alike_and_every_character_varies() {
+        let keys: Vec<ApiKey> = (0..1_000).map(|_| ApiKey::generate().unwrap()).collect();
+        let texts: HashSet<&str> = keys.iter().map(ApiKey::expose).collect();
+        assert_eq!(texts.len(), keys.len());
+        for at in 0..TEXT_BYTES {
+            let characters: HashSet<u8> = keys.iter().map(|key| key.expose().as_bytes()[at]).collect();
+            // The last character carries four bits, so that it has 16 values.
+            assert!(characters.len() >= 12, "character {at}");
+        }
+    }
+
+    #[test]
+    fn the_text_is_never_reallocated_while_it_is_made() {
+        let key = ApiKey::generate().unwrap();
+        assert_eq!(key.text.capacity(), TEXT_BYTES);
+    }
+}

@@ -1,0 +1,151 @@
+//! The command line: what can be asked for, and how `--help` explains it.
+//!
+//! No argument ever carries a key: other users of the machine can read a command line, and shells keep it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::answer::complain;
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 130 interrupted.
+
+With --json, standard output is exactly one line of JSON. A failure is {\"error\":{\"kind\":..,\"message\":..}}.
+
+Keys are 43 characters, shown once, by `register` and `rotate`, and never stored: the database holds their SHA-256.
+A running server refuses a disabled, rotated or deleted trust at once, because it checks the live row.";
+
+/// Manages trusts and their API keys, and checks a key against them.
+#[derive(Debug, Parser)]
+#[command(name = "trust-auth", version, after_help = AFTER_HELP, disable_help_subcommand = true)]
+pub(crate) struct CommandLine {
+    #[command(flatten)]
+    pub(crate) options: Options,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+impl CommandLine {
+    /// Reads the process's arguments. Otherwise help, the version or what is wrong was said, and this is the exit code.
+    pub(crate) fn read() -> Result<Self, ExitCode> {
+        let arguments: Vec<OsString> = std::env::args_os().collect();
+        Self::try_parse_from(&arguments).map_err(|error| {
+            if error.use_stderr() && arguments.iter().any(|argument| argument == "verify") {
+                // clap quotes the argument that is one too many, and here that is a key, as likely as not.
+                complain("`verify` takes no key as an argument: it reads the key from standard input. See `trust-auth verify --help`.");
+            } else {
+                // Whoever closed the stream does not want to know.
+                let _ = error.print();
+            }
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+        })
+    }
+}
+
+/// What applies to every command.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The database: an SQLite file, as a path or a `sqlite:` URL. Only `register` creates it
+    // The value is not shown in `--help`: a URL may carry a password.
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        display_order = 100,
+        env = "TRUST_AUTH_DATABASE",
+        hide_env_values = true,
+        default_value = "sqlite:trust-auth.db"
+    )]
+    pub(crate) database: PathBuf,
+
+    /// Write one line of JSON instead of text
+    #[arg(long, global = true, display_order = 101)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Register a trust and print its new API key, once
+    ///
+    /// The key is the only thing on standard output, so that it can be piped to where secrets are kept.
+    /// Creates the database if it is missing.
+    Register(Register),
+
+    /// List the trusts, by name
+    List,
+
+    /// Refuse a trust's key until the trust is enabled again
+    Disable(Which),
+
+    /// Accept the key of a disabled trust again
+    Enable(Which),
+
+    /// Give a trust a new API key and print it, once; the old key is refused from now on
+    ///
+    /// The key is the only thing on standard output, so that it can be piped to where secrets are kept.
+    Rotate(Which),
+
+    /// Delete a trust; its key is refused from now on
+    Delete(Which),
+
+    /// Read an API key from standard input and say whose it is
+    ///
+    /// Exits with 0 and the trust, or with 1 and the reason: missing, invalid, or unavailable (the database could not be asked).
+    /// One newline at the end of the input is removed, nothing else. At a terminal, the key is asked for and not shown.
+    Verify,
+
+    /// Run real traffic against a temporary database, revoke keys meanwhile, and report whether that held
+    ///
+    /// Registers trusts in an SQLite file in a temporary folder, then sends two requests per trust per round from several tasks
+    /// at once, while some trusts are rotated, disabled, enabled again and deleted, and their old keys keep being presented.
+    /// Exits with 1 if a revoked key was ever granted after its revocation returned, or a valid one refused.
+    /// Ignores --database.
+    Demo(Demo),
+
+    /// Print a completion script for a shell
+    ///
+    /// For example: trust-auth completions bash > ~/.local/share/bash-completion/completions/trust-auth
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Register {
+    /// The trust's name, which no other trust has
+    #[arg(long)]
+    pub(crate) name: String,
+
+    /// A short code, such as an organisation's
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) code: Option<String>,
+
+    /// The region
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) region: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Which {
+    /// The trust's name or id
+    #[arg(value_name = "NAME_OR_ID")]
+    pub(crate) trust: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// How many trusts to register, from 1 to 100000
+    #[arg(long, value_name = "COUNT", default_value_t = 1_000, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) trusts: u32,
+
+    /// How long the traffic runs, in seconds, from 1 to 3600
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub(crate) seconds: u32,
+}

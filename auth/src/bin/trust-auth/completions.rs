@@ -1,0 +1,22 @@
+//! `completions`: the script that teaches a shell this command line.
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+use serde::Serialize;
+
+use crate::answer::{Answer, Format};
+use crate::args::CommandLine;
+
+pub(crate) fn completions(format: Format, shell: Shell) -> Answer {
+    #[derive(Serialize)]
+    struct Completions<'a> {
+        shell: String,
+        script: &'a str,
+    }
+    let mut bytes = Vec::new();
+    clap_complete::generate(shell, &mut CommandLine::command(), "trust-auth", &mut bytes);
+    let script = String::from_utf8_lossy(&bytes);
+    Answer::new(format, &Completions { shell: shell.to_string(), script: &script }, || {
+        script.trim_end().to_owned()
+    })
+}

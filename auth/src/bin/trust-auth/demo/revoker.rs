@@ -1,0 +1,171 @@
+//! The one who changes trusts while they are being authenticated: rotates, disables, enables again, deletes, at a steady pace.
+//!
+//! The only one to do so, because the oracle takes its word for what each key is. Every other round it acts as another process would:
+//! through a registry with a cache of its own, so that the server's cache is not told, and has only the live row to go by.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use trust_auth::{RegistryError, SqliteStore, Trust, TrustRef, TrustRegistry};
+
+use super::keyring::{Keyring, WatchedKey};
+use super::oracle::State;
+use super::traffic::{Client, Tally};
+use crate::failure::Failure;
+
+/// Trusts changed in a round: one rotated, one disabled and enabled again, one deleted.
+const TRUSTS_PER_ROUND: usize = 3;
+
+/// Changes in a round.
+const STEPS_PER_ROUND: u32 = 4;
+
+/// At most one trust of so many is changed.
+const ONE_TRUST_OF: usize = 10;
+
+/// At most so many rounds a second: the traffic is what the demo measures.
+const ROUNDS_PER_SECOND: usize = 20;
+
+/// What was done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Changes {
+    pub(super) rotated: u64,
+    pub(super) disabled: u64,
+    pub(super) enabled: u64,
+    pub(super) deleted: u64,
+    /// How many of these were made behind the server's back.
+    pub(super) elsewhere: u64,
+}
+
+impl Changes {
+    fn all(&self) -> u64 {
+        self.rotated + self.disabled + self.enabled + self.deleted
+    }
+}
+
+pub(super) struct Revoker {
+    pub(super) client: Client,
+    pub(super) keyring: Arc<Keyring>,
+    /// Has the server's cache.
+    pub(super) here: TrustRegistry<SqliteStore>,
+    /// Has the same database, and another cache.
+    pub(super) elsewhere: TrustRegistry<SqliteStore>,
+}
+
+impl Revoker {
+    /// Spreads its changes over `duration`. However little time there is, it goes one whole round.
+    pub(super) async fn run(mut self, duration: Duration) -> Result<(Changes, Tally), Failure> {
+        let rounds = rounds(self.keyring.len(), duration);
+        let steps = u32::try_from(rounds).unwrap_or(u32::MAX).saturating_mul(STEPS_PER_ROUND);
+        let pace = duration / steps.saturating_add(1);
+        let end = Instant::now() + duration;
+        let mut ticks = tokio::time::interval_at(Instant::now() + pace, pace);
+
+        let mut changes = Changes::default();
+        for round in 0..rounds {
+            if round > 0 && Instant::now() >= end {
+                break;
+            }
+            let registry = if round % 2 == 0 { self.here.clone() } else { self.elsewhere.clone() };
+            let [rotated, disabled, deleted] =
+                [0, 1, 2].map(|nth| victim(round * TRUSTS_PER_ROUND + nth, rounds, self.keyring.len()));
+
+            let before = changes.all();
+            ticks.tick().await;
+            changes.rotated += self.rotate(&registry, rotated).await?;
+            ticks.tick().await;
+            changes.disabled += self.disable(&registry, disabled).await?;
+            ticks.tick().await;
+            changes.enabled += self.enable(&registry, disabled).await?;
+            ticks.tick().await;
+            changes.deleted += self.delete(&registry, deleted).await?;
+            if round % 2 == 1 {
+                changes.elsewhere += changes.all() - before;
+            }
+        }
+        Ok((changes, self.client.into_tally()))
+    }
+
+    async fn rotate(&mut self, registry: &TrustRegistry<SqliteStore>, slot: usize) -> Result<u64, Failure> {
+        let Some(old) = self.keyring.current(slot) else { return Ok(0) };
+        old.standing.begin_change();
+        let (trust, key) = registry.rotate(&TrustRef::Id(old.trust)).await?;
+        old.standing.end_change(State::Revoked);
+        let new = WatchedKey::issued(trust.id, key);
+        self.keyring.retire(slot, Arc::clone(&old), Some(Arc::clone(&new)));
+        // At once, when a revocation is most likely to be undone by a request that is still under way.
+        self.client.present(&old).await;
+        self.client.present(&new).await;
+        Ok(1)
+    }
+
+    async fn disable(&mut self, registry: &TrustRegistry<SqliteStore>, slot: usize) -> Result<u64, Failure> {
+        let Some(key) = self.keyring.current(slot) else { return Ok(0) };
+        let id = TrustRef::Id(key.trust);
+        self.change(&key, registry.disable(&id), State::Revoked).await
+    }
+
+    async fn enable(&mut self, registry: &TrustRegistry<SqliteStore>, slot: usize) -> Result<u64, Failure> {
+        let Some(key) = self.keyring.current(slot) else { return Ok(0) };
+        let id = TrustRef::Id(key.trust);
+        self.change(&key, registry.enable(&id), State::Valid).await
+    }
+
+    async fn delete(&mut self, registry: &TrustRegistry<SqliteStore>, slot: usize) -> Result<u64, Failure> {
+        let Some(key) = self.keyring.current(slot) else { return Ok(0) };
+        let id = TrustRef::Id(key.trust);
+        let deleted = self.change(&key, registry.delete(&id), State::Revoked).await?;
+        self.keyring.retire(slot, key, None);
+        Ok(deleted)
+    }
+
+    async fn change(
+        &mut self,
+        key: &WatchedKey,
+        change: impl Future<Output = Result<Trust, RegistryError>>,
+        state: State,
+    ) -> Result<u64, Failure> {
+        key.standing.begin_change();
+        change.await?;
+        key.standing.end_change(state);
+        self.client.present(key).await;
+        Ok(1)
+    }
+}
+
+/// As many rounds as the share of trusts and the pace allow, and at least one.
+fn rounds(trusts: usize, duration: Duration) -> usize {
+    let by_share = trusts / (ONE_TRUST_OF * TRUSTS_PER_ROUND);
+    let by_pace = usize::try_from(duration.as_secs()).unwrap_or(usize::MAX).saturating_mul(ROUNDS_PER_SECOND);
+    by_share.min(by_pace).max(1)
+}
+
+/// The slot of victim number `nth`: spread evenly over all trusts, each at most once where there are enough of them.
+fn victim(nth: usize, rounds: usize, trusts: usize) -> usize {
+    nth * trusts / (rounds * TRUSTS_PER_ROUND)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_of_trusts_gives_a_round_and_at_most_a_tenth_is_changed() {
+        for trusts in [1, 2, 3, 29, 30, 59, 60, 999, 1_000, 100_000] {
+            for seconds in [1, 5, 3_600] {
+                let rounds = rounds(trusts, Duration::from_secs(seconds));
+                assert!(rounds >= 1);
+                assert!(rounds == 1 || rounds * TRUSTS_PER_ROUND * ONE_TRUST_OF <= trusts);
+                assert!(rounds as u64 <= seconds * ROUNDS_PER_SECOND as u64);
+
+                let victims: Vec<_> =
+                    (0..rounds * TRUSTS_PER_ROUND).map(|nth| victim(nth, rounds, trusts)).collect();
+                assert!(victims.iter().all(|&slot| slot < trusts));
+                assert!(victims.is_sorted());
+                if trusts >= TRUSTS_PER_ROUND {
+                    assert!(victims.windows(2).all(|pair| pair[0] != pair[1]), "{trusts} {seconds}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! `trust-auth`: manages trusts and their API keys from a shell, and shows the authenticator at work.
+//!
+//! Reads arguments, runs one command, delivers its answer. No key in an argument, a log or an error; no panic on any input.
+
+#![forbid(unsafe_code)]
+
+mod answer;
+mod args;
+mod change;
+mod completions;
+mod database;
+mod demo;
+mod failure;
+mod interrupt;
+mod issue_key;
+mod list;
+mod plain;
+mod presented_key;
+mod trust_text;
+mod verify;
+mod warnings;
+
+use std::process::ExitCode;
+
+use tokio::runtime::{Builder, Runtime};
+
+use crate::answer::{Answer, Format};
+use crate::args::{Command, CommandLine};
+use crate::change::{Change, change};
+use crate::failure::Failure;
+
+fn main() -> ExitCode {
+    let line = match CommandLine::read() {
+        Ok(line) => line,
+        Err(exit) => return exit,
+    };
+    let format = if line.options.json { Format::Json } else { Format::Human };
+    warnings::show();
+    match runtime(&line.command).and_then(|runtime| runtime.block_on(run(line, format))) {
+        Ok(answer) => answer.deliver(),
+        Err(failure) => failure.deliver(format),
+    }
+}
+
+/// The demo is a server's load and gets a server's runtime; a single change needs no threads.
+fn runtime(command: &Command) -> Result<Runtime, Failure> {
+    let mut builder = match command {
+        Command::Demo(_) => Builder::new_multi_thread(),
+        _ => Builder::new_current_thread(),
+    };
+    builder
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new("runtime", format!("cannot start the runtime: {error}")))
+}
+
+async fn run(line: CommandLine, format: Format) -> Result<Answer, Failure> {
+    let database = &line.options.database;
+    match line.command {
+        Command::Register(asked) => issue_key::register(database, format, asked).await,
+        Command::Rotate(which) => issue_key::rotate(database, format, &which.trust).await,
+        Command::List => list::list(database, format).await,
+        Command::Disable(which) => change(database, format, Change::Disable, &which.trust).await,
+        Command::Enable(which) => change(database, format, Change::Enable, &which.trust).await,
+        Command::Delete(which) => change(database, format, Change::Delete, &which.trust).await,
+        Command::Verify => verify::verify(database, format).await,
+        Command::Demo(asked) => demo::demo(format, asked).await,
+        Command::Completions { shell } => Ok(completions::completions(format, shell)),
+    }
+}

@@ -1,0 +1,20 @@
+//! Text from outside, made safe for a terminal: a name must not move the cursor, nor forge another line.
+
+/// `text` with its control characters escaped, so that they are seen and do nothing.
+pub(crate) fn plain(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { safe.extend(c.escape_default()) } else { safe.push(c) }
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_do_not_reach_a_terminal() {
+        assert_eq!(plain("St. M\u{e4}ry\u{1b}[2J\n\u{9b}"), "St. M\u{e4}ry\\u{1b}[2J\\n\\u{9b}");
+    }
+}

@@ -1,0 +1,206 @@
+//! [`MemoryStore`]: the trusts in this process's memory, in an immutable table that writers replace whole.
+//!
+//! A reader must never wait for a writer, and never see half of a write.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use trust_key_cache::KeyHash;
+use uuid::Uuid;
+
+use crate::trust::now;
+use crate::{Candidates, Change, NewTrust, StoreError, Trust, TrustLedger, TrustRef, TrustStore};
+
+/// The trusts in memory, for tests, examples, and services whose trusts come from a configuration.
+///
+/// A read loads one pointer ([`arc_swap`]) and never waits; what it has loaded stays as it was for as long as
+/// it is held, also across `.await`. A write copies the table, O(n), and writes take turns.
+///
+/// # Examples
+///
+/// ```
+/// use trust_auth::{KeyHash, MemoryStore, NewTrust, TrustLedger, TrustStore};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = MemoryStore::new();
+/// let trust = store.insert(NewTrust::new("St. Mary")?, KeyHash::of("key")).await?;
+/// assert_eq!(store.fetch(trust.id).await?, Some(trust));
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    table: ArcSwap<Table>,
+    writer: Mutex<()>,
+}
+
+/// One state of the table.
+#[derive(Debug, Default)]
+struct Table {
+    /// In the order of insertion.
+    rows: Vec<Arc<Trust>>,
+    by_id: HashMap<Uuid, Arc<Trust>>,
+    candidates: Candidates,
+}
+
+impl MemoryStore {
+    /// A store without trusts.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A store of these rows, in this order, as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NameTaken`] if two rows have the same name, [`StoreError::BadRow`] if two have the same
+    /// id.
+    ///
+    /// ```
+    /// # use trust_auth::{KeyHash, MemoryStore, StoreError, Trust};
+    /// # fn main() -> Result<(), StoreError> {
+    /// let trust = Trust {
+    ///     id: "67e55044-10b1-426f-9247-bb680e5fe0c8".parse().unwrap(),
+    ///     name: "St. Mary".into(),
+    ///     code: None,
+    ///     region: None,
+    ///     api_key_hash: Some(KeyHash::of("key")),
+    ///     created_at: time::OffsetDateTime::UNIX_EPOCH,
+    ///     last_heartbeat: None,
+    ///     disabled_at: None,
+    /// };
+    /// let store = MemoryStore::with_rows([trust])?;
+    /// # Ok(()) }
+    /// ```
+    pub fn with_rows(rows: impl IntoIterator<Item = Trust>) -> Result<Self, StoreError> {
+        let rows: Vec<Arc<Trust>> = rows.into_iter().map(Arc::new).collect();
+        let (mut names, mut ids) = (HashSet::new(), HashSet::new());
+        for row in &rows {
+            if !names.insert(row.name.as_str()) {
+                return Err(StoreError::NameTaken { name: row.name.clone() });
+            }
+            if !ids.insert(row.id) {
+                return Err(StoreError::BadRow { id: Some(row.id), column: "id" });
+            }
+        }
+        Ok(Self { table: ArcSwap::from_pointee(Table::of(rows)), writer: Mutex::default() })
+    }
+
+    /// Puts a row in the place of the row with the same id, as it is, or at the end if there is none. Returns
+    /// the row that was replaced.
+    ///
+    /// This is the other program that writes to the table: no cache hears of it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NameTaken`] if another row has the name. Nothing is changed then.
+    pub fn put(&self, trust: Trust) -> Result<Option<Trust>, StoreError> {
+        self.write(|rows| {
+            if rows.iter().any(|row| row.name == trust.name && row.id != trust.id) {
+                return Err(StoreError::NameTaken { name: trust.name });
+            }
+            let trust = Arc::new(trust);
+            Ok(match rows.iter_mut().find(|row| row.id == trust.id) {
+                Some(row) => Some(Arc::unwrap_or_clone(std::mem::replace(row, trust))),
+                None => {
+                    rows.push(trust);
+                    None
+                }
+            })
+        })
+    }
+
+    /// Replaces the table by what `change` makes of its rows, unless that fails.
+    fn write<T>(
+        &self,
+        change: impl FnOnce(&mut Vec<Arc<Trust>>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let _turn = self.turn();
+        let mut rows = self.table.load().rows.clone();
+        let changed = change(&mut rows)?;
+        self.table.store(Arc::new(Table::of(rows)));
+        Ok(changed)
+    }
+
+    /// As [`write`](Self::write), for one row that is there.
+    fn change(&self, which: &TrustRef, change: impl FnOnce(&mut Trust)) -> Result<Change, StoreError> {
+        self.write(|rows| {
+            let at = position(rows, which)?;
+            let row = &mut rows[at];
+            let former_hash = row.api_key_hash;
+            let mut trust = Trust::clone(row);
+            change(&mut trust);
+            *row = Arc::new(trust.clone());
+            Ok(Change { trust, former_hash })
+        })
+    }
+
+    /// A writer that panicked has stored nothing, so its poison says nothing.
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl TrustStore for MemoryStore {
+    async fn fetch(&self, id: Uuid) -> Result<Option<Trust>, StoreError> {
+        Ok(self.table.load().by_id.get(&id).map(|row| Trust::clone(row)))
+    }
+
+    async fn candidates(&self) -> Result<Candidates, StoreError> {
+        Ok(self.table.load().candidates.clone())
+    }
+}
+
+impl TrustLedger for MemoryStore {
+    async fn insert(&self, new: NewTrust, hash: KeyHash) -> Result<Trust, StoreError> {
+        let trust = new.into_trust(hash);
+        self.put(trust.clone())?;
+        Ok(trust)
+    }
+
+    async fn replace_hash(&self, which: &TrustRef, hash: KeyHash) -> Result<Change, StoreError> {
+        self.change(which, |trust| trust.api_key_hash = Some(hash))
+    }
+
+    async fn set_enabled(&self, which: &TrustRef, enabled: bool) -> Result<Change, StoreError> {
+        self.change(which, |trust| {
+            trust.disabled_at = if enabled { None } else { trust.disabled_at.or_else(|| Some(now())) };
+        })
+    }
+
+    async fn delete(&self, which: &TrustRef) -> Result<Change, StoreError> {
+        self.write(|rows| {
+            let row = rows.remove(position(rows, which)?);
+            Ok(Change { trust: Trust::clone(&row), former_hash: row.api_key_hash })
+        })
+    }
+
+    async fn list(&self) -> Result<Vec<Trust>, StoreError> {
+        let table = self.table.load_full();
+        let mut trusts: Vec<Trust> = table.rows.iter().map(|row| Trust::clone(row)).collect();
+        trusts.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(trusts)
+    }
+}
+
+impl Table {
+    fn of(rows: Vec<Arc<Trust>>) -> Self {
+        let by_id = rows.iter().map(|row| (row.id, Arc::clone(row))).collect();
+        let mut candidates = Candidates::with_capacity(rows.len());
+        for row in rows.iter().filter(|row| row.is_enabled()) {
+            if let Some(hash) = row.api_key_hash {
+                candidates.push(row.id, hash);
+            }
+        }
+        Self { rows, by_id, candidates }
+    }
+}
+
+fn position(rows: &[Arc<Trust>], which: &TrustRef) -> Result<usize, StoreError> {
+    let found = match which {
+        TrustRef::Id(id) => rows.iter().position(|row| row.id == *id),
+        TrustRef::Name(name) => rows.iter().position(|row| row.name == *name),
+    };
+    found.ok_or_else(|| StoreError::NoSuchTrust { which: which.clone() })
+}

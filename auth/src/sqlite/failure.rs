@@ -1,0 +1,47 @@
+//! What an error of SQLite means for whoever sees it.
+
+use std::path::Path;
+
+use crate::StoreError;
+
+/// SQLite's primary result codes (<https://www.sqlite.org/rescode.html>).
+mod code {
+    pub(super) const PERM: i32 = 3;
+    pub(super) const BUSY: i32 = 5;
+    pub(super) const LOCKED: i32 = 6;
+    pub(super) const READONLY: i32 = 8;
+    pub(super) const IOERR: i32 = 10;
+    pub(super) const CORRUPT: i32 = 11;
+    pub(super) const FULL: i32 = 13;
+    pub(super) const CANTOPEN: i32 = 14;
+    pub(super) const AUTH: i32 = 23;
+    pub(super) const NOTADB: i32 = 26;
+}
+
+/// The diagnosis of an error on the database at `path`.
+pub(super) fn failed(error: sqlx::Error, path: &Path) -> StoreError {
+    let cannot_open = |reason: &str| StoreError::CannotOpen { path: path.into(), reason: reason.into() };
+    match &error {
+        sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => StoreError::Unreachable,
+        sqlx::Error::Io(cause) => cannot_open(&format!("{cause}; choose another path")),
+        _ => match primary_code(&error) {
+            Some(code::BUSY | code::LOCKED) => StoreError::Busy,
+            Some(code::CORRUPT | code::NOTADB) => StoreError::NotADatabase { path: path.into() },
+            Some(code::CANTOPEN | code::PERM | code::AUTH) => cannot_open(
+                "it cannot be read or made; check that its folder exists, and the permissions of both",
+            ),
+            Some(code::READONLY) => {
+                cannot_open("it cannot be written; check the permissions of the file and of its folder")
+            }
+            Some(code::FULL) => cannot_open("the disk is full; make room"),
+            Some(code::IOERR) => cannot_open("the disk failed to read or write it; check the file system"),
+            _ => StoreError::Other(error.into()),
+        },
+    }
+}
+
+/// The low byte of SQLite's extended code, which tells the kind.
+fn primary_code(error: &sqlx::Error) -> Option<i32> {
+    let extended: i32 = error.as_database_error()?.code()?.parse().ok()?;
+    Some(extended & 0xff)
+}

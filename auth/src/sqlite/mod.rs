@@ -1,0 +1,283 @@
+//! [`SqliteStore`]: the trusts in an SQLite file.
+//!
+//! Every operation has a time limit, every write is one transaction, and no statement looks a row up by its
+//! digest.
+
+mod failure;
+mod location;
+mod options;
+mod row;
+mod schema;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::{Sqlite, SqlitePool, Transaction};
+use trust_key_cache::KeyHash;
+use uuid::Uuid;
+
+pub use options::SqliteOptions;
+
+use self::failure::failed;
+use crate::trust::now;
+use crate::{Candidates, Change, NewTrust, StoreError, Trust, TrustLedger, TrustRef, TrustStore};
+
+/// The trusts in an SQLite file, through a pool of connections. A clone shares the pool.
+///
+/// The file is in WAL mode: reads never wait for a write. Writes of this process take turns before they ask
+/// for the database's lock, so that those which wait hold no connection that a read could use. Each operation
+/// runs under the query timeout, and a write that times out may yet be committed.
+///
+/// The connections close in the background when the last clone is dropped; [`close`](Self::close) waits for
+/// that.
+///
+/// # Examples
+///
+/// ```
+/// use trust_auth::{KeyHash, NewTrust, SqliteStore, TrustLedger, TrustStore};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let file = folder.path().join("trusts.db");
+/// let store = SqliteStore::options(&file).create_if_missing(true).connect().await?;
+/// let trust = store.insert(NewTrust::new("St. Mary")?, KeyHash::of("key")).await?;
+/// assert_eq!(store.fetch(trust.id).await?, Some(trust));
+/// store.close().await;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct SqliteStore {
+    readers: SqlitePool,
+    /// Of one connection: a write that was cancelled while it waited for the lock keeps it busy until then, and no reader.
+    writer: SqlitePool,
+    path: Arc<Path>,
+    query_timeout: Duration,
+}
+
+/// A transaction that holds the database's write lock. Dropped without [`commit`](Self::commit), it rolls
+/// back.
+struct Write<'a> {
+    transaction: Transaction<'static, Sqlite>,
+    store: &'a SqliteStore,
+}
+
+impl SqliteStore {
+    /// How to open a database: a path, or `sqlite:` and a path in which `%` encodes bytes.
+    ///
+    /// Nothing is looked at before [`SqliteOptions::connect`].
+    pub fn options(database: impl AsRef<Path>) -> SqliteOptions {
+        SqliteOptions::new(database.as_ref())
+    }
+
+    /// The file, as an absolute path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Closes all connections, and waits until they are closed. Operations of any clone give
+    /// [`StoreError::Unreachable`] from then on.
+    pub async fn close(&self) {
+        self.writer.close().await;
+        self.readers.close().await;
+    }
+
+    fn new(readers: SqlitePool, writer: SqlitePool, path: PathBuf, query_timeout: Duration) -> Self {
+        Self { readers, writer, path: path.into(), query_timeout }
+    }
+
+    /// Runs an operation under the query timeout.
+    async fn within<T>(
+        &self,
+        operation: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        match tokio::time::timeout(self.query_timeout, operation).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(StoreError::Timeout { after: self.query_timeout }),
+        }
+    }
+
+    /// What to make of an error of the driver.
+    fn failed(&self, error: sqlx::Error) -> StoreError {
+        match error {
+            sqlx::Error::PoolTimedOut => StoreError::Timeout { after: self.query_timeout },
+            error => failed(error, &self.path),
+        }
+    }
+
+    async fn begin(&self) -> Result<Write<'_>, StoreError> {
+        // IMMEDIATE: a transaction that read first and asks for the lock later is refused at once, however
+        // long the busy timeout.
+        let transaction =
+            self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(|error| self.failed(error))?;
+        Ok(Write { transaction, store: self })
+    }
+}
+
+impl TrustStore for SqliteStore {
+    async fn fetch(&self, id: Uuid) -> Result<Option<Trust>, StoreError> {
+        self.within(async {
+            let row = sqlx::query(
+                "SELECT id, name, code, region, api_key_hash, created_at, last_heartbeat, disabled_at \
+                 FROM trust WHERE id = ?1",
+            )
+            .bind(row::id_text(id))
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(|error| self.failed(error))?;
+            row.as_ref().map(row::trust).transpose()
+        })
+        .await
+    }
+
+    async fn candidates(&self) -> Result<Candidates, StoreError> {
+        self.within(async {
+            let rows = sqlx::query(
+                "SELECT id, api_key_hash FROM trust \
+                 WHERE api_key_hash IS NOT NULL AND disabled_at IS NULL ORDER BY rowid",
+            )
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|error| self.failed(error))?;
+            let mut candidates = Candidates::with_capacity(rows.len());
+            for (id, hash) in rows.iter().filter_map(row::candidate) {
+                candidates.push(id, hash);
+            }
+            Ok(candidates)
+        })
+        .await
+    }
+}
+
+impl TrustLedger for SqliteStore {
+    async fn insert(&self, new: NewTrust, hash: KeyHash) -> Result<Trust, StoreError> {
+        self.within(async {
+            let trust = new.into_trust(hash);
+            let mut write = self.begin().await?;
+            let done = sqlx::query(
+                "INSERT INTO trust (id, name, code, region, api_key_hash, created_at) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (name) DO NOTHING",
+            )
+            .bind(row::id_text(trust.id))
+            .bind(trust.name.clone())
+            .bind(trust.code.clone())
+            .bind(trust.region.clone())
+            .bind(hash.to_string())
+            .bind(row::time_text(trust.created_at)?)
+            .execute(&mut *write.transaction)
+            .await
+            .map_err(|error| self.failed(error))?;
+            if done.rows_affected() == 0 {
+                return Err(StoreError::NameTaken { name: trust.name });
+            }
+            write.commit().await?;
+            Ok(trust)
+        })
+        .await
+    }
+
+    async fn replace_hash(&self, which: &TrustRef, hash: KeyHash) -> Result<Change, StoreError> {
+        self.within(async {
+            let mut write = self.begin().await?;
+            let mut trust = write.find(which).await?;
+            sqlx::query("UPDATE trust SET api_key_hash = ?2 WHERE id = ?1")
+                .bind(row::id_text(trust.id))
+                .bind(hash.to_string())
+                .execute(&mut *write.transaction)
+                .await
+                .map_err(|error| self.failed(error))?;
+            write.commit().await?;
+            let former_hash = trust.api_key_hash.replace(hash);
+            Ok(Change { trust, former_hash })
+        })
+        .await
+    }
+
+    async fn set_enabled(&self, which: &TrustRef, enabled: bool) -> Result<Change, StoreError> {
+        self.within(async {
+            let mut write = self.begin().await?;
+            let mut trust = write.find(which).await?;
+            trust.disabled_at = if enabled { None } else { trust.disabled_at.or_else(|| Some(now())) };
+            sqlx::query("UPDATE trust SET disabled_at = ?2 WHERE id = ?1")
+                .bind(row::id_text(trust.id))
+                .bind(trust.disabled_at.map(row::time_text).transpose()?)
+                .execute(&mut *write.transaction)
+                .await
+                .map_err(|error| self.failed(error))?;
+            write.commit().await?;
+            let former_hash = trust.api_key_hash;
+            Ok(Change { trust, former_hash })
+        })
+        .await
+    }
+
+    async fn delete(&self, which: &TrustRef) -> Result<Change, StoreError> {
+        self.within(async {
+            let mut write = self.begin().await?;
+            let trust = write.find(which).await?;
+            sqlx::query("DELETE FROM trust WHERE id = ?1")
+                .bind(row::id_text(trust.id))
+                .execute(&mut *write.transaction)
+                .await
+                .map_err(|error| self.failed(error))?;
+            write.commit().await?;
+            let former_hash = trust.api_key_hash;
+            Ok(Change { trust, former_hash })
+        })
+        .await
+    }
+
+    async fn list(&self) -> Result<Vec<Trust>, StoreError> {
+        self.within(async {
+            let rows = sqlx::query(
+                "SELECT id, name, code, region, api_key_hash, created_at, last_heartbeat, disabled_at \
+                 FROM trust ORDER BY name",
+            )
+            .fetch_all(&self.readers)
+            .await
+            .map_err(|error| self.failed(error))?;
+            rows.iter().map(row::trust).collect()
+        })
+        .await
+    }
+}
+
+impl Write<'_> {
+    /// The row that an operator means.
+    async fn find(&mut self, which: &TrustRef) -> Result<Trust, StoreError> {
+        let query = match which {
+            TrustRef::Id(id) => sqlx::query(
+                "SELECT id, name, code, region, api_key_hash, created_at, last_heartbeat, disabled_at \
+                 FROM trust WHERE id = ?1",
+            )
+            .bind(row::id_text(*id)),
+            TrustRef::Name(name) => sqlx::query(
+                "SELECT id, name, code, region, api_key_hash, created_at, last_heartbeat, disabled_at \
+                 FROM trust WHERE name = ?1",
+            )
+            .bind(name.clone()),
+        };
+        let row =
+            query.fetch_optional(&mut *self.transaction).await.map_err(|error| self.store.failed(error))?;
+        match row {
+            Some(row) => row::trust(&row),
+            None => Err(StoreError::NoSuchTrust { which: which.clone() }),
+        }
+    }
+
+    async fn commit(self) -> Result<(), StoreError> {
+        let Self { transaction, store } = self;
+        transaction.commit().await.map_err(|error| store.failed(error))
+    }
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore")
+            .field("path", &self.path)
+            .field("query_timeout", &self.query_timeout)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,161 @@
+//! [`SqliteOptions`]: how to open a database, and the opening itself, which writes nothing unless it succeeds or was told to create.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sqlx::ConnectOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
+
+use super::location::Location;
+use super::{SqliteStore, schema};
+use crate::StoreError;
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+const DEFAULT_CONNECTIONS: u32 = 8;
+const MAX_CONNECTIONS: u32 = 1_024;
+
+/// The driver counts the busy timeout in milliseconds of 31 bits, and adds the query timeout to the time of
+/// day; this is far from the limits of both.
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How to open a database; made by [`SqliteStore::options`].
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use trust_auth::{SqliteStore, StoreError};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let file = folder.path().join("trusts.db");
+/// let missing = SqliteStore::options(&file).connect().await.unwrap_err();
+/// assert!(matches!(missing, StoreError::NotFound { .. }));
+///
+/// let store = SqliteStore::options(&file)
+///     .create_if_missing(true)
+///     .query_timeout(Duration::from_secs(1))
+///     .connect()
+///     .await?;
+/// # store.close().await;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "options open nothing until `connect`"]
+pub struct SqliteOptions {
+    database: PathBuf,
+    create_if_missing: bool,
+    busy_timeout: Duration,
+    query_timeout: Duration,
+    max_connections: u32,
+    durable: bool,
+}
+
+impl SqliteOptions {
+    pub(super) fn new(database: &Path) -> Self {
+        Self {
+            database: database.to_owned(),
+            create_if_missing: false,
+            busy_timeout: DEFAULT_TIMEOUT,
+            query_timeout: DEFAULT_TIMEOUT,
+            max_connections: DEFAULT_CONNECTIONS,
+            durable: true,
+        }
+    }
+
+    /// Whether to make the file, or the tables in an empty file. Default: no. The folder is never made.
+    ///
+    /// A URL's `mode=rwc` or `mode=rw` goes before this.
+    pub fn create_if_missing(mut self, create: bool) -> Self {
+        self.create_if_missing = create;
+        self
+    }
+
+    /// How long a statement waits for the lock of another process before it gives [`StoreError::Busy`].
+    /// Default: 5 s. At most a day.
+    pub fn busy_timeout(mut self, timeout: Duration) -> Self {
+        self.busy_timeout = timeout.min(MAX_TIMEOUT);
+        self
+    }
+
+    /// How long an operation may take, waiting for a connection included, before it gives
+    /// [`StoreError::Timeout`]. Default: 5 s. At most a day. The busy timeout is effective only where it
+    /// is shorter.
+    pub fn query_timeout(mut self, timeout: Duration) -> Self {
+        self.query_timeout = timeout.min(MAX_TIMEOUT);
+        self
+    }
+
+    /// How many connections are open at most; each has a thread. Default: 8. A number outside 1 to 1,024 is
+    /// brought to the nearer end.
+    pub fn max_connections(mut self, connections: u32) -> Self {
+        self.max_connections = connections.clamp(1, MAX_CONNECTIONS);
+        self
+    }
+
+    /// Whether a committed write survives a power failure, at the cost of one `fsync` a write. Default: yes,
+    /// because a revocation that came undone would let its key in again.
+    ///
+    /// Without it a write still survives the end of the process, and the database is consistent after any
+    /// failure; the last writes before a power failure may be lost. For tests and throw-away databases.
+    pub fn durable(mut self, durable: bool) -> Self {
+        self.durable = durable;
+        self
+    }
+
+    /// Opens the database, makes or updates its tables, and closes it again: connections are opened when they are needed.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::UnsupportedUrl`], [`NotFound`](StoreError::NotFound),
+    /// [`CannotOpen`](StoreError::CannotOpen), [`NotADatabase`](StoreError::NotADatabase) and
+    /// [`Schema`](StoreError::Schema) tell what is wrong with the file, in which case nothing was
+    /// written. [`Timeout`](StoreError::Timeout) and [`Busy`](StoreError::Busy): another process holds the
+    /// lock; a file that was to be made may then be there, empty, and is taken up by the next attempt.
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime with time enabled.
+    pub async fn connect(self) -> Result<SqliteStore, StoreError> {
+        let location = Location::parse(&self.database)?;
+        let create = location.create.unwrap_or(self.create_if_missing);
+        // A file system may take its time.
+        let (location, exists) = tokio::task::spawn_blocking(move || {
+            let exists = location.exists();
+            (location, exists)
+        })
+        .await
+        .map_err(|error| StoreError::Other(error.into()))?;
+        let path = location.path;
+        if !exists? && !create {
+            return Err(StoreError::NotFound { path });
+        }
+
+        let options = SqliteConnectOptions::new()
+            .filename(&path)
+            .busy_timeout(self.busy_timeout)
+            .disable_statement_logging();
+        // No settings that read the file: a connection that fails on them closes some time later, one that is
+        // open is waited for.
+        let preparing = options.clone().create_if_missing(create);
+        tokio::time::timeout(self.query_timeout, schema::prepare(&preparing, &path, create))
+            .await
+            .map_err(|_| StoreError::Timeout { after: self.query_timeout })??;
+
+        // In WAL mode NORMAL syncs at checkpoints only, and FULL after each commit as well.
+        let synchronous = if self.durable { SqliteSynchronous::Full } else { SqliteSynchronous::Normal };
+        // Never made by the pools: a file that was removed meanwhile is an error, not an empty database.
+        let options = options.synchronous(synchronous);
+        let pool = |connections| {
+            SqlitePoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(self.query_timeout)
+                // A connection to a file does not go stale, so none is checked before use or closed for its age.
+                .test_before_acquire(false)
+                .idle_timeout(None)
+                .max_lifetime(None)
+                .connect_lazy_with(options.clone())
+        };
+        Ok(SqliteStore::new(pool(self.max_connections), pool(1), path, self.query_timeout))
+    }
+}

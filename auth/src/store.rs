@@ -1,0 +1,180 @@
+//! What a store of trusts must do: [`TrustStore`] for reading, [`TrustLedger`] for writing.
+//!
+//! No method looks a row up by its digest: the duration of such a lookup tells how much of a digest was
+//! right.
+
+use std::future::Future;
+
+use trust_key_cache::KeyHash;
+use uuid::Uuid;
+
+use crate::{NewTrust, StoreError, Trust, TrustRef};
+
+/// The read side of a store: what an [`Authenticator`](crate::Authenticator) needs.
+///
+/// # What an implementation promises
+///
+/// * **Reads are live.** A read that begins after a write was committed sees it. A replica that lags, or a
+///   transaction that stays open across reads, breaks this, and a revoked key is then granted for as long as
+///   the lag.
+/// * **Time is bounded.** A read that hangs hangs the request; give it a time limit, and return
+///   [`StoreError::Timeout`].
+/// * **Failures are errors.** `Ok(None)` says that there is no such row, never that it could not be read.
+///
+/// # Examples
+///
+/// ```
+/// use trust_auth::{Candidates, KeyHash, StoreError, Trust, TrustStore};
+/// use uuid::Uuid;
+///
+/// /// One trust, for ever.
+/// struct Single(Trust);
+///
+/// impl TrustStore for Single {
+///     async fn fetch(&self, id: Uuid) -> Result<Option<Trust>, StoreError> {
+///         Ok((id == self.0.id).then(|| self.0.clone()))
+///     }
+///
+///     async fn candidates(&self) -> Result<Candidates, StoreError> {
+///         let mut candidates = Candidates::default();
+///         if let (true, Some(hash)) = (self.0.is_enabled(), self.0.api_key_hash) {
+///             candidates.push(self.0.id, hash);
+///         }
+///         Ok(candidates)
+///     }
+/// }
+/// ```
+pub trait TrustStore: Send + Sync + 'static {
+    /// The row with this id, whether enabled or not; `None` if there is none. By primary key: this is the hot
+    /// path.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]; the request is refused then.
+    fn fetch(&self, id: Uuid) -> impl Future<Output = Result<Option<Trust>, StoreError>> + Send;
+
+    /// Id and digest of every row that is enabled and has a digest, in the order in which the rows were made.
+    ///
+    /// The order matters only where two rows have the same digest: the later one is meant.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]; the request is refused then.
+    fn candidates(&self) -> impl Future<Output = Result<Candidates, StoreError>> + Send;
+}
+
+/// The write side of a store: what a [`TrustRegistry`](crate::TrustRegistry) needs.
+///
+/// Every method is one transaction, which is committed when the method returns `Ok`, and known not to be when
+/// it returns [`StoreError::NameTaken`] or [`StoreError::NoSuchTrust`]. Any other error leaves it open. Use
+/// these methods directly only where no cache needs to hear of the change.
+pub trait TrustLedger: TrustStore {
+    /// Makes a row with a random id, made now, enabled, with this digest.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NameTaken`] if a row has the name, or any other [`StoreError`].
+    fn insert(&self, new: NewTrust, hash: KeyHash) -> impl Future<Output = Result<Trust, StoreError>> + Send;
+
+    /// Gives the row another digest.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoSuchTrust`] if there is no such row, or any other [`StoreError`].
+    fn replace_hash(
+        &self,
+        which: &TrustRef,
+        hash: KeyHash,
+    ) -> impl Future<Output = Result<Change, StoreError>> + Send;
+
+    /// Enables or disables the row. What is so already stays as it is: a second disabling keeps the time of
+    /// the first.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoSuchTrust`] if there is no such row, or any other [`StoreError`].
+    fn set_enabled(
+        &self,
+        which: &TrustRef,
+        enabled: bool,
+    ) -> impl Future<Output = Result<Change, StoreError>> + Send;
+
+    /// Removes the row.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoSuchTrust`] if there is no such row, or any other [`StoreError`].
+    fn delete(&self, which: &TrustRef) -> impl Future<Output = Result<Change, StoreError>> + Send;
+
+    /// Every row, enabled or not, in the order of the names' bytes.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`].
+    fn list(&self) -> impl Future<Output = Result<Vec<Trust>, StoreError>> + Send;
+}
+
+/// What a sweep runs over: two packed columns, so that it walks through nothing but digests.
+///
+/// ```
+/// use trust_auth::{Candidates, KeyHash};
+/// use uuid::Uuid;
+///
+/// let mut candidates = Candidates::with_capacity(1);
+/// candidates.push(Uuid::from_u128(7), KeyHash::of("key"));
+/// let found = trust_key_cache::sweep(&KeyHash::of("key"), candidates.hashes());
+/// assert_eq!(found.and_then(|index| candidates.id(index)), Some(Uuid::from_u128(7)));
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Candidates {
+    // Of one length: only `push` adds to them.
+    ids: Vec<Uuid>,
+    hashes: Vec<KeyHash>,
+}
+
+impl Candidates {
+    /// No candidates, with room for `capacity` of them.
+    #[must_use]
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self { ids: Vec::with_capacity(capacity), hashes: Vec::with_capacity(capacity) }
+    }
+
+    /// Adds a row at the end.
+    pub fn push(&mut self, id: Uuid, hash: KeyHash) {
+        self.ids.push(id);
+        self.hashes.push(hash);
+    }
+
+    /// How many rows there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.hashes.len()
+    }
+
+    /// Whether there are no rows.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.hashes.is_empty()
+    }
+
+    /// The id of the row at `index`, counted from zero; `None` if there are not so many rows.
+    #[must_use]
+    pub fn id(&self, index: usize) -> Option<Uuid> {
+        self.ids.get(index).copied()
+    }
+
+    /// The digests, in the order of the rows.
+    #[must_use]
+    pub fn hashes(&self) -> &[KeyHash] {
+        &self.hashes
+    }
+}
+
+/// What a committed write has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The row after the write; for a deletion, as it was.
+    pub trust: Trust,
+    /// The digest that the row had before, if any: the key whose cached entry the write makes stale.
+    pub former_hash: Option<KeyHash>,
+}

@@ -1,0 +1,126 @@
+//! [`StoreError`]: what went wrong with a store, and what to do. It must never carry a key, a digest, a password, or a row's content.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::TrustRef;
+
+/// Why a store did not do what it was asked.
+///
+/// The variants are the diagnosis, and the messages say what to do. [`Other`](Self::Other) also has a
+/// [source](Error::source).
+///
+/// # Examples
+///
+/// ```
+/// use trust_auth::StoreError;
+///
+/// let error = StoreError::NotFound { path: "trusts.db".into() };
+/// assert_eq!(error.kind(), "not_found");
+/// assert_eq!(
+///     error.to_string(),
+///     "there is no database at trusts.db; check the path, or register a trust, which makes it"
+/// );
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// There is no database file, and none was to be made.
+    #[error("there is no database at {path}; check the path, or register a trust, which makes it", path = path.display())]
+    NotFound {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// The file is no SQLite database, or a damaged one.
+    #[error(
+        "{path} is no SQLite database, or a damaged one; check the path, or restore the file from a backup",
+        path = path.display()
+    )]
+    NotADatabase {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file or its folder cannot be used.
+    #[error("the database {path} cannot be used: {reason}", path = path.display())]
+    CannotOpen {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// The file is a database, but its tables are not the ones that are needed.
+    #[error("the database {path} cannot be used: {reason}", path = path.display())]
+    Schema {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// The database's name is not understood.
+    #[error("the database cannot be opened: {reason}")]
+    UnsupportedUrl {
+        /// What is wrong, and what to do. It does not repeat the URL, which may hold a password.
+        reason: String,
+    },
+    /// The store did not answer in time. A write may yet be committed.
+    #[error("the database did not answer within {after:?}; try again, or allow it more time")]
+    Timeout {
+        /// How long was waited.
+        after: Duration,
+    },
+    /// Another process holds the database's lock.
+    #[error("the database is locked by another process; try again when that has finished")]
+    Busy,
+    /// The store was closed, or the connection to it is lost.
+    #[error("the connection to the database is closed; connect again")]
+    Unreachable,
+    /// Another trust has the name. Nothing was written.
+    #[error("the name {name:?} is taken; choose another, or delete that trust first")]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
+    /// There is no such trust. Nothing was written.
+    #[error("there is no trust {:?}; list the trusts to see their names and ids", which.to_string())]
+    NoSuchTrust {
+        /// Which was asked for.
+        which: TrustRef,
+    },
+    /// A row does not hold what its column should: somebody else has written it.
+    #[error("the {column} of trust {id} is malformed; repair the row", id = id.map_or("(unknown)".into(), |id| id.to_string()))]
+    BadRow {
+        /// The row's id, if that can be read.
+        id: Option<Uuid>,
+        /// The column.
+        column: &'static str,
+    },
+    /// Anything else. The cause, which is in the message, must carry no key, no digest and no password.
+    #[error("the store failed: {0}; try again")]
+    Other(#[source] Box<dyn Error + Send + Sync>),
+}
+
+impl StoreError {
+    /// A short stable word for the variant, for metrics and output that programs read: `not_found`,
+    /// `not_a_database`, `cannot_open`, `schema`, `unsupported_url`, `timeout`, `busy`, `unreachable`,
+    /// `name_taken`, `no_such_trust`, `bad_row`, `other`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NotFound { .. } => "not_found",
+            Self::NotADatabase { .. } => "not_a_database",
+            Self::CannotOpen { .. } => "cannot_open",
+            Self::Schema { .. } => "schema",
+            Self::UnsupportedUrl { .. } => "unsupported_url",
+            Self::Timeout { .. } => "timeout",
+            Self::Busy => "busy",
+            Self::Unreachable => "unreachable",
+            Self::NameTaken { .. } => "name_taken",
+            Self::NoSuchTrust { .. } => "no_such_trust",
+            Self::BadRow { .. } => "bad_row",
+            Self::Other(_) => "other",
+        }
+    }
+}

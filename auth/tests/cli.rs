@@ -1,0 +1,768 @@
+//! The command-line tool through its real binary: what a person or a script gets back, and what is left on disk.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const COMMANDS: [&str; 9] =
+    ["register", "list", "disable", "enable", "rotate", "delete", "verify", "demo", "completions"];
+
+/// A working directory of its own, which goes with the test.
+struct Shell {
+    folder: TempDir,
+}
+
+/// What a run of the tool has left behind.
+struct Ran {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Shell {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// With one trust, and its key.
+    fn with_trust(name: &str) -> (Self, String) {
+        let shell = Self::new();
+        let key = shell.register(name);
+        (shell, key)
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn database(&self) -> PathBuf {
+        self.path().join("trust-auth.db")
+    }
+
+    fn command(&self) -> assert_cmd::Command {
+        let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_trust-auth"));
+        command.current_dir(self.path()).env_remove("TRUST_AUTH_DATABASE");
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Ran {
+        Ran::new(self.command().args(arguments).output().unwrap())
+    }
+
+    fn verify(&self, input: impl Into<Vec<u8>>) -> Ran {
+        Ran::new(self.command().arg("verify").write_stdin(input).output().unwrap())
+    }
+
+    fn verify_json(&self, input: impl Into<Vec<u8>>) -> (i32, Value) {
+        let ran = Ran::new(self.command().args(["verify", "--json"]).write_stdin(input).output().unwrap());
+        (ran.code, ran.json())
+    }
+
+    fn register(&self, name: &str) -> String {
+        let ran = self.run(&["register", "--name", name]);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        ran.stdout.trim_end().to_owned()
+    }
+
+    fn id_of(&self, name: &str) -> String {
+        let listed = self.run(&["list", "--json"]).json();
+        let trust = listed["trusts"].as_array().unwrap().iter().find(|trust| trust["name"] == name);
+        trust.unwrap()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Asserts that nothing was made in the working directory.
+    fn assert_untouched(&self) {
+        let entries: Vec<_> =
+            fs::read_dir(self.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(entries.is_empty(), "{entries:?}");
+    }
+}
+
+impl Ran {
+    fn new(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let ran = Self {
+            code: output.status.code().unwrap(),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        };
+        assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
+        ran
+    }
+
+    /// Exactly one line of JSON, and nothing on standard error.
+    fn json(&self) -> Value {
+        assert_eq!(self.stdout.matches('\n').count(), 1, "{:?}", self.stdout);
+        assert!(self.stdout.ends_with('\n'));
+        assert_eq!(self.stderr, "");
+        serde_json::from_str(&self.stdout).unwrap()
+    }
+
+    /// The kind of the failure that `--json` tells; its message must not be empty.
+    fn failure(&self) -> String {
+        assert_eq!(self.code, 1);
+        let json = self.json();
+        let error = &json["error"];
+        assert!(!error["message"].as_str().unwrap().is_empty());
+        error["kind"].as_str().unwrap().to_owned()
+    }
+
+    /// The error that a person reads: one line.
+    fn error(&self) -> &str {
+        assert_eq!((self.code, self.stdout.as_str()), (1, ""));
+        let line = self.stderr.strip_suffix('\n').unwrap();
+        assert!(!line.contains('\n'), "{line}");
+        line.strip_prefix("error: ").unwrap()
+    }
+}
+
+fn is_a_key(text: &str) -> bool {
+    text.len() == 43 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+}
+
+/// A well-formed key that nobody was given.
+const STRANGER: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+#[test]
+fn register_prints_the_key_alone_on_standard_output() {
+    let shell = Shell::new();
+    let ran = shell.run(&["register", "--name", "St. Mary", "--code", "SM1", "--region", "north"]);
+    assert_eq!(ran.code, 0);
+    let key = ran.stdout.strip_suffix('\n').unwrap();
+    assert!(is_a_key(key), "{key:?}");
+    assert!(
+        ran.stderr.contains("St. Mary") && ran.stderr.contains("cannot be shown again"),
+        "{}",
+        ran.stderr
+    );
+    assert!(!ran.stderr.contains(key));
+}
+
+#[test]
+fn register_as_json_holds_the_key_and_the_trust() {
+    let shell = Shell::new();
+    let json =
+        shell.run(&["register", "--name", "St. Mary", "--code", "SM1", "--region", "north", "--json"]).json();
+    assert!(is_a_key(json["api_key"].as_str().unwrap()));
+    let trust = &json["trust"];
+    assert_eq!(
+        (&trust["name"], &trust["code"], &trust["region"]),
+        (&"St. Mary".into(), &"SM1".into(), &"north".into())
+    );
+    assert_eq!(trust["disabled_at"], Value::Null);
+    assert!(trust.get("api_key_hash").is_none());
+}
+
+#[test]
+fn a_key_is_shown_once_and_nothing_else_ever_shows_it_or_its_hash() {
+    let (shell, key) = Shell::with_trust("St. Mary");
+    let hash = trust_auth::KeyHash::of(&key).to_string();
+    let other = shell.register("Other");
+    assert_ne!(key, other);
+
+    let mut said = String::new();
+    for json in [&[][..], &["--json"]] {
+        for command in [
+            &["list"][..],
+            &["disable", "St. Mary"],
+            &["enable", "St. Mary"],
+            &["register", "--name", "St. Mary"],
+            &["delete", "nobody"],
+            &["disable", &key],
+            &["rotate", &hash[..43]],
+        ] {
+            let ran = shell.run(&[command, json].concat());
+            said.push_str(&ran.stdout);
+            said.push_str(&ran.stderr);
+        }
+        for input in [key.clone(), format!("{key}x"), format!("{key}\n\n")] {
+            let ran = Ran::new(shell.command().arg("verify").args(json).write_stdin(input).output().unwrap());
+            said.push_str(&ran.stdout);
+            said.push_str(&ran.stderr);
+        }
+    }
+    assert!(said.contains("St. Mary"));
+    for secret in [&key[..], &key[..20], &hash, &hash[..20]] {
+        assert!(!said.contains(secret));
+        assert!(!said.contains(&secret.to_uppercase()));
+    }
+    let database = fs::read(shell.database()).unwrap();
+    assert!(!database.windows(key.len()).any(|window| window == key.as_bytes()), "the key was stored");
+}
+
+#[test]
+fn list_is_by_name_and_tells_what_is_disabled() {
+    let shell = Shell::new();
+    for name in ["b", "a", "c"] {
+        shell.register(name);
+    }
+    shell.run(&["disable", "c"]);
+
+    let ran = shell.run(&["list"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+    let lines: Vec<Vec<&str>> = ran.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0][..3], ["NAME", "ID", "STATE"]);
+    let rows: Vec<_> = lines[1..].iter().map(|row| (row[0], row[2])).collect();
+    assert_eq!(rows, [("a", "enabled"), ("b", "enabled"), ("c", "disabled")]);
+
+    let json = shell.run(&["list", "--json"]).json();
+    let names: Vec<_> =
+        json["trusts"].as_array().unwrap().iter().map(|trust| trust["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["a", "b", "c"]);
+    assert!(json["trusts"][2]["disabled_at"].is_string());
+}
+
+#[test]
+fn list_without_trusts_says_how_to_make_one() {
+    let (shell, _) = Shell::with_trust("only");
+    shell.run(&["delete", "only"]);
+    assert!(shell.run(&["list"]).stdout.contains("register"));
+    assert_eq!(shell.run(&["list", "--json"]).stdout, "{\"trusts\":[]}\n");
+}
+
+#[test]
+fn verify_grants_the_right_key_and_says_whose_it_is() {
+    let shell = Shell::new();
+    let key = shell.run(&["register", "--name", "St. Mary", "--code", "SM1", "--region", "north"]).stdout;
+    let ran = shell.verify(key.trim_end());
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+    for part in ["St. Mary", &shell.id_of("St. Mary"), "SM1", "north"] {
+        assert!(ran.stdout.contains(part), "{}", ran.stdout);
+    }
+    let (code, json) = shell.verify_json(key);
+    assert_eq!((code, &json["authenticated"], &json["trust"]["name"]), (0, &true.into(), &"St. Mary".into()));
+    assert!(json["trust"].get("api_key_hash").is_none());
+}
+
+#[test]
+fn verify_removes_one_newline_and_nothing_else() {
+    let (shell, key) = Shell::with_trust("a");
+    for granted in [format!("{key}\n"), format!("{key}\r\n")] {
+        assert_eq!(shell.verify(granted).code, 0);
+    }
+    for refused in [
+        format!("{key}\n\n"),
+        format!("{key}\r"),
+        format!("{key} "),
+        format!(" {key}"),
+        format!("\n{key}"),
+        format!("{key}\0"),
+        format!("\u{feff}{key}"),
+        key.to_lowercase(),
+        key[..42].to_owned(),
+    ] {
+        let (code, json) = shell.verify_json(refused.clone());
+        assert_eq!((code, &json["reason"]), (1, &"invalid".into()), "{refused:?}");
+    }
+}
+
+#[test]
+fn verify_tells_the_reason_of_a_refusal_on_standard_output() {
+    let (shell, _) = Shell::with_trust("a");
+    for (input, reason, message) in [
+        (STRANGER.as_bytes().to_vec(), "invalid", "Invalid API Key."),
+        (b"".to_vec(), "missing", "Not authenticated: API key is missing."),
+        (b"\n".to_vec(), "missing", "Not authenticated: API key is missing."),
+        (b"\r\n".to_vec(), "missing", "Not authenticated: API key is missing."),
+        (b"\xff\xfe\xfd".to_vec(), "invalid", "The key is not UTF-8 text."),
+        ("ключ".as_bytes().to_vec(), "invalid", "Invalid API Key."),
+        (vec![b'k'; 1024 * 1024], "invalid", "Invalid API Key."),
+        (vec![b'k'; 1024 * 1024 + 1], "invalid", "The key is longer than 1048576 bytes."),
+        (vec![b'\n'; 3 * 1024 * 1024], "invalid", "The key is longer than 1048576 bytes."),
+    ] {
+        let ran = shell.verify(input.clone());
+        assert_eq!((ran.code, ran.stdout), (1, format!("Refused ({reason}): {message}\n")));
+        assert_eq!(ran.stderr, "");
+        let (code, json) = shell.verify_json(input);
+        assert_eq!(code, 1);
+        assert_eq!(json, serde_json::json!({"authenticated": false, "reason": reason, "message": message}));
+    }
+}
+
+#[test]
+fn verify_without_a_usable_database_is_unavailable_and_grants_nothing() {
+    let shell = Shell::new();
+    let ran = shell.verify(STRANGER);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stdout.starts_with("Refused (unavailable): there is no database"), "{}", ran.stdout);
+    let (code, json) = shell.verify_json(STRANGER);
+    assert_eq!((code, &json["authenticated"], &json["reason"]), (1, &false.into(), &"unavailable".into()));
+    shell.assert_untouched();
+}
+
+#[test]
+fn verify_takes_no_key_as_an_argument_and_does_not_repeat_it() {
+    let (shell, key) = Shell::with_trust("a");
+    for arguments in [
+        &["verify", &key][..],
+        &["verify", "--key", &key],
+        &["--json", "verify", &key],
+        &["verify", "--database", "trust-auth.db", &key],
+    ] {
+        let ran = shell.run(arguments);
+        assert_eq!((ran.code, ran.stdout.as_str()), (2, ""));
+        assert!(ran.stderr.contains("standard input"), "{}", ran.stderr);
+        assert!(!ran.stderr.contains(&key));
+    }
+}
+
+/// G9: each run of the tool is a process of its own, so nothing but the row can tell it.
+#[test]
+fn a_disabled_trust_is_refused_until_it_is_enabled_by_name_or_by_id() {
+    let (shell, key) = Shell::with_trust("St. Mary");
+    let id = shell.id_of("St. Mary");
+    for which in ["St. Mary", &id] {
+        let disabled = shell.run(&["disable", which]);
+        assert_eq!((disabled.code, disabled.stdout), (0, format!("Disabled St. Mary ({id}).\n")));
+        assert_eq!(shell.verify(&*key).code, 1);
+        let enabled = shell.run(&["enable", which]);
+        assert_eq!((enabled.code, enabled.stdout), (0, format!("Enabled St. Mary ({id}).\n")));
+        assert_eq!(shell.verify(&*key).code, 0);
+
+        let json = shell.run(&["disable", which, "--json"]).json();
+        assert!(json["trust"]["disabled_at"].is_string());
+        let json = shell.run(&["enable", which, "--json"]).json();
+        assert_eq!(
+            (&json["trust"]["disabled_at"], &json["trust"]["id"]),
+            (&Value::Null, &id.as_str().into())
+        );
+    }
+}
+
+#[test]
+fn disabling_twice_keeps_the_first_time() {
+    let (shell, _) = Shell::with_trust("a");
+    let first = shell.run(&["disable", "a", "--json"]).json();
+    let second = shell.run(&["disable", "a", "--json"]).json();
+    assert_eq!(first, second);
+}
+
+#[test]
+fn a_rotated_key_is_refused_and_the_new_one_is_accepted_by_name_or_by_id() {
+    let (shell, mut old) = Shell::with_trust("a");
+    let other = shell.register("b");
+    let id = shell.id_of("a");
+    for which in ["a", &id] {
+        let ran = shell.run(&["rotate", which]);
+        assert_eq!(ran.code, 0);
+        let new = ran.stdout.strip_suffix('\n').unwrap().to_owned();
+        assert!(is_a_key(&new) && new != old);
+        assert!(!ran.stderr.contains(&new) && !ran.stderr.contains(&old));
+        assert!(ran.stderr.contains("cannot be shown again"));
+        assert_eq!(shell.verify(&*old).code, 1);
+        assert_eq!(shell.verify(&*new).code, 0);
+        old = new;
+    }
+    let json = shell.run(&["rotate", "a", "--json"]).json();
+    let new = json["api_key"].as_str().unwrap();
+    assert!(is_a_key(new));
+    assert_eq!(json["trust"]["id"], id.as_str());
+    assert_eq!(shell.verify(&*old).code, 1);
+    assert_eq!(shell.verify(new).code, 0);
+    assert_eq!(shell.verify(other).code, 0, "another trust's key was lost");
+}
+
+#[test]
+fn rotating_a_disabled_trust_does_not_enable_it() {
+    let (shell, _) = Shell::with_trust("a");
+    shell.run(&["disable", "a"]);
+    let new = shell.run(&["rotate", "a"]).stdout;
+    assert_eq!(shell.verify(&*new).code, 1);
+    shell.run(&["enable", "a"]);
+    assert_eq!(shell.verify(new).code, 0);
+}
+
+#[test]
+fn a_deleted_trust_is_refused_and_its_name_is_free_again() {
+    let (shell, key) = Shell::with_trust("a");
+    let id = shell.id_of("a");
+    let ran = shell.run(&["delete", "a"]);
+    assert_eq!((ran.code, ran.stdout), (0, format!("Deleted a ({id}).\n")));
+    assert_eq!(shell.verify(&*key).code, 1);
+
+    let again = shell.register("a");
+    let new_id = shell.id_of("a");
+    assert_ne!(id, new_id);
+    assert_eq!((shell.verify(&*key).code, shell.verify(&*again).code), (1, 0));
+    let json = shell.run(&["delete", &new_id, "--json"]).json();
+    assert_eq!(json["trust"]["name"], "a");
+    assert_eq!(shell.verify(again).code, 1);
+}
+
+#[test]
+fn an_unknown_trust_is_named_in_the_error() {
+    let (shell, _) = Shell::with_trust("a");
+    for which in ["nobody", "A", "a ", "67e55044-10b1-426f-9247-bb680e5fe0c8", ""] {
+        for command in ["disable", "enable", "rotate", "delete"] {
+            assert!(shell.run(&[command, which]).error().contains(which.trim()));
+            assert_eq!(shell.run(&[command, which, "--json"]).failure(), "no_such_trust");
+        }
+    }
+}
+
+#[test]
+fn a_key_that_was_given_for_a_name_is_not_repeated() {
+    let (shell, key) = Shell::with_trust("a");
+    for arguments in [&["disable", &key][..], &["rotate", &key], &["register", "--name", &key]] {
+        for json in [&[][..], &["--json"]] {
+            let ran = shell.run(&[arguments, json].concat());
+            assert_eq!(ran.code, 1);
+            assert!(!ran.stdout.contains(&key) && !ran.stderr.contains(&key));
+        }
+    }
+}
+
+#[test]
+fn a_taken_name_is_refused_and_changes_nothing() {
+    let (shell, key) = Shell::with_trust("a");
+    let before = shell.run(&["list", "--json"]).stdout;
+    assert!(shell.run(&["register", "--name", "a"]).error().contains("taken"));
+    assert_eq!(shell.run(&["register", "--name", "a", "--json"]).failure(), "name_taken");
+    assert_eq!(shell.run(&["list", "--json"]).stdout, before);
+    assert_eq!(shell.verify(key).code, 0);
+}
+
+#[test]
+fn an_invalid_name_is_refused_before_anything_is_written() {
+    let shell = Shell::new();
+    let long = "n".repeat(201);
+    for name in
+        ["", " ", " a", "a ", "a\nb", "a\u{1b}[2J", &long, "67e55044-10b1-426f-9247-bb680e5fe0c8", STRANGER]
+    {
+        assert!(shell.run(&["register", "--name", name]).error().contains("name"), "{name:?}");
+        assert_eq!(shell.run(&["register", "--name", name, "--json"]).failure(), "invalid_name", "{name:?}");
+    }
+    shell.assert_untouched();
+}
+
+#[test]
+fn a_name_of_any_script_is_fine() {
+    for name in ["Königin-Elisabeth-Herzberge", "聖路加", "a\"b'c\\d", "-", "verify", &"n".repeat(200)] {
+        let (shell, key) = Shell::with_trust(name);
+        assert_eq!(shell.verify_json(key).1["trust"]["name"], name);
+        assert_eq!(shell.run(&["disable", "--", name]).code, 0);
+    }
+}
+
+#[test]
+fn control_characters_of_a_code_do_not_reach_a_terminal() {
+    let shell = Shell::new();
+    let code = "x\u{1b}[2J\ny";
+    let key = shell.run(&["register", "--name", "a", "--code", code]).stdout;
+    let ran = shell.run(&["list"]);
+    assert_eq!(ran.stdout.lines().count(), 2, "{}", ran.stdout);
+    assert!(!ran.stdout.contains('\u{1b}') && !shell.verify(&*key).stdout.contains('\u{1b}'));
+    assert_eq!(shell.verify_json(key).1["trust"]["code"], code);
+}
+
+#[test]
+fn a_missing_database_is_made_by_register_alone() {
+    let shell = Shell::new();
+    for arguments in [&["list"][..], &["disable", "a"], &["enable", "a"], &["rotate", "a"], &["delete", "a"]]
+    {
+        let ran = shell.run(arguments);
+        assert!(ran.error().contains("trust-auth.db") && ran.error().contains("register"), "{}", ran.stderr);
+        assert_eq!(shell.run(&[arguments, &["--json"]].concat()).failure(), "not_found");
+    }
+    shell.assert_untouched();
+    shell.register("a");
+    assert!(shell.database().is_file());
+}
+
+#[test]
+fn a_run_leaves_the_database_and_no_side_files() {
+    let (shell, key) = Shell::with_trust("a");
+    shell.verify(key);
+    shell.run(&["list"]);
+    shell.run(&["disable", "nobody"]);
+    let names: Vec<_> = fs::read_dir(shell.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["trust-auth.db"]);
+}
+
+#[test]
+fn the_database_is_a_path_or_a_url_from_the_option_or_the_environment() {
+    let shell = Shell::new();
+    let file = shell.path().join("elsewhere.db");
+    let file = file.to_str().unwrap();
+    let key = shell.run(&["register", "--name", "a", "--database", file]).stdout;
+    assert!(!shell.database().exists());
+
+    let url = format!("sqlite:{file}");
+    for database in [file, &url, "elsewhere.db", "sqlite:elsewhere.db"] {
+        for arguments in [["--database", database, "verify"], ["verify", "--database", database]] {
+            let output = shell.command().args(arguments).write_stdin(&*key).output().unwrap();
+            assert_eq!(Ran::new(output).code, 0, "{arguments:?}");
+        }
+        let output = shell.command().env("TRUST_AUTH_DATABASE", database).arg("list").output().unwrap();
+        assert_eq!(Ran::new(output).code, 0);
+    }
+    // The option goes before the environment.
+    let output =
+        shell.command().env("TRUST_AUTH_DATABASE", "nowhere.db").args(["list", "--database", file]).output();
+    assert_eq!(Ran::new(output.unwrap()).code, 0);
+    let output = shell.command().env("TRUST_AUTH_DATABASE", "nowhere.db").arg("list").output();
+    assert!(Ran::new(output.unwrap()).error().contains("nowhere.db"));
+    assert!(!shell.database().exists() && !shell.path().join("nowhere.db").exists());
+}
+
+#[test]
+fn help_does_not_show_a_database_that_the_environment_names() {
+    let shell = Shell::new();
+    let url = "postgres://admin:hunter2@db/trusts";
+    for arguments in [&["--help"][..], &["list", "--help"], &["list"], &["list", "--json"], &["nonsense"]] {
+        let output = shell.command().env("TRUST_AUTH_DATABASE", url).args(arguments).output().unwrap();
+        let ran = Ran::new(output);
+        assert!(!ran.stdout.contains("hunter2") && !ran.stderr.contains("hunter2"));
+    }
+    shell.assert_untouched();
+}
+
+#[test]
+fn a_database_of_another_kind_is_refused() {
+    let shell = Shell::new();
+    for url in ["postgres://admin:hunter2@db/trusts", "mysql://db/trusts"] {
+        for command in [&["list"][..], &["register", "--name", "a"]] {
+            let ran = shell.run(&[command, &["--database", url, "--json"]].concat());
+            assert_eq!(ran.failure(), "unsupported_url");
+            assert!(!ran.stdout.contains("hunter2"));
+        }
+    }
+    shell.assert_untouched();
+}
+
+#[test]
+fn a_file_that_is_no_database_is_refused_and_left_as_it_was() {
+    let shell = Shell::new();
+    let content = "This is a text. ".repeat(1_000);
+    fs::write(shell.database(), &content).unwrap();
+    for arguments in
+        [&["list"][..], &["register", "--name", "a"], &["disable", "a"], &["rotate", "a"], &["delete", "a"]]
+    {
+        assert!(shell.run(arguments).error().contains("trust-auth.db"));
+        assert_eq!(shell.run(&[arguments, &["--json"]].concat()).failure(), "not_a_database");
+    }
+    assert_eq!(shell.verify_json(STRANGER).1["reason"], "unavailable");
+    assert_eq!(fs::read_to_string(shell.database()).unwrap(), content);
+    assert_eq!(fs::read_dir(shell.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_folder_in_the_place_of_the_database_is_refused() {
+    let shell = Shell::new();
+    fs::create_dir(shell.database()).unwrap();
+    for arguments in [&["list"][..], &["register", "--name", "a"]] {
+        assert!(shell.run(arguments).error().contains("trust-auth.db"));
+        assert_eq!(shell.run(&[arguments, &["--json"]].concat()).failure(), "cannot_open");
+    }
+    assert_eq!(fs::read_dir(shell.database()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_missing_folder_is_not_made() {
+    let shell = Shell::new();
+    let file = shell.path().join("no/such/folder/trusts.db");
+    let file = file.to_str().unwrap();
+    for arguments in [&["list"][..], &["register", "--name", "a"]] {
+        let arguments = [arguments, &["--database", file]].concat();
+        assert!(shell.run(&arguments).error().contains("no/such/folder"));
+        shell.run(&[&arguments[..], &["--json"]].concat()).failure();
+    }
+    shell.assert_untouched();
+}
+
+#[test]
+fn a_parent_that_is_a_file_is_refused_and_left_as_it_was() {
+    let shell = Shell::new();
+    let parent = shell.path().join("parent");
+    fs::write(&parent, "content").unwrap();
+    for arguments in [&["list"][..], &["register", "--name", "a"]] {
+        let arguments = [arguments, &["--database", "parent/trusts.db"]].concat();
+        assert!(shell.run(&arguments).error().contains("parent"));
+        shell.run(&[&arguments[..], &["--json"]].concat()).failure();
+    }
+    assert_eq!(fs::read_to_string(parent).unwrap(), "content");
+}
+
+/// A process with the powers of root writes anywhere, so there the claim is only that a failure is typed.
+#[cfg(unix)]
+#[test]
+fn an_unwritable_folder_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let shell = Shell::new();
+    let folder = shell.path().join("sealed");
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o555)).unwrap();
+    let everything_is_writable = fs::write(folder.join("probe"), "").is_ok();
+
+    let ran = shell.run(&["register", "--name", "a", "--database", "sealed/trusts.db", "--json"]);
+    if !everything_is_writable {
+        assert_eq!(ran.failure(), "cannot_open");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    }
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn a_malformed_hash_is_warned_of_without_its_content() {
+    let (shell, key) = Shell::with_trust("a");
+    let hash = trust_auth::KeyHash::of(&key).to_string();
+    let mut bytes = fs::read(shell.database()).unwrap();
+    let at = bytes.windows(64).position(|window| window == hash.as_bytes()).unwrap();
+    bytes[at] = b'!';
+    fs::write(shell.database(), bytes).unwrap();
+
+    let ran = shell.verify(key);
+    assert_eq!(ran.code, 1);
+    assert!(
+        ran.stderr.contains("api_key_hash") && ran.stderr.contains(&shell.id_of_quietly("a")),
+        "{}",
+        ran.stderr
+    );
+    assert!(!ran.stderr.contains(&hash[1..]));
+}
+
+impl Shell {
+    /// [`id_of`](Self::id_of), where a warning is expected on standard error.
+    fn id_of_quietly(&self, name: &str) -> String {
+        let listed: Value = serde_json::from_str(&self.run(&["list", "--json"]).stdout).unwrap();
+        assert_eq!(listed["trusts"][0]["name"], name);
+        listed["trusts"][0]["id"].as_str().unwrap().to_owned()
+    }
+}
+
+#[test]
+fn wrong_usage_exits_with_2_and_touches_nothing() {
+    let shell = Shell::new();
+    for arguments in [
+        &[][..],
+        &["nonsense"],
+        &["--nonsense"],
+        &["register"],
+        &["register", "--name"],
+        &["register", "a"],
+        &["register", "--name", "a", "--code", ""],
+        &["register", "--name", "a", "--region", ""],
+        &["list", "a"],
+        &["disable"],
+        &["disable", "a", "b"],
+        &["rotate"],
+        &["delete"],
+        &["list", "--database"],
+        &["list", "--database", ""],
+        &["completions"],
+        &["completions", "cobol"],
+    ] {
+        let ran = shell.run(arguments);
+        assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{arguments:?}");
+        assert!(
+            ran.stderr.contains("Usage:") || ran.stderr.contains("--help"),
+            "{arguments:?}: {}",
+            ran.stderr
+        );
+    }
+    let output =
+        shell.command().env("TRUST_AUTH_DATABASE", "").args(["register", "--name", "a"]).output().unwrap();
+    assert_eq!(Ran::new(output).code, 2);
+    shell.assert_untouched();
+}
+
+#[test]
+fn help_explains_every_command() {
+    let shell = Shell::new();
+    let overview = shell.run(&["--help"]);
+    assert_eq!((overview.code, overview.stderr.as_str()), (0, ""));
+    for part in ["Exit codes", "--json", "--database", "TRUST_AUTH_DATABASE"] {
+        assert!(overview.stdout.contains(part), "{part}");
+    }
+    for command in COMMANDS {
+        assert!(overview.stdout.contains(&format!("\n  {command} ")), "{command}");
+        let help = shell.run(&[command, "--help"]);
+        assert_eq!((help.code, help.stderr.as_str()), (0, ""));
+        assert!(help.stdout.contains(&format!("Usage: trust-auth {command}")), "{}", help.stdout);
+    }
+    assert_eq!(shell.run(&["--version"]).stdout, format!("trust-auth {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn completions_know_every_command_in_every_shell() {
+    let shell = Shell::new();
+    for name in ["bash", "zsh", "fish"] {
+        let ran = shell.run(&["completions", name]);
+        assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+        for command in COMMANDS {
+            assert!(ran.stdout.contains(command), "{name} {command}");
+        }
+        let json = shell.run(&["completions", name, "--json"]).json();
+        assert_eq!(json["shell"], name);
+        assert_eq!(json["script"].as_str().unwrap().trim_end(), ran.stdout.trim_end());
+    }
+    shell.assert_untouched();
+}
+
+/// The tool, with nobody at the other end of its standard output.
+fn run_unheard(shell: &Shell, arguments: &[&str], input: Option<&str>) -> Ran {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_trust-auth"))
+        .args(arguments)
+        .current_dir(shell.path())
+        .env_remove("TRUST_AUTH_DATABASE")
+        .stdin(std::process::Stdio::piped())
+        .stdout(writer)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
+        std::io::Write::write_all(&mut stdin, input.as_bytes()).unwrap();
+    }
+    Ran::new(child.wait_with_output().unwrap())
+}
+
+#[test]
+fn a_closed_standard_output_is_no_panic_and_keeps_the_exit_code() {
+    let (shell, key) = Shell::with_trust("a");
+    for json in [&[][..], &["--json"]] {
+        for (arguments, input, code) in [
+            (&["list"][..], None, 0),
+            (&["disable", "a"], None, 0),
+            (&["enable", "a"], None, 0),
+            (&["completions", "bash"], None, 0),
+            (&["verify"], Some(&*key), 0),
+            (&["verify"], Some(STRANGER), 1),
+            (&["delete", "nobody"], None, 1),
+        ] {
+            let ran = run_unheard(&shell, &[arguments, json].concat(), input);
+            assert_eq!(ran.code, code, "{arguments:?} {}", ran.stderr);
+        }
+    }
+    assert_eq!(run_unheard(&shell, &["--help"], None).code, 0);
+}
+
+#[test]
+fn a_new_key_that_nobody_saw_is_an_error_that_says_what_to_do() {
+    let (shell, _) = Shell::with_trust("a");
+    for arguments in
+        [&["rotate", "a"][..], &["register", "--name", "b"], &["register", "--name", "c", "--json"]]
+    {
+        let ran = run_unheard(&shell, arguments, None);
+        assert_eq!(ran.code, 1);
+        assert!(ran.stderr.contains("trust-auth rotate "), "{}", ran.stderr);
+        assert!(!ran.stderr.split(|c: char| c.is_whitespace() || c == '`').any(is_a_key));
+    }
+}
+
+#[test]
+fn two_registrations_at_once_both_succeed() {
+    let shell = Shell::new();
+    let keys: Vec<String> = std::thread::scope(|scope| {
+        let running: Vec<_> =
+            ["a", "b"].map(|name| scope.spawn(|| shell.register(name))).into_iter().collect();
+        running.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    for key in keys {
+        assert_eq!(shell.verify(key).code, 0);
+    }
+}

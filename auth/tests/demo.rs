@@ -1,0 +1,241 @@
+//! The demo through its real binary, small: what it reports, that it held, and that nothing is left of it.
+//!
+//! How fast it was is not asserted: that is for whoever runs it on a machine that does nothing else.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+const PROMISED: [&str; 27] = [
+    "trusts",
+    "seconds",
+    "requests",
+    "hits",
+    "stale_hits",
+    "sweeps",
+    "rows_swept",
+    "refused_missing",
+    "refused_invalid",
+    "refused_unavailable",
+    "rotated",
+    "disabled",
+    "enabled",
+    "deleted",
+    "changed_elsewhere",
+    "revoked_presented",
+    "revoked_grants",
+    "valid_presented",
+    "valid_refused",
+    "wrong_trust",
+    "undecided",
+    "hot_p50_us",
+    "hot_p99_us",
+    "sweep_p50_us",
+    "sweep_p99_us",
+    "fetch_p50_us",
+    "fetch_p99_us",
+];
+
+/// The demo, whose temporary folder is made in `folder`.
+fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trust-auth"));
+    command
+        .arg("demo")
+        .args(arguments)
+        .current_dir(folder)
+        .env("TMPDIR", folder)
+        .env("TMP", folder)
+        .env_remove("TRUST_AUTH_DATABASE")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Runs it, and asserts that nothing was left behind.
+fn run(arguments: &[&str]) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    let output = command(folder.path(), arguments).output().unwrap();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "the demo has left something behind");
+    output
+}
+
+fn report(arguments: &[&str]) -> Value {
+    let output = run(arguments);
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{stdout}");
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    assert!(stdout.ends_with('\n') && stdout.matches('\n').count() == 1, "{stdout:?}");
+    serde_json::from_str(&stdout).unwrap()
+}
+
+fn count(report: &Value, field: &str) -> u64 {
+    report[field].as_u64().unwrap_or_else(|| panic!("{field} in {report}"))
+}
+
+#[test]
+fn the_report_is_one_line_of_numbers_and_says_that_it_held() {
+    let report = report(&["--trusts", "30", "--seconds", "1", "--json"]);
+    let fields = report.as_object().unwrap();
+    assert!(fields.values().all(Value::is_number), "{report}");
+    for field in PROMISED {
+        assert!(fields.contains_key(field), "{field} in {report}");
+    }
+    assert_eq!(fields.len(), PROMISED.len(), "{report}");
+
+    let count = |field| count(&report, field);
+    assert_eq!(count("trusts"), 30);
+    for bad in ["revoked_grants", "valid_refused", "wrong_trust", "refused_unavailable"] {
+        assert_eq!(count(bad), 0, "{bad} in {report}");
+    }
+    for kind in ["rotated", "disabled", "enabled", "deleted", "revoked_presented", "valid_presented"] {
+        assert!(count(kind) > 0, "{kind} in {report}");
+    }
+    assert!(count("refused_missing") > 0 && count("refused_invalid") > 0, "{report}");
+    for latency in ["hot_p50_us", "hot_p99_us", "sweep_p50_us", "sweep_p99_us", "fetch_p50_us"] {
+        assert!(report[latency].as_f64().unwrap() > 0.0, "{latency} in {report}");
+    }
+}
+
+#[test]
+fn every_request_is_accounted_for() {
+    let report = report(&["--trusts", "30", "--seconds", "1", "--json"]);
+    let count = |field| count(&report, field);
+    let judged = count("revoked_presented") + count("valid_presented") + count("undecided");
+    assert_eq!(judged, count("requests"), "{report}");
+    assert_eq!(count("hits") + count("sweeps") + count("refused_missing"), count("requests"), "{report}");
+    assert!(count("stale_hits") <= count("sweeps"), "{report}");
+    assert!(count("rows_swept") <= count("sweeps") * 30, "{report}");
+}
+
+#[test]
+fn one_trust_alone_is_rotated_disabled_enabled_and_deleted() {
+    let report = report(&["--trusts", "1", "--seconds", "1", "--json"]);
+    for kind in ["rotated", "disabled", "enabled", "deleted"] {
+        assert_eq!(count(&report, kind), 1, "{kind} in {report}");
+    }
+    assert_eq!(count(&report, "revoked_grants") + count(&report, "valid_refused"), 0, "{report}");
+}
+
+/// G9: the second round of changes is made behind the cache's back, where nothing but the live row refuses a revoked key.
+#[test]
+fn revocations_by_another_process_are_stale_hits_and_never_granted() {
+    let report = report(&["--trusts", "60", "--seconds", "1", "--json"]);
+    if count(&report, "rotated") > 1 {
+        assert_eq!(count(&report, "changed_elsewhere"), 4, "{report}");
+        assert!(count(&report, "stale_hits") > 0, "{report}");
+    }
+    assert_eq!(count(&report, "revoked_grants"), 0, "{report}");
+}
+
+#[test]
+fn the_table_is_for_people_and_its_last_line_says_that_it_held() {
+    let output = run(&["--trusts", "30", "--seconds", "1"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stderr.is_empty(), "a progress bar where nobody looks");
+    let text = String::from_utf8(output.stdout).unwrap();
+    for part in [
+        "30 trusts",
+        "requests",
+        "per second",
+        "hits",
+        "stale hits",
+        "sweeps",
+        "rows",
+        "missing",
+        "invalid",
+        "unavailable",
+        "rotated",
+        "disabled",
+        "deleted",
+        "hot path",
+        "sweep path",
+        "bare fetch",
+        "p50",
+        "p99",
+        "times",
+    ] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    assert!(text.lines().last().unwrap().starts_with("It held: "), "{text}");
+}
+
+#[test]
+fn absurd_arguments_are_wrong_usage() {
+    for arguments in [
+        ["--trusts", "0"],
+        ["--trusts", "-1"],
+        ["--trusts", "100001"],
+        ["--trusts", "99999999999999999999"],
+        ["--trusts", "many"],
+        ["--trusts", ""],
+        ["--seconds", "0"],
+        ["--seconds", "3601"],
+        ["--seconds", "0.5"],
+        ["--seconds", "-5"],
+        ["--seconds", "inf"],
+    ] {
+        for json in [&[][..], &["--json"]] {
+            let output = run(&[&arguments[..], json].concat());
+            assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+            assert!(output.stdout.is_empty());
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert!(stderr.contains(arguments[0]), "{stderr}");
+        }
+    }
+}
+
+#[test]
+fn the_demo_leaves_the_named_database_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let named = folder.path().join("precious.db");
+    fs::write(&named, "not to be touched").unwrap();
+    let temporary = folder.path().join("temporary");
+    fs::create_dir(&temporary).unwrap();
+    let output = command(&temporary, &["--trusts", "1", "--seconds", "1", "--json"])
+        .env("TRUST_AUTH_DATABASE", &named)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(fs::read_to_string(named).unwrap(), "not to be touched");
+}
+
+#[cfg(unix)]
+#[test]
+fn without_a_temporary_folder_it_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let output =
+        command(folder.path(), &["--json"]).env("TMPDIR", folder.path().join("none")).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["error"]["kind"], "temporary_folder");
+    assert!(json["error"]["message"].as_str().unwrap().contains("TMPDIR"));
+}
+
+/// Whether it is still registering trusts or already running, a signal ends it, and the folder goes.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_demo_removes_its_folder() {
+    for signal in ["INT", "TERM", "HUP"] {
+        for trusts in ["1", "100000"] {
+            let folder = tempfile::tempdir().unwrap();
+            let arguments = ["--trusts", trusts, "--seconds", "3600", "--json"];
+            let mut child = command(folder.path(), &arguments).spawn().unwrap();
+            // The folder is made after the signals are listened for.
+            while fs::read_dir(folder.path()).unwrap().count() == 0 {
+                assert!(child.try_wait().unwrap().is_none(), "the demo ended by itself");
+                std::thread::yield_now();
+            }
+            let killed = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap();
+            assert!(killed.success());
+
+            let output = child.wait_with_output().unwrap();
+            assert_eq!(output.status.code(), Some(130), "{signal}");
+            let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(json["error"]["kind"], "interrupted");
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "{signal} {trusts}");
+        }
+    }
+}

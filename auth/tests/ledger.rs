@@ -1,0 +1,231 @@
+//! What every store must do alike: the contract of `TrustStore` and `TrustLedger`.
+
+mod stores;
+
+use sqlx::Connection;
+use stores::{Backend, World, by_name, second_connection, sqlite_options};
+use trust_auth::{
+    Change, KeyHash, MemoryStore, NewTrust, SqliteStore, StoreError, Trust, TrustLedger, TrustRef, TrustStore,
+};
+use uuid::Uuid;
+
+on_every_store!(
+    a_new_row_is_enabled_and_reads_back_as_it_was_returned,
+    a_row_is_found_by_id_and_by_name,
+    a_name_that_is_taken_is_refused_and_nothing_is_written,
+    a_trust_that_is_not_there_is_refused_by_every_change,
+    a_second_disabling_keeps_the_time_of_the_first,
+    a_change_tells_the_former_hash,
+    a_deleted_row_leaves_its_name_free,
+    candidates_are_the_enabled_rows_with_a_hash_in_the_order_of_insertion,
+    the_list_is_by_name_and_has_the_disabled_too,
+    names_are_compared_to_the_letter,
+);
+
+fn new(name: &str) -> NewTrust {
+    NewTrust::new(name).unwrap()
+}
+
+async fn store<S: Backend>() -> World<S> {
+    World::<S>::new().await
+}
+
+async fn a_new_row_is_enabled_and_reads_back_as_it_was_returned<S: Backend>() {
+    let world = store::<S>().await;
+    let hash = KeyHash::of("key");
+    let trust = world.store.insert(new("Sté. Marie — 北").code("SM'1\"").region(""), hash).await.unwrap();
+    assert!(trust.is_enabled() && trust.accepts(&hash));
+    assert_eq!((trust.code.as_deref(), trust.region.as_deref()), (Some("SM'1\""), Some("")));
+    assert_eq!(world.store.fetch(trust.id).await.unwrap(), Some(trust));
+    assert_eq!(world.store.fetch(Uuid::nil()).await.unwrap(), None);
+}
+
+async fn a_row_is_found_by_id_and_by_name<S: Backend>() {
+    let world = store::<S>().await;
+    let trust = world.store.insert(new("a"), KeyHash::of("a")).await.unwrap();
+    let other = world.store.insert(new("b"), KeyHash::of("b")).await.unwrap();
+    for which in [TrustRef::Id(trust.id), by_name("a"), trust.id.simple().to_string().as_str().into()] {
+        let change = world.store.set_enabled(&which, true).await.unwrap();
+        assert_eq!(change.trust, trust);
+    }
+    world.store.delete(&by_name("a")).await.unwrap();
+    assert_eq!(world.store.list().await.unwrap(), [other]);
+}
+
+async fn a_name_that_is_taken_is_refused_and_nothing_is_written<S: Backend>() {
+    let world = store::<S>().await;
+    let first = world.store.insert(new("a"), KeyHash::of("first")).await.unwrap();
+    let error = world.store.insert(new("a"), KeyHash::of("second")).await.unwrap_err();
+    assert!(matches!(&error, StoreError::NameTaken { name } if name == "a"));
+    assert!(error.to_string().contains("choose another"), "{error}");
+    assert_eq!(world.store.list().await.unwrap(), [first]);
+}
+
+async fn a_trust_that_is_not_there_is_refused_by_every_change<S: Backend>() {
+    let world = store::<S>().await;
+    let trust = world.store.insert(new("a"), KeyHash::of("a")).await.unwrap();
+    for which in [by_name("b"), TrustRef::Id(Uuid::nil()), by_name("")] {
+        let refused = [
+            world.store.replace_hash(&which, KeyHash::of("b")).await,
+            world.store.set_enabled(&which, false).await,
+            world.store.delete(&which).await,
+        ];
+        for error in refused {
+            assert!(matches!(error, Err(StoreError::NoSuchTrust { which: told }) if told == which));
+        }
+    }
+    assert_eq!(world.store.list().await.unwrap(), [trust]);
+}
+
+async fn a_second_disabling_keeps_the_time_of_the_first<S: Backend>() {
+    let world = store::<S>().await;
+    let trust = world.store.insert(new("a"), KeyHash::of("a")).await.unwrap();
+    let which = TrustRef::Id(trust.id);
+    let first = world.store.set_enabled(&which, false).await.unwrap().trust;
+    assert!(!first.is_enabled());
+    assert_eq!(world.store.set_enabled(&which, false).await.unwrap().trust, first);
+    assert_eq!(world.store.fetch(trust.id).await.unwrap(), Some(first));
+
+    assert_eq!(world.store.set_enabled(&which, true).await.unwrap().trust, trust);
+    assert_eq!(world.store.set_enabled(&which, true).await.unwrap().trust, trust);
+    assert_eq!(world.store.fetch(trust.id).await.unwrap(), Some(trust));
+}
+
+async fn a_change_tells_the_former_hash<S: Backend>() {
+    let world = store::<S>().await;
+    let (old, new_hash) = (KeyHash::of("old"), KeyHash::of("new"));
+    let trust = world.store.insert(new("a"), old).await.unwrap();
+    let which = TrustRef::Id(trust.id);
+    let rotated = Trust { api_key_hash: Some(new_hash), ..trust };
+
+    let change = world.store.replace_hash(&which, new_hash).await.unwrap();
+    assert_eq!(change, Change { trust: rotated.clone(), former_hash: Some(old) });
+    let change = world.store.set_enabled(&which, true).await.unwrap();
+    assert_eq!(change.former_hash, Some(new_hash));
+    let change = world.store.delete(&which).await.unwrap();
+    assert_eq!(change, Change { trust: rotated, former_hash: Some(new_hash) });
+    assert_eq!(world.store.fetch(change.trust.id).await.unwrap(), None);
+}
+
+async fn a_deleted_row_leaves_its_name_free<S: Backend>() {
+    let world = store::<S>().await;
+    let first = world.store.insert(new("a"), KeyHash::of("a")).await.unwrap();
+    world.store.delete(&by_name("a")).await.unwrap();
+    let second = world.store.insert(new("a"), KeyHash::of("a")).await.unwrap();
+    assert_ne!(first.id, second.id);
+    assert_eq!(world.store.list().await.unwrap(), [second]);
+}
+
+async fn candidates_are_the_enabled_rows_with_a_hash_in_the_order_of_insertion<S: Backend>() {
+    let world = store::<S>().await;
+    let mut rows = Vec::new();
+    for name in ["d", "c", "b", "a", "e"] {
+        rows.push(world.store.insert(new(name), KeyHash::of(name)).await.unwrap());
+    }
+    world.store.set_enabled(&by_name("c"), false).await.unwrap();
+    world.store.forget_hash(rows[3].id).await;
+    world.store.delete(&by_name("d")).await.unwrap();
+    world.store.replace_hash(&by_name("b"), KeyHash::of("new")).await.unwrap();
+
+    let candidates = world.store.candidates().await.unwrap();
+    assert_eq!(candidates.hashes(), [KeyHash::of("new"), KeyHash::of("e")]);
+    assert_eq!(candidates.len(), 2);
+    assert_eq!([0, 1, 2].map(|at| candidates.id(at)), [Some(rows[2].id), Some(rows[4].id), None]);
+}
+
+async fn the_list_is_by_name_and_has_the_disabled_too<S: Backend>() {
+    let world = store::<S>().await;
+    assert_eq!(world.store.list().await.unwrap(), []);
+    for name in ["b", "Z", "é", "a", "a b"] {
+        world.store.insert(new(name), KeyHash::of(name)).await.unwrap();
+    }
+    world.store.set_enabled(&by_name("a"), false).await.unwrap();
+    let names: Vec<String> = world.store.list().await.unwrap().into_iter().map(|trust| trust.name).collect();
+    assert_eq!(names, ["Z", "a", "a b", "b", "é"]);
+}
+
+async fn names_are_compared_to_the_letter<S: Backend>() {
+    let world = store::<S>().await;
+    for name in ["a", "A", "é", "e\u{301}"] {
+        world.store.insert(new(name), KeyHash::of(name)).await.unwrap();
+    }
+    assert_eq!(world.store.delete(&by_name("A")).await.unwrap().trust.name, "A");
+    assert_eq!(world.store.list().await.unwrap().len(), 3);
+    // No pattern, no SQL.
+    for name in ["%", "_", "a' OR 'a'='a", "a\0"] {
+        assert_eq!(world.store.delete(&by_name(name)).await.unwrap_err().kind(), "no_such_trust");
+    }
+}
+
+#[tokio::test]
+async fn a_closed_database_has_everything_when_it_is_opened_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("trusts.db");
+    let store = sqlite_options(&file).connect().await.unwrap();
+    let trust = store.insert(new("a").code("A"), KeyHash::of("key")).await.unwrap();
+    let disabled = store.set_enabled(&by_name("a"), false).await.unwrap().trust;
+    assert_ne!(trust, disabled);
+    store.close().await;
+
+    let store = SqliteStore::options(&file).connect().await.unwrap();
+    assert_eq!(store.list().await.unwrap(), [disabled]);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn processes_that_make_one_database_at_the_same_time_all_succeed() {
+    for _ in 0..10 {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("trusts.db");
+        let openers: Vec<_> = (0..8).map(|_| tokio::spawn(sqlite_options(&file).connect())).collect();
+        let mut stores = Vec::new();
+        for opener in openers {
+            stores.push(opener.await.unwrap().unwrap());
+        }
+        let trust = stores[0].insert(new("a"), KeyHash::of("key")).await.unwrap();
+        for store in &stores {
+            assert_eq!(store.fetch(trust.id).await.unwrap(), Some(trust.clone()));
+        }
+        assert_eq!(stores[7].delete(&by_name("a")).await.unwrap().trust, trust);
+        assert_eq!(stores[0].list().await.unwrap(), []);
+    }
+}
+
+#[tokio::test]
+async fn the_database_is_in_wal_mode_and_has_no_index_on_the_hash() {
+    let world = World::<SqliteStore>::new().await;
+    let mut other = second_connection(&world.store).await;
+    let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut other).await.unwrap();
+    assert_eq!(mode, "wal");
+    let indexed: Vec<String> = sqlx::query_scalar(
+        "SELECT column.name FROM pragma_index_list('trust') AS list, pragma_index_info(list.name) AS column",
+    )
+    .fetch_all(&mut other)
+    .await
+    .unwrap();
+    assert_eq!(indexed.len(), 2);
+    assert!(!indexed.contains(&"api_key_hash".to_owned()), "{indexed:?}");
+    other.close().await.unwrap();
+}
+
+#[test]
+fn a_memory_store_of_rows_refuses_two_with_one_name_or_one_id() {
+    let row = |id, name: &str| Trust {
+        id: Uuid::from_u128(id),
+        name: name.into(),
+        code: None,
+        region: None,
+        api_key_hash: None,
+        created_at: time::OffsetDateTime::UNIX_EPOCH,
+        last_heartbeat: None,
+        disabled_at: None,
+    };
+    let kind = |rows: [Trust; 2]| MemoryStore::with_rows(rows).unwrap_err().kind();
+    assert_eq!(kind([row(1, "a"), row(2, "a")]), "name_taken");
+    assert_eq!(kind([row(1, "a"), row(1, "b")]), "bad_row");
+
+    let store = MemoryStore::with_rows([row(1, "a"), row(2, "b")]).unwrap();
+    assert_eq!(store.put(row(2, "a")).unwrap_err().kind(), "name_taken");
+    assert_eq!(store.put(row(2, "c")).unwrap(), Some(row(2, "b")));
+    assert_eq!(store.put(row(3, "b")).unwrap(), None);
+}

@@ -1,0 +1,358 @@
+//! A revoked key is refused at once, whatever the cache holds (G9); what a revocation does to the cache, and what it leaves alone
+//! (G1, G2).
+
+mod stores;
+
+use std::future::pending;
+use std::sync::Arc;
+
+use stores::{Backend, Moment, Tampered, World, by_name};
+use tokio::sync::Notify;
+use trust_auth::{
+    ApiKey, AuthError, KeyHash, NewTrust, Path, RegistryError, StoreError, TrustLedger, TrustRegistry,
+};
+
+on_every_store!(
+    a_rotated_key_is_refused_at_once_g9,
+    a_disabled_trust_is_refused_at_once_and_enabled_again_at_once_g9,
+    a_deleted_trust_is_refused_at_once_g9,
+    a_stale_hit_on_a_deleted_row_is_refused_g9,
+    a_stale_hit_on_a_disabled_row_is_refused_g9,
+    a_stale_hit_on_a_rotated_row_is_refused_and_the_new_key_is_granted_g9,
+    a_stale_hit_on_a_row_without_hash_is_refused_g9,
+    a_trust_registered_again_under_its_name_has_only_its_new_key_g9,
+    a_key_that_moved_to_another_row_is_granted_as_that_row_g4,
+    a_stale_hit_leaves_the_cache_as_it_is,
+    a_change_invalidates_its_own_key_and_leaves_the_others_hot_g2,
+    a_refused_change_invalidates_nothing,
+    a_change_is_committed_before_its_key_is_invalidated_g1,
+    a_revocation_during_the_sweep_is_refused_and_not_remembered_g1,
+    a_row_that_another_process_revokes_during_the_sweep_is_refused_and_not_remembered_g9,
+    a_revocation_after_the_live_row_was_read_is_not_remembered_g1,
+    a_change_of_unknown_outcome_invalidates_every_key,
+    a_change_cancelled_before_its_commit_invalidates_every_key,
+    a_change_cancelled_after_its_commit_invalidates_every_key,
+    a_panic_in_the_store_invalidates_every_key,
+    a_revoked_key_presented_again_costs_the_others_nothing,
+);
+
+async fn assert_refused<S: TrustLedger>(world: &World<S>, key: &ApiKey, path: Path) {
+    let attempt = world.attempt(key).await;
+    assert!(matches!(attempt.result, Err(AuthError::Invalid)), "{:?}", attempt.result);
+    assert_eq!(attempt.path, path);
+}
+
+async fn a_rotated_key_is_refused_at_once_g9<S: Backend>() {
+    let world = World::<S>::new().await;
+    let (trust, old) = world.register_hot("a").await;
+    let (rotated, new) = world.registry.rotate(&trust.id.into()).await.unwrap();
+    assert_eq!(rotated.id, trust.id);
+
+    assert_refused(&world, &old, Path::Sweep).await;
+    assert_eq!(world.attempt(&new).await.result.unwrap().id, trust.id);
+    assert_refused(&world, &old, Path::Sweep).await;
+}
+
+async fn a_disabled_trust_is_refused_at_once_and_enabled_again_at_once_g9<S: Backend>() {
+    let world = World::<S>::new().await;
+    let (trust, key) = world.register_hot("a").await;
+    assert!(!world.registry.disable(&by_name("a")).await.unwrap().is_enabled());
+    assert_refused(&world, &key, Path::Sweep).await;
+    // A key that is rotated while its trust is disabled stays refused.
+    let (rotated, new) = world.registry.rotate(&trust.id.into()).await.unwrap();
+    assert!(!rotated.is_enabled());
+    assert_refused(&world, &new, Path::Sweep).await;
+
+    assert!(world.registry.enable(&by_name("a")).await.unwrap().is_enabled());
+    assert_eq!(world.attempt(&new).await.result.unwrap().id, trust.id);
+    assert_refused(&world, &key, Path::Sweep).await;
+}
+
+async fn a_deleted_trust_is_refused_at_once_g9<S: Backend>() {
+    let world = World::<S>::new().await;
+    let (trust, key) = world.register_hot("a").await;
+    assert_eq!(world.registry.delete(&by_name("a")).await.unwrap(), trust);
+    assert_refused(&world, &key, Path::Sweep).await;
+}
+
+// Stale hits: the change comes from a program that cannot reach this cache.
+
+async fn a_stale_hit_on_a_deleted_row_is_refused_g9<S: Backend>() {
+    let world = World::<S>::new().await;
+    let (trust, key) = world.register_hot("a").await;
+    world.store.delete(&trust.id.into()).await.unwrap();
+    assert_refused(&world, &key, Path::StaleHit).await;
+}
+
+async fn a_stale_hit_on_a_disabled_row_is_refused_g9<S: Backend>() {
+    let world = World::<S>::new().await;
+    let (trust, key) = world.register_hot("a").await;
+    world.store.set_enabled(&trust.id.into(), false).await.unwrap();
+    assert_refused(&world, &key, Path::StaleHit).await;
+
+    world.store.set_enabled(&trust.id.into(), true).await.unwrap();
+    let attempt = world.attempt(&key).await;
+    assert_eq!((attempt.result.unwrap().id, attempt.path), (trust.id, Path::Hit));
+}
+
+async fn a_stale_hit_on_a_rotated_row_is_refused_and_the_new_key_is_granted_g9<S: Backend>() {
+    let world = World::<S>::new().await;
+    let (trust, old) = world.register_hot("a").await;
+    let new = ApiKey::generate().unwrap();
+    let change = world.store.replace_hash(&trust.id.into(), new.hash()).await.unwrap();
+    assert_eq!(change.former_hash, Some(old.hash()));
+
+    assert_refused(&world, &old, Path::StaleHit).await;
+    let attempt = world.attempt(&new).await;
+    assert_eq!((attempt.result.unwrap().id, attempt.path), (trust.id, Path::Sweep));
+}
+
+async fn a_stale_hit_on_a_row_without_hash_is_refused_g9<S: Backend>() {
+    let world = World::<S>::new().await;
+    let (trust, key) = world.register_hot("a").await;
+    world.store.forget_hash(trust.id).await;
+    assert_refused(&world, &key, Path::StaleHit).await;
+}
+
+async fn a_trust_registered_again_under_its_name_has_only_its_new_key_g9<S: Backend>() {
+    let world = World::<S>::new().await;
+    let (former, old) = world.register_hot("a").await;
+    // By a program that cannot reach this cache.
+    let elsewhere = TrustRegistry::new(Arc::clone(&world.store), Arc::default());
+    elsewhere.delete(&by_name("a")).await.unwrap();
+    let (again, new) = elsewhere.register(NewTrust::new("a").unwrap()).await.unwrap();
+    assert_ne!(again.id, former.id);
+
+    assert_refused(&world, &old, Path::StaleHit).await;
+    assert_eq!(world.attempt(&new).await.result.unwrap().id, again.id);
+}
+
+async fn a_key_that_moved_to_another_row_is_granted_as_that_row_g4<S: Backend>() {
+    let world = World::<S>::new().await;
+    let (former, key) = world.register_hot("a").await;
+    world.store.delete(&former.id.into()).await.unwrap();
+    let heir = world.store.insert(NewTrust::new("b").unwrap(), key.hash()).await.unwrap();
+
+    let attempt = world.attempt(&key).await;
+    assert_eq!((attempt.result.unwrap().id, attempt.path), (heir.id, Path::StaleHit));
+    let attempt = world.attempt(&key).await;
+    assert_eq!((attempt.result.unwrap().id, attempt.path), (heir.id, Path::Hit));
+}
+
+/// An invalidation would supersede the leases of the bucket's other keys, whenever the holder of a revoked key likes.
+async fn a_stale_hit_leaves_the_cache_as_it_is<S: Backend>() {
+    let world = World::<S>::new().await;
+    let (trust, key) = world.register_hot("a").await;
+    world.store.delete(&trust.id.into()).await.unwrap();
+    let lease = world.cache.lease(&key.hash());
+    for _ in 0..2 {
+        assert_refused(&world, &key, Path::StaleHit).await;
+    }
+    assert_eq!(world.cached(&key), Some(trust.id));
+    assert!(lease.remember(trust.id));
+}
+
+async fn a_change_invalidates_its_own_key_and_leaves_the_others_hot_g2<S: Backend>() {
+    let world = World::<S>::new().await;
+    let mut others = Vec::new();
+    for at in 0..20 {
+        others.push(world.register_hot(&format!("other {at}")).await);
+    }
+    let (trust, key) = world.register_hot("a").await;
+    let which = trust.id.into();
+
+    let others_are_hot = async || {
+        for (other, key) in &others {
+            let attempt = world.attempt(key).await;
+            assert_eq!((attempt.result.unwrap().id, attempt.path), (other.id, Path::Hit));
+        }
+    };
+    world.registry.disable(&which).await.unwrap();
+    assert_eq!(world.cached(&key), None);
+    others_are_hot().await;
+
+    world.registry.enable(&which).await.unwrap();
+    assert!(world.attempt(&key).await.result.is_ok());
+    world.registry.enable(&which).await.unwrap();
+    assert_eq!(world.cached(&key), None);
+    others_are_hot().await;
+
+    assert!(world.attempt(&key).await.result.is_ok());
+    let (_, new) = world.registry.rotate(&which).await.unwrap();
+    assert_eq!((world.cached(&key), world.cached(&new)), (None, None));
+    others_are_hot().await;
+
+    assert!(world.attempt(&new).await.result.is_ok());
+    world.registry.delete(&which).await.unwrap();
+    assert_eq!(world.cached(&new), None);
+    others_are_hot().await;
+
+    world.register("a").await;
+    others_are_hot().await;
+}
+
+async fn a_refused_change_invalidates_nothing<S: Backend>() {
+    let world = World::<S>::new().await;
+    let (trust, key) = world.register_hot("a").await;
+
+    let taken = world.registry.register(NewTrust::new("a").unwrap()).await.unwrap_err();
+    assert!(matches!(taken, RegistryError::Store(StoreError::NameTaken { ref name }) if name == "a"));
+    let nobody = by_name("nobody");
+    let missing = [
+        world.registry.rotate(&nobody).await.unwrap_err(),
+        world.registry.disable(&nobody).await.unwrap_err(),
+        world.registry.enable(&nobody).await.unwrap_err(),
+        world.registry.delete(&nobody).await.unwrap_err(),
+    ];
+    for error in missing {
+        assert_eq!(error.kind(), "no_such_trust");
+        assert!(error.to_string().contains("\"nobody\""), "{error}");
+    }
+    assert_eq!(world.cached(&key), Some(trust.id));
+    assert_eq!(world.registry.list().await.unwrap(), [trust]);
+}
+
+/// A request between an early invalidation and the commit would remember the key once more, for good.
+async fn a_change_is_committed_before_its_key_is_invalidated_g1<S: Backend>() {
+    let world = World::<Tampered<S>>::tampered().await;
+    let (trust, key) = world.register_hot("a").await;
+    let which = trust.id.into();
+    let request = || {
+        let (authenticator, key) = (world.authenticator.clone(), key.expose().to_owned());
+        async move {
+            assert!(authenticator.authenticate(Some(&key)).await.is_ok());
+            Ok(())
+        }
+    };
+    world.store.at(Moment::BeforeCommit, request());
+    world.registry.disable(&which).await.unwrap();
+    assert!(world.store.is_spent());
+    assert_eq!(world.cached(&key), None);
+
+    world.registry.enable(&which).await.unwrap();
+    world.store.at(Moment::BeforeCommit, request());
+    world.registry.rotate(&which).await.unwrap();
+    assert!(world.store.is_spent());
+    assert_eq!(world.cached(&key), None);
+
+    world.store.inner.replace_hash(&which, key.hash()).await.unwrap();
+    world.store.at(Moment::BeforeCommit, request());
+    world.registry.delete(&which).await.unwrap();
+    assert!(world.store.is_spent());
+    assert_eq!(world.cached(&key), None);
+}
+
+async fn a_revocation_during_the_sweep_is_refused_and_not_remembered_g1<S: Backend>() {
+    let world = World::<Tampered<S>>::tampered().await;
+    let (trust, key) = world.register("a").await;
+    let (registry, which) = (world.registry.clone(), trust.id.into());
+    world.store.at(Moment::CandidatesRead, async move {
+        registry.disable(&which).await.unwrap();
+        Ok(())
+    });
+    assert_refused(&world, &key, Path::Sweep).await;
+    assert!(world.store.is_spent());
+    assert_eq!(world.cached(&key), None);
+}
+
+/// No invalidation reaches this cache, so that only the live row stands between the sweep's match and the cache.
+async fn a_row_that_another_process_revokes_during_the_sweep_is_refused_and_not_remembered_g9<S: Backend>() {
+    let world = World::<Tampered<S>>::tampered().await;
+    let (trust, key) = world.register("a").await;
+    let (table, which) = (Arc::clone(&world.store.inner), trust.id.into());
+    world.store.at(Moment::CandidatesRead, async move {
+        table.set_enabled(&which, false).await?;
+        Ok(())
+    });
+    assert_refused(&world, &key, Path::Sweep).await;
+    assert!(world.store.is_spent());
+    assert_eq!(world.cached(&key), None);
+}
+
+/// The request may be granted: its live row was read before the revocation returned. Its answer must not outlive it.
+async fn a_revocation_after_the_live_row_was_read_is_not_remembered_g1<S: Backend>() {
+    let world = World::<Tampered<S>>::tampered().await;
+    let (trust, key) = world.register("a").await;
+    let (registry, which) = (world.registry.clone(), trust.id.into());
+    world.store.at(Moment::RowRead, async move {
+        registry.rotate(&which).await.unwrap();
+        Ok(())
+    });
+    assert_eq!(world.attempt(&key).await.result.unwrap().id, trust.id);
+    assert!(world.store.is_spent());
+    assert_eq!(world.cached(&key), None);
+    assert_refused(&world, &key, Path::Sweep).await;
+}
+
+/// Two hot trusts; `change` is made to the first, and must leave neither in the cache.
+async fn assert_change_invalidates_every_key<S: Backend, F: Future<Output = ()>>(
+    change: impl FnOnce(Arc<World<Tampered<S>>>) -> F,
+) {
+    let world = Arc::new(World::<Tampered<S>>::tampered().await);
+    let (_, key) = world.register_hot("a").await;
+    let (other, other_key) = world.register_hot("b").await;
+    let lease = world.cache.lease(&other_key.hash());
+    change(Arc::clone(&world)).await;
+    assert!(world.store.is_spent());
+    assert_eq!((world.cached(&key), world.cached(&other_key)), (None, None));
+    assert!(!lease.remember(other.id));
+    assert_eq!(world.attempt(&other_key).await.result.unwrap().id, other.id);
+}
+
+async fn a_change_of_unknown_outcome_invalidates_every_key<S: Backend>() {
+    for moment in [Moment::BeforeCommit, Moment::Committed] {
+        assert_change_invalidates_every_key::<S, _>(async |world| {
+            world.store.at(moment, async { Err(StoreError::Unreachable) });
+            let error = world.registry.rotate(&by_name("a")).await.unwrap_err();
+            assert_eq!(error.kind(), "unreachable");
+        })
+        .await;
+    }
+}
+
+async fn cancel_a_change_at<S: Backend>(moment: Moment) {
+    assert_change_invalidates_every_key::<S, _>(async |world| {
+        let reached = Arc::new(Notify::new());
+        let reach = Arc::clone(&reached);
+        world.store.at(moment, async move {
+            reach.notify_one();
+            pending().await
+        });
+        let which = by_name("a");
+        tokio::select! {
+            _ = world.registry.delete(&which) => unreachable!("the store never returns"),
+            () = reached.notified() => {}
+        }
+    })
+    .await;
+}
+
+async fn a_change_cancelled_before_its_commit_invalidates_every_key<S: Backend>() {
+    cancel_a_change_at::<S>(Moment::BeforeCommit).await;
+}
+
+async fn a_change_cancelled_after_its_commit_invalidates_every_key<S: Backend>() {
+    cancel_a_change_at::<S>(Moment::Committed).await;
+}
+
+async fn a_panic_in_the_store_invalidates_every_key<S: Backend>() {
+    assert_change_invalidates_every_key::<S, _>(async |world| {
+        world.store.at(Moment::Committed, async { panic!("as planned") });
+        let registry = world.registry.clone();
+        let task = tokio::spawn(async move { registry.disable(&by_name("a")).await });
+        assert!(task.await.unwrap_err().is_panic());
+    })
+    .await;
+}
+
+async fn a_revoked_key_presented_again_costs_the_others_nothing<S: Backend>() {
+    let world = World::<S>::new().await;
+    let (_, key) = world.register_hot("a").await;
+    let (_, revoked) = world.register_hot("b").await;
+    world.registry.delete(&by_name("b")).await.unwrap();
+    for _ in 0..10 {
+        assert_refused(&world, &revoked, Path::Sweep).await;
+        assert_eq!(world.attempt(&key).await.path, Path::Hit);
+    }
+    assert_eq!(world.cache.lookup(&KeyHash::of("b")), None);
+}

@@ -1,0 +1,195 @@
+//! Keys and digests stay out of everything that is logged, shown or sent (G10).
+
+mod stores;
+
+use std::error::Error;
+use std::fmt::Debug;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use stores::{World, by_name, second_connection};
+use trust_auth::{
+    ApiKey, AuthError, KeyHash, MemoryStore, NewTrust, SqliteStore, StoreError, Trust, TrustLedger, TrustRef,
+    TrustStore,
+};
+
+/// The key must not be in the text, nor its digest in hexadecimal, nor most of either.
+fn assert_clean(text: &str, key: &ApiKey) {
+    let digest = key.hash().to_string();
+    assert!(!text.contains(&key.expose()[..12]), "a key: {text}");
+    assert!(!text.contains(&key.expose()[31..]), "a key: {text}");
+    assert!(!text.to_lowercase().contains(&digest[..12]), "a digest: {text}");
+    assert!(!text.to_lowercase().contains(&digest[52..]), "a digest: {text}");
+}
+
+fn debug(value: &impl Debug) -> String {
+    format!("{value:?} {value:#?}")
+}
+
+/// All that an error says, by itself and through its sources.
+fn everything(error: &(dyn Error + 'static)) -> String {
+    let mut text = format!("{error} {error:?} {error:#?}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text += &format!(" {cause} {cause:?}");
+        source = cause.source();
+    }
+    text
+}
+
+#[test]
+fn a_keys_debug_is_redacted() {
+    let key = ApiKey::generate().unwrap();
+    assert_eq!(format!("{key:?}"), "ApiKey(redacted)");
+    assert_clean(&debug(&Some(&key)), &key);
+}
+
+#[tokio::test]
+async fn a_trust_shows_its_digest_neither_in_debug_nor_in_json() {
+    let world = World::<MemoryStore>::new().await;
+    let (trust, key) = world.register("a").await;
+    let json = serde_json::to_string(&trust).unwrap();
+    assert_clean(&debug(&trust), &key);
+    assert_clean(&json, &key);
+    assert!(!json.contains("hash"), "{json}");
+}
+
+#[tokio::test]
+async fn nothing_that_holds_keys_or_digests_shows_them() {
+    let world = World::<SqliteStore>::new().await;
+    let (trust, key) = world.register_hot("a").await;
+    assert_clean(&debug(&world.authenticator), &key);
+    assert_clean(&debug(&world.registry), &key);
+    assert_clean(&debug(&world.store), &key);
+    assert_clean(&debug(&world.cache), &key);
+    assert_clean(&debug(&world.attempt(&key).await), &key);
+    assert_clean(&debug(&world.store.candidates().await.unwrap()), &key);
+    assert_clean(&debug(&world.store.set_enabled(&trust.id.into(), true).await.unwrap()), &key);
+    let memory = MemoryStore::with_rows([trust]).unwrap();
+    assert_clean(&debug(&memory), &key);
+}
+
+/// Errors of every operation that has a key or a digest among its arguments or its rows.
+#[tokio::test]
+async fn no_error_carries_a_key_or_a_digest() {
+    let world = World::<SqliteStore>::new().await;
+    let (trust, key) = world.register_hot("a").await;
+    let hash = key.hash();
+    let mut errors: Vec<Box<dyn Error>> = Vec::new();
+
+    errors.push(Box::new(world.store.insert(NewTrust::new("a").unwrap(), hash).await.unwrap_err()));
+    errors.push(Box::new(world.store.replace_hash(&by_name("b"), hash).await.unwrap_err()));
+
+    let mut other = second_connection(&world.store).await;
+    // A trigger that fails the write and quotes nothing, then a table that is gone.
+    sqlx::query("CREATE TRIGGER refuse BEFORE UPDATE ON trust BEGIN SELECT raise(ABORT, 'refused'); END")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    errors.push(Box::new(world.store.replace_hash(&trust.id.into(), hash).await.unwrap_err()));
+    sqlx::query("DROP TRIGGER refuse").execute(&mut other).await.unwrap();
+    sqlx::query("UPDATE trust SET created_at = api_key_hash").execute(&mut other).await.unwrap();
+    errors.push(Box::new(world.store.fetch(trust.id).await.unwrap_err()));
+    errors.push(Box::new(world.attempt(&key).await.result.unwrap_err()));
+    errors.push(Box::new(world.registry.rotate(&trust.id.into()).await.unwrap_err()));
+    sqlx::query("DROP TABLE trust").execute(&mut other).await.unwrap();
+    errors.push(Box::new(world.store.insert(NewTrust::new("b").unwrap(), hash).await.unwrap_err()));
+    errors.push(Box::new(world.attempt(&key).await.result.unwrap_err()));
+    world.store.close().await;
+    errors.push(Box::new(world.attempt(&key).await.result.unwrap_err()));
+    errors.push(Box::new(AuthError::Invalid));
+
+    for error in errors {
+        assert_clean(&everything(&*error), &key);
+    }
+}
+
+/// Somebody pastes the key where the trust's name belongs.
+#[tokio::test]
+async fn a_key_in_place_of_a_name_is_not_repeated() {
+    let world = World::<MemoryStore>::new().await;
+    let (_, key) = world.register("a").await;
+    for text in [key.expose().to_owned(), format!(" {}\n", key.expose())] {
+        let which = TrustRef::from(text.as_str());
+        assert_clean(&format!("{which} {which:?}"), &key);
+        let error: StoreError = world.store.delete(&which).await.unwrap_err();
+        assert_clean(&everything(&error), &key);
+        assert!(error.to_string().contains("looks like an API key"), "{error}");
+        let refused = NewTrust::new(text).unwrap_err();
+        assert_clean(&everything(&refused), &key);
+    }
+}
+
+/// Where the log of a test goes.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_log_has_the_id_of_a_malformed_row_and_neither_keys_nor_digests() {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer({
+            let log = log.clone();
+            move || log.clone()
+        })
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+
+    let world = World::<SqliteStore>::new().await;
+    let (spoilt, spoilt_key) = world.register_hot("spoilt").await;
+    let (_, key) = world.register_hot("sound").await;
+    // Recognisable, and not hexadecimal.
+    let content = format!("{}zz", &spoilt_key.hash().to_string()[..62]);
+    sqlx::query("UPDATE trust SET api_key_hash = ?2 WHERE id = ?1")
+        .bind(spoilt.id.to_string())
+        .bind(content)
+        .execute(&mut second_connection(&world.store).await)
+        .await
+        .unwrap();
+    world.attempt(&spoilt_key).await.result.unwrap_err();
+    world.registry.rotate(&by_name("sound")).await.unwrap();
+    world.attempt(&key).await.result.unwrap_err();
+    world.authenticator.authenticate(Some("no trust has this")).await.unwrap_err();
+
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains(&spoilt.id.to_string()), "{log}");
+    assert!(log.contains("WARN"), "{log}");
+    assert_clean(&log, &key);
+    assert_clean(&log, &spoilt_key);
+    assert!(!log.contains("no trust has this"), "{log}");
+}
+
+#[test]
+fn a_trust_is_serialised_with_its_times_in_rfc_3339() {
+    let trust = Trust {
+        id: uuid::Uuid::from_u128(7),
+        name: "a".into(),
+        code: None,
+        region: Some("north".into()),
+        api_key_hash: Some(KeyHash::of("key")),
+        created_at: time::OffsetDateTime::UNIX_EPOCH,
+        last_heartbeat: None,
+        disabled_at: Some(time::OffsetDateTime::UNIX_EPOCH),
+    };
+    let expected = serde_json::json!({
+        "id": "00000000-0000-0000-0000-000000000007",
+        "name": "a",
+        "code": null,
+        "region": "north",
+        "created_at": "1970-01-01T00:00:00Z",
+        "last_heartbeat": null,
+        "disabled_at": "1970-01-01T00:00:00Z",
+    });
+    assert_eq!(serde_json::to_value(&trust).unwrap(), expected);
+}

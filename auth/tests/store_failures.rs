@@ -1,0 +1,290 @@
+//! A store that fails, or does not answer: every request fails closed, nothing is granted, and nothing is remembered (G9, G10).
+
+mod stores;
+
+use std::error::Error;
+use std::time::Duration;
+
+use sqlx::Connection;
+use stores::{Backend, Moment, Tampered, World, by_name, second_connection, sqlite_options};
+use trust_auth::{AuthError, KeyHash, NewTrust, Path, SqliteStore, StoreError, TrustLedger};
+
+on_every_store!(
+    a_failed_read_of_the_candidates_is_unavailable_and_remembers_nothing_g9,
+    a_failed_read_of_the_match_is_unavailable_and_remembers_nothing_g9,
+    a_failed_read_of_a_hit_is_unavailable_and_is_not_swept_around_g9,
+    a_failed_sweep_after_a_stale_hit_is_unavailable_g9,
+    the_client_is_told_nothing_about_the_store_g10,
+    a_key_that_no_trust_has_is_unavailable_too_while_the_store_is_down_g9,
+);
+
+fn assert_unavailable(refused: &Result<impl Sized, AuthError>, kind: &str) {
+    match refused {
+        Err(AuthError::Unavailable(error)) => assert_eq!(error.kind(), kind),
+        Err(other) => panic!("refused as {other:?}"),
+        Ok(_) => panic!("granted"),
+    }
+}
+
+fn down<S>(world: &World<Tampered<S>>, moment: Moment) {
+    world.store.at(moment, async { Err(StoreError::Unreachable) });
+}
+
+async fn a_failed_read_of_the_candidates_is_unavailable_and_remembers_nothing_g9<S: Backend>() {
+    let world = World::<Tampered<S>>::tampered().await;
+    let (trust, key) = world.register("a").await;
+    down(&world, Moment::CandidatesRead);
+    let attempt = world.attempt(&key).await;
+    assert_unavailable(&attempt.result, "unreachable");
+    assert_eq!((attempt.path, attempt.rows_swept), (Path::Sweep, 0));
+    assert!(world.cache.is_empty());
+    let stats = world.authenticator.stats();
+    assert_eq!((stats.unavailable, stats.sweeps, stats.granted), (1, 0, 0));
+
+    assert_eq!(world.attempt(&key).await.result.unwrap(), trust);
+}
+
+async fn a_failed_read_of_the_match_is_unavailable_and_remembers_nothing_g9<S: Backend>() {
+    let world = World::<Tampered<S>>::tampered().await;
+    let (trust, key) = world.register("a").await;
+    down(&world, Moment::RowRead);
+    let attempt = world.attempt(&key).await;
+    assert_unavailable(&attempt.result, "unreachable");
+    assert_eq!((attempt.path, attempt.rows_swept), (Path::Sweep, 1));
+    assert!(world.cache.is_empty());
+
+    assert_eq!(world.attempt(&key).await.result.unwrap(), trust);
+}
+
+async fn a_failed_read_of_a_hit_is_unavailable_and_is_not_swept_around_g9<S: Backend>() {
+    let world = World::<Tampered<S>>::tampered().await;
+    let (trust, key) = world.register_hot("a").await;
+    let before = world.authenticator.stats();
+    down(&world, Moment::RowRead);
+    let attempt = world.attempt(&key).await;
+    assert_unavailable(&attempt.result, "unreachable");
+    assert_eq!((attempt.path, attempt.rows_swept), (Path::Hit, 0));
+
+    let after = world.authenticator.stats();
+    assert_eq!((after.hits, after.stale_hits, after.sweeps), (before.hits, before.stale_hits, before.sweeps));
+    let attempt = world.attempt(&key).await;
+    assert_eq!((attempt.result.unwrap(), attempt.path), (trust, Path::Hit));
+}
+
+async fn a_failed_sweep_after_a_stale_hit_is_unavailable_g9<S: Backend>() {
+    let world = World::<Tampered<S>>::tampered().await;
+    let (trust, key) = world.register_hot("a").await;
+    world.store.inner.delete(&trust.id.into()).await.unwrap();
+    down(&world, Moment::CandidatesRead);
+    let attempt = world.attempt(&key).await;
+    assert_unavailable(&attempt.result, "unreachable");
+    assert_eq!(attempt.path, Path::StaleHit);
+}
+
+async fn the_client_is_told_nothing_about_the_store_g10<S: Backend>() {
+    let world = World::<Tampered<S>>::tampered().await;
+    let (_, key) = world.register("a").await;
+    let cause = "the replica db-7.internal has no route";
+    world.store.at(Moment::CandidatesRead, async move { Err(StoreError::Other(cause.into())) });
+    let refused = world.attempt(&key).await.result.unwrap_err();
+
+    assert_eq!(refused.status(), 503);
+    assert_eq!(refused.retry_after(), Some(Duration::from_secs(1)));
+    assert_eq!(refused.www_authenticate(), None);
+    for told in [refused.detail(), &refused.to_string()] {
+        assert!(!told.contains("db-7"), "{told}");
+    }
+    // The operator's log gets it from the source.
+    assert!(refused.source().unwrap().to_string().contains(cause));
+}
+
+async fn a_key_that_no_trust_has_is_unavailable_too_while_the_store_is_down_g9<S: Backend>() {
+    let world = World::<Tampered<S>>::tampered().await;
+    down(&world, Moment::CandidatesRead);
+    assert_unavailable(&world.authenticator.authenticate(Some("no trust has this")).await, "unreachable");
+    // Without a key there is nothing to ask the store.
+    assert!(matches!(world.authenticator.authenticate(None).await, Err(AuthError::Missing)));
+}
+
+#[tokio::test]
+async fn a_closed_sqlite_store_is_unavailable_g9() {
+    let world = World::<SqliteStore>::new().await;
+    let (_, key) = world.register_hot("a").await;
+    world.store.close().await;
+    assert_unavailable(&world.attempt(&key).await.result, "unreachable");
+    assert_unavailable(&world.authenticator.authenticate(Some("another")).await, "unreachable");
+    assert_eq!(world.registry.rotate(&by_name("a")).await.unwrap_err().kind(), "unreachable");
+    assert!(world.cache.is_empty(), "the outcome of the rotation was unknown");
+}
+
+#[tokio::test]
+async fn a_table_that_is_gone_is_unavailable_g9() {
+    let world = World::<SqliteStore>::new().await;
+    let (_, key) = world.register_hot("a").await;
+    let mut other = second_connection(&world.store).await;
+    sqlx::query("DROP TABLE trust").execute(&mut other).await.unwrap();
+    let attempt = world.attempt(&key).await;
+    assert_unavailable(&attempt.result, "other");
+    assert_unavailable(&world.authenticator.authenticate(Some("another")).await, "other");
+}
+
+/// Another process holds the write lock. The clock stands still, and jumps to the time-out as soon as everybody waits.
+#[tokio::test]
+async fn a_write_that_waits_for_the_lock_times_out_and_is_rolled_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = sqlite_options(&folder.path().join("trusts.db")).query_timeout(Duration::from_secs(60));
+    let world = World::over(options.connect().await.unwrap().into(), Some(folder));
+    let (trust, key) = world.register_hot("a").await;
+
+    let mut other = second_connection(&world.store).await;
+    let lock = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    tokio::time::pause();
+    let error = world.registry.disable(&by_name("a")).await.unwrap_err();
+    assert_eq!(error.kind(), "timeout");
+    assert!(error.to_string().contains("60s"), "{error}");
+    assert!(world.cache.is_empty(), "the outcome of the write was unknown");
+
+    tokio::time::resume();
+    // It still waits in the driver. The reads do not care.
+    assert_eq!(world.attempt(&key).await.result.unwrap(), trust);
+    lock.rollback().await.unwrap();
+    // The next write has its turn after it.
+    assert_eq!(world.registry.enable(&by_name("a")).await.unwrap(), trust);
+}
+
+/// The table becomes a view that counts to many millions first. The clock stands still, and jumps to the time-out as soon as everybody
+/// waits for the database, which is long before it has counted.
+#[tokio::test]
+async fn a_read_that_takes_too_long_is_unavailable_and_the_store_recovers_g9() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = sqlite_options(&folder.path().join("trusts.db")).query_timeout(Duration::from_secs(60));
+    let world = World::over(options.connect().await.unwrap().into(), Some(folder));
+    let (trust, hot) = world.register_hot("a").await;
+    let (_, cold) = world.register("b").await;
+
+    let mut other = second_connection(&world.store).await;
+    sqlx::raw_sql(
+        "ALTER TABLE trust RENAME TO fast;
+         CREATE VIEW trust AS SELECT *, rowid FROM fast WHERE (
+             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000000) SELECT count(*) FROM n
+         ) > 0;",
+    )
+    .execute(&mut other)
+    .await
+    .unwrap();
+    tokio::time::pause();
+    let (by_hit, by_sweep) = tokio::join!(world.attempt(&hot), world.attempt(&cold));
+    assert_unavailable(&by_hit.result, "timeout");
+    assert_eq!(by_hit.path, Path::Hit);
+    assert_unavailable(&by_sweep.result, "timeout");
+    assert_eq!((by_sweep.path, by_sweep.rows_swept), (Path::Sweep, 0));
+    assert_eq!((world.cached(&hot), world.cached(&cold)), (Some(trust.id), None));
+
+    tokio::time::resume();
+    sqlx::raw_sql("DROP VIEW trust; ALTER TABLE fast RENAME TO trust").execute(&mut other).await.unwrap();
+    assert_eq!(world.attempt(&hot).await.result.unwrap(), trust);
+    assert!(world.attempt(&cold).await.result.is_ok());
+}
+
+#[tokio::test]
+async fn a_lock_that_is_not_released_is_reported_as_busy_and_nothing_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = sqlite_options(&folder.path().join("trusts.db")).busy_timeout(Duration::ZERO);
+    let world = World::over(options.connect().await.unwrap().into(), Some(folder));
+    let (trust, key) = world.register_hot("a").await;
+
+    let mut other = second_connection(&world.store).await;
+    let lock = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let error = world.registry.register(NewTrust::new("b").unwrap()).await.unwrap_err();
+    assert_eq!(error.kind(), "busy");
+    assert!(error.to_string().contains("try again"), "{error}");
+    // WAL: a read waits for no writer.
+    assert_eq!(world.attempt(&key).await.result.unwrap(), trust);
+    lock.rollback().await.unwrap();
+    assert_eq!(world.registry.list().await.unwrap(), [trust]);
+}
+
+#[tokio::test]
+async fn writes_that_wait_hold_no_connection_that_a_read_could_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = sqlite_options(&folder.path().join("trusts.db")).max_connections(1);
+    let world = World::over(options.connect().await.unwrap().into(), Some(folder));
+    let (trust, key) = world.register_hot("a").await;
+
+    let mut other = second_connection(&world.store).await;
+    let lock = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let which = trust.id.into();
+    let writes = async {
+        tokio::join!(
+            world.registry.enable(&which),
+            world.registry.enable(&which),
+            world.registry.enable(&which)
+        )
+    };
+    let reads = async {
+        for _ in 0..50 {
+            assert!(world.attempt(&key).await.result.is_ok());
+        }
+        lock.rollback().await.unwrap();
+    };
+    let ((a, b, c), ()) = tokio::join!(writes, reads);
+    assert!(a.is_ok() && b.is_ok() && c.is_ok());
+}
+
+#[tokio::test]
+async fn a_row_whose_hash_is_malformed_is_refused_and_costs_the_others_nothing() {
+    let world = World::<SqliteStore>::new().await;
+    let (spoilt, spoilt_key) = world.register_hot("spoilt").await;
+    let (sound, sound_key) = world.register("sound").await;
+    sqlx::query("UPDATE trust SET api_key_hash = ?2 WHERE id = ?1")
+        .bind(spoilt.id.to_string())
+        .bind("z".repeat(64))
+        .execute(&mut second_connection(&world.store).await)
+        .await
+        .unwrap();
+
+    let attempt = world.attempt(&spoilt_key).await;
+    assert!(matches!(attempt.result, Err(AuthError::Invalid)));
+    assert_eq!((attempt.path, attempt.rows_swept), (Path::StaleHit, 1));
+    assert_eq!(world.attempt(&sound_key).await.result.unwrap(), sound);
+
+    // The way out that the warning names.
+    let (_, key) = world.registry.rotate(&by_name("spoilt")).await.unwrap();
+    assert_eq!(world.attempt(&key).await.result.unwrap().id, spoilt.id);
+}
+
+#[tokio::test]
+async fn a_row_whose_other_columns_are_malformed_is_an_error_that_names_them() {
+    let columns = ["created_at", "last_heartbeat", "disabled_at"];
+    for column in columns {
+        let world = World::<SqliteStore>::new().await;
+        let (trust, key) = world.register_hot("a").await;
+        let sql = match column {
+            "created_at" => "UPDATE trust SET created_at = 'soon'",
+            "last_heartbeat" => "UPDATE trust SET last_heartbeat = 'soon'",
+            _ => "UPDATE trust SET disabled_at = 'soon'",
+        };
+        sqlx::query(sql).execute(&mut second_connection(&world.store).await).await.unwrap();
+        let refused = world.attempt(&key).await.result;
+        assert_unavailable(&refused, "bad_row");
+        let message = refused.unwrap_err().source().unwrap().to_string();
+        assert!(message.contains(column) && message.contains(&trust.id.to_string()), "{message}");
+        assert!(!message.contains("soon"), "{message}");
+        assert_eq!(world.registry.list().await.unwrap_err().kind(), "bad_row");
+    }
+}
+
+#[tokio::test]
+async fn a_row_whose_id_is_malformed_is_skipped_by_the_sweep() {
+    let world = World::<SqliteStore>::new().await;
+    let (_, key) = world.register("a").await;
+    let (sound, sound_key) = world.register("b").await;
+    let mut other = second_connection(&world.store).await;
+    sqlx::query("UPDATE trust SET id = 'x' WHERE name = 'a'").execute(&mut other).await.unwrap();
+    assert!(matches!(world.attempt(&key).await.result, Err(AuthError::Invalid)));
+    assert_eq!(world.attempt(&sound_key).await.result.unwrap(), sound);
+    assert_eq!(world.store.list().await.unwrap_err().kind(), "bad_row");
+    let attempt = world.authenticator.attempt(Some("no trust has this")).await;
+    assert_eq!(attempt.rows_swept, 1);
+    assert_eq!(world.cache.lookup(&KeyHash::of(key.expose())), None);
+}

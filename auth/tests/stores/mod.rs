@@ -1,0 +1,231 @@
+//! The stores that each claim is checked on, and a store that can be tampered with at the moments that matter.
+
+#![allow(dead_code, reason = "each test file uses a part of this")]
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use sqlx::{ConnectOptions, SqliteConnection};
+use tempfile::TempDir;
+use trust_auth::{
+    ApiKey, Attempt, Authenticator, Candidates, Change, KeyHash, MemoryStore, NewTrust, SqliteOptions,
+    SqliteStore, StoreError, Trust, TrustKeyCache, TrustLedger, TrustRef, TrustRegistry, TrustStore,
+};
+use trust_key_cache::BuildError;
+use uuid::Uuid;
+
+/// A store that a test can make, and write to behind the registry's back.
+pub(crate) trait Backend: TrustLedger + Sized {
+    fn open() -> impl Future<Output = (Arc<Self>, Option<TempDir>)> + Send;
+
+    /// What a program does that sets `api_key_hash` to null.
+    fn forget_hash(&self, id: Uuid) -> impl Future<Output = ()> + Send;
+}
+
+impl Backend for MemoryStore {
+    async fn open() -> (Arc<Self>, Option<TempDir>) {
+        (Arc::new(Self::new()), None)
+    }
+
+    async fn forget_hash(&self, id: Uuid) {
+        let row = self.fetch(id).await.unwrap().unwrap();
+        self.put(Trust { api_key_hash: None, ..row }).unwrap();
+    }
+}
+
+impl Backend for SqliteStore {
+    async fn open() -> (Arc<Self>, Option<TempDir>) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("trusts.db");
+        (Arc::new(sqlite_options(&file).connect().await.unwrap()), Some(folder))
+    }
+
+    async fn forget_hash(&self, id: Uuid) {
+        sqlx::query("UPDATE trust SET api_key_hash = NULL WHERE id = ?1")
+            .bind(id.to_string())
+            .execute(&mut second_connection(self).await)
+            .await
+            .unwrap();
+    }
+}
+
+/// A throw-away database, and more time than any machine needs: nothing here may depend on how fast it is.
+pub(crate) fn sqlite_options(file: &Path) -> SqliteOptions {
+    let options = SqliteStore::options(file).create_if_missing(true).durable(false);
+    options.query_timeout(Duration::from_secs(3_600)).busy_timeout(Duration::from_secs(3_600))
+}
+
+/// Another program's connection to the same file.
+pub(crate) async fn second_connection(store: &SqliteStore) -> SqliteConnection {
+    sqlx::sqlite::SqliteConnectOptions::new().filename(store.path()).connect().await.unwrap()
+}
+
+/// Makes a test of each generic case on each store: `on_memory::case` and `on_sqlite::case`.
+#[macro_export]
+macro_rules! on_every_store {
+    ($($case:ident),+ $(,)?) => {
+        mod on_memory {
+            $(#[tokio::test]
+            async fn $case() {
+                super::$case::<trust_auth::MemoryStore>().await;
+            })+
+        }
+        mod on_sqlite {
+            $(#[tokio::test]
+            async fn $case() {
+                super::$case::<trust_auth::SqliteStore>().await;
+            })+
+        }
+    };
+}
+
+/// A service: one store, one cache, and the two that share them.
+pub(crate) struct World<S> {
+    pub(crate) store: Arc<S>,
+    pub(crate) cache: Arc<TrustKeyCache>,
+    pub(crate) registry: TrustRegistry<S>,
+    pub(crate) authenticator: Authenticator<S>,
+    folder: Option<TempDir>,
+}
+
+impl<S: Backend> World<S> {
+    pub(crate) async fn new() -> Self {
+        let (store, folder) = S::open().await;
+        Self::over(store, folder)
+    }
+}
+
+impl<S: Backend> World<Tampered<S>> {
+    pub(crate) async fn tampered() -> Self {
+        let (inner, folder) = S::open().await;
+        Self::over(Arc::new(Tampered { inner, hooks: Mutex::default() }), folder)
+    }
+}
+
+impl<S: TrustLedger> World<S> {
+    pub(crate) fn over(store: Arc<S>, folder: Option<TempDir>) -> Self {
+        // Nothing expires while a test runs.
+        let cache = Arc::new(TrustKeyCache::builder().ttl(BuildError::MAX_TTL).build().unwrap());
+        Self {
+            registry: TrustRegistry::new(Arc::clone(&store), Arc::clone(&cache)),
+            authenticator: Authenticator::new(Arc::clone(&store), Arc::clone(&cache)),
+            store,
+            cache,
+            folder,
+        }
+    }
+
+    pub(crate) async fn register(&self, name: &str) -> (Trust, ApiKey) {
+        self.registry.register(NewTrust::new(name).unwrap()).await.unwrap()
+    }
+
+    /// As [`register`](Self::register), and the key is in the cache.
+    pub(crate) async fn register_hot(&self, name: &str) -> (Trust, ApiKey) {
+        let (trust, key) = self.register(name).await;
+        assert!(self.attempt(&key).await.result.is_ok());
+        assert_eq!(self.cached(&key), Some(trust.id));
+        (trust, key)
+    }
+
+    pub(crate) async fn attempt(&self, key: &ApiKey) -> Attempt {
+        self.authenticator.attempt(Some(key.expose())).await
+    }
+
+    pub(crate) fn cached(&self, key: &ApiKey) -> Option<Uuid> {
+        self.cache.lookup(&key.hash())
+    }
+}
+
+pub(crate) fn by_name(name: &str) -> TrustRef {
+    TrustRef::Name(name.into())
+}
+
+/// A moment inside an operation of the store.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Moment {
+    /// The candidates are read, and not yet returned.
+    CandidatesRead,
+    /// The row is read, and not yet returned.
+    RowRead,
+    /// Nothing is written yet.
+    BeforeCommit,
+    /// The write is committed, and its outcome not yet returned.
+    Committed,
+}
+
+type Hook = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
+
+/// A store that does, at a chosen moment and once, what the test says; an error of that is the operation's.
+pub(crate) struct Tampered<S> {
+    pub(crate) inner: Arc<S>,
+    hooks: Mutex<HashMap<Moment, Hook>>,
+}
+
+impl<S> Tampered<S> {
+    pub(crate) fn at(
+        &self,
+        moment: Moment,
+        hook: impl Future<Output = Result<(), StoreError>> + Send + 'static,
+    ) {
+        assert!(self.hooks.lock().unwrap().insert(moment, Box::pin(hook)).is_none());
+    }
+
+    /// Whether all that was asked for has happened.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.hooks.lock().unwrap().is_empty()
+    }
+
+    async fn reach(&self, moment: Moment) -> Result<(), StoreError> {
+        let hook = self.hooks.lock().unwrap().remove(&moment);
+        match hook {
+            Some(hook) => hook.await,
+            None => Ok(()),
+        }
+    }
+
+    async fn write<T>(&self, write: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.reach(Moment::BeforeCommit).await?;
+        let written = write.await?;
+        self.reach(Moment::Committed).await?;
+        Ok(written)
+    }
+}
+
+impl<S: TrustStore> TrustStore for Tampered<S> {
+    async fn fetch(&self, id: Uuid) -> Result<Option<Trust>, StoreError> {
+        let row = self.inner.fetch(id).await?;
+        self.reach(Moment::RowRead).await?;
+        Ok(row)
+    }
+
+    async fn candidates(&self) -> Result<Candidates, StoreError> {
+        let candidates = self.inner.candidates().await?;
+        self.reach(Moment::CandidatesRead).await?;
+        Ok(candidates)
+    }
+}
+
+impl<S: TrustLedger> TrustLedger for Tampered<S> {
+    async fn insert(&self, new: NewTrust, hash: KeyHash) -> Result<Trust, StoreError> {
+        self.write(self.inner.insert(new, hash)).await
+    }
+
+    async fn replace_hash(&self, which: &TrustRef, hash: KeyHash) -> Result<Change, StoreError> {
+        self.write(self.inner.replace_hash(which, hash)).await
+    }
+
+    async fn set_enabled(&self, which: &TrustRef, enabled: bool) -> Result<Change, StoreError> {
+        self.write(self.inner.set_enabled(which, enabled)).await
+    }
+
+    async fn delete(&self, which: &TrustRef) -> Result<Change, StoreError> {
+        self.write(self.inner.delete(which)).await
+    }
+
+    async fn list(&self) -> Result<Vec<Trust>, StoreError> {
+        self.inner.list().await
+    }
+}
