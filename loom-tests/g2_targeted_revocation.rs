@@ -72,3 +72,35 @@ fn g2_a_neighbour_that_is_being_remembered_is_stored_or_refused_but_never_lost()
         assert_eq!(cache.lookup(&key(2)), stored.then_some(2));
     });
 }
+
+#[test]
+fn g2_a_neighbour_stored_after_an_invalidate_is_not_lost_to_invalidate_key() {
+    exhaustively("g2_a_neighbour_stored_after_an_invalidate_is_not_lost_to_invalidate_key", || {
+        let (cache, _) = one_bucket(2);
+        let shared = cache.clone();
+        let remembering = thread::spawn(move || {
+            shared.invalidate();
+            shared.lease(&key(2)).remember(2)
+        });
+        // It may find the bucket of the new generation; taken for a dead one, the neighbour would go with it.
+        cache.invalidate_key(&key(1));
+        let stored = remembering.join().unwrap();
+        assert_eq!(cache.lookup(&key(2)), stored.then_some(2));
+    });
+}
+
+#[test]
+fn g2_a_lease_on_a_dead_bucket_is_superseded_by_invalidate_key() {
+    exhaustively("g2_a_lease_on_a_dead_bucket_is_superseded_by_invalidate_key", || {
+        let (cache, _) = one_bucket(2);
+        cache.invalidate_key(&key(1));
+        cache.invalidate();
+        // The bucket is dead, and its lease epoch goes on all the same.
+        let lease = cache.lease(&key(1));
+        let shared = cache.clone();
+        let invalidating = thread::spawn(move || shared.invalidate_key(&key(1)));
+        lease.remember(1);
+        invalidating.join().unwrap();
+        assert_eq!(cache.lookup(&key(1)), None);
+    });
+}

@@ -34,14 +34,15 @@ pub type TrustKeyCache = KeyCache<uuid::Uuid>;
 /// [`lookup`](Self::lookup) is wait-free: no lock, no allocation, no retry, no write to memory that another
 /// thread's lookup reads. Reclamation makes two exceptions: a thread's first operation registers it, and each
 /// 128th operation of a thread helps to free what writers have replaced, which is lock-free, bounded in size,
-/// and runs the `Drop` of replaced values. [`Lease::remember`] and [`invalidate_key`](Self::invalidate_key)
+/// runs the `Drop` of replaced values, writes shared memory, and now and then allocates. [`Lease::remember`] and [`invalidate_key`](Self::invalidate_key)
 /// are lock-free, and [`invalidate`](Self::invalidate) is one atomic read-modify-write.
 ///
 /// # Values
 ///
 /// A value is cloned whenever its bucket is copied: up to 15 times in each `remember` or `invalidate_key` of
-/// a neighbour. Ids and [`Arc`](std::sync::Arc)s are what this is made for. A value's `Drop` may run on any
-/// thread, some time after it left the cache, and must not panic.
+/// a neighbour. Ids and [`Arc`](std::sync::Arc)s are what this is made for. `Clone` must not write to the
+/// cache: a copy that undoes itself never ends. A value's `Drop` may run on any thread, some time after it
+/// left the cache, and must not panic.
 ///
 /// # Examples
 ///
@@ -59,6 +60,15 @@ pub type TrustKeyCache = KeyCache<uuid::Uuid>;
 ///
 /// cache.invalidate_key(&hash);
 /// assert_eq!(cache.lookup(&hash), None);
+/// ```
+///
+/// A cache is not a cache of a supertype of its values, since values are also put in:
+///
+/// ```compile_fail,E0308
+/// # use trust_key_cache::KeyCache;
+/// fn narrowed<'a>(cache: &'a KeyCache<for<'s> fn(&'s str)>) -> &'a KeyCache<fn(&'static str)> {
+///     cache
+/// }
 /// ```
 pub struct KeyCache<V, C = CoarseClock> {
     map: SnapshotMap<V>,

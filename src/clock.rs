@@ -52,9 +52,11 @@ pub trait Clock {
 
 /// The default clock: the cheapest monotonic clock of the platform.
 ///
-/// On Linux and Android it is `CLOCK_MONOTONIC_COARSE`, which the kernel refreshes once a tick (1 to 10 ms,
-/// as `clock_getres(2)` tells) and the vDSO reads in a few nanoseconds, without a system call. Elsewhere it
-/// is [`std::time::Instant`]. Neither runs while the machine is suspended: see `docs/limits.md`.
+/// On Linux and Android it is `CLOCK_MONOTONIC_COARSE`, which the kernel refreshes once a tick (1 to 10 ms) and
+/// the vDSO reads in a few nanoseconds, without a system call. Its [`resolution`](Clock::resolution) is ten
+/// ticks, and 100 ms at least: ticks come late. So a time-to-live counted on it must be longer than that, and
+/// a value may go that much early. Elsewhere it is [`std::time::Instant`]. Neither runs while the machine is
+/// suspended: see `docs/limits.md`.
 ///
 /// ```
 /// use trust_key_cache::{Clock, CoarseClock};
@@ -73,7 +75,10 @@ impl Clock for CoarseClock {
     }
 
     fn resolution(&self) -> Duration {
-        from_timespec(rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse))
+        // The kernel adds whole ticks only, and a tick may come late: lags of three ticks are seen on an idle
+        // machine. Ten ticks, and 100 ms at least, cost an entry of a minute nothing that matters.
+        let tick = from_timespec(rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse));
+        (tick * 10).max(Duration::from_millis(100))
     }
 }
 

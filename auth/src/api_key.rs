@@ -71,12 +71,12 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-/// Whether `text` has the form of an [`ApiKey`], perhaps with white space around it. A key that was pasted
-/// where a name belongs must not come back in an error.
+/// Whether `text` holds something of the form of an [`ApiKey`], or of a digest: 43 or more characters of
+/// base64url in a row, whatever stands around them. A key that was pasted where a name belongs must not be
+/// stored, nor come back in an error.
 pub(crate) fn looks_like_a_key(text: &str) -> bool {
-    let text = text.trim();
-    text.len() == TEXT_BYTES
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    let is_of_a_key = |character: char| character.is_ascii_alphanumeric() || matches!(character, '-' | '_');
+    text.split(|character| !is_of_a_key(character)).any(|run| run.len() >= TEXT_BYTES)
 }
 
 /// The operating system gave no random bytes, so that no key was made.
@@ -96,7 +96,14 @@ mod tests {
             let key = ApiKey::generate().unwrap();
             assert_eq!(key.expose().len(), TEXT_BYTES);
             assert_eq!(BASE64URL_NOPAD.decode(key.expose().as_bytes()).unwrap().len(), ENTROPY_BYTES);
-            assert!(looks_like_a_key(key.expose()));
+            let text = key.expose();
+            let digest = key.hash();
+            for shown in
+                [text.to_owned(), format!("X-Api-Key: {text}"), format!("\"{text}\""), format!("{digest}")]
+            {
+                assert!(looks_like_a_key(&shown));
+            }
+            assert!(!looks_like_a_key(&text[1..]));
             assert_eq!(key.hash(), KeyHash::of(key.expose()));
         }
     }

@@ -24,7 +24,9 @@ use crate::{AuthError, Stats, StoreError, Trust, TrustStore};
 ///    constant time. This is the hot path.
 /// 2. Otherwise, and after a *stale hit*, a [lease](trust_key_cache::KeyCache::lease) is taken, all
 ///    candidates are read, and a [sweep](trust_key_cache::sweep) compares every one of them in constant time.
-///    A match is fetched, verified against the live row once more, remembered under the lease, and granted.
+///    A match is fetched, verified against the live row once more, remembered under the lease, and granted. A
+///    match whose row has changed since is swept for once more; after that the request is
+///    [`AuthError::Unavailable`].
 /// 3. Whatever the store cannot answer is refused as [`AuthError::Unavailable`]: nothing is granted and
 ///    nothing remembered.
 ///
@@ -144,34 +146,39 @@ impl<S: TrustStore> Authenticator<S> {
         Attempt { result, path, rows_swept }
     }
 
-    /// The answer by a sweep over all candidates, and how many they were.
+    /// The answer by a sweep over all candidates, and how many rows were compared.
     async fn sweep(&self, hash: &KeyHash) -> (Result<Trust, AuthError>, usize) {
-        // Before the first read that the remembered value rests on: a revocation that those reads may miss
-        // supersedes it.
-        let lease = self.cache.lease(hash);
-        let candidates = match self.store.candidates().await {
-            Ok(candidates) => candidates,
-            Err(error) => return (Err(AuthError::Unavailable(error)), 0),
-        };
-        let rows = candidates.len();
-        let found = sweep(hash, candidates.hashes());
-        self.counters.sweep(rows);
+        let mut rows_swept = 0;
+        for _ in 0..2 {
+            // Before the first read that the remembered value rests on: a revocation that those reads may miss
+            // supersedes it.
+            let lease = self.cache.lease(hash);
+            let candidates = match self.store.candidates().await {
+                Ok(candidates) => candidates,
+                Err(error) => return (Err(AuthError::Unavailable(error)), rows_swept),
+            };
+            rows_swept += candidates.len();
+            let found = sweep(hash, candidates.hashes());
+            self.counters.sweep(candidates.len());
 
-        let Some(id) = found.and_then(|index| candidates.id(index)) else {
-            return (Err(AuthError::Invalid), rows);
-        };
-        // The sweep is a hint like the cache is: the row may have changed since the candidates were read.
-        let result = match self.live_row(id, hash).await {
-            Ok(Some(trust)) => {
-                // If an invalidation has superseded the lease, the next request sweeps again; this one has
-                // its live row.
-                lease.remember(id);
-                Ok(trust)
+            let Some(id) = found.and_then(|index| candidates.id(index)) else {
+                return (Err(AuthError::Invalid), rows_swept);
+            };
+            // The sweep is a hint like the cache is: the row may have changed since the candidates were read.
+            match self.live_row(id, hash).await {
+                Ok(Some(trust)) => {
+                    // If an invalidation has superseded the lease, the next request sweeps again; this one has
+                    // its live row.
+                    lease.remember(id);
+                    return (Ok(trust), rows_swept);
+                }
+                // Revoked since, as a rule. But another row may have the key, by now or all the time: sweep once
+                // more, so that a key which is valid throughout is not refused as invalid.
+                Ok(None) => {}
+                Err(error) => return (Err(AuthError::Unavailable(error)), rows_swept),
             }
-            Ok(None) => Err(AuthError::Invalid),
-            Err(error) => Err(AuthError::Unavailable(error)),
-        };
-        (result, rows)
+        }
+        (Err(AuthError::Unavailable(StoreError::Unsettled)), rows_swept)
     }
 
     /// The row with this id as it is now, if it accepts the key. There is no other way to a grant.

@@ -77,6 +77,9 @@ pub enum StoreError {
     /// The store was closed, or the connection to it is lost.
     #[error("the connection to the database is closed; connect again")]
     Unreachable,
+    /// The rows changed again and again while they were read, so that nothing can be said of the key.
+    #[error("the trusts changed while they were read; try again")]
+    Unsettled,
     /// Another trust has the name. Nothing was written.
     #[error("the name {name:?} is taken; choose another, or delete that trust first")]
     NameTaken {
@@ -105,7 +108,7 @@ pub enum StoreError {
 impl StoreError {
     /// A short stable word for the variant, for metrics and output that programs read: `not_found`,
     /// `not_a_database`, `cannot_open`, `schema`, `unsupported_url`, `timeout`, `busy`, `unreachable`,
-    /// `name_taken`, `no_such_trust`, `bad_row`, `other`.
+    /// `unsettled`, `name_taken`, `no_such_trust`, `bad_row`, `other`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -117,6 +120,7 @@ impl StoreError {
             Self::Timeout { .. } => "timeout",
             Self::Busy => "busy",
             Self::Unreachable => "unreachable",
+            Self::Unsettled => "unsettled",
             Self::NameTaken { .. } => "name_taken",
             Self::NoSuchTrust { .. } => "no_such_trust",
             Self::BadRow { .. } => "bad_row",

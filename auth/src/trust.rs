@@ -166,9 +166,10 @@ pub enum InvalidName {
     /// The name is a UUID, and would be taken for an id.
     #[error("the name is a UUID, which would be taken for a trust's id; choose another name")]
     Uuid,
-    /// The name has the form of an API key.
+    /// The name holds something of the form of an API key or its digest.
     #[error(
-        "the name looks like an API key (43 characters of base64url); choose another name, and rotate the key if it is one"
+        "the name holds what looks like an API key (43 or more letters, digits, `-` and `_` in a row); choose another \
+         name, and rotate the key if it is one"
     )]
     LooksLikeAKey,
 }
@@ -305,8 +306,12 @@ mod tests {
             assert_eq!(refusal(&name), InvalidName::Uuid, "{name}");
             assert_eq!(TrustRef::from(&*name), TrustRef::Id(id));
         }
-        assert_eq!(refusal(&"k".repeat(43)), InvalidName::LooksLikeAKey);
-        assert!(NewTrust::new("k".repeat(200)).is_ok());
+        for name in ["k".repeat(43), format!("ApiKey {}", "k".repeat(43)), KeyHash::of("key").to_string()] {
+            assert_eq!(refusal(&name), InvalidName::LooksLikeAKey, "{name}");
+            assert!(!TrustRef::from(&*name).to_string().contains(&name[10..]), "{name}");
+        }
+        assert!(NewTrust::new("k".repeat(42)).is_ok());
+        assert!(NewTrust::new("name ".repeat(39) + "names").is_ok());
         assert!(NewTrust::new("St. Mary’s — 北 🏥").is_ok());
     }
 

@@ -9,8 +9,10 @@ use std::sync::Arc;
 use stores::{Backend, Moment, Tampered, World, by_name};
 use tokio::sync::Notify;
 use trust_auth::{
-    ApiKey, AuthError, KeyHash, NewTrust, Path, RegistryError, StoreError, TrustLedger, TrustRegistry,
+    ApiKey, AuthError, Authenticator, Candidates, KeyHash, NewTrust, Path, RegistryError, StoreError, Trust,
+    TrustKeyCache, TrustLedger, TrustRegistry, TrustStore,
 };
+use uuid::Uuid;
 
 on_every_store!(
     a_rotated_key_is_refused_at_once_g9,
@@ -28,6 +30,7 @@ on_every_store!(
     a_change_is_committed_before_its_key_is_invalidated_g1,
     a_revocation_during_the_sweep_is_refused_and_not_remembered_g1,
     a_row_that_another_process_revokes_during_the_sweep_is_refused_and_not_remembered_g9,
+    a_key_that_another_row_has_all_the_time_is_granted_when_the_swept_one_goes,
     a_revocation_after_the_live_row_was_read_is_not_remembered_g1,
     a_change_of_unknown_outcome_invalidates_every_key,
     a_change_cancelled_before_its_commit_invalidates_every_key,
@@ -267,6 +270,44 @@ async fn a_row_that_another_process_revokes_during_the_sweep_is_refused_and_not_
     assert_refused(&world, &key, Path::Sweep).await;
     assert!(world.store.is_spent());
     assert_eq!(world.cached(&key), None);
+}
+
+/// Two rows have the key, which no registry makes but another program may. The later one goes during the sweep.
+async fn a_key_that_another_row_has_all_the_time_is_granted_when_the_swept_one_goes<S: Backend>() {
+    let world = World::<Tampered<S>>::tampered().await;
+    let (trust, key) = world.register("a").await;
+    let twin = world.store.inner.insert(NewTrust::new("b").unwrap(), key.hash()).await.unwrap();
+    let (table, which) = (Arc::clone(&world.store.inner), twin.id.into());
+    world.store.at(Moment::CandidatesRead, async move {
+        table.set_enabled(&which, false).await?;
+        Ok(())
+    });
+    let attempt = world.attempt(&key).await;
+    assert_eq!(attempt.result.unwrap().id, trust.id);
+    // Both rows the first time, the one that is left the second.
+    assert_eq!(attempt.rows_swept, 3);
+    assert!(world.store.is_spent());
+    assert_eq!(world.cached(&key), Some(trust.id));
+}
+
+#[tokio::test]
+async fn rows_that_change_under_every_sweep_make_the_request_unavailable_and_are_not_remembered() {
+    struct Restless;
+    impl TrustStore for Restless {
+        async fn fetch(&self, _: Uuid) -> Result<Option<Trust>, StoreError> {
+            Ok(None)
+        }
+        async fn candidates(&self) -> Result<Candidates, StoreError> {
+            let mut candidates = Candidates::default();
+            candidates.push(Uuid::nil(), KeyHash::of("key"));
+            Ok(candidates)
+        }
+    }
+    let cache = Arc::new(TrustKeyCache::new());
+    let attempt = Authenticator::new(Arc::new(Restless), Arc::clone(&cache)).attempt(Some("key")).await;
+    assert!(matches!(attempt.result, Err(AuthError::Unavailable(StoreError::Unsettled))));
+    assert_eq!(attempt.rows_swept, 2);
+    assert!(cache.is_empty());
 }
 
 /// The request may be granted: its live row was read before the revocation returned. Its answer must not outlive it.

@@ -255,13 +255,12 @@ async fn a_row_whose_hash_is_malformed_is_refused_and_costs_the_others_nothing()
 
 #[tokio::test]
 async fn a_row_whose_other_columns_are_malformed_is_an_error_that_names_them() {
-    let columns = ["created_at", "last_heartbeat", "disabled_at"];
+    let columns = ["created_at", "disabled_at"];
     for column in columns {
         let world = World::<SqliteStore>::new().await;
         let (trust, key) = world.register_hot("a").await;
         let sql = match column {
             "created_at" => "UPDATE trust SET created_at = 'soon'",
-            "last_heartbeat" => "UPDATE trust SET last_heartbeat = 'soon'",
             _ => "UPDATE trust SET disabled_at = 'soon'",
         };
         sqlx::query(sql).execute(&mut second_connection(&world.store).await).await.unwrap();
@@ -272,6 +271,44 @@ async fn a_row_whose_other_columns_are_malformed_is_an_error_that_names_them() {
         assert!(!message.contains("soon"), "{message}");
         assert_eq!(world.registry.list().await.unwrap_err().kind(), "bad_row");
     }
+}
+
+#[tokio::test]
+async fn what_the_application_writes_into_last_heartbeat_stops_neither_authentication_nor_revocation() {
+    for (sql, is_read) in [
+        ("UPDATE trust SET last_heartbeat = datetime('now'), created_at = datetime('now')", true),
+        ("UPDATE trust SET last_heartbeat = 'soon'", false),
+    ] {
+        let world = World::<SqliteStore>::new().await;
+        let (_, key) = world.register_hot("a").await;
+        sqlx::query(sql).execute(&mut second_connection(&world.store).await).await.unwrap();
+        assert_eq!(world.attempt(&key).await.result.unwrap().last_heartbeat.is_some(), is_read);
+        assert_eq!(world.registry.list().await.unwrap().len(), 1);
+        world.registry.disable(&by_name("a")).await.unwrap();
+        assert!(matches!(world.attempt(&key).await.result, Err(AuthError::Invalid)));
+    }
+}
+
+/// G9: what is reported as revoked is revoked, or an error says that it is not.
+#[tokio::test]
+async fn g9_a_row_whose_id_is_spelt_in_another_way_is_never_reported_as_changed() {
+    let world = World::<SqliteStore>::new().await;
+    let (_, key) = world.register("a").await;
+    let mut other = second_connection(&world.store).await;
+    sqlx::query("UPDATE trust SET id = replace(id, '-', '')").execute(&mut other).await.unwrap();
+    for outcome in [
+        world.registry.disable(&by_name("a")).await.map(drop),
+        world.registry.rotate(&by_name("a")).await.map(drop),
+        world.registry.delete(&by_name("a")).await.map(drop),
+    ] {
+        assert_eq!(outcome.unwrap_err().kind(), "bad_row");
+    }
+    assert!(matches!(world.attempt(&key).await.result, Err(AuthError::Invalid)));
+    let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM trust WHERE disabled_at IS NULL")
+        .fetch_one(&mut other)
+        .await
+        .unwrap();
+    assert_eq!(rows, 1);
 }
 
 #[tokio::test]

@@ -10,8 +10,9 @@
 //!   exchange.
 //! * *Grace.* A flag goes down by a Release store, which the scan reads with Acquire: all that the reader did
 //!   is before the freeing.
-//! * *No order beyond that.* A scan that sees a flag up, and a pin that sees nothing, synchronise with
-//!   nobody. So whatever the map forgets to order stays unordered, and loom reports it.
+//! * *No order beyond that*, or nearly. Loom lets each `SeqCst` fence acquire what earlier ones released, so a pin
+//!   that comes after a scan is ordered after it, as it is with real fences. In the executions in which the pin comes
+//!   first nothing is ordered, and whatever the map forgets to order is reported there.
 //!
 //! Loom runs all threads of a model on one thread of the operating system, one at a time, and switches only
 //! in loom's own operations. So a `std` mutex can keep the books without being part of the model, as long as

@@ -57,6 +57,9 @@ pub(super) struct SnapshotMap<V> {
     /// Values are read by many threads at once and dropped by any: what `Arc` asks of them is what the map
     /// asks.
     values: PhantomData<Arc<V>>,
+    /// Values are put in through a shared reference, as into a `Mutex`. Were the map not invariant in `V`, it
+    /// could be taken for a map of a supertype, and be given values that it must not hold.
+    invariant: PhantomData<fn(V) -> V>,
 }
 
 impl<V> SnapshotMap<V> {
@@ -71,6 +74,7 @@ impl<V> SnapshotMap<V> {
             slots: slots.into_boxed_slice(),
             bucket_capacity: shape.bucket_capacity,
             values: PhantomData,
+            invariant: PhantomData,
         })
     }
 

@@ -182,12 +182,13 @@ impl TrustLedger for SqliteStore {
         self.within(async {
             let mut write = self.begin().await?;
             let mut trust = write.find(which).await?;
-            sqlx::query("UPDATE trust SET api_key_hash = ?2 WHERE id = ?1")
+            let done = sqlx::query("UPDATE trust SET api_key_hash = ?2 WHERE id = ?1")
                 .bind(row::id_text(trust.id))
                 .bind(hash.to_string())
                 .execute(&mut *write.transaction)
                 .await
                 .map_err(|error| self.failed(error))?;
+            write.changed(done.rows_affected(), &trust)?;
             write.commit().await?;
             let former_hash = trust.api_key_hash.replace(hash);
             Ok(Change { trust, former_hash })
@@ -200,12 +201,13 @@ impl TrustLedger for SqliteStore {
             let mut write = self.begin().await?;
             let mut trust = write.find(which).await?;
             trust.disabled_at = if enabled { None } else { trust.disabled_at.or_else(|| Some(now())) };
-            sqlx::query("UPDATE trust SET disabled_at = ?2 WHERE id = ?1")
+            let done = sqlx::query("UPDATE trust SET disabled_at = ?2 WHERE id = ?1")
                 .bind(row::id_text(trust.id))
                 .bind(trust.disabled_at.map(row::time_text).transpose()?)
                 .execute(&mut *write.transaction)
                 .await
                 .map_err(|error| self.failed(error))?;
+            write.changed(done.rows_affected(), &trust)?;
             write.commit().await?;
             let former_hash = trust.api_key_hash;
             Ok(Change { trust, former_hash })
@@ -217,11 +219,12 @@ impl TrustLedger for SqliteStore {
         self.within(async {
             let mut write = self.begin().await?;
             let trust = write.find(which).await?;
-            sqlx::query("DELETE FROM trust WHERE id = ?1")
+            let done = sqlx::query("DELETE FROM trust WHERE id = ?1")
                 .bind(row::id_text(trust.id))
                 .execute(&mut *write.transaction)
                 .await
                 .map_err(|error| self.failed(error))?;
+            write.changed(done.rows_affected(), &trust)?;
             write.commit().await?;
             let former_hash = trust.api_key_hash;
             Ok(Change { trust, former_hash })
@@ -265,6 +268,12 @@ impl Write<'_> {
             Some(row) => row::trust(&row),
             None => Err(StoreError::NoSuchTrust { which: which.clone() }),
         }
+    }
+
+    /// Makes sure that a statement has changed the row that was found, and nothing else. Whoever is told of a
+    /// revocation relies on it.
+    fn changed(&self, rows: u64, trust: &Trust) -> Result<(), StoreError> {
+        if rows == 1 { Ok(()) } else { Err(StoreError::BadRow { id: Some(trust.id), column: "id" }) }
     }
 
     async fn commit(self) -> Result<(), StoreError> {

@@ -3,8 +3,9 @@
 
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
-use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
+use time::{OffsetDateTime, PrimitiveDateTime};
 use trust_key_cache::KeyHash;
 use uuid::Uuid;
 
@@ -15,19 +16,24 @@ pub(super) fn trust(row: &SqliteRow) -> Result<Trust, StoreError> {
     let id = id(row).ok_or(StoreError::BadRow { id: None, column: "id" })?;
     let bad = |column| StoreError::BadRow { id: Some(id), column };
     let text = |index, column| row.try_get::<Option<String>, usize>(index).map_err(|_| bad(column));
-    let time = |index, column| match text(index, column)? {
-        Some(text) => OffsetDateTime::parse(&text, &Rfc3339).map(Some).map_err(|_| bad(column)),
+    let time_of = |index, column| match text(index, column)? {
+        Some(text) => time(&text).map(Some).ok_or_else(|| bad(column)),
         None => Ok(None),
     };
+    // The application writes this one, and nothing is decided by it.
+    let last_heartbeat = time_of(6, "last_heartbeat").unwrap_or_else(|_| {
+        tracing::warn!(%id, "a trust's last_heartbeat is no time in RFC 3339; it is left out");
+        None
+    });
     Ok(Trust {
         id,
         name: text(1, "name")?.ok_or_else(|| bad("name"))?,
         code: text(2, "code")?,
         region: text(3, "region")?,
         api_key_hash: text(4, "api_key_hash")?.and_then(|digits| hash(id, &digits)),
-        created_at: time(5, "created_at")?.ok_or_else(|| bad("created_at"))?,
-        last_heartbeat: time(6, "last_heartbeat")?,
-        disabled_at: time(7, "disabled_at")?,
+        created_at: time_of(5, "created_at")?.ok_or_else(|| bad("created_at"))?,
+        last_heartbeat,
+        disabled_at: time_of(7, "disabled_at")?,
     })
 }
 
@@ -35,7 +41,8 @@ pub(super) fn trust(row: &SqliteRow) -> Result<Trust, StoreError> {
 pub(super) fn candidate(row: &SqliteRow) -> Option<(Uuid, KeyHash)> {
     let Some(id) = id(row) else {
         tracing::warn!(
-            "a trust's id is no UUID; nobody can authenticate as this trust until the row is repaired"
+            "a trust's id is no UUID in lower case with hyphens; nobody can authenticate as this trust until the row \
+             is repaired"
         );
         return None;
     };
@@ -43,8 +50,11 @@ pub(super) fn candidate(row: &SqliteRow) -> Option<(Uuid, KeyHash)> {
     hash(id, digits).map(|hash| (id, hash))
 }
 
+/// The id, if it is spelt as [`id_text`] spells it. Any other spelling of a UUID would be read here and found by
+/// no statement: a change of such a row would write nothing.
 fn id(row: &SqliteRow) -> Option<Uuid> {
-    row.try_get::<&str, usize>(0).ok().and_then(|text| Uuid::try_parse(text).ok())
+    let text = row.try_get::<&str, usize>(0).ok()?;
+    Uuid::try_parse(text).ok().filter(|id| id_text(*id) == text)
 }
 
 fn hash(id: Uuid, digits: &str) -> Option<KeyHash> {
@@ -53,6 +63,14 @@ fn hash(id: Uuid, digits: &str) -> Option<KeyHash> {
         tracing::warn!(%id, "a trust's api_key_hash is not 64 hexadecimal digits; rotate its key to make it usable again");
     }
     hash
+}
+
+/// A time as this store writes it, or as SQLite's own `datetime('now')` does, which means UTC.
+fn time(text: &str) -> Option<OffsetDateTime> {
+    let sqlite = || {
+        PrimitiveDateTime::parse(text, format_description!("[year]-[month]-[day] [hour]:[minute]:[second]"))
+    };
+    OffsetDateTime::parse(text, &Rfc3339).ok().or_else(|| sqlite().ok().map(PrimitiveDateTime::assume_utc))
 }
 
 pub(super) fn id_text(id: Uuid) -> String {
