@@ -5,7 +5,7 @@ Mutants are (a) each memory ordering in src/ weakened to Relaxed (a fence: remov
 ones of scripts/mutants.toml. Each is built and checked in a copy under target/mutants, by the models first, then by the tests, with one
 test at a time so that a crash has a name. Writes a table (Markdown) to standard output, progress to standard error.
 
-    scripts/mutants.py                    all of them, about 25 minutes on two cores
+    scripts/mutants.py                    all of them, about six minutes on two cores
     scripts/mutants.py --list             their names
     scripts/mutants.py lease expired      those whose name has one of these words
     scripts/mutants.py --write            replaces the table in docs/assurance.md
