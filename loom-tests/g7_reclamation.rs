@@ -10,43 +10,8 @@ use std::sync::atomic::{AtomicIsize, Ordering};
 
 use loom::thread;
 
+use crate::counted::Counted;
 use crate::explore::{bounded, exhaustively, key, one_bucket};
-
-/// A value that counts how many of it there are, and checks that it is whole and alive whenever it is looked
-/// at.
-struct Counted {
-    parts: [u64; 4],
-    alive: Arc<AtomicIsize>,
-}
-
-impl Counted {
-    const DEAD: u64 = u64::MAX;
-
-    fn new(part: u64, alive: &Arc<AtomicIsize>) -> Self {
-        alive.fetch_add(1, Ordering::Relaxed);
-        Self { parts: [part; 4], alive: alive.clone() }
-    }
-
-    fn check(&self) {
-        assert_ne!(self.parts[0], Self::DEAD, "read after it was dropped");
-        assert!(self.parts.iter().all(|part| *part == self.parts[0]), "torn: {:?}", self.parts);
-    }
-}
-
-impl Clone for Counted {
-    fn clone(&self) -> Self {
-        self.check();
-        Self::new(self.parts[0], &self.alive)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.check();
-        self.parts = [Self::DEAD; 4];
-        self.alive.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 #[test]
 fn g7_a_reader_beside_a_writer_sees_a_whole_and_living_value() {
@@ -86,8 +51,8 @@ fn g7_writers_that_collide_drop_each_value_once() {
             let writing = thread::spawn(move || assert!(shared.lease(&key(1)).remember(value)));
             assert!(cache.lease(&key(2)).remember(Counted::new(2, &alive)));
             writing.join().unwrap();
-            assert_eq!(cache.lookup_with(&key(1), |value| value.parts), Some([1; 4]));
-            assert_eq!(cache.lookup_with(&key(2), |value| value.parts), Some([2; 4]));
+            assert_eq!(cache.lookup_with(&key(1), |value| value.parts), Some([1; 8]));
+            assert_eq!(cache.lookup_with(&key(2), |value| value.parts), Some([2; 8]));
         }
         if cfg!(not(crossbeam_loom)) {
             assert_eq!(alive.load(Ordering::Relaxed), 0, "values dropped too often or not at all");

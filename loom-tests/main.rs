@@ -3,6 +3,8 @@
 //! `cargo test --features loom` runs them over the small epoch of `src/model/reclaim.rs`; `cargo loom-epoch`
 //! runs them over crossbeam-epoch itself. Each prints how many executions it explored.
 
+#[path = "../tests/counted/mod.rs"]
+mod counted;
 mod explore;
 
 mod g1_revocation;

@@ -1,46 +1,16 @@
 //! G7: every value is dropped exactly once, after its last reader, and a dropped cache leaves nothing behind.
 
+mod counted;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
 use std::thread;
 
+use counted::Counted;
 use trust_key_cache::{KeyCache, KeyHash, ManualClock};
 
 fn hash(number: u64) -> KeyHash {
     KeyHash::of(number.to_le_bytes())
-}
-
-/// A value of which it is known how many there are, and which shows when it is read torn or dead.
-struct Counted {
-    parts: [u64; 8],
-    alive: Arc<AtomicIsize>,
-}
-
-impl Counted {
-    fn new(part: u64, alive: &Arc<AtomicIsize>) -> Self {
-        alive.fetch_add(1, Ordering::Relaxed);
-        Self { parts: [part; 8], alive: alive.clone() }
-    }
-
-    fn check(&self) {
-        assert_ne!(self.parts[0], u64::MAX, "read or dropped after it was dropped");
-        assert!(self.parts.iter().all(|part| *part == self.parts[0]), "torn: {:?}", self.parts);
-    }
-}
-
-impl Clone for Counted {
-    fn clone(&self) -> Self {
-        self.check();
-        Self::new(self.parts[0], &self.alive)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.check();
-        self.parts = [u64::MAX; 8];
-        self.alive.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 fn assert_all_dropped(alive: &AtomicIsize) {

@@ -92,6 +92,7 @@ impl Counters {
     }
 
     pub(crate) fn read(&self) -> Stats {
+        // Relaxed: see above.
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Stats {
             requests: read(&self.requests),
@@ -108,5 +109,6 @@ impl Counters {
 }
 
 fn add(counter: &AtomicU64, amount: u64) {
+    // Relaxed: see `Counters`.
     counter.fetch_add(amount, Ordering::Relaxed);
 }

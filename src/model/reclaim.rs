@@ -100,6 +100,7 @@ pub(super) fn pin() -> Guard {
         (place, books.nesting[place])
     });
     if depth == 1 {
+        // Relaxed: the fence after it makes it seen.
         REGISTRY.pinned[place].store(true, Ordering::Relaxed);
         // SeqCst: pairs with the fence in `Registry::scan`.
         fence(Ordering::SeqCst);
