@@ -33,7 +33,7 @@
 //!   without one.
 //! * No value outlives its time-to-live, which runs from the lease. A coarse clock's lag counts against the
 //!   value.
-//! * Memory is bounded, and small: about 74 bytes a key at capacity.
+//! * Memory is bounded, and small: about 70 bytes a key at capacity.
 #![cfg_attr(
     doc,
     doc = "[`guarantees`] numbers these promises and argues them, memory ordering by memory ordering."

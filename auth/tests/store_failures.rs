@@ -312,6 +312,30 @@ async fn g9_a_row_whose_id_is_spelt_in_another_way_is_never_reported_as_changed(
 }
 
 #[tokio::test]
+async fn g9_a_change_that_a_trigger_swallows_is_never_reported_as_made() {
+    for sql in [
+        "CREATE TRIGGER keep BEFORE UPDATE ON trust BEGIN SELECT RAISE(IGNORE); END",
+        "CREATE TRIGGER keep BEFORE DELETE ON trust BEGIN SELECT RAISE(IGNORE); END",
+    ] {
+        let world = World::<SqliteStore>::new().await;
+        let (_, key) = world.register("a").await;
+        sqlx::query(sql).execute(&mut second_connection(&world.store).await).await.unwrap();
+        let outcomes = if sql.contains("UPDATE") {
+            vec![
+                world.registry.disable(&by_name("a")).await.map(drop),
+                world.registry.rotate(&by_name("a")).await.map(drop),
+            ]
+        } else {
+            vec![world.registry.delete(&by_name("a")).await.map(drop)]
+        };
+        for outcome in outcomes {
+            assert_eq!(outcome.unwrap_err().kind(), "schema");
+        }
+        assert!(world.attempt(&key).await.result.is_ok());
+    }
+}
+
+#[tokio::test]
 async fn a_row_whose_id_is_malformed_is_skipped_by_the_sweep() {
     let world = World::<SqliteStore>::new().await;
     let (_, key) = world.register("a").await;

@@ -188,7 +188,7 @@ impl TrustLedger for SqliteStore {
                 .execute(&mut *write.transaction)
                 .await
                 .map_err(|error| self.failed(error))?;
-            write.changed(done.rows_affected(), &trust)?;
+            write.changed(done.rows_affected())?;
             write.commit().await?;
             let former_hash = trust.api_key_hash.replace(hash);
             Ok(Change { trust, former_hash })
@@ -207,7 +207,7 @@ impl TrustLedger for SqliteStore {
                 .execute(&mut *write.transaction)
                 .await
                 .map_err(|error| self.failed(error))?;
-            write.changed(done.rows_affected(), &trust)?;
+            write.changed(done.rows_affected())?;
             write.commit().await?;
             let former_hash = trust.api_key_hash;
             Ok(Change { trust, former_hash })
@@ -224,7 +224,7 @@ impl TrustLedger for SqliteStore {
                 .execute(&mut *write.transaction)
                 .await
                 .map_err(|error| self.failed(error))?;
-            write.changed(done.rows_affected(), &trust)?;
+            write.changed(done.rows_affected())?;
             write.commit().await?;
             let former_hash = trust.api_key_hash;
             Ok(Change { trust, former_hash })
@@ -272,8 +272,12 @@ impl Write<'_> {
 
     /// Makes sure that a statement has changed the row that was found, and nothing else. Whoever is told of a
     /// revocation relies on it.
-    fn changed(&self, rows: u64, trust: &Trust) -> Result<(), StoreError> {
-        if rows == 1 { Ok(()) } else { Err(StoreError::BadRow { id: Some(trust.id), column: "id" }) }
+    fn changed(&self, rows: u64) -> Result<(), StoreError> {
+        if rows == 1 {
+            return Ok(());
+        }
+        let reason = "it did not change the row that it was told to; look for a trigger on its table `trust`";
+        Err(StoreError::Schema { path: self.store.path.to_path_buf(), reason: reason.into() })
     }
 
     async fn commit(self) -> Result<(), StoreError> {
