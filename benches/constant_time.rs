@@ -3,7 +3,7 @@
 //! The method is dudect's (Reparaz, Balasch, Verbauwhede, "Dude, is my code constant time?", DATE 2017): time two classes of inputs in
 //! random alternation, and apply Welch's t-test to the two sets of durations, whole and cropped at several percentiles. |t| of 4.5 or
 //! more says that the classes differ. Each subject has a twin here that exits early, which must be found out: an instrument that sees
-//! nothing proves nothing.
+//! nothing proves nothing. A wrong verdict is measured again, and stands if it is wrong three times in a row.
 //!
 //! `cargo bench --bench constant_time` takes a million samples of each class and exits with 1 if a verdict is not the expected one.
 //! With `--test` it only shows that it runs.
@@ -18,6 +18,8 @@ use trust_key_cache::{KeyHash, sweep};
 
 const SAMPLES: usize = 1_000_000;
 const THRESHOLD: f64 = 4.5;
+/// How often a verdict may be wrong before it stands.
+const ATTEMPTS: usize = 3;
 /// Compares in a sample, so that one takes longer than reading the clock.
 const COMPARES: usize = 64;
 const ROWS: usize = 256;
@@ -51,42 +53,23 @@ fn main() -> ExitCode {
 
     println!("{samples} samples of each class; the classes differ where |t| >= {THRESHOLD}");
     let mut sound = true;
-    let mut report = |what: &str, t: f64, expected_to_differ: bool| {
-        let verdict = if (t.abs() >= THRESHOLD) == expected_to_differ { "as it should be" } else { "WRONG" };
-        sound &= verdict != "WRONG";
-        println!("{what:<58} |t| = {:>9.2}   {verdict}", t.abs());
+    let mut judge = |what: &str, expected_to_differ, classes, subject: &dyn Fn(&KeyHash) -> usize| {
+        // A machine that does something else meanwhile can push one measurement over the threshold; what the
+        // code does, it does again.
+        let right = (0..ATTEMPTS).any(|_| {
+            let t = measure(samples, &mut random, classes, subject).abs();
+            let right = (t >= THRESHOLD) == expected_to_differ;
+            println!("{what:<58} |t| = {t:>9.2}   {}", if right { "as it should be" } else { "WRONG" });
+            right
+        });
+        sound &= right;
     };
-    let random = &mut random;
-    report(
-        "compare: equal, first byte differs",
-        measure(samples, random, [&equal, &first], compare(constant)),
-        false,
-    );
-    report(
-        "compare: first byte differs, last byte differs",
-        measure(samples, random, [&first, &last], compare(constant)),
-        false,
-    );
-    report(
-        "early-exiting compare: equal, first byte differs",
-        measure(samples, random, [&equal, &first], compare(hurried)),
-        true,
-    );
-    report(
-        "sweep: first row matches, last row matches",
-        measure(samples, random, [&head, &tail], sweep_rows),
-        false,
-    );
-    report(
-        "sweep: first row matches, no row matches",
-        measure(samples, random, [&head, &stranger], sweep_rows),
-        false,
-    );
-    report(
-        "early-exiting sweep: first row matches, last row matches",
-        measure(samples, random, [&head, &tail], hurried_sweep),
-        true,
-    );
+    judge("compare: equal, first byte differs", false, [&equal, &first], &compare(constant));
+    judge("compare: first byte differs, last byte differs", false, [&first, &last], &compare(constant));
+    judge("early-exiting compare: equal, first byte differs", true, [&equal, &first], &compare(hurried));
+    judge("sweep: first row matches, last row matches", false, [&head, &tail], &sweep_rows);
+    judge("sweep: first row matches, no row matches", false, [&head, &stranger], &sweep_rows);
+    judge("early-exiting sweep: first row matches, last row matches", true, [&head, &tail], &hurried_sweep);
     if sound || samples < SAMPLES { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -100,7 +83,7 @@ fn measure(
     samples: usize,
     random: &mut Rng,
     classes: [&KeyHash; 2],
-    subject: impl Fn(&KeyHash) -> usize,
+    subject: &dyn Fn(&KeyHash) -> usize,
 ) -> f64 {
     let mut durations = [Vec::with_capacity(samples), Vec::with_capacity(samples)];
     // As many again to begin with, which are not counted: caches and branch predictors settle.

@@ -75,11 +75,17 @@ impl Clock for CoarseClock {
     }
 
     fn resolution(&self) -> Duration {
-        // The kernel adds whole ticks only, and a tick may come late: lags of three ticks are seen on an idle
-        // machine. Ten ticks, and 100 ms at least, cost an entry of a minute nothing that matters.
-        let tick = from_timespec(rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse));
-        (tick * 10).max(Duration::from_millis(100))
+        promised(from_timespec(rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse)))
     }
+}
+
+/// The most that a clock which is refreshed once a `tick` is taken to lag.
+///
+/// The kernel adds whole ticks only, and a tick may come late: lags of three ticks are seen on an idle machine. Ten
+/// ticks, and 100 ms at least, cost an entry of a minute nothing that matters.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn promised(tick: Duration) -> Duration {
+    (tick * 10).max(Duration::from_millis(100))
 }
 
 /// The kernel keeps both fields of a monotonic time non-negative and the nanoseconds below a second.
@@ -161,4 +167,15 @@ impl Clock for ManualClock {
 #[inline]
 pub(crate) fn nanos(time: Duration) -> u64 {
     time.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(time.subsec_nanos()))
+}
+
+#[cfg(all(test, any(target_os = "linux", target_os = "android")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g3_a_coarse_clock_promises_ten_ticks_and_a_tenth_of_a_second_at_least() {
+        let promise = |tick| promised(Duration::from_millis(tick)).as_millis();
+        assert_eq!([1, 4, 10, 11, 20].map(promise), [100, 100, 100, 110, 200]);
+    }
 }

@@ -13,6 +13,7 @@ fn build(ttl: Duration, capacity: usize) -> Result<TrustKeyCache, BuildError> {
 #[test]
 fn g10_a_time_to_live_of_zero_or_of_ages_is_refused() {
     assert_eq!(build(Duration::ZERO, 1).unwrap_err(), BuildError::ZeroTtl);
+    assert_eq!(BuildError::MAX_TTL, Duration::from_secs(31_536_000));
     assert!(build(BuildError::MAX_TTL, 1).is_ok());
     for ttl in [BuildError::MAX_TTL + Duration::from_nanos(1), Duration::MAX] {
         assert_eq!(build(ttl, 1).unwrap_err(), BuildError::TtlTooLong { ttl });
@@ -88,6 +89,7 @@ fn g10_debug_output_carries_no_whole_digest() {
         assert!(!shown.contains(&digest[8..16]), "{shown}");
     }
     assert_eq!(format!("{hash:?}"), format!("KeyHash({}…)", &digest[..8]));
+    assert_eq!(format!("{cache:?}"), "KeyCache { ttl: 60s, capacity: 16384, .. }");
     assert_eq!(format!("{:?}", KeyCache::<u32>::builder()), "Builder { ttl: 60s, capacity: 16384, .. }");
 }
 

@@ -1,6 +1,6 @@
 //! G3: no value outlives its time-to-live, which runs from the lease, and a clock's lag counts against it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use trust_key_cache::{Clock, CoarseClock, KeyCache, KeyHash, ManualClock};
 
@@ -106,6 +106,16 @@ fn the_coarse_clock_is_monotonic_and_says_how_coarse_it_is() {
     // Enough for ticks that come late, and nothing that matters to a minute.
     assert!(cfg!(not(target_os = "linux")) || clock.resolution() >= Duration::from_millis(100));
     assert!(clock.resolution() <= Duration::from_millis(200), "{:?}", clock.resolution());
+}
+
+#[test]
+fn the_coarse_clock_goes_on() {
+    let (coarse, precise) = (CoarseClock, Instant::now());
+    let start = coarse.now();
+    while coarse.now() == start {
+        assert!(precise.elapsed() < Duration::from_secs(60), "it stands still");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[test]
