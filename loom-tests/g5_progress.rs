@@ -2,8 +2,8 @@
 //!
 //! The model counts the atomic operations on the map that a lookup performs (`src/model/sync.rs`). In every
 //! execution it is the same two: one load of the slot, one of the generation. What happens between them is a
-//! search of at most 16 entries of immutable memory. Pinning is counted apart: in `src/reclaim.rs` it is
-//! crossbeam-epoch's, in the model a store and a fence.
+//! search of at most 16 entries of immutable memory. Pinning has a model of its own: over the epochs that ship, it takes
+//! four operations.
 
 use loom::thread;
 use trust_key_cache::model::steps;
@@ -23,6 +23,22 @@ fn g5_a_lookup_takes_two_steps_while_writers_run() {
         assert_eq!(steps() - before, 2);
         remembering.join().unwrap();
         invalidating.join().unwrap();
+    });
+}
+
+/// Two loads and a store to pin, a store to unpin, whatever grace periods start.
+#[cfg(not(crossbeam_loom))]
+#[test]
+fn g5_a_pin_takes_four_steps_while_grace_periods_start() {
+    use trust_key_cache::model::epochs::{Grace, pin};
+
+    exhaustively("g5_a_pin_takes_four_steps_while_grace_periods_start", || {
+        drop(pin());
+        let starting = thread::spawn(|| (Grace::start().is_over(), Grace::start().is_over()));
+        let before = steps();
+        drop(pin());
+        assert_eq!(steps() - before, 4);
+        starting.join().unwrap();
     });
 }
 

@@ -12,4 +12,6 @@ mod g2_targeted_revocation;
 mod g4_replacement;
 mod g5_progress;
 mod g6_bounded_memory;
+#[cfg(not(crossbeam_loom))]
+mod g7_epochs;
 mod g7_reclamation;

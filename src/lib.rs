@@ -69,6 +69,7 @@
 
 #![cfg_attr(feature = "loom", allow(clippy::duplicate_mod, reason = "`model` is made of the same files"))]
 
+mod barrier;
 mod build_error;
 mod builder;
 mod cache;
@@ -98,4 +99,5 @@ pub use cache::{KeyCache, TrustKeyCache};
 pub use clock::{Clock, CoarseClock, ManualClock};
 pub use key_hash::{KeyHash, ParseKeyHashError};
 pub use lease::Lease;
+pub use reclaim::{Reclamation, reclamation};
 pub use sweep::sweep;

@@ -1,6 +1,6 @@
 //! The cache once more, over loom's primitives: for the models in `loom-tests/`, and for nothing else.
 //!
-//! These are the very sources that ship. Only `sync.rs` and `reclaim.rs` have twins here, so that what loom
+//! These are the very sources that ship. Only `sync.rs` and `reclaim/` have twins here, so that what loom
 //! explores is what runs. Nothing outside this module changes with the feature `loom`, so turning it on
 //! breaks no other user of the crate. Types from here work inside `loom::model` only.
 
@@ -16,10 +16,13 @@ mod sync;
 
 #[cfg(not(crossbeam_loom))]
 mod reclaim;
-/// With `--cfg crossbeam_loom`, the reclamation that ships is what is modelled.
+/// With `--cfg crossbeam_loom`, one of the two that ship.
 #[cfg(crossbeam_loom)]
-#[path = "reclaim.rs"]
+#[path = "reclaim/crossbeam.rs"]
 mod reclaim;
+
+#[cfg(not(crossbeam_loom))]
+pub mod epochs;
 
 pub use builder::Builder;
 pub use cache::{KeyCache, TrustKeyCache};

@@ -3,9 +3,36 @@
 //! stands here and in `reclaim.rs`.
 
 pub(super) use std::alloc::{alloc, dealloc};
-pub(super) use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+pub(super) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+pub(super) use std::thread_local;
+
+pub(super) use super::barrier;
 
 use std::hash::{BuildHasher, RandomState};
+
+/// A thread-local that is made at compile time and has no destructor: the fastest to read.
+macro_rules! thread_cell {
+    ($(#[$attribute:meta])* static $name:ident: $type:ty = $value:expr;) => {
+        std::thread_local! {
+            $(#[$attribute])*
+            static $name: $type = const { $value };
+        }
+    };
+}
+pub(super) use thread_cell;
+
+/// A static as in any program; loom's are made anew for each execution.
+macro_rules! lazy_static {
+    ($(#[$attribute:meta])* static ref $name:ident: $type:ty = $value:expr;) => {
+        $(#[$attribute])*
+        static $name: $type = $value;
+    };
+}
+pub(super) use lazy_static;
+
+/// How many buckets a map retires before it starts a grace period for them. Each start costs a system call, and
+/// interrupts the threads that run.
+pub(super) const BATCH: u64 = 64;
 
 /// Marks the accesses to a snapshot, for loom to check; costs nothing here.
 #[derive(Debug)]

@@ -2,17 +2,35 @@
 
 pub(super) use loom::alloc::{alloc, dealloc};
 pub(super) use loom::sync::atomic::Ordering;
+pub(super) use loom::{lazy_static, thread_local, thread_local as thread_cell};
 
 use std::cell::Cell;
 
 use loom::cell::UnsafeCell;
 use loom::sync::atomic;
 
+/// Every retired bucket is a batch, so that it may be freed as early as ever possible.
+pub(super) const BATCH: u64 = 1;
+
+/// The asymmetric barrier, as what it amounts to: a `SeqCst` fence on both sides.
+pub(super) mod barrier {
+    use loom::sync::atomic::{Ordering, fence};
+
+    pub(in super::super) fn light() {
+        fence(Ordering::SeqCst);
+    }
+
+    pub(in super::super) fn heavy() -> bool {
+        fence(Ordering::SeqCst);
+        true
+    }
+}
+
 loom::thread_local! {
     static STEPS: Cell<usize> = Cell::new(0);
 }
 
-/// How many atomic operations on the map the current thread has done in this execution. Models bound a
+/// How many atomic operations the current thread has done in this execution, those of pinning included. Models bound a
 /// lookup's steps by it.
 #[must_use]
 pub fn steps() -> usize {
@@ -36,9 +54,45 @@ impl AtomicU64 {
         self.0.load(order)
     }
 
+    pub(super) fn store(&self, value: u64, order: Ordering) {
+        step();
+        self.0.store(value, order);
+    }
+
     pub(super) fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
         step();
         self.0.fetch_add(value, order)
+    }
+}
+
+pub(super) struct AtomicBool(atomic::AtomicBool);
+
+impl AtomicBool {
+    pub(super) fn new(value: bool) -> Self {
+        Self(atomic::AtomicBool::new(value))
+    }
+
+    #[cfg(crossbeam_loom)]
+    pub(super) fn load(&self, order: Ordering) -> bool {
+        step();
+        self.0.load(order)
+    }
+
+    pub(super) fn store(&self, value: bool, order: Ordering) {
+        step();
+        self.0.store(value, order);
+    }
+
+    #[cfg(not(crossbeam_loom))]
+    pub(super) fn compare_exchange(
+        &self,
+        current: bool,
+        new: bool,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<bool, bool> {
+        step();
+        self.0.compare_exchange(current, new, success, failure)
     }
 }
 
@@ -52,6 +106,11 @@ impl<T> AtomicPtr<T> {
     pub(super) fn load(&self, order: Ordering) -> *mut T {
         step();
         self.0.load(order)
+    }
+
+    pub(super) fn swap(&self, pointer: *mut T, order: Ordering) -> *mut T {
+        step();
+        self.0.swap(pointer, order)
     }
 
     pub(super) fn compare_exchange(

@@ -4,6 +4,7 @@
 //! ([`Bucket`]).
 
 use std::alloc::{Layout, handle_alloc_error};
+use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::mem;
 use std::ptr::{self, NonNull};
@@ -28,8 +29,28 @@ pub(super) struct Header {
     lease_epoch: u64,
     tags: Tags,
     /// How many entries are initialised. A published bucket has as many as there is room for.
-    len: usize,
-    capacity: usize,
+    len: u32,
+    capacity: u32,
+    /// The link of a retired bucket, for [`Limbo`](super::limbo::Limbo). A cell, since readers may still hold the bucket.
+    next: UnsafeCell<*mut Header>,
+}
+
+impl Header {
+    /// # Safety
+    ///
+    /// `header` must be live, and its link no one else's during the call.
+    pub(super) unsafe fn set_next(header: NonNull<Self>, next: *mut Self) {
+        // SAFETY: the caller's promise; readers do not look at the link.
+        unsafe { *header.as_ref().next.get() = next };
+    }
+
+    /// # Safety
+    ///
+    /// As for [`set_next`](Self::set_next).
+    pub(super) unsafe fn next(header: NonNull<Self>) -> *mut Self {
+        // SAFETY: as in `set_next`.
+        unsafe { *header.as_ref().next.get() }
+    }
 }
 
 /// A whole bucket, as readers see it.
@@ -92,7 +113,7 @@ impl<V> Bucket<V> {
 /// `header` must point to a live bucket's header, with the provenance of the whole allocation.
 unsafe fn whole<V>(header: NonNull<Header>) -> *mut Bucket<V> {
     // SAFETY: the caller's promise.
-    let len = unsafe { (*header.as_ptr()).len };
+    let len = unsafe { (*header.as_ptr()).len } as usize;
     // A slice pointer carries the length that the unsized `Bucket` needs; the cast keeps it.
     ptr::slice_from_raw_parts_mut(header.as_ptr().cast::<Entry<V>>(), len) as *mut Bucket<V>
 }
@@ -131,7 +152,8 @@ impl<V> OwnedBucket<V> {
             lease_epoch,
             tags: Tags::default(),
             len: 0,
-            capacity,
+            capacity: capacity as u32,
+            next: UnsafeCell::new(ptr::null_mut()),
         };
         // SAFETY: the allocation is fresh, aligned and large enough for a header.
         unsafe { header.write(empty) };
@@ -146,14 +168,14 @@ impl<V> OwnedBucket<V> {
     pub(super) fn push(&mut self, entry: Entry<V>, tag: u8) {
         // SAFETY: the bucket is live and ours.
         let header = unsafe { self.header.as_mut() };
-        let place = header.len;
-        assert!(place < header.capacity);
+        let place = header.len as usize;
+        assert!(header.len < header.capacity);
         header.tags.set(place, tag);
         // SAFETY: `place` is below the capacity, so it lies in the allocation, whose provenance `self.header`
         // has.
         unsafe { self.entry_ptr(place).write(entry) };
         // SAFETY: as above; taken anew, since `entry_ptr` looked at the header.
-        unsafe { self.header.as_mut() }.len = place + 1;
+        unsafe { self.header.as_mut() }.len += 1;
     }
 
     /// Takes the last entry out again.
@@ -164,7 +186,7 @@ impl<V> OwnedBucket<V> {
         header.len = place;
         // SAFETY: the entry at `place` was initialised, and with the new `len` it is nobody's but the
         // caller's.
-        Some(unsafe { self.entry_ptr(place).read() })
+        Some(unsafe { self.entry_ptr(place as usize).read() })
     }
 
     fn entry_ptr(&self, place: usize) -> *mut Entry<V> {
@@ -203,9 +225,9 @@ impl<V> Drop for OwnedBucket<V> {
         }
         // SAFETY: the bucket is live and ours.
         let header = unsafe { self.header.as_ref() };
-        let free = Free(self.header, layout::<V>(header.capacity).0);
+        let free = Free(self.header, layout::<V>(header.capacity as usize).0);
         header.access.writing(|| {
-            let entries = ptr::slice_from_raw_parts_mut(self.entry_ptr(0), header.len);
+            let entries = ptr::slice_from_raw_parts_mut(self.entry_ptr(0), header.len as usize);
             // SAFETY: the first `len` entries are initialised, and nobody uses them after this.
             unsafe { entries.drop_in_place() };
         });

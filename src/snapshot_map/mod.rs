@@ -21,6 +21,7 @@
 //!    So what a thread reads is never smaller than the generation of the bucket that it has in hand.
 
 mod bucket;
+mod limbo;
 mod placement;
 mod selection;
 mod slot;
@@ -34,6 +35,7 @@ use super::reclaim;
 use super::sync::{AtomicU64, Ordering};
 use crate::KeyHash;
 use bucket::{Bucket, Entry, OwnedBucket};
+use limbo::Limbo;
 use placement::Placement;
 use selection::Selection;
 use slot::Slot;
@@ -54,6 +56,7 @@ pub(super) struct SnapshotMap<V> {
     placement: Placement,
     slots: Box<[Slot<V>]>,
     bucket_capacity: usize,
+    limbo: Limbo<V>,
     /// Values are read by many threads at once and dropped by any: what `Arc` asks of them is what the map
     /// asks.
     values: PhantomData<Arc<V>>,
@@ -73,6 +76,7 @@ impl<V> SnapshotMap<V> {
             placement: Placement::new(shape.buckets, seed),
             slots: slots.into_boxed_slice(),
             bucket_capacity: shape.bucket_capacity,
+            limbo: Limbo::for_slots(shape.buckets),
             values: PhantomData,
             invariant: PhantomData,
         })
@@ -151,8 +155,12 @@ impl<V> SnapshotMap<V> {
             if let Some(entry) = entry.take() {
                 next.push(entry, place.tag);
             }
-            match slot.publish(current, next, &guard) {
-                Ok(()) => return true,
+            match slot.publish(current, next) {
+                Ok(replaced) => {
+                    drop(guard);
+                    self.limbo.retire(replaced);
+                    return true;
+                }
                 Err(mut unpublished) if room == 1 => entry = unpublished.pop(),
                 Err(_) => {}
             }
@@ -190,7 +198,9 @@ impl<V> SnapshotMap<V> {
                 kept.copy(alive, &mut next);
                 next
             });
-            if slot.publish(current, next, &guard).is_ok() {
+            if let Ok(replaced) = slot.publish(current, next) {
+                drop(guard);
+                self.limbo.retire(replaced);
                 return;
             }
         }
@@ -226,12 +236,4 @@ fn lease_epoch<V>(bucket: Option<&Bucket<V>>) -> u64 {
 
 fn place_in<V>(bucket: Option<&Bucket<V>>, key: &KeyHash, tag: u8) -> Option<usize> {
     bucket?.find(key, tag).map(|(place, _)| place)
-}
-
-impl<V> Drop for SnapshotMap<V> {
-    fn drop(&mut self) {
-        // The slots free what they still hold. What was replaced before waits in the reclamation: hand it on,
-        // so that it is not kept by a thread which never comes back to it.
-        reclaim::flush();
-    }
 }

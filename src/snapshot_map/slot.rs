@@ -6,6 +6,7 @@ use std::ptr::{self, NonNull};
 use super::super::reclaim::Guard;
 use super::super::sync::{AtomicPtr, Ordering};
 use super::bucket::{Bucket, Header, OwnedBucket};
+use super::limbo::Replaced;
 
 /// Holds null until it is first written, and a bucket ever after.
 ///
@@ -34,29 +35,20 @@ impl<V> Slot<V> {
         Loaded { header: self.pointer.load(Ordering::Acquire), guard: PhantomData }
     }
 
-    /// Puts `next` where `current` still is, and retires `current`; gives `next` back if something else is
+    /// Puts `next` where `current` still is, and gives `current` to be retired; gives `next` back if something else is
     /// there by now.
     pub(super) fn publish(
         &self,
         current: Loaded<'_, V>,
         next: OwnedBucket<V>,
-        guard: &Guard,
-    ) -> Result<(), OwnedBucket<V>> {
+    ) -> Result<Replaced<V>, OwnedBucket<V>> {
         let next = next.into_raw();
         // Release: pairs with the Acquire in `load`. No Acquire on success: of `current` nothing is read that
         // its own load has not already made visible. Relaxed on failure: the caller loads again.
         match self.pointer.compare_exchange(current.header, next, Ordering::Release, Ordering::Relaxed) {
-            Ok(_) => {
-                if let Some(old) = NonNull::new(current.header) {
-                    // SAFETY: `old` came out of this slot by the exchange just now, so it came from
-                    // `into_raw`, only this call retires it, and no guard made from now
-                    // on can reach it. Guards that exist hold `free` back. Values are
-                    // `Send` (`SnapshotMap` cannot be shared otherwise) and `'static` (`KeyCache` asks for
-                    // it).
-                    unsafe { guard.defer(move || drop(OwnedBucket::<V>::from_raw(old))) };
-                }
-                Ok(())
-            }
+            // SAFETY: it came out of this slot by the exchange just now, so it is null or came from `into_raw`, only
+            // this call has it, and no guard made from now on can reach it.
+            Ok(old) => Ok(unsafe { Replaced::new(old) }),
             Err(_) => {
                 // SAFETY: `next` was not published: it is still ours alone. It is not null.
                 Err(unsafe { OwnedBucket::from_raw(NonNull::new_unchecked(next)) })

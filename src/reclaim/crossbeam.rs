@@ -1,0 +1,54 @@
+//! The reclamation of platforms without `membarrier(2)`: grace periods of `crossbeam-epoch`'s default collector. The
+//! only module that names it.
+
+#![deny(unsafe_code)]
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use crossbeam_epoch as epoch;
+
+use super::sync::{AtomicBool, Ordering};
+
+/// How many grace periods have ended. Not of `sync.rs`, since in a model the last end after the statics are gone.
+static ENDED: AtomicU64 = AtomicU64::new(0);
+
+pub(crate) struct Guard(#[expect(dead_code, reason = "lives until it is dropped")] epoch::Guard);
+
+/// Wait-free but for two things: the first pin of a thread registers it, and each 128th pin helps with collecting.
+pub(super) fn pin() -> Guard {
+    Guard(epoch::pin())
+}
+
+/// Over when a function that was deferred at its start has run.
+pub(crate) struct Grace(Arc<AtomicBool>);
+
+impl Grace {
+    pub(super) fn start() -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let announced = over.clone();
+        let guard = epoch::pin();
+        guard.defer(move || {
+            // Release: pairs with the Acquire in `is_over`. What was done under the guards that this waited for
+            // happens-before this call, by crossbeam-epoch's contract.
+            announced.store(true, Ordering::Release);
+            // Relaxed: a hint, which orders nothing.
+            ENDED.fetch_add(1, Ordering::Relaxed);
+        });
+        // Otherwise it would wait until this thread has deferred some sixty more.
+        guard.flush();
+        Self(over)
+    }
+
+    pub(super) fn is_over(&self, _horizon: u64) -> bool {
+        // Acquire: pairs with the Release in `start`.
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+pub(super) fn horizon() -> u64 {
+    // Collects: each pin and flush advances the epoch by one at most, and what was deferred in one may run two later.
+    epoch::pin().flush();
+    // Relaxed: see `Grace::start`.
+    ENDED.load(Ordering::Relaxed)
+}

@@ -1,0 +1,118 @@
+//! Epoch reclamation: when a replaced snapshot may be freed.
+//!
+//! # Contract
+//!
+//! What the rest of the crate relies on, and what each of the two implementations keeps:
+//!
+//! * **Grace.** A [`Grace`] is over only once every guard that existed at its start was dropped, and everything done
+//!   under those guards happens-before the call of [`Grace::is_over`] that says so.
+//! * **Visibility.** A guard made after the start of a grace period, as the barriers order the two, sees every store
+//!   that happens-before that start. So it cannot reach what was unlinked before.
+//! * **No order beyond that.** Pinning and unpinning order nothing else between threads. The map brings its own
+//!   Acquire and Release.
+//! * **Nesting.** A thread may pin while it is pinned; its guards end in the reverse order of their making.
+//!
+//! Nothing is handed to the reclamation but the question whether a grace period is over. The map keeps what it has
+//! retired, and frees it ([`Limbo`](super::snapshot_map)).
+//!
+//! # Two implementations
+//!
+//! [`asymmetric`] is the fast one. It needs `membarrier(2)`, and so Linux. [`crossbeam`] takes over where that is
+//! missing or refused. The choice is made once, by the process's first pin: see [`Reclamation`].
+
+// Those of Linux and of others that are as wide: elsewhere a plain store of an epoch would take two instructions.
+#[cfg(all(any(target_os = "linux", target_os = "android"), target_pointer_width = "64"))]
+mod asymmetric;
+#[cfg(not(all(any(target_os = "linux", target_os = "android"), target_pointer_width = "64")))]
+#[path = "unavailable.rs"]
+mod asymmetric;
+mod crossbeam;
+
+use super::{barrier, sync};
+
+/// How this process finds out when a replaced snapshot may be freed; see [`reclamation`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reclamation {
+    /// Epochs with an asymmetric barrier: a lookup pays two plain stores, and a writer one `membarrier(2)` for each
+    /// batch of snapshots that it frees.
+    Membarrier,
+    /// `crossbeam-epoch`: a lookup pays a memory fence, and each 128th of a thread helps with collecting.
+    CrossbeamEpoch,
+}
+
+/// Which reclamation the caches of this process use, for a line in a service's log.
+///
+/// [`Reclamation::Membarrier`] where the kernel has `MEMBARRIER_CMD_PRIVATE_EXPEDITED` (Linux 4.14) and nothing, such
+/// as a seccomp filter, refuses it; [`Reclamation::CrossbeamEpoch`] elsewhere. Decided by the first call of this or
+/// of any operation of a cache, and the same from then on. Wait-free but for that first call, which makes three
+/// system calls.
+///
+/// ```
+/// use trust_key_cache::{Reclamation, reclamation};
+///
+/// match reclamation() {
+///     Reclamation::Membarrier => println!("lookups do not fence"),
+///     other => println!("lookups fence: {other:?}"),
+/// }
+/// ```
+#[must_use]
+pub fn reclamation() -> Reclamation {
+    if barrier::available() { Reclamation::Membarrier } else { Reclamation::CrossbeamEpoch }
+}
+
+/// Keeps everything that is reachable now from being freed. Not `Send`: it belongs to the thread that pinned.
+pub(super) enum Guard {
+    Asymmetric(#[expect(dead_code, reason = "lives until it is dropped")] asymmetric::Guard),
+    Crossbeam(#[expect(dead_code, reason = "lives until it is dropped")] crossbeam::Guard),
+}
+
+/// Pins the thread. Wait-free; the first pin of a thread registers it.
+#[inline]
+pub(super) fn pin() -> Guard {
+    // Only a thread that has pinned before is registered, so the choice has been made.
+    match asymmetric::pin_registered() {
+        Some(guard) => Guard::Asymmetric(guard),
+        None => pin_unregistered(),
+    }
+}
+
+#[cold]
+fn pin_unregistered() -> Guard {
+    match reclamation() {
+        Reclamation::Membarrier => Guard::Asymmetric(asymmetric::pin()),
+        Reclamation::CrossbeamEpoch => Guard::Crossbeam(crossbeam::pin()),
+    }
+}
+
+/// A grace period: the time until all guards that existed at its start are gone.
+pub(super) enum Grace {
+    Asymmetric(asymmetric::Grace),
+    Crossbeam(crossbeam::Grace),
+}
+
+impl Grace {
+    /// Starts a grace period. What is to be freed after it must be out of the reach of new guards by now.
+    pub(super) fn start() -> Self {
+        match reclamation() {
+            Reclamation::Membarrier => Self::Asymmetric(asymmetric::Grace::start()),
+            Reclamation::CrossbeamEpoch => Self::Crossbeam(crossbeam::Grace::start()),
+        }
+    }
+
+    /// Whether it is over at `horizon`, which must have been read after the start.
+    pub(super) fn is_over(&self, horizon: u64) -> bool {
+        match self {
+            Self::Asymmetric(grace) => grace.is_over(horizon),
+            Self::Crossbeam(grace) => grace.is_over(horizon),
+        }
+    }
+}
+
+/// How far grace periods have come. As long as it stays the same, none that was not over is over.
+pub(super) fn horizon() -> u64 {
+    match reclamation() {
+        Reclamation::Membarrier => asymmetric::horizon(),
+        Reclamation::CrossbeamEpoch => crossbeam::horizon(),
+    }
+}

@@ -1,0 +1,57 @@
+//! Where `membarrier(2)` is refused, crossbeam-epoch takes over. Alone in its binary: the refusal is the process's.
+#![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+
+mod counted;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicIsize, Ordering};
+
+use counted::Counted;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter_all_threads};
+use trust_key_cache::{KeyCache, KeyHash, Reclamation, reclamation};
+
+/// As a container's seccomp profile may do.
+fn refuse_membarrier() {
+    #[cfg(target_arch = "x86_64")]
+    const MEMBARRIER: i64 = 324;
+    #[cfg(target_arch = "aarch64")]
+    const MEMBARRIER: i64 = 283;
+    let refused = [(MEMBARRIER, vec![])].into();
+    let machine = std::env::consts::ARCH.try_into().unwrap();
+    let filter = SeccompFilter::new(refused, SeccompAction::Allow, SeccompAction::Errno(1), machine).unwrap();
+    let program: BpfProgram = filter.try_into().unwrap();
+    apply_filter_all_threads(&program).unwrap();
+}
+
+#[test]
+fn g7_where_membarrier_is_refused_crossbeam_epoch_takes_over() {
+    refuse_membarrier();
+    assert_eq!(reclamation(), Reclamation::CrossbeamEpoch);
+
+    let alive = Arc::new(AtomicIsize::new(0));
+    let cache = KeyCache::<Counted>::builder().capacity(8).build().unwrap();
+    let hash = |number: u64| KeyHash::of(number.to_le_bytes());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for round in 0..100_000 {
+                    cache.lookup_with(&hash(round % 12), Counted::check);
+                }
+            });
+            scope.spawn(|| {
+                for round in 0..20_000 {
+                    cache.lease(&hash(round % 12)).remember(Counted::new(round, &alive));
+                }
+            });
+        }
+    });
+    // Nobody reads any more, so what was replaced goes as the cache is written.
+    for number in 0..12 {
+        cache.invalidate_key(&hash(number));
+    }
+    for _ in 0..1_000 {
+        cache.invalidate_key(&hash(0));
+    }
+    assert_eq!(alive.load(Ordering::Relaxed), 0);
+    drop(cache);
+}
