@@ -98,10 +98,12 @@ fn from_url(rest: &str) -> Result<(PathBuf, Option<bool>), StoreError> {
             ));
         }
     };
-    if path.is_empty() || path == ":memory:" {
+    // The driver would make a name of its own for it.
+    if path == ":memory:" {
         return Ok((path.into(), create));
     }
-    let options = SqliteConnectOptions::from_str(&format!("sqlite:{path}")).map_err(|_| {
+    // With slashes of our own: the driver would take the first two of a path for the URL's.
+    let options = SqliteConnectOptions::from_str(&format!("sqlite://{path}")).map_err(|_| {
         unsupported("its path is not a valid URL; encode it with `%`, or give it without `sqlite:`")
     })?;
     Ok((options.get_filename().to_owned(), create))
@@ -129,7 +131,7 @@ mod tests {
         for name in ["trust.db", "sqlite:trust.db", "sqlite://trust.db", "./trust.db", "sqlite:%74rust.db"] {
             assert_eq!(path(name), here.join("trust.db"), "{name}");
         }
-        for name in ["/a b/c.db", "sqlite:/a%20b/c.db", "sqlite:///a b/c.db"] {
+        for name in ["/a b/c.db", "sqlite:/a%20b/c.db", "sqlite:///a b/c.db", "sqlite:////a b/c.db"] {
             assert_eq!(path(name), Path::new("/a b/c.db"), "{name}");
         }
     }
