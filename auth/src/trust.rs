@@ -140,7 +140,7 @@ impl NewTrust {
 /// Now in UTC, in whole microseconds, which every database keeps exactly.
 pub(crate) fn now() -> OffsetDateTime {
     let now = OffsetDateTime::now_utc();
-    now.replace_nanosecond(now.nanosecond() / 1_000 * 1_000).unwrap_or(now)
+    now.replace_microsecond(now.microsecond()).unwrap_or(now)
 }
 
 /// Why a text is no name of a trust. It does not repeat the text, which may be a key that was pasted by
