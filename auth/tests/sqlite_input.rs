@@ -153,12 +153,17 @@ async fn a_file_that_cannot_be_written_is_refused_or_written_by_root() {
 
 #[tokio::test]
 async fn another_programs_database_is_refused() {
-    for table in ["CREATE TABLE patient (id TEXT)", "CREATE TABLE trust (id TEXT)"] {
+    for schema in [
+        "CREATE TABLE patient (id TEXT)",
+        "CREATE TABLE trust (id TEXT)",
+        "CREATE VIEW patient AS SELECT 1 AS id",
+        "CREATE VIEW trust AS SELECT 1 AS id",
+    ] {
         let folder = folder();
         let file = folder.path().join("other.db");
         let mut other =
             SqliteConnectOptions::new().filename(&file).create_if_missing(true).connect().await.unwrap();
-        sqlx::query(table).execute(&mut other).await.unwrap();
+        sqlx::query(schema).execute(&mut other).await.unwrap();
         other.close().await.unwrap();
         assert_refused(
             &folder,

@@ -62,8 +62,8 @@ enum Tables {
 
 async fn tables(connection: &mut SqliteConnection) -> Result<Tables, sqlx::Error> {
     let (all, ours): (i64, i64) = sqlx::query_as(
-        "SELECT count(*), count(*) FILTER (WHERE name IN ('trust', '_sqlx_migrations')) \
-         FROM sqlite_schema WHERE type = 'table'",
+        "SELECT count(*), count(*) FILTER (WHERE type = 'table' AND name IN ('trust', '_sqlx_migrations')) \
+         FROM sqlite_schema",
     )
     .fetch_one(connection)
     .await?;
