@@ -153,4 +153,13 @@ mod tests {
         assert_eq!(std::fs::read_dir(folder).unwrap().count(), MIGRATIONS.len());
         assert!(MIGRATIONS.is_sorted_by_key(|&(version, ..)| version));
     }
+
+    /// A database in memory cannot be in WAL mode either, and needs no special file system.
+    #[tokio::test]
+    async fn a_place_without_write_ahead_logging_is_refused() {
+        let mut connection = SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();
+        let error = use_wal(&mut connection, Path::new("trusts.db")).await.unwrap_err();
+        assert!(matches!(error, StoreError::CannotOpen { .. }), "{error:?}");
+        assert!(error.to_string().contains("choose a local folder"), "{error}");
+    }
 }
