@@ -138,11 +138,13 @@ mod tests {
 
     #[test]
     fn a_plain_path_is_taken_to_the_letter() {
-        for name in ["/a%20b?mode=rwc#x.db", "/x/C:\\y.db", "/a:b"] {
+        for name in ["/a%20b?mode=rwc#x.db", "/x/C:\\y.db", "/a:b", "/a://b"] {
             assert_eq!(path(name), Path::new(name));
         }
         let here = std::env::current_dir().unwrap();
-        assert_eq!(path("trusts:new.db"), here.join("trusts:new.db"));
+        for name in ["trusts:new.db", "C://trusts.db", "1a://trusts.db", "a b://trusts.db"] {
+            assert_eq!(path(name), here.join(name), "{name}");
+        }
     }
 
     #[test]
