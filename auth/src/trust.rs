@@ -315,6 +315,16 @@ mod tests {
         assert!(NewTrust::new("St. Mary’s — 北 🏥").is_ok());
     }
 
+    #[test]
+    fn a_trust_is_shown_as_it_was_named_unless_that_may_be_a_key() {
+        let shown = |text: &str| (TrustRef::from(text).to_string(), format!("{:?}", TrustRef::from(text)));
+        let id = Uuid::from_u128(7).to_string();
+        assert_eq!(shown("St. Mary"), ("St. Mary".into(), "Name(\"St. Mary\")".into()));
+        assert_eq!(shown(&id), (id.clone(), format!("Id({id})")));
+        let withheld = "(withheld: it looks like an API key)";
+        assert_eq!(shown(&"k".repeat(43)), (withheld.into(), format!("Name({withheld:?})")));
+    }
+
     proptest! {
         #[test]
         fn any_text_is_a_name_or_refused_and_a_name_is_never_taken_for_an_id(text in any::<String>()) {
