@@ -113,6 +113,21 @@ proptest! {
         prop_assert!(KeyHash::from_bytes(bytes) == KeyHash::from_bytes(bytes));
     }
 
+    /// The same difference in two words must not cancel out.
+    #[test]
+    fn g8_hashes_that_differ_alike_in_two_words_are_not_equal(
+        bytes: [u8; 32],
+        places in (0..4_usize, 1..4_usize),
+        byte in 0..8_usize,
+        flip in 1..=255_u8,
+    ) {
+        let mut other = bytes;
+        let (word, another) = (places.0, (places.0 + places.1) % 4);
+        other[8 * word + byte] ^= flip;
+        other[8 * another + byte] ^= flip;
+        prop_assert!(KeyHash::from_bytes(bytes) != KeyHash::from_bytes(other));
+    }
+
     #[test]
     fn g10_any_text_parses_or_is_refused_without_a_panic(text in "\\PC*") {
         let hexadecimal = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());

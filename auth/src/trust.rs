@@ -140,7 +140,7 @@ impl NewTrust {
 /// Now in UTC, in whole microseconds, which every database keeps exactly.
 pub(crate) fn now() -> OffsetDateTime {
     let now = OffsetDateTime::now_utc();
-    now.replace_nanosecond(now.nanosecond() / 1_000 * 1_000).unwrap_or(now)
+    now.replace_microsecond(now.microsecond()).unwrap_or(now)
 }
 
 /// Why a text is no name of a trust. It does not repeat the text, which may be a key that was pasted by
@@ -313,6 +313,16 @@ mod tests {
         assert!(NewTrust::new("k".repeat(42)).is_ok());
         assert!(NewTrust::new("name ".repeat(39) + "names").is_ok());
         assert!(NewTrust::new("St. Mary’s — 北 🏥").is_ok());
+    }
+
+    #[test]
+    fn a_trust_is_shown_as_it_was_named_unless_that_may_be_a_key() {
+        let shown = |text: &str| (TrustRef::from(text).to_string(), format!("{:?}", TrustRef::from(text)));
+        let id = Uuid::from_u128(7).to_string();
+        assert_eq!(shown("St. Mary"), ("St. Mary".into(), "Name(\"St. Mary\")".into()));
+        assert_eq!(shown(&id), (id.clone(), format!("Id({id})")));
+        let withheld = "(withheld: it looks like an API key)";
+        assert_eq!(shown(&"k".repeat(43)), (withheld.into(), format!("Name({withheld:?})")));
     }
 
     proptest! {

@@ -2,8 +2,10 @@
 
 mod stores;
 
+use std::time::Duration;
+
 use stores::{Backend, World, by_name};
-use trust_auth::{AuthError, KeyHash, NewTrust, Path, TrustRegistry};
+use trust_auth::{AuthError, KeyHash, NewTrust, Path, SqliteStore, StoreError, TrustRegistry};
 
 on_every_store!(
     the_first_request_sweeps_and_the_next_ones_hit,
@@ -174,4 +176,24 @@ async fn the_change_of_another_process_is_seen_without_being_told<S: Backend>() 
 
     elsewhere.enable(&trust.id.into()).await.unwrap();
     assert!(world.attempt(&key).await.result.is_ok());
+}
+
+#[test]
+fn each_refusal_has_its_status_its_headers_and_its_word() {
+    let told = |refused: AuthError| {
+        (refused.kind(), refused.status(), refused.www_authenticate(), refused.retry_after())
+    };
+    let second = Some(Duration::from_secs(1));
+    assert_eq!(told(AuthError::Missing), ("missing", 401, Some("ApiKey"), None));
+    assert_eq!(told(AuthError::Invalid), ("invalid", 401, Some("ApiKey"), None));
+    assert_eq!(told(AuthError::Unavailable(StoreError::Busy)), ("unavailable", 503, None, second));
+}
+
+#[tokio::test]
+async fn an_operator_sees_what_an_authenticator_has_done_and_which_file_a_store_has() {
+    let world = World::<SqliteStore>::new().await;
+    world.authenticator.authenticate(None).await.unwrap_err();
+    let shown = format!("{:?} {:?}", world.authenticator, world.store);
+    assert!(shown.contains("missing: 1"), "{shown}");
+    assert!(shown.contains("trusts.db"), "{shown}");
 }

@@ -111,6 +111,25 @@ async fn a_parent_that_is_a_file_is_refused() {
     assert_refused(&folder, options, "cannot_open", &["a file, not a folder", "choose another path"]).await;
 }
 
+#[tokio::test]
+#[cfg(unix)]
+async fn a_name_that_the_file_system_does_not_take_is_refused() {
+    let folder = folder();
+    let options = SqliteStore::options(folder.path().join("x".repeat(300)));
+    assert_refused(&folder, options, "cannot_open", &["too long", "choose another path"]).await;
+}
+
+/// SQLite removes the log of an empty database, and no program can remove a folder as if it were a file.
+#[tokio::test]
+#[cfg(unix)]
+async fn a_disk_that_fails_is_told_from_a_file_that_is_no_database() {
+    let folder = folder();
+    let file = folder.path().join("trusts.db");
+    fs::write(&file, "").unwrap();
+    fs::create_dir(folder.path().join("trusts.db-wal")).unwrap();
+    assert_refused(&folder, SqliteStore::options(file), "cannot_open", &["check the file system"]).await;
+}
+
 /// Not even root can make a file there.
 #[tokio::test]
 #[cfg(target_os = "linux")]
@@ -153,12 +172,17 @@ async fn a_file_that_cannot_be_written_is_refused_or_written_by_root() {
 
 #[tokio::test]
 async fn another_programs_database_is_refused() {
-    for table in ["CREATE TABLE patient (id TEXT)", "CREATE TABLE trust (id TEXT)"] {
+    for schema in [
+        "CREATE TABLE patient (id TEXT)",
+        "CREATE TABLE trust (id TEXT)",
+        "CREATE VIEW patient AS SELECT 1 AS id",
+        "CREATE VIEW trust AS SELECT 1 AS id",
+    ] {
         let folder = folder();
         let file = folder.path().join("other.db");
         let mut other =
             SqliteConnectOptions::new().filename(&file).create_if_missing(true).connect().await.unwrap();
-        sqlx::query(table).execute(&mut other).await.unwrap();
+        sqlx::query(schema).execute(&mut other).await.unwrap();
         other.close().await.unwrap();
         assert_refused(
             &folder,
@@ -209,6 +233,27 @@ async fn a_database_of_a_changed_version_is_refused() {
     other.close().await.unwrap();
     store.close().await;
     assert_refused(&folder, SqliteStore::options(file), "schema", &["changed version"]).await;
+}
+
+/// A server that starts must not need the lock, nor must it wait to tell that it cannot start.
+#[tokio::test]
+async fn a_database_is_opened_or_refused_while_another_process_writes() {
+    let folder = folder();
+    let options = sqlite_options(&folder.path().join("trusts.db")).busy_timeout(Duration::ZERO);
+    let store = options.clone().connect().await.unwrap();
+    let mut other = second_connection(&store).await;
+    let lock = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let second = options.clone().connect().await.unwrap();
+    assert_eq!(second.list().await.unwrap(), []);
+
+    lock.rollback().await.unwrap();
+    sqlx::query("INSERT INTO _sqlx_migrations VALUES (2, 'later', '', TRUE, x'00', 0)")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    let lock = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    assert_eq!(options.connect().await.unwrap_err().kind(), "schema");
+    lock.rollback().await.unwrap();
 }
 
 #[tokio::test]

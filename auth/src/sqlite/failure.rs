@@ -23,7 +23,6 @@ pub(super) fn failed(error: sqlx::Error, path: &Path) -> StoreError {
     let cannot_open = |reason: &str| StoreError::CannotOpen { path: path.into(), reason: reason.into() };
     match &error {
         sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => StoreError::Unreachable,
-        sqlx::Error::Io(cause) => cannot_open(&format!("{cause}; choose another path")),
         _ => match primary_code(&error) {
             Some(code::BUSY | code::LOCKED) => StoreError::Busy,
             Some(code::CORRUPT | code::NOTADB) => StoreError::NotADatabase { path: path.into() },
@@ -44,4 +43,31 @@ pub(super) fn failed(error: sqlx::Error, path: &Path) -> StoreError {
 fn primary_code(error: &sqlx::Error) -> Option<i32> {
     let extended: i32 = error.as_database_error()?.code()?.parse().ok()?;
     Some(extended & 0xff)
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::ConnectOptions;
+    use sqlx::sqlite::SqliteConnectOptions;
+
+    use super::*;
+
+    /// What a write fails with on a database with this setting.
+    async fn refusal(setting: &'static str) -> String {
+        let mut connection = SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();
+        sqlx::query("CREATE TABLE filler (content BLOB)").execute(&mut connection).await.unwrap();
+        sqlx::query(setting).execute(&mut connection).await.unwrap();
+        let insertion = sqlx::query("INSERT INTO filler VALUES (zeroblob(1000000))");
+        let error = failed(insertion.execute(&mut connection).await.unwrap_err(), Path::new("trusts.db"));
+        assert!(matches!(error, StoreError::CannotOpen { .. }), "{error:?}");
+        error.to_string()
+    }
+
+    #[tokio::test]
+    async fn a_write_without_room_or_permission_says_which_is_missing() {
+        let message = refusal("PRAGMA max_page_count = 2").await;
+        assert!(message.contains("trusts.db") && message.contains("make room"), "{message}");
+        let message = refusal("PRAGMA query_only = TRUE").await;
+        assert!(message.contains("trusts.db") && message.contains("check the permissions"), "{message}");
+    }
 }

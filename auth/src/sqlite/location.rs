@@ -98,10 +98,12 @@ fn from_url(rest: &str) -> Result<(PathBuf, Option<bool>), StoreError> {
             ));
         }
     };
-    if path.is_empty() || path == ":memory:" {
+    // The driver would make a name of its own for it.
+    if path == ":memory:" {
         return Ok((path.into(), create));
     }
-    let options = SqliteConnectOptions::from_str(&format!("sqlite:{path}")).map_err(|_| {
+    // With slashes of our own: the driver would take the first two of a path for the URL's.
+    let options = SqliteConnectOptions::from_str(&format!("sqlite://{path}")).map_err(|_| {
         unsupported("its path is not a valid URL; encode it with `%`, or give it without `sqlite:`")
     })?;
     Ok((options.get_filename().to_owned(), create))
@@ -129,18 +131,20 @@ mod tests {
         for name in ["trust.db", "sqlite:trust.db", "sqlite://trust.db", "./trust.db", "sqlite:%74rust.db"] {
             assert_eq!(path(name), here.join("trust.db"), "{name}");
         }
-        for name in ["/a b/c.db", "sqlite:/a%20b/c.db", "sqlite:///a b/c.db"] {
+        for name in ["/a b/c.db", "sqlite:/a%20b/c.db", "sqlite:///a b/c.db", "sqlite:////a b/c.db"] {
             assert_eq!(path(name), Path::new("/a b/c.db"), "{name}");
         }
     }
 
     #[test]
     fn a_plain_path_is_taken_to_the_letter() {
-        for name in ["/a%20b?mode=rwc#x.db", "/x/C:\\y.db", "/a:b"] {
+        for name in ["/a%20b?mode=rwc#x.db", "/x/C:\\y.db", "/a:b", "/a://b"] {
             assert_eq!(path(name), Path::new(name));
         }
         let here = std::env::current_dir().unwrap();
-        assert_eq!(path("trusts:new.db"), here.join("trusts:new.db"));
+        for name in ["trusts:new.db", "C://trusts.db", "1a://trusts.db", "a b://trusts.db"] {
+            assert_eq!(path(name), here.join(name), "{name}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ const MAX_CONNECTIONS: u32 = 1_024;
 
 /// The driver counts the busy timeout in milliseconds of 31 bits, and adds the query timeout to the time of
 /// day; this is far from the limits of both.
-const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+const MAX_TIMEOUT: Duration = Duration::from_hours(24);
 
 /// How to open a database; made by [`SqliteStore::options`].
 ///

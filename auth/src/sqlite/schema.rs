@@ -62,8 +62,8 @@ enum Tables {
 
 async fn tables(connection: &mut SqliteConnection) -> Result<Tables, sqlx::Error> {
     let (all, ours): (i64, i64) = sqlx::query_as(
-        "SELECT count(*), count(*) FILTER (WHERE name IN ('trust', '_sqlx_migrations')) \
-         FROM sqlite_schema WHERE type = 'table'",
+        "SELECT count(*), count(*) FILTER (WHERE type = 'table' AND name IN ('trust', '_sqlx_migrations')) \
+         FROM sqlite_schema",
     )
     .fetch_one(connection)
     .await?;
@@ -152,5 +152,14 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/sqlite");
         assert_eq!(std::fs::read_dir(folder).unwrap().count(), MIGRATIONS.len());
         assert!(MIGRATIONS.is_sorted_by_key(|&(version, ..)| version));
+    }
+
+    /// A database in memory cannot be in WAL mode either, and needs no special file system.
+    #[tokio::test]
+    async fn a_place_without_write_ahead_logging_is_refused() {
+        let mut connection = SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();
+        let error = use_wal(&mut connection, Path::new("trusts.db")).await.unwrap_err();
+        assert!(matches!(error, StoreError::CannotOpen { .. }), "{error:?}");
+        assert!(error.to_string().contains("choose a local folder"), "{error}");
     }
 }
