@@ -109,10 +109,8 @@ fn g7_an_inner_guard_ends_nothing() {
             drop(pin());
             if current != NONE {
                 // SAFETY: the outer guard is what is being checked.
-                assert!(
-                    shared.objects[current].with(|alive| unsafe { *alive }),
-                    "freed under the outer guard"
-                );
+                let alive = shared.objects[current].with(|alive| unsafe { *alive });
+                assert!(alive, "freed under the outer guard");
             }
         });
         slot.replace(0, NONE);
