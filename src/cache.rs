@@ -32,17 +32,17 @@ pub type TrustKeyCache = KeyCache<uuid::Uuid>;
 /// # Progress
 ///
 /// [`lookup`](Self::lookup) is wait-free: no lock, no allocation, no retry, no write to memory that another
-/// thread's lookup reads. Reclamation makes two exceptions: a thread's first operation registers it, and each
-/// 128th operation of a thread helps to free what writers have replaced, which is lock-free, bounded in size,
-/// runs the `Drop` of replaced values, writes shared memory, and now and then allocates. [`Lease::remember`] and [`invalidate_key`](Self::invalidate_key)
-/// are lock-free, and [`invalidate`](Self::invalidate) is one atomic read-modify-write.
+/// thread's lookup reads. One exception: a thread's first operation registers it. [`Lease::remember`] and
+/// [`invalidate_key`](Self::invalidate_key) are lock-free; one in 64 also frees what was replaced, and makes a system
+/// call for it. [`invalidate`](Self::invalidate) is one atomic read-modify-write. Where
+/// [`reclamation`](crate::reclamation) is `CrossbeamEpoch`, each 128th lookup of a thread helps that collector, too.
 ///
 /// # Values
 ///
 /// A value is cloned whenever its bucket is copied: up to 15 times in each `remember` or `invalidate_key` of
 /// a neighbour. Ids and [`Arc`](std::sync::Arc)s are what this is made for. `Clone` must not write to the
-/// cache: a copy that undoes itself never ends. A value's `Drop` may run on any thread, some time after it
-/// left the cache, and must not panic.
+/// cache: a copy that undoes itself never ends. A value's `Drop` runs on a thread that writes to the
+/// cache or drops it, some time after the value was replaced, and must not panic.
 ///
 /// # Examples
 ///
