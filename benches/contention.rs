@@ -1,0 +1,183 @@
+//! What readers cost each other, and what a writer costs them, at 1,000 keys.
+//!
+//! The time of an iteration is that of one lookup by each reader, so lookups per second are readers over time. The writer replaces one
+//! key every 10 µs, or as fast as it can where that takes longer. `latency` times each lookup beside the writer on its own; two reads of
+//! the clock are part of each figure, as `the loop alone` shows.
+
+mod peers;
+mod workload;
+
+use std::hint::{black_box, spin_loop};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
+use hdrhistogram::Histogram;
+use serde_json::{Map, Value, json};
+
+use peers::{Limit, LoopAlone, Peer, Shared, for_each_shared, id};
+use workload::{Probes, filled, is_test, save, settings};
+
+const KEYS: usize = 1_000;
+const BETWEEN_WRITES: Duration = Duration::from_micros(10);
+/// As many lookups at least in a sample: criterion begins with one, which is over before the threads have met.
+const LEAST: u64 = 300_000;
+
+fn contention(criterion: &mut Criterion) {
+    for_each_shared!(readers(criterion));
+    readers::<Limit>(criterion);
+    for_each_shared!(beside_writer(criterion));
+
+    let mut latencies = Map::new();
+    for_each_shared!(latency(criterion, &mut latencies));
+    latency::<LoopAlone>(criterion, &mut latencies);
+    if !latencies.is_empty() {
+        save("latency", &Value::Object(latencies));
+    }
+}
+
+fn readers<P: Peer>(criterion: &mut Criterion) {
+    let mut subject = filled::<P>(KEYS);
+    for (group, readers) in [("contention/one_reader", 1), ("contention/two_readers", 2)] {
+        let mut group = criterion.benchmark_group(group);
+        group.sampling_mode(SamplingMode::Flat).throughput(Throughput::Elements(readers as u64));
+        group.bench_function(P::NAME, |bencher| {
+            let (peer, probes) = &mut *subject;
+            bencher.iter_custom(sampled(|lookups| {
+                let ready = Gate::new(readers);
+                let each = thread::scope(|scope| {
+                    let threads: Vec<_> = (0..readers)
+                        .map(|reader| probes.starting_at(reader as f64 / readers as f64))
+                        .map(|probes| scope.spawn(|| read(peer, probes, lookups, &ready)))
+                        .collect();
+                    threads
+                        .into_iter()
+                        .map(|thread| thread.join().expect("no reader panics"))
+                        .collect::<Vec<_>>()
+                });
+                each.iter().sum::<Duration>() / readers as u32
+            }));
+        });
+    }
+}
+
+fn beside_writer<P: Shared>(criterion: &mut Criterion) {
+    let mut subject = filled::<P>(KEYS);
+    let mut group = criterion.benchmark_group("contention/beside_writer");
+    group.sampling_mode(SamplingMode::Flat).throughput(Throughput::Elements(1));
+    group.bench_function(P::NAME, |bencher| {
+        let (peer, probes) = &mut *subject;
+        bencher.iter_custom(sampled(|lookups| {
+            with_writer(peer, probes, |probes, ready| read(peer, probes, lookups, ready))
+        }));
+    });
+}
+
+fn latency<P: Shared>(criterion: &mut Criterion, latencies: &mut Map<String, Value>) {
+    let mut subject = filled::<P>(KEYS);
+    // Up to a second, to three digits.
+    let mut histogram = Histogram::<u64>::new_with_bounds(1, 1_000_000_000, 3).expect("bounds in order");
+    let mut group = criterion.benchmark_group("contention/latency");
+    group.sampling_mode(SamplingMode::Flat);
+    group.bench_function(P::NAME, |bencher| {
+        let (peer, probes) = &mut *subject;
+        bencher.iter_custom(sampled(|lookups| {
+            with_writer(peer, probes, |mut probes, ready| {
+                ready.pass();
+                let mut all = Duration::ZERO;
+                for _ in 0..lookups {
+                    let key = black_box(probes.next());
+                    let start = Instant::now();
+                    black_box(peer.get(key));
+                    let duration = start.elapsed();
+                    all += duration;
+                    histogram.saturating_record(duration.as_nanos() as u64);
+                }
+                all
+            })
+        }));
+    });
+    if histogram.is_empty() {
+        return;
+    }
+    let quantiles =
+        [0.0, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9995, 0.9999, 0.99995, 0.99999, 0.999999];
+    latencies.insert(
+        P::NAME.into(),
+        json!({
+            "lookups": histogram.len(),
+            "quantiles_ns": quantiles.map(|share| json!([share, histogram.value_at_quantile(share)])),
+            "max_ns": histogram.max(),
+        }),
+    );
+}
+
+/// Takes [`LEAST`] lookups where criterion asks for fewer, and answers for as many as it asked for.
+fn sampled(mut race: impl FnMut(u64) -> Duration) -> impl FnMut(u64) -> Duration {
+    move |lookups| {
+        let taken = if is_test() { lookups } else { lookups.max(LEAST) };
+        race(taken).mul_f64(lookups as f64 / taken as f64)
+    }
+}
+
+/// The time that so many lookups take one thread, once all threads are there.
+fn read<P: Peer>(peer: &P, mut probes: Probes<P::Key>, lookups: u64, ready: &Gate) -> Duration {
+    ready.pass();
+    let start = Instant::now();
+    for _ in 0..lookups {
+        black_box(peer.get(black_box(probes.next())));
+    }
+    start.elapsed()
+}
+
+/// Runs `reader` on this thread, and a writer on another for as long as it takes.
+fn with_writer<P: Shared, R>(
+    peer: &P,
+    probes: &Probes<P::Key>,
+    reader: impl FnOnce(Probes<P::Key>, &Gate) -> R,
+) -> R {
+    let (ready, done) = (Gate::new(2), AtomicBool::new(false));
+    let mut written = probes.starting_at(0.5);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            ready.pass();
+            let mut due = Instant::now();
+            // Relaxed: nothing is read on the strength of it.
+            while !done.load(Ordering::Relaxed) {
+                if Instant::now() < due {
+                    spin_loop();
+                    continue;
+                }
+                peer.insert(written.next(), id(7));
+                // Counted from now where the writer is late: writes that were missed are not made up for.
+                due = (due + BETWEEN_WRITES).max(Instant::now());
+            }
+        });
+        let result = reader(probes.starting_at(0.0), &ready);
+        done.store(true, Ordering::Relaxed);
+        result
+    })
+}
+
+/// Lets nobody pass before all are there. Spins, since a thread that has to be woken starts late.
+struct Gate {
+    missing: AtomicUsize,
+}
+
+impl Gate {
+    fn new(threads: usize) -> Self {
+        Self { missing: AtomicUsize::new(threads) }
+    }
+
+    fn pass(&self) {
+        // Relaxed: no data goes through the gate.
+        self.missing.fetch_sub(1, Ordering::Relaxed);
+        while self.missing.load(Ordering::Relaxed) > 0 {
+            spin_loop();
+        }
+    }
+}
+
+criterion_group! { name = benches; config = settings(); targets = contention }
+criterion_main!(benches);

@@ -1,0 +1,49 @@
+//! This crate's cache, as it ships: default clock, capacity for the keys that there are.
+
+use std::time::Duration;
+
+use trust_key_cache::{KeyHash, TrustKeyCache};
+use uuid::Uuid;
+
+use super::{Invalidate, Peer, Shared, id};
+
+pub(crate) struct Ours(TrustKeyCache);
+
+impl Peer for Ours {
+    const NAME: &'static str = "trust-key-cache";
+    type Key = KeyHash;
+
+    fn filled(keys: &[KeyHash], ttl: Duration) -> Self {
+        // A cache for no key at all is not built.
+        let cache = TrustKeyCache::builder().capacity(keys.len().max(1)).ttl(ttl).build();
+        let peer = Self(cache.expect("a capacity and a time-to-live within limits"));
+        for (number, key) in keys.iter().enumerate() {
+            peer.insert(key, id(number));
+        }
+        peer
+    }
+
+    #[inline]
+    fn get(&self, key: &KeyHash) -> Option<Uuid> {
+        self.0.lookup(key)
+    }
+}
+
+impl Shared for Ours {
+    #[inline]
+    fn insert(&self, key: &KeyHash, id: Uuid) {
+        self.0.lease(key).remember(id);
+    }
+}
+
+impl Invalidate for Ours {
+    #[inline]
+    fn invalidate(&self) {
+        self.0.invalidate();
+    }
+
+    #[inline]
+    fn invalidate_key(&self, key: &KeyHash) {
+        self.0.invalidate_key(key);
+    }
+}
