@@ -63,8 +63,7 @@ struct Record {
 impl Registry {
     /// All records, newest first.
     fn records(&self) -> impl Iterator<Item = &'static Record> {
-        // Acquire: pairs with the Release in `take` that put the newest in; each was put in after it had read, with
-        // Acquire, those before it.
+        // Acquire: pairs with the Release in `add`.
         let mut next = self.newest.load(Ordering::Acquire).cast_const();
         std::iter::from_fn(move || {
             // SAFETY: null, or a record from `take`, which is never freed.
@@ -89,13 +88,14 @@ impl Registry {
             taken: AtomicBool::new(true),
             older: ptr::null(),
         }));
-        // Acquire, here and on failure: what is read becomes `older`, and whoever reads this record follows that.
-        let mut newest = self.newest.load(Ordering::Acquire);
+        // Relaxed, here and on failure: what is read becomes `older` and is not looked at. Whoever acquires this record
+        // acquires the older ones as well, since each exchange continues the release sequences of those before it.
+        let mut newest = self.newest.load(Ordering::Relaxed);
         loop {
             // SAFETY: until the exchange succeeds, the record is this call's alone.
             unsafe { (*record).older = newest };
             // Release: pairs with the Acquire loads of `newest`.
-            match self.newest.compare_exchange(newest, record, Ordering::Release, Ordering::Acquire) {
+            match self.newest.compare_exchange(newest, record, Ordering::Release, Ordering::Relaxed) {
                 // SAFETY: it is never freed, nor written but through its atomics, from now on.
                 Ok(_) => return unsafe { &*record },
                 Err(other) => newest = other,
