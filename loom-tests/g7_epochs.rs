@@ -8,7 +8,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
-use trust_key_cache::model::epochs::{Grace, pin};
+use trust_key_cache::model::epochs::{Grace, horizon, leave_out_barriers, pin};
 
 use crate::explore::{bounded, exhaustively};
 
@@ -97,6 +97,27 @@ fn g7_a_grace_period_that_was_held_up_ends_after_its_reader() {
         }
         reading.join().unwrap();
         assert!(grace.is_over());
+    });
+}
+
+/// Case 1 of the argument in `src/reclaim/asymmetric.rs`, which rests on no barrier.
+#[test]
+fn g7_a_reader_of_a_later_epoch_sees_what_was_unlinked() {
+    exhaustively("g7_a_reader_of_a_later_epoch_sees_what_was_unlinked", || {
+        let slot = Slot::new();
+        leave_out_barriers();
+        let before = horizon();
+        let shared = slot.clone();
+        let reading = thread::spawn(move || {
+            let _guard = pin();
+            // Nobody else is pinned, so this is the epoch of the guard.
+            if horizon() > before {
+                assert_eq!(shared.current.load(Ordering::Relaxed), NONE, "still within reach");
+            }
+        });
+        slot.current.store(NONE, Ordering::Relaxed);
+        let _ = Grace::start();
+        reading.join().unwrap();
     });
 }
 

@@ -4,6 +4,7 @@
 mod asymmetric;
 
 use super::sync;
+pub use super::sync::barrier::leave_out as leave_out_barriers;
 
 /// Pins the thread until it is dropped.
 #[must_use]
@@ -29,4 +30,10 @@ impl Grace {
     pub fn is_over(&self) -> bool {
         self.0.is_over(asymmetric::horizon())
     }
+}
+
+/// The oldest epoch in which a thread is pinned, or the newest epoch.
+#[must_use]
+pub fn horizon() -> u64 {
+    asymmetric::horizon()
 }
