@@ -95,17 +95,31 @@ impl KeyHash {
     }
 }
 
+impl KeyHash {
+    /// The bits in which a word of one differs from that of the other, of all four words together.
+    #[inline]
+    fn difference(&self, other: &Self) -> u64 {
+        (self.words[0] ^ other.words[0])
+            | (self.words[1] ^ other.words[1])
+            | (self.words[2] ^ other.words[2])
+            | (self.words[3] ^ other.words[3])
+    }
+
+    /// 1 if the two differ, 0 if not, by arithmetic alone.
+    #[inline]
+    pub(crate) fn differs_from(&self, other: &Self) -> u8 {
+        let difference = self.difference(other);
+        // The sign of a number or of its negative is set, unless it is zero.
+        ((difference | difference.wrapping_neg()) >> 63) as u8
+    }
+}
+
 impl ConstantTimeEq for KeyHash {
     /// Four word compares, whose results are joined before any is looked at.
     #[inline]
     fn ct_eq(&self, other: &Self) -> Choice {
-        // One `Choice` for the four words: subtle puts an optimisation barrier behind each, and one is
-        // enough.
-        let difference = (self.words[0] ^ other.words[0])
-            | (self.words[1] ^ other.words[1])
-            | (self.words[2] ^ other.words[2])
-            | (self.words[3] ^ other.words[3]);
-        difference.ct_eq(&0)
+        // One `Choice` for the four words: subtle puts an optimisation barrier behind each, and one is enough.
+        Choice::from(1 - self.differs_from(other))
     }
 }
 

@@ -4,8 +4,6 @@
 
 use core::borrow::Borrow;
 
-use subtle::{ConditionallySelectable, ConstantTimeEq};
-
 use crate::KeyHash;
 
 /// Compares `candidate` with every row and returns the index of the row that it equals: the last one, if
@@ -16,7 +14,7 @@ use crate::KeyHash;
 /// keep constant, and so is what happens after the answer.
 ///
 /// O(n) compares of four words; no allocation. The technique is the reference system's (`hmac.compare_digest`
-/// over every row, without a `break`); the compare is [`subtle`]'s.
+/// over every row, without a `break`). `benches/constant_time.rs` measures that it keeps this promise.
 ///
 /// # Examples
 ///
@@ -29,10 +27,12 @@ use crate::KeyHash;
 /// ```
 #[must_use]
 pub fn sweep(candidate: &KeyHash, rows: impl IntoIterator<Item = impl Borrow<KeyHash>>) -> Option<usize> {
-    let mut found = u64::MAX;
-    for (index, row) in (0_u64..).zip(rows) {
-        found.conditional_assign(&index, candidate.ct_eq(row.borrow()));
+    let mut found = usize::MAX;
+    for (index, row) in rows.into_iter().enumerate() {
+        // All ones where the row is the one, all zeros elsewhere: so that there is nothing to branch on.
+        let equal = usize::from(candidate.differs_from(row.borrow())).wrapping_sub(1);
+        found = found & !equal | index & equal;
     }
-    // Rows are held in memory, so an index fits `usize`, and none is `u64::MAX`.
-    usize::try_from(found).ok().filter(|_| found != u64::MAX)
+    // Rows are held in memory, so none has this index.
+    Some(found).filter(|&index| index != usize::MAX)
 }

@@ -82,7 +82,7 @@ impl<V> Bucket<V> {
     /// time where one matched.
     #[inline]
     pub(super) fn find(&self, digest: &KeyHash, tag: u8) -> Option<(usize, &Entry<V>)> {
-        self.header.tags.matches(tag).find_map(|place| {
+        self.header.tags.matches(tag, self.entries.len()).find_map(|place| {
             // Places beyond the last entry have tag zero, and may match.
             self.entries.get(place).filter(|entry| entry.digest == *digest).map(|entry| (place, entry))
         })

@@ -29,11 +29,13 @@ impl Tags {
         (self.0[index / 8] >> (index % 8 * 8)) as u8
     }
 
-    /// The places where `tag` stands, first to last.
+    /// The places where `tag` stands among the first `len`, first to last; of a word that is begun, all of them.
     #[inline]
-    pub(super) fn matches(self, tag: u8) -> Matches {
+    pub(super) fn matches(self, tag: u8, len: usize) -> Matches {
         let wanted = u64::from(tag) * EACH_BYTE;
-        Matches(self.0.map(|word| zero_bytes(word ^ wanted)))
+        let [first, second] = self.0.map(|word| word ^ wanted);
+        // Most buckets have no more than eight entries, and a second word that need not be looked at.
+        Matches { bits: zero_bytes(first), base: 0, next: (len > 8).then_some(second) }
     }
 }
 
@@ -44,21 +46,27 @@ const fn zero_bytes(word: u64) -> u64 {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Matches([u64; 2]);
+pub(super) struct Matches {
+    bits: u64,
+    base: usize,
+    next: Option<u64>,
+}
 
 impl Iterator for Matches {
     type Item = usize;
 
     #[inline]
     fn next(&mut self) -> Option<usize> {
-        for (base, bits) in [0, 8].into_iter().zip(&mut self.0) {
-            if *bits != 0 {
-                let at = bits.trailing_zeros() as usize / 8;
-                *bits &= *bits - 1;
-                return Some(base + at);
+        if self.bits == 0 {
+            self.bits = zero_bytes(self.next.take()?);
+            self.base = 8;
+            if self.bits == 0 {
+                return None;
             }
         }
-        None
+        let at = self.bits.trailing_zeros() as usize / 8;
+        self.bits &= self.bits - 1;
+        Some(self.base + at)
     }
 }
 
@@ -78,8 +86,11 @@ mod tests {
             for (index, &byte) in bytes.iter().enumerate() {
                 tags.set(index, byte);
             }
-            let expected: Vec<_> = (0..16).filter(|&index| bytes[index] == tag).collect();
-            prop_assert_eq!(tags.matches(tag).collect::<Vec<_>>(), expected);
+            for len in 0..=16 {
+                let looked_at = if len > 8 { 16 } else { 8 };
+                let expected: Vec<_> = (0..looked_at).filter(|&index| bytes[index] == tag).collect();
+                prop_assert_eq!(tags.matches(tag, len).collect::<Vec<_>>(), expected);
+            }
             prop_assert!((0..16).all(|index| tags.get(index) == bytes[index]));
         }
     }
