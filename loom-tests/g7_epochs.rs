@@ -5,8 +5,8 @@
 //! a freeing that no happens-before orders after a read fails.
 
 use loom::cell::UnsafeCell;
-use loom::sync::Arc;
 use loom::sync::atomic::{AtomicUsize, Ordering};
+use loom::sync::{Arc, Mutex};
 use loom::thread;
 use trust_key_cache::model::epochs::{Grace, horizon, leave_out_barriers, pin};
 
@@ -143,7 +143,7 @@ fn g7_an_inner_guard_ends_nothing() {
 
 #[test]
 fn g7_a_thread_leaves_its_record_to_the_next() {
-    exhaustively("g7_a_thread_leaves_its_record_to_the_next", || {
+    bounded("g7_a_thread_leaves_its_record_to_the_next", 3, || {
         let slot = Slot::new();
         let shared = slot.clone();
         let reading = thread::spawn(move || {
@@ -154,6 +154,26 @@ fn g7_a_thread_leaves_its_record_to_the_next() {
         });
         slot.replace(0, NONE);
         reading.join().unwrap();
+    });
+}
+
+/// The end of another thread's grace period needs no barrier of one's own, but a horizon that was read after its start.
+#[test]
+fn g7_a_grace_period_may_be_ended_by_another_thread() {
+    bounded("g7_a_grace_period_may_be_ended_by_another_thread", 3, || {
+        let slot = Slot::new();
+        let started = Arc::new(Mutex::new(None));
+        let (left, right, waiting) = (slot.clone(), slot.clone(), started.clone());
+        let reading = thread::spawn(move || left.read());
+        let starting = thread::spawn(move || {
+            assert_eq!(right.current.swap(NONE, Ordering::Release), 0);
+            *waiting.lock().unwrap() = Some(Grace::start());
+        });
+        if let Some(grace) = started.lock().unwrap().take() {
+            slot.free_if_over(&grace, 0);
+        }
+        reading.join().unwrap();
+        starting.join().unwrap();
     });
 }
 

@@ -1,6 +1,13 @@
-//! Which reclamation is in use. What it must keep is checked by the other tests, whichever it is.
+//! Which reclamation is in use, and what only unusual callers do to it. What it must keep otherwise is checked by the other
+//! tests, whichever it is.
 
-use trust_key_cache::{KeyHash, Reclamation, TrustKeyCache, reclamation};
+mod counted;
+
+use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use counted::Counted;
+use trust_key_cache::{KeyCache, KeyHash, Reclamation, TrustKeyCache, reclamation};
 use uuid::Uuid;
 
 #[test]
@@ -60,4 +67,57 @@ fn a_lookup_in_the_destructor_of_a_thread_local_works() {
     }
     drop(sender);
     assert_eq!(receiver.iter().collect::<Vec<_>>(), [Some(Uuid::max()); 2]);
+}
+
+/// Coroutines that have stacks of their own let a thread's guards end in any order, in safe code.
+#[test]
+fn g7_a_reader_in_a_coroutine_keeps_its_value_after_another_has_ended() {
+    let alive = Arc::new(AtomicIsize::new(0));
+    // Coroutines borrow for as long as they may live.
+    let cache: &'static _ = Box::leak(Box::new(KeyCache::<Counted>::builder().capacity(1).build().unwrap()));
+    let hash = KeyHash::of("key");
+    assert!(cache.lease(&hash).remember(Counted::new(1, &alive)));
+    let reader = || {
+        generator::Gn::<()>::new_scoped(move |mut scope: generator::Scope<'_, 'static, (), u64>| {
+            let suspend = |value: &Counted| {
+                scope.yield_(value.parts[0]);
+                value.check();
+                value.parts[0]
+            };
+            cache.lookup_with(&hash, suspend).unwrap()
+        })
+    };
+    let (mut first, mut second) = (reader(), reader());
+    assert_eq!((first.resume(), second.resume()), (Some(1), Some(1)));
+    assert_eq!(first.resume(), Some(1));
+    for _ in 0..200 {
+        cache.invalidate_key(&hash);
+    }
+    assert_eq!(alive.load(Ordering::Relaxed), 1, "freed under the second reader");
+    assert_eq!(second.resume(), Some(1));
+}
+
+/// Freeing runs values' destructors, which may write to the cache and so retire more.
+#[test]
+fn a_destructor_that_writes_to_the_cache_nests_no_further() {
+    #[derive(Clone)]
+    struct Again;
+    static CACHE: OnceLock<KeyCache<Again>> = OnceLock::new();
+    static DEPTH: AtomicIsize = AtomicIsize::new(0);
+    static DEEPEST: AtomicIsize = AtomicIsize::new(0);
+    impl Drop for Again {
+        fn drop(&mut self) {
+            let depth = DEPTH.fetch_add(1, Ordering::Relaxed) + 1;
+            DEEPEST.fetch_max(depth, Ordering::Relaxed);
+            if depth < 1_000 {
+                CACHE.get().unwrap().lease(&KeyHash::of("key")).remember(Again);
+            }
+            DEPTH.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    let cache = CACHE.get_or_init(|| KeyCache::builder().capacity(1).build().unwrap());
+    for _ in 0..1_000 {
+        cache.lease(&KeyHash::of("key")).remember(Again);
+    }
+    assert_eq!(DEEPEST.load(Ordering::Relaxed), 1);
 }

@@ -4,7 +4,6 @@
 mod asymmetric;
 
 use super::sync;
-pub use super::sync::barrier::leave_out as leave_out_barriers;
 
 /// Pins the thread until it is dropped.
 #[must_use]
@@ -28,7 +27,7 @@ impl Grace {
     /// Whether it is over by now.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.0.is_over(asymmetric::horizon())
+        self.0.can_end() && self.0.is_over(asymmetric::horizon())
     }
 }
 
@@ -36,4 +35,9 @@ impl Grace {
 #[must_use]
 pub fn horizon() -> u64 {
     asymmetric::horizon()
+}
+
+/// For the rest of this execution there are no barriers.
+pub fn leave_out_barriers() {
+    sync::barrier::leave_out();
 }

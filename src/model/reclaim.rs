@@ -112,21 +112,27 @@ impl Grace {
         Self { awaited: std::array::from_fn(|thread| Cell::new(thread < threads)) }
     }
 
-    pub(super) fn is_over(&self, _horizon: u64) -> bool {
-        for (awaited, pinned) in self.awaited.iter().zip(&REGISTRY.pinned) {
-            // Acquire: pairs with the Release store at the guard's end.
-            if awaited.get() && !pinned.load(Ordering::Acquire) {
-                awaited.set(false);
-            }
+    pub(super) fn can_end(&self) -> bool {
+        true
+    }
+
+    pub(super) fn is_over(&self, horizon: u64) -> bool {
+        for (thread, awaited) in self.awaited.iter().enumerate() {
+            awaited.set(awaited.get() && horizon & 1 << thread != 0);
         }
         !self.awaited.iter().any(Cell::get)
     }
 }
 
-/// Another with each call, so that every look at what waits is taken.
+/// Whose flag is up, a bit a thread; above that, a number that differs with each call, so that every look at what waits
+/// is taken.
 pub(super) fn horizon() -> u64 {
-    REGISTRY.books(|books| {
+    let (looks, threads) = REGISTRY.books(|books| {
         books.looks += 1;
-        books.looks
-    })
+        (books.looks, books.threads.len())
+    });
+    let pinned = REGISTRY.pinned[..threads].iter().enumerate();
+    // Acquire: pairs with the Release store at the guard's end.
+    let up = pinned.map(|(thread, pinned)| u64::from(pinned.load(Ordering::Acquire)) << thread);
+    looks << MOST_THREADS | up.sum::<u64>()
 }

@@ -13,7 +13,7 @@ use loom::sync::atomic;
 pub(super) const BATCH: u64 = 1;
 
 /// The asymmetric barrier, as what it amounts to: a `SeqCst` fence on both sides.
-pub mod barrier {
+pub(super) mod barrier {
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
     use loom::sync::atomic::{AtomicUsize, Ordering, fence};
@@ -25,7 +25,7 @@ pub mod barrier {
 
     /// For the rest of this execution there are no barriers. A `SeqCst` fence acquires and releases as well, which the
     /// light barrier does not; so what must hold without that is looked at without it.
-    pub fn leave_out() {
+    pub(crate) fn leave_out() {
         LEFT_OUT.store(true, Relaxed);
     }
 
@@ -96,7 +96,6 @@ impl AtomicBool {
         Self(atomic::AtomicBool::new(value))
     }
 
-    #[cfg(crossbeam_loom)]
     pub(super) fn load(&self, order: Ordering) -> bool {
         step();
         self.0.load(order)

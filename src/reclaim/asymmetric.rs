@@ -55,6 +55,8 @@ struct Epoch(AtomicU64);
 struct Record {
     /// The epoch in which the thread pinned, or [`UNPINNED`].
     pinned: AtomicU64,
+    /// How many guards the thread has. For its thread alone.
+    depth: Cell<usize>,
     taken: AtomicBool,
     /// The record that was the newest before. Does not change once this one is in the list.
     older: *const Record,
@@ -77,7 +79,10 @@ impl Registry {
     fn take(&self) -> &'static Record {
         // Acquire: pairs with the Release in `Record::give_back`, so that the stores of its two owners have an order.
         let left = self.records().find(|record| {
-            record.taken.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()
+            // Looked at first (Relaxed: it is only a hint), since a compare-exchange would take the cache line from the
+            // thread that has it.
+            !record.taken.load(Ordering::Relaxed)
+                && record.taken.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()
         });
         left.unwrap_or_else(|| self.add())
     }
@@ -85,6 +90,7 @@ impl Registry {
     fn add(&self) -> &'static Record {
         let record = Box::into_raw(Box::new(Record {
             pinned: AtomicU64::new(UNPINNED),
+            depth: Cell::new(0),
             taken: AtomicBool::new(true),
             older: ptr::null(),
         }));
@@ -105,20 +111,20 @@ impl Registry {
 }
 
 impl Record {
+    /// Must be called by the thread whose record it is.
     #[inline]
-    fn pin(&'static self, mut scope: Scope) -> Guard {
-        // Relaxed: only this thread writes it.
-        if self.pinned.load(Ordering::Relaxed) == UNPINNED {
+    fn pin(&'static self, borrowed: bool) -> Guard {
+        let depth = self.depth.get();
+        self.depth.set(depth + 1);
+        if depth == 0 {
             // Acquire: pairs with the Release in `Grace::start`: case 1.
             let epoch = REGISTRY.epoch.0.load(Ordering::Acquire);
             // Release: pairs with the Acquire in `horizon`, on behalf of this thread's earlier guards. The barrier
             // after it makes it seen: cases 2 and 3.
             self.pinned.store(epoch, Ordering::Release);
             barrier::light();
-        } else {
-            scope = Scope::Inner;
         }
-        Guard { record: self, scope, not_send: PhantomData }
+        Guard { record: self, borrowed, not_send: PhantomData }
     }
 
     fn give_back(&self) {
@@ -148,25 +154,16 @@ impl Drop for Owner {
 
 pub(crate) struct Guard {
     record: &'static Record,
-    scope: Scope,
+    /// Whether the record was taken for this guard alone.
+    borrowed: bool,
     not_send: PhantomData<*const ()>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Scope {
-    /// The thread was not pinned before.
-    Outer,
-    /// It was, and stays so.
-    Inner,
-    /// As `Outer`, with a record that was taken for this guard alone.
-    Borrowed,
 }
 
 /// Pins, if this thread is registered.
 #[inline]
 pub(super) fn pin_registered() -> Option<Guard> {
     let record = RECORD.try_with(Cell::get).ok().flatten()?;
-    Some(record.pin(Scope::Outer))
+    Some(record.pin(false))
 }
 
 /// Pins, and registers this thread if it is not.
@@ -174,20 +171,23 @@ pub(crate) fn pin() -> Guard {
     pin_registered().unwrap_or_else(|| match OWNER.try_with(|owner| owner.0) {
         Ok(record) => {
             RECORD.with(|mine| mine.set(Some(record)));
-            record.pin(Scope::Outer)
+            record.pin(false)
         }
         // The thread is ending, and a destructor of another thread-local has come here.
-        Err(_) => REGISTRY.take().pin(Scope::Borrowed),
+        Err(_) => REGISTRY.take().pin(true),
     })
 }
 
 impl Drop for Guard {
     #[inline]
     fn drop(&mut self) {
-        if self.scope != Scope::Inner {
-            // Release: pairs with the Acquire in `horizon`: what was done under this guard is over.
+        let depth = self.record.depth.get() - 1;
+        self.record.depth.set(depth);
+        // Guards may end in any order: the last one unpins, whichever it is.
+        if depth == 0 {
+            // Release: pairs with the Acquire in `horizon`: what was done under this thread's guards is over.
             self.record.pinned.store(UNPINNED, Ordering::Release);
-            if self.scope == Scope::Borrowed {
+            if self.borrowed {
                 self.record.give_back();
             }
         }
@@ -198,13 +198,17 @@ impl Drop for Guard {
 pub(crate) struct Grace(u64);
 
 impl Grace {
-    /// One that is never over.
+    /// One that is never over: the barrier was refused.
     const NEVER: Self = Self(u64::MAX);
 
     pub(crate) fn start() -> Self {
         // Release: pairs with the Acquire in `Record::pin`: case 1.
         let epoch = REGISTRY.epoch.0.fetch_add(1, Ordering::Release);
         if barrier::heavy() { Self(epoch) } else { Self::NEVER }
+    }
+
+    pub(crate) fn can_end(&self) -> bool {
+        self.0 != Self::NEVER.0
     }
 
     pub(crate) fn is_over(&self, horizon: u64) -> bool {

@@ -10,7 +10,8 @@
 //!   that happens-before that start. So it cannot reach what was unlinked before.
 //! * **No order beyond that.** Pinning and unpinning order nothing else between threads. The map brings its own
 //!   Acquire and Release.
-//! * **Nesting.** A thread may pin while it is pinned; its guards end in the reverse order of their making.
+//! * **Nesting.** A thread may pin while it is pinned. Its guards may end in any order: coroutines that have stacks of
+//!   their own can suspend in a reader's closure.
 //!
 //! Nothing is handed to the reclamation but the question whether a grace period is over. The map keeps what it has
 //! retired, and frees it ([`Limbo`](super::snapshot_map)).
@@ -97,6 +98,14 @@ impl Grace {
         match reclamation() {
             Reclamation::Membarrier => Self::Asymmetric(asymmetric::Grace::start()),
             Reclamation::CrossbeamEpoch => Self::Crossbeam(crossbeam::Grace::start()),
+        }
+    }
+
+    /// Whether it may ever be over.
+    pub(super) fn can_end(&self) -> bool {
+        match self {
+            Self::Asymmetric(grace) => grace.can_end(),
+            Self::Crossbeam(grace) => grace.can_end(),
         }
     }
 

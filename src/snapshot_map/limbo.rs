@@ -7,13 +7,14 @@
 //! Both lists are Treiber stacks (*Systems Programming: Coping with Parallelism*, 1986) of which nothing is popped but all at once, by a
 //! swap: so no node is looked at by anybody but its owner, and addresses that are used again do no harm.
 
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 // Not of `sync.rs`: what is counted decides when to collect, and nothing else, so a model need not explore it.
 use std::sync::atomic::AtomicU64;
 
 use super::super::reclaim::{self, Grace};
-use super::super::sync::{AtomicPtr, BATCH, Ordering};
+use super::super::sync::{AtomicPtr, BATCH, Ordering, thread_cell};
 use super::bucket::{Header, OwnedBucket};
 
 /// On cache lines of its own: writers write here, and lookups read what stands beside it.
@@ -27,15 +28,39 @@ pub(super) struct Limbo<V> {
     every: u64,
     /// Batches whose grace period was not over when they were last looked at.
     waiting: AtomicPtr<Batch<V>>,
-    /// The horizon at which the last look was in vain.
+    /// The horizon at which the last look was in vain. A hint: batches that one writer puts back while another looks in
+    /// vain may be overlooked until the horizon moves.
     in_vain: AtomicU64,
+    /// Batches that can only be freed with the map.
+    stranded: AtomicPtr<Batch<V>>,
+}
+
+thread_cell! {
+    /// Whether this thread is collecting. A value's `Drop` may write to a cache and come here again.
+    static COLLECTING: Cell<bool> = Cell::new(false);
+}
+
+/// Marks the thread as collecting until it is dropped.
+struct Collecting;
+
+impl Collecting {
+    /// `None` if it already is, or is about to end.
+    fn begin() -> Option<Self> {
+        COLLECTING.try_with(|collecting| !collecting.replace(true)).unwrap_or(false).then_some(Self)
+    }
+}
+
+impl Drop for Collecting {
+    fn drop(&mut self) {
+        COLLECTING.try_with(|collecting| collecting.set(false)).ok();
+    }
 }
 
 /// What has left its slot, and must be retired.
 #[must_use = "what is not retired leaks"]
 pub(super) struct Replaced<V>(Option<NonNull<Header>>, PhantomData<V>);
 
-/// Retired buckets that nobody else has in hand. Dropped only once no reader has them either.
+/// Retired buckets that nobody else has in hand. Not freed but by [`free`](Self::free): whoever unwinds leaves them be.
 struct Buckets<V> {
     first: *mut Header,
     values: PhantomData<V>,
@@ -44,7 +69,6 @@ struct Buckets<V> {
 struct Batch<V> {
     grace: Grace,
     next: *mut Batch<V>,
-    #[expect(dead_code, reason = "lives until it is dropped")]
     buckets: Buckets<V>,
 }
 
@@ -79,6 +103,7 @@ impl<V> Limbo<V> {
             every: BATCH.min((slots as u64).max(8)),
             waiting: AtomicPtr::new(ptr::null_mut()),
             in_vain: AtomicU64::new(u64::MAX),
+            stranded: AtomicPtr::new(ptr::null_mut()),
         }
     }
 
@@ -100,7 +125,8 @@ impl<V> Limbo<V> {
             }
         }
         // Relaxed: it decides when to collect, and orders nothing.
-        if (self.count.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(self.every) {
+        let full = (self.count.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(self.every);
+        if full && let Some(_collecting) = Collecting::begin() {
             self.collect();
         }
     }
@@ -116,41 +142,69 @@ impl<V> Limbo<V> {
         let buckets = Buckets { first, values: PhantomData };
         let batch = Box::new(Batch { grace: Grace::start(), next: ptr::null_mut(), buckets });
         let mut kept = Chain::default();
-        let horizon = reclaim::horizon();
-        kept.free_or_keep(batch, horizon);
-        // Relaxed, here and below: a look that is left out, or made in vain, does no harm.
-        let may_be_over = horizon != self.in_vain.load(Ordering::Relaxed);
-        if may_be_over && !self.waiting.load(Ordering::Relaxed).is_null() {
-            // Acquire: pairs with the Release in `wait`, so that each batch is visible, and the start of its grace
-            // period happens-before the horizon that it is compared with.
-            let mut next = self.waiting.swap(ptr::null_mut(), Ordering::Acquire);
-            let horizon = reclaim::horizon();
-            let mut freed = false;
-            while !next.is_null() {
-                // SAFETY: the batch came from `Box::into_raw` in `Chain`, and by the swap it is ours alone.
-                let batch = unsafe { Box::from_raw(next) };
-                next = batch.next;
-                freed |= kept.free_or_keep(batch, horizon);
-            }
-            if !freed {
-                self.in_vain.store(horizon, Ordering::Relaxed);
-            }
+        if !batch.grace.can_end() {
+            kept.push(batch);
+            kept.append_to(&self.stranded);
+            return;
         }
-        self.wait(kept);
+        let horizon = reclaim::horizon();
+        kept.free_or_push(batch, horizon);
+        // Relaxed, here and below: a look that is left out, or made in vain, does no harm.
+        if horizon == self.in_vain.load(Ordering::Relaxed) || self.waiting.load(Ordering::Relaxed).is_null() {
+            kept.append_to(&self.waiting);
+            return;
+        }
+        // Acquire: pairs with the Release in `append_to`, so that each batch is visible, and the start of its grace
+        // period happens-before the horizon that it is compared with.
+        let mut next = self.waiting.swap(ptr::null_mut(), Ordering::Acquire);
+        let horizon = reclaim::horizon();
+        let mut freed = false;
+        while !next.is_null() {
+            // SAFETY: the batch came from `Box::into_raw` in `Chain::push`, and by the swap it is ours alone.
+            let batch = unsafe { Box::from_raw(next) };
+            next = batch.next;
+            freed |= kept.free_or_push(batch, horizon);
+        }
+        kept.append_to(&self.waiting);
+        self.in_vain.store(if freed { u64::MAX } else { horizon }, Ordering::Relaxed);
+    }
+}
+
+impl<V> Chain<V> {
+    fn push(&mut self, mut batch: Box<Batch<V>>) {
+        batch.next = self.first;
+        self.first = Box::into_raw(batch);
+        if self.last.is_null() {
+            self.last = self.first;
+        }
     }
 
-    /// Puts batches to those that wait.
-    fn wait(&self, chain: Chain<V>) {
-        if chain.last.is_null() {
+    /// Frees the batch if its grace period is over, and takes it in if not; tells whether it was freed.
+    ///
+    /// `horizon` must have been read after the start of the batch's grace period.
+    fn free_or_push(&mut self, batch: Box<Batch<V>>, horizon: u64) -> bool {
+        let over = batch.grace.is_over(horizon);
+        if over {
+            // SAFETY: the grace period started after these buckets had left their slots, and is over.
+            unsafe { batch.buckets.free() };
+        } else {
+            self.push(batch);
+        }
+        over
+    }
+
+    /// Puts all batches to those of `list`.
+    fn append_to(self, list: &AtomicPtr<Batch<V>>) {
+        if self.last.is_null() {
             return;
         }
         // Relaxed: as in `retire`.
-        let mut first = self.waiting.load(Ordering::Relaxed);
+        let mut first = list.load(Ordering::Relaxed);
         loop {
             // SAFETY: the chain's batches are live and ours alone.
-            unsafe { (*chain.last).next = first };
+            unsafe { (*self.last).next = first };
             // Release: pairs with the Acquire in `collect`.
-            match self.waiting.compare_exchange(first, chain.first, Ordering::Release, Ordering::Relaxed) {
+            match list.compare_exchange(first, self.first, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(other) => first = other,
             }
@@ -158,18 +212,18 @@ impl<V> Limbo<V> {
     }
 }
 
-impl<V> Chain<V> {
-    /// Drops the batch if its grace period is over, and takes it in if not; tells whether it was dropped.
-    fn free_or_keep(&mut self, mut batch: Box<Batch<V>>, horizon: u64) -> bool {
-        let over = batch.grace.is_over(horizon);
-        if !over {
-            batch.next = self.first;
-            self.first = Box::into_raw(batch);
-            if self.last.is_null() {
-                self.last = self.first;
-            }
+impl<V> Buckets<V> {
+    /// # Safety
+    ///
+    /// No reader may have one of them any more, nor get one.
+    unsafe fn free(self) {
+        let mut first = self.first;
+        while let Some(header) = NonNull::new(first) {
+            // SAFETY: the header was pushed by `retire` and is ours alone; it is live until the next line but one.
+            first = unsafe { Header::next(header) };
+            // SAFETY: `Replaced::new`'s caller says where it came from; that no reader has it is this caller's promise.
+            drop(unsafe { OwnedBucket::<V>::from_raw(header) });
         }
-        over
     }
 }
 
@@ -177,24 +231,18 @@ impl<V> Drop for Limbo<V> {
     /// Frees everything: with the map, nobody is left who could read it.
     fn drop(&mut self) {
         // Relaxed, here and below: `&mut self` says that every other access happened-before.
-        let first = self.retired.load(Ordering::Relaxed);
-        drop(Buckets::<V> { first, values: PhantomData });
-        let mut next = self.waiting.load(Ordering::Relaxed);
-        while !next.is_null() {
-            // SAFETY: the batch came from `Box::into_raw`, and nobody else is left to take it.
-            next = unsafe { Box::from_raw(next) }.next;
-        }
-    }
-}
-
-impl<V> Drop for Buckets<V> {
-    fn drop(&mut self) {
-        while let Some(header) = NonNull::new(self.first) {
-            // SAFETY: the header was pushed by `retire` and is ours alone; it is live until the next line but one.
-            self.first = unsafe { Header::next(header) };
-            // SAFETY: `Replaced::new`'s caller says where it came from; that no reader is left is what a `Buckets` is
-            // dropped for: either the grace period of its batch is over, or the map is gone.
-            drop(unsafe { OwnedBucket::<V>::from_raw(header) });
+        let retired = Buckets::<V> { first: self.retired.load(Ordering::Relaxed), values: PhantomData };
+        // SAFETY: readers borrow the map.
+        unsafe { retired.free() };
+        for list in [&self.waiting, &self.stranded] {
+            let mut next = list.load(Ordering::Relaxed);
+            while !next.is_null() {
+                // SAFETY: the batch came from `Box::into_raw`, and nobody else is left to take it.
+                let batch = unsafe { Box::from_raw(next) };
+                next = batch.next;
+                // SAFETY: readers borrow the map.
+                unsafe { batch.buckets.free() };
+            }
         }
     }
 }
