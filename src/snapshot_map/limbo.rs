@@ -46,7 +46,8 @@ struct Collecting;
 impl Collecting {
     /// `None` if it already is, or is about to end.
     fn begin() -> Option<Self> {
-        COLLECTING.try_with(|collecting| !collecting.replace(true)).unwrap_or(false).then_some(Self)
+        // `then`, since a mark that is made must be a mark that ends: `then_some` would make it in any case.
+        COLLECTING.try_with(|collecting| !collecting.replace(true)).unwrap_or(false).then(|| Self)
     }
 }
 
