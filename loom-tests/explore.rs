@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use trust_key_cache::model::KeyCache;
+use trust_key_cache::model::{KeyCache, retire_in_batches_of};
 use trust_key_cache::{KeyHash, ManualClock};
 
 /// Preemptions that the models over crossbeam-epoch are bounded to. Exploring it without a bound does not
@@ -55,6 +55,15 @@ pub(crate) fn one_bucket<V: Clone + Send + Sync + 'static>(
         assert!(cache.is_empty());
     }
     (loom::sync::Arc::new(cache), clock)
+}
+
+/// The same, of a cache that frees what it has retired only when it is dropped: for claims about two writers that both
+/// retire. That what is freed before is freed in time, other models show.
+pub(crate) fn keeping<V: Clone + Send + Sync + 'static>(
+    capacity: usize,
+) -> (loom::sync::Arc<KeyCache<V, ManualClock>>, ManualClock) {
+    retire_in_batches_of(8);
+    one_bucket(capacity)
 }
 
 /// Distinct keys.

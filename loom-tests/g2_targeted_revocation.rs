@@ -4,7 +4,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 
-use crate::explore::{exhaustively, key, one_bucket};
+use crate::explore::{exhaustively, keeping, key, one_bucket};
 
 #[test]
 fn g2_nobody_is_served_a_revoked_id_after_its_key_was_invalidated() {
@@ -62,7 +62,7 @@ fn g2_a_neighbour_in_the_bucket_keeps_its_value() {
 #[test]
 fn g2_a_neighbour_that_is_being_remembered_is_stored_or_refused_but_never_lost() {
     exhaustively("g2_a_neighbour_that_is_being_remembered_is_stored_or_refused_but_never_lost", || {
-        let (cache, _) = one_bucket(2);
+        let (cache, _) = keeping(2);
         assert!(cache.lease(&key(1)).remember(1));
         let shared = cache.clone();
         let invalidating = thread::spawn(move || shared.invalidate_key(&key(1)));
@@ -92,7 +92,7 @@ fn g2_a_neighbour_stored_after_an_invalidate_is_not_lost_to_invalidate_key() {
 #[test]
 fn g2_a_lease_on_a_dead_bucket_is_superseded_by_invalidate_key() {
     exhaustively("g2_a_lease_on_a_dead_bucket_is_superseded_by_invalidate_key", || {
-        let (cache, _) = one_bucket(2);
+        let (cache, _) = keeping(2);
         cache.invalidate_key(&key(1));
         cache.invalidate();
         // The bucket is dead, and its lease epoch goes on all the same.

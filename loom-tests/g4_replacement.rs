@@ -2,19 +2,16 @@
 
 use loom::thread;
 
-use crate::explore::{exhaustively, key, one_bucket};
+use crate::explore::{exhaustively, keeping, key, one_bucket};
 
 #[test]
 fn g4_of_two_remembers_of_one_key_the_later_stays() {
     exhaustively("g4_of_two_remembers_of_one_key_the_later_stays", || {
-        let (cache, _) = one_bucket(2);
+        let (cache, _) = keeping(2);
         let shared = cache.clone();
-        let remembering = thread::spawn(move || {
-            assert!(shared.lease(&key(1)).remember(1));
-            // The other thread's value may have replaced it, but nothing can have removed it.
-            assert!(shared.lookup(&key(1)).is_some());
-        });
+        let remembering = thread::spawn(move || assert!(shared.lease(&key(1)).remember(1)));
         assert!(cache.lease(&key(1)).remember(2));
+        // The other thread's value may have replaced it, but nothing can have removed it.
         assert!(cache.lookup(&key(1)).is_some());
         remembering.join().unwrap();
         assert!(matches!(cache.lookup(&key(1)), Some(1 | 2)));

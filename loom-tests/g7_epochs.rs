@@ -179,7 +179,7 @@ fn g7_a_grace_period_may_be_ended_by_another_thread() {
 
 #[test]
 fn g7_two_readers_register_and_each_is_waited_for() {
-    bounded("g7_two_readers_register_and_each_is_waited_for", 3, || {
+    bounded("g7_two_readers_register_and_each_is_waited_for", 2, || {
         let slot = Slot::new();
         let readers = [(); 2].map(|()| {
             let shared = slot.clone();
@@ -194,7 +194,7 @@ fn g7_two_readers_register_and_each_is_waited_for() {
 
 #[test]
 fn g7_what_two_writers_retire_waits_for_a_reader_of_either() {
-    bounded("g7_what_two_writers_retire_waits_for_a_reader_of_either", 3, || {
+    bounded("g7_what_two_writers_retire_waits_for_a_reader_of_either", 2, || {
         let slots = [Slot::new(), Slot::new()];
         let [left, right] = slots.clone();
         let reading = thread::spawn(move || {

@@ -27,4 +27,4 @@ pub mod epochs;
 pub use builder::Builder;
 pub use cache::{KeyCache, TrustKeyCache};
 pub use lease::Lease;
-pub use sync::steps;
+pub use sync::{retire_in_batches_of, steps};

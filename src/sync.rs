@@ -32,7 +32,10 @@ pub(super) use lazy_static;
 
 /// How many buckets a map retires before it starts a grace period for them. Each start costs a system call, and
 /// interrupts the threads that run.
-pub(super) const BATCH: u64 = 64;
+#[inline]
+pub(super) fn batch() -> u64 {
+    64
+}
 
 /// Marks the accesses to a snapshot, for loom to check; costs nothing here.
 #[derive(Debug)]

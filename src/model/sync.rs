@@ -9,8 +9,19 @@ use std::cell::Cell;
 use loom::cell::UnsafeCell;
 use loom::sync::atomic;
 
-/// Every retired bucket is a batch, so that it may be freed as early as ever possible.
-pub(super) const BATCH: u64 = 1;
+loom::lazy_static! {
+    static ref BATCH: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+}
+
+/// One, unless a model asks otherwise: then a retired bucket may be freed as early as ever possible.
+pub(super) fn batch() -> u64 {
+    BATCH.load(std::sync::atomic::Ordering::Relaxed)
+}
+
+/// Caches that are built from now on, in this execution, start no grace period before so many buckets were retired.
+pub fn retire_in_batches_of(buckets: u64) {
+    BATCH.store(buckets, std::sync::atomic::Ordering::Relaxed);
+}
 
 /// The asymmetric barrier, as what it amounts to: a `SeqCst` fence on both sides.
 pub(super) mod barrier {
@@ -66,15 +77,34 @@ fn step() {
     STEPS.try_with(|steps| steps.set(steps.get() + 1)).ok();
 }
 
-pub(super) struct AtomicU64(atomic::AtomicU64);
+/// Makes all accesses to one location meet.
+///
+/// Of the accesses to a location loom remembers only the last that another may be put before. A thread's own load, just
+/// before its exchange, so hides the other threads' loads before that, and orders in which the exchange
+/// comes first are not tried. A store before each access, to a location that stands for the first, makes up for it: each
+/// store meets the last, whoever made it. Where no thread exchanges what it has loaded, nothing is hidden, and it is left out.
+struct Meeting(atomic::AtomicUsize);
+
+impl Meeting {
+    fn new() -> Self {
+        Self(atomic::AtomicUsize::new(0))
+    }
+
+    fn step(&self) {
+        step();
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
+
+pub(super) struct AtomicU64(atomic::AtomicU64, Meeting);
 
 impl AtomicU64 {
     pub(super) fn new(value: u64) -> Self {
-        Self(atomic::AtomicU64::new(value))
+        Self(atomic::AtomicU64::new(value), Meeting::new())
     }
 
     pub(super) fn load(&self, order: Ordering) -> u64 {
-        step();
+        self.1.step();
         self.0.load(order)
     }
 
@@ -84,7 +114,7 @@ impl AtomicU64 {
     }
 
     pub(super) fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
-        step();
+        self.1.step();
         self.0.fetch_add(value, order)
     }
 }
@@ -119,20 +149,20 @@ impl AtomicBool {
     }
 }
 
-pub(super) struct AtomicPtr<T>(atomic::AtomicPtr<T>);
+pub(super) struct AtomicPtr<T>(atomic::AtomicPtr<T>, Meeting);
 
 impl<T> AtomicPtr<T> {
     pub(super) fn new(pointer: *mut T) -> Self {
-        Self(atomic::AtomicPtr::new(pointer))
+        Self(atomic::AtomicPtr::new(pointer), Meeting::new())
     }
 
     pub(super) fn load(&self, order: Ordering) -> *mut T {
-        step();
+        self.1.step();
         self.0.load(order)
     }
 
     pub(super) fn swap(&self, pointer: *mut T, order: Ordering) -> *mut T {
-        step();
+        self.1.step();
         self.0.swap(pointer, order)
     }
 
@@ -143,7 +173,7 @@ impl<T> AtomicPtr<T> {
         success: Ordering,
         failure: Ordering,
     ) -> Result<*mut T, *mut T> {
-        step();
+        self.1.step();
         self.0.compare_exchange(current, new, success, failure)
     }
 }

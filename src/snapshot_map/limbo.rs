@@ -1,6 +1,6 @@
 //! Limbo: the buckets that were replaced, until no reader can hold them.
 //!
-//! Writers push what they have replaced to a list. Each [`BATCH`]th push takes the whole list and starts a grace period
+//! Writers push what they have replaced to a list. Each 64th push takes the whole list and starts a grace period
 //! for it; batches whose grace period is not over yet wait in a second list. All of it belongs to the map, so what
 //! a map has retired is freed with it at the latest, and is dropped by nobody but its own writers.
 //!
@@ -14,7 +14,7 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::AtomicU64;
 
 use super::super::reclaim::{self, Grace};
-use super::super::sync::{AtomicPtr, BATCH, Ordering, thread_cell};
+use super::super::sync::{AtomicPtr, Ordering, batch, thread_cell};
 use super::bucket::{Header, OwnedBucket};
 
 /// On cache lines of its own: writers write here, and lookups read what stands beside it.
@@ -101,7 +101,7 @@ impl<V> Limbo<V> {
         Self {
             retired: AtomicPtr::new(ptr::null_mut()),
             count: AtomicU64::new(0),
-            every: BATCH.min((slots as u64).max(8)),
+            every: batch().min((slots as u64).max(8)),
             waiting: AtomicPtr::new(ptr::null_mut()),
             in_vain: AtomicU64::new(u64::MAX),
             stranded: AtomicPtr::new(ptr::null_mut()),
