@@ -12,6 +12,7 @@ mod cache;
 mod lease;
 #[path = "snapshot_map/mod.rs"]
 mod snapshot_map;
+#[cfg_attr(crossbeam_loom, allow(dead_code, unused_imports, reason = "crossbeam-epoch brings its own"))]
 mod sync;
 
 #[cfg(not(crossbeam_loom))]
