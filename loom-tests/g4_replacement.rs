@@ -34,6 +34,23 @@ fn g4_a_superseded_lease_changes_nothing_and_says_so() {
     });
 }
 
+/// A lease that is older than the time-to-live replaces by nothing, also when it has to start over.
+#[test]
+fn g4_an_expired_lease_that_collides_with_a_neighbour_takes_nothing_of_it() {
+    exhaustively("g4_an_expired_lease_that_collides_with_a_neighbour_takes_nothing_of_it", || {
+        let (cache, clock) = keeping(3);
+        let expired = cache.lease(&key(1));
+        clock.advance(cache.ttl());
+        assert!(cache.lease(&key(2)).remember(2));
+        let shared = cache.clone();
+        let neighbour = thread::spawn(move || assert!(shared.lease(&key(3)).remember(3)));
+        assert!(expired.remember(1));
+        neighbour.join().unwrap();
+        assert_eq!([1, 2, 3].map(|number| cache.lookup(&key(number))), [None, Some(2), Some(3)]);
+        assert_eq!(cache.len(), 2);
+    });
+}
+
 /// What a remember reports is true: after `false` nothing was stored; after `true` the value is there, until
 /// an invalidation that came later, or at the same time, took it.
 #[test]

@@ -67,3 +67,15 @@ pub(super) fn random_seed() -> [u64; 2] {
     let keys = RandomState::new();
     [keys.hash_one(0), keys.hash_one(1)]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_differ_from_cache_to_cache() {
+        let (here, there) = (random_seed(), random_seed());
+        assert_ne!(here, there);
+        assert!(here[0] != here[1]);
+    }
+}

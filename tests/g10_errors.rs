@@ -1,6 +1,8 @@
 //! G10: bad input of any kind gives a typed error that says what was wrong, and nothing shows a key or a
 //! whole digest.
 
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -77,6 +79,16 @@ fn g10_malformed_hashes_tell_where_and_never_what() {
         assert_eq!(found, error);
         assert!(text.is_empty() || !found.to_string().contains(&text));
     }
+    let said = |error: ParseKeyHashError| error.to_string();
+    assert!(said(ParseKeyHashError::Length { found: 63 }).contains("63"));
+    assert!(said(ParseKeyHashError::Digit { position: 17 }).contains("17"));
+}
+
+#[test]
+fn hashes_that_differ_are_hashed_differently() {
+    let state = RandomState::new();
+    let hashed: HashSet<u64> = (0..100_u8).map(|number| state.hash_one(KeyHash::of([number]))).collect();
+    assert_eq!(hashed.len(), 100);
 }
 
 #[test]
@@ -85,6 +97,8 @@ fn g10_debug_output_carries_no_whole_digest() {
     let cache = KeyCache::<u32, _>::builder().clock(ManualClock::new()).build().unwrap();
     assert!(cache.lease(&hash).remember(1));
     let digest = hash.to_string();
+    let lease = format!("{:?}", cache.lease(&hash));
+    assert!(lease.starts_with(&format!("Lease {{ hash: {hash:?}, stamp: ")), "{lease}");
     for shown in [format!("{hash:?}"), format!("{:?}", cache.lease(&hash)), format!("{cache:?}")] {
         assert!(!shown.contains(&digest[8..16]), "{shown}");
     }
