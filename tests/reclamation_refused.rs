@@ -4,10 +4,8 @@
 mod counted;
 mod refusal;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
-use std::thread;
+use std::sync::atomic::{AtomicIsize, Ordering};
 
 use counted::Counted;
 use trust_key_cache::{KeyCache, KeyHash, Reclamation, reclamation};
@@ -43,53 +41,4 @@ fn g7_where_membarrier_is_refused_crossbeam_epoch_takes_over() {
     }
     assert_eq!(alive.load(Ordering::Relaxed), 0);
     drop(cache);
-}
-
-/// crossbeam-epoch's default collector runs what others have deferred to it, in whatever thread collects. If that
-/// panics in one of our writers, what the writer had in hand must not be freed on the way out.
-#[test]
-fn g7_a_panic_of_somebody_elses_garbage_frees_nothing_under_a_reader() {
-    refusal::refuse_membarrier();
-    for delay in 0..20 {
-        let alive = Arc::new(AtomicIsize::new(0));
-        let cache = KeyCache::<Counted>::builder().capacity(1).build().unwrap();
-        let hash = KeyHash::of("key");
-        assert!(cache.lease(&hash).remember(Counted::new(1, &alive)));
-        let (parked, done) = (AtomicBool::new(false), AtomicBool::new(false));
-        let write = |times| {
-            for _ in 0..times {
-                catch_unwind(AssertUnwindSafe(|| cache.invalidate_key(&hash))).ok();
-            }
-        };
-        thread::scope(|scope| {
-            // What is left of the round before may go off here.
-            catch_unwind(|| {
-                let others = crossbeam_epoch::pin();
-                others.defer(|| panic!("somebody else's"));
-                others.flush();
-            })
-            .ok();
-            let reader = scope.spawn(|| {
-                let park = |value: &Counted| {
-                    parked.store(true, Ordering::Relaxed);
-                    while !done.load(Ordering::Relaxed) {
-                        thread::yield_now();
-                    }
-                    assert_eq!(alive.load(Ordering::Relaxed), 1, "freed under its reader");
-                    value.check();
-                };
-                // Its own pin may be the one that runs the garbage.
-                let read = catch_unwind(AssertUnwindSafe(|| cache.lookup_with(&hash, park)));
-                let stopped = !parked.swap(true, Ordering::Relaxed);
-                assert!(read.is_ok() || stopped);
-            });
-            while !parked.load(Ordering::Relaxed) {
-                thread::yield_now();
-            }
-            write(delay);
-            write(200);
-            done.store(true, Ordering::Relaxed);
-            reader.join().unwrap();
-        });
-    }
 }
