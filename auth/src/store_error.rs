@@ -1,7 +1,10 @@
 //! [`StoreError`]: what went wrong with a store, and what to do. It must never carry a key, a digest, a password, or a row's content.
 
 use std::error::Error;
+use std::fmt;
+use std::ops::Deref;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -11,7 +14,8 @@ use crate::TrustRef;
 /// Why a store did not do what it was asked.
 ///
 /// The variants are the diagnosis, and the messages say what to do. [`Other`](Self::Other) also has a
-/// [source](Error::source).
+/// [source](Error::source). A clone is the same error for somebody else: requests that share a walk share its
+/// failure.
 ///
 /// # Examples
 ///
@@ -25,7 +29,7 @@ use crate::TrustRef;
 ///     "there is no database at trusts.db; check the path, or register a trust, which makes it"
 /// );
 /// ```
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// There is no database file, and none was to be made.
@@ -102,7 +106,45 @@ pub enum StoreError {
     },
     /// Anything else. The cause, which is in the message, must carry no key, no digest and no password.
     #[error("the store failed: {0}; try again")]
-    Other(#[source] Box<dyn Error + Send + Sync>),
+    Other(#[source] Cause),
+}
+
+/// What is behind a [`StoreError::Other`]: any error, or a text, shared by its clones.
+///
+/// ```
+/// use trust_auth::StoreError;
+///
+/// let error = StoreError::Other("the disk is on fire".into());
+/// assert_eq!(error.clone().to_string(), "the store failed: the disk is on fire; try again");
+/// ```
+#[derive(Clone)]
+pub struct Cause(Arc<dyn Error + Send + Sync>);
+
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for Cause {
+    fn from(error: E) -> Self {
+        Self(error.into().into())
+    }
+}
+
+// Not an `Error` itself: then it could not be made from every one.
+impl Deref for Cause {
+    type Target = dyn Error + Send + Sync;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 impl StoreError {
