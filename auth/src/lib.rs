@@ -63,6 +63,8 @@ mod api_key;
 mod auth_error;
 mod authenticator;
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod registry;
 mod registry_error;
 #[cfg(feature = "sqlite")]
@@ -71,11 +73,15 @@ mod stats;
 mod store;
 mod store_error;
 mod trust;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod watcher;
 
 pub use api_key::{ApiKey, RandomError};
 pub use auth_error::AuthError;
 pub use authenticator::{Attempt, Authenticator, Path};
 pub use memory::MemoryStore;
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresOptions, PostgresStore};
 pub use registry::TrustRegistry;
 pub use registry_error::RegistryError;
 #[cfg(feature = "sqlite")]
@@ -84,6 +90,8 @@ pub use stats::Stats;
 pub use store::{Candidates, Change, TrustLedger, TrustStore};
 pub use store_error::StoreError;
 pub use trust::{InvalidName, NewTrust, Trust, TrustRef};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use watcher::{WatchStatus, Watcher};
 
 pub use trust_key_cache::{KeyHash, TrustKeyCache};
 
