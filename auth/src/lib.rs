@@ -69,6 +69,8 @@ mod authenticator_builder;
 #[cfg(feature = "http")]
 mod http;
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod registry;
 mod registry_error;
 mod reject_floor;
@@ -79,6 +81,8 @@ mod store;
 mod store_error;
 mod trust;
 mod walks;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod watcher;
 
 pub use api_key::{ApiKey, RandomError};
 pub use auth_error::AuthError;
@@ -89,6 +93,8 @@ pub use http::{AuthLayer, AuthService, KeyHeader};
 #[cfg(feature = "axum")]
 pub use http::{Authenticated, NotAuthenticated};
 pub use memory::MemoryStore;
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresOptions, PostgresStore};
 pub use registry::TrustRegistry;
 pub use registry_error::RegistryError;
 #[cfg(feature = "sqlite")]
@@ -97,6 +103,8 @@ pub use stats::Stats;
 pub use store::{Candidates, Change, TrustLedger, TrustStore};
 pub use store_error::{Cause, StoreError};
 pub use trust::{InvalidName, NewTrust, Trust, TrustRef};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use watcher::{WatchStatus, Watcher};
 
 pub use trust_key_cache::{KeyHash, TrustKeyCache};
 

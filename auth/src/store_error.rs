@@ -55,10 +55,10 @@ pub enum StoreError {
         /// What is wrong, and what to do.
         reason: String,
     },
-    /// The file is a database, but its tables are not the ones that are needed.
+    /// It is a database, but its tables are not the ones that are needed.
     #[error("the database {path} cannot be used: {reason}", path = path.display())]
     Schema {
-        /// The file.
+        /// The file, or the URL of the server's database without user and password.
         path: PathBuf,
         /// What is wrong, and what to do.
         reason: String,
@@ -68,6 +68,22 @@ pub enum StoreError {
     UnsupportedUrl {
         /// What is wrong, and what to do. It does not repeat the URL, which may hold a password.
         reason: String,
+    },
+    /// The server cannot be reached, or refuses the connection.
+    #[error("the database {server} cannot be reached: {reason}")]
+    CannotConnect {
+        /// The URL without user and password.
+        server: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// The server is a replica, or read-only: what it shows may lag behind a revocation, so nothing is read from it.
+    #[error(
+        "the database {server} is a replica or takes no writes, and a replica shows revocations late; connect to the primary"
+    )]
+    ReadOnly {
+        /// The URL without user and password.
+        server: String,
     },
     /// The store did not answer in time. A write may yet be committed.
     #[error("the database did not answer within {after:?}; try again, or allow it more time")]
@@ -149,8 +165,8 @@ impl fmt::Debug for Cause {
 
 impl StoreError {
     /// A short stable word for the variant, for metrics and output that programs read: `not_found`,
-    /// `not_a_database`, `cannot_open`, `schema`, `unsupported_url`, `timeout`, `busy`, `unreachable`,
-    /// `unsettled`, `name_taken`, `no_such_trust`, `bad_row`, `other`.
+    /// `not_a_database`, `cannot_open`, `schema`, `unsupported_url`, `cannot_connect`, `read_only`, `timeout`,
+    /// `busy`, `unreachable`, `unsettled`, `name_taken`, `no_such_trust`, `bad_row`, `other`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -159,6 +175,8 @@ impl StoreError {
             Self::CannotOpen { .. } => "cannot_open",
             Self::Schema { .. } => "schema",
             Self::UnsupportedUrl { .. } => "unsupported_url",
+            Self::CannotConnect { .. } => "cannot_connect",
+            Self::ReadOnly { .. } => "read_only",
             Self::Timeout { .. } => "timeout",
             Self::Busy => "busy",
             Self::Unreachable => "unreachable",

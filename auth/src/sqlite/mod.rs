@@ -8,6 +8,7 @@ mod location;
 mod options;
 mod row;
 mod schema;
+mod watch;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

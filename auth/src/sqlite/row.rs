@@ -52,7 +52,7 @@ pub(super) fn candidate(row: &SqliteRow) -> Option<(Uuid, KeyHash)> {
 
 /// The id, if it is spelt as [`id_text`] spells it. Any other spelling of a UUID would be read here and found by
 /// no statement: a change of such a row would write nothing.
-fn id(row: &SqliteRow) -> Option<Uuid> {
+pub(super) fn id(row: &SqliteRow) -> Option<Uuid> {
     let text = row.try_get::<&str, usize>(0).ok()?;
     Uuid::try_parse(text).ok().filter(|id| id_text(*id) == text)
 }
