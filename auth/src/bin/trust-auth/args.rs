@@ -51,7 +51,8 @@ impl CommandLine {
 /// What applies to every command.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The database: an SQLite file, as a path or a `sqlite:` URL. Only `register` creates it
+    /// The database: an SQLite file, as a path or a `sqlite:` URL, or PostgreSQL, as a `postgres:` URL. Only `register` creates
+    /// the file, or the table
     // The value is not shown in `--help`: a URL may carry a password.
     #[arg(
         long,
@@ -74,7 +75,7 @@ pub(crate) enum Command {
     /// Register a trust and print its new API key, once
     ///
     /// The key is the only thing on standard output, so that it can be piped to where secrets are kept.
-    /// Creates the database if it is missing.
+    /// Creates the database, or on PostgreSQL its table, if it is missing.
     Register(Register),
 
     /// List the trusts, by name
