@@ -525,7 +525,7 @@ fn help_does_not_show_a_database_that_the_environment_names() {
 #[test]
 fn a_database_of_another_kind_is_refused() {
     let shell = Shell::new();
-    for url in ["postgres://admin:hunter2@db/trusts", "mysql://db/trusts"] {
+    for url in ["mysql://admin:hunter2@db/trusts", "postgres://admin:hunter2@db/trusts?ssl=hunter2"] {
         for command in [&["list"][..], &["register", "--name", "a"]] {
             let ran = shell.run(&[command, &["--database", url, "--json"]].concat());
             assert_eq!(ran.failure(), "unsupported_url");

@@ -43,7 +43,8 @@ impl Connector {
 
     /// A connection to the primary, with the limits set on the server too.
     pub(super) async fn connect(&self) -> Result<PgConnection, StoreError> {
-        match tokio::time::timeout(self.connect_timeout, self.establish()).await {
+        // On the heap: the driver's connecting is a large future, and everything that may need a connection would hold it.
+        match tokio::time::timeout(self.connect_timeout, Box::pin(self.establish())).await {
             Ok(outcome) => outcome,
             Err(_) => Err(StoreError::CannotConnect {
                 server: self.location.to_string(),

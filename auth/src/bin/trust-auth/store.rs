@@ -20,8 +20,7 @@ impl Store {
     /// Whether the URL is one of PostgreSQL. Anything else is for SQLite to understand, or to refuse.
     pub(crate) fn is_postgres(url: &Path) -> Option<&str> {
         let url = url.to_str()?;
-        let (scheme, _) = url.split_once("://")?;
-        matches!(scheme, "postgres" | "postgresql").then_some(url)
+        (url.starts_with("postgres:") || url.starts_with("postgresql:")).then_some(url)
     }
 
     /// Invalidates in this cache what is changed in the database, whoever changes it, until the watcher is dropped.
