@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use fastrand::Rng;
 use subtle::ConstantTimeEq;
-use trust_key_cache::{KeyHash, sweep};
+use trust_key_cache::{KeyHash, sweep, sweep_all};
 
 const SAMPLES: usize = 1_000_000;
 const THRESHOLD: f64 = 4.5;
@@ -44,6 +44,11 @@ fn main() -> ExitCode {
     };
     let sweep_rows =
         |candidate: &KeyHash| sweep(black_box(candidate), black_box(&rows)).map_or(0, |index| index + 1);
+    // The one that is measured waits among others, which match nothing.
+    let sweep_waiting = |candidate: &KeyHash| {
+        let waiting = [first, *candidate, last];
+        black_box(sweep_all(black_box(&waiting), black_box(&rows))).len()
+    };
     let hurried_sweep = |candidate: &KeyHash| {
         black_box(&rows)
             .iter()
@@ -69,6 +74,8 @@ fn main() -> ExitCode {
     judge("early-exiting compare: equal, first byte differs", true, [&equal, &first], &compare(hurried));
     judge("sweep: first row matches, last row matches", false, [&head, &tail], &sweep_rows);
     judge("sweep: first row matches, no row matches", false, [&head, &stranger], &sweep_rows);
+    judge("sweep for many: first row matches, last row matches", false, [&head, &tail], &sweep_waiting);
+    judge("sweep for many: first row matches, no row matches", false, [&head, &stranger], &sweep_waiting);
     judge("early-exiting sweep: first row matches, last row matches", true, [&head, &tail], &hurried_sweep);
     if sound || samples < SAMPLES { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

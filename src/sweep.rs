@@ -14,7 +14,8 @@ use crate::KeyHash;
 /// keep constant, and so is what happens after the answer.
 ///
 /// O(n) compares of four words; no allocation. The technique is the reference system's (`hmac.compare_digest`
-/// over every row, without a `break`). `benches/constant_time.rs` measures that it keeps this promise.
+/// over every row, without a `break`). `benches/constant_time.rs` measures that it keeps this promise. For many candidates
+/// at once there is [`sweep_all`].
 ///
 /// # Examples
 ///
@@ -27,12 +28,63 @@ use crate::KeyHash;
 /// ```
 #[must_use]
 pub fn sweep(candidate: &KeyHash, rows: impl IntoIterator<Item = impl Borrow<KeyHash>>) -> Option<usize> {
-    let mut found = usize::MAX;
+    let mut found = Found::NOTHING;
     for (index, row) in rows.into_iter().enumerate() {
-        // All ones where the row is the one, all zeros elsewhere: so that there is nothing to branch on.
-        let equal = usize::from(candidate.differs_from(row.borrow())).wrapping_sub(1);
-        found = found & !equal | index & equal;
+        found.look(candidate, row.borrow(), index);
     }
-    // Rows are held in memory, so none has this index.
-    Some(found).filter(|&index| index != usize::MAX)
+    found.index()
+}
+
+/// [`sweep`] for many candidates in one pass over the rows: for each candidate, in their order, the index of the row
+/// that it equals, the last one if several do.
+///
+/// For many requests that wait at once: the rows are read from memory once, whatever the number of candidates. Every
+/// candidate is compared with every row by the same instructions, so the duration depends on how many candidates and how
+/// many rows there are, and on nothing else. Candidates may be equal to each other.
+///
+/// O(candidates · rows) compares of four words; allocates the answer. A slice of [`KeyHash`] is a packed column of 32
+/// bytes a row: a store that keeps one need not convert it.
+///
+/// # Examples
+///
+/// ```
+/// use trust_key_cache::{KeyHash, sweep_all};
+///
+/// let rows = ["alpha", "beta", "gamma"].map(KeyHash::of);
+/// let waiting = ["gamma", "delta", "alpha"].map(KeyHash::of);
+/// assert_eq!(sweep_all(&waiting, &rows), [Some(2), None, Some(0)]);
+/// ```
+#[must_use]
+pub fn sweep_all(candidates: &[KeyHash], rows: &[KeyHash]) -> Vec<Option<usize>> {
+    let mut found = vec![Found::NOTHING; candidates.len()];
+    for (at, block) in rows.chunks(BLOCK).enumerate() {
+        for (candidate, found) in candidates.iter().zip(&mut found) {
+            for (index, row) in block.iter().enumerate() {
+                found.look(candidate, row, at * BLOCK + index);
+            }
+        }
+    }
+    found.into_iter().map(Found::index).collect()
+}
+
+/// How many rows all candidates are compared with before the next rows are: 8 KiB of them, which stay in the nearest cache.
+const BLOCK: usize = 256;
+
+/// The index of the last row that matched, or all ones. Rows are held in memory, so none has that index.
+#[derive(Clone, Copy)]
+struct Found(usize);
+
+impl Found {
+    const NOTHING: Self = Self(usize::MAX);
+
+    #[inline]
+    fn look(&mut self, candidate: &KeyHash, row: &KeyHash, index: usize) {
+        // All ones where the row is the one, all zeros elsewhere: so that there is nothing to branch on.
+        let equal = usize::from(candidate.differs_from(row)).wrapping_sub(1);
+        self.0 = self.0 & !equal | index & equal;
+    }
+
+    fn index(self) -> Option<usize> {
+        Some(self.0).filter(|&index| index != Self::NOTHING.0)
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use trust_key_cache::{KeyCache, KeyHash, ManualClock, TrustKeyCache, global, sweep};
+use trust_key_cache::{KeyCache, KeyHash, ManualClock, TrustKeyCache, global, sweep, sweep_all};
 use uuid::Uuid;
 
 fn hash(key: &str) -> KeyHash {
@@ -122,4 +122,22 @@ fn g8_the_sweep_visits_every_row_and_the_last_match_wins() {
         assert_eq!(sweep(&hash(wanted), rows.clone()), expected);
     }
     assert_eq!(sweep(&hash("0"), std::iter::empty::<KeyHash>()), None);
+}
+
+/// G8: one pass answers each of many candidates as a sweep of its own would, also beyond what is compared in one block.
+#[test]
+fn g8_a_sweep_for_many_candidates_answers_each_as_its_own_sweep() {
+    for count in [0, 1, 255, 256, 257, 700] {
+        let mut rows: Vec<_> = (0..count).map(|number| hash(&number.to_string())).collect();
+        // The later of two rows with one digest is meant, in another block where there is one.
+        rows.extend(rows.first().copied());
+        let wanted: Vec<_> = (0..=count).rev().map(|number| hash(&number.to_string())).collect();
+        let alone: Vec<_> = wanted.iter().map(|candidate| sweep(candidate, &rows)).collect();
+        assert_eq!(sweep_all(&wanted, &rows), alone);
+        assert_eq!(alone[0], None);
+        assert_eq!(alone[count], (count > 0).then_some(count));
+        let twice = [wanted[wanted.len() - 1]; 2];
+        assert_eq!(sweep_all(&twice, &rows), [alone[alone.len() - 1]; 2]);
+    }
+    assert!(sweep_all(&[], &[hash("0")]).is_empty());
 }
