@@ -9,14 +9,26 @@ use crate::server::{Registered, Server, command};
 /// How long a revoked key may stay in another process's cache.
 const SOON: Duration = Duration::from_secs(1);
 
+/// Registers a trust, and waits until each of the services has heard of it: hearing of it empties its key's place in the cache, which is not to
+/// be taken for the revocation.
+async fn registered(services: [&Server; 2], name: &str) -> Registered {
+    const EVICTED: &str = "trust_auth_evictions_total{cause=\"notification\"}";
+    let before = [services[0].metric(EVICTED).await, services[1].metric(EVICTED).await];
+    let trust = services[0].register(name).await;
+    for (service, before) in services.into_iter().zip(before) {
+        service.until_metric(EVICTED, |now| now > before).await;
+    }
+    trust
+}
+
 /// Revokes three trusts, one after the other, and asserts that the other service refuses each at once, and has it out of its cache soon.
 ///
 /// Soon in one case of three, and some time in the others: a machine may have other things to do.
 async fn assert_forgotten(one: &Server, other: &Server, how: &str, revoke: impl AsyncFn(&Registered)) {
-    let kept = one.register(&format!("Kept {how}")).await;
+    let kept = registered([one, other], &format!("Kept {how}")).await;
     let mut times = Vec::new();
     for round in 0..3 {
-        let trust = one.register(&format!("{how} {round}")).await;
+        let trust = registered([one, other], &format!("{how} {round}")).await;
         for service in [one, other] {
             assert_eq!(service.verify(&kept.key).await.status, 200);
             assert_eq!(service.verify(&trust.key).await.status, 200);

@@ -96,6 +96,10 @@ impl Meters {
             describe();
             gauge!("trust_auth_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
             gauge!("trust_auth_cache_capacity").set(cache.capacity() as f64);
+            // From 0, so that a rate sees the first. The other kinds are no matter of the database's health.
+            for kind in ["busy", "timeout", "unreachable"] {
+                counter!("trust_auth_store_failures_total", "kind" => kind).absolute(0);
+            }
             (Outcomes::new(), Latency::new(), Read::new())
         });
         Self { recorder, rendered, authenticator, walks, cache, watcher, outcomes, latency, read }
