@@ -7,8 +7,8 @@ use std::process::Output;
 use serde_json::Value;
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 9] =
-    ["register", "list", "disable", "enable", "rotate", "delete", "verify", "demo", "completions"];
+const COMMANDS: [&str; 10] =
+    ["register", "list", "disable", "enable", "rotate", "delete", "verify", "serve", "demo", "completions"];
 
 /// A working directory of its own, which goes with the test.
 struct Shell {
@@ -696,6 +696,9 @@ fn completions_know_every_command_in_every_shell() {
         assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
         for command in COMMANDS {
             assert!(ran.stdout.contains(command), "{name} {command}");
+        }
+        for flag in ["admin-key-sha256", "reject-floor", "waiting-limit", "drain-timeout"] {
+            assert!(ran.stdout.contains(flag), "{name} {flag}");
         }
         let json = shell.run(&["completions", name, "--json"]).json();
         assert_eq!(json["shell"], name);

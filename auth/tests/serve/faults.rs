@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor};
 
 use crate::client::Answer;
-use crate::load::{Keys, Load, assert_answered};
+use crate::load::{Keys, Load, assert_answered, assert_never_granted_after};
 use crate::postgres_server::PostgresServer;
 use crate::server::{PATIENCE, Server};
 
@@ -34,14 +34,22 @@ fn assert_unavailable(answer: &Answer) {
 async fn a_request_to_terminate_under_load_leaves_no_request_without_an_answer() {
     // The floor keeps refusals under way when the signal comes.
     let mut server = Server::on_sqlite(&["--drain-delay", "2s", "--reject-floor", "300ms"]).await;
-    let trust = server.register("St. Mary").await;
+    let (trust, revoked) = (server.register("St. Mary").await, server.register("Revoked").await);
+    assert_eq!(server.verify(&revoked.key).await.status, 200);
     let valid = Load::start(server.main, 8, &Keys::The(trust.key.clone()));
     let unknown = Load::start(server.main, 8, &Keys::Unknown("unknown"));
+    let late = Load::start(server.main, 2, &Keys::The(revoked.key.clone()));
     server.until_metric("trust_auth_requests_total{outcome=\"granted\"}", |granted| granted > 200.0).await;
     server.until_metric("trust_auth_requests_total{outcome=\"invalid\"}", |invalid| invalid > 8.0).await;
     server.signal("TERM");
+    // While it drains.
+    server.delete(&revoked).await;
+    let deleted = Instant::now();
     assert_answered(&valid.ended().await, &[200]);
     assert_answered(&unknown.ended().await, &[401]);
+    let late = late.ended().await;
+    assert_answered(&late, &[200, 401]);
+    assert!(late.iter().all(|one| one.begun <= deleted || one.status == Some(401)), "{late:?}");
     assert_eq!(server.ended().await.code(), Some(0), "{}", server.log());
 }
 
@@ -69,6 +77,7 @@ async fn a_database_that_stops_under_load_is_503_and_back_within_five_seconds_wi
     }
     let valid = Load::start(server.main, 6, &Keys::The(kept.key.clone()));
     let unknown = Load::start(server.main, 2, &Keys::Unknown("unknown"));
+    let late = Load::start(server.main, 2, &Keys::The(revoked.key.clone()));
     tokio::time::sleep(Duration::from_millis(300)).await;
 
     database.stop();
@@ -88,6 +97,7 @@ async fn a_database_that_stops_under_load_is_503_and_back_within_five_seconds_wi
     let returned = Instant::now();
     // Whatever the service missed while it was deaf.
     database.psql(&url, "DELETE FROM trust WHERE name = 'Revoked'");
+    let deleted = Instant::now();
     assert_ne!(server.verify(&revoked.key).await.status, 200);
     until_status(&server, &kept.key, 200).await;
     server.until_metric("trust_auth_listener_connected", |connected| connected == 1.0).await;
@@ -105,6 +115,9 @@ async fn a_database_that_stops_under_load_is_503_and_back_within_five_seconds_wi
     }
     assert!(asked.iter().any(|one| one.begun > returned && one.status == Some(200)));
     assert_answered(&unknown.finish().await, &[401, 503]);
+    let late = late.finish().await;
+    assert_answered(&late, &[200, 401, 503]);
+    assert_never_granted_after(deleted, &late);
     server.stop().await;
 }
 
@@ -118,16 +131,53 @@ async fn connections_that_are_cut_while_a_trust_is_revoked_cost_no_answer_and_le
     for round in 0..3 {
         let revoked = server.register(&format!("Revoked {round}")).await;
         until_status(&server, &revoked.key, 200).await;
+        let late = Load::start(server.main, 2, &Keys::The(revoked.key.clone()));
         assert!(database.kill_connections(&url) > 0);
         database.psql(&url, &format!("DELETE FROM trust WHERE id = '{}'", revoked.id));
+        let deleted = Instant::now();
         assert_ne!(server.verify(&revoked.key).await.status, 200);
         until_status(&server, &revoked.key, 401).await;
         until_status(&server, &kept.key, 200).await;
         server.until_metric("trust_auth_listener_connected", |connected| connected == 1.0).await;
         // Of two trusts that were cached one is gone, however the word came.
         server.until_metric("trust_auth_cache_entries", |entries| entries <= 1.0).await;
+        let late = late.finish().await;
+        assert_answered(&late, &[200, 401, 503]);
+        assert_never_granted_after(deleted, &late);
     }
     assert_answered(&load.finish().await, &[200, 503]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_that_the_listener_misses_is_refused_at_once_and_made_up_for_when_it_is_back() {
+    let Some(database) = PostgresServer::shared() else { return };
+    let url = database.new_database();
+    let server = Server::on(&url, &[]).await;
+    for round in 0..3 {
+        let revoked = server.register(&format!("Revoked {round}")).await;
+        let connects = server.metric("trust_auth_evictions_total{cause=\"connected\"}").await;
+        until_status(&server, &revoked.key, 200).await;
+        let late = Load::start(server.main, 2, &Keys::The(revoked.key.clone()));
+        // In one transaction: when it commits, nobody listens.
+        database.psql(
+            &url,
+            &format!(
+                "DELETE FROM trust WHERE id = '{}'; \
+                 SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity \
+                 WHERE datname = current_database() AND application_name = 'trust-auth watch'",
+                revoked.id
+            ),
+        );
+        let deleted = Instant::now();
+        assert_eq!(server.verify(&revoked.key).await.status, 401);
+        server.until_metric("trust_auth_evictions_total{cause=\"connected\"}", |now| now > connects).await;
+        assert_eq!(server.metric("trust_auth_cache_entries").await, 0.0);
+        assert_eq!(server.metric("trust_auth_listener_connected").await, 1.0);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let late = late.finish().await;
+        assert_answered(&late, &[200, 401]);
+        assert_never_granted_after(deleted, &late);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

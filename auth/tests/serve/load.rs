@@ -76,6 +76,16 @@ pub(crate) fn assert_answered(asked: &[Asked], statuses: &[u16]) {
     }
 }
 
+/// Asserts that nothing was granted that was asked after this.
+#[track_caller]
+pub(crate) fn assert_never_granted_after(revoked: Instant, asked: &[Asked]) {
+    let late: Vec<_> = asked.iter().filter(|one| one.begun > revoked).collect();
+    assert!(!late.is_empty(), "nobody tried the revoked key");
+    for one in late {
+        assert_ne!(one.status, Some(200), "granted after its revocation: {one:?}");
+    }
+}
+
 async fn client(address: SocketAddr, number: usize, keys: Keys, stop: Arc<AtomicBool>) -> Vec<Asked> {
     let mut client = Client::new(address);
     let mut asked = Vec::new();

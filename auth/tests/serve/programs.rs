@@ -72,7 +72,7 @@ impl Program {
 impl Drop for Program {
     fn drop(&mut self) {
         // TERM, so that it takes its workers with it.
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = Command::new("sh").args(["-c", &format!("kill {}", self.child.id())]).status();
         let begun = Instant::now();
         while matches!(self.child.try_wait(), Ok(None)) && begun.elapsed() < PATIENCE / 3 {
             std::thread::sleep(std::time::Duration::from_millis(10));
