@@ -96,6 +96,24 @@ async fn bytes_that_are_no_request_are_answered_with_4xx_or_closed_and_the_servi
             "{status}: {answer}"
         );
     }
+    // Forms that no client of ours sends, and that are HTTP all the same.
+    for sent in [
+        "OPTIONS * HTTP/1.1",
+        "CONNECT a:443 HTTP/1.1",
+        "GET http://a/verify HTTP/1.1",
+        "GET /verify/%FF%00?% HTTP/1.1",
+    ] {
+        let answer =
+            converse(server.main, format!("{sent}\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 40"), "{sent}: {answer}");
+    }
+    // Several requests at once get as many answers, in order; and a connection that is idle then is closed.
+    let pipelined = format!(
+        "GET /verify HTTP/1.1\r\nHost: a\r\nX-Api-Key: {}\r\n\r\nGET /verify HTTP/1.1\r\nHost: a\r\n\r\n",
+        trust.key
+    );
+    let answer = converse(server.main, pipelined.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("HTTP/1.1 401 "), "{answer}");
     // The body of a request is none of our business: it is not waited for.
     let unsent = format!(
         "POST /verify HTTP/1.1\r\nHost: a\r\nX-Api-Key: {}\r\nContent-Length: 1000000\r\n\r\n",
@@ -105,6 +123,19 @@ async fn bytes_that_are_no_request_are_answered_with_4xx_or_closed_and_the_servi
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert_eq!(server.verify(&trust.key).await.status, 200);
     assert!(!server.log().contains("panicked"), "{}", server.log());
+}
+
+#[tokio::test]
+async fn a_client_that_sends_its_headers_byte_by_byte_is_given_up() {
+    use tokio::io::AsyncWriteExt;
+    let server = Server::on_sqlite(&["--header-timeout", "300ms"]).await;
+    let mut slow = tokio::net::TcpStream::connect(server.main).await.unwrap();
+    slow.write_all(b"GET /verify HTTP/1.1\r\nX-Slow: ").await.unwrap();
+    let begun = std::time::Instant::now();
+    while slow.write_all(b"x").await.is_ok() {
+        assert!(begun.elapsed() < crate::server::PATIENCE, "it may go on for ever");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]
