@@ -13,7 +13,7 @@
 //! | [`Authenticator`] | what a server asks for each request |
 //! | [`TrustRegistry`] | registers, rotates, disables, enables, deletes; each commits, then invalidates exactly the keys concerned |
 //! | [`SqliteStore`], [`MemoryStore`] | where the trusts are; [`TrustStore`] and [`TrustLedger`] are the traits for another place |
-//! | `AuthLayer`, `Authenticated` (features `http`, `axum`) | a layer for tower and an extractor for axum, so that a service mounts an authenticator in two lines |
+//! | `AuthLayer`, `Authenticated` (features `http`, `axum`) | a layer for tower and an extractor for axum, so that a service mounts an authenticator in two lines; see `examples/` |
 //! | [`TrustKeyCache`] | shared by authenticator and registry, so that a change is seen at once |
 //!
 //! # Example

@@ -478,11 +478,10 @@ fn the_shutdown_of_the_walkers_runtime_refuses_who_waited_and_hangs_nobody() {
     let world = Arc::new(World::gated());
     let (trust, key) = second.block_on(world.register("a"));
     let member = first.block_on(world.stuck());
-    let queued = second.block_on(async {
-        let queued = world.present(key.expose());
-        world.until_waiting(2).await;
-        queued
-    });
+    let enter = second.enter();
+    let queued = world.present(key.expose());
+    drop(enter);
+    second.block_on(world.until_waiting(2));
 
     let (done, is_done) = mpsc::channel();
     thread::spawn(move || {

@@ -2,7 +2,7 @@
 
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 use tokio::task::yield_now;
-use trust_key_cache::{KeyHash, sweep};
+use trust_key_cache::{KeyHash, sweep_all};
 
 /// How many digests are compared at a time: some 30 µs of work. It is the longest that a walk keeps a thread of
 /// the executor from the requests that hit, so it should be short; and it should be long beside the
@@ -34,11 +34,6 @@ pub(super) async fn compare(candidates: &[KeyHash], rows: &[KeyHash]) -> Vec<Opt
         }
     }
     found.into_iter().map(|index| usize::try_from(index).ok().filter(|_| index != NONE)).collect()
-}
-
-/// One pass over the rows for all candidates.
-fn sweep_all(candidates: &[KeyHash], rows: &[KeyHash]) -> Vec<Option<usize>> {
-    candidates.iter().map(|candidate| sweep(candidate, rows)).collect()
 }
 
 #[cfg(test)]
