@@ -481,8 +481,9 @@ so is whatever else the machine does: the loop alone shows both. A quantile with
 ![Latency beside a writer](docs/benchmarks/latency.svg)
 """
 INSTRUCTIONS_NOTE = """\
-Per lookup at 1,000 keys, counted by callgrind, the benchmark's loop included. valgrind hides the vDSO, so the clock is a system call
-whose inside is not counted, the same for all. These figures repeat; random seeds move them by a fraction of an instruction.
+Per lookup at 1,000 keys, counted one by one under ptrace, the benchmark's loop and the clock included (both are below, alone). These
+figures repeat; random seeds and keys move them by an instruction or two. Not callgrind: it hides the vDSO and refuses `membarrier`, and
+so would count system calls for the clock, and the reclamation that stands in.
 """
 
 
