@@ -1,17 +1,16 @@
-//! How many instructions a lookup executes, counted by callgrind: figures that repeat where times do not.
+//! How many instructions a lookup executes, counted one by one: figures that repeat where times do not.
 //!
-//! Runs itself under `valgrind --tool=callgrind`, which counts inside [`lookups`] alone, and writes `instructions.json` beside
-//! criterion's figures; a note instead where valgrind is missing. valgrind hides the vDSO, so the clock is read by a system call: the
-//! same few instructions for all, and not those of a real read. What it does not know, such as a barrier of other threads' processors,
-//! it refuses, and the cache then does what it does where the kernel refuses.
+//! Runs itself as a child that is stepped through by `ptrace(2)`, instruction by instruction, and writes `instructions.json` beside
+//! criterion's figures; a note instead where that is refused, or elsewhere than on Linux. The child executes [`lookups`] twice, the
+//! second time as many again, so that the difference is theirs alone. What is counted is what runs: the clock as the vDSO reads it,
+//! and the reclamation that ships. (Callgrind hides the vDSO and refuses `membarrier`, and so would count the one that stands in.)
 
 mod peers;
 mod workload;
 
 use std::env;
 use std::hint::black_box;
-use std::io::ErrorKind;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use serde_json::{Map, Value, json};
 
@@ -19,7 +18,7 @@ use peers::{ClockAlone, Limit, LoopAlone, Peer, for_each_shared};
 use workload::{LASTING, Probes, is_test, keys, save, strangers};
 
 const KEYS: usize = 1_000;
-const LOOKUPS: usize = 100_000;
+const LOOKUPS: usize = 200;
 /// Set for the process that is counted: what it is to run.
 const SUBJECT: &str = "TRUST_KEY_CACHE_COUNTED";
 
@@ -62,13 +61,18 @@ fn run<P: Peer>(hit: bool) {
     let keys = keys::<P::Key>(KEYS);
     let peer = P::filled(&keys, LASTING);
     let mut probes = Probes::new(&if hit { keys } else { strangers(KEYS) });
-    lookups(&peer, &mut probes);
+    // What is done once, such as the thread's registration, is no part of a lookup.
+    lookups(&peer, &mut probes, 1);
+    stepper::meet();
+    lookups(&peer, &mut probes, LOOKUPS);
+    stepper::meet();
+    lookups(&peer, &mut probes, 2 * LOOKUPS);
+    stepper::meet();
 }
 
-/// What is counted: callgrind knows it by its name.
 #[inline(never)]
-fn lookups<P: Peer>(peer: &P, probes: &mut Probes<P::Key>) {
-    for _ in 0..LOOKUPS {
+fn lookups<P: Peer>(peer: &P, probes: &mut Probes<P::Key>, count: usize) {
+    for _ in 0..count {
         black_box(peer.get(black_box(probes.next())));
     }
 }
@@ -82,7 +86,7 @@ fn count_all() -> ExitCode {
             if failure.is_some() {
                 return;
             }
-            match count(&label(name, what == "hit")) {
+            match stepper::count(&label(name, what == "hit")) {
                 Ok(count) => {
                     println!("{name:<42} {what:<5} {count:>8.1} instructions");
                     counts.insert(what.into(), json!(count));
@@ -97,44 +101,84 @@ fn count_all() -> ExitCode {
             save("instructions", &Value::Object(figures));
             ExitCode::SUCCESS
         }
-        Some(Failure::Missing) => {
-            println!("instructions: left out, since valgrind is not installed");
-            save("instructions", &json!({ "missing": "valgrind is not installed" }));
+        Some(why) => {
+            println!("instructions: left out: {why}");
+            save("instructions", &json!({ "missing": why }));
             ExitCode::SUCCESS
-        }
-        Some(Failure::Refused(output)) => {
-            eprintln!("instructions: valgrind counted nothing:\n{output}");
-            ExitCode::FAILURE
         }
     }
 }
 
-enum Failure {
-    Missing,
-    Refused(String),
+#[cfg(target_os = "linux")]
+mod stepper {
+    use std::io::{Read, Write};
+    use std::process::{Child, Command, Stdio};
+
+    use nix::sys::ptrace;
+    use nix::sys::signal::{Signal, raise};
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::unistd::Pid;
+
+    use super::{LOOKUPS, SUBJECT};
+
+    /// In the child: tells the parent how far it is. The first time, it waits to be traced.
+    pub(super) fn meet() {
+        if std::env::var_os(SUBJECT).is_none() {
+            return;
+        }
+        static TRACED: std::sync::Once = std::sync::Once::new();
+        TRACED.call_once(|| {
+            std::io::stdin().read_exact(&mut [0]).expect("the parent says when it traces");
+        });
+        raise(Signal::SIGSTOP).expect("a process may stop itself");
+    }
+
+    /// Instructions per lookup of this process, run again as `subject`; or why they cannot be counted.
+    pub(super) fn count(subject: &str) -> Result<f64, String> {
+        let program = std::env::current_exe().map_err(|error| error.to_string())?;
+        let mut child = Command::new(program)
+            .env(SUBJECT, subject)
+            .stdin(Stdio::piped())
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        let counted = trace(&mut child);
+        child.kill().ok();
+        child.wait().ok();
+        counted.map_err(|error| format!("ptrace: {error}"))
+    }
+
+    fn trace(child: &mut Child) -> Result<f64, String> {
+        let pid = Pid::from_raw(child.id() as i32);
+        ptrace::seize(pid, ptrace::Options::PTRACE_O_EXITKILL).map_err(|error| error.to_string())?;
+        let go = child.stdin.as_mut().expect("its input is a pipe").write_all(b"!");
+        go.map_err(|error| error.to_string())?;
+        if waitpid(pid, None) != Ok(WaitStatus::Stopped(pid, Signal::SIGSTOP)) {
+            return Err("the child did not stop".into());
+        }
+        let once = steps(pid)?;
+        let twice = steps(pid)?;
+        Ok((twice as f64 - once as f64) / LOOKUPS as f64)
+    }
+
+    /// To where the child stops next.
+    fn steps(pid: Pid) -> Result<u64, String> {
+        for steps in 1.. {
+            ptrace::step(pid, None).map_err(|error| error.to_string())?;
+            match waitpid(pid, None).map_err(|error| error.to_string())? {
+                WaitStatus::Stopped(_, Signal::SIGTRAP) => {}
+                WaitStatus::Stopped(_, Signal::SIGSTOP) => return Ok(steps),
+                other => return Err(format!("the child did not go on: {other:?}")),
+            }
+        }
+        unreachable!("the child does not run for ever")
+    }
 }
 
-/// Instructions per lookup of this process, run again as `subject` under callgrind.
-fn count(subject: &str) -> Result<f64, Failure> {
-    let program = env::current_exe().map_err(|error| Failure::Refused(error.to_string()))?;
-    let output = Command::new("valgrind")
-        .args([
-            "--tool=callgrind",
-            "--callgrind-out-file=/dev/null",
-            "--toggle-collect=*instructions*lookups*",
-        ])
-        .arg(program)
-        .env(SUBJECT, subject)
-        .output()
-        .map_err(|error| match error.kind() {
-            ErrorKind::NotFound => Failure::Missing,
-            _ => Failure::Refused(error.to_string()),
-        })?;
-    let report = String::from_utf8_lossy(&output.stderr);
-    report
-        .lines()
-        .find_map(|line| line.split_once("Collected :")?.1.trim().parse::<f64>().ok())
-        .filter(|&instructions| output.status.success() && instructions > 0.0)
-        .map(|instructions| instructions / LOOKUPS as f64)
-        .ok_or_else(|| Failure::Refused(report.into_owned()))
+#[cfg(not(target_os = "linux"))]
+mod stepper {
+    pub(super) fn meet() {}
+
+    pub(super) fn count(_subject: &str) -> Result<f64, String> {
+        Err("counting needs Linux's ptrace".into())
+    }
 }

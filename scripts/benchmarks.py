@@ -6,6 +6,7 @@ median over the runs is what counts. The tables and plots show the medians over 
 
     scripts/benchmarks.py                     five runs of everything, which takes about an hour
     scripts/benchmarks.py --runs 9
+    scripts/benchmarks.py --seconds 0.3       measures each figure for so long in a run, rather than for criterion's second
     scripts/benchmarks.py --quick             one run with short measurements, to see that everything works
     scripts/benchmarks.py --only lookup       measures this benchmark again, and keeps what there is of the others; may be repeated
     scripts/benchmarks.py --no-run            renders what the last runs (or a plain `cargo bench`) left
@@ -63,7 +64,7 @@ class Failure(Exception):
 # ---- Measuring ----------------------------------------------------------------------------------------------------------------------
 
 
-def measure(benches: list[str], runs: int, quick: bool):
+def measure(benches: list[str], runs: int, quick: bool, seconds: float | None):
     for bench in benches:
         forget(bench)
     packages = ["-p", "trust-key-cache", *(["-p", "trust-auth"] if "request" in benches else [])]
@@ -78,7 +79,8 @@ def measure(benches: list[str], runs: int, quick: bool):
             start = time.monotonic()
             tell(f"run {run} of {runs}: {bench}")
             package = ["-p", "trust-auth", "--benches"] if bench == "request" else ["-p", "trust-key-cache", "--bench", bench]
-            options = [] if bench in COUNTED else ["--noplot", *(QUICK if quick else [])]
+            shorter = QUICK if quick else ["--warm-up-time", str(seconds / 3), "--measurement-time", str(seconds)] if seconds else []
+            options = [] if bench in COUNTED else ["--noplot", *shorter]
             cargo(["bench", "--locked", "-q", *package, "--", *options], {"CRITERION_HOME": str(home)})
             note_circumstances(home, bench, quick)
             tell(f"run {run} of {runs}: {bench}: {time.monotonic() - start:.0f} s")
@@ -481,8 +483,9 @@ so is whatever else the machine does: the loop alone shows both. A quantile with
 ![Latency beside a writer](docs/benchmarks/latency.svg)
 """
 INSTRUCTIONS_NOTE = """\
-Per lookup at 1,000 keys, counted by callgrind, the benchmark's loop included. valgrind hides the vDSO, so the clock is a system call
-whose inside is not counted, the same for all. These figures repeat; random seeds move them by a fraction of an instruction.
+Per lookup at 1,000 keys, counted one by one under ptrace, the benchmark's loop and the clock included (both are below, alone). These
+figures repeat; random seeds and keys move them by an instruction or two. Not callgrind: it hides the vDSO and refuses `membarrier`, and
+so would count system calls for the clock, and the reclamation that stands in.
 """
 
 
@@ -659,16 +662,24 @@ def positive(text: str) -> int:
     return number
 
 
+def seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 3_600:
+        raise argparse.ArgumentTypeError("some seconds are needed, less than an hour")
+    return number
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=positive, metavar="N", help="how many times to measure (default: 5, with --quick 1)")
+    parser.add_argument("--seconds", type=seconds, metavar="S", help="how long a run measures each figure")
     parser.add_argument("--quick", action="store_true", help="short measurements")
     parser.add_argument("--only", choices=BENCHES, action="append", metavar="BENCH", help=f"one of {', '.join(BENCHES)}")
     parser.add_argument("--no-run", action="store_true", help="measure nothing, render what is there")
     options = parser.parse_args()
     try:
         if not options.no_run:
-            measure(options.only or BENCHES, options.runs or (1 if options.quick else 5), options.quick)
+            measure(options.only or BENCHES, options.runs or (1 if options.quick else 5), options.quick, options.seconds)
         runs = load()
         drawn = plots(runs)
         text = report(runs)

@@ -35,6 +35,9 @@ use super::sync::{
 /// What a record holds while its thread is not pinned. Epochs begin above it.
 const UNPINNED: u64 = 0;
 
+/// More guards than a thread can have.
+const BORROWED: usize = 1 << (usize::BITS - 1);
+
 lazy_static! {
     static ref REGISTRY: Registry =
         Registry { epoch: Epoch(AtomicU64::new(UNPINNED + 1)), newest: AtomicPtr::new(ptr::null_mut()) };
@@ -55,7 +58,8 @@ struct Epoch(AtomicU64);
 struct Record {
     /// The epoch in which the thread pinned, or [`UNPINNED`].
     pinned: AtomicU64,
-    /// How many guards the thread has. For its thread alone.
+    /// How many guards the thread has, above [`BORROWED`] if the record was taken for these guards alone. For its thread
+    /// alone.
     depth: Cell<usize>,
     taken: AtomicBool,
     /// The record that was the newest before. Does not change once this one is in the list.
@@ -113,7 +117,7 @@ impl Registry {
 impl Record {
     /// Must be called by the thread whose record it is.
     #[inline]
-    fn pin(&'static self, borrowed: bool) -> Guard {
+    fn pin(&'static self) -> Guard {
         let depth = self.depth.get();
         self.depth.set(depth + 1);
         if depth == 0 {
@@ -124,7 +128,20 @@ impl Record {
             self.pinned.store(epoch, Ordering::Release);
             barrier::light();
         }
-        Guard { record: self, borrowed, not_send: PhantomData }
+        Guard { record: self, not_send: PhantomData }
+    }
+
+    fn unpin(&self) {
+        // Release: pairs with the Acquire in `horizon`: what was done under this thread's guards is over.
+        self.pinned.store(UNPINNED, Ordering::Release);
+    }
+
+    /// The end of the last guard that a record was taken for.
+    #[cold]
+    fn unpin_borrowed(&self) {
+        self.depth.set(0);
+        self.unpin();
+        self.give_back();
     }
 
     fn give_back(&self) {
@@ -152,10 +169,9 @@ impl Drop for Owner {
     }
 }
 
+/// One word, so that it stays in a register.
 pub(crate) struct Guard {
     record: &'static Record,
-    /// Whether the record was taken for this guard alone.
-    borrowed: bool,
     not_send: PhantomData<*const ()>,
 }
 
@@ -163,7 +179,7 @@ pub(crate) struct Guard {
 #[inline]
 pub(super) fn pin_registered() -> Option<Guard> {
     let record = RECORD.try_with(Cell::get).ok().flatten()?;
-    Some(record.pin(false))
+    Some(record.pin())
 }
 
 /// Pins, and registers this thread if it is not.
@@ -171,10 +187,14 @@ pub(crate) fn pin() -> Guard {
     pin_registered().unwrap_or_else(|| match OWNER.try_with(|owner| owner.0) {
         Ok(record) => {
             RECORD.with(|mine| mine.set(Some(record)));
-            record.pin(false)
+            record.pin()
         }
         // The thread is ending, and a destructor of another thread-local has come here.
-        Err(_) => REGISTRY.take().pin(true),
+        Err(_) => {
+            let guard = REGISTRY.take().pin();
+            guard.record.depth.set(BORROWED + 1);
+            guard
+        }
     })
 }
 
@@ -185,11 +205,9 @@ impl Drop for Guard {
         self.record.depth.set(depth);
         // Guards may end in any order: the last one unpins, whichever it is.
         if depth == 0 {
-            // Release: pairs with the Acquire in `horizon`: what was done under this thread's guards is over.
-            self.record.pinned.store(UNPINNED, Ordering::Release);
-            if self.borrowed {
-                self.record.give_back();
-            }
+            self.record.unpin();
+        } else if depth == BORROWED {
+            self.record.unpin_borrowed();
         }
     }
 }

@@ -13,24 +13,11 @@ use super::sync::{AtomicBool, Ordering};
 /// How many grace periods have ended. Not of `sync.rs`, since in a model the last end after the statics are gone.
 static ENDED: AtomicU64 = AtomicU64::new(0);
 
-/// Holds a guard until it is dropped.
-pub(crate) struct Guard(Option<epoch::Guard>);
+pub(crate) struct Guard(#[expect(dead_code, reason = "lives until it is dropped")] epoch::Guard);
 
 /// Wait-free but for two things: the first pin of a thread registers it, and each 128th pin helps with collecting.
 pub(super) fn pin() -> Guard {
-    Guard(Some(epoch::pin()))
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        unpin(&mut self.0);
-    }
-}
-
-/// Out of line, so that a lookup that pins by other means does not carry it along.
-#[cold]
-fn unpin(guard: &mut Option<epoch::Guard>) {
-    *guard = None;
+    Guard(epoch::pin())
 }
 
 /// Over when a function that was deferred at its start has run.

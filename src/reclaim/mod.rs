@@ -29,6 +29,8 @@ mod asymmetric;
 mod asymmetric;
 mod crossbeam;
 
+use std::mem::ManuallyDrop;
+
 use super::{barrier, sync};
 
 /// How this process finds out when a replaced snapshot may be freed; see [`reclamation`].
@@ -63,9 +65,31 @@ pub fn reclamation() -> Reclamation {
 }
 
 /// Keeps everything that is reachable now from being freed. Not `Send`: it belongs to the thread that pinned.
-pub(super) enum Guard {
-    Asymmetric(#[expect(dead_code, reason = "lives until it is dropped")] asymmetric::Guard),
-    Crossbeam(#[expect(dead_code, reason = "lives until it is dropped")] crossbeam::Guard),
+pub(super) struct Guard(Kind);
+
+/// Two words, which a lookup keeps in registers, and no destructor of its own, since the one that the compiler makes of two
+/// others is called rather than inlined.
+enum Kind {
+    Asymmetric(ManuallyDrop<asymmetric::Guard>),
+    Crossbeam(ManuallyDrop<crossbeam::Guard>),
+}
+
+impl Drop for Guard {
+    #[inline]
+    fn drop(&mut self) {
+        match &mut self.0 {
+            // SAFETY: dropped here, once, and not used after.
+            Kind::Asymmetric(guard) => unsafe { ManuallyDrop::drop(guard) },
+            Kind::Crossbeam(guard) => drop_crossbeam(guard),
+        }
+    }
+}
+
+/// Out of line, so that a lookup that pins by other means does not carry it along. For [`Guard::drop`].
+#[cold]
+fn drop_crossbeam(guard: &mut ManuallyDrop<crossbeam::Guard>) {
+    // SAFETY: called by `Guard::drop` alone, which drops it once and does not use it after.
+    unsafe { ManuallyDrop::drop(guard) };
 }
 
 /// Pins the thread. Wait-free; the first pin of a thread registers it.
@@ -73,7 +97,7 @@ pub(super) enum Guard {
 pub(super) fn pin() -> Guard {
     // Only a thread that has pinned before is registered, so the choice has been made.
     match asymmetric::pin_registered() {
-        Some(guard) => Guard::Asymmetric(guard),
+        Some(guard) => Guard(Kind::Asymmetric(ManuallyDrop::new(guard))),
         None => pin_unregistered(),
     }
 }
@@ -81,8 +105,8 @@ pub(super) fn pin() -> Guard {
 #[cold]
 fn pin_unregistered() -> Guard {
     match reclamation() {
-        Reclamation::Membarrier => Guard::Asymmetric(asymmetric::pin()),
-        Reclamation::CrossbeamEpoch => Guard::Crossbeam(crossbeam::pin()),
+        Reclamation::Membarrier => Guard(Kind::Asymmetric(ManuallyDrop::new(asymmetric::pin()))),
+        Reclamation::CrossbeamEpoch => Guard(Kind::Crossbeam(ManuallyDrop::new(crossbeam::pin()))),
     }
 }
 

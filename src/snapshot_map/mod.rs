@@ -87,8 +87,10 @@ impl<V> SnapshotMap<V> {
     #[inline]
     pub(super) fn get<R>(&self, key: &KeyHash, now: u64, read: impl FnOnce(&V) -> R) -> Option<R> {
         let place = self.placement.of(key);
+        // Before pinning: what cannot panic under the guard need not be prepared to unwind through it.
+        let slot = &self.slots[place.slot];
         let guard = reclaim::pin();
-        let current = self.slots[place.slot].load(&guard);
+        let current = slot.load(&guard);
         // Relaxed: a lookup that happens-after an `invalidate` reads its value or a later one, by coherence
         // alone.
         let generation = self.generation.load(Ordering::Relaxed);

@@ -1,0 +1,71 @@
+//! G6, G7 of a thread that is ending: a destructor of a thread-local looks keys up after the thread's registration is gone. Alone
+//! in its binary, since the counters are the process's.
+
+mod counted;
+
+use std::alloc::System;
+use std::cell::OnceCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
+
+use counted::Counted;
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use trust_key_cache::{KeyCache, KeyHash, Reclamation, reclamation};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// What a thread does last: lookups, each of which has to find a registration of its own.
+struct Last {
+    cache: &'static KeyCache<Counted>,
+    allocations: Sender<usize>,
+}
+
+thread_local!(static LAST: OnceCell<Last> = const { OnceCell::new() });
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        let key = KeyHash::of("key");
+        let look_up = || assert_eq!(self.cache.lookup_with(&key, |value| value.parts[0]), Some(0));
+        look_up();
+        let region = Region::new(ALLOCATOR);
+        (0..1_000).for_each(|_| look_up());
+        self.allocations.send(region.change().allocations).ok();
+    }
+}
+
+#[test]
+fn g6_g7_lookups_of_an_ending_thread_leave_nothing_behind_and_hold_nothing_back() {
+    let alive = Arc::new(AtomicIsize::new(0));
+    let cache: &'static _ = Box::leak(Box::new(KeyCache::<Counted>::builder().capacity(1).build().unwrap()));
+    let key = KeyHash::of("key");
+    assert!(cache.lease(&key).remember(Counted::new(0, &alive)));
+    let (sender, receiver) = channel();
+    // Destructors of thread-locals run in an order that depends on which was used first: one of these runs after the cache's own.
+    for lookup_first in [false, true] {
+        let last = Last { cache, allocations: sender.clone() };
+        thread::spawn(move || {
+            if lookup_first {
+                assert!(cache.lookup_with(&key, |_| ()).is_some());
+            }
+            LAST.with(|slot| slot.set(last).ok());
+            assert!(cache.lookup_with(&key, |_| ()).is_some());
+        })
+        .join()
+        .unwrap();
+    }
+    drop(sender);
+    // crossbeam-epoch makes a participant for each; where it stands in, they are collected like other garbage.
+    let allocations: Vec<_> = receiver.iter().collect();
+    assert_eq!(allocations.len(), 2);
+    if reclamation() == Reclamation::Membarrier {
+        assert_eq!(allocations, [0, 0]);
+    }
+    for round in 0..1_000 {
+        assert!(cache.lease(&key).remember(Counted::new(round, &alive)));
+    }
+    let alive = alive.load(Ordering::Relaxed);
+    assert!(alive <= 1 + 64, "{alive} values for one key");
+}
