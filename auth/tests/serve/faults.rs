@@ -159,15 +159,16 @@ async fn a_revocation_that_the_listener_misses_is_refused_at_once_and_made_up_fo
         until_status(&server, &revoked.key, 200).await;
         let late = Load::start(server.main, 2, &Keys::The(revoked.key.clone()));
         // In one transaction: when it commits, nobody listens.
-        database.psql(
+        let cut = database.psql(
             &url,
             &format!(
                 "DELETE FROM trust WHERE id = '{}'; \
                  SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity \
-                 WHERE datname = current_database() AND application_name = 'trust-auth watch'",
+                 WHERE datname = current_database() AND (application_name = 'trust-auth watch' OR query LIKE 'LISTEN%')",
                 revoked.id
             ),
         );
+        assert_eq!(cut, "t");
         let deleted = Instant::now();
         assert_eq!(server.verify(&revoked.key).await.status, 401);
         server.until_metric("trust_auth_evictions_total{cause=\"connected\"}", |now| now > connects).await;
