@@ -47,6 +47,9 @@ struct Verdict {
     met: bool,
 }
 
+/// Measures once; `None` if something is missing that it takes, which was said.
+type Measure = fn(Effort) -> Option<Verdict>;
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [word, file] = &*arguments
@@ -56,7 +59,7 @@ fn main() -> ExitCode {
     }
     let effort = if arguments.iter().any(|word| word == "--test") { Effort::Token } else { Effort::Full };
     let wanted: Vec<&String> = arguments.iter().filter(|word| !word.starts_with('-')).collect();
-    let figures: [(&str, fn(Effort) -> Option<Verdict>); 3] =
+    let figures: [(&str, Measure); 3] =
         [("throughput", throughput::measure), ("flood", flood::measure), ("floor", floor::measure)];
     let mut sound = true;
     for (name, measure) in figures {
@@ -68,7 +71,7 @@ fn main() -> ExitCode {
 }
 
 /// Whether the figure is met in one attempt, or could not be measured here, which was said.
-fn judge(name: &str, effort: Effort, measure: fn(Effort) -> Option<Verdict>) -> bool {
+fn judge(name: &str, effort: Effort, measure: Measure) -> bool {
     (0..ATTEMPTS).any(|_| {
         let Some(Verdict { told, met }) = measure(effort) else { return true };
         let word = match effort {

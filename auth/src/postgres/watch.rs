@@ -68,7 +68,7 @@ async fn follow(connector: &Connector, eviction: &Eviction) -> Result<Infallible
             Ok(Ok(None)) => return Err(StoreError::Unreachable),
             Ok(Err(error)) => return Err(lost(error)),
             Err(_) => match tokio::time::timeout(SIGN_OF_LIFE, listener.execute("SELECT 1")).await {
-                Ok(outcome) => drop(outcome.map_err(lost)?),
+                Ok(outcome) => _ = outcome.map_err(lost)?,
                 Err(_) => return Err(StoreError::Timeout { after: SIGN_OF_LIFE }),
             },
         }
