@@ -12,9 +12,11 @@
 //! |---|---|
 //! | [`Authenticator`] | what a server asks for each request |
 //! | [`TrustRegistry`] | registers, rotates, disables, enables, deletes; each commits, then invalidates exactly the keys concerned |
-//! | [`SqliteStore`], [`MemoryStore`] | where the trusts are; [`TrustStore`] and [`TrustLedger`] are the traits for another place |
+//! | [`PostgresStore`], [`SqliteStore`], [`MemoryStore`] | where the trusts are; [`TrustStore`] and [`TrustLedger`] are the traits for another place |
 //! | `AuthLayer`, `Authenticated` (features `http`, `axum`) | a layer for tower and an extractor for axum, so that a service mounts an authenticator in two lines; see `examples/` |
 //! | [`TrustKeyCache`] | shared by authenticator and registry, so that a change is seen at once |
+//! | [`Watcher`] | tells a cache of changes that other processes make, as they make them |
+//! | `trust-auth serve`, a program | the authenticator for any stack: forward-auth over HTTP, beside nginx, Caddy, Traefik or Envoy |
 //!
 //! # Example
 //!
@@ -52,8 +54,8 @@
 //!
 //! # What is not
 //!
-//! * The cache of *another* process is not told of a change. It refuses a revoked key at once all the same,
-//!   because it reads the live row; on a read replica "at once" is as late as the replica is.
+//! * The cache of *another* process is told of a change by a [`Watcher`] alone, a moment later. It refuses a revoked
+//!   key at once all the same, because it reads the live row; on a read replica "at once" is as late as the replica is.
 //! * How long an answer takes tells whether a key was cached, and how many trusts there are, unless
 //!   [`reject_floor`](AuthenticatorBuilder::reject_floor) hides it. It does not tell how nearly right a key
 //!   was.

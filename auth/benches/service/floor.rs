@@ -22,7 +22,7 @@ use crate::{Effort, Verdict};
 
 const TRUSTS: [usize; 2] = [10, 10_000];
 /// Longer than two walks over the larger of the two, also on a machine that has other things to do.
-const FLOOR: &str = "60ms";
+const FLOOR: &str = "80ms";
 const SAMPLES: usize = 2_000;
 /// How many pairs there are.
 const LANES: usize = 4;

@@ -57,7 +57,9 @@ fn main() -> ExitCode {
     {
         return baseline::serve(file.as_ref());
     }
-    let effort = if arguments.iter().any(|word| word == "--test") { Effort::Token } else { Effort::Full };
+    // `cargo bench` says so; `cargo test --benches` does not.
+    let given = |wanted: &str| arguments.iter().any(|word| word == wanted);
+    let effort = if given("--bench") && !given("--test") { Effort::Full } else { Effort::Token };
     let wanted: Vec<&String> = arguments.iter().filter(|word| !word.starts_with('-')).collect();
     let figures: [(&str, Measure); 3] =
         [("throughput", throughput::measure), ("flood", flood::measure), ("floor", floor::measure)];
