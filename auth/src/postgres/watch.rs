@@ -6,8 +6,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::Executor;
 use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::{Connection, Executor};
 use trust_key_cache::TrustKeyCache;
 
 use super::PostgresStore;
@@ -21,6 +21,9 @@ use crate::{StoreError, Watcher};
 /// error: without the question, nobody would ever notice.
 const SILENCE: Duration = Duration::from_secs(2);
 const SIGN_OF_LIFE: Duration = Duration::from_secs(3);
+
+/// How long the driver may try by itself.
+const ONE_ATTEMPT: Duration = Duration::from_secs(2);
 
 /// A connection that stood for so long was a good one: the next loss is met without a pause that others have earned.
 const STEADY: Duration = Duration::from_secs(5);
@@ -77,14 +80,19 @@ async fn follow(connector: &Connector, eviction: &Eviction) -> Result<Infallible
 
 /// A connection that hears of every change that is committed from now on.
 async fn listen(connector: &Connector) -> Result<PgListener, StoreError> {
+    // The driver's pool would keep trying, and not tell why. This tells, and finds out whether it is the primary.
+    let _ = connector.connect().await?.close().await;
     // The driver's listener takes its connection from a pool. One of its own, and a new one each time: the old connection may
     // be held back by a farewell that nobody will hear.
+    let options = connector.location.options.clone();
+    // So that an administrator can tell it from the others in `pg_stat_activity`.
+    let name = format!("{} watch", options.get_application_name().unwrap_or("trust-auth"));
     let pool = PgPoolOptions::new()
         .max_connections(1)
-        .acquire_timeout(connector.connect_timeout)
+        .acquire_timeout(connector.connect_timeout.min(ONE_ATTEMPT))
         .idle_timeout(None)
         .max_lifetime(None)
-        .connect_lazy_with(connector.location.options.clone());
+        .connect_lazy_with(options.application_name(&name));
     let refused = |error| connect_failed(&error, &connector.location);
     let mut listener = PgListener::connect_with(&pool).await.map_err(refused)?;
     // What is missed between two connections is made up for by whoever sees that there were two.

@@ -173,6 +173,15 @@ impl<S: TrustLedger> World<S> {
     }
 }
 
+/// Waits until something is so. A minute is more than any machine needs.
+pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "never so: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 pub(crate) fn by_name(name: &str) -> TrustRef {
     TrustRef::Name(name.into())
 }
