@@ -97,6 +97,67 @@ fn g7_a_reader_in_a_coroutine_keeps_its_value_after_another_has_ended() {
     assert_eq!(second.resume(), Some(1));
 }
 
+/// A destructor of a thread-local may look something up, and free, while a reader of its thread is suspended.
+#[test]
+fn g7_a_reader_that_outlives_its_threads_registration_keeps_its_value() {
+    type Cache = KeyCache<Counted>;
+    struct Last(&'static Cache, generator::Generator<'static, (), u64>, Arc<AtomicIsize>);
+    impl Drop for Last {
+        fn drop(&mut self) {
+            let Self(cache, reader, alive) = self;
+            assert_eq!(cache.lookup_with(&KeyHash::of("other"), |_| ()), None);
+            for _ in 0..200 {
+                cache.invalidate_key(&KeyHash::of("key"));
+            }
+            assert_eq!(alive.load(Ordering::Relaxed), 1, "freed under the suspended reader");
+            assert_eq!(reader.resume(), Some(1));
+        }
+    }
+    thread_local!(static LAST: std::cell::OnceCell<Last> = const { std::cell::OnceCell::new() });
+
+    let alive = Arc::new(AtomicIsize::new(0));
+    // Coroutines borrow for as long as they may live.
+    let cache: &'static Cache = Box::leak(Box::new(Cache::builder().capacity(1).build().unwrap()));
+    let key = KeyHash::of("key");
+    assert!(cache.lease(&key).remember(Counted::new(1, &alive)));
+    let ours = alive.clone();
+    std::thread::spawn(move || {
+        // Used before the cache is, its destructor runs after the cache's own.
+        LAST.with(|last| assert!(last.get().is_none()));
+        let mut reader =
+            generator::Gn::<()>::new_scoped(move |mut scope: generator::Scope<'_, 'static, (), u64>| {
+                let suspend = |value: &Counted| {
+                    scope.yield_(value.parts[0]);
+                    value.check();
+                    value.parts[0]
+                };
+                cache.lookup_with(&key, suspend).unwrap()
+            });
+        assert_eq!(reader.resume(), Some(1));
+        LAST.with(|last| last.set(Last(cache, reader, ours)).ok());
+    })
+    .join()
+    .unwrap();
+    // Whoever has the record next is protected as any other.
+    assert!(cache.lease(&key).remember(Counted::new(2, &alive)));
+    std::thread::spawn(move || {
+        let still = |value: &Counted| {
+            for _ in 0..200 {
+                cache.invalidate_key(&key);
+            }
+            value.check();
+        };
+        assert_eq!(cache.lookup_with(&key, still), Some(()));
+    })
+    .join()
+    .unwrap();
+    for _ in 0..1_000 {
+        cache.invalidate_key(&key);
+    }
+    let alive = alive.load(Ordering::Relaxed);
+    assert!(alive <= 64, "{alive} values are held back by readers that are done");
+}
+
 /// Freeing runs values' destructors, which may write to the cache and so retire more.
 #[test]
 fn a_destructor_that_writes_to_the_cache_nests_no_further() {

@@ -35,7 +35,7 @@ use super::sync::{
 /// What a record holds while its thread is not pinned. Epochs begin above it.
 const UNPINNED: u64 = 0;
 
-/// More guards than a thread can have.
+/// More guards than a thread can have. Above it are the depths of records that their last guard gives back.
 const BORROWED: usize = 1 << (usize::BITS - 1);
 
 lazy_static! {
@@ -58,8 +58,8 @@ struct Epoch(AtomicU64);
 struct Record {
     /// The epoch in which the thread pinned, or [`UNPINNED`].
     pinned: AtomicU64,
-    /// How many guards the thread has, above [`BORROWED`] if the record was taken for these guards alone. For its thread
-    /// alone.
+    /// How many guards the thread has; above [`BORROWED`] if the record goes back when they end. For its thread alone, and
+    /// zero while no thread has the record.
     depth: Cell<usize>,
     taken: AtomicBool,
     /// The record that was the newest before. Does not change once this one is in the list.
@@ -88,7 +88,9 @@ impl Registry {
             !record.taken.load(Ordering::Relaxed)
                 && record.taken.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()
         });
-        left.unwrap_or_else(|| self.add())
+        let record = left.unwrap_or_else(|| self.add());
+        debug_assert_eq!(record.depth.get(), 0, "a record is given back by its last guard");
+        record
     }
 
     fn add(&self) -> &'static Record {
@@ -136,7 +138,7 @@ impl Record {
         self.pinned.store(UNPINNED, Ordering::Release);
     }
 
-    /// The end of the last guard that a record was taken for.
+    /// The end of the last guard of a record that no thread will pin again before it is given back.
     #[cold]
     fn unpin_borrowed(&self) {
         self.depth.set(0);
@@ -165,7 +167,12 @@ struct Owner(&'static Record);
 impl Drop for Owner {
     fn drop(&mut self) {
         RECORD.try_with(|record| record.set(None)).ok();
-        self.0.give_back();
+        match self.0.depth.get() {
+            0 => self.0.give_back(),
+            // A reader is suspended in a coroutine, or has called for the process to exit. It is still protected, by a record
+            // that nobody else may have before it is done.
+            guards => self.0.depth.set(BORROWED + guards),
+        }
     }
 }
 
@@ -192,7 +199,7 @@ pub(crate) fn pin() -> Guard {
         // The thread is ending, and a destructor of another thread-local has come here.
         Err(_) => {
             let guard = REGISTRY.take().pin();
-            guard.record.depth.set(BORROWED + 1);
+            guard.record.depth.set(BORROWED + guard.record.depth.get());
             guard
         }
     })
