@@ -164,7 +164,7 @@ async fn a_revocation_that_the_listener_misses_is_refused_at_once_and_made_up_fo
             &format!(
                 "DELETE FROM trust WHERE id = '{}'; \
                  SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity \
-                 WHERE datname = current_database() AND (application_name = 'trust-auth watch' OR query LIKE 'LISTEN%')",
+                 WHERE datname = current_database() AND application_name = 'trust-auth watch'",
                 revoked.id
             ),
         );
