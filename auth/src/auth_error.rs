@@ -32,6 +32,10 @@ pub enum AuthError {
     /// The store failed or did not answer in time, so that nothing is known of the key. 503.
     #[error("Authentication is unavailable; try again.")]
     Unavailable(#[source] StoreError),
+    /// The cache does not know the key, and more requests than are allowed wait for a walk over the trusts
+    /// already. Nothing was read. 503.
+    #[error("Authentication is overloaded; try again.")]
+    Overloaded,
 }
 
 impl AuthError {
@@ -40,7 +44,7 @@ impl AuthError {
     pub fn status(&self) -> u16 {
         match self {
             Self::Missing | Self::Invalid => 401,
-            Self::Unavailable(_) => 503,
+            Self::Unavailable(_) | Self::Overloaded => 503,
         }
     }
 
@@ -51,6 +55,7 @@ impl AuthError {
             Self::Missing => "Not authenticated: API key is missing.",
             Self::Invalid => "Invalid API Key.",
             Self::Unavailable(_) => "Authentication is unavailable; try again.",
+            Self::Overloaded => "Authentication is overloaded; try again.",
         }
     }
 
@@ -59,7 +64,7 @@ impl AuthError {
     pub fn www_authenticate(&self) -> Option<&'static str> {
         match self {
             Self::Missing | Self::Invalid => Some("ApiKey"),
-            Self::Unavailable(_) => None,
+            Self::Unavailable(_) | Self::Overloaded => None,
         }
     }
 
@@ -68,17 +73,18 @@ impl AuthError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Missing | Self::Invalid => None,
-            Self::Unavailable(_) => Some(Duration::from_secs(1)),
+            Self::Unavailable(_) | Self::Overloaded => Some(Duration::from_secs(1)),
         }
     }
 
-    /// A short stable word for metrics: `missing`, `invalid` or `unavailable`.
+    /// A short stable word for metrics: `missing`, `invalid`, `unavailable` or `overloaded`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Missing => "missing",
             Self::Invalid => "invalid",
             Self::Unavailable(_) => "unavailable",
+            Self::Overloaded => "overloaded",
         }
     }
 }

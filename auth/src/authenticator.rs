@@ -6,11 +6,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use trust_key_cache::{KeyHash, TrustKeyCache, sweep};
+use trust_key_cache::{KeyHash, TrustKeyCache};
 use uuid::Uuid;
 
+use crate::reject_floor::RejectFloor;
 use crate::stats::Counters;
-use crate::{AuthError, Stats, StoreError, Trust, TrustStore};
+use crate::walks::Walks;
+use crate::{AuthError, AuthenticatorBuilder, Stats, StoreError, Trust, TrustStore};
 
 /// Authenticates API keys against a store of trusts, through a cache of key hashes. A clone shares store,
 /// cache and counters.
@@ -22,24 +24,35 @@ use crate::{AuthError, Stats, StoreError, Trust, TrustStore};
 /// 1. If the cache knows the hash, the row of the remembered id is fetched. If that row
 ///    [accepts](Trust::accepts) the hash, the request is granted: one read by primary key, and one compare in
 ///    constant time. This is the hot path.
-/// 2. Otherwise, and after a *stale hit*, a [lease](trust_key_cache::KeyCache::lease) is taken, all
-///    candidates are read, and a [sweep](trust_key_cache::sweep) compares every one of them in constant time.
-///    A match is fetched, verified against the live row once more, remembered under the lease, and granted. A
-///    match whose row has changed since is swept for once more; after that the request is
-///    [`AuthError::Unavailable`].
+/// 2. Otherwise, and after a *stale hit*, a [lease](trust_key_cache::KeyCache::lease) is taken, and the
+///    request joins the next *walk*: all candidates are read, and each is compared with the keys of all who
+///    joined, in constant time. A match is fetched, verified against the live row once more, remembered under
+///    the lease, and granted. A match whose row has changed since is looked for by one more walk; after that
+///    the request is [`AuthError::Unavailable`].
 /// 3. Whatever the store cannot answer is refused as [`AuthError::Unavailable`]: nothing is granted and
 ///    nothing remembered.
 ///
-/// The cache only ever saves the sweep; each grant rests on a row that was read during the request (G9). A
+/// The cache only ever saves the walk; each grant rests on a row that was read during the request (G9). A
 /// revocation by [`TrustRegistry`](crate::TrustRegistry) therefore holds from the moment it returns, and one
 /// by another process from its commit.
+///
+/// # Walks
+///
+/// One walk runs at a time, however many requests miss, and it answers all who joined before its read began. Whoever
+/// joins later waits for the next one: a walk that is reading already could miss a trust that was registered
+/// before the request. So strangers with unknown keys cost the database one read after the other, and no
+/// more. At most [`waiting_limit`](AuthenticatorBuilder::waiting_limit) requests wait; one more is
+/// [`AuthError::Overloaded`], for which nothing is read. Hits wait for no walk.
+///
+/// The walks run in a task of their own, on the runtime of a request that missed. With several runtimes, keep each one
+/// running that requests come from, or drop it: one that stands still in the middle of a walk lets the others wait.
 ///
 /// # Where the lease is taken
 ///
 /// A lease must be older than every read that its value rests on. What is remembered rests on the candidates
-/// and on the fetch after them, so the lease is taken just before the candidates are read. To take it before
-/// the first lookup would be as safe, and worse: the hot path would pay for it, and it would be superseded
-/// more often.
+/// and on the fetch after them, so the lease is taken just before joining a walk, which reads later. To take it
+/// before the first lookup would be as safe, and worse: the hot path would pay for it, and it would be
+/// superseded more often.
 ///
 /// # Stale hits
 ///
@@ -70,6 +83,8 @@ pub struct Authenticator<S> {
     store: Arc<S>,
     cache: Arc<TrustKeyCache>,
     counters: Arc<Counters>,
+    walks: Arc<Walks<S>>,
+    reject_floor: RejectFloor,
 }
 
 impl<S: TrustStore> Authenticator<S> {
@@ -77,7 +92,23 @@ impl<S: TrustStore> Authenticator<S> {
     /// same trusts must have the same cache.
     #[must_use]
     pub fn new(store: Arc<S>, cache: Arc<TrustKeyCache>) -> Self {
-        Self { store, cache, counters: Arc::default() }
+        Self::builder(store, cache).build()
+    }
+
+    /// As [`new`](Self::new), with other limits than the usual ones.
+    pub fn builder(store: Arc<S>, cache: Arc<TrustKeyCache>) -> AuthenticatorBuilder<S> {
+        AuthenticatorBuilder::new(store, cache)
+    }
+
+    pub(crate) fn with_limits(
+        store: Arc<S>,
+        cache: Arc<TrustKeyCache>,
+        waiting_limit: usize,
+        reject_floor: RejectFloor,
+    ) -> Self {
+        let counters = Arc::<Counters>::default();
+        let walks = Arc::new(Walks::new(Arc::clone(&store), Arc::clone(&counters), waiting_limit));
+        Self { store, cache, counters, walks, reject_floor }
     }
 
     /// The trust whose key this is; `None` is a request without a key.
@@ -88,7 +119,11 @@ impl<S: TrustStore> Authenticator<S> {
     /// # Errors
     ///
     /// [`AuthError::Missing`] for no key or an empty one, [`AuthError::Invalid`] if no enabled trust has it,
-    /// and [`AuthError::Unavailable`] if the store failed or timed out.
+    /// [`AuthError::Unavailable`] if the store failed or timed out, and [`AuthError::Overloaded`] if too many
+    /// requests wait for a walk. None of them comes before the
+    /// [`reject_floor`](AuthenticatorBuilder::reject_floor), if one is set.
+    ///
+    /// A miss outside a Tokio runtime is [`AuthError::Unavailable`]: the walk has nowhere to run.
     pub async fn authenticate(&self, api_key: Option<&str>) -> Result<Trust, AuthError> {
         self.attempt(api_key).await.result
     }
@@ -106,12 +141,23 @@ impl<S: TrustStore> Authenticator<S> {
     /// # }
     /// ```
     pub async fn attempt(&self, api_key: Option<&str>) -> Attempt {
+        self.attempt_presented(Ok(api_key)).await
+    }
+
+    /// As [`attempt`](Self::attempt), for a key whose reading may have been refused already.
+    pub(crate) async fn attempt_presented(&self, api_key: Result<Option<&str>, AuthError>) -> Attempt {
+        let start = self.reject_floor.start();
         self.counters.request();
         let attempt = match api_key {
-            None | Some("") => Attempt { result: Err(AuthError::Missing), path: Path::Unread, rows_swept: 0 },
-            Some(key) => self.check(&KeyHash::of(key)).await,
+            Err(refused) => Attempt::unread(refused),
+            Ok(None | Some("")) => Attempt::unread(AuthError::Missing),
+            Ok(Some(key)) => self.check(&KeyHash::of(key)).await,
         };
         self.counters.answer(&attempt);
+        if attempt.result.is_err() {
+            // Nothing is held while this waits: no place on the queue, no connection of the store.
+            self.reject_floor.hold(start).await;
+        }
         attempt
     }
 
@@ -146,25 +192,22 @@ impl<S: TrustStore> Authenticator<S> {
         Attempt { result, path, rows_swept }
     }
 
-    /// The answer by a sweep over all candidates, and how many rows were compared.
+    /// The answer by a walk over all candidates, and how many rows were compared.
     async fn sweep(&self, hash: &KeyHash) -> (Result<Trust, AuthError>, usize) {
         let mut rows_swept = 0;
         for _ in 0..2 {
-            // Before the first read that the remembered value rests on: a revocation that those reads may miss
-            // supersedes it.
+            // Before joining, and so before the first read that the remembered value rests on: a revocation that
+            // those reads may miss supersedes it.
             let lease = self.cache.lease(hash);
-            let candidates = match self.store.candidates().await {
-                Ok(candidates) => candidates,
-                Err(error) => return (Err(AuthError::Unavailable(error)), rows_swept),
+            let found = match self.walks.ask(hash).await {
+                Ok(found) => found,
+                Err(refused) => return (Err(refused), rows_swept),
             };
-            rows_swept += candidates.len();
-            let found = sweep(hash, candidates.hashes());
-            self.counters.sweep(candidates.len());
-
-            let Some(id) = found.and_then(|index| candidates.id(index)) else {
+            rows_swept += found.rows;
+            let Some(id) = found.id else {
                 return (Err(AuthError::Invalid), rows_swept);
             };
-            // The sweep is a hint like the cache is: the row may have changed since the candidates were read.
+            // The walk is a hint like the cache is: the row may have changed since the candidates were read.
             match self.live_row(id, hash).await {
                 Ok(Some(trust)) => {
                     // If an invalidation has superseded the lease, the next request sweeps again; this one has
@@ -193,6 +236,8 @@ impl<S> Clone for Authenticator<S> {
             store: Arc::clone(&self.store),
             cache: Arc::clone(&self.cache),
             counters: Arc::clone(&self.counters),
+            walks: Arc::clone(&self.walks),
+            reject_floor: self.reject_floor,
         }
     }
 }
@@ -214,19 +259,25 @@ pub struct Attempt {
     pub result: Result<Trust, AuthError>,
     /// Which way the request took, up to the answer or to the store's failure.
     pub path: Path,
-    /// How many rows a sweep compared; zero if none was run.
+    /// How many rows the request's key was compared with; zero if no walk answered it.
     pub rows_swept: usize,
+}
+
+impl Attempt {
+    fn unread(refused: AuthError) -> Self {
+        Self { result: Err(refused), path: Path::Unread, rows_swept: 0 }
+    }
 }
 
 /// Which way a request took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Path {
-    /// There was no key: nothing was read.
+    /// There was no key, or nothing that can be one: nothing was read.
     Unread,
     /// The cache knew the key: its row was fetched, and accepted the key, or the store failed.
     Hit,
-    /// The cache knew the key, but its row did not accept it any more; then all rows were swept.
+    /// The cache knew the key, but its row did not accept it any more; then all rows were swept, unless too many waited for it.
     StaleHit,
-    /// The cache did not know the key; all rows were swept.
+    /// The cache did not know the key; all rows were swept, unless too many waited for it.
     Sweep,
 }

@@ -12,8 +12,11 @@
 //! |---|---|
 //! | [`Authenticator`] | what a server asks for each request |
 //! | [`TrustRegistry`] | registers, rotates, disables, enables, deletes; each commits, then invalidates exactly the keys concerned |
-//! | [`SqliteStore`], [`MemoryStore`] | where the trusts are; [`TrustStore`] and [`TrustLedger`] are the traits for another place |
+//! | [`PostgresStore`], [`SqliteStore`], [`MemoryStore`] | where the trusts are; [`TrustStore`] and [`TrustLedger`] are the traits for another place |
+//! | `AuthLayer`, `Authenticated` (features `http`, `axum`) | a layer for tower and an extractor for axum, so that a service mounts an authenticator in two lines; see `examples/` |
 //! | [`TrustKeyCache`] | shared by authenticator and registry, so that a change is seen at once |
+//! | [`Watcher`] | tells a cache of changes that other processes make, as they make them |
+//! | `trust-auth serve`, a program | the authenticator for any stack: forward-auth over HTTP, beside nginx, Caddy, Traefik or Envoy |
 //!
 //! # Example
 //!
@@ -51,39 +54,59 @@
 //!
 //! # What is not
 //!
-//! * The cache of *another* process is not told of a change. It refuses a revoked key at once all the same,
-//!   because it reads the live row; on a read replica "at once" is as late as the replica is.
-//! * How long an answer takes tells whether a key was cached, and how many trusts there are. It does not tell
-//!   how nearly right a key was.
-//! * [`Authenticator`] has no rate limit: each unknown key costs a sweep. Limit them in front of it.
+//! * The cache of *another* process is told of a change by a [`Watcher`] alone, a moment later. It refuses a revoked
+//!   key at once all the same, because it reads the live row; on a read replica "at once" is as late as the replica is.
+//! * How long an answer takes tells whether a key was cached, and how many trusts there are, unless
+//!   [`reject_floor`](AuthenticatorBuilder::reject_floor) hides it. It does not tell how nearly right a key
+//!   was.
+//! * [`Authenticator`] has no rate limit. Unknown keys share walks, of which one runs at a time; but one runs all
+//!   the time if they keep coming.
 
 #![forbid(unsafe_code)]
 
 mod api_key;
 mod auth_error;
 mod authenticator;
+mod authenticator_builder;
+#[cfg(feature = "http")]
+mod http;
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod registry;
 mod registry_error;
+mod reject_floor;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod stats;
 mod store;
 mod store_error;
 mod trust;
+mod walks;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod watcher;
 
 pub use api_key::{ApiKey, RandomError};
 pub use auth_error::AuthError;
 pub use authenticator::{Attempt, Authenticator, Path};
+pub use authenticator_builder::AuthenticatorBuilder;
+#[cfg(feature = "http")]
+pub use http::{AuthLayer, AuthService, KeyHeader};
+#[cfg(feature = "axum")]
+pub use http::{Authenticated, NotAuthenticated};
 pub use memory::MemoryStore;
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresOptions, PostgresStore};
 pub use registry::TrustRegistry;
 pub use registry_error::RegistryError;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore};
 pub use stats::Stats;
 pub use store::{Candidates, Change, TrustLedger, TrustStore};
-pub use store_error::StoreError;
+pub use store_error::{Cause, StoreError};
 pub use trust::{InvalidName, NewTrust, Trust, TrustRef};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use watcher::{WatchStatus, Watcher};
 
 pub use trust_key_cache::{KeyHash, TrustKeyCache};
 

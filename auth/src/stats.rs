@@ -9,7 +9,7 @@ use crate::{Attempt, AuthError};
 /// What an [`Authenticator`](crate::Authenticator) and its clones have done so far.
 ///
 /// Each counter is exact by itself; while requests are under way, they are of no single moment. When none is,
-/// and none was cancelled, `requests = granted + missing + invalid + unavailable`.
+/// and none was cancelled, `requests = granted + missing + invalid + unavailable + overloaded`.
 ///
 /// # Examples
 ///
@@ -31,12 +31,15 @@ pub struct Stats {
     pub requests: u64,
     /// Cached ids whose live row accepted the key: requests granted on the hot path.
     pub hits: u64,
-    /// Cached ids whose live row did not accept the key any more; a sweep was begun after each.
+    /// Cached ids whose live row did not accept the key any more; a walk was asked for after each.
     pub stale_hits: u64,
-    /// Sweeps run, whatever they found.
+    /// Walks over all candidates, whatever they found. Requests share them, so there may be fewer than there
+    /// were misses.
     pub sweeps: u64,
-    /// Rows compared by those sweeps.
+    /// Rows that those walks went through: each once a walk, with however many keys it was compared.
     pub rows_swept: u64,
+    /// Requests that wait at this moment: for a walk to begin, or for the answer of the one under way.
+    pub waiting: u64,
     /// Requests granted.
     pub granted: u64,
     /// Requests refused because they carried no key.
@@ -45,6 +48,8 @@ pub struct Stats {
     pub invalid: u64,
     /// Requests refused because the store failed.
     pub unavailable: u64,
+    /// Requests refused because too many others waited for a walk.
+    pub overloaded: u64,
 }
 
 /// The counters behind [`Stats`].
@@ -57,10 +62,12 @@ pub(crate) struct Counters {
     stale_hits: AtomicU64,
     sweeps: AtomicU64,
     rows_swept: AtomicU64,
+    waiting: AtomicU64,
     granted: AtomicU64,
     missing: AtomicU64,
     invalid: AtomicU64,
     unavailable: AtomicU64,
+    overloaded: AtomicU64,
 }
 
 impl Counters {
@@ -81,12 +88,19 @@ impl Counters {
         add(&self.rows_swept, rows as u64);
     }
 
+    /// A request waits until what this returns is dropped.
+    pub(crate) fn waiting(&self) -> Waiting<'_> {
+        add(&self.waiting, 1);
+        Waiting { waiting: &self.waiting }
+    }
+
     pub(crate) fn answer(&self, attempt: &Attempt) {
         let counter = match &attempt.result {
             Ok(_) => &self.granted,
             Err(AuthError::Missing) => &self.missing,
             Err(AuthError::Invalid) => &self.invalid,
             Err(AuthError::Unavailable(_)) => &self.unavailable,
+            Err(AuthError::Overloaded) => &self.overloaded,
         };
         add(counter, 1);
     }
@@ -100,11 +114,25 @@ impl Counters {
             stale_hits: read(&self.stale_hits),
             sweeps: read(&self.sweeps),
             rows_swept: read(&self.rows_swept),
+            waiting: read(&self.waiting),
             granted: read(&self.granted),
             missing: read(&self.missing),
             invalid: read(&self.invalid),
             unavailable: read(&self.unavailable),
+            overloaded: read(&self.overloaded),
         }
+    }
+}
+
+/// One request that waits.
+pub(crate) struct Waiting<'a> {
+    waiting: &'a AtomicU64,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        // Relaxed: see `Counters`.
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -1,7 +1,10 @@
 //! [`StoreError`]: what went wrong with a store, and what to do. It must never carry a key, a digest, a password, or a row's content.
 
 use std::error::Error;
+use std::fmt;
+use std::ops::Deref;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -11,7 +14,8 @@ use crate::TrustRef;
 /// Why a store did not do what it was asked.
 ///
 /// The variants are the diagnosis, and the messages say what to do. [`Other`](Self::Other) also has a
-/// [source](Error::source).
+/// [source](Error::source). A clone is the same error for somebody else: requests that share a walk share its
+/// failure.
 ///
 /// # Examples
 ///
@@ -25,7 +29,7 @@ use crate::TrustRef;
 ///     "there is no database at trusts.db; check the path, or register a trust, which makes it"
 /// );
 /// ```
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// There is no database file, and none was to be made.
@@ -51,10 +55,10 @@ pub enum StoreError {
         /// What is wrong, and what to do.
         reason: String,
     },
-    /// The file is a database, but its tables are not the ones that are needed.
+    /// It is a database, but its tables are not the ones that are needed.
     #[error("the database {path} cannot be used: {reason}", path = path.display())]
     Schema {
-        /// The file.
+        /// The file, or the URL of the server's database without user and password.
         path: PathBuf,
         /// What is wrong, and what to do.
         reason: String,
@@ -64,6 +68,22 @@ pub enum StoreError {
     UnsupportedUrl {
         /// What is wrong, and what to do. It does not repeat the URL, which may hold a password.
         reason: String,
+    },
+    /// The server cannot be reached, or refuses the connection.
+    #[error("the database {server} cannot be reached: {reason}")]
+    CannotConnect {
+        /// The URL without user and password.
+        server: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// The server is a replica, or read-only: what it shows may lag behind a revocation, so nothing is read from it.
+    #[error(
+        "the database {server} is a replica or takes no writes, and a replica shows revocations late; connect to the primary"
+    )]
+    ReadOnly {
+        /// The URL without user and password.
+        server: String,
     },
     /// The store did not answer in time. A write may yet be committed.
     #[error("the database did not answer within {after:?}; try again, or allow it more time")]
@@ -102,13 +122,51 @@ pub enum StoreError {
     },
     /// Anything else. The cause, which is in the message, must carry no key, no digest and no password.
     #[error("the store failed: {0}; try again")]
-    Other(#[source] Box<dyn Error + Send + Sync>),
+    Other(#[source] Cause),
+}
+
+/// What is behind a [`StoreError::Other`]: any error, or a text, shared by its clones.
+///
+/// ```
+/// use trust_auth::StoreError;
+///
+/// let error = StoreError::Other("the disk is on fire".into());
+/// assert_eq!(error.clone().to_string(), "the store failed: the disk is on fire; try again");
+/// ```
+#[derive(Clone)]
+pub struct Cause(Arc<dyn Error + Send + Sync>);
+
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for Cause {
+    fn from(error: E) -> Self {
+        Self(error.into().into())
+    }
+}
+
+// Not an `Error` itself: then it could not be made from every one.
+impl Deref for Cause {
+    type Target = dyn Error + Send + Sync;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 impl StoreError {
     /// A short stable word for the variant, for metrics and output that programs read: `not_found`,
-    /// `not_a_database`, `cannot_open`, `schema`, `unsupported_url`, `timeout`, `busy`, `unreachable`,
-    /// `unsettled`, `name_taken`, `no_such_trust`, `bad_row`, `other`.
+    /// `not_a_database`, `cannot_open`, `schema`, `unsupported_url`, `cannot_connect`, `read_only`, `timeout`,
+    /// `busy`, `unreachable`, `unsettled`, `name_taken`, `no_such_trust`, `bad_row`, `other`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -117,6 +175,8 @@ impl StoreError {
             Self::CannotOpen { .. } => "cannot_open",
             Self::Schema { .. } => "schema",
             Self::UnsupportedUrl { .. } => "unsupported_url",
+            Self::CannotConnect { .. } => "cannot_connect",
+            Self::ReadOnly { .. } => "read_only",
             Self::Timeout { .. } => "timeout",
             Self::Busy => "busy",
             Self::Unreachable => "unreachable",

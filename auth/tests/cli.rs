@@ -7,8 +7,8 @@ use std::process::Output;
 use serde_json::Value;
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 9] =
-    ["register", "list", "disable", "enable", "rotate", "delete", "verify", "demo", "completions"];
+const COMMANDS: [&str; 10] =
+    ["register", "list", "disable", "enable", "rotate", "delete", "verify", "serve", "demo", "completions"];
 
 /// A working directory of its own, which goes with the test.
 struct Shell {
@@ -525,7 +525,7 @@ fn help_does_not_show_a_database_that_the_environment_names() {
 #[test]
 fn a_database_of_another_kind_is_refused() {
     let shell = Shell::new();
-    for url in ["postgres://admin:hunter2@db/trusts", "mysql://db/trusts"] {
+    for url in ["mysql://admin:hunter2@db/trusts", "postgres://admin:hunter2@db/trusts?ssl=hunter2"] {
         for command in [&["list"][..], &["register", "--name", "a"]] {
             let ran = shell.run(&[command, &["--database", url, "--json"]].concat());
             assert_eq!(ran.failure(), "unsupported_url");
@@ -696,6 +696,9 @@ fn completions_know_every_command_in_every_shell() {
         assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
         for command in COMMANDS {
             assert!(ran.stdout.contains(command), "{name} {command}");
+        }
+        for flag in ["admin-key-sha256", "reject-floor", "waiting-limit", "drain-timeout"] {
+            assert!(ran.stdout.contains(flag), "{name} {flag}");
         }
         let json = shell.run(&["completions", name, "--json"]).json();
         assert_eq!(json["shell"], name);

@@ -8,8 +8,9 @@ mod stores;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use stores::postgres_server::PostgresServer;
 use stores::{Backend, World};
-use trust_auth::{AuthError, MemoryStore, NewTrust, SqliteStore, TrustRef};
+use trust_auth::{AuthError, MemoryStore, NewTrust, PostgresStore, SqliteStore, TrustRef};
 use uuid::Uuid;
 
 const TRUSTS: usize = 8;
@@ -154,4 +155,11 @@ async fn no_key_is_granted_after_its_revocation_in_memory_g1_g9() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_key_is_granted_after_its_revocation_on_sqlite_g1_g9() {
     revocations_under_fire::<SqliteStore>(90).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_key_is_granted_after_its_revocation_on_postgres_g1_g9() {
+    if PostgresServer::shared().is_some() {
+        revocations_under_fire::<PostgresStore>(90).await;
+    }
 }

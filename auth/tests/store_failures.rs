@@ -3,11 +3,13 @@
 mod stores;
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::Connection;
+use sqlx::{ConnectOptions, Connection};
 use stores::{Backend, Moment, Tampered, World, by_name, second_connection, sqlite_options};
-use trust_auth::{AuthError, KeyHash, NewTrust, Path, SqliteStore, StoreError, TrustLedger};
+use trust_auth::{AuthError, KeyHash, NewTrust, Path, SqliteStore, StoreError, TrustLedger, TrustStore};
+use uuid::Uuid;
 
 on_every_store!(
     a_failed_read_of_the_candidates_is_unavailable_and_remembers_nothing_g9,
@@ -332,6 +334,143 @@ async fn g9_a_change_that_a_trigger_swallows_is_never_reported_as_made() {
             assert_eq!(outcome.unwrap_err().kind(), "schema");
         }
         assert!(world.attempt(&key).await.result.is_ok());
+    }
+}
+
+/// The table as another program may have made it, with columns that take anything.
+async fn loose_table(store: &SqliteStore) -> sqlx::SqliteConnection {
+    let mut other = second_connection(store).await;
+    for sql in [
+        "DROP TABLE trust",
+        "CREATE TABLE trust (id, name TEXT NOT NULL UNIQUE, code, region, api_key_hash, \
+         created_at TEXT NOT NULL, last_heartbeat, disabled_at)",
+    ] {
+        sqlx::query(sql).execute(&mut other).await.unwrap();
+    }
+    other
+}
+
+/// The same, with the rows that there are.
+async fn loose_copy(mut other: sqlx::SqliteConnection) -> sqlx::SqliteConnection {
+    for sql in [
+        "CREATE TABLE loose AS SELECT * FROM trust ORDER BY rowid",
+        "DROP TABLE trust",
+        "ALTER TABLE loose RENAME TO trust",
+    ] {
+        sqlx::query(sql).execute(&mut other).await.unwrap();
+    }
+    other
+}
+
+/// All rows are read as one value, so what one holds must neither shift the next nor pass for another.
+#[tokio::test]
+async fn whatever_a_malformed_row_holds_the_others_are_read_as_they_are_g8_g9() {
+    let victim = Uuid::from_u128(7).to_string();
+    let forger = KeyHash::of("the forger's key").to_string();
+    // (id, hash) as SQL expressions, `$v` for the victim's id and `$h` for the forger's digest.
+    let malformed = [
+        ("''", "''"),
+        ("'x'", "'$h'"),
+        ("'$v' || ','", "'$h'"),
+        ("'x,$v'", "'$h'"),
+        ("'x' || char(0) || '$v'", "'$h'"),
+        ("'$v' || char(0)", "'$h'"),
+        // Two columns of the right length together, and of the wrong one each.
+        ("substr('$v', 1, 35)", "'0$h'"),
+        ("'$v' || '0'", "substr('$h', 2)"),
+        // A record of the victim's, whole, and one and a half.
+        ("'x'", "'$v$h'"),
+        ("'x'", "'$h$v$h'"),
+        ("'$v$h$v'", "'$h'"),
+        ("'$v$h' || substr('$v', 1, 36)", "''"),
+        // Of the right number of characters, and more bytes; and the other way round.
+        ("replace('$v', '0', 'é')", "'$h'"),
+        ("substr('$v', 1, 34) || 'é'", "'$h'"),
+        ("'00000000-0000-0000-0000-000000000001'", "substr('$h', 1, 62) || 'é'"),
+        ("'00000000-0000-0000-0000-000000000002'", "substr('$h', 1, 63) || 'é'"),
+        ("'00000000-0000-0000-0000-000000000003'", "substr('$h', 1, 63) || char(0)"),
+        ("'00000000-0000-0000-0000-000000000004'", "substr('$h', 1, 63) || ','"),
+        ("'00000000-0000-0000-0000-000000000005'", "'$h' || char(0)"),
+        ("'00000000-0000-0000-0000-000000000006'", "CAST(zeroblob(64) AS TEXT)"),
+        (
+            "'00000000-0000-0000-0000-000000000008'",
+            "CAST(unhex(replace(hex(zeroblob(64)), '00', 'ff')) AS TEXT)",
+        ),
+        // Of the wrong type, with the right bytes and others.
+        ("CAST('$v' AS BLOB)", "'$h'"),
+        ("'00000000-0000-0000-0000-000000000009'", "CAST('$h' AS BLOB)"),
+        ("'00000000-0000-0000-0000-00000000000a'", "zeroblob(64)"),
+        ("zeroblob(36)", "zeroblob(64)"),
+        ("42", "42"),
+        ("NULL", "'$h'"),
+        ("4.5", "'$h'"),
+        ("upper(replace('$v', '7', 'a'))", "'$h'"),
+    ];
+    let world = World::<SqliteStore>::new().await;
+    let mut other = loose_table(&world.store).await;
+    let insert = |id: &str, name: String, hash: &str| {
+        let sql = format!(
+            "INSERT INTO trust (id, name, api_key_hash, created_at) VALUES ({id}, '{name}', {hash}, '2020-01-01T00:00:00Z')"
+        );
+        sql.replace("$v", &victim).replace("$h", &forger)
+    };
+    let sound: Vec<(Uuid, KeyHash)> = (0..malformed.len() as u128)
+        .map(|at| (Uuid::from_u128(1_000 + at), KeyHash::of(at.to_be_bytes())))
+        .collect();
+    let mut rows = vec![insert("'$v'", "victim".into(), &format!("'{}'", KeyHash::of("the victim's key")))];
+    for (at, ((id, hash), (sound_id, sound_hash))) in malformed.iter().zip(&sound).enumerate() {
+        rows.push(insert(id, format!("malformed {at}"), hash));
+        rows.push(insert(&format!("'{sound_id}'"), format!("sound {at}"), &format!("'{sound_hash}'")));
+    }
+    let mut expected = vec![(Uuid::from_u128(7), KeyHash::of("the victim's key"))];
+    expected.extend(sound);
+    for sql in rows {
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut other).await.unwrap();
+    }
+
+    let candidates = world.store.candidates().await.unwrap();
+    let ids = (0..candidates.len()).map(|at| candidates.id(at).unwrap());
+    assert_eq!(ids.zip(candidates.hashes().iter().copied()).collect::<Vec<_>>(), expected);
+    let refused = world.authenticator.authenticate(Some("the forger's key")).await;
+    assert!(matches!(refused, Err(AuthError::Invalid)), "{refused:?}");
+    let granted = world.authenticator.authenticate(Some("the victim's key")).await.unwrap();
+    assert_eq!(granted.id, Uuid::from_u128(7));
+}
+
+/// Its texts have two bytes a character, and may get longer when they are handed over.
+#[tokio::test]
+async fn a_database_whose_texts_are_utf_16_is_read_like_any_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("trusts.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&file).create_if_missing(true);
+    let mut other = options.connect().await.unwrap();
+    for sql in ["PRAGMA encoding = 'UTF-16le'", "CREATE TABLE t (x)", "DROP TABLE t"] {
+        sqlx::query(sql).execute(&mut other).await.unwrap();
+    }
+    let store = Arc::new(sqlite_options(&file).connect().await.unwrap());
+    let encoding: String = sqlx::query_scalar("PRAGMA encoding").fetch_one(&mut other).await.unwrap();
+    assert_eq!(encoding, "UTF-16le");
+
+    let world = World::over(store, None);
+    let mut trusts = Vec::new();
+    for name in ["a", "b", "c"] {
+        trusts.push(world.register(name).await);
+    }
+    // Half of a record each, by the bytes that it has in the file.
+    let mut other = loose_copy(other).await;
+    let forged = format!("{}{}", trusts[0].0.id, KeyHash::of("the forger's key"));
+    for (at, half) in [&forged[..50], &forged[50..]].into_iter().enumerate() {
+        sqlx::query("INSERT INTO trust (id, name, api_key_hash, created_at) VALUES (?1, ?2, ?3, '2020-01-01T00:00:00Z')")
+            .bind(&half[..18])
+            .bind(format!("half {at}"))
+            .bind(&half[18..])
+            .execute(&mut other)
+            .await
+            .unwrap();
+    }
+    assert_eq!(world.store.candidates().await.unwrap().len(), 3);
+    for (trust, key) in &trusts {
+        assert_eq!(world.attempt(key).await.result.unwrap(), *trust);
     }
 }
 

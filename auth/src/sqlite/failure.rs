@@ -14,6 +14,7 @@ mod code {
     pub(super) const CORRUPT: i32 = 11;
     pub(super) const FULL: i32 = 13;
     pub(super) const CANTOPEN: i32 = 14;
+    pub(super) const TOOBIG: i32 = 18;
     pub(super) const AUTH: i32 = 23;
     pub(super) const NOTADB: i32 = 26;
 }
@@ -34,6 +35,9 @@ pub(super) fn failed(error: sqlx::Error, path: &Path) -> StoreError {
             }
             Some(code::FULL) => cannot_open("the disk is full; make room"),
             Some(code::IOERR) => cannot_open("the disk failed to read or write it; check the file system"),
+            Some(code::TOOBIG) => cannot_open(
+                "its trusts are more than SQLite can hand over at once, which is ten million; delete some, or split it",
+            ),
             _ => StoreError::Other(error.into()),
         },
     }
@@ -69,5 +73,15 @@ mod tests {
         assert!(message.contains("trusts.db") && message.contains("make room"), "{message}");
         let message = refusal("PRAGMA query_only = TRUE").await;
         assert!(message.contains("trusts.db") && message.contains("check the permissions"), "{message}");
+    }
+
+    /// As a walk fails over some ten million rows: a value has a billion bytes at most.
+    #[tokio::test]
+    async fn more_rows_than_fit_in_a_value_are_an_error_that_says_so() {
+        let mut connection = SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();
+        let packed = sqlx::query("SELECT zeroblob(1000000001)");
+        let error = failed(packed.fetch_one(&mut connection).await.unwrap_err(), Path::new("trusts.db"));
+        assert!(matches!(error, StoreError::CannotOpen { .. }), "{error:?}");
+        assert!(error.to_string().contains("ten million"), "{error}");
     }
 }

@@ -6,8 +6,10 @@
 mod failure;
 mod location;
 mod options;
+mod packed;
 mod row;
 mod schema;
+mod watch;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -133,21 +135,8 @@ impl TrustStore for SqliteStore {
     }
 
     async fn candidates(&self) -> Result<Candidates, StoreError> {
-        self.within(async {
-            let rows = sqlx::query(
-                "SELECT id, api_key_hash FROM trust \
-                 WHERE api_key_hash IS NOT NULL AND disabled_at IS NULL ORDER BY rowid",
-            )
-            .fetch_all(&self.readers)
+        self.within(async { packed::candidates(&self.readers).await.map_err(|error| self.failed(error)) })
             .await
-            .map_err(|error| self.failed(error))?;
-            let mut candidates = Candidates::with_capacity(rows.len());
-            for (id, hash) in rows.iter().filter_map(row::candidate) {
-                candidates.push(id, hash);
-            }
-            Ok(candidates)
-        })
-        .await
     }
 }
 

@@ -86,10 +86,10 @@ impl SqliteOptions {
         self
     }
 
-    /// How many connections are open at most; each has a thread. Default: 8. A number outside 1 to 1,024 is
-    /// brought to the nearer end.
+    /// How many connections for reading are open at most; each has a thread. Default: 8. A number outside 2 to 1,024 is
+    /// brought to the nearer end: a walk over all trusts takes one, and must leave one to the requests that hit.
     pub fn max_connections(mut self, connections: u32) -> Self {
-        self.max_connections = connections.clamp(1, MAX_CONNECTIONS);
+        self.max_connections = connections.clamp(2, MAX_CONNECTIONS);
         self
     }
 
@@ -157,5 +157,28 @@ impl SqliteOptions {
                 .connect_lazy_with(options.clone())
         };
         Ok(SqliteStore::new(pool(self.max_connections), pool(1), path, self.query_timeout))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use trust_key_cache::KeyHash;
+
+    use crate::{NewTrust, SqliteStore, TrustLedger, TrustStore};
+
+    /// With one connection they would time out while a walk has it.
+    #[tokio::test]
+    async fn however_few_connections_there_are_a_walk_leaves_one_to_the_hits() {
+        let folder = tempfile::tempdir().unwrap();
+        let options =
+            SqliteStore::options(folder.path().join("trusts.db")).create_if_missing(true).durable(false);
+        let store =
+            options.max_connections(1).query_timeout(Duration::from_secs(10)).connect().await.unwrap();
+        let trust = store.insert(NewTrust::new("a").unwrap(), KeyHash::of("key")).await.unwrap();
+        let walk = store.readers.acquire().await.unwrap();
+        assert_eq!(store.fetch(trust.id).await.unwrap(), Some(trust));
+        drop(walk);
     }
 }

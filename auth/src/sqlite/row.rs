@@ -8,6 +8,7 @@ use time::macros::format_description;
 use time::{OffsetDateTime, PrimitiveDateTime};
 use trust_key_cache::KeyHash;
 use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 use crate::{StoreError, Trust};
 
@@ -39,22 +40,32 @@ pub(super) fn trust(row: &SqliteRow) -> Result<Trust, StoreError> {
 
 /// The row of a query for `id, api_key_hash`; `None` if it is malformed.
 pub(super) fn candidate(row: &SqliteRow) -> Option<(Uuid, KeyHash)> {
-    let Some(id) = id(row) else {
+    candidate_of(row.try_get(0).ok(), row.try_get(1).ok())
+}
+
+/// As [`candidate`], of the two columns' texts, as far as they are texts.
+pub(super) fn candidate_of(id: Option<&str>, digits: Option<&str>) -> Option<(Uuid, KeyHash)> {
+    let Some(id) = id.and_then(id_of) else {
         tracing::warn!(
             "a trust's id is no UUID in lower case with hyphens; nobody can authenticate as this trust until the row \
              is repaired"
         );
         return None;
     };
-    let digits = row.try_get::<&str, usize>(1).unwrap_or_default();
-    hash(id, digits).map(|hash| (id, hash))
+    hash(id, digits.unwrap_or_default()).map(|hash| (id, hash))
+}
+
+/// The first column, if it is an id as this store spells it.
+pub(super) fn id(row: &SqliteRow) -> Option<Uuid> {
+    row.try_get(0).ok().and_then(id_of)
 }
 
 /// The id, if it is spelt as [`id_text`] spells it. Any other spelling of a UUID would be read here and found by
 /// no statement: a change of such a row would write nothing.
-fn id(row: &SqliteRow) -> Option<Uuid> {
-    let text = row.try_get::<&str, usize>(0).ok()?;
-    Uuid::try_parse(text).ok().filter(|id| id_text(*id) == text)
+fn id_of(text: &str) -> Option<Uuid> {
+    let id = Uuid::try_parse(text).ok()?;
+    let spelt = &mut [0; Hyphenated::LENGTH];
+    (id.hyphenated().encode_lower(spelt) == text).then_some(id)
 }
 
 fn hash(id: Uuid, digits: &str) -> Option<KeyHash> {

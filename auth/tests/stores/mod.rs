@@ -2,17 +2,22 @@
 
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
+#[path = "../postgres_server/mod.rs"]
+pub(crate) mod postgres_server;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use postgres_server::PostgresServer;
 use sqlx::{ConnectOptions, SqliteConnection};
 use tempfile::TempDir;
 use trust_auth::{
-    ApiKey, Attempt, Authenticator, Candidates, Change, KeyHash, MemoryStore, NewTrust, SqliteOptions,
-    SqliteStore, StoreError, Trust, TrustKeyCache, TrustLedger, TrustRef, TrustRegistry, TrustStore,
+    ApiKey, Attempt, Authenticator, Candidates, Change, KeyHash, MemoryStore, NewTrust, PostgresOptions,
+    PostgresStore, SqliteOptions, SqliteStore, StoreError, Trust, TrustKeyCache, TrustLedger, TrustRef,
+    TrustRegistry, TrustStore,
 };
 use trust_key_cache::BuildError;
 use uuid::Uuid;
@@ -52,6 +57,27 @@ impl Backend for SqliteStore {
     }
 }
 
+/// In a database of its own, on the server that the tests of this process share.
+impl Backend for PostgresStore {
+    async fn open() -> (Arc<Self>, Option<TempDir>) {
+        let server = PostgresServer::shared().expect("`on_every_store` has looked for it");
+        (Arc::new(postgres_options(&server.new_database()).connect().await.unwrap()), None)
+    }
+
+    async fn forget_hash(&self, id: Uuid) {
+        let server = PostgresServer::shared().unwrap();
+        let database = self.server().rsplit('/').next().unwrap().to_owned();
+        server.psql(&database, &format!("UPDATE trust SET api_key_hash = NULL WHERE id = '{id}'"));
+    }
+}
+
+/// A database without a table, and more time than any machine needs: nothing here may depend on how fast it is.
+pub(crate) fn postgres_options(url: &str) -> PostgresOptions {
+    let limit = Duration::from_secs(3_600);
+    let options = PostgresStore::options(url).create_if_missing(true).max_connections(4);
+    options.connect_timeout(limit).acquire_timeout(limit).lock_timeout(limit).query_timeout(limit)
+}
+
 /// A throw-away database, and more time than any machine needs: nothing here may depend on how fast it is.
 pub(crate) fn sqlite_options(file: &Path) -> SqliteOptions {
     let options = SqliteStore::options(file).create_if_missing(true).durable(false);
@@ -63,7 +89,7 @@ pub(crate) async fn second_connection(store: &SqliteStore) -> SqliteConnection {
     sqlx::sqlite::SqliteConnectOptions::new().filename(store.path()).connect().await.unwrap()
 }
 
-/// Makes a test of each generic case on each store: `on_memory::case` and `on_sqlite::case`.
+/// Makes a test of each generic case on each store: `on_memory::case`, `on_sqlite::case` and `on_postgres::case`.
 #[macro_export]
 macro_rules! on_every_store {
     ($($case:ident),+ $(,)?) => {
@@ -77,6 +103,14 @@ macro_rules! on_every_store {
             $(#[tokio::test]
             async fn $case() {
                 super::$case::<trust_auth::SqliteStore>().await;
+            })+
+        }
+        mod on_postgres {
+            $(#[tokio::test]
+            async fn $case() {
+                if $crate::stores::postgres_server::PostgresServer::shared().is_some() {
+                    super::$case::<trust_auth::PostgresStore>().await;
+                }
             })+
         }
     };
@@ -136,6 +170,15 @@ impl<S: TrustLedger> World<S> {
 
     pub(crate) fn cached(&self, key: &ApiKey) -> Option<Uuid> {
         self.cache.lookup(&key.hash())
+    }
+}
+
+/// Waits until something is so. A minute is more than any machine needs.
+pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "never so: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

@@ -41,6 +41,11 @@ impl Answer {
         Self { stdout, stderr: None, if_lost: None, exit: 0 }
     }
 
+    /// No answer at the end: what there was to say was said on the way.
+    pub(crate) fn nothing() -> Self {
+        Self { stdout: Zeroizing::default(), stderr: None, if_lost: None, exit: 0 }
+    }
+
     /// A remark for the person, which is no part of the answer: standard error, after the answer.
     pub(crate) fn remark(mut self, remark: String) -> Self {
         self.stderr = Some(remark);

@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::answer::complain;
+use crate::serve::Settings;
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 130 interrupted.
@@ -51,7 +52,7 @@ impl CommandLine {
 /// What applies to every command.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The database: an SQLite file, as a path or a `sqlite:` URL. Only `register` creates it
+    /// The database: an SQLite file, as a path or a `sqlite:` URL, or `postgres://`. Only `register` and `serve` create a file or table
     // The value is not shown in `--help`: a URL may carry a password.
     #[arg(
         long,
@@ -99,6 +100,13 @@ pub(crate) enum Command {
     /// Exits with 0 and the trust, or with 1 and the reason: missing, invalid, or unavailable (the database could not be asked).
     /// One newline at the end of the input is removed, nothing else. At a terminal, the key is asked for and not shown.
     Verify,
+
+    /// Answer a proxy over HTTP whether a request may pass: 200 with the trust's identity, 401, or 503
+    ///
+    /// For nginx `auth_request`, Traefik ForwardAuth, Caddy `forward_auth` and Envoy's HTTP ext_authz, which ask /verify with the
+    /// client's headers. Creates the database if it is missing. The first line of output tells the addresses and the settings.
+    /// SIGTERM or Ctrl-C ends it when every answer that is owed is given; a second one, at once.
+    Serve(Box<Settings>),
 
     /// Run real traffic against a temporary database, revoke keys meanwhile, and report whether that held
     ///

@@ -1,14 +1,16 @@
 //! Opening the database that the options name.
 //!
-//! Only `register` may bring a database into being: a mistyped path must not look like one without trusts.
+//! Only `register` and `serve` may bring a database into being: a mistyped path must not look like one without trusts.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use trust_auth::{SqliteStore, TrustRegistry};
+use trust_auth::{PostgresStore, SqliteStore, TrustRegistry};
 use trust_key_cache::TrustKeyCache;
 
 use crate::failure::Failure;
+use crate::store::Store;
 
 /// What to do where there is no database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,23 +19,56 @@ pub(crate) enum IfMissing {
     Fail,
 }
 
+/// How much of a database a service uses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pool {
+    pub(crate) connections: u32,
+    pub(crate) query_timeout: Duration,
+}
+
 /// The database for the time of one command. [`close`](Self::close) it, so that SQLite's side files go.
 pub(crate) struct Database {
-    store: Arc<SqliteStore>,
+    store: Arc<Store>,
 }
 
 impl Database {
+    /// For a single command.
     pub(crate) async fn open(url: &Path, if_missing: IfMissing) -> Result<Self, Failure> {
-        let options = SqliteStore::options(url).create_if_missing(if_missing == IfMissing::Create);
-        Ok(Self { store: Arc::new(options.connect().await?) })
+        Self::open_with(url, if_missing, None).await
     }
 
-    pub(crate) fn store(&self) -> Arc<SqliteStore> {
+    /// For a service.
+    pub(crate) async fn open_with(
+        url: &Path,
+        if_missing: IfMissing,
+        pool: Option<Pool>,
+    ) -> Result<Self, Failure> {
+        let create = if_missing == IfMissing::Create;
+        let store = match Store::is_postgres(url) {
+            Some(url) => {
+                let mut options = PostgresStore::options(url).create_if_missing(create);
+                if let Some(pool) = pool {
+                    options = options.max_connections(pool.connections).query_timeout(pool.query_timeout);
+                }
+                Store::Postgres(options.connect().await?)
+            }
+            None => {
+                let mut options = SqliteStore::options(url).create_if_missing(create);
+                if let Some(pool) = pool {
+                    options = options.max_connections(pool.connections).query_timeout(pool.query_timeout);
+                }
+                Store::Sqlite(options.connect().await?)
+            }
+        };
+        Ok(Self { store: Arc::new(store) })
+    }
+
+    pub(crate) fn store(&self) -> Arc<Store> {
         Arc::clone(&self.store)
     }
 
     /// The write side. Its cache is this process's own and empty: servers see a change in the live row.
-    pub(crate) fn registry(&self) -> TrustRegistry<SqliteStore> {
+    pub(crate) fn registry(&self) -> TrustRegistry<Store> {
         TrustRegistry::new(self.store(), Arc::new(TrustKeyCache::new()))
     }
 

@@ -16,6 +16,8 @@ mod issue_key;
 mod list;
 mod plain;
 mod presented_key;
+mod serve;
+mod store;
 mod trust_text;
 mod verify;
 mod warnings;
@@ -35,17 +37,20 @@ fn main() -> ExitCode {
         Err(exit) => return exit,
     };
     let format = if line.options.json { Format::Json } else { Format::Human };
-    warnings::show();
+    // The service has a log.
+    if !matches!(line.command, Command::Serve(_)) {
+        warnings::show();
+    }
     match runtime(&line.command).and_then(|runtime| runtime.block_on(run(line, format))) {
         Ok(answer) => answer.deliver(),
         Err(failure) => failure.deliver(format),
     }
 }
 
-/// The demo is a server's load and gets a server's runtime; a single change needs no threads.
+/// The service, and the demo, which is a service's load, get a service's runtime; a single change needs no threads.
 fn runtime(command: &Command) -> Result<Runtime, Failure> {
     let mut builder = match command {
-        Command::Demo(_) => Builder::new_multi_thread(),
+        Command::Demo(_) | Command::Serve(_) => Builder::new_multi_thread(),
         _ => Builder::new_current_thread(),
     };
     builder
@@ -64,6 +69,7 @@ async fn run(line: CommandLine, format: Format) -> Result<Answer, Failure> {
         Command::Enable(which) => change(database, format, Change::Enable, &which.trust).await,
         Command::Delete(which) => change(database, format, Change::Delete, &which.trust).await,
         Command::Verify => verify::verify(database, format).await,
+        Command::Serve(settings) => serve::serve(database, format, &settings).await,
         Command::Demo(asked) => demo::demo(format, asked).await,
         Command::Completions { shell } => Ok(completions::completions(format, shell)),
     }

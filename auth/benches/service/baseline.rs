@@ -1,0 +1,58 @@
+//! The baseline of the throughput: an axum route that runs `fetch(id)` and nothing else, in a process of its own, as the service is in one.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::routing::any;
+use trust_auth::{SqliteStore, TrustStore};
+use uuid::Uuid;
+
+/// The argument that makes this program the baseline.
+pub(crate) const WORD: &str = "serve-the-baseline";
+
+/// Serves until it is killed, and tells its address first.
+pub(crate) fn serve(file: &std::path::Path) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        // As `serve` opens it.
+        let store = SqliteStore::options(file).max_connections(8).connect().await.unwrap();
+        let fetch =
+            async |State(store): State<Arc<SqliteStore>>, Path(id): Path<Uuid>| match store.fetch(id).await {
+                Ok(Some(_)) => StatusCode::OK,
+                _ => StatusCode::SERVICE_UNAVAILABLE,
+            };
+        let routes = Router::new().route("/fetch/{id}", any(fetch)).with_state(Arc::new(store));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        println!("{}", listener.local_addr().unwrap());
+        axum::serve(listener, routes).await.unwrap();
+    });
+    ExitCode::SUCCESS
+}
+
+/// The running baseline. Dropped, it is killed.
+pub(crate) struct Baseline {
+    child: Child,
+    pub(crate) address: SocketAddr,
+}
+
+impl Baseline {
+    pub(crate) fn on(file: &std::path::Path) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let mut child = command.arg(WORD).arg(file).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Self { child, address: line.trim().parse().unwrap() }
+    }
+}
+
+impl Drop for Baseline {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,32 @@
+//! An SQLite file with trusts in it.
+
+use std::path::Path;
+
+use tokio::runtime::{Builder, Runtime};
+use trust_auth::{KeyHash, NewTrust, SqliteStore, TrustLedger};
+use uuid::Uuid;
+
+/// The key of one of them.
+pub(crate) fn key(number: usize) -> String {
+    format!("the-key-of-trust-{number}")
+}
+
+/// Writes so many, and gives the id of the last one.
+pub(crate) fn populate(file: &Path, trusts: usize) -> Uuid {
+    runtime().block_on(async {
+        let store =
+            SqliteStore::options(file).create_if_missing(true).durable(false).connect().await.unwrap();
+        let mut id = Uuid::nil();
+        for number in 0..trusts {
+            let new = NewTrust::new(format!("Trust {number}")).unwrap();
+            id = store.insert(new, KeyHash::of(key(number))).await.unwrap().id;
+        }
+        store.close().await;
+        id
+    })
+}
+
+/// For what is asynchronous and not measured.
+pub(crate) fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}

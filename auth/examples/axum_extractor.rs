@@ -1,0 +1,69 @@
+//! An axum application whose handlers know whose key a request carries. It serves itself a few requests, and ends:
+//!
+//! ```text
+//! cargo run -p trust-auth --example axum_extractor
+//! ```
+//!
+//! With the word `serve` after `--`, it goes on serving and says how to ask it by `curl`.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::get;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use trust_auth::{
+    AuthLayer, Authenticated, Authenticator, NewTrust, SqliteStore, TrustKeyCache, TrustRegistry,
+};
+
+async fn greet(Authenticated(trust): Authenticated) -> String {
+    format!("Hello, {}.\n", trust.name)
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    // A database, and a trust in it. The registry shares the cache, so that a revocation counts at once.
+    let folder = tempfile::tempdir()?;
+    let store =
+        SqliteStore::options(folder.path().join("trusts.db")).create_if_missing(true).connect().await?;
+    let (store, cache) = (Arc::new(store), Arc::new(TrustKeyCache::new()));
+    let registry = TrustRegistry::new(Arc::clone(&store), Arc::clone(&cache));
+    let (trust, key) = registry.register(NewTrust::new("St. Mary")?).await?;
+
+    // These two lines are all that an application adds.
+    let authenticator = Authenticator::new(store, cache);
+    let app = Router::new().route("/", get(greet)).layer(AuthLayer::new(authenticator));
+
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let server = tokio::spawn(axum::serve(listener, app).into_future());
+    println!("curl -i -H 'X-Api-Key: {}' http://{address}/", key.expose());
+    if std::env::args().nth(1).is_some_and(|word| word == "serve") {
+        return Ok(server.await??);
+    }
+
+    let good = ask(address, Some(key.expose())).await?;
+    let none = ask(address, None).await?;
+    registry.delete(&trust.id.into()).await?;
+    let revoked = ask(address, Some(key.expose())).await?;
+    for (what, answer) in [("its key", &good), ("no key", &none), ("its key, revoked", &revoked)] {
+        println!("\nWith {what}:\n{}", answer.trim_end());
+    }
+    server.abort();
+    if good.ends_with("Hello, St. Mary.\n") && none.contains(" 401 ") && revoked.contains(" 401 ") {
+        return Ok(());
+    }
+    Err("the answers are not the ones that were expected".into())
+}
+
+/// One request, as a client that is another program would make it.
+async fn ask(address: std::net::SocketAddr, key: Option<&str>) -> Result<String, Box<dyn Error>> {
+    let mut connection = TcpStream::connect(address).await?;
+    let header = key.map(|key| format!("X-Api-Key: {key}\r\n")).unwrap_or_default();
+    let request = format!("GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{header}\r\n");
+    connection.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await?;
+    Ok(answer)
+}

@@ -1,0 +1,93 @@
+//! [`AuthenticatorBuilder`]: an authenticator with other limits than the usual ones.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use trust_key_cache::TrustKeyCache;
+
+use crate::reject_floor::RejectFloor;
+use crate::{Authenticator, TrustStore};
+
+/// Makes an [`Authenticator`]; see [`Authenticator::builder`].
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::{Duration, Instant};
+/// use trust_auth::{Authenticator, MemoryStore, TrustKeyCache};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let authenticator = Authenticator::builder(Arc::new(MemoryStore::new()), Arc::new(TrustKeyCache::new()))
+///     .waiting_limit(256)
+///     .reject_floor(Duration::from_millis(20))
+///     .build();
+/// let begin = Instant::now();
+/// assert!(authenticator.authenticate(Some("no trust has this")).await.is_err());
+/// assert!(begin.elapsed() >= Duration::from_millis(20));
+/// # }
+/// ```
+#[must_use = "a builder does nothing until `build`"]
+pub struct AuthenticatorBuilder<S> {
+    store: Arc<S>,
+    cache: Arc<TrustKeyCache>,
+    waiting_limit: usize,
+    reject_floor: Duration,
+}
+
+impl<S: TrustStore> AuthenticatorBuilder<S> {
+    /// How many requests may wait for a walk to begin, unless another number is given.
+    pub const DEFAULT_WAITING_LIMIT: usize = 1_024;
+
+    pub(crate) fn new(store: Arc<S>, cache: Arc<TrustKeyCache>) -> Self {
+        Self { store, cache, waiting_limit: Self::DEFAULT_WAITING_LIMIT, reject_floor: Duration::ZERO }
+    }
+
+    /// How many requests may wait for a walk to begin; one more is refused as
+    /// [`Overloaded`](crate::AuthError::Overloaded). Default: 1,024. At least 1, to which zero is brought.
+    ///
+    /// As many may be in the walk under way. A larger number lets a flood make walks longer, by some 2 ns for
+    /// each request and row, and refuses fewer of the requests that come with it.
+    pub fn waiting_limit(mut self, requests: usize) -> Self {
+        self.waiting_limit = requests.max(1);
+        self
+    }
+
+    /// How long each refusal takes at least, from the beginning of the request, and in what steps it takes
+    /// longer: one that is not ready after `floor` takes twice that, or three times. Default: zero, which is no
+    /// floor. At most a day.
+    ///
+    /// Without one, the duration of a refusal tells how long a walk takes, and so how many trusts there are. Choose
+    /// a floor above two walks, which is the longest that a miss waits; then all refusals look alike.
+    /// Every refusal has it, also those that read nothing, so that nobody needs to know which are which. A grant
+    /// goes out at once.
+    ///
+    /// A refusal that waits for its time holds nothing but its own memory: bound the connections in front of it. The
+    /// runtime wakes it at a tick of a millisecond, so that it comes up to some milliseconds late, whatever was
+    /// done before. Needs a Tokio runtime with time enabled.
+    pub fn reject_floor(mut self, floor: Duration) -> Self {
+        self.reject_floor = floor;
+        self
+    }
+
+    /// The authenticator. Its clones share all limits.
+    #[must_use]
+    pub fn build(self) -> Authenticator<S> {
+        Authenticator::with_limits(
+            self.store,
+            self.cache,
+            self.waiting_limit,
+            RejectFloor::new(self.reject_floor),
+        )
+    }
+}
+
+impl<S> fmt::Debug for AuthenticatorBuilder<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthenticatorBuilder")
+            .field("waiting_limit", &self.waiting_limit)
+            .field("reject_floor", &self.reject_floor)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,204 @@
+//! The requests of the admin API, one function each.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
+use axum::http::header::LOCATION;
+use axum::http::{Response, StatusCode};
+use axum::response::IntoResponse;
+use serde::{Deserialize, Serialize};
+use trust_auth::{ApiKey, NewTrust, RegistryError, StoreError, Trust, TrustRef, TrustRegistry};
+
+use super::Admin;
+use super::failure::Failure;
+use crate::store::Store;
+
+/// The body of a registration.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Registration {
+    name: String,
+    #[serde(default, deserialize_with = "not_empty")]
+    code: Option<String>,
+    #[serde(default, deserialize_with = "not_empty")]
+    region: Option<String>,
+}
+
+/// A trust.
+#[derive(Serialize)]
+struct One<'a> {
+    trust: &'a Trust,
+}
+
+/// A trust and its new key, which is nowhere else.
+#[derive(Serialize)]
+struct Issued<'a> {
+    trust: &'a Trust,
+    api_key: &'a str,
+}
+
+/// All trusts, by name.
+#[derive(Serialize)]
+struct All {
+    trusts: Vec<Trust>,
+}
+
+/// `POST /admin/trusts`.
+pub(crate) async fn register(
+    State(admin): State<Arc<Admin>>,
+    body: Result<Json<Registration>, JsonRejection>,
+) -> Response<Body> {
+    let registered = async {
+        let Json(asked) = body?;
+        let mut new = NewTrust::new(asked.name)?;
+        if let Some(code) = asked.code {
+            new = new.code(code);
+        }
+        if let Some(region) = asked.region {
+            new = new.region(region);
+        }
+        admin.change("register", async |registry: TrustRegistry<Store>| registry.register(new).await).await
+    };
+    admin.answer("register", registered.await, |(trust, key): &(Trust, ApiKey)| {
+        let location = format!("/admin/trusts/{}", trust.id);
+        (StatusCode::CREATED, [(LOCATION, location)], issued(trust, key)).into_response()
+    })
+}
+
+/// `GET /admin/trusts`.
+pub(crate) async fn list(State(admin): State<Arc<Admin>>) -> Response<Body> {
+    let listed = admin.registry.list().await.map_err(Failure::from);
+    admin.answer("list", listed, |trusts| Json(All { trusts: trusts.clone() }).into_response())
+}
+
+/// `GET /admin/trusts/{trust}`.
+pub(crate) async fn show(State(admin): State<Arc<Admin>>, Path(trust): Path<String>) -> Response<Body> {
+    let which = TrustRef::from(&*trust);
+    // Of the list, because a store has no way to find a name, and needs none: this is not the hot path.
+    let found = admin.registry.list().await.map_err(Failure::from).and_then(|trusts| {
+        let is_meant = |trust: &Trust| match &which {
+            TrustRef::Id(id) => trust.id == *id,
+            TrustRef::Name(name) => trust.name == *name,
+        };
+        trusts
+            .into_iter()
+            .find(is_meant)
+            .ok_or_else(|| Failure::no_such_trust(&StoreError::NoSuchTrust { which: which.clone() }))
+    });
+    admin.answer("show", found, one)
+}
+
+/// `DELETE /admin/trusts/{trust}`.
+pub(crate) async fn delete(State(admin): State<Arc<Admin>>, Path(trust): Path<String>) -> Response<Body> {
+    let which = TrustRef::from(&*trust);
+    let deleted = admin
+        .change("delete", async move |registry: TrustRegistry<Store>| registry.delete(&which).await)
+        .await;
+    admin.answer("delete", deleted, one)
+}
+
+/// `POST /admin/trusts/{trust}/disable`.
+pub(crate) async fn disable(State(admin): State<Arc<Admin>>, Path(trust): Path<String>) -> Response<Body> {
+    let which = TrustRef::from(&*trust);
+    let disabled = admin
+        .change("disable", async move |registry: TrustRegistry<Store>| registry.disable(&which).await)
+        .await;
+    admin.answer("disable", disabled, one)
+}
+
+/// `POST /admin/trusts/{trust}/enable`.
+pub(crate) async fn enable(State(admin): State<Arc<Admin>>, Path(trust): Path<String>) -> Response<Body> {
+    let which = TrustRef::from(&*trust);
+    let enabled = admin
+        .change("enable", async move |registry: TrustRegistry<Store>| registry.enable(&which).await)
+        .await;
+    admin.answer("enable", enabled, one)
+}
+
+/// `POST /admin/trusts/{trust}/rotate`.
+pub(crate) async fn rotate(State(admin): State<Arc<Admin>>, Path(trust): Path<String>) -> Response<Body> {
+    let which = TrustRef::from(&*trust);
+    let rotated = admin
+        .change("rotate", async move |registry: TrustRegistry<Store>| registry.rotate(&which).await)
+        .await;
+    admin.answer("rotate", rotated, |(trust, key): &(Trust, ApiKey)| issued(trust, key))
+}
+
+/// Any other path below `/admin`.
+pub(crate) async fn no_such_path() -> Failure {
+    Failure::no_such_path()
+}
+
+/// Any other method.
+pub(crate) async fn no_such_method() -> Failure {
+    Failure::no_such_method()
+}
+
+impl Admin {
+    /// Makes a change to its end, even if the client goes meanwhile, and logs it.
+    async fn change<T: Changed, F: Future<Output = Result<T, RegistryError>> + Send + 'static>(
+        &self,
+        operation: &'static str,
+        change: impl FnOnce(TrustRegistry<Store>) -> F,
+    ) -> Result<T, Failure> {
+        match tokio::spawn(change(self.registry.clone())).await {
+            Ok(Ok(done)) => {
+                tracing::info!(operation, trust = %done.trust().id, "a trust was changed");
+                Ok(done)
+            }
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(Failure::broken()),
+        }
+    }
+
+    /// The response, counted.
+    fn answer<T>(
+        &self,
+        operation: &'static str,
+        outcome: Result<T, Failure>,
+        response: impl FnOnce(&T) -> Response<Body>,
+    ) -> Response<Body> {
+        self.meters.administered(operation, outcome.as_ref().map_or_else(Failure::kind, |_| "ok"));
+        match outcome {
+            Ok(done) => response(&done),
+            Err(failure) => failure.into_response(),
+        }
+    }
+}
+
+/// What a change came to: the trust, with its new key if it has one.
+trait Changed: Send + 'static {
+    fn trust(&self) -> &Trust;
+}
+
+impl Changed for Trust {
+    fn trust(&self) -> &Trust {
+        self
+    }
+}
+
+impl Changed for (Trust, ApiKey) {
+    fn trust(&self) -> &Trust {
+        &self.0
+    }
+}
+
+fn one(trust: &Trust) -> Response<Body> {
+    Json(One { trust }).into_response()
+}
+
+fn issued(trust: &Trust, key: &ApiKey) -> Response<Body> {
+    Json(Issued { trust, api_key: key.expose() }).into_response()
+}
+
+/// As on the command line: what is not known is left out, not empty.
+fn not_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    if text.as_deref() == Some("") {
+        return Err(serde::de::Error::custom("it is empty; leave it out"));
+    }
+    Ok(text)
+}

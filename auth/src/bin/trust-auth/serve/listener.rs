@@ -1,0 +1,181 @@
+//! [`Listener`]: a socket that accepts connections, no more than its limits allow, and hands each to HTTP.
+//!
+//! It must never end by itself, whatever a client or the kernel does: only the drain ends it, and then whoever has been let into the queue is
+//! served before the socket closes.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use metrics::Gauge;
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tower_service::Service;
+
+use super::connections::Connections;
+use super::limits::Limits;
+use crate::failure::Failure;
+
+/// How many connections the kernel keeps for us while we are at the limit or busy.
+const BACKLOG: i32 = 1_024;
+
+/// How long a client may leave what we sent unacknowledged, and how long a silent peer is believed to be there.
+const DEAD_PEER: Duration = Duration::from_secs(30);
+
+/// How long to wait when the kernel has no connection to give, for want of file descriptors, say. Not to try at once: the loop would spin.
+const AFTER_A_FAILURE: Duration = Duration::from_millis(100);
+
+/// One listening socket.
+pub(crate) struct Listener {
+    name: &'static str,
+    socket: TcpListener,
+    address: SocketAddr,
+    limits: Limits,
+}
+
+impl Listener {
+    /// Takes the address. Clients may connect from now on; they are answered from [`serve`](Self::serve) on.
+    pub(crate) fn bind(name: &'static str, address: SocketAddr, limits: &Limits) -> Result<Self, Failure> {
+        let bound = open(address).and_then(|socket| Ok((socket.local_addr()?, socket)));
+        let (address, socket) = bound.map_err(|error| {
+            Failure::new(
+                "listen",
+                format!(
+                    "cannot listen at {address}: {error}; choose another address for the {name} listener"
+                ),
+            )
+        })?;
+        Ok(Self { name, socket, address, limits: limits.clone() })
+    }
+
+    /// The address, with the port that the kernel chose if it was to.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Accepts and serves until the drain says stop; what is under way then is finished by [`Connections`].
+    pub(crate) async fn serve(self, routes: Router, connections: Connections, open: Gauge) {
+        let room = Arc::new(Semaphore::new(self.limits.connections));
+        let http = Arc::new(http(&self.limits));
+        let serve = |stream: TcpStream, place: OwnedSemaphorePermit| {
+            let open = open.clone();
+            let connection = converse(stream, Arc::clone(&http), routes.clone(), connections.clone());
+            tokio::spawn(async move {
+                open.increment(1.0);
+                connection.await;
+                open.decrement(1.0);
+                drop(place);
+            });
+        };
+        loop {
+            // At the limit nothing is accepted, rather than accepted and refused: the queue is the kernel's.
+            let accepted = async {
+                let place = Arc::clone(&room).acquire_owned().await.ok();
+                (place, self.socket.accept().await)
+            };
+            tokio::select! {
+                biased;
+                () = connections.drain().stopped() => break,
+                (place, accepted) = accepted => match (place, accepted) {
+                    (Some(place), Ok((stream, _))) => serve(stream, place),
+                    (_, Err(error)) if is_of_the_client(&error) => {}
+                    (_, Err(error)) => {
+                        tracing::warn!(listener = self.name, %error, "cannot accept a connection; trying again");
+                        tokio::time::sleep(AFTER_A_FAILURE).await;
+                    }
+                    // The semaphore is never closed.
+                    (None, Ok(_)) => {}
+                },
+            }
+        }
+        // Those in the queue have connected, and may have sent their request: closing the socket would reset them.
+        while let Ok(place) = Arc::clone(&room).try_acquire_owned() {
+            match at_once(&self.socket).await {
+                Some(Ok((stream, _))) => serve(stream, place),
+                Some(Err(error)) if is_of_the_client(&error) => {}
+                Some(Err(_)) | None => break,
+            }
+        }
+    }
+}
+
+/// HTTP/1.1 alone: it is what every proxy speaks to a forward-auth service, and one protocol has one set of limits.
+fn http(limits: &Limits) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_header_size(limits.header_bytes)
+        .max_buf_size(limits.header_bytes.max(64 * 1024));
+    http
+}
+
+/// One connection, to its end.
+async fn converse(stream: TcpStream, http: Arc<http1::Builder>, routes: Router, connections: Connections) {
+    // Answers are small, and each is written in one go.
+    let _ = stream.set_nodelay(true);
+    let drain = connections.drain().clone();
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let answered = routes.clone().call(request);
+        let drain = drain.clone();
+        async move {
+            let Ok(mut response): Result<Response<Body>, Infallible> = answered.await;
+            if drain.is_draining() {
+                // Tells the client to send nothing more here, so that nothing is under way when the connection closes.
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
+    });
+    // Its errors are the client's: a time-out, a reset, garbage. hyper has answered those that can be answered.
+    let connection = http.serve_connection(TokioIo::new(stream), answer);
+    if let Err(error) = connections.converse(connection).await {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+fn open(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // So that a restart need not wait for the last connections' TIME_WAIT to pass. On Windows it would let others take the port.
+    #[cfg(not(windows))]
+    socket.set_reuse_address(true)?;
+    // Inherited by what is accepted. No time-out of HTTP ends a connection whose client reads nothing of what it asked for.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    socket.set_tcp_user_timeout(Some(DEAD_PEER))?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(DEAD_PEER))?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// The next connection of the queue, if there is one now.
+async fn at_once(socket: &TcpListener) -> Option<io::Result<(TcpStream, SocketAddr)>> {
+    poll_fn(|context| {
+        Poll::Ready(match socket.poll_accept(context) {
+            Poll::Ready(accepted) => Some(accepted),
+            Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+/// Whether the connection failed that was to be accepted, rather than the accepting.
+fn is_of_the_client(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+    )
+}

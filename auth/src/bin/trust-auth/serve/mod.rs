@@ -1,0 +1,139 @@
+//! `serve`: the authenticator as a service that any proxy asks before it lets a request through (forward-auth).
+//!
+//! Puts the parts together and takes them apart again in order: database, cache, watcher, two listeners, metrics, drain. It must never begin
+//! to answer before all of them stand, and never end while an answer is owed and the drain's bound is not over.
+
+mod admin;
+mod alarm;
+mod connections;
+mod drain;
+mod identity;
+mod limits;
+mod listener;
+mod logs;
+mod meters;
+mod probes;
+mod public;
+mod settings;
+mod verdict;
+mod walks;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+use trust_auth::{Authenticator, TrustRegistry};
+
+pub(crate) use self::settings::Settings;
+
+use self::admin::Admin;
+use self::connections::Connections;
+use self::drain::Drain;
+use self::listener::Listener;
+use self::meters::Meters;
+use self::probes::Probes;
+use self::verdict::Verdict;
+use self::walks::Walks;
+use crate::answer::{Answer, Format};
+use crate::database::{Database, IfMissing};
+use crate::failure::Failure;
+use crate::interrupt::Interrupt;
+
+/// Serves until a signal ends it. Returns when every answer that was owed is given.
+pub(crate) async fn serve(url: &Path, format: Format, settings: &Settings) -> Result<Answer, Failure> {
+    settings.check()?;
+    logs::start(settings.log_format, settings.log_level);
+    // Before anything is open: from here on, a signal ends the service in order.
+    let interrupt = Interrupt::listen()
+        .map_err(|error| Failure::new("signals", format!("cannot listen for signals: {error}")))?;
+
+    let database = Database::open_with(url, IfMissing::Create, Some(settings.pool())).await?;
+    let cache = Arc::new(settings.cache()?);
+    // Before the first request: what changes from now on is heard of.
+    let watcher = Arc::new(database.store().watch(Arc::clone(&cache)));
+    let recorder = meters::recorder();
+    let walks = Arc::new(Walks::over(database.store(), meters::walk_seconds(&recorder)));
+    let builder = Authenticator::builder(Arc::clone(&walks), Arc::clone(&cache));
+    let authenticator = settings.limit(builder).build();
+
+    let drain = Drain::new();
+    let meters = Arc::new(Meters::new(
+        recorder,
+        authenticator.clone(),
+        walks,
+        Arc::clone(&cache),
+        Arc::clone(&watcher),
+    ));
+    let probes = Arc::new(Probes::new(database.store(), watcher, drain.clone()));
+    let verdict =
+        Verdict::new(authenticator, settings.key_header(), settings.request_timeout, Arc::clone(&meters));
+
+    let main = Listener::bind("main", settings.listen, &settings.limits())?;
+    let admin = match settings.admin_listen.address() {
+        Some(address) => Some(Listener::bind("admin", address, &limits::Limits::of_admin(settings))?),
+        None => None,
+    };
+    let serving = Serving {
+        listen: main.address(),
+        admin_listen: admin.as_ref().map(Listener::address),
+        database: database.store().described(),
+        settings,
+    };
+    serving.announce(format);
+
+    let connections = Connections::new(drain.clone());
+    let upkeep = tokio::spawn(Arc::clone(&meters).keep_up());
+    let on_main = (!settings.metrics_on_admin_only).then_some(&meters);
+    let routes = public::routes(verdict, &probes, on_main);
+    let mut listeners =
+        vec![tokio::spawn(main.serve(routes, connections.clone(), meters.connections("main")))];
+    if let Some(admin) = admin {
+        let registry = TrustRegistry::new(database.store(), cache);
+        let api =
+            Admin::new(registry, settings.admin_key_sha256, settings.request_timeout, Arc::clone(&meters));
+        let routes = admin::routes(api).merge(public::for_probes(&probes, Some(&meters)));
+        listeners.push(tokio::spawn(admin.serve(routes, connections.clone(), meters.connections("admin"))));
+    }
+
+    let end = drain.run(interrupt, listeners, &connections, settings.drain_delay, settings.drain_timeout);
+    let outcome = end.await;
+    upkeep.abort();
+    database.close().await;
+    outcome.map(|()| Answer::nothing())
+}
+
+/// What is served, where and how, for whoever started it: without the database's password, and without the admin key's digest.
+#[derive(Serialize)]
+struct Serving<'a> {
+    listen: SocketAddr,
+    admin_listen: Option<SocketAddr>,
+    database: String,
+    settings: &'a Settings,
+}
+
+impl Serving<'_> {
+    /// One line on standard output, which is where a supervisor finds the port, and one in the log.
+    fn announce(&self, format: Format) {
+        #[derive(Serialize)]
+        struct Envelope<'a> {
+            serving: &'a Serving<'a>,
+        }
+        Answer::new(format, &Envelope { serving: self }, || {
+            let admin = self
+                .admin_listen
+                .map_or("off".to_owned(), |address| format!("http://{address}/admin/trusts"));
+            format!("Serving http://{}/verify from {}; admin API: {admin}.", self.listen, self.database)
+        })
+        .deliver();
+        let admin_listen =
+            self.admin_listen.map(|address| address.to_string()).unwrap_or_else(|| "off".to_owned());
+        self.settings.log(self.listen, &admin_listen, &self.database);
+        if self.settings.admin_key_sha256.is_none() && self.admin_listen.is_some() {
+            tracing::info!("the admin API refuses everything: no --admin-key-sha256 is configured");
+        }
+        if let Some(address) = self.admin_listen.filter(|address| !address.ip().is_loopback()) {
+            tracing::warn!(%address, "the admin API is not on a loopback address: its key and new API keys travel in clear text");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! [`Verdict`]: what `/verify` answers.
+//!
+//! The hot path of the service. Nothing of the request is copied but its digest, and nothing is logged; the request's body is not read.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::CACHE_CONTROL;
+use axum::http::{HeaderMap, HeaderValue, Response};
+use trust_auth::{AuthError, Authenticator, KeyHeader, Path, StoreError, Trust};
+
+use super::alarm::Alarm;
+use super::identity;
+use super::meters::Meters;
+use super::walks::Walks;
+
+/// How requests are judged.
+pub(crate) struct Verdict {
+    authenticator: Authenticator<Walks>,
+    key_header: KeyHeader,
+    limit: Duration,
+    meters: Arc<Meters>,
+    alarm: Alarm,
+}
+
+impl Verdict {
+    /// By this authenticator, on the key in this header, within this time.
+    pub(crate) fn new(
+        authenticator: Authenticator<Walks>,
+        key_header: KeyHeader,
+        limit: Duration,
+        meters: Arc<Meters>,
+    ) -> Self {
+        Self { authenticator, key_header, limit, meters, alarm: Alarm::new() }
+    }
+
+    async fn of(&self, headers: &HeaderMap) -> (Result<Trust, AuthError>, Path) {
+        let attempt = self.authenticator.attempt_headers(headers, &self.key_header);
+        match tokio::time::timeout(self.limit, attempt).await {
+            Ok(attempt) => (attempt.result, attempt.path),
+            Err(_) => (Err(AuthError::Unavailable(StoreError::Timeout { after: self.limit })), Path::Sweep),
+        }
+    }
+}
+
+/// `/verify`, of any method: 200 with the identity, or a refusal.
+pub(crate) async fn verify(State(verdict): State<Arc<Verdict>>, request: Request) -> Response<Body> {
+    let begun = Instant::now();
+    let (result, path) = verdict.of(request.headers()).await;
+    verdict.meters.answered(&result, path, begun);
+    match result {
+        Ok(trust) => grant(&trust),
+        Err(error) => {
+            if let AuthError::Unavailable(cause) = &error {
+                verdict.alarm.raise(cause);
+            }
+            error.to_response()
+        }
+    }
+}
+
+fn grant(trust: &Trust) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    // A proxy that kept a grant would let in what was revoked since.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    identity::announce(trust, headers);
+    response
+}

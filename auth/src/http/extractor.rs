@@ -1,0 +1,70 @@
+//! [`Authenticated`]: the trust of a request, as an argument of an axum handler.
+
+use axum_core::extract::FromRequestParts;
+use axum_core::response::{IntoResponse, Response};
+use http::StatusCode;
+use http::request::Parts;
+
+use crate::{AuthError, Trust};
+
+/// The trust that the request was granted as: what the [`AuthLayer`](crate::AuthLayer) in front has found.
+///
+/// It reads nothing and decides nothing. On a route that no layer is in front of, the request is refused with a
+/// [`NotAuthenticated`]: a layer that was forgotten opens no door.
+///
+/// # Examples
+///
+/// ```
+/// use axum::Router;
+/// use axum::routing::get;
+/// use trust_auth::{AuthLayer, Authenticated};
+/// # use std::sync::Arc;
+/// # use axum::body::Body;
+/// # use http::Request;
+/// # use tower::ServiceExt;
+/// # use trust_auth::{Authenticator, KeyHash, MemoryStore, NewTrust, TrustKeyCache, TrustLedger};
+///
+/// async fn greet(Authenticated(trust): Authenticated) -> String {
+///     format!("Hello, {}.", trust.name)
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let store = Arc::new(MemoryStore::new());
+/// # store.insert(NewTrust::new("St. Mary")?, KeyHash::of("key")).await?;
+/// # let authenticator = Authenticator::new(store, Arc::new(TrustKeyCache::new()));
+/// let app: Router = Router::new().route("/", get(greet)).layer(AuthLayer::new(authenticator));
+/// # let request = Request::builder().uri("/").header("X-Api-Key", "key").body(Body::empty())?;
+/// # assert_eq!(app.clone().oneshot(request).await?.status(), 200);
+/// # assert_eq!(app.oneshot(Request::builder().uri("/").body(Body::empty())?).await?.status(), 401);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authenticated(pub Trust);
+
+impl<T: Sync> FromRequestParts<T> for Authenticated {
+    type Rejection = NotAuthenticated;
+
+    async fn from_request_parts(parts: &mut Parts, _: &T) -> Result<Self, NotAuthenticated> {
+        parts.extensions.get().cloned().map(Self).ok_or(NotAuthenticated)
+    }
+}
+
+/// A handler asks for a trust, and no [`AuthLayer`](crate::AuthLayer) is in front of it: a fault of the
+/// application, not of the request. 500.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no AuthLayer is in front of this route; add one to the router")]
+pub struct NotAuthenticated;
+
+impl IntoResponse for NotAuthenticated {
+    fn into_response(self) -> Response {
+        tracing::error!("{self}");
+        StatusCode::INTERNAL_SERVER_ERROR.into_response()
+    }
+}
+
+impl IntoResponse for AuthError {
+    /// As [`to_response`](AuthError::to_response).
+    fn into_response(self) -> Response {
+        self.to_response()
+    }
+}

@@ -1,0 +1,151 @@
+//! [`AuthLayer`]: asks an authenticator before a service sees a request, and lets nothing through that was not granted.
+
+use std::fmt;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::KeyHeader;
+use crate::{AuthError, Authenticator, TrustStore};
+
+/// A [`tower`](https://docs.rs/tower) layer around a service whose requests need a key.
+///
+/// A request that is granted reaches the service with its [`Trust`](crate::Trust) among its extensions, where the
+/// extractor `Authenticated` finds it. Any other gets the [response](AuthError::to_response) of its refusal, and the
+/// service never hears of it. The key's header is marked as sensitive before the service sees it, so that `Debug` does not
+/// show its value.
+///
+/// A store that fails is logged by [`tracing`] as a warning, with its cause and without key or digest.
+///
+/// # Examples
+///
+/// ```
+/// use std::convert::Infallible;
+/// use std::sync::Arc;
+/// use http::{Request, Response};
+/// use tower::{Layer, ServiceExt, service_fn};
+/// use trust_auth::{AuthLayer, Authenticator, KeyHash, MemoryStore, NewTrust, Trust, TrustKeyCache, TrustLedger};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let store = Arc::new(MemoryStore::new());
+/// # store.insert(NewTrust::new("St. Mary")?, KeyHash::of("key")).await?;
+/// # let authenticator = Authenticator::new(store, Arc::new(TrustKeyCache::new()));
+/// let greet = service_fn(async |request: Request<String>| {
+///     let trust: &Trust = request.extensions().get().expect("the layer is in front");
+///     Ok::<_, Infallible>(Response::new(format!("Hello, {}.", trust.name)))
+/// });
+/// let service = AuthLayer::new(authenticator).layer(greet);
+///
+/// let request = Request::builder().header("X-Api-Key", "key").body(String::new())?;
+/// assert_eq!(service.clone().oneshot(request).await?.body(), "Hello, St. Mary.");
+///
+/// assert_eq!(service.oneshot(Request::default()).await?.status(), 401);
+/// # Ok(()) }
+/// ```
+pub struct AuthLayer<S> {
+    authenticator: Authenticator<S>,
+    header: Arc<KeyHeader>,
+}
+
+impl<S: TrustStore> AuthLayer<S> {
+    /// A layer that asks this authenticator, for the key in `X-Api-Key`.
+    #[must_use]
+    pub fn new(authenticator: Authenticator<S>) -> Self {
+        Self { authenticator, header: Arc::default() }
+    }
+
+    /// Has the key in another header.
+    #[must_use]
+    pub fn header(mut self, header: KeyHeader) -> Self {
+        self.header = Arc::new(header);
+        self
+    }
+}
+
+impl<S, I> Layer<I> for AuthLayer<S> {
+    type Service = AuthService<S, I>;
+
+    fn layer(&self, inner: I) -> Self::Service {
+        AuthService { layer: self.clone(), inner }
+    }
+}
+
+/// A service behind an [`AuthLayer`].
+pub struct AuthService<S, I> {
+    layer: AuthLayer<S>,
+    inner: I,
+}
+
+impl<S, I, B, R> Service<Request<B>> for AuthService<S, I>
+where
+    S: TrustStore,
+    I: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
+    I::Future: Send,
+    B: Send + 'static,
+    R: From<&'static str>,
+{
+    type Response = Response<R>;
+    type Error = I::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<R>, I::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), I::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        // The one that was made ready is the one that has to be called.
+        let clone = self.inner.clone();
+        let mut inner = mem::replace(&mut self.inner, clone);
+        let AuthLayer { authenticator, header } = self.layer.clone();
+        Box::pin(async move {
+            let (mut parts, body) = request.into_parts();
+            match authenticator.attempt_headers(&parts.headers, &header).await.result {
+                Ok(trust) => {
+                    if let Some(key) = parts.headers.get_mut(header.name()) {
+                        key.set_sensitive(true);
+                    }
+                    parts.extensions.insert(trust);
+                    inner.call(Request::from_parts(parts, body)).await
+                }
+                Err(refused) => {
+                    if let AuthError::Unavailable(cause) = &refused {
+                        tracing::warn!(kind = cause.kind(), %cause, "a request could not be authenticated");
+                    }
+                    Ok(refused.to_response())
+                }
+            }
+        })
+    }
+}
+
+impl<S> Clone for AuthLayer<S> {
+    fn clone(&self) -> Self {
+        Self { authenticator: self.authenticator.clone(), header: Arc::clone(&self.header) }
+    }
+}
+
+impl<S, I: Clone> Clone for AuthService<S, I> {
+    fn clone(&self) -> Self {
+        Self { layer: self.layer.clone(), inner: self.inner.clone() }
+    }
+}
+
+impl<S> fmt::Debug for AuthLayer<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthLayer")
+            .field("authenticator", &self.authenticator)
+            .field("header", &self.header)
+            .finish()
+    }
+}
+
+impl<S, I: fmt::Debug> fmt::Debug for AuthService<S, I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthService").field("layer", &self.layer).field("inner", &self.inner).finish()
+    }
+}

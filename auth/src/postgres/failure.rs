@@ -1,0 +1,110 @@
+//! What an error of PostgreSQL means for whoever sees it.
+//!
+//! The server's messages quote values: a digest that is not unique, a name that is too long. None of them is passed on, only the code
+//! and the names of columns and constraints; the server's own log has the rest.
+
+use sqlx::postgres::PgDatabaseError;
+
+use super::location::Location;
+use crate::StoreError;
+
+/// What failed, without any value.
+#[derive(Debug, thiserror::Error)]
+enum Cause {
+    #[error("PostgreSQL reported error {code}{}; its log tells more", about.as_deref().map_or(String::new(), |about| format!(" about {about}")))]
+    Server { code: String, about: Option<String> },
+    #[error("the driver did not understand the server's answer")]
+    Driver,
+}
+
+/// Whether the connection is gone, so that another one may do better.
+pub(super) fn is_lost(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::PoolClosed => true,
+        // 57P: an administrator or a crash ends the session. 08: the connection itself. 25P03: it idled in a transaction.
+        error => code(error)
+            .is_some_and(|code| code.starts_with("57P") || code.starts_with("08") || code == "25P03"),
+    }
+}
+
+/// The diagnosis of an error during an operation.
+pub(super) fn failed(error: &sqlx::Error, location: &Location, after: std::time::Duration) -> StoreError {
+    if is_lost(error) {
+        return StoreError::Unreachable;
+    }
+    let Some(database) = database(error) else { return StoreError::Other(Cause::Driver.into()) };
+    let column = database.column().unwrap_or("unknown");
+    match database.code() {
+        // query_canceled: the statement's time limit. The caller's own comes a little later.
+        "57014" => StoreError::Timeout { after },
+        // lock_not_available, deadlock_detected, serialization_failure.
+        "55P03" | "40P01" | "40001" => StoreError::Busy,
+        // read_only_sql_transaction
+        "25006" => StoreError::ReadOnly { server: location.to_string() },
+        // undefined_table, undefined_column, datatype_mismatch, cannot_coerce, undefined_function, and "cached plan must not
+        // change result type": the table is not what it was when the store was opened.
+        "42P01" | "42703" | "42804" | "42846" | "42883" | "0A000" => schema(
+            location,
+            "its table `trust` is gone or was changed while it was open; restore it, or start again",
+        ),
+        // insufficient_privilege
+        "42501" => schema(
+            location,
+            "this role may not do that; grant it SELECT, INSERT, UPDATE and DELETE on the table `trust`",
+        ),
+        // not_null_violation
+        "23502" => schema(
+            location,
+            &format!("its table `trust` has a column `{column}` that must be filled; give it a default"),
+        ),
+        // string_data_right_truncation
+        "22001" => schema(location, "a column of its table `trust` is too short for this; make it longer"),
+        // invalid_byte_sequence / character_not_in_repertoire: the one text that PostgreSQL cannot hold.
+        "22021" => schema(location, "a text has a character that it cannot hold, such as NUL; leave it out"),
+        // disk_full, out_of_memory and the like.
+        code if code.starts_with("53") => StoreError::CannotConnect {
+            server: location.to_string(),
+            reason: "it has run out of disk, memory or connections; make room".into(),
+        },
+        _ => StoreError::Other(server_cause(database).into()),
+    }
+}
+
+/// The diagnosis of an attempt to connect that failed.
+pub(super) fn connect_failed(error: &sqlx::Error, location: &Location) -> StoreError {
+    let reason = match (error, code(error).unwrap_or_default()) {
+        (sqlx::Error::Io(error), _) => format!("{error}; check the address, and that it runs"),
+        (sqlx::Error::Tls(error), _) => format!("{error}; check its certificate, and `sslmode`"),
+        (sqlx::Error::Configuration(_), _) => {
+            "its certificate or key file cannot be read; check `sslrootcert`, `sslcert` and `sslkey`".into()
+        }
+        (_, "28P01") => "it refused the password; check user and password".into(),
+        (_, "28000") => "it refused the login; check the user, and its pg_hba.conf".into(),
+        (_, "42501") => "it does not let this role connect; grant it CONNECT on the database".into(),
+        (_, "3D000") => "it has no such database; create it, or check its name".into(),
+        (_, "53300") => {
+            "it has no connection left for this role; raise its limit, or lower max_connections here".into()
+        }
+        (_, "57P03") => "it is starting or stopping; try again".into(),
+        (_, "") => "it does not speak PostgreSQL's protocol; check the address".into(),
+        (_, code) => format!("it reported error {code}; its log tells more"),
+    };
+    StoreError::CannotConnect { server: location.to_string(), reason }
+}
+
+pub(super) fn schema(location: &Location, reason: &str) -> StoreError {
+    StoreError::Schema { path: location.to_string().into(), reason: reason.into() }
+}
+
+fn database(error: &sqlx::Error) -> Option<&PgDatabaseError> {
+    error.as_database_error()?.try_downcast_ref()
+}
+
+fn code(error: &sqlx::Error) -> Option<&str> {
+    database(error).map(PgDatabaseError::code)
+}
+
+fn server_cause(error: &PgDatabaseError) -> Cause {
+    let name = error.constraint().or(error.column()).or(error.table());
+    Cause::Server { code: error.code().into(), about: name.map(|name| format!("`{name}`")) }
+}

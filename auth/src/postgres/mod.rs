@@ -1,0 +1,354 @@
+//! [`PostgresStore`]: the trusts in a table of PostgreSQL.
+//!
+//! Every operation has a time limit, here and on the server, every write is one transaction, no statement looks a row up by
+//! its digest, and nothing is read from a replica.
+
+mod failure;
+mod location;
+mod notice;
+mod options;
+mod pool;
+mod row;
+mod schema;
+mod watch;
+
+use std::fmt;
+use std::time::Duration;
+
+use sqlx::postgres::PgRow;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use trust_key_cache::KeyHash;
+use uuid::Uuid;
+
+pub use options::PostgresOptions;
+
+use self::failure::{failed, is_lost};
+use self::pool::{Connector, Lent, Pool};
+use crate::trust::now;
+use crate::{Candidates, Change, NewTrust, StoreError, Trust, TrustLedger, TrustRef, TrustStore};
+
+/// How long closing may take. Connections that take longer are cut.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// The trusts in the table `trust` of a PostgreSQL database (made for version 15), through pools of connections. A clone shares them.
+///
+/// The table may be one that another program has made and uses; its rows and columns stay as they are. Which schema it is
+/// in is told by the role's `search_path`, or by `options[search_path]` in the URL.
+///
+/// # What is promised
+///
+/// * **Live reads.** A connection to a replica, or to a server that takes no writes, is refused as
+///   [`StoreError::ReadOnly`], and each read carries the question along, so that a pooler that changes servers
+///   does not go unnoticed.
+/// * **Bounded time.** Connecting, waiting for a connection, waiting for a lock, and each operation as a whole have limits
+///   ([`PostgresOptions`]), kept here and, for statements, on the server as well.
+/// * **Recovery.** Connections are made when they are needed. One that died in the pool is replaced within the read that finds
+///   it dead, so that the first request after the server's return is answered.
+/// * **Durability.** A commit is on disk when it is reported, also where `synchronous_commit` is off for the
+///   database: a revocation that came undone would let its key in again.
+///
+/// Statements are prepared, once for each connection. They do not survive PgBouncer's transaction pooling before its
+/// version 1.21, and `LISTEN` does not survive it at all: connect to PostgreSQL itself.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::sync::Arc;
+/// use trust_auth::{Authenticator, PostgresStore, TrustKeyCache};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = Arc::new(PostgresStore::options("postgres://trust_auth@db.example/trusts").connect().await?);
+/// let cache = Arc::new(TrustKeyCache::new());
+/// // Evicts what other processes change; keep it as long as the cache.
+/// let watcher = store.watch(Arc::clone(&cache));
+/// let authenticator = Authenticator::new(store, cache);
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct PostgresStore {
+    readers: Pool,
+    writers: Pool,
+    connector: Connector,
+}
+
+/// A transaction. Dropped without [`commit`](Self::commit), its connection is closed, and the server rolls back.
+struct Write<'a> {
+    lent: Lent,
+    store: &'a PostgresStore,
+}
+
+impl PostgresStore {
+    /// How to open a database: a URL such as `postgres://user:password@host:5432/database?sslmode=verify-full`.
+    ///
+    /// Nothing is looked at before [`PostgresOptions::connect`].
+    pub fn options(url: &str) -> PostgresOptions {
+        PostgresOptions::new(url)
+    }
+
+    /// The server and the database, as a URL without user and password.
+    #[must_use]
+    pub fn server(&self) -> String {
+        self.connector.location.to_string()
+    }
+
+    /// Closes all connections that nobody uses, waits until they are closed, and closes the others when they are given back.
+    /// Operations of any clone give [`StoreError::Unreachable`] from then on.
+    pub async fn close(&self) {
+        for pool in [&self.writers, &self.readers] {
+            let idle = pool.retain(|_, _| false).removed;
+            pool.close();
+            for connection in idle {
+                // It says goodbye, for the sake of the server's log.
+                let _ = tokio::time::timeout(CLOSING, sqlx::Connection::close(connection)).await;
+            }
+        }
+    }
+
+    fn new(readers: Pool, writers: Pool, connector: Connector) -> Self {
+        Self { readers, writers, connector }
+    }
+
+    /// Runs an operation under the query timeout.
+    async fn within<T>(
+        &self,
+        operation: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        let limit = self.connector.query_timeout;
+        match tokio::time::timeout(limit, operation).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(StoreError::Timeout { after: limit }),
+        }
+    }
+
+    /// What to make of an error of the driver.
+    fn failed(&self, error: &sqlx::Error) -> StoreError {
+        failed(error, &self.connector.location, self.connector.query_timeout)
+    }
+
+    /// Reads rows, each through `read`, whose first column tells whether the server is a replica.
+    ///
+    /// A connection that was used before may have died meanwhile, as after a restart of the server: the read is then done once more,
+    /// on a new one.
+    async fn rows<T: Send + Unpin>(
+        &self,
+        sql: &'static str,
+        id: Option<Uuid>,
+        read: impl Fn(&PgRow) -> T + Send + Sync,
+    ) -> Result<Vec<T>, StoreError> {
+        let mut may_repeat = true;
+        loop {
+            let mut lent = Lent::from(&self.readers).await?;
+            let query = match id {
+                Some(id) => sqlx::query(sql).bind(id),
+                None => sqlx::query(sql),
+            };
+            let rows = query
+                .try_map(|row| Ok((!row::is_replica(&row)).then(|| read(&row))))
+                .fetch_all(lent.connection()?)
+                .await;
+            match rows {
+                Ok(rows) => {
+                    let rows: Option<Vec<T>> = rows.into_iter().collect();
+                    let Some(rows) = rows else {
+                        return Err(StoreError::ReadOnly { server: self.server() });
+                    };
+                    lent.give_back();
+                    return Ok(rows);
+                }
+                Err(error) if may_repeat && is_lost(&error) && !lent.is_fresh() => {
+                    may_repeat = false;
+                    // What has befallen one of them has befallen all, as a rule.
+                    drop(self.readers.retain(|_, _| false));
+                }
+                Err(error) => return Err(self.failed(&error)),
+            }
+        }
+    }
+
+    async fn begin(&self) -> Result<Write<'_>, StoreError> {
+        let mut may_repeat = true;
+        loop {
+            let mut lent = Lent::from(&self.writers).await?;
+            // Each statement sees what was committed before it, whatever the database's default. READ WRITE is refused by a
+            // server that has become a replica.
+            let begun = sqlx::raw_sql("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+                .execute(lent.connection()?)
+                .await;
+            match begun {
+                Ok(_) => return Ok(Write { lent, store: self }),
+                Err(error) if may_repeat && is_lost(&error) && !lent.is_fresh() => {
+                    may_repeat = false;
+                    drop(self.writers.retain(|_, _| false));
+                }
+                Err(error) => return Err(self.failed(&error)),
+            }
+        }
+    }
+}
+
+impl TrustStore for PostgresStore {
+    async fn fetch(&self, id: Uuid) -> Result<Option<Trust>, StoreError> {
+        // Always one row, so that the server's answer to the question is there too where the trust is not.
+        let sql = "SELECT server.is_replica, id, name::text, code::text, region::text, api_key_hash::text, \
+                   created_at::timestamptz, last_heartbeat::timestamptz, disabled_at::timestamptz \
+                   FROM (SELECT pg_is_in_recovery() AS is_replica) AS server LEFT JOIN trust ON id = $1";
+        let found = self.within(self.rows(sql, Some(id), row::trust)).await?;
+        found.into_iter().next().transpose().map(Option::flatten)
+    }
+
+    async fn candidates(&self) -> Result<Candidates, StoreError> {
+        let sql = "SELECT server.is_replica, id, api_key_hash::text \
+                   FROM (SELECT pg_is_in_recovery() AS is_replica) AS server \
+                   LEFT JOIN trust ON api_key_hash IS NOT NULL AND disabled_at IS NULL ORDER BY created_at, id";
+        let rows = self.within(self.rows(sql, None, row::candidate)).await?;
+        let mut candidates = Candidates::with_capacity(rows.len());
+        for (id, hash) in rows.into_iter().flatten() {
+            candidates.push(id, hash);
+        }
+        Ok(candidates)
+    }
+}
+
+impl TrustLedger for PostgresStore {
+    async fn insert(&self, new: NewTrust, hash: KeyHash) -> Result<Trust, StoreError> {
+        self.within(async {
+            let trust = new.into_trust(hash);
+            let mut write = self.begin().await?;
+            let query = sqlx::query(
+                "INSERT INTO trust (id, name, code, region, api_key_hash, created_at) \
+                 VALUES ($1, $2, $3, $4, $5, $6::text::timestamptz) ON CONFLICT (name) DO NOTHING",
+            )
+            .bind(trust.id)
+            .bind(&trust.name)
+            .bind(&trust.code)
+            .bind(&trust.region)
+            .bind(hash.to_string())
+            .bind(time_text(trust.created_at)?);
+            let done = query.execute(write.lent.connection()?).await.map_err(|error| self.failed(&error))?;
+            if done.rows_affected() == 0 {
+                return Err(StoreError::NameTaken { name: trust.name });
+            }
+            write.commit().await?;
+            Ok(trust)
+        })
+        .await
+    }
+
+    async fn replace_hash(&self, which: &TrustRef, hash: KeyHash) -> Result<Change, StoreError> {
+        self.within(async {
+            let mut write = self.begin().await?;
+            let mut trust = write.find(which).await?;
+            let query = sqlx::query("UPDATE trust SET api_key_hash = $2 WHERE id = $1")
+                .bind(trust.id)
+                .bind(hash.to_string());
+            let done = query.execute(write.lent.connection()?).await.map_err(|error| self.failed(&error))?;
+            write.changed(done.rows_affected())?;
+            write.commit().await?;
+            let former_hash = trust.api_key_hash.replace(hash);
+            Ok(Change { trust, former_hash })
+        })
+        .await
+    }
+
+    async fn set_enabled(&self, which: &TrustRef, enabled: bool) -> Result<Change, StoreError> {
+        self.within(async {
+            let mut write = self.begin().await?;
+            let mut trust = write.find(which).await?;
+            trust.disabled_at = if enabled { None } else { trust.disabled_at.or_else(|| Some(now())) };
+            let query = sqlx::query("UPDATE trust SET disabled_at = $2::text::timestamptz WHERE id = $1")
+                .bind(trust.id)
+                .bind(trust.disabled_at.map(time_text).transpose()?);
+            let done = query.execute(write.lent.connection()?).await.map_err(|error| self.failed(&error))?;
+            write.changed(done.rows_affected())?;
+            write.commit().await?;
+            let former_hash = trust.api_key_hash;
+            Ok(Change { trust, former_hash })
+        })
+        .await
+    }
+
+    async fn delete(&self, which: &TrustRef) -> Result<Change, StoreError> {
+        self.within(async {
+            let mut write = self.begin().await?;
+            let trust = write.find(which).await?;
+            let query = sqlx::query("DELETE FROM trust WHERE id = $1").bind(trust.id);
+            let done = query.execute(write.lent.connection()?).await.map_err(|error| self.failed(&error))?;
+            write.changed(done.rows_affected())?;
+            write.commit().await?;
+            let former_hash = trust.api_key_hash;
+            Ok(Change { trust, former_hash })
+        })
+        .await
+    }
+
+    async fn list(&self) -> Result<Vec<Trust>, StoreError> {
+        let sql = "SELECT server.is_replica, id, name::text, code::text, region::text, api_key_hash::text, \
+                   created_at::timestamptz, last_heartbeat::timestamptz, disabled_at::timestamptz \
+                   FROM (SELECT pg_is_in_recovery() AS is_replica) AS server LEFT JOIN trust ON true \
+                   ORDER BY name COLLATE \"C\"";
+        let rows = self.within(self.rows(sql, None, row::trust)).await?;
+        rows.into_iter().filter_map(Result::transpose).collect()
+    }
+}
+
+impl Write<'_> {
+    /// The row that an operator means, locked until the end of the transaction.
+    async fn find(&mut self, which: &TrustRef) -> Result<Trust, StoreError> {
+        let query = match which {
+            TrustRef::Id(id) => sqlx::query(
+                "SELECT FALSE, id, name::text, code::text, region::text, api_key_hash::text, \
+                 created_at::timestamptz, last_heartbeat::timestamptz, disabled_at::timestamptz \
+                 FROM trust WHERE id = $1 FOR UPDATE",
+            )
+            .bind(*id),
+            // No text of PostgreSQL contains it, and none may be asked for.
+            TrustRef::Name(name) if name.contains('\0') => {
+                return Err(StoreError::NoSuchTrust { which: which.clone() });
+            }
+            // To the letter, whatever the column's collation.
+            TrustRef::Name(name) => sqlx::query(
+                "SELECT FALSE, id, name::text, code::text, region::text, api_key_hash::text, \
+                 created_at::timestamptz, last_heartbeat::timestamptz, disabled_at::timestamptz \
+                 FROM trust WHERE name COLLATE \"C\" = $1 FOR UPDATE",
+            )
+            .bind(name),
+        };
+        let row = query.fetch_optional(self.lent.connection()?).await;
+        let row = row.map_err(|error| self.store.failed(&error))?;
+        match row.as_ref().map(row::trust).transpose()?.flatten() {
+            Some(trust) => Ok(trust),
+            None => Err(StoreError::NoSuchTrust { which: which.clone() }),
+        }
+    }
+
+    /// Makes sure that a statement has changed the row that was found, and nothing else. Whoever is told of a
+    /// revocation relies on it.
+    fn changed(&self, rows: u64) -> Result<(), StoreError> {
+        if rows == 1 {
+            return Ok(());
+        }
+        let reason = "it did not change the row that it was told to; look for a trigger on its table `trust`";
+        Err(failure::schema(&self.store.connector.location, reason))
+    }
+
+    async fn commit(mut self) -> Result<(), StoreError> {
+        let done = sqlx::raw_sql("COMMIT").execute(self.lent.connection()?).await;
+        done.map_err(|error| self.store.failed(&error))?;
+        self.lent.give_back();
+        Ok(())
+    }
+}
+
+fn time_text(time: OffsetDateTime) -> Result<String, StoreError> {
+    time.format(&Rfc3339).map_err(|error| StoreError::Other(error.into()))
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore")
+            .field("server", &self.connector.location)
+            .field("query_timeout", &self.connector.query_timeout)
+            .finish_non_exhaustive()
+    }
+}

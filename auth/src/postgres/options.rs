@@ -1,0 +1,157 @@
+//! [`PostgresOptions`]: how to open a database, and the opening itself, which changes nothing in one that is as it should be.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::location::Location;
+use super::pool::Connector;
+use super::{PostgresStore, schema};
+use crate::StoreError;
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const DEFAULT_CONNECTIONS: u32 = 8;
+const MAX_CONNECTIONS: u32 = 1_024;
+
+/// Writes are few, and those that wait for a lock must not take the connections that reads could use. Two, so that one of
+/// them does not keep the next revocation waiting.
+pub(super) const WRITERS: u32 = 2;
+
+/// The server counts milliseconds in 31 bits; this is far from that.
+const MAX_TIMEOUT: Duration = Duration::from_hours(24);
+
+/// How to open a database; made by [`PostgresStore::options`].
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use trust_auth::{PostgresStore, StoreError};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// // Nobody listens there.
+/// let refused = PostgresStore::options("postgres://trust_auth@127.0.0.1:1/trusts")
+///     .connect_timeout(Duration::from_secs(1))
+///     .query_timeout(Duration::from_secs(2))
+///     .connect()
+///     .await
+///     .unwrap_err();
+/// assert_eq!(refused.kind(), "cannot_connect");
+/// # }
+/// ```
+#[derive(Clone)]
+#[must_use = "options open nothing until `connect`"]
+pub struct PostgresOptions {
+    /// May hold a password.
+    url: String,
+    create_if_missing: bool,
+    connect_timeout: Duration,
+    acquire_timeout: Duration,
+    lock_timeout: Duration,
+    query_timeout: Duration,
+    max_connections: u32,
+}
+
+impl PostgresOptions {
+    pub(super) fn new(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            create_if_missing: false,
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            acquire_timeout: DEFAULT_TIMEOUT,
+            lock_timeout: DEFAULT_TIMEOUT,
+            query_timeout: DEFAULT_TIMEOUT,
+            max_connections: DEFAULT_CONNECTIONS,
+        }
+    }
+
+    /// Whether to make the table `trust` where there is none. Default: no. The database is never made.
+    ///
+    /// A table that stands is extended by what it lacks in either case.
+    pub fn create_if_missing(mut self, create: bool) -> Self {
+        self.create_if_missing = create;
+        self
+    }
+
+    /// How long it may take to connect, log in and find the primary, before it gives [`StoreError::CannotConnect`].
+    /// Default: 2 s. At most a day.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout.min(MAX_TIMEOUT);
+        self
+    }
+
+    /// How long an operation waits for one of the connections, before it gives [`StoreError::Timeout`]. Default: 5 s. At
+    /// most a day. Effective only where it is shorter than the query timeout.
+    pub fn acquire_timeout(mut self, timeout: Duration) -> Self {
+        self.acquire_timeout = timeout.min(MAX_TIMEOUT);
+        self
+    }
+
+    /// How long a statement waits for the lock of another session before it gives [`StoreError::Busy`]; the server keeps
+    /// this time (`lock_timeout`). Default: 5 s. At most a day. Effective only where it is shorter than nine
+    /// tenths of the query timeout.
+    pub fn lock_timeout(mut self, timeout: Duration) -> Self {
+        self.lock_timeout = timeout.min(MAX_TIMEOUT);
+        self
+    }
+
+    /// How long an operation may take, waiting for a connection and connecting included, before it gives
+    /// [`StoreError::Timeout`]. Default: 5 s. At most a day.
+    ///
+    /// The server keeps nine tenths of it for each statement (`statement_timeout`), so that it does not work on for nobody.
+    pub fn query_timeout(mut self, timeout: Duration) -> Self {
+        self.query_timeout = timeout.min(MAX_TIMEOUT);
+        self
+    }
+
+    /// How many connections are open at most for reads. Default: 8. A number outside 1 to 1,024 is brought to the nearer end.
+    ///
+    /// Two more are opened when there is something to write, and one for each [`watch`](PostgresStore::watch).
+    pub fn max_connections(mut self, connections: u32) -> Self {
+        self.max_connections = connections.clamp(1, MAX_CONNECTIONS);
+        self
+    }
+
+    /// Connects, makes or extends the table, and closes the connection again: others are opened when they are needed.
+    ///
+    /// A table that is as it should be is only looked at, for which any role that can read it will do. Making or extending it
+    /// takes its owner.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::UnsupportedUrl`], [`CannotConnect`](StoreError::CannotConnect), [`ReadOnly`](StoreError::ReadOnly) and
+    /// [`Schema`](StoreError::Schema) tell what is wrong, in which case nothing was changed.
+    /// [`Timeout`](StoreError::Timeout) and [`Busy`](StoreError::Busy): another session holds a lock.
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime with time and IO enabled.
+    pub async fn connect(self) -> Result<PostgresStore, StoreError> {
+        let connector = Connector {
+            location: Location::parse(&self.url)?,
+            connect_timeout: self.connect_timeout,
+            query_timeout: self.query_timeout,
+            lock_timeout: self.lock_timeout,
+        };
+        tokio::time::timeout(self.query_timeout, schema::prepare(&connector, self.create_if_missing))
+            .await
+            .map_err(|_| StoreError::Timeout { after: self.query_timeout })??;
+        let readers = connector.clone().pool(self.max_connections, self.acquire_timeout)?;
+        let writers = connector.clone().pool(WRITERS, self.acquire_timeout)?;
+        Ok(PostgresStore::new(readers, writers, connector))
+    }
+}
+
+/// The URL may hold a password.
+impl fmt::Debug for PostgresOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresOptions")
+            .field("create_if_missing", &self.create_if_missing)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("acquire_timeout", &self.acquire_timeout)
+            .field("lock_timeout", &self.lock_timeout)
+            .field("query_timeout", &self.query_timeout)
+            .field("max_connections", &self.max_connections)
+            .finish_non_exhaustive()
+    }
+}

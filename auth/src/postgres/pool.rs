@@ -1,0 +1,146 @@
+//! Connections: how one is made, what it must be before it is used, and which may be used again.
+//!
+//! A connection on which anything failed, or whose user went away half-way, is never used again: it may still be at work on
+//! the server, or hold an answer that is nobody's.
+
+use std::time::Duration;
+
+use deadpool::managed::{self, Metrics, Object, PoolError, RecycleError, RecycleResult, TimeoutType};
+use sqlx::postgres::PgConnection;
+use sqlx::{ConnectOptions, Connection, Row};
+
+use super::failure::{connect_failed, failed};
+use super::location::Location;
+use crate::StoreError;
+
+/// A connection older than this is replaced, so that a changed address or a moved primary is found.
+const MAX_AGE: Duration = Duration::from_mins(30);
+
+/// One that was idle for longer is asked whether it is alive: firewalls forget idle connections without a word.
+const MAX_IDLE: Duration = Duration::from_secs(30);
+const PING_LIMIT: Duration = Duration::from_secs(1);
+
+pub(super) type Pool = managed::Pool<Connector>;
+
+/// How connections are made.
+#[derive(Clone, Debug)]
+pub(super) struct Connector {
+    pub(super) location: Location,
+    pub(super) connect_timeout: Duration,
+    pub(super) query_timeout: Duration,
+    pub(super) lock_timeout: Duration,
+}
+
+impl Connector {
+    pub(super) fn pool(self, connections: u32, acquire_timeout: Duration) -> Result<Pool, StoreError> {
+        Pool::builder(self)
+            .max_size(connections as usize)
+            .wait_timeout(Some(acquire_timeout))
+            .runtime(deadpool::Runtime::Tokio1)
+            .build()
+            .map_err(|error| StoreError::Other(error.into()))
+    }
+
+    /// A connection to the primary, with the limits set on the server too.
+    pub(super) async fn connect(&self) -> Result<PgConnection, StoreError> {
+        // On the heap: the driver's connecting is a large future, and everything that may need a connection would hold it.
+        match tokio::time::timeout(self.connect_timeout, Box::pin(self.establish())).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(StoreError::CannotConnect {
+                server: self.location.to_string(),
+                reason: format!(
+                    "it accepted no connection within {:?}; check the address, and that it runs",
+                    self.connect_timeout
+                ),
+            }),
+        }
+    }
+
+    async fn establish(&self) -> Result<PgConnection, StoreError> {
+        let connecting = self.location.options.connect().await;
+        let mut connection = connecting.map_err(|error| connect_failed(&error, &self.location))?;
+        // The statement's limit is a little shorter than the caller's own: a server that still answers stops its work by
+        // itself, and says so on a connection that is then closed cleanly. Zero would mean no limit.
+        let milliseconds = |limit: Duration| limit.as_millis().max(1).to_string();
+        let row = sqlx::query(
+            "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool, \
+             set_config('statement_timeout', $1, false), \
+             set_config('lock_timeout', $2, false), \
+             set_config('idle_in_transaction_session_timeout', $1, false), \
+             set_config('synchronous_commit', \
+                 CASE current_setting('synchronous_commit') WHEN 'off' THEN 'local' \
+                 ELSE current_setting('synchronous_commit') END, false)",
+        )
+        .bind(milliseconds(self.query_timeout.mul_f64(0.9)))
+        .bind(milliseconds(self.lock_timeout))
+        .fetch_one(&mut connection)
+        .await
+        .map_err(|error| failed(&error, &self.location, self.query_timeout))?;
+        if row.try_get(0).unwrap_or(true) {
+            let _ = connection.close().await;
+            return Err(StoreError::ReadOnly { server: self.location.to_string() });
+        }
+        Ok(connection)
+    }
+}
+
+impl managed::Manager for Connector {
+    type Type = PgConnection;
+    type Error = StoreError;
+
+    async fn create(&self) -> Result<PgConnection, StoreError> {
+        self.connect().await
+    }
+
+    async fn recycle(&self, connection: &mut PgConnection, metrics: &Metrics) -> RecycleResult<StoreError> {
+        if metrics.age() > MAX_AGE {
+            return Err(RecycleError::message("old"));
+        }
+        if metrics.last_used() <= MAX_IDLE {
+            return Ok(());
+        }
+        match tokio::time::timeout(PING_LIMIT, connection.ping()).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(RecycleError::message("dead")),
+        }
+    }
+}
+
+/// A connection on loan. It goes back by [`give_back`](Self::give_back), and is closed if it is dropped.
+pub(super) struct Lent(Option<Object<Connector>>);
+
+impl Lent {
+    pub(super) async fn from(pool: &Pool) -> Result<Self, StoreError> {
+        match pool.get().await {
+            Ok(object) => Ok(Self(Some(object))),
+            Err(PoolError::Backend(error)) => Err(error),
+            Err(PoolError::Closed) => Err(StoreError::Unreachable),
+            Err(PoolError::Timeout(TimeoutType::Wait)) => {
+                Err(StoreError::Timeout { after: pool.timeouts().wait.unwrap_or_default() })
+            }
+            Err(error) => Err(StoreError::Other(error.into())),
+        }
+    }
+
+    pub(super) fn connection(&mut self) -> Result<&mut PgConnection, StoreError> {
+        self.0.as_deref_mut().ok_or(StoreError::Unreachable)
+    }
+
+    /// Whether this is its first loan. One that was used before may have died in the pool.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.0.as_ref().is_some_and(|object| Object::metrics(object).recycle_count == 0)
+    }
+
+    /// Back to the pool: everything that was asked on it is answered.
+    pub(super) fn give_back(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(object) = self.0.take() {
+            drop(Object::take(object));
+        }
+    }
+}

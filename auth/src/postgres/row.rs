@@ -1,0 +1,72 @@
+//! How a trust is read from a row. A malformed row gives an error or a warning that names its id, never its content.
+
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use time::macros::datetime;
+use time::{Duration, OffsetDateTime};
+use trust_key_cache::KeyHash;
+use uuid::Uuid;
+
+use crate::{StoreError, Trust};
+
+/// From where PostgreSQL counts its microseconds.
+const EPOCH: OffsetDateTime = datetime!(2000-01-01 0:00 UTC);
+
+/// Whether the server that answered is a replica: the first column of each read.
+pub(super) fn is_replica(row: &PgRow) -> bool {
+    // What cannot be read is not known to be the primary.
+    row.try_get(0).unwrap_or(true)
+}
+
+/// The row of a query for a flag, and `id, name, code, region, api_key_hash, created_at, last_heartbeat, disabled_at`; `None` if the id is
+/// null, which stands for no row.
+pub(super) fn trust(row: &PgRow) -> Result<Option<Trust>, StoreError> {
+    let id: Option<Uuid> = row.try_get(1).map_err(|_| StoreError::BadRow { id: None, column: "id" })?;
+    let Some(id) = id else { return Ok(None) };
+    let bad = |column| StoreError::BadRow { id: Some(id), column };
+    let text = |index, column| row.try_get::<Option<String>, usize>(index).map_err(|_| bad(column));
+    // The application writes this one, and nothing is decided by it.
+    let last_heartbeat = time(row, 7).unwrap_or_else(|_| {
+        tracing::warn!(%id, "a trust's last_heartbeat is no time that can be told; it is left out");
+        None
+    });
+    Ok(Some(Trust {
+        id,
+        name: text(2, "name")?.ok_or_else(|| bad("name"))?,
+        code: text(3, "code")?,
+        region: text(4, "region")?,
+        api_key_hash: text(5, "api_key_hash")?.and_then(|digits| hash(id, &digits)),
+        created_at: time(row, 6).ok().flatten().ok_or_else(|| bad("created_at"))?,
+        last_heartbeat,
+        disabled_at: time(row, 8).map_err(|_| bad("disabled_at"))?,
+    }))
+}
+
+/// The row of a query for a flag, `id` and `api_key_hash`; `None` if it is none, or malformed.
+pub(super) fn candidate(row: &PgRow) -> Option<(Uuid, KeyHash)> {
+    let id = row.try_get::<Option<Uuid>, usize>(1).ok()??;
+    let digits = row.try_get::<&str, usize>(2).unwrap_or_default();
+    hash(id, digits).map(|hash| (id, hash))
+}
+
+fn hash(id: Uuid, digits: &str) -> Option<KeyHash> {
+    let hash = digits.parse().ok();
+    if hash.is_none() {
+        tracing::warn!(%id, "a trust's api_key_hash is not 64 hexadecimal digits; rotate its key to make it usable again");
+    }
+    hash
+}
+
+/// Why a time cannot be told: it is infinite, or of a year that no calendar here has.
+struct NoTime;
+
+/// A `timestamptz`, read as the microseconds that it is: the driver's own conversion panics at infinity.
+fn time(row: &PgRow, index: usize) -> Result<Option<OffsetDateTime>, NoTime> {
+    match row.try_get_unchecked::<Option<i64>, usize>(index) {
+        Ok(None) => Ok(None),
+        Ok(Some(i64::MIN | i64::MAX)) | Err(_) => Err(NoTime),
+        Ok(Some(microseconds)) => {
+            EPOCH.checked_add(Duration::microseconds(microseconds)).map(Some).ok_or(NoTime)
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! [`Queue`]: who waits for the next walk, and whether there is a walker who will come for them. It must never
+//! hold more than its limit, and never keep a place for somebody who has gone.
+
+use std::mem;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use slab::Slab;
+use tokio::sync::oneshot;
+use trust_key_cache::KeyHash;
+
+/// A request that waits for a walk.
+pub(super) struct Waiter<A> {
+    pub(super) hash: KeyHash,
+    pub(super) answer: oneshot::Sender<A>,
+}
+
+/// The requests that wait for the next walk, at most `limit` of them.
+pub(super) struct Queue<A> {
+    limit: usize,
+    /// Held for some instructions at a time, and never by a request that hits.
+    state: Mutex<State<A>>,
+}
+
+struct State<A> {
+    /// How many walks have begun: the name of the one that is waited for.
+    begun: u64,
+    waiting: Slab<Waiter<A>>,
+    /// Somebody has the right to walk, and will look here before giving it back.
+    walker: bool,
+}
+
+/// A place on the queue, which is free again when this is dropped before the walk begins.
+pub(super) struct Joined<'a, A> {
+    queue: &'a Queue<A>,
+    walk: u64,
+    place: usize,
+    /// Whoever joined got the right to walk with it, and must see to a walker.
+    pub(super) first: bool,
+}
+
+impl<A> Queue<A> {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { limit, state: Mutex::new(State { begun: 0, waiting: Slab::new(), walker: false }) }
+    }
+
+    /// Takes a place for the next walk; `None` if all are taken.
+    pub(super) fn join(&self, waiter: Waiter<A>) -> Option<Joined<'_, A>> {
+        let mut state = self.state();
+        if state.waiting.len() >= self.limit {
+            return None;
+        }
+        let place = state.waiting.insert(waiter);
+        let first = !mem::replace(&mut state.walker, true);
+        Some(Joined { queue: self, walk: state.begun, place, first })
+    }
+
+    /// Begins a walk for all who wait. If nobody does, there is none, and the walker has given up the right to walk.
+    pub(super) fn begin(&self) -> Option<Vec<Waiter<A>>> {
+        let mut state = self.state();
+        if state.waiting.is_empty() {
+            state.walker = false;
+            return None;
+        }
+        state.begun += 1;
+        // Leaves the slab its memory, which the next ones will need.
+        Some(state.waiting.drain().collect())
+    }
+
+    /// Sends everybody away, for a walker that can go on no more.
+    pub(super) fn give_up(&self) {
+        let mut state = self.state();
+        state.begun += 1;
+        state.walker = false;
+        let given_up = mem::take(&mut state.waiting);
+        // Each of them wakes somebody, who must not find the lock taken.
+        drop(state);
+        drop(given_up);
+    }
+
+    /// Nothing in here panics half-way, so a poisoned lock says nothing.
+    fn state(&self) -> MutexGuard<'_, State<A>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<A> Drop for Joined<'_, A> {
+    fn drop(&mut self) {
+        let mut state = self.queue.state();
+        // Otherwise the walk has taken everybody with it, and the place may be another's.
+        let gone = if state.begun == self.walk { state.waiting.try_remove(self.place) } else { None };
+        drop(state);
+        drop(gone);
+    }
+}

@@ -1,0 +1,61 @@
+//! [`Backoff`]: how long to wait before the next attempt, so that a server which comes back is not met by everybody at once.
+
+use std::time::Duration;
+
+/// Pauses that double, from [`FIRST`](Self::FIRST) to [`LONGEST`](Self::LONGEST), each shortened at random by up to a half.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    next: Duration,
+}
+
+impl Backoff {
+    pub(crate) const FIRST: Duration = Duration::from_millis(50);
+    /// With one attempt that fails slowly, a server that is back is still found within 5 s.
+    pub(crate) const LONGEST: Duration = Duration::from_secs(2);
+
+    pub(crate) fn new() -> Self {
+        Self { next: Self::FIRST }
+    }
+
+    /// Begins anew: the connection has stood for a while.
+    pub(crate) fn reset(&mut self) {
+        self.next = Self::FIRST;
+    }
+
+    /// The pause before the next attempt.
+    pub(crate) fn pause(&mut self) -> Duration {
+        let longest = self.next;
+        self.next = (longest * 2).min(Self::LONGEST);
+        // Without random bytes everybody waits the whole pause, which is no worse than without jitter.
+        let random = getrandom::u32().unwrap_or(u32::MAX);
+        longest / 2 + (longest / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest_and_vary_by_half() {
+        let mut backoff = Backoff::new();
+        let mut longest = Backoff::FIRST;
+        for _ in 0..20 {
+            let pause = backoff.pause();
+            assert!(longest / 2 <= pause && pause <= longest, "{pause:?} of {longest:?}");
+            longest = (longest * 2).min(Backoff::LONGEST);
+        }
+        assert_eq!(longest, Backoff::LONGEST);
+        backoff.reset();
+        assert!(backoff.pause() <= Backoff::FIRST);
+    }
+
+    #[test]
+    fn two_that_wait_do_not_wait_equally_long() {
+        let pauses = || {
+            let mut backoff = Backoff::new();
+            std::array::from_fn::<_, 8, _>(|_| backoff.pause())
+        };
+        assert_ne!(pauses(), pauses());
+    }
+}

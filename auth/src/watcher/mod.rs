@@ -1,0 +1,147 @@
+//! [`Watcher`]: keeps a cache in step with changes that other processes make to the trusts.
+//!
+//! It must never let a gap go unnoticed: whatever may have been missed invalidates every key.
+
+#[cfg(feature = "postgres")]
+mod backoff;
+mod status;
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+use trust_key_cache::{KeyHash, TrustKeyCache};
+
+use crate::StoreError;
+
+pub use status::WatchStatus;
+
+#[cfg(feature = "postgres")]
+pub(crate) use self::backoff::Backoff;
+use self::status::Counters;
+
+/// A task that watches a database for changes of its trusts, whoever makes them, and invalidates in one cache the keys
+/// that they concern. Made by `PostgresStore::watch` and `SqliteStore::watch`; dropped, it stops.
+///
+/// The cache grants nothing without it either: a revoked key is refused at once, because its live row is read (G9).
+/// What it adds is that the entry **goes**, within a second as a rule, instead of costing one read a request until it
+/// expires.
+///
+/// # What is invalidated
+///
+/// * A change that names its keys: exactly those keys, each by
+///   [`invalidate_key`](trust_key_cache::KeyCache::invalidate_key).
+/// * Anything that leaves open what has changed: every key. That is each connection, the first and every one after a
+///   loss, because changes before it were not heard; a message that cannot be read; and a table that was truncated.
+///
+/// # When it is not connected
+///
+/// It tries again for ever, on PostgreSQL after pauses that double up to two seconds and vary at random, on SQLite at the
+/// next poll. [`status`](Self::status) tells.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::Arc;
+/// use trust_auth::{SqliteStore, TrustKeyCache};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let file = folder.path().join("trusts.db");
+/// let store = SqliteStore::options(&file).create_if_missing(true).connect().await?;
+/// let cache = Arc::new(TrustKeyCache::new());
+/// let watcher = store.watch(Arc::clone(&cache));
+/// assert_eq!(watcher.status().malformed, 0);
+/// drop(watcher); // nobody watches any more
+/// # Ok(()) }
+/// ```
+#[must_use = "a watcher that is dropped stops"]
+pub struct Watcher {
+    eviction: Arc<Eviction>,
+    task: JoinHandle<()>,
+}
+
+impl Watcher {
+    /// What it has heard and done so far, and whether it is connected now.
+    #[must_use]
+    pub fn status(&self) -> WatchStatus {
+        self.eviction.counters.read()
+    }
+
+    /// Starts the task that `watch` makes.
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime.
+    pub(crate) fn start<F>(cache: Arc<TrustKeyCache>, watch: impl FnOnce(Arc<Eviction>) -> F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let eviction = Arc::new(Eviction { cache, counters: Counters::default() });
+        let task = tokio::spawn(watch(Arc::clone(&eviction)));
+        Self { eviction, task }
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.eviction.counters.set_connected(false);
+    }
+}
+
+impl fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watcher").field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+/// What a watching task does to the cache. Each call counts after it has invalidated: whoever sees the count finds the
+/// entry gone.
+pub(crate) struct Eviction {
+    cache: Arc<TrustKeyCache>,
+    counters: Counters,
+}
+
+impl Eviction {
+    /// A connection stands, and hears of every change from now on. Those from before may have been missed.
+    pub(crate) fn connected(&self) {
+        self.cache.invalidate();
+        self.counters.connected();
+    }
+
+    /// The connection is lost, or there was none to be had. Only the loss is worth a warning: the attempts after it are many.
+    pub(crate) fn failed(&self, error: &StoreError) {
+        let before = self.counters.failed();
+        if before.connected || before.failures == 0 {
+            tracing::warn!(%error, "changes by other processes are not heard of; trying again");
+        } else {
+            tracing::debug!(%error, "changes by other processes are still not heard of; trying again");
+        }
+    }
+
+    /// A change was heard of. What it invalidates is told separately.
+    pub(crate) fn notified(&self) {
+        self.counters.notified();
+    }
+
+    /// A change concerns this key.
+    pub(crate) fn key(&self, hash: &KeyHash) {
+        self.cache.invalidate_key(hash);
+        self.counters.key();
+    }
+
+    /// A message was not understood: what it tells is unknown.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn malformed(&self) {
+        self.cache.invalidate();
+        self.counters.malformed();
+    }
+
+    /// A change concerns every key.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn everything(&self) {
+        self.cache.invalidate();
+        self.counters.everything();
+    }
+}

@@ -1,0 +1,103 @@
+//! [`WatchStatus`]: what a watcher has heard and done, in numbers.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use serde::Serialize;
+
+/// What a [`Watcher`](crate::Watcher) has heard and done so far: for metrics, and for whoever asks whether it is connected.
+///
+/// A count goes up after the cache was invalidated: who sees it finds the entries gone.
+/// `invalidations = connects + malformed + truncations`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct WatchStatus {
+    /// Whether it hears of changes now. What is missed while it does not is made up for by the next connection, which
+    /// invalidates every key.
+    pub connected: bool,
+    /// Connections made, the first included. Each has invalidated every key.
+    pub connects: u64,
+    /// Connections lost, and attempts that came to none.
+    pub failures: u64,
+    /// Changes heard of: notifications of PostgreSQL, or polls at which SQLite's database had changed.
+    pub notifications: u64,
+    /// Keys invalidated one by one, because a change named them.
+    pub evicted_keys: u64,
+    /// Notifications that could not be read. Each has invalidated every key.
+    pub malformed: u64,
+    /// Truncations of the table. Each has invalidated every key.
+    pub truncations: u64,
+    /// How often every key was invalidated, for whichever of these reasons.
+    pub invalidations: u64,
+}
+
+/// The counters behind [`WatchStatus`].
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    connected: AtomicBool,
+    connects: AtomicU64,
+    failures: AtomicU64,
+    notifications: AtomicU64,
+    evicted_keys: AtomicU64,
+    malformed: AtomicU64,
+    truncations: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn connected(&self) {
+        count(&self.connects);
+        self.set_connected(true);
+    }
+
+    /// What there was before.
+    pub(super) fn failed(&self) -> WatchStatus {
+        let before = self.read();
+        self.set_connected(false);
+        count(&self.failures);
+        before
+    }
+
+    pub(super) fn set_connected(&self, connected: bool) {
+        // Release: pairs with the Acquire in `read`, which so finds the cache as the connection left it.
+        self.connected.store(connected, Ordering::Release);
+    }
+
+    pub(super) fn notified(&self) {
+        count(&self.notifications);
+    }
+
+    pub(super) fn key(&self) {
+        count(&self.evicted_keys);
+    }
+
+    #[cfg(feature = "postgres")]
+    pub(super) fn malformed(&self) {
+        count(&self.malformed);
+    }
+
+    #[cfg(feature = "postgres")]
+    pub(super) fn everything(&self) {
+        count(&self.truncations);
+    }
+
+    pub(super) fn read(&self) -> WatchStatus {
+        // Acquire: pairs with the Release of whoever counted, after it had invalidated.
+        let read = |counter: &AtomicU64| counter.load(Ordering::Acquire);
+        let (connects, malformed, truncations) =
+            (read(&self.connects), read(&self.malformed), read(&self.truncations));
+        WatchStatus {
+            connected: self.connected.load(Ordering::Acquire),
+            connects,
+            failures: read(&self.failures),
+            notifications: read(&self.notifications),
+            evicted_keys: read(&self.evicted_keys),
+            malformed,
+            truncations,
+            invalidations: connects + malformed + truncations,
+        }
+    }
+}
+
+fn count(counter: &AtomicU64) {
+    // Release: pairs with the Acquire in `Counters::read`.
+    counter.fetch_add(1, Ordering::Release);
+}

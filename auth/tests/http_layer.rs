@@ -1,0 +1,292 @@
+//! The authenticator in front of a service: what is let through, with what, and what everybody else is told (G9, G10).
+
+mod stores;
+
+use std::convert::Infallible;
+use std::future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{Request, Response};
+use stores::{Moment, Tampered, World, by_name};
+use tokio::task::yield_now;
+use tokio::time::Instant;
+use tower::{Layer, Service, ServiceExt};
+use trust_auth::{
+    AuthError, AuthLayer, Authenticated, Authenticator, Candidates, KeyHeader, MemoryStore, NotAuthenticated,
+    SqliteStore, StoreError, Trust, TrustStore,
+};
+use uuid::Uuid;
+
+/// Answers with the name of the trust that it finds, and counts how often it is called. Like some services in use, it must be
+/// ready before it is called, and a clone of one that is ready is not.
+#[derive(Default)]
+struct Greeter {
+    called: Arc<AtomicUsize>,
+    ready: bool,
+}
+
+impl Clone for Greeter {
+    fn clone(&self) -> Self {
+        Self { called: Arc::clone(&self.called), ready: false }
+    }
+}
+
+impl Service<Request<String>> for Greeter {
+    type Response = Response<String>;
+    type Error = Infallible;
+    type Future = future::Ready<Result<Response<String>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.ready = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<String>) -> Self::Future {
+        assert!(self.ready, "called without being ready");
+        self.ready = false;
+        self.called.fetch_add(1, Ordering::SeqCst);
+        let trust: &Trust = request.extensions().get().expect("no trust");
+        let headers = format!("{:?}", request.headers());
+        let greeting = format!("{} {} {headers} {}", trust.id, trust.name, request.body());
+        future::ready(Ok(Response::new(greeting)))
+    }
+}
+
+fn request(name: &str, values: &[&[u8]]) -> Request<String> {
+    let mut request = Request::builder().header("x-other", "stays");
+    for value in values {
+        request = request.header(name, HeaderValue::from_bytes(value).unwrap());
+    }
+    request.body("the body".to_owned()).unwrap()
+}
+
+/// What every refusal must look like, to the letter.
+fn assert_refused(response: &Response<String>, status: u16, body: &str) {
+    assert_eq!((response.status().as_u16(), response.body().as_str()), (status, body));
+    let headers = response.headers();
+    assert_eq!(headers[CONTENT_TYPE], "application/json");
+    assert_eq!(headers[CACHE_CONTROL], "no-store");
+    let of_its_own = match status {
+        401 => (WWW_AUTHENTICATE, "ApiKey"),
+        _ => (RETRY_AFTER, "1"),
+    };
+    assert_eq!(headers[of_its_own.0], of_its_own.1);
+    assert_eq!(headers.len(), 3, "{headers:?}");
+}
+
+const MISSING: &str = r#"{"detail":"Not authenticated: API key is missing."}"#;
+const INVALID: &str = r#"{"detail":"Invalid API Key."}"#;
+const UNAVAILABLE: &str = r#"{"detail":"Authentication is unavailable; try again."}"#;
+const OVERLOADED: &str = r#"{"detail":"Authentication is overloaded; try again."}"#;
+
+#[tokio::test]
+async fn a_granted_request_reaches_the_service_with_its_trust_and_all_else_that_it_had() {
+    let world = World::<SqliteStore>::new().await;
+    let (trust, key) = world.register("St. Mary").await;
+    let (other, _) = world.register("St. Peter").await;
+    let greeter = Greeter::default();
+    let called = Arc::clone(&greeter.called);
+    let mut service = AuthLayer::new(world.authenticator.clone()).layer(greeter);
+    // By a walk, and then by the cache. The second brings another trust along, which is replaced.
+    for number in 1..=2 {
+        let mut request = request("X-API-KEY", &[key.expose().as_bytes()]);
+        if number == 2 {
+            request.extensions_mut().insert(other.clone());
+        }
+        let response = service.ready().await.unwrap().call(request).await.unwrap();
+        let expected =
+            format!("{} St. Mary {{\"x-other\": \"stays\", \"x-api-key\": Sensitive}} the body", trust.id);
+        assert_eq!((response.status().as_u16(), response.body()), (200, &expected));
+        assert_eq!(called.load(Ordering::SeqCst), number);
+    }
+    assert_eq!(world.authenticator.stats().hits, 1);
+}
+
+#[tokio::test]
+async fn a_refused_request_never_reaches_the_service_and_is_told_the_same_as_ever_g10() {
+    let world = World::<SqliteStore>::new().await;
+    let (_, key) = world.register("a").await;
+    let (_, disabled) = world.register_hot("b").await;
+    world.registry.disable(&by_name("b")).await.unwrap();
+    let key = key.expose().as_bytes();
+    let long = vec![b'k'; KeyHeader::MAX_BYTES + 1];
+    let with_scheme: Vec<u8> = [b"ApiKey ", key].concat();
+    let authorization = KeyHeader::new(AUTHORIZATION).scheme("ApiKey");
+
+    let plain = ("x-api-key", KeyHeader::default());
+    let schemed = ("authorization", authorization);
+    let cases: &[(_, &[&[u8]], _)] = &[
+        (&plain, &[], MISSING),
+        (&plain, &[b""], MISSING),
+        (&plain, &[key, key], INVALID),
+        (&plain, &[key, b""], INVALID),
+        (&plain, &[b"\xff\xfe"], INVALID),
+        (&plain, &[&long], INVALID),
+        (&plain, &[&long[1..]], INVALID),
+        (&plain, &[b"no trust has this"], INVALID),
+        (&plain, &[disabled.expose().as_bytes()], INVALID),
+        (&plain, &[&with_scheme], INVALID),
+        (&schemed, &[], MISSING),
+        (&schemed, &[key], MISSING),
+        (&schemed, &[b"ApiKey"], MISSING),
+        (&schemed, &[b"Basic eDp5"], MISSING),
+        (&schemed, &[&with_scheme, &with_scheme], INVALID),
+        (&schemed, &[b"ApiKey \xff"], INVALID),
+        (&schemed, &[b"ApiKey no trust has this"], INVALID),
+    ];
+    let greeter = Greeter::default();
+    for ((name, header), values, body) in cases {
+        let layer = AuthLayer::new(world.authenticator.clone()).header(header.clone());
+        let response = layer.layer(greeter.clone()).oneshot(request(name, values)).await.unwrap();
+        assert_refused(&response, 401, body);
+    }
+    assert_eq!(greeter.called.load(Ordering::SeqCst), 0);
+    let stats = world.authenticator.stats();
+    let missing = cases.iter().filter(|(.., body)| *body == MISSING).count();
+    assert_eq!((stats.missing, stats.invalid), (missing as u64, (cases.len() - missing) as u64));
+
+    // The same key where it belongs, so that the table above refuses for what it says.
+    for ((name, header), value) in [(plain, key), (schemed, &with_scheme)] {
+        let layer = AuthLayer::new(world.authenticator.clone()).header(header);
+        let response = layer.layer(greeter.clone()).oneshot(request(name, &[value])).await.unwrap();
+        assert_eq!(response.status(), 200);
+    }
+    assert_eq!(greeter.called.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn while_the_store_is_down_nothing_reaches_the_service_g9() {
+    let world = World::<Tampered<SqliteStore>>::tampered().await;
+    let (_, key) = world.register("a").await;
+    let greeter = Greeter::default();
+    let service = AuthLayer::new(world.authenticator.clone()).layer(greeter.clone());
+    for moment in [Moment::CandidatesRead, Moment::RowRead] {
+        world.store.at(moment, async { Err(StoreError::Other("the disk of trusts.db is gone".into())) });
+        let refused =
+            service.clone().oneshot(request("x-api-key", &[key.expose().as_bytes()])).await.unwrap();
+        assert_refused(&refused, 503, UNAVAILABLE);
+        assert_eq!((greeter.called.load(Ordering::SeqCst), world.cached(&key)), (0, None));
+    }
+    let granted = service.oneshot(request("x-api-key", &[key.expose().as_bytes()])).await.unwrap();
+    assert_eq!(granted.status(), 200);
+}
+
+/// Its walks never end.
+struct Stuck;
+
+impl TrustStore for Stuck {
+    async fn fetch(&self, _: Uuid) -> Result<Option<Trust>, StoreError> {
+        future::pending().await
+    }
+
+    async fn candidates(&self) -> Result<Candidates, StoreError> {
+        future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn over_the_limit_the_client_is_told_when_to_come_back() {
+    let authenticator = Authenticator::builder(Arc::new(Stuck), Arc::default()).waiting_limit(1).build();
+    let greeter = Greeter::default();
+    let service = AuthLayer::new(authenticator.clone()).layer(greeter.clone());
+    let ask = || tokio::spawn(service.clone().oneshot(request("x-api-key", &[b"a stranger's key"])));
+    let walks = ask();
+    // Until the walk has taken it off the queue, the next one is over the limit.
+    let waits = loop {
+        let request = ask();
+        let overloaded = authenticator.stats().overloaded;
+        while authenticator.stats().waiting < 2 && authenticator.stats().overloaded == overloaded {
+            yield_now().await;
+        }
+        if authenticator.stats().waiting == 2 {
+            break request;
+        }
+    };
+    assert_refused(&ask().await.unwrap().unwrap(), 503, OVERLOADED);
+    assert!(!walks.is_finished() && !waits.is_finished());
+    assert_eq!(greeter.called.load(Ordering::SeqCst), 0);
+}
+
+/// Also what is refused for its headers alone, of which nothing is read.
+#[tokio::test(start_paused = true)]
+async fn every_refusal_of_the_layer_takes_the_floor() {
+    let world = World::<MemoryStore>::new().await;
+    let (_, key) = world.register("a").await;
+    let floor = Duration::from_millis(50);
+    let authenticator = Authenticator::builder(Arc::clone(&world.store), Arc::clone(&world.cache));
+    let service = AuthLayer::new(authenticator.reject_floor(floor).build()).layer(Greeter::default());
+    let long = [b'k'; KeyHeader::MAX_BYTES + 1];
+    let cases: &[(&[&[u8]], bool)] = &[
+        (&[], true),
+        (&[b""], true),
+        (&[b"key", b"key"], true),
+        (&[b"\xff"], true),
+        (&[&long], true),
+        (&[b"no trust has this"], true),
+        (&[key.expose().as_bytes()], false),
+    ];
+    for (values, refused) in cases {
+        let begin = Instant::now();
+        let response = service.clone().oneshot(request("x-api-key", values)).await.unwrap();
+        assert_eq!(response.status().is_success(), !refused);
+        assert_eq!(begin.elapsed() >= floor, *refused, "{values:?}");
+    }
+}
+
+async fn greet(Authenticated(trust): Authenticated) -> String {
+    format!("Hello, {}.", trust.name)
+}
+
+async fn answer(app: &Router, key: Option<&str>) -> (u16, String) {
+    let mut request = Request::builder().uri("/");
+    if let Some(key) = key {
+        request = request.header("X-Api-Key", key);
+    }
+    let response = app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    let status = response.status().as_u16();
+    let body = to_bytes(response.into_body(), 10_000).await.unwrap();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn an_axum_handler_has_the_trust_of_its_request_until_it_is_revoked() {
+    let world = World::<SqliteStore>::new().await;
+    let (_, key) = world.register("St. Mary").await;
+    let (_, other) = world.register("St. Peter").await;
+    let app = Router::new().route("/", get(greet)).layer(AuthLayer::new(world.authenticator.clone()));
+
+    for _ in 0..2 {
+        assert_eq!(answer(&app, Some(key.expose())).await, (200, "Hello, St. Mary.".into()));
+        assert_eq!(answer(&app, Some(other.expose())).await, (200, "Hello, St. Peter.".into()));
+    }
+    assert_eq!(answer(&app, None).await, (401, MISSING.into()));
+    assert_eq!(answer(&app, Some("no trust has this")).await, (401, INVALID.into()));
+    world.registry.delete(&by_name("St. Mary")).await.unwrap();
+    assert_eq!(answer(&app, Some(key.expose())).await, (401, INVALID.into()));
+    assert_eq!(answer(&app, Some(other.expose())).await, (200, "Hello, St. Peter.".into()));
+}
+
+/// A key that would be good, on a route that nobody guards.
+#[tokio::test]
+async fn a_layer_that_was_forgotten_opens_no_door_g9() {
+    let world = World::<MemoryStore>::new().await;
+    let (_, key) = world.register("a").await;
+    let app = Router::new().route("/", get(greet));
+    assert_eq!(answer(&app, Some(key.expose())).await, (500, String::new()));
+    assert!(NotAuthenticated.to_string().contains("add one to the router"));
+}
+
+#[tokio::test]
+async fn a_handler_may_return_a_refusal_of_its_own() {
+    let response = AuthError::Unavailable(StoreError::Busy).into_response();
+    assert_eq!((response.status().as_u16(), &response.headers()[RETRY_AFTER]), (503, &"1".parse().unwrap()));
+    assert_eq!(to_bytes(response.into_body(), 10_000).await.unwrap(), UNAVAILABLE);
+}

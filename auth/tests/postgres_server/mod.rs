@@ -1,0 +1,280 @@
+//! A PostgreSQL server for the time of a test: its own folder, its own port, nothing left behind, whichever way the test ends.
+//!
+//! Where PostgreSQL is not installed, [`PostgresServer::start`] says so on standard error and gives nothing, and the test ends there;
+//! with `TRUST_AUTH_REQUIRE_POSTGRES` set, as in `.ci/run`, the test fails instead.
+
+#![allow(dead_code, reason = "each test file uses a part of this")]
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use sqlx::{ConnectOptions, PgConnection};
+use uuid::Uuid;
+
+/// The superuser and its password, which must be in no message.
+const USER: &str = "postgres";
+pub(crate) const PASSWORD: &str = "hunter2";
+
+/// A port that the system gives to no outgoing connection, so that it is still free when the server comes back.
+const PORTS: std::ops::Range<u16> = 10_000..30_000;
+const ATTEMPTS: usize = 20;
+
+/// A running server, or one that the test has stopped.
+pub(crate) struct PostgresServer {
+    folder: PathBuf,
+    binaries: PathBuf,
+    /// What a command must begin with to run as the server's user.
+    prefix: Vec<OsString>,
+    port: u16,
+    /// Removes everything as soon as the pipe to it breaks, for which this process need not be alive.
+    undertaker: Option<(Child, ChildStdin)>,
+}
+
+impl PostgresServer {
+    /// One that the tests of this process share, each with a database of its own.
+    pub(crate) fn shared() -> Option<&'static Self> {
+        static SHARED: OnceLock<Option<PostgresServer>> = OnceLock::new();
+        SHARED.get_or_init(Self::start).as_ref()
+    }
+
+    /// One of the test's own, which it may stop.
+    pub(crate) fn start() -> Option<Self> {
+        let Some(binaries) = binaries() else {
+            let told = "PostgreSQL is not installed: on Debian, `apt-get install postgresql`";
+            assert!(env::var_os("TRUST_AUTH_REQUIRE_POSTGRES").is_none(), "{told}");
+            // Not by `eprintln!`, which the test harness keeps to itself.
+            let test = std::thread::current().name().unwrap_or("a test").to_owned();
+            let _ = writeln!(io::stderr(), "LEFT OUT: {test}: {told}");
+            return None;
+        };
+        let (prefix, owner) = other_user();
+        // Where another user may go.
+        let parent = if owner.is_some() { PathBuf::from("/tmp") } else { env::temp_dir() };
+        let folder = parent.join(format!("trust-auth-{}", Uuid::new_v4().simple()));
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+        if let Some((user, group)) = owner {
+            chown(&folder, Some(user), Some(group)).unwrap();
+        }
+        let mut server = Self { folder, binaries, prefix, port: 0, undertaker: None };
+        server.undertaker = Some(server.hire());
+        server.make_cluster();
+        for _ in 0..ATTEMPTS {
+            let random = u16::from_le_bytes(Uuid::new_v4().as_bytes()[..2].try_into().unwrap());
+            server.port = PORTS.start + random % (PORTS.end - PORTS.start);
+            if server.try_start() {
+                return Some(server);
+            }
+        }
+        panic!("the server does not start: {}", server.log());
+    }
+
+    /// A new database without a table, and its URL.
+    pub(crate) fn new_database(&self) -> String {
+        let name = format!("test_{}", Uuid::new_v4().simple());
+        self.psql("postgres", &format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'"));
+        self.url(&name)
+    }
+
+    /// The URL of a database, with user and password.
+    pub(crate) fn url(&self, database: &str) -> String {
+        format!("postgres://{USER}:{PASSWORD}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What `psql` answers, without headings. `database` is a name or a URL of this server.
+    pub(crate) fn psql(&self, database: &str, sql: &str) -> String {
+        let url = if database.contains(':') { database.to_owned() } else { self.url(database) };
+        let output = Command::new(self.binaries.join("psql"))
+            .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"])
+            .args(["--dbname", &url, "--command", sql])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
+
+    /// A connection of another program.
+    pub(crate) async fn connect(&self, url: &str) -> PgConnection {
+        url.parse::<sqlx::postgres::PgConnectOptions>().unwrap().connect().await.unwrap()
+    }
+
+    /// Cuts every connection to a database, as an administrator would, and tells how many there were.
+    pub(crate) fn kill_connections(&self, url: &str) -> usize {
+        self.kill_where(url, "TRUE")
+    }
+
+    /// Cuts those connections to a database for which a condition on `pg_stat_activity` holds.
+    pub(crate) fn kill_where(&self, url: &str, condition: &str) -> usize {
+        let database = url.rsplit('/').next().unwrap();
+        let sql = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE datname = '{database}' AND pid <> pg_backend_pid() AND ({condition})"
+        );
+        self.psql("postgres", &sql).lines().count()
+    }
+
+    /// As a crash ends it: connections break, nothing is said.
+    pub(crate) fn stop(&self) {
+        self.pg_ctl(&["stop", "--mode=immediate"]);
+    }
+
+    pub(crate) fn start_again(&self) {
+        assert!(self.try_start(), "the server does not start again: {}", self.log());
+    }
+
+    /// Stops it and starts it as a replica, as a failover makes one of a primary.
+    pub(crate) fn become_replica(&self) {
+        self.pg_ctl(&["stop", "--mode=fast"]);
+        let signal = self.folder.join("data/standby.signal");
+        assert!(self.command("touch").arg(signal).status().unwrap().success());
+        self.start_again();
+    }
+
+    /// Makes a primary of a replica.
+    pub(crate) fn promote(&self) {
+        self.pg_ctl(&["promote"]);
+    }
+
+    /// What the server has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    fn make_cluster(&self) {
+        let password = self.folder.join("password");
+        fs::write(&password, PASSWORD).unwrap();
+        let initdb = self
+            .command(self.binaries.join("initdb"))
+            .arg("--pgdata")
+            .arg(self.folder.join("data"))
+            .args(["--username", USER, "--pwfile"])
+            .arg(&password)
+            .args(["--auth=scram-sha-256", "--encoding=UTF8", "--no-locale", "--no-sync"])
+            .output()
+            .unwrap();
+        assert!(initdb.status.success(), "{}", String::from_utf8_lossy(&initdb.stderr));
+    }
+
+    fn try_start(&self) -> bool {
+        let settings = format!(
+            "-c listen_addresses=127.0.0.1 -c port={} -c unix_socket_directories= -c max_connections=100 \
+             -c fsync=off -c full_page_writes=off -c shared_buffers=16MB -c autovacuum=off",
+            self.port
+        );
+        let log = self.folder.join("log");
+        let output = self.pg_ctl_output(&[
+            OsStr::new("start"),
+            OsStr::new("--wait"),
+            OsStr::new("--timeout=120"),
+            OsStr::new("--log"),
+            log.as_os_str(),
+            OsStr::new("--options"),
+            OsStr::new(&settings),
+        ]);
+        output.status.success()
+    }
+
+    fn pg_ctl(&self, arguments: &[&str]) {
+        let arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
+        let output = self.pg_ctl_output(&arguments);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn pg_ctl_output(&self, arguments: &[&OsStr]) -> Output {
+        self.command(self.binaries.join("pg_ctl"))
+            .arg("--pgdata")
+            .arg(self.folder.join("data"))
+            .args(arguments)
+            // The server keeps what it inherits.
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// A command as the server's user.
+    fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = match self.prefix.split_first() {
+            None => Command::new(program),
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+        };
+        // The environment may name another server, and the working directory be closed to that user.
+        command.current_dir("/");
+        for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// A shell that waits for this process to let go of it or to die, then stops the server and removes the folder.
+    fn hire(&self) -> (Child, ChildStdin) {
+        let script = r#"cat >/dev/null; folder=$1; shift; "$@" -D "$folder/data" stop -m immediate -s; rm -rf "$folder""#;
+        let mut undertaker = Command::new("sh");
+        undertaker.args(["-c", script, "sh"]).arg(&self.folder).args(&self.prefix);
+        undertaker.arg(self.binaries.join("pg_ctl")).current_dir("/");
+        // Out of reach of the terminal's Ctrl-C, which is for the tests.
+        undertaker.process_group(0);
+        undertaker.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = undertaker.spawn().unwrap();
+        let pipe = child.stdin.take().unwrap();
+        (child, pipe)
+    }
+}
+
+impl Drop for PostgresServer {
+    fn drop(&mut self) {
+        if let Some((mut undertaker, pipe)) = self.undertaker.take() {
+            drop(pipe);
+            let _ = undertaker.wait();
+        }
+    }
+}
+
+/// Where PostgreSQL's programs are: on the path, or where Debian puts the newest version.
+fn binaries() -> Option<PathBuf> {
+    let has_all = |folder: &PathBuf| {
+        ["initdb", "pg_ctl", "postgres", "psql"].iter().all(|name| folder.join(name).is_file())
+    };
+    let path = env::var_os("PATH").unwrap_or_default();
+    let on_path = env::split_paths(&path).find(has_all);
+    on_path.or_else(|| {
+        let versions = fs::read_dir("/usr/lib/postgresql").ok()?;
+        let folders = versions.filter_map(|version| Some(version.ok()?.path().join("bin")));
+        folders.filter(has_all).max_by_key(|folder| version(folder))
+    })
+}
+
+fn version(binaries: &Path) -> Option<u32> {
+    binaries.parent()?.file_name()?.to_str()?.parse().ok()
+}
+
+/// How to run a command as somebody else, and who that is, where this process is root: as root, PostgreSQL refuses to run.
+fn other_user() -> (Vec<OsString>, Option<(u32, u32)>) {
+    if fs::metadata("/proc/self").map_or(1, |process| process.uid()) != 0 {
+        return (Vec::new(), None);
+    }
+    let users = fs::read_to_string("/etc/passwd").unwrap();
+    let found = ["postgres", "nobody"].iter().find_map(|wanted| {
+        let line = users.lines().find(|line| line.split(':').next() == Some(wanted))?;
+        let ids: Vec<u32> = line.split(':').skip(2).take(2).filter_map(|id| id.parse().ok()).collect();
+        Some((*ids.first()?, *ids.get(1)?))
+    });
+    let (user, group) = found.expect("a user `postgres` or `nobody`");
+    let prefix =
+        ["setpriv".into(), format!("--reuid={user}"), format!("--regid={group}"), "--clear-groups".into()];
+    (prefix.into_iter().map(OsString::from).collect(), Some((user, group)))
+}

@@ -1,0 +1,143 @@
+//! The floor under refusals: each takes it, or a whole multiple, from the beginning of the request; grants do not. On a clock that
+//! stands still unless everybody waits, so that times are exact up to the runtime's millisecond.
+
+mod stores;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use stores::World;
+use tokio::time::{Instant, sleep};
+use trust_auth::{
+    AuthError, Authenticator, Candidates, KeyHash, MemoryStore, NewTrust, StoreError, Trust, TrustKeyCache,
+    TrustLedger, TrustStore,
+};
+use uuid::Uuid;
+
+const FLOOR: Duration = Duration::from_millis(20);
+
+/// One trust, whose key is "key", in a store that takes its time.
+struct Slow {
+    rows: MemoryStore,
+    delay: Duration,
+    fails: bool,
+}
+
+impl Slow {
+    async fn authenticator(delay: u64, fails: bool, limit: usize) -> Authenticator<Self> {
+        let rows = MemoryStore::new();
+        rows.insert(NewTrust::new("a").unwrap(), KeyHash::of("key")).await.unwrap();
+        let store = Arc::new(Self { rows, delay: Duration::from_millis(delay), fails });
+        Authenticator::builder(store, Arc::new(TrustKeyCache::new()))
+            .reject_floor(FLOOR)
+            .waiting_limit(limit)
+            .build()
+    }
+}
+
+impl TrustStore for Slow {
+    async fn fetch(&self, id: Uuid) -> Result<Option<Trust>, StoreError> {
+        self.rows.fetch(id).await
+    }
+
+    async fn candidates(&self) -> Result<Candidates, StoreError> {
+        sleep(self.delay).await;
+        if self.fails { Err(StoreError::Busy) } else { self.rows.candidates().await }
+    }
+}
+
+/// How long the answer takes, in whole milliseconds, and its word.
+async fn timed<S: TrustStore>(authenticator: &Authenticator<S>, key: Option<&str>) -> (u128, &'static str) {
+    let begin = Instant::now();
+    let result = authenticator.authenticate(key).await;
+    (begin.elapsed().as_millis(), result.map_or_else(|refused| refused.kind(), |_| "granted"))
+}
+
+/// The runtime's tick may come up to a millisecond after the time.
+#[track_caller]
+fn assert_took((took, word): (u128, &'static str), expected: u128, expected_word: &str) {
+    assert_eq!(word, expected_word);
+    assert!((expected..=expected + 1).contains(&took), "{took} ms instead of {expected}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_refusal_takes_the_floor_whatever_was_done_for_it() {
+    for delay in [0, 1, 10, 18] {
+        let authenticator = Slow::authenticator(delay, false, 8).await;
+        assert_took(timed(&authenticator, None).await, 20, "missing");
+        assert_took(timed(&authenticator, Some("")).await, 20, "missing");
+        assert_took(timed(&authenticator, Some("no trust has this")).await, 20, "invalid");
+        let failing = Slow::authenticator(delay, true, 8).await;
+        assert_took(timed(&failing, Some("key")).await, 20, "unavailable");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_beyond_the_floor_takes_a_whole_multiple_of_it() {
+    for (delay, expected) in [(22, 40), (38, 40), (42, 60), (199, 200), (1_001, 1_020)] {
+        let authenticator = Slow::authenticator(delay, false, 8).await;
+        assert_took(timed(&authenticator, Some("no trust has this")).await, expected, "invalid");
+        let failing = Slow::authenticator(delay, true, 8).await;
+        assert_took(timed(&failing, Some("key")).await, expected, "unavailable");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_goes_out_at_once() {
+    let authenticator = Slow::authenticator(5, false, 8).await;
+    assert_took(timed(&authenticator, Some("key")).await, 5, "granted");
+    assert_took(timed(&authenticator, Some("key")).await, 0, "granted");
+}
+
+/// A queue of one place: whoever waits for the floor has none of it, nor keeps the next walk from beginning.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_waits_for_the_floor_holds_nothing() {
+    let authenticator = Slow::authenticator(1, false, 1).await;
+    let refused = |key: &'static str| {
+        let authenticator = authenticator.clone();
+        tokio::spawn(async move { timed(&authenticator, Some(key)).await })
+    };
+    let mut answers = Vec::new();
+    for _ in 0..5 {
+        answers.push(refused("no trust has this"));
+        sleep(Duration::from_millis(3)).await;
+    }
+    let stats = authenticator.stats();
+    assert_eq!((stats.sweeps, stats.invalid, stats.waiting), (5, 5, 0));
+    assert!(answers.iter().all(|answer| !answer.is_finished()));
+    for answer in answers {
+        assert_took(answer.await.unwrap(), 20, "invalid");
+    }
+
+    // Over the limit: there is room for one until the walk begins.
+    let requests = [(); 3].map(|()| refused("no trust has this"));
+    let mut words = Vec::new();
+    for request in requests {
+        let (took, word) = request.await.unwrap();
+        assert_took((took, word), 20, word);
+        words.push(word);
+    }
+    assert!(words.contains(&"overloaded"), "{words:?}");
+
+    // And who goes away while waiting leaves nothing behind.
+    let gone = refused("no trust has this");
+    sleep(Duration::from_millis(10)).await;
+    gone.abort();
+    assert!(gone.await.unwrap_err().is_cancelled());
+    let stats = authenticator.stats();
+    assert_eq!(stats.requests, stats.granted + stats.invalid + stats.overloaded);
+}
+
+/// Without a floor, nothing needs a timer.
+#[test]
+fn there_is_no_floor_unless_one_is_asked_for() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let world = World::<MemoryStore>::over(Arc::new(MemoryStore::new()), None);
+        let refused = world.authenticator.authenticate(Some("no trust has this")).await;
+        assert!(matches!(refused, Err(AuthError::Invalid)));
+        let none = Authenticator::builder(Arc::clone(&world.store), Arc::clone(&world.cache));
+        let refused = none.reject_floor(Duration::ZERO).build().authenticate(None).await;
+        assert!(matches!(refused, Err(AuthError::Missing)));
+    });
+}

@@ -1,0 +1,113 @@
+//! The admin API: what it does, and for whom.
+
+use serde_json::{Value, json};
+
+use crate::client::ask;
+use crate::server::{ADMIN_KEY, Server};
+
+#[tokio::test]
+async fn a_trust_is_registered_shown_disabled_enabled_rotated_and_deleted_and_its_key_follows_at_once_g1() {
+    let server = Server::on_sqlite(&[]).await;
+    let asked = json!({ "name": "St. Mary", "code": "SM1", "region": "north" });
+    let made = server.administer("POST", "/admin/trusts", &asked).await;
+    let (trust, key) = (made.json()["trust"].clone(), made.json()["api_key"].as_str().unwrap().to_owned());
+    let path = format!("/admin/trusts/{}", trust["id"].as_str().unwrap());
+    assert_eq!(
+        (made.status, made.header("location"), made.header("cache-control")),
+        (201, Some(&*path), Some("no-store"))
+    );
+    assert_eq!(
+        (&trust["name"], &trust["code"], &trust["region"]),
+        (&json!("St. Mary"), &json!("SM1"), &json!("north"))
+    );
+    assert_eq!((key.len(), trust.get("api_key_hash")), (43, None));
+
+    let status = async |key: &str| server.verify(key).await.status;
+    let change = async |method: &str, what: &str| {
+        let answer = server.administer(method, &format!("{path}{what}"), &Value::Null).await;
+        assert_eq!(answer.status, 200, "{method} {what}: {answer:?}");
+        answer.json()
+    };
+    assert_eq!(status(&key).await, 200);
+    assert_eq!(change("GET", "").await, json!({ "trust": trust }));
+    assert_eq!(
+        server.administer("GET", "/admin/trusts", &Value::Null).await.json(),
+        json!({ "trusts": [trust] })
+    );
+    // By name as well.
+    let named = server.administer("GET", "/admin/trusts/St.%20Mary", &Value::Null).await;
+    assert_eq!(named.json(), json!({ "trust": trust }));
+
+    assert!(change("POST", "/disable").await["trust"]["disabled_at"].is_string());
+    assert_eq!(status(&key).await, 401);
+    assert!(change("POST", "/enable").await["trust"]["disabled_at"].is_null());
+    assert_eq!(status(&key).await, 200);
+    let new_key = change("POST", "/rotate").await["api_key"].as_str().unwrap().to_owned();
+    assert_eq!((status(&key).await, status(&new_key).await), (401, 200));
+    change("DELETE", "").await;
+    assert_eq!(status(&new_key).await, 401);
+    let gone = server.administer("DELETE", &path, &Value::Null).await;
+    assert_eq!((gone.status, &*gone.kind()), (404, "no_such_trust"));
+
+    let log = server.stop().await;
+    assert_eq!(log.matches("a trust was changed").count(), 5, "{log}");
+}
+
+#[tokio::test]
+async fn bad_requests_get_a_typed_error_and_change_nothing_g10() {
+    let server = Server::on_sqlite(&[]).await;
+    server.register("St. Mary").await;
+    let nobody = format!("/admin/trusts/{}", uuid::Uuid::nil());
+    for (method, path, body, status, kind) in [
+        ("POST", "/admin/trusts", json!({ "name": "St. Mary" }), 409, "name_taken"),
+        ("POST", "/admin/trusts", json!({ "name": "" }), 422, "invalid_name"),
+        ("POST", "/admin/trusts", json!({ "name": "k".repeat(43) }), 422, "invalid_name"),
+        ("POST", "/admin/trusts", json!({ "name": 7 }), 422, "malformed"),
+        ("POST", "/admin/trusts", json!({ "name": "New", "colour": "red" }), 422, "malformed"),
+        ("POST", "/admin/trusts", json!({ "name": "New", "code": "" }), 422, "malformed"),
+        ("POST", "/admin/trusts", json!({ "name": "x".repeat(20_000) }), 413, "too_large"),
+        ("GET", &*nobody, Value::Null, 404, "no_such_trust"),
+        ("DELETE", &*nobody, Value::Null, 404, "no_such_trust"),
+        ("POST", "/admin/trusts/nobody/rotate", Value::Null, 404, "no_such_trust"),
+        ("POST", "/admin/trusts/nobody/promote", Value::Null, 404, "no_such_path"),
+        ("PUT", "/admin/trusts", Value::Null, 405, "no_such_method"),
+    ] {
+        let answer = server.administer(method, path, &body).await;
+        assert_eq!((answer.status, &*answer.kind()), (status, kind), "{method} {path}");
+        assert!(!answer.json()["error"]["message"].as_str().unwrap().is_empty());
+        assert_eq!(answer.header("cache-control"), Some("no-store"));
+    }
+    let bearer = format!("Bearer {ADMIN_KEY}");
+    let json = ("Content-Type", "application/json");
+    for (headers, body, status, kind) in [
+        (&[("Authorization", &*bearer)] as &[_], r#"{"name":"New"}"#, 415, "content_type"),
+        (&[("Authorization", &*bearer), json], r#"{"name":"New""#, 400, "malformed"),
+        (&[("Authorization", &*bearer), json], "\u{1}", 400, "malformed"),
+    ] {
+        let answer = ask(server.admin, "POST", "/admin/trusts", headers, body).await;
+        assert_eq!((answer.status, &*answer.kind()), (status, kind), "{body}");
+    }
+    // A key that was pasted where a name belongs does not come back.
+    let pasted =
+        server.administer("DELETE", &format!("/admin/trusts/{}", "k".repeat(43)), &Value::Null).await;
+    assert!(pasted.status == 404 && !pasted.body.contains("kkkkkkkk"), "{pasted:?}");
+
+    let listed = server.administer("GET", "/admin/trusts", &Value::Null).await.json();
+    assert_eq!(listed["trusts"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn nobody_is_let_in_without_the_internal_service_key_and_nobody_at_all_if_none_is_configured() {
+    let server = Server::on_sqlite(&[]).await;
+    let unconfigured = Server::without_admin_key().await;
+    let wrong = format!("Bearer {ADMIN_KEY}x");
+    for path in ["/admin", "/admin/trusts", "/admin/trusts/x", "/admin/nothing/here"] {
+        for headers in [&[] as &[_], &[("Authorization", &*wrong)], &[("X-Api-Key", ADMIN_KEY)]] {
+            let answer = ask(server.admin, "GET", path, headers, "").await;
+            assert_eq!((answer.status, &*answer.kind()), (401, "unauthorized"), "{path}");
+            assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+        }
+        let answer = unconfigured.administer("GET", path, &Value::Null).await;
+        assert_eq!((answer.status, &*answer.kind()), (403, "admin_unconfigured"), "{path}");
+    }
+}

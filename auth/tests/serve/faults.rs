@@ -1,0 +1,233 @@
+//! Faults: whatever breaks, nothing is granted that should not be, and no request is left without an answer.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection, Executor};
+
+use crate::client::Answer;
+use crate::load::{Keys, Load, assert_answered, assert_never_granted_after};
+use crate::postgres_server::PostgresServer;
+use crate::server::{PATIENCE, Server};
+
+/// Until the answer is this one.
+async fn until_status(server: &Server, key: &str, wanted: u16) -> Duration {
+    let begun = Instant::now();
+    loop {
+        let answer = server.verify(key).await;
+        if answer.status == wanted {
+            return begun.elapsed();
+        }
+        assert!(begun.elapsed() < PATIENCE, "{wanted} never comes: {answer:?}; log: {}", server.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn assert_unavailable(answer: &Answer) {
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert_eq!(answer.json(), json!({ "detail": "Authentication is unavailable; try again." }));
+    assert_eq!((answer.header("retry-after"), answer.header("x-trust-id")), (Some("1"), None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_to_terminate_under_load_leaves_no_request_without_an_answer() {
+    // The floor keeps refusals under way when the signal comes.
+    let mut server = Server::on_sqlite(&["--drain-delay", "2s", "--reject-floor", "300ms"]).await;
+    let (trust, revoked) = (server.register("St. Mary").await, server.register("Revoked").await);
+    assert_eq!(server.verify(&revoked.key).await.status, 200);
+    let valid = Load::start(server.main, 8, &Keys::The(trust.key.clone()));
+    let unknown = Load::start(server.main, 8, &Keys::Unknown("unknown"));
+    let late = Load::start(server.main, 2, &Keys::The(revoked.key.clone()));
+    server.until_metric("trust_auth_requests_total{outcome=\"granted\"}", |granted| granted > 200.0).await;
+    server.until_metric("trust_auth_requests_total{outcome=\"invalid\"}", |invalid| invalid > 8.0).await;
+    server.signal("TERM");
+    // While it drains.
+    server.delete(&revoked).await;
+    let deleted = Instant::now();
+    assert_answered(&valid.ended().await, &[200]);
+    assert_answered(&unknown.ended().await, &[401]);
+    let late = late.ended().await;
+    assert_answered(&late, &[200, 401]);
+    assert!(late.iter().all(|one| one.begun <= deleted || one.status == Some(401)), "{late:?}");
+    assert_eq!(server.ended().await.code(), Some(0), "{}", server.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_are_owed_at_the_end_are_given_even_if_nobody_waits_for_new_connections() {
+    let mut server = Server::on_sqlite(&["--drain-delay", "0s", "--reject-floor", "2s"]).await;
+    let main = server.main;
+    let asked =
+        tokio::spawn(async move { crate::client::Client::new(main).verify("unknown").await.unwrap() });
+    server.until_metric("trust_auth_connections{listener=\"main\"}", |open| open >= 2.0).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    server.signal("TERM");
+    assert_eq!(asked.await.unwrap().status, 401);
+    assert_eq!(server.ended().await.code(), Some(0), "{}", server.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_stops_under_load_is_503_and_back_within_five_seconds_with_everything_invalidated() {
+    let Some(database) = PostgresServer::start() else { return };
+    let url = database.new_database();
+    let server = Server::on(&url, &["--query-timeout", "1s"]).await;
+    let (kept, revoked) = (server.register("Kept").await, server.register("Revoked").await);
+    for trust in [&kept, &revoked] {
+        assert_eq!(server.verify(&trust.key).await.status, 200);
+    }
+    let valid = Load::start(server.main, 6, &Keys::The(kept.key.clone()));
+    let unknown = Load::start(server.main, 2, &Keys::Unknown("unknown"));
+    let late = Load::start(server.main, 2, &Keys::The(revoked.key.clone()));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+
+    database.stop();
+    let stopped = Instant::now();
+    assert_unavailable(&server.verify(&kept.key).await);
+    assert_unavailable(&server.verify("unknown").await);
+    server.until_metric("trust_auth_listener_connected", |connected| connected == 0.0).await;
+    let ready = crate::client::ask(server.main, "GET", "/readyz", &[], "").await;
+    assert_eq!((ready.status, &ready.json()["ready"]), (503, &json!(false)));
+    let failed = server.administer("POST", "/admin/trusts", &json!({ "name": "New" })).await;
+    assert_eq!((failed.status, failed.header("retry-after")), (503, Some("1")), "{failed:?}");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let invalidations = server.metric("trust_auth_evictions_total{cause=\"connected\"}").await;
+
+    let about_to_return = Instant::now();
+    database.start_again();
+    let returned = Instant::now();
+    // Whatever the service missed while it was deaf.
+    database.psql(&url, "DELETE FROM trust WHERE name = 'Revoked'");
+    let deleted = Instant::now();
+    assert_ne!(server.verify(&revoked.key).await.status, 200);
+    until_status(&server, &kept.key, 200).await;
+    server.until_metric("trust_auth_listener_connected", |connected| connected == 1.0).await;
+    let recovered = returned.elapsed();
+    assert!(recovered < Duration::from_secs(5), "{recovered:?}; log: {}", server.log());
+    until_status(&server, &revoked.key, 401).await;
+    server.until_metric("trust_auth_evictions_total{cause=\"connected\"}", |now| now > invalidations).await;
+
+    let asked = valid.finish().await;
+    assert_answered(&asked, &[200, 503]);
+    for one in
+        asked.iter().filter(|one| one.begun > stopped && one.begun + Duration::from_secs(2) < about_to_return)
+    {
+        assert_eq!(one.status, Some(503), "{one:?}");
+    }
+    assert!(asked.iter().any(|one| one.begun > returned && one.status == Some(200)));
+    assert_answered(&unknown.finish().await, &[401, 503]);
+    let late = late.finish().await;
+    assert_answered(&late, &[200, 401, 503]);
+    assert_never_granted_after(deleted, &late);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_cut_while_a_trust_is_revoked_cost_no_answer_and_let_nobody_in() {
+    let Some(database) = PostgresServer::shared() else { return };
+    let url = database.new_database();
+    let server = Server::on(&url, &[]).await;
+    let kept = server.register("Kept").await;
+    let load = Load::start(server.main, 4, &Keys::The(kept.key.clone()));
+    for round in 0..3 {
+        let revoked = server.register(&format!("Revoked {round}")).await;
+        until_status(&server, &revoked.key, 200).await;
+        let late = Load::start(server.main, 2, &Keys::The(revoked.key.clone()));
+        assert!(database.kill_connections(&url) > 0);
+        database.psql(&url, &format!("DELETE FROM trust WHERE id = '{}'", revoked.id));
+        let deleted = Instant::now();
+        assert_ne!(server.verify(&revoked.key).await.status, 200);
+        until_status(&server, &revoked.key, 401).await;
+        until_status(&server, &kept.key, 200).await;
+        server.until_metric("trust_auth_listener_connected", |connected| connected == 1.0).await;
+        // Of two trusts that were cached one is gone, however the word came.
+        server.until_metric("trust_auth_cache_entries", |entries| entries <= 1.0).await;
+        let late = late.finish().await;
+        assert_answered(&late, &[200, 401, 503]);
+        assert_never_granted_after(deleted, &late);
+    }
+    assert_answered(&load.finish().await, &[200, 503]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_that_the_listener_misses_is_refused_at_once_and_made_up_for_when_it_is_back() {
+    let Some(database) = PostgresServer::shared() else { return };
+    let url = database.new_database();
+    let server = Server::on(&url, &[]).await;
+    for round in 0..3 {
+        let revoked = server.register(&format!("Revoked {round}")).await;
+        let connects = server.metric("trust_auth_evictions_total{cause=\"connected\"}").await;
+        until_status(&server, &revoked.key, 200).await;
+        let late = Load::start(server.main, 2, &Keys::The(revoked.key.clone()));
+        // In one transaction: when it commits, nobody listens.
+        let cut = database.psql(
+            &url,
+            &format!(
+                "DELETE FROM trust WHERE id = '{}'; \
+                 SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity \
+                 WHERE datname = current_database() AND application_name = 'trust-auth watch'",
+                revoked.id
+            ),
+        );
+        assert_eq!(cut, "t");
+        let deleted = Instant::now();
+        assert_eq!(server.verify(&revoked.key).await.status, 401);
+        server.until_metric("trust_auth_evictions_total{cause=\"connected\"}", |now| now > connects).await;
+        assert_eq!(server.metric("trust_auth_cache_entries").await, 0.0);
+        assert_eq!(server.metric("trust_auth_listener_connected").await, 1.0);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let late = late.finish().await;
+        assert_answered(&late, &[200, 401]);
+        assert_never_granted_after(deleted, &late);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_hangs_is_503_when_its_time_is_over_and_nothing_is_remembered_g9() {
+    let Some(database) = PostgresServer::shared() else { return };
+    let url = database.new_database();
+    let server = Server::on(&url, &["--query-timeout", "700ms"]).await;
+    let trust = server.register("St. Mary").await;
+    assert_eq!(server.verify(&trust.key).await.status, 200);
+    let mut other = database.connect(&url).await;
+    let mut locked = other.begin().await.unwrap();
+    locked.execute("LOCK TABLE trust IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let begun = Instant::now();
+    assert_unavailable(&server.verify(&trust.key).await);
+    assert_unavailable(&server.verify("unknown").await);
+    assert!(begun.elapsed() > Duration::from_millis(500), "{:?}", begun.elapsed());
+    let metrics = server.metrics().await;
+    assert!(
+        metrics
+            .iter()
+            .any(|(name, value)| name.starts_with("trust_auth_store_failures_total") && *value >= 1.0)
+    );
+    locked.rollback().await.unwrap();
+    until_status(&server, &trust.key, 200).await;
+    until_status(&server, "unknown", 401).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_sqlite_file_that_another_process_has_locked_is_still_read_and_a_change_is_503() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("trusts.db");
+    let server = Server::on(&file, &["--query-timeout", "700ms"]).await;
+    let trust = server.register("St. Mary").await;
+    assert_eq!(server.verify(&trust.key).await.status, 200);
+
+    // This process is another one.
+    let mut other = SqliteConnectOptions::new().filename(&file).connect().await.unwrap();
+    other.execute("BEGIN EXCLUSIVE").await.unwrap();
+    assert_eq!(server.verify(&trust.key).await.status, 200);
+    assert_eq!(server.verify("unknown").await.status, 401);
+    let path = format!("/admin/trusts/{}/disable", trust.id);
+    let failed = server.administer("POST", &path, &Value::Null).await;
+    assert!(failed.status == 503 && ["busy", "timeout"].contains(&&*failed.kind()), "{failed:?}");
+    other.execute("ROLLBACK").await.unwrap();
+
+    // A write that timed out may be committed later, or not: this one is.
+    let begun = Instant::now();
+    while server.administer("POST", &path, &Value::Null).await.status != 200 {
+        assert!(begun.elapsed() < PATIENCE, "{}", server.log());
+    }
+    assert_eq!(server.verify(&trust.key).await.status, 401);
+}

@@ -1,0 +1,18 @@
+//! `trust-auth serve` as its users meet it: the real binary as a process, real databases, real proxies, real clients.
+//!
+//! No figure of performance is asserted here: those are measured by `benches/service`. What is asserted holds on a machine of any speed.
+
+mod admin;
+mod client;
+mod contract;
+mod faults;
+mod flood;
+mod load;
+mod operation;
+mod processes;
+mod programs;
+mod proxies;
+mod server;
+
+#[path = "../postgres_server/mod.rs"]
+mod postgres_server;

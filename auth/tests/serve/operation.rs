@@ -1,0 +1,115 @@
+//! What an operator relies on: settings, what is told and logged, and how the service ends.
+
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use crate::client::{Client, ask};
+use crate::server::{ADMIN_KEY, Server, command};
+
+fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    command(folder.path()).arg("serve").args(arguments).envs(environment.iter().copied()).output().unwrap()
+}
+
+#[tokio::test]
+async fn a_flag_goes_before_the_environment_and_both_are_told_at_the_start_without_secrets() {
+    let server =
+        Server::on_sqlite(&["--ttl", "7s", "--waiting-limit", "33", "--reject-floor", "250ms"]).await;
+    let settings = &server.told["serving"]["settings"];
+    assert_eq!((&settings["ttl"], &settings["waiting_limit"]), (&"7s".into(), &33.into()));
+    assert_eq!(
+        (&settings["reject_floor"], &settings["admin_key_configured"]),
+        (&"250ms".into(), &true.into())
+    );
+    let log = server.stop().await;
+    let digest = trust_auth::KeyHash::of(ADMIN_KEY).to_string();
+    assert!(log.contains(r#""waiting_limit":33"#) && log.contains(r#""ttl":"7s""#), "{log}");
+    assert!(!log.contains(&digest[..16]) && !log.contains(ADMIN_KEY), "{log}");
+}
+
+#[test]
+fn settings_that_cannot_work_are_refused_with_what_to_do() {
+    for (arguments, environment, told) in [
+        (
+            &["--reject-floor", "10s", "--request-timeout", "10s"] as &[_],
+            &[] as &[_],
+            "--reject-floor must be shorter",
+        ),
+        (&["--query-timeout", "0s"], &[], "--query-timeout must be longer"),
+        (&["--scheme", "two words"], &[], "--scheme must be one word"),
+        (&["--capacity", "0"], &[], "--ttl or --capacity"),
+        (&[], &[("TRUST_AUTH_WAITING_LIMIT", "0")], "--waiting-limit must be at least 1"),
+        (&["--listen", "192.0.2.1:1"], &[], "cannot listen at 192.0.2.1:1"),
+        (&["--database", "mysql://u:hunter2@db/x"], &[], "cannot be opened"),
+        (&["--database", "postgres://u:hunter2@127.0.0.1:1/x"], &[], "127.0.0.1:1"),
+    ] {
+        let output = run(arguments, environment);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
+        assert!(error.contains(told) && !error.contains("hunter2"), "{arguments:?}: {error}");
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), "", "{arguments:?}");
+    }
+    for (arguments, environment) in [
+        (&["--listen", "nowhere"] as &[_], &[] as &[_]),
+        (&["--header", "not a header"], &[]),
+        (&["--admin-key-sha256", "not-hex"], &[]),
+        (&[], &[("TRUST_AUTH_TTL", "soon")]),
+    ] {
+        assert_eq!(run(arguments, environment).status.code(), Some(2), "{arguments:?} {environment:?}");
+    }
+}
+
+#[tokio::test]
+async fn no_key_and_no_digest_is_ever_logged_g10() {
+    let server = Server::on_sqlite(&["--log-level", "debug"]).await;
+    let trust = server.register("St. Mary").await;
+    let unknown = "an-unknown-key-that-nobody-has";
+    server.verify(&trust.key).await;
+    server.verify(unknown).await;
+    ask(server.main, "GET", "/verify", &[("X-Api-Key", "first-of-two"), ("X-Api-Key", "second-of-two")], "")
+        .await;
+    ask(server.admin, "GET", "/admin/trusts", &[("Authorization", "Bearer a-wrong-admin-key")], "").await;
+    server.delete(&trust).await;
+    server.verify(&trust.key).await;
+    let log = server.stop().await;
+    for key in [&*trust.key, unknown, "first-of-two", "second-of-two", "a-wrong-admin-key", ADMIN_KEY] {
+        let digest = trust_auth::KeyHash::of(key).to_string();
+        assert!(!log.contains(key) && !log.contains(&digest[..16]), "{key}: {log}");
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_does_not_hold_up_the_end_and_a_second_signal_ends_it_at_once() {
+    let server = Server::on_sqlite(&[]).await;
+    let mut idle = Client::new(server.main);
+    idle.verify("unknown").await.unwrap();
+    let begun = Instant::now();
+    server.stop().await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+
+    let mut server = Server::on_sqlite(&["--drain-delay", "1h"]).await;
+    server.signal("TERM");
+    while ask(server.main, "GET", "/readyz", &[], "").await.status == 200 {}
+    server.signal("INT");
+    assert_eq!(server.ended().await.code(), Some(130));
+}
+
+#[tokio::test]
+async fn the_connections_of_one_listener_are_limited_and_the_other_answers_meanwhile() {
+    let server = Server::on_sqlite(&["--max-connections", "3", "--header-timeout", "1h"]).await;
+    server.until_metric("trust_auth_connections{listener=\"main\"}", |open| open <= 1.0).await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let mut client = Client::new(server.main);
+        client.verify("unknown").await.unwrap();
+        held.push(client);
+    }
+    // The kernel takes the connection, nobody answers.
+    let mut fourth = Client::new(server.main);
+    let waiting = tokio::spawn(async move { fourth.verify("unknown").await.unwrap().status });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!waiting.is_finished());
+    assert_eq!(ask(server.admin, "GET", "/healthz", &[], "").await.status, 200);
+    held.pop();
+    assert_eq!(waiting.await.unwrap(), 401);
+}

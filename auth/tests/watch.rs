@@ -1,0 +1,385 @@
+//! What other processes change goes from this process's cache: exactly that where it is told, everything where something may have been
+//! missed.
+
+mod stores;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sqlx::{Connection, Executor};
+use stores::postgres_server::PostgresServer;
+use stores::{World, by_name, eventually, postgres_options, second_connection, sqlite_options};
+use trust_auth::{
+    ApiKey, AuthError, KeyHash, Path, PostgresStore, SqliteStore, Trust, TrustKeyCache, TrustLedger,
+    TrustRegistry, WatchStatus, Watcher,
+};
+
+/// A world that watches its database, and the registry of another process.
+struct Watched<S> {
+    world: World<S>,
+    watcher: Watcher,
+    elsewhere: TrustRegistry<S>,
+}
+
+impl<S: TrustLedger> Watched<S> {
+    async fn over(
+        world: World<S>,
+        elsewhere: S,
+        watch: impl FnOnce(&S, Arc<TrustKeyCache>) -> Watcher,
+    ) -> Self {
+        let watcher = watch(&world.store, Arc::clone(&world.cache));
+        let watched =
+            Self { world, watcher, elsewhere: TrustRegistry::new(Arc::new(elsewhere), Arc::default()) };
+        watched.connected(1).await;
+        watched
+    }
+
+    fn status(&self) -> WatchStatus {
+        self.watcher.status()
+    }
+
+    async fn connected(&self, times: u64) {
+        eventually("it is connected", || self.status().connected && self.status().connects >= times).await;
+    }
+
+    async fn gone(&self, key: &ApiKey) {
+        eventually("the entry is gone", || self.world.cached(key).is_none()).await;
+    }
+
+    /// Nothing but keys was invalidated since it connected.
+    fn assert_targeted(&self) {
+        let status = self.status();
+        assert_eq!((status.invalidations, status.connects, status.failures), (1, 1, 0), "{status:?}");
+    }
+}
+
+impl Watched<PostgresStore> {
+    async fn on_postgres(server: &PostgresServer) -> (Self, String) {
+        let url = server.new_database();
+        (Self::at(&url, &url).await, url)
+    }
+
+    /// `here` and `elsewhere` are URLs of the same database.
+    async fn at(here: &str, elsewhere: &str) -> Self {
+        let elsewhere = postgres_options(elsewhere).connect().await.unwrap();
+        let store = postgres_options(here).connect().await.unwrap();
+        Self::over(World::over(Arc::new(store), None), elsewhere, PostgresStore::watch).await
+    }
+}
+
+impl Watched<SqliteStore> {
+    async fn on_sqlite() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let options = sqlite_options(&folder.path().join("trusts.db")).query_timeout(Duration::from_secs(60));
+        let store = options.clone().connect().await.unwrap();
+        let elsewhere = options.connect().await.unwrap();
+        Self::over(World::over(Arc::new(store), Some(folder)), elsewhere, SqliteStore::watch).await
+    }
+}
+
+/// Each kind of change, made by another process.
+async fn changes_elsewhere_evict_their_keys_and_no_others<S: TrustLedger>(watched: Watched<S>) {
+    let Watched { world, elsewhere, .. } = &watched;
+    let (other, other_key) = world.register("other").await;
+    let (_, disabled) = world.register("disabled").await;
+    let (_, rotated) = world.register("rotated").await;
+    let (_, deleted) = world.register("deleted").await;
+    // This process's own changes are told too, later, and each names one key.
+    eventually("the registrations were heard of", || watched.status().evicted_keys == 4).await;
+    for key in [&other_key, &disabled, &rotated, &deleted] {
+        assert!(world.attempt(key).await.result.is_ok());
+        assert!(world.cached(key).is_some());
+    }
+
+    elsewhere.disable(&by_name("disabled")).await.unwrap();
+    watched.gone(&disabled).await;
+    elsewhere.rotate(&by_name("rotated")).await.unwrap();
+    watched.gone(&rotated).await;
+    elsewhere.delete(&by_name("deleted")).await.unwrap();
+    watched.gone(&deleted).await;
+
+    for key in [&disabled, &rotated, &deleted] {
+        let attempt = world.attempt(key).await;
+        assert!(matches!(attempt.result, Err(AuthError::Invalid)));
+        assert_eq!(attempt.path, Path::Sweep, "the entry is gone, so this is no stale hit");
+    }
+    assert_eq!(world.cached(&other_key), Some(other.id), "no other key lost its entry");
+    // A rotation names two.
+    assert_eq!(watched.status().evicted_keys, 4 + 1 + 2 + 1);
+    watched.assert_targeted();
+}
+
+#[tokio::test]
+async fn changes_by_another_process_evict_their_keys_and_no_others_on_postgres() {
+    let Some(server) = PostgresServer::shared() else { return };
+    changes_elsewhere_evict_their_keys_and_no_others(Watched::on_postgres(server).await.0).await;
+}
+
+#[tokio::test]
+async fn changes_by_another_process_evict_their_keys_and_no_others_on_sqlite() {
+    changes_elsewhere_evict_their_keys_and_no_others(Watched::on_sqlite().await).await;
+}
+
+/// Registers trusts of these names, and waits until their own notifications were heard, so that the next one is another's.
+async fn hot<const N: usize>(watched: &Watched<PostgresStore>, names: [&str; N]) -> [(Trust, ApiKey); N] {
+    let mut made = Vec::new();
+    for name in names {
+        made.push(watched.world.register(name).await);
+    }
+    eventually("the registrations were heard of", || watched.status().notifications >= N as u64).await;
+    for (trust, key) in &made {
+        assert!(watched.world.attempt(key).await.result.is_ok());
+        assert_eq!(watched.world.cached(key), Some(trust.id));
+    }
+    made.try_into().unwrap()
+}
+
+#[tokio::test]
+async fn a_change_by_psql_evicts_exactly_its_key() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (watched, url) = Watched::on_postgres(server).await;
+    let world = &watched.world;
+    let made = hot(&watched, ["a", "b", "c", "d", "other"]).await;
+    let [(a, a_key), (b, b_key), (c, c_key), (d, d_key), (other, other_key)] = &made;
+
+    server.psql(&url, &format!("UPDATE trust SET disabled_at = now() WHERE id = '{}'", a.id));
+    watched.gone(a_key).await;
+    let digest = KeyHash::of("another");
+    // In upper case, as a person may write it.
+    let digits = digest.to_string().to_uppercase();
+    server.psql(&url, &format!("UPDATE trust SET api_key_hash = '{digits}' WHERE id = '{}'", b.id));
+    watched.gone(b_key).await;
+    assert_eq!(world.authenticator.authenticate(Some("another")).await.unwrap().id, b.id);
+    server.psql(&url, &format!("DELETE FROM trust WHERE id = '{}'", c.id));
+    watched.gone(c_key).await;
+    // Another row gets the same key: that one is meant from now on.
+    let values = format!("gen_random_uuid(), 'twin', '{}'", d_key.hash());
+    server.psql(&url, &format!("INSERT INTO trust (id, name, api_key_hash) VALUES ({values})"));
+    watched.gone(d_key).await;
+    assert_ne!(world.attempt(d_key).await.result.unwrap().id, d.id);
+
+    assert_eq!(world.cached(other_key), Some(other.id));
+    watched.assert_targeted();
+    // Five registrations, four changes. A registration names one key, and so does each change but the new hash, which names two.
+    let status = watched.status();
+    assert_eq!((status.notifications, status.evicted_keys), (9, 10), "{status:?}");
+}
+
+#[tokio::test]
+async fn a_change_that_concerns_no_key_or_is_rolled_back_is_not_heard_of() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (watched, url) = Watched::on_postgres(server).await;
+    let [(a, a_key), (_, b_key)] = &hot(&watched, ["a", "b"]).await;
+
+    server
+        .psql(&url, "UPDATE trust SET last_heartbeat = now(), region = 'north', api_key_hash = api_key_hash");
+    server.psql(&url, "BEGIN; DELETE FROM trust; ROLLBACK");
+    server.psql(&url, "NOTIFY another_channel, '1 truncate - - -'");
+    // Notifications come in the order of the commits: with this one, all before it were heard.
+    server.psql(&url, "DELETE FROM trust WHERE name = 'b'");
+    watched.gone(b_key).await;
+    assert_eq!(watched.status().notifications, 3);
+    assert_eq!(watched.world.cached(a_key), Some(a.id));
+}
+
+#[tokio::test]
+async fn a_notification_that_is_not_understood_invalidates_every_key() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (watched, url) = Watched::on_postgres(server).await;
+    let long = "x".repeat(7_000);
+    for (number, payload) in ["", "reload", "2 update x y z", &long].iter().enumerate() {
+        let (_, key) = watched.world.register(&format!("trust {number}")).await;
+        eventually("the registration was heard of", || watched.status().evicted_keys > number as u64).await;
+        assert!(watched.world.attempt(&key).await.result.is_ok());
+        assert!(watched.world.cached(&key).is_some());
+        server.psql(&url, &format!("SELECT pg_notify('trust_auth', '{payload}')"));
+        eventually("it was heard", || watched.status().malformed == number as u64 + 1).await;
+        assert_eq!(watched.world.cached(&key), None);
+    }
+    let status = watched.status();
+    assert_eq!((status.malformed, status.invalidations, status.connects), (4, 5, 1), "{status:?}");
+}
+
+#[tokio::test]
+async fn a_truncated_table_invalidates_every_key() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (watched, url) = Watched::on_postgres(server).await;
+    let [(_, a), (_, b)] = &hot(&watched, ["a", "b"]).await;
+    server.psql(&url, "TRUNCATE trust");
+    eventually("it was heard", || watched.status().truncations == 1).await;
+    assert_eq!((watched.world.cached(a), watched.world.cached(b)), (None, None));
+    assert!(matches!(watched.world.attempt(a).await.result, Err(AuthError::Invalid)));
+}
+
+/// Logical replication and some restores write with triggers off.
+#[tokio::test]
+async fn a_change_with_triggers_off_is_heard_of_all_the_same() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (watched, url) = Watched::on_postgres(server).await;
+    let [(_, key)] = &hot(&watched, ["a"]).await;
+    server.psql(&url, "SET session_replication_role = replica; DELETE FROM trust");
+    watched.gone(key).await;
+    watched.assert_targeted();
+}
+
+/// The revocation falls into the time in which nobody can connect, so that no notification of it can be heard.
+#[tokio::test]
+async fn a_revocation_while_the_listener_is_cut_off_is_refused_at_once_and_evicted_when_it_is_back() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (watched, url) = Watched::on_postgres(server).await;
+    let world = &watched.world;
+    let [(trust, key), (other, other_key)] = &hot(&watched, ["a", "other"]).await;
+    let name = url.rsplit('/').next().unwrap();
+    let mut administrator = server.connect(&url).await;
+
+    server.psql("postgres", &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false"));
+    assert_eq!(server.kill_where(&url, "application_name = 'trust-auth watch'"), 1);
+    eventually("the loss is noticed", || !watched.status().connected).await;
+    administrator.execute("DELETE FROM trust WHERE name = 'a'").await.unwrap();
+
+    // Nothing was heard, the entry is there; the live row refuses, time and again.
+    for _ in 0..10 {
+        let attempt = world.attempt(key).await;
+        assert!(matches!(attempt.result, Err(AuthError::Invalid)), "{:?}", attempt.result);
+        assert_eq!(attempt.path, Path::StaleHit);
+    }
+    assert_eq!(world.cached(key), Some(trust.id));
+    assert!(world.attempt(other_key).await.result.is_ok());
+    eventually("attempts to connect fail", || watched.status().failures >= 2).await;
+
+    server.psql("postgres", &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true"));
+    watched.connected(2).await;
+    assert_eq!((world.cached(key), world.cached(other_key)), (None, None), "everything is invalidated");
+    assert!(matches!(world.attempt(key).await.result, Err(AuthError::Invalid)));
+    assert_eq!(world.attempt(other_key).await.result.as_ref().unwrap().id, other.id);
+
+    // It hears again.
+    administrator.execute("DELETE FROM trust").await.unwrap();
+    watched.gone(other_key).await;
+    administrator.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_listener_is_back_within_five_seconds_of_the_servers_return() {
+    let Some(server) = PostgresServer::start() else { return };
+    let (watched, _) = Watched::on_postgres(&server).await;
+    let [(_, key)] = &hot(&watched, ["a"]).await;
+    server.stop();
+    eventually("the loss is noticed", || !watched.status().connected).await;
+    // Long enough for the pauses to have grown to their longest.
+    eventually("attempts to connect fail", || watched.status().failures >= 8).await;
+    server.start_again();
+    let returned = Instant::now();
+    watched.connected(2).await;
+    assert!(returned.elapsed() < Duration::from_secs(5), "{:?}", returned.elapsed());
+    assert_eq!(watched.world.cached(key), None);
+}
+
+/// Between client and server: it passes everything on until it is told to keep everything to itself, without closing anything.
+struct Network {
+    port: u16,
+    frozen: tokio::sync::watch::Sender<bool>,
+}
+
+impl Network {
+    async fn before(server: &PostgresServer) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (frozen, is_frozen) = tokio::sync::watch::channel(false);
+        let upstream = server.port();
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let mut is_frozen = is_frozen.clone();
+                tokio::spawn(async move {
+                    let mut far = tokio::net::TcpStream::connect(("127.0.0.1", upstream)).await.unwrap();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        // For good: what was frozen stays so, and only new connections get through again.
+                        true = async { is_frozen.wait_for(|frozen| *frozen).await.is_ok() } => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        Self { port, frozen }
+    }
+
+    fn url(&self, url: &str, server: &PostgresServer) -> String {
+        url.replace(&server.port().to_string(), &self.port.to_string())
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_dies_without_a_word_is_found_out() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let network = Network::before(server).await;
+    let watched = Watched::at(&network.url(&url, server), &url).await;
+    let [(_, key)] = &hot(&watched, ["a"]).await;
+    // A while without changes is no death.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!((watched.status().connects, watched.status().failures), (1, 0));
+
+    network.frozen.send(true).unwrap();
+    server.psql(&url, "DELETE FROM trust");
+    eventually("the silence is noticed", || watched.status().failures >= 1).await;
+    network.frozen.send(false).unwrap();
+    watched.connected(2).await;
+    assert_eq!(watched.world.cached(key), None);
+}
+
+#[tokio::test]
+async fn a_watcher_that_is_dropped_stops_and_its_connection_goes() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (watched, url) = Watched::on_postgres(server).await;
+    let listening = || {
+        let name = url.rsplit('/').next().unwrap();
+        server.psql(
+            "postgres",
+            &format!(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}' AND application_name = 'trust-auth watch'"
+            ),
+        )
+    };
+    assert_eq!(listening(), "1");
+    let Watched { world, watcher, .. } = watched;
+    drop(watcher);
+    eventually("nobody listens", || listening() == "0").await;
+    assert!(world.register_hot("a").await.0.is_enabled());
+}
+
+#[tokio::test]
+async fn an_application_that_writes_heartbeats_costs_no_entry_on_sqlite() {
+    let watched = Watched::on_sqlite().await;
+    let (trust, key) = watched.world.register("a").await;
+    let (_, last) = watched.world.register("last").await;
+    eventually("the registrations were heard of", || watched.status().evicted_keys == 2).await;
+    for key in [&key, &last] {
+        assert!(watched.world.attempt(key).await.result.is_ok());
+    }
+    let mut application = second_connection(&watched.world.store).await;
+    // Each another time: what is written over itself changes nothing.
+    for minute in 10..13 {
+        let heard = watched.status().notifications;
+        let update = format!("UPDATE trust SET last_heartbeat = '2026-01-01T00:{minute}:00Z'");
+        application.execute(sqlx::AssertSqlSafe(update)).await.unwrap();
+        eventually("the commit was seen", || watched.status().notifications > heard).await;
+    }
+    assert_eq!(watched.world.cached(&key), Some(trust.id));
+    application.execute("DELETE FROM trust WHERE name = 'last'").await.unwrap();
+    watched.gone(&last).await;
+    assert_eq!(watched.world.cached(&key), Some(trust.id));
+    watched.assert_targeted();
+}
+
+#[tokio::test]
+async fn a_watch_on_sqlite_that_failed_invalidates_every_key_when_it_is_back() {
+    let watched = Watched::on_sqlite().await;
+    let (_, key) = watched.world.register_hot("a").await;
+    let mut other = second_connection(&watched.world.store).await;
+    other.execute("ALTER TABLE trust RENAME TO elsewhere").await.unwrap();
+    eventually("the loss is noticed", || !watched.status().connected).await;
+    other.execute("ALTER TABLE elsewhere RENAME TO trust").await.unwrap();
+    watched.connected(2).await;
+    assert_eq!(watched.world.cached(&key), None);
+    assert!(watched.world.attempt(&key).await.result.is_ok());
+}
