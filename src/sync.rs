@@ -3,6 +3,7 @@
 //! stands here and in `reclaim.rs`.
 
 pub(super) use std::alloc::{alloc, dealloc};
+pub(super) use std::cell::Cell;
 pub(super) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 pub(super) use std::thread_local;
 

@@ -1,10 +1,9 @@
 //! What the concurrent code is built from, in a model: the twin of `sync.rs`, with the same names.
 
 pub(super) use loom::alloc::{alloc, dealloc};
+pub(super) use loom::cell::Cell;
 pub(super) use loom::sync::atomic::Ordering;
 pub(super) use loom::{lazy_static, thread_local, thread_local as thread_cell};
-
-use std::cell::Cell;
 
 use loom::cell::UnsafeCell;
 use loom::sync::atomic;

@@ -24,12 +24,11 @@
 //! The idea is Fraser's (*Practical lock-freedom*, 2004, section 5.2.3); polling for the end of a grace period is
 //! the Linux kernel's (`poll_state_synchronize_rcu`).
 
-use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ptr;
 
 use super::sync::{
-    AtomicBool, AtomicPtr, AtomicU64, Ordering, barrier, lazy_static, thread_cell, thread_local,
+    AtomicBool, AtomicPtr, AtomicU64, Cell, Ordering, barrier, lazy_static, thread_cell, thread_local,
 };
 
 /// What a record holds while its thread is not pinned. Epochs begin above it.
