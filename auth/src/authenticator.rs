@@ -45,7 +45,8 @@ use crate::{AuthError, AuthenticatorBuilder, Stats, StoreError, Trust, TrustStor
 /// [`AuthError::Overloaded`], for which nothing is read. Hits wait for no walk.
 ///
 /// The walks run in a task of their own, on the runtime of a request that missed. With several runtimes, keep each one
-/// running that requests come from, or drop it: one that stands still in the middle of a walk lets the others wait.
+/// running that requests come from, or drop it: one that stands still in the middle of a walk, of which the request was cancelled, lets
+/// the others wait.
 ///
 /// # Where the lease is taken
 ///

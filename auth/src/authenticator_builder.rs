@@ -38,7 +38,7 @@ pub struct AuthenticatorBuilder<S> {
 
 impl<S: TrustStore> AuthenticatorBuilder<S> {
     /// How many requests may wait for a walk to begin, unless another number is given.
-    pub const DEFAULT_WAITING_LIMIT: usize = 1_024;
+    pub const DEFAULT_WAITING_LIMIT: usize = 256;
 
     pub(crate) fn new(store: Arc<S>, cache: Arc<TrustKeyCache>) -> Self {
         Self { store, cache, waiting_limit: Self::DEFAULT_WAITING_LIMIT, reject_floor: Duration::ZERO }

@@ -105,8 +105,10 @@ fn every_request_is_accounted_for() {
     let count = |field| count(&report, field);
     let judged = count("revoked_presented") + count("valid_presented") + count("undecided");
     assert_eq!(judged, count("requests"), "{report}");
-    assert_eq!(count("hits") + count("sweeps") + count("refused_missing"), count("requests"), "{report}");
-    assert!(count("stale_hits") <= count("sweeps"), "{report}");
+    // The others needed a walk, which those share that wait at the same time.
+    let swept = count("requests") - count("hits") - count("refused_missing");
+    assert!((1..=swept).contains(&count("sweeps")), "{report}");
+    assert!(count("stale_hits") <= swept, "{report}");
     assert!(count("rows_swept") <= count("sweeps") * 30, "{report}");
 }
 

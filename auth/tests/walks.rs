@@ -16,6 +16,7 @@ use trust_auth::{
     ApiKey, Attempt, AuthError, Authenticator, Candidates, Change, KeyHash, MemoryStore, NewTrust, Path,
     SqliteStore, StoreError, Trust, TrustLedger, TrustRef, TrustStore,
 };
+use trust_key_cache::TrustKeyCache;
 use uuid::Uuid;
 
 /// How a walk's read ends.
@@ -495,6 +496,30 @@ fn the_shutdown_of_the_walkers_runtime_refuses_who_waited_and_hangs_nobody() {
 
     world.store.end_walk(Outcome::Rows);
     assert_granted(&second.block_on(in_time(world.attempt(&key))), &trust);
+}
+
+/// The right to walk must not stay with a task of a runtime that nobody drives any more.
+#[test]
+fn misses_are_answered_on_one_runtime_after_another() {
+    let store = Arc::new(MemoryStore::new());
+    let authenticator = Authenticator::new(store, Arc::new(TrustKeyCache::new()));
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (first, second) = (runtime(), runtime());
+    for members in [1, 32] {
+        for runtime in [&first, &second] {
+            runtime.block_on(in_time(async {
+                let members: Vec<_> = (0..members)
+                    .map(|_| {
+                        let authenticator = authenticator.clone();
+                        tokio::spawn(async move { authenticator.authenticate(Some("unknown")).await })
+                    })
+                    .collect();
+                for member in members {
+                    assert!(matches!(member.await.unwrap(), Err(AuthError::Invalid)));
+                }
+            }));
+        }
+    }
 }
 
 #[test]

@@ -27,7 +27,7 @@ BEGIN
     END IF;
     PERFORM pg_notify(
         'trust_auth',
-        concat_ws(' ', '1', lower(TG_OP), coalesce(id, '-'), coalesce(old_hash, '-'), coalesce(new_hash, '-'))
+        concat_ws(' ', '1', lower(TG_OP COLLATE "C"), coalesce(id, '-'), coalesce(old_hash, '-'), coalesce(new_hash, '-'))
     );
     RETURN NULL;
 END

@@ -51,6 +51,18 @@ impl Location {
         }
         let (address, parameters) = rest.split_once('?').unwrap_or((rest, ""));
         let host = address.rsplit_once('@').map_or(address, |(_, host)| host);
+        // The driver would take for the database's name, which is shown, what follows a `/` in a password, or all of a URL
+        // without `//`; and for the end of the URL what follows a `#`.
+        let path = match address.strip_prefix("//") {
+            Some(rest) => rest.split_once('/').map_or("", |(_, path)| path),
+            None => address,
+        };
+        if address.contains('#') || path.contains(['@', ':']) {
+            return Err(unsupported(
+                "its `//` is missing, or a character is not encoded; encode `@`, `:`, `/`, `?`, `#` and `%` in user, \
+                 password and database with `%`",
+            ));
+        }
         if host.contains(',') {
             return Err(unsupported("it names several servers; give the one that is the primary"));
         }
@@ -167,6 +179,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_password_that_is_not_encoded_is_not_taken_for_a_name_that_is_shown() {
+        for url in [
+            "postgres://admin:/hunter2@db.example/trusts",
+            "postgres://admin:5/hunter2@db.example/trusts",
+            "postgres://admin:5#hunter2@db.example/trusts",
+            "postgres:admin:hunter2@db.example/trusts",
+            "postgres:/admin:hunter2@db.example/trusts",
+            "postgres:///admin:hunter2@db.example/trusts",
+        ] {
+            let told = refusal(url);
+            assert!(told.contains("encode") && !told.contains("hunter2"), "{told}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_text_gives_a_location_or_an_error_that_does_not_repeat_it(
@@ -176,6 +203,16 @@ mod tests {
             for url in [format!("{text}{secret}"), format!("{secret}{text}"), format!("postgres://u:{secret}@{text}")] {
                 if let Err(error) = Location::parse(&url) {
                     let told = format!("{error} {error:?}");
+                    prop_assert!(!told.contains(&secret), "{}", told);
+                }
+            }
+            for url in [
+                format!("postgres://u:{secret}@{text}"),
+                format!("postgres://u:5/{secret}@{text}"),
+                format!("postgres:u:{secret}@{text}"),
+            ] {
+                if let Ok(location) = Location::parse(&url) {
+                    let told = format!("{location} {location:?}");
                     prop_assert!(!told.contains(&secret), "{}", told);
                 }
             }

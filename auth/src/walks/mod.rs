@@ -132,8 +132,11 @@ impl<S: TrustStore> Walker<S> {
     async fn run(mut self) {
         while let Some(members) = self.walks.queue.begin() {
             self.walk(members).await;
-            // A store in memory never waits, and the executor has others to serve.
-            yield_now().await;
+            // A store in memory never waits, and the executor has others to serve. But the right to walk is not kept in a task
+            // that nobody may come to poll: a request's runtime may stand still once the request has its answer.
+            if self.walks.queue.is_waited_for() {
+                yield_now().await;
+            }
         }
         // The queue was empty, and `begin` took the right to walk back: somebody else may have it by now.
         self.retired = true;
@@ -143,14 +146,15 @@ impl<S: TrustStore> Walker<S> {
         let (hashes, answers): (Vec<KeyHash>, Vec<_>) =
             members.into_iter().map(|member| (member.hash, member.answer)).unzip();
         let seen = self.look_for(&hashes).await;
-        for (at, answer) in answers.into_iter().enumerate() {
+        let mut answers = answers.into_iter().enumerate();
+        while let Some((at, answer)) = answers.next() {
             let said = match &seen {
                 Ok(seen) => Ok(Found { id: seen.ids[at], rows: seen.rows }),
                 Err(error) => Err(error.clone()),
             };
             // Whoever has gone away needs no answer.
             let _ = answer.send(said);
-            if at % ANSWERS_AT_A_TIME == ANSWERS_AT_A_TIME - 1 {
+            if at % ANSWERS_AT_A_TIME == ANSWERS_AT_A_TIME - 1 && answers.len() > 0 {
                 yield_now().await;
             }
         }

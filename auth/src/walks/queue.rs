@@ -66,6 +66,11 @@ impl<A> Queue<A> {
         Some(state.waiting.drain().collect())
     }
 
+    /// Whether anybody waits for the next walk.
+    pub(super) fn is_waited_for(&self) -> bool {
+        !self.state().waiting.is_empty()
+    }
+
     /// Sends everybody away, for a walker that can go on no more.
     pub(super) fn give_up(&self) {
         let mut state = self.state();

@@ -66,6 +66,41 @@ async fn answers_that_are_owed_at_the_end_are_given_even_if_nobody_waits_for_new
     assert_eq!(server.ended().await.code(), Some(0), "{}", server.log());
 }
 
+/// More than are accepted in one turn of a task, and beyond the limit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_in_the_queue_of_the_kernel_is_answered_at_the_end() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    const QUEUED: usize = 200;
+    let mut server =
+        Server::on_sqlite(&["--drain-delay", "0s", "--max-connections", "2", "--header-timeout", "60s"])
+            .await;
+    let ask = async |stream: &mut TcpStream| {
+        stream.write_all(b"GET /verify HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap()
+    };
+    let mut idle = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(server.main).await.unwrap();
+        ask(&mut stream).await;
+        assert!(stream.read(&mut [0; 1_024]).await.unwrap() > 0);
+        idle.push(stream);
+    }
+    let mut queued = Vec::new();
+    for _ in 0..QUEUED {
+        let mut stream = TcpStream::connect(server.main).await.unwrap();
+        ask(&mut stream).await;
+        queued.push(stream);
+    }
+    server.signal("TERM");
+    for mut stream in queued {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    }
+    assert_eq!(server.ended().await.code(), Some(0), "{}", server.log());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_stops_under_load_is_503_and_back_within_five_seconds_with_everything_invalidated() {
     let Some(database) = PostgresServer::start() else { return };

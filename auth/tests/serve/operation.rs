@@ -38,6 +38,8 @@ fn settings_that_cannot_work_are_refused_with_what_to_do() {
         (&["--query-timeout", "0s"], &[], "--query-timeout must be longer"),
         (&["--scheme", "two words"], &[], "--scheme must be one word"),
         (&["--capacity", "0"], &[], "--ttl or --capacity"),
+        (&["--admin-key-sha256", "hunter2"], &[], "not the key"),
+        (&[], &[("TRUST_AUTH_ADMIN_KEY_SHA256", "hunter2")], "not the key"),
         (&[], &[("TRUST_AUTH_WAITING_LIMIT", "0")], "--waiting-limit must be at least 1"),
         (&["--listen", "192.0.2.1:1"], &[], "cannot listen at 192.0.2.1:1"),
         (&["--database", "mysql://u:hunter2@db/x"], &[], "cannot be opened"),
@@ -52,7 +54,6 @@ fn settings_that_cannot_work_are_refused_with_what_to_do() {
     for (arguments, environment) in [
         (&["--listen", "nowhere"] as &[_], &[] as &[_]),
         (&["--header", "not a header"], &[]),
-        (&["--admin-key-sha256", "not-hex"], &[]),
         (&[], &[("TRUST_AUTH_TTL", "soon")]),
     ] {
         assert_eq!(run(arguments, environment).status.code(), Some(2), "{arguments:?} {environment:?}");

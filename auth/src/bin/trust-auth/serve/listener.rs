@@ -4,11 +4,9 @@
 //! served before the socket closes.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -70,7 +68,7 @@ impl Listener {
     pub(crate) async fn serve(self, routes: Router, connections: Connections, open: Gauge) {
         let room = Arc::new(Semaphore::new(self.limits.connections));
         let http = Arc::new(http(&self.limits));
-        let serve = |stream: TcpStream, place: OwnedSemaphorePermit| {
+        let serve = |stream: TcpStream, place: Option<OwnedSemaphorePermit>| {
             let open = open.clone();
             let connection = converse(stream, Arc::clone(&http), routes.clone(), connections.clone());
             tokio::spawn(async move {
@@ -90,7 +88,7 @@ impl Listener {
                 biased;
                 () = connections.drain().stopped() => break,
                 (place, accepted) = accepted => match (place, accepted) {
-                    (Some(place), Ok((stream, _))) => serve(stream, place),
+                    (place @ Some(_), Ok((stream, _))) => serve(stream, place),
                     (_, Err(error)) if is_of_the_client(&error) => {}
                     (_, Err(error)) => {
                         tracing::warn!(listener = self.name, %error, "cannot accept a connection; trying again");
@@ -101,12 +99,25 @@ impl Listener {
                 },
             }
         }
-        // Those in the queue have connected, and may have sent their request: closing the socket would reset them.
-        while let Ok(place) = Arc::clone(&room).try_acquire_owned() {
-            match at_once(&self.socket).await {
-                Some(Ok((stream, _))) => serve(stream, place),
-                Some(Err(error)) if is_of_the_client(&error) => {}
-                Some(Err(_)) | None => break,
+        // Those in the queue have connected, and may have sent their request: closing the socket would reset them. All of them,
+        // whatever the limit: there are no more than the queue holds. Not through the runtime, which says "none" when a task has
+        // had its turn.
+        let Ok(queue) = self.socket.into_std() else { return };
+        for _ in 0..=BACKLOG {
+            match queue.accept() {
+                Ok((stream, _)) => {
+                    let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+                    if let Ok(stream) = stream {
+                        serve(stream, None);
+                    }
+                }
+                Err(error) if is_of_the_client(&error) || error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    if error.kind() != io::ErrorKind::WouldBlock {
+                        tracing::warn!(listener = self.name, %error, "cannot accept those who have connected");
+                    }
+                    break;
+                }
             }
         }
     }
@@ -159,17 +170,6 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
-}
-
-/// The next connection of the queue, if there is one now.
-async fn at_once(socket: &TcpListener) -> Option<io::Result<(TcpStream, SocketAddr)>> {
-    poll_fn(|context| {
-        Poll::Ready(match socket.poll_accept(context) {
-            Poll::Ready(accepted) => Some(accepted),
-            Poll::Pending => None,
-        })
-    })
-    .await
 }
 
 /// Whether the connection failed that was to be accepted, rather than the accepting.

@@ -90,8 +90,7 @@ pub(crate) async fn serve(url: &Path, format: Format, settings: &Settings) -> Re
         vec![tokio::spawn(main.serve(routes, connections.clone(), meters.connections("main")))];
     if let Some(admin) = admin {
         let registry = TrustRegistry::new(database.store(), cache);
-        let api =
-            Admin::new(registry, settings.admin_key_sha256, settings.request_timeout, Arc::clone(&meters));
+        let api = Admin::new(registry, settings.admin_key(), settings.request_timeout, Arc::clone(&meters));
         let routes = admin::routes(api).merge(public::for_probes(&probes, Some(&meters)));
         listeners.push(tokio::spawn(admin.serve(routes, connections.clone(), meters.connections("admin"))));
     }

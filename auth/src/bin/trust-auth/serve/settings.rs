@@ -37,7 +37,7 @@ pub(crate) struct Settings {
     /// For example, printf %s "$ADMIN_KEY" | sha256sum. Take a key of 32 random bytes: whoever sees the digest can try weak ones.
     #[arg(long, value_name = "HEX", env = "TRUST_AUTH_ADMIN_KEY_SHA256", hide_env_values = true)]
     #[serde(rename = "admin_key_configured", serialize_with = "is_some")]
-    pub(crate) admin_key_sha256: Option<KeyHash>,
+    pub(crate) admin_key_sha256: Option<AdminKeyDigest>,
 
     /// Leave /metrics out of the main listener: only the admin listener has it then
     #[arg(long, env = "TRUST_AUTH_METRICS_ON_ADMIN_ONLY")]
@@ -61,8 +61,8 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "COUNT", env = "TRUST_AUTH_CAPACITY", default_value_t = TrustKeyCache::DEFAULT_CAPACITY)]
     pub(crate) capacity: usize,
 
-    /// How many requests may wait for a walk over all rows; one more is answered with 503 at once
-    #[arg(long, value_name = "COUNT", env = "TRUST_AUTH_WAITING_LIMIT", default_value_t = 1_024)]
+    /// How many requests may wait for a walk over all rows; one more is answered with 503 at once. Less than half of --max-connections
+    #[arg(long, value_name = "COUNT", env = "TRUST_AUTH_WAITING_LIMIT", default_value_t = 256)]
     pub(crate) waiting_limit: usize,
 
     /// How long a refusal takes at least, or a whole multiple of it, so that its duration does not tell how many trusts there are; 0s: none
@@ -116,6 +116,22 @@ pub(crate) struct Settings {
     pub(crate) log_level: LogLevel,
 }
 
+/// A digest, or something else, which may be the key itself by mistake: clap would repeat it in its error.
+#[derive(Clone, Copy)]
+pub(crate) struct AdminKeyDigest(Option<KeyHash>);
+
+impl From<&str> for AdminKeyDigest {
+    fn from(text: &str) -> Self {
+        Self(text.parse().ok())
+    }
+}
+
+impl fmt::Debug for AdminKeyDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AdminKeyDigest")
+    }
+}
+
 impl Settings {
     /// Makes sure that the settings go together: better no service than one that does other than it was told.
     pub(crate) fn check(&self) -> Result<(), Failure> {
@@ -140,6 +156,11 @@ impl Settings {
                 "--reject-floor must be shorter than --request-timeout, which would end every refusal first",
             );
         }
+        if self.admin_key_sha256.is_some_and(|AdminKeyDigest(digest)| digest.is_none()) {
+            return wrong(
+                "--admin-key-sha256 must be 64 hexadecimal digits: the SHA-256 of the key, not the key",
+            );
+        }
         if self.waiting_limit == 0 {
             return wrong("--waiting-limit must be at least 1: an unknown key could never be verified");
         }
@@ -151,6 +172,11 @@ impl Settings {
             return wrong("--scheme must be one word of letters, digits and `-`");
         }
         Ok(())
+    }
+
+    /// The digest of the key that the admin API asks for.
+    pub(crate) fn admin_key(&self) -> Option<KeyHash> {
+        self.admin_key_sha256.and_then(|AdminKeyDigest(digest)| digest)
     }
 
     /// Where the key is looked for.
