@@ -22,7 +22,6 @@ mod reclaim;
 #[path = "reclaim/crossbeam.rs"]
 mod reclaim;
 
-#[cfg(not(crossbeam_loom))]
 pub mod epochs;
 
 pub use builder::Builder;

@@ -1,7 +1,12 @@
-//! The asymmetric epochs that ship, over loom's primitives and without the map, for models of their own.
+//! The asymmetric epochs that ship, over loom's primitives and without the map, for models of their own. With
+//! `--cfg crossbeam_loom`, the grace periods of crossbeam-epoch that stand in for them.
 
+#[cfg(not(crossbeam_loom))]
 #[path = "../reclaim/asymmetric.rs"]
 mod asymmetric;
+
+#[cfg(crossbeam_loom)]
+use super::reclaim as asymmetric;
 
 use super::sync;
 
@@ -28,6 +33,12 @@ impl Grace {
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.0.can_end() && self.0.is_over(asymmetric::horizon())
+    }
+
+    /// Whether it is over at a horizon that may have been read before.
+    #[must_use]
+    pub fn is_over_at(&self, horizon: u64) -> bool {
+        self.0.can_end() && self.0.is_over(horizon)
     }
 }
 
