@@ -44,9 +44,10 @@ use crate::{AuthError, AuthenticatorBuilder, Stats, StoreError, Trust, TrustStor
 /// more. At most [`waiting_limit`](AuthenticatorBuilder::waiting_limit) requests wait; one more is
 /// [`AuthError::Overloaded`], for which nothing is read. Hits wait for no walk.
 ///
-/// The walks run in a task of their own, on the runtime of a request that missed. With several runtimes, keep each one
-/// running that requests come from, or drop it: one that stands still in the middle of a walk, of which the request was cancelled, lets
-/// the others wait.
+/// The walks run in a task of their own, on the runtime of a request that missed. A runtime that is driven for that request
+/// alone, by `block_on` on a single thread, may stand still while its task has the right to walk: if the request is
+/// cancelled in the middle of a walk, or has its answer while requests of other runtimes wait. Every miss then waits
+/// until that runtime is driven again or dropped. With several runtimes, keep each one running that requests come from.
 ///
 /// # Where the lease is taken
 ///
