@@ -109,7 +109,8 @@ impl<S: TrustStore> Authenticator<S> {
         reject_floor: RejectFloor,
     ) -> Self {
         let counters = Arc::<Counters>::default();
-        let walks = Arc::new(Walks::new(Arc::clone(&store), Arc::clone(&counters), waiting_limit));
+        let walks =
+            Arc::new(Walks::new(Arc::clone(&store), Arc::clone(&counters), waiting_limit, reject_floor));
         Self { store, cache, counters, walks, reject_floor }
     }
 

@@ -6,7 +6,7 @@ mod stores;
 use std::sync::Arc;
 use std::time::Duration;
 
-use stores::World;
+use stores::{Log, World};
 use tokio::time::{Instant, sleep};
 use trust_auth::{
     AuthError, Authenticator, Candidates, KeyHash, MemoryStore, NewTrust, StoreError, Trust, TrustKeyCache,
@@ -87,6 +87,25 @@ async fn a_grant_goes_out_at_once() {
     let authenticator = Slow::authenticator(5, false, 8).await;
     assert_took(timed(&authenticator, Some("key")).await, 5, "granted");
     assert_took(timed(&authenticator, Some("key")).await, 0, "granted");
+}
+
+/// The rest of one walk and the whole of the next, and both again; each with as many keys as may wait.
+#[tokio::test(start_paused = true)]
+async fn a_floor_that_a_flood_could_overcome_is_warned_of_once() {
+    const ENOUGH: usize = 1;
+    // For one row 2 ns each: 3 ms.
+    const TOO_MANY: usize = 1_500_000;
+    // Against a floor of 20 ms: four walks of 3 ms, of 6 ms with that many keys, and of 6 ms. The runtime may add a millisecond to each.
+    for (delay, limit, warned) in [(3, ENOUGH, 0), (3, TOO_MANY, 1), (6, ENOUGH, 1)] {
+        let (log, _guard) = Log::start();
+        let authenticator = Slow::authenticator(delay, false, limit).await;
+        for _ in 0..5 {
+            authenticator.authenticate(Some("no trust has this")).await.unwrap_err();
+        }
+        let text = log.text();
+        let what = format!("{delay} ms, {limit}: {text}");
+        assert_eq!(text.matches("the reject floor is too short").count(), warned, "{what}");
+    }
 }
 
 /// A queue of one place: whoever waits for the floor has none of it, nor keeps the next walk from beginning.
