@@ -126,7 +126,12 @@ impl<S: TrustStore> Authenticator<S> {
     /// requests wait for a walk. None of them comes before the
     /// [`reject_floor`](AuthenticatorBuilder::reject_floor), if one is set.
     ///
-    /// A miss outside a Tokio runtime is [`AuthError::Unavailable`]: the walk has nowhere to run.
+    /// A miss outside a Tokio runtime is [`AuthError::Unavailable`]: the walk has nowhere to run. So is any refusal there if
+    /// a floor is set, and it comes at once: there is nothing to wait by.
+    ///
+    /// # Panics
+    ///
+    /// If a floor is set, and the Tokio runtime has no time enabled.
     pub async fn authenticate(&self, api_key: Option<&str>) -> Result<Trust, AuthError> {
         self.attempt(api_key).await.result
     }
@@ -151,11 +156,19 @@ impl<S: TrustStore> Authenticator<S> {
     pub(crate) async fn attempt_presented(&self, api_key: Result<Option<&str>, AuthError>) -> Attempt {
         let start = self.reject_floor.start();
         self.counters.request();
-        let attempt = match api_key {
+        let mut attempt = match api_key {
             Err(refused) => Attempt::unread(refused),
             Ok(None | Some("")) => Attempt::unread(AuthError::Missing),
             Ok(Some(key)) => self.check(&KeyHash::of(key)).await,
         };
+        if attempt.result.is_err()
+            && let Err(nowhere) = RejectFloor::can_hold(start)
+        {
+            // It goes out at once, and so must not tell why the key was refused.
+            attempt.result = Err(AuthError::Unavailable(StoreError::Other(nowhere.into())));
+            self.counters.answer(&attempt);
+            return attempt;
+        }
         self.counters.answer(&attempt);
         if attempt.result.is_err() {
             // Nothing is held while this waits: no place on the queue, no connection of the store.

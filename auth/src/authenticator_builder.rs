@@ -83,7 +83,8 @@ impl<S: TrustStore> AuthenticatorBuilder<S> {
     ///
     /// A refusal that waits for its time holds nothing but its own memory: bound the connections in front of it. The
     /// runtime wakes it at a tick of a millisecond, so that it comes up to some milliseconds late, whatever was
-    /// done before. Needs a Tokio runtime with time enabled.
+    /// done before. Needs a Tokio runtime with time enabled; outside any runtime, each refusal is
+    /// [`Unavailable`](crate::AuthError::Unavailable) at once.
     pub fn reject_floor(mut self, floor: Duration) -> Self {
         self.reject_floor = floor;
         self

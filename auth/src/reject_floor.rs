@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::runtime::{Handle, TryCurrentError};
 use tokio::time::{Instant, sleep_until};
 
 /// The longest step; far from the limits of the clock.
@@ -32,6 +33,11 @@ impl RejectFloor {
     /// When a request began; `None` without a floor, which then costs nothing.
     pub(crate) fn start(self) -> Option<Instant> {
         (!self.step.is_zero()).then(Instant::now)
+    }
+
+    /// Whether there is a runtime to [wait](Self::hold) by.
+    pub(crate) fn can_hold(start: Option<Instant>) -> Result<(), TryCurrentError> {
+        start.map_or(Ok(()), |_| Handle::try_current().map(drop))
     }
 
     /// Waits until a refusal that began at `start` may go out.

@@ -3,7 +3,9 @@
 
 mod stores;
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use stores::{Log, World};
@@ -145,6 +147,26 @@ async fn a_refusal_that_waits_for_the_floor_holds_nothing() {
     assert!(gone.await.unwrap_err().is_cancelled());
     let stats = authenticator.stats();
     assert_eq!(stats.requests, stats.granted + stats.invalid + stats.overloaded);
+}
+
+/// There is no timer to wait by, and how soon a refusal comes must not tell what it was. A grant needs none.
+#[test]
+fn a_refusal_outside_a_runtime_is_unavailable_if_there_is_a_floor() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let authenticator = runtime.block_on(Slow::authenticator(0, false, 8));
+    runtime.block_on(authenticator.authenticate(Some("key"))).unwrap();
+    let at_once = |key| {
+        let mut context = Context::from_waker(Waker::noop());
+        match pin!(authenticator.authenticate(key)).poll(&mut context) {
+            Poll::Ready(result) => result.map_err(|refused| refused.kind()),
+            Poll::Pending => panic!("it waits"),
+        }
+    };
+    assert_eq!(at_once(None).unwrap_err(), "unavailable");
+    assert_eq!(at_once(Some("no trust has this")).unwrap_err(), "unavailable");
+    assert_eq!(at_once(Some("key")).unwrap().name, "a");
+    let stats = authenticator.stats();
+    assert_eq!((stats.unavailable, stats.missing, stats.granted), (2, 0, 2));
 }
 
 /// Without a floor, nothing needs a timer.
