@@ -75,3 +75,26 @@ fn g7_a_reader_between_two_writers_sees_a_whole_and_living_value() {
         invalidating.join().unwrap();
     });
 }
+
+/// The other writer must have taken what it frees before it starts the grace period: this reader retires its own snapshot. Bounded although it
+/// is of two threads: what a writer does beside a writer is explored without a bound above.
+#[test]
+fn g7_a_reader_that_writes_keeps_what_it_reads() {
+    bounded("g7_a_reader_that_writes_keeps_what_it_reads", 2, || {
+        let alive = Arc::new(AtomicIsize::new(0));
+        {
+            let (cache, _) = one_bucket(2);
+            assert!(cache.lease(&key(1)).remember(Counted::new(1, &alive)));
+            let shared = cache.clone();
+            let reading = thread::spawn(move || {
+                shared.lookup_with(&key(1), |value| {
+                    shared.invalidate_key(&key(1));
+                    value.check();
+                })
+            });
+            cache.invalidate_key(&key(2));
+            assert_eq!(reading.join().unwrap(), Some(()));
+        }
+        assert_eq!(alive.load(Ordering::Relaxed), 0, "values dropped too often or not at all");
+    });
+}

@@ -226,7 +226,8 @@ impl Grace {
     const NEVER: Self = Self(u64::MAX);
 
     pub(crate) fn start() -> Self {
-        // Release: pairs with the Acquire in `Record::pin`: case 1.
+        // Release: pairs with the Acquire in `Record::pin`: case 1, which does not need the barrier, as case 2 does not need the
+        // epoch to have been advanced: these two could change places.
         let epoch = REGISTRY.epoch.0.fetch_add(1, Ordering::Release);
         if barrier::heavy() { Self(epoch) } else { Self::NEVER }
     }

@@ -4,12 +4,11 @@
 //! ([`Bucket`]).
 
 use std::alloc::{Layout, handle_alloc_error};
-use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::mem;
 use std::ptr::{self, NonNull};
 
-use super::super::sync::{AccessCheck, alloc, dealloc};
+use super::super::sync::{AccessCheck, Cell, alloc, dealloc};
 use super::tags::{Half, Tags};
 use crate::KeyHash;
 
@@ -32,7 +31,7 @@ pub(super) struct Header {
     len: u32,
     capacity: u32,
     /// The link of a retired bucket, for [`Limbo`](super::limbo::Limbo). A cell, since readers may still hold the bucket.
-    next: UnsafeCell<*mut Header>,
+    next: Cell<*mut Header>,
 }
 
 impl Header {
@@ -41,7 +40,7 @@ impl Header {
     /// `header` must be live, and its link no one else's during the call.
     pub(super) unsafe fn set_next(header: NonNull<Self>, next: *mut Self) {
         // SAFETY: the caller's promise; readers do not look at the link.
-        unsafe { *header.as_ref().next.get() = next };
+        unsafe { header.as_ref() }.next.set(next);
     }
 
     /// # Safety
@@ -49,7 +48,7 @@ impl Header {
     /// As for [`set_next`](Self::set_next).
     pub(super) unsafe fn next(header: NonNull<Self>) -> *mut Self {
         // SAFETY: as in `set_next`.
-        unsafe { *header.as_ref().next.get() }
+        unsafe { header.as_ref() }.next.get()
     }
 }
 
@@ -155,7 +154,7 @@ impl<V> OwnedBucket<V> {
             tags: Tags::default(),
             len: 0,
             capacity: capacity as u32,
-            next: UnsafeCell::new(ptr::null_mut()),
+            next: Cell::new(ptr::null_mut()),
         };
         // SAFETY: the allocation is fresh, aligned and large enough for a header.
         unsafe { header.write(empty) };

@@ -137,9 +137,9 @@ impl<V> Limbo<V> {
         // Acquire: pairs with the Release in `retire`. Every push is a read-modify-write, so all of them are acquired
         // with the last, and all their unlinkings happen-before the start of the grace period.
         let first = self.retired.swap(ptr::null_mut(), Ordering::Acquire);
-        if first.is_null() {
-            return;
-        }
+        let Some(header) = NonNull::new(first) else { return };
+        // SAFETY: the header was pushed by `retire`, and by the swap it is ours alone.
+        debug_assert_ne!(unsafe { Header::next(header) }, first, "the swap alone makes the links visible");
         let buckets = Buckets { first, values: PhantomData };
         let batch = Box::new(Batch { grace: Grace::start(), next: ptr::null_mut(), buckets });
         let mut kept = Chain::default();
