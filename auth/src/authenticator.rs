@@ -44,9 +44,10 @@ use crate::{AuthError, AuthenticatorBuilder, Stats, StoreError, Trust, TrustStor
 /// more. At most [`waiting_limit`](AuthenticatorBuilder::waiting_limit) requests wait; one more is
 /// [`AuthError::Overloaded`], for which nothing is read. Hits wait for no walk.
 ///
-/// The walks run in a task of their own, on the runtime of a request that missed. With several runtimes, keep each one
-/// running that requests come from, or drop it: one that stands still in the middle of a walk, of which the request was cancelled, lets
-/// the others wait.
+/// The walks run in a task of their own, on the runtime of a request that missed. A runtime that is driven for that request
+/// alone, by `block_on` on a single thread, may stand still while its task has the right to walk: if the request is
+/// cancelled in the middle of a walk, or has its answer while requests of other runtimes wait. Every miss then waits
+/// until that runtime is driven again or dropped. With several runtimes, keep each one running that requests come from.
 ///
 /// # Where the lease is taken
 ///
@@ -108,7 +109,8 @@ impl<S: TrustStore> Authenticator<S> {
         reject_floor: RejectFloor,
     ) -> Self {
         let counters = Arc::<Counters>::default();
-        let walks = Arc::new(Walks::new(Arc::clone(&store), Arc::clone(&counters), waiting_limit));
+        let walks =
+            Arc::new(Walks::new(Arc::clone(&store), Arc::clone(&counters), waiting_limit, reject_floor));
         Self { store, cache, counters, walks, reject_floor }
     }
 
@@ -124,7 +126,12 @@ impl<S: TrustStore> Authenticator<S> {
     /// requests wait for a walk. None of them comes before the
     /// [`reject_floor`](AuthenticatorBuilder::reject_floor), if one is set.
     ///
-    /// A miss outside a Tokio runtime is [`AuthError::Unavailable`]: the walk has nowhere to run.
+    /// A miss outside a Tokio runtime is [`AuthError::Unavailable`]: the walk has nowhere to run. So is any refusal there if
+    /// a floor is set, and it comes at once: there is nothing to wait by.
+    ///
+    /// # Panics
+    ///
+    /// If a floor is set, and the Tokio runtime has no time enabled.
     pub async fn authenticate(&self, api_key: Option<&str>) -> Result<Trust, AuthError> {
         self.attempt(api_key).await.result
     }
@@ -149,11 +156,19 @@ impl<S: TrustStore> Authenticator<S> {
     pub(crate) async fn attempt_presented(&self, api_key: Result<Option<&str>, AuthError>) -> Attempt {
         let start = self.reject_floor.start();
         self.counters.request();
-        let attempt = match api_key {
+        let mut attempt = match api_key {
             Err(refused) => Attempt::unread(refused),
             Ok(None | Some("")) => Attempt::unread(AuthError::Missing),
             Ok(Some(key)) => self.check(&KeyHash::of(key)).await,
         };
+        if attempt.result.is_err()
+            && let Err(nowhere) = RejectFloor::can_hold(start)
+        {
+            // It goes out at once, and so must not tell why the key was refused.
+            attempt.result = Err(AuthError::Unavailable(StoreError::Other(nowhere.into())));
+            self.counters.answer(&attempt);
+            return attempt;
+        }
         self.counters.answer(&attempt);
         if attempt.result.is_err() {
             // Nothing is held while this waits: no place on the queue, no connection of the store.

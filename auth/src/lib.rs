@@ -70,12 +70,15 @@ mod authenticator;
 mod authenticator_builder;
 #[cfg(feature = "http")]
 mod http;
+mod log_limit;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod registry;
 mod registry_error;
 mod reject_floor;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod row_warnings;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod stats;

@@ -26,8 +26,9 @@ use crate::{ApiKey, Change, NewTrust, RegistryError, StoreError, Trust, TrustLed
 ///
 /// # Other processes
 ///
-/// No other process's cache is told. There a revoked key is refused at once all the same, by the check of the
-/// live row; its entry costs a read until it expires.
+/// Another process's cache is told by a `Watcher` there, which `PostgresStore::watch` and `SqliteStore::watch` start, a
+/// moment after the commit. With or without one, a revoked key is refused there at once, by the check of the live
+/// row; without one, its entry costs a read until it expires.
 ///
 /// # Examples
 ///

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::runtime::{Handle, TryCurrentError};
 use tokio::time::{Instant, sleep_until};
 
 /// The longest step; far from the limits of the clock.
@@ -24,9 +25,19 @@ impl RejectFloor {
         Self { step: step.min(MAX_STEP) }
     }
 
+    /// Whether what takes so long is hidden: it is over before the first step, or there is no floor that should hide it.
+    pub(crate) fn hides(self, duration: Duration) -> bool {
+        self.step.is_zero() || duration < self.step
+    }
+
     /// When a request began; `None` without a floor, which then costs nothing.
     pub(crate) fn start(self) -> Option<Instant> {
         (!self.step.is_zero()).then(Instant::now)
+    }
+
+    /// Whether there is a runtime to [wait](Self::hold) by.
+    pub(crate) fn can_hold(start: Option<Instant>) -> Result<(), TryCurrentError> {
+        start.map_or(Ok(()), |_| Handle::try_current().map(drop))
     }
 
     /// Waits until a refusal that began at `start` may go out.
@@ -48,6 +59,13 @@ fn whole_steps(elapsed: Duration, step: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_over_before_the_first_step_is_hidden() {
+        let floor = RejectFloor::new(Duration::from_millis(20));
+        assert!(floor.hides(Duration::from_nanos(19_999_999)) && !floor.hides(Duration::from_millis(20)));
+        assert!(RejectFloor::new(Duration::ZERO).hides(Duration::MAX), "nothing is to be hidden");
+    }
 
     #[test]
     fn a_refusal_takes_whole_steps_and_one_at_least() {

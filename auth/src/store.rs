@@ -17,8 +17,9 @@ use crate::{NewTrust, StoreError, Trust, TrustRef};
 /// * **Reads are live.** A read that begins after a write was committed sees it. A replica that lags, or a
 ///   transaction that stays open across reads, breaks this, and a revoked key is then granted for as long as
 ///   the lag.
-/// * **Time is bounded.** A read that hangs hangs the request; give it a time limit, and return
-///   [`StoreError::Timeout`].
+/// * **Time is bounded.** A `fetch` that hangs hangs its request. A `candidates` that hangs hangs **every** request that
+///   misses, for as long, since one walk runs at a time, and nobody else ends it: also not the end of the request that
+///   began it. Give both a time limit of their own, and return [`StoreError::Timeout`].
 /// * **Failures are errors.** `Ok(None)` says that there is no such row, never that it could not be read.
 ///
 /// # Examples
@@ -56,6 +57,8 @@ pub trait TrustStore: Send + Sync + 'static {
     /// Id and digest of every row that is enabled and has a digest, in the order in which the rows were made.
     ///
     /// The order matters only where two rows have the same digest: the later one is meant.
+    ///
+    /// It must end in bounded time, whatever becomes of the database: until then no other walk begins.
     ///
     /// # Errors
     ///

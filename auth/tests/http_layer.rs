@@ -15,7 +15,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Request, Response};
-use stores::{Moment, Tampered, World, by_name};
+use stores::{Log, Moment, Tampered, World, by_name};
 use tokio::task::yield_now;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt};
@@ -213,6 +213,21 @@ async fn over_the_limit_the_client_is_told_when_to_come_back() {
     assert_refused(&ask().await.unwrap().unwrap(), 503, OVERLOADED);
     assert!(!walks.is_finished() && !waits.is_finished());
     assert_eq!(greeter.called.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_store_that_fails_is_logged_once_however_many_requests_it_fails() {
+    let (log, _guard) = Log::start();
+    let world = World::<SqliteStore>::new().await;
+    let service = AuthLayer::new(world.authenticator.clone()).layer(Greeter::default());
+    world.store.close().await;
+    for _ in 0..20 {
+        let response = service.clone().oneshot(request("x-api-key", &[b"a stranger's key"])).await.unwrap();
+        assert_refused(&response, 503, UNAVAILABLE);
+    }
+    let text = log.text();
+    assert_eq!(text.matches("could not be authenticated").count(), 1, "{text}");
+    assert!(text.contains("unreachable") && !text.contains("a stranger's key"), "{text}");
 }
 
 /// Also what is refused for its headers alone, of which nothing is read.

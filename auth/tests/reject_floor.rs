@@ -3,10 +3,12 @@
 
 mod stores;
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use stores::World;
+use stores::{Log, World};
 use tokio::time::{Instant, sleep};
 use trust_auth::{
     AuthError, Authenticator, Candidates, KeyHash, MemoryStore, NewTrust, StoreError, Trust, TrustKeyCache,
@@ -89,6 +91,25 @@ async fn a_grant_goes_out_at_once() {
     assert_took(timed(&authenticator, Some("key")).await, 0, "granted");
 }
 
+/// The rest of one walk and the whole of the next, and both again; each with as many keys as may wait.
+#[tokio::test(start_paused = true)]
+async fn a_floor_that_a_flood_could_overcome_is_warned_of_once() {
+    const ENOUGH: usize = 1;
+    // For one row 2 ns each: 3 ms.
+    const TOO_MANY: usize = 1_500_000;
+    // Against a floor of 20 ms: four walks of 3 ms, of 6 ms with that many keys, and of 6 ms. The runtime may add a millisecond to each.
+    for (delay, limit, warned) in [(3, ENOUGH, 0), (3, TOO_MANY, 1), (6, ENOUGH, 1)] {
+        let (log, _guard) = Log::start();
+        let authenticator = Slow::authenticator(delay, false, limit).await;
+        for _ in 0..5 {
+            authenticator.authenticate(Some("no trust has this")).await.unwrap_err();
+        }
+        let text = log.text();
+        let what = format!("{delay} ms, {limit}: {text}");
+        assert_eq!(text.matches("the reject floor is too short").count(), warned, "{what}");
+    }
+}
+
 /// A queue of one place: whoever waits for the floor has none of it, nor keeps the next walk from beginning.
 #[tokio::test(start_paused = true)]
 async fn a_refusal_that_waits_for_the_floor_holds_nothing() {
@@ -126,6 +147,26 @@ async fn a_refusal_that_waits_for_the_floor_holds_nothing() {
     assert!(gone.await.unwrap_err().is_cancelled());
     let stats = authenticator.stats();
     assert_eq!(stats.requests, stats.granted + stats.invalid + stats.overloaded);
+}
+
+/// There is no timer to wait by, and how soon a refusal comes must not tell what it was. A grant needs none.
+#[test]
+fn a_refusal_outside_a_runtime_is_unavailable_if_there_is_a_floor() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let authenticator = runtime.block_on(Slow::authenticator(0, false, 8));
+    runtime.block_on(authenticator.authenticate(Some("key"))).unwrap();
+    let at_once = |key| {
+        let mut context = Context::from_waker(Waker::noop());
+        match pin!(authenticator.authenticate(key)).poll(&mut context) {
+            Poll::Ready(result) => result.map_err(|refused| refused.kind()),
+            Poll::Pending => panic!("it waits"),
+        }
+    };
+    assert_eq!(at_once(None).unwrap_err(), "unavailable");
+    assert_eq!(at_once(Some("no trust has this")).unwrap_err(), "unavailable");
+    assert_eq!(at_once(Some("key")).unwrap().name, "a");
+    let stats = authenticator.stats();
+    assert_eq!((stats.unavailable, stats.missing, stats.granted), (2, 0, 2));
 }
 
 /// Without a floor, nothing needs a timer.

@@ -4,13 +4,13 @@ mod stores;
 
 use std::error::Error;
 use std::fmt::Debug;
-use std::io;
-use std::sync::{Arc, Mutex};
 
-use stores::{World, by_name, second_connection};
+use sqlx::Executor;
+use stores::postgres_server::PostgresServer;
+use stores::{Log, World, by_name, second_connection};
 use trust_auth::{
-    ApiKey, AuthError, KeyHash, MemoryStore, NewTrust, SqliteStore, StoreError, Trust, TrustLedger, TrustRef,
-    TrustStore,
+    ApiKey, AuthError, KeyHash, MemoryStore, NewTrust, PostgresStore, SqliteStore, StoreError, Trust,
+    TrustLedger, TrustRef, TrustStore,
 };
 
 /// The key must not be in the text, nor its digest in hexadecimal, nor most of either.
@@ -120,32 +120,9 @@ async fn a_key_in_place_of_a_name_is_not_repeated() {
     }
 }
 
-/// Where the log of a test goes.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn the_log_has_the_id_of_a_malformed_row_and_neither_keys_nor_digests() {
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer({
-            let log = log.clone();
-            move || log.clone()
-        })
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
-
+    let (log, _guard) = Log::start();
     let world = World::<SqliteStore>::new().await;
     let (spoilt, spoilt_key) = world.register_hot("spoilt").await;
     let (_, key) = world.register_hot("sound").await;
@@ -162,12 +139,51 @@ async fn the_log_has_the_id_of_a_malformed_row_and_neither_keys_nor_digests() {
     world.attempt(&key).await.result.unwrap_err();
     world.authenticator.authenticate(Some("no trust has this")).await.unwrap_err();
 
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let log = log.text();
     assert!(log.contains(&spoilt.id.to_string()), "{log}");
     assert!(log.contains("WARN"), "{log}");
     assert_clean(&log, &key);
     assert_clean(&log, &spoilt_key);
     assert!(!log.contains("no trust has this"), "{log}");
+}
+
+/// Each walk finds the row again, and a stranger may ask for as many walks as he likes.
+async fn a_malformed_row_is_named_once_however_often_strangers_ask<S: TrustLedger>(
+    world: World<S>,
+    spoil: impl AsyncFn(&S, &str),
+) {
+    let (log, _guard) = Log::start();
+    let (a, _) = world.register("a").await;
+    let (b, key) = world.register("b").await;
+    spoil(&world.store, &format!("UPDATE trust SET api_key_hash = '{}'", "z".repeat(64))).await;
+    for _ in 0..20 {
+        world.authenticator.authenticate(Some("no trust has this")).await.unwrap_err();
+        world.store.fetch(b.id).await.unwrap();
+    }
+    assert_eq!(world.authenticator.stats().sweeps, 20);
+    let text = log.text();
+    for trust in [&a, &b] {
+        assert_eq!(text.matches(&trust.id.to_string()).count(), 1, "{text}");
+    }
+    assert_clean(&text, &key);
+}
+
+#[tokio::test]
+async fn a_malformed_row_of_sqlite_is_named_once_however_often_strangers_ask() {
+    let spoil = async |store: &SqliteStore, sql: &str| {
+        second_connection(store).await.execute(sqlx::AssertSqlSafe(sql.to_owned())).await.unwrap();
+    };
+    a_malformed_row_is_named_once_however_often_strangers_ask(World::new().await, spoil).await;
+}
+
+#[tokio::test]
+async fn a_malformed_row_of_postgres_is_named_once_however_often_strangers_ask() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let spoil = async |store: &PostgresStore, sql: &str| {
+        let database = store.server().rsplit('/').next().unwrap().to_owned();
+        server.psql(&database, sql);
+    };
+    a_malformed_row_is_named_once_however_often_strangers_ask(World::new().await, spoil).await;
 }
 
 #[test]

@@ -7,7 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::{ConnectOptions, Connection};
-use stores::{Backend, Moment, Tampered, World, by_name, second_connection, sqlite_options};
+use stores::postgres_server::PostgresServer;
+use stores::{
+    Backend, Moment, Tampered, World, by_name, eventually, postgres_options, second_connection,
+    sqlite_options,
+};
 use trust_auth::{AuthError, KeyHash, NewTrust, Path, SqliteStore, StoreError, TrustLedger, TrustStore};
 use uuid::Uuid;
 
@@ -231,6 +235,27 @@ async fn writes_that_wait_hold_no_connection_that_a_read_could_use() {
     };
     let ((a, b, c), ()) = tokio::join!(writes, reads);
     assert!(a.is_ok() && b.is_ok() && c.is_ok());
+}
+
+#[tokio::test]
+async fn however_few_connections_there_are_a_walk_on_postgres_leaves_one_to_the_hits() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let options = postgres_options(&url).max_connections(1).query_timeout(Duration::from_secs(60));
+    let world = World::over(Arc::new(options.connect().await.unwrap()), None);
+    let (trust, _) = world.register("a").await;
+    // Both have a connection, and wait for the table.
+    let mut locked = server.connect(&url).await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE trust IN ACCESS EXCLUSIVE MODE").execute(&mut locked).await.unwrap();
+    let (walker, reader) = (Arc::clone(&world.store), Arc::clone(&world.store));
+    let walk = tokio::spawn(async move { walker.candidates().await });
+    let hit = tokio::spawn(async move { reader.fetch(trust.id).await });
+    let sql = "SELECT count(*) FROM pg_locks JOIN pg_database ON database = pg_database.oid \
+               WHERE datname = current_database() AND relation = 'trust'::regclass AND NOT granted";
+    eventually("both read", || server.psql(&url, sql) == "2").await;
+    locked.close().await.unwrap();
+    assert_eq!(hit.await.unwrap().unwrap(), Some(trust));
+    assert_eq!(walk.await.unwrap().unwrap().len(), 1);
 }
 
 #[tokio::test]

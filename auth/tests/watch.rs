@@ -115,6 +115,15 @@ async fn changes_by_another_process_evict_their_keys_and_no_others_on_postgres()
     changes_elsewhere_evict_their_keys_and_no_others(Watched::on_postgres(server).await.0).await;
 }
 
+/// In Turkish the small letter of `I` is `ı`, and `ınsert` would be an operation that nobody understands.
+#[tokio::test]
+async fn changes_by_another_process_evict_their_keys_and_no_others_whatever_the_language_of_the_database() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database_with("LOCALE_PROVIDER icu ICU_LOCALE 'tr' LOCALE 'C'");
+    assert_eq!(server.psql(&url, "SELECT lower('INSERT')"), "ınsert", "the server is no help here");
+    changes_elsewhere_evict_their_keys_and_no_others(Watched::at(&url, &url).await).await;
+}
+
 #[tokio::test]
 async fn changes_by_another_process_evict_their_keys_and_no_others_on_sqlite() {
     changes_elsewhere_evict_their_keys_and_no_others(Watched::on_sqlite().await).await;

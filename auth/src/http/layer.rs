@@ -11,6 +11,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::KeyHeader;
+use crate::log_limit::LogLimit;
 use crate::{AuthError, Authenticator, TrustStore};
 
 /// A [`tower`](https://docs.rs/tower) layer around a service whose requests need a key.
@@ -20,7 +21,8 @@ use crate::{AuthError, Authenticator, TrustStore};
 /// service never hears of it. The key's header is marked as sensitive before the service sees it, so that `Debug` does not
 /// show its value.
 ///
-/// A store that fails is logged by [`tracing`] as a warning, with its cause and without key or digest.
+/// A store that fails is logged by [`tracing`] as a warning, with its cause and without key or digest: once a minute, with the
+/// number of `others` since the last time.
 ///
 /// # Examples
 ///
@@ -50,13 +52,15 @@ use crate::{AuthError, Authenticator, TrustStore};
 pub struct AuthLayer<S> {
     authenticator: Authenticator<S>,
     header: Arc<KeyHeader>,
+    /// Of all clones together, like the authenticator.
+    failures: Arc<LogLimit>,
 }
 
 impl<S: TrustStore> AuthLayer<S> {
     /// A layer that asks this authenticator, for the key in `X-Api-Key`.
     #[must_use]
     pub fn new(authenticator: Authenticator<S>) -> Self {
-        Self { authenticator, header: Arc::default() }
+        Self { authenticator, header: Arc::default(), failures: Arc::default() }
     }
 
     /// Has the key in another header.
@@ -101,7 +105,7 @@ where
         // The one that was made ready is the one that has to be called.
         let clone = self.inner.clone();
         let mut inner = mem::replace(&mut self.inner, clone);
-        let AuthLayer { authenticator, header } = self.layer.clone();
+        let AuthLayer { authenticator, header, failures } = self.layer.clone();
         Box::pin(async move {
             let (mut parts, body) = request.into_parts();
             match authenticator.attempt_headers(&parts.headers, &header).await.result {
@@ -113,8 +117,10 @@ where
                     inner.call(Request::from_parts(parts, body)).await
                 }
                 Err(refused) => {
-                    if let AuthError::Unavailable(cause) = &refused {
-                        tracing::warn!(kind = cause.kind(), %cause, "a request could not be authenticated");
+                    if let AuthError::Unavailable(cause) = &refused
+                        && let Some(others) = failures.speaks()
+                    {
+                        tracing::warn!(kind = cause.kind(), %cause, others, "a request could not be authenticated");
                     }
                     Ok(refused.to_response())
                 }
@@ -125,7 +131,11 @@ where
 
 impl<S> Clone for AuthLayer<S> {
     fn clone(&self) -> Self {
-        Self { authenticator: self.authenticator.clone(), header: Arc::clone(&self.header) }
+        Self {
+            authenticator: self.authenticator.clone(),
+            header: Arc::clone(&self.header),
+            failures: Arc::clone(&self.failures),
+        }
     }
 }
 
@@ -140,7 +150,7 @@ impl<S> fmt::Debug for AuthLayer<S> {
         f.debug_struct("AuthLayer")
             .field("authenticator", &self.authenticator)
             .field("header", &self.header)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

@@ -13,6 +13,7 @@ mod schema;
 mod watch;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgRow;
@@ -25,6 +26,7 @@ pub use options::PostgresOptions;
 
 use self::failure::{failed, is_lost};
 use self::pool::{Connector, Lent, Pool};
+use crate::row_warnings::RowWarnings;
 use crate::trust::now;
 use crate::{Candidates, Change, NewTrust, StoreError, Trust, TrustLedger, TrustRef, TrustStore};
 
@@ -70,6 +72,7 @@ pub struct PostgresStore {
     readers: Pool,
     writers: Pool,
     connector: Connector,
+    warnings: Arc<RowWarnings>,
 }
 
 /// A transaction. Dropped without [`commit`](Self::commit), its connection is closed, and the server rolls back.
@@ -106,7 +109,7 @@ impl PostgresStore {
     }
 
     fn new(readers: Pool, writers: Pool, connector: Connector) -> Self {
-        Self { readers, writers, connector }
+        Self { readers, writers, connector, warnings: Arc::default() }
     }
 
     /// Runs an operation under the query timeout.
@@ -193,7 +196,7 @@ impl TrustStore for PostgresStore {
         let sql = "SELECT server.is_replica, id, name::text, code::text, region::text, api_key_hash::text, \
                    created_at::timestamptz, last_heartbeat::timestamptz, disabled_at::timestamptz \
                    FROM (SELECT pg_is_in_recovery() AS is_replica) AS server LEFT JOIN trust ON id = $1";
-        let found = self.within(self.rows(sql, Some(id), row::trust)).await?;
+        let found = self.within(self.rows(sql, Some(id), |row| row::trust(row, &self.warnings))).await?;
         found.into_iter().next().transpose().map(Option::flatten)
     }
 
@@ -201,7 +204,7 @@ impl TrustStore for PostgresStore {
         let sql = "SELECT server.is_replica, id, api_key_hash::text \
                    FROM (SELECT pg_is_in_recovery() AS is_replica) AS server \
                    LEFT JOIN trust ON api_key_hash IS NOT NULL AND disabled_at IS NULL ORDER BY created_at, id";
-        let rows = self.within(self.rows(sql, None, row::candidate)).await?;
+        let rows = self.within(self.rows(sql, None, |row| row::candidate(row, &self.warnings))).await?;
         let mut candidates = Candidates::with_capacity(rows.len());
         for (id, hash) in rows.into_iter().flatten() {
             candidates.push(id, hash);
@@ -287,7 +290,7 @@ impl TrustLedger for PostgresStore {
                    created_at::timestamptz, last_heartbeat::timestamptz, disabled_at::timestamptz \
                    FROM (SELECT pg_is_in_recovery() AS is_replica) AS server LEFT JOIN trust ON true \
                    ORDER BY name COLLATE \"C\"";
-        let rows = self.within(self.rows(sql, None, row::trust)).await?;
+        let rows = self.within(self.rows(sql, None, |row| row::trust(row, &self.warnings))).await?;
         rows.into_iter().filter_map(Result::transpose).collect()
     }
 }
@@ -316,7 +319,7 @@ impl Write<'_> {
         };
         let row = query.fetch_optional(self.lent.connection()?).await;
         let row = row.map_err(|error| self.store.failed(&error))?;
-        match row.as_ref().map(row::trust).transpose()?.flatten() {
+        match row.as_ref().map(|row| row::trust(row, &self.store.warnings)).transpose()?.flatten() {
             Some(trust) => Ok(trust),
             None => Err(StoreError::NoSuchTrust { which: which.clone() }),
         }

@@ -7,6 +7,7 @@ use time::{Duration, OffsetDateTime};
 use trust_key_cache::KeyHash;
 use uuid::Uuid;
 
+use crate::row_warnings::RowWarnings;
 use crate::{StoreError, Trust};
 
 /// From where PostgreSQL counts its microseconds.
@@ -20,14 +21,14 @@ pub(super) fn is_replica(row: &PgRow) -> bool {
 
 /// The row of a query for a flag, and `id, name, code, region, api_key_hash, created_at, last_heartbeat, disabled_at`; `None` if the id is
 /// null, which stands for no row.
-pub(super) fn trust(row: &PgRow) -> Result<Option<Trust>, StoreError> {
+pub(super) fn trust(row: &PgRow, warnings: &RowWarnings) -> Result<Option<Trust>, StoreError> {
     let id: Option<Uuid> = row.try_get(1).map_err(|_| StoreError::BadRow { id: None, column: "id" })?;
     let Some(id) = id else { return Ok(None) };
     let bad = |column| StoreError::BadRow { id: Some(id), column };
     let text = |index, column| row.try_get::<Option<String>, usize>(index).map_err(|_| bad(column));
     // The application writes this one, and nothing is decided by it.
     let last_heartbeat = time(row, 7).unwrap_or_else(|_| {
-        tracing::warn!(%id, "a trust's last_heartbeat is no time that can be told; it is left out");
+        warnings.last_heartbeat(id);
         None
     });
     Ok(Some(Trust {
@@ -35,7 +36,7 @@ pub(super) fn trust(row: &PgRow) -> Result<Option<Trust>, StoreError> {
         name: text(2, "name")?.ok_or_else(|| bad("name"))?,
         code: text(3, "code")?,
         region: text(4, "region")?,
-        api_key_hash: text(5, "api_key_hash")?.and_then(|digits| hash(id, &digits)),
+        api_key_hash: text(5, "api_key_hash")?.and_then(|digits| hash(id, &digits, warnings)),
         created_at: time(row, 6).ok().flatten().ok_or_else(|| bad("created_at"))?,
         last_heartbeat,
         disabled_at: time(row, 8).map_err(|_| bad("disabled_at"))?,
@@ -43,16 +44,16 @@ pub(super) fn trust(row: &PgRow) -> Result<Option<Trust>, StoreError> {
 }
 
 /// The row of a query for a flag, `id` and `api_key_hash`; `None` if it is none, or malformed.
-pub(super) fn candidate(row: &PgRow) -> Option<(Uuid, KeyHash)> {
+pub(super) fn candidate(row: &PgRow, warnings: &RowWarnings) -> Option<(Uuid, KeyHash)> {
     let id = row.try_get::<Option<Uuid>, usize>(1).ok()??;
     let digits = row.try_get::<&str, usize>(2).unwrap_or_default();
-    hash(id, digits).map(|hash| (id, hash))
+    hash(id, digits, warnings).map(|hash| (id, hash))
 }
 
-fn hash(id: Uuid, digits: &str) -> Option<KeyHash> {
+fn hash(id: Uuid, digits: &str, warnings: &RowWarnings) -> Option<KeyHash> {
     let hash = digits.parse().ok();
     if hash.is_none() {
-        tracing::warn!(%id, "a trust's api_key_hash is not 64 hexadecimal digits; rotate its key to make it usable again");
+        warnings.hash(id);
     }
     hash
 }

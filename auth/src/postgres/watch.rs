@@ -110,13 +110,7 @@ fn hear(payload: &str, eviction: &Eviction) {
     match Notice::parse(payload) {
         Ok(Notice::Keys(hashes)) => hashes.iter().flatten().for_each(|hash| eviction.key(hash)),
         Ok(Notice::Everything) => eviction.everything(),
-        Err(_) => {
-            tracing::warn!(
-                bytes = payload.len(),
-                "a notification on the channel `trust_auth` was not understood; every key is invalidated"
-            );
-            eviction.malformed();
-        }
+        Err(_) => eviction.malformed(payload.len()),
     }
     eviction.notified();
 }

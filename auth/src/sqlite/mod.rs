@@ -23,6 +23,7 @@ use uuid::Uuid;
 pub use options::SqliteOptions;
 
 use self::failure::failed;
+use crate::row_warnings::RowWarnings;
 use crate::trust::now;
 use crate::{Candidates, Change, NewTrust, StoreError, Trust, TrustLedger, TrustRef, TrustStore};
 
@@ -56,6 +57,7 @@ pub struct SqliteStore {
     writer: SqlitePool,
     path: Arc<Path>,
     query_timeout: Duration,
+    warnings: Arc<RowWarnings>,
 }
 
 /// A transaction that holds the database's write lock. Dropped without [`commit`](Self::commit), it rolls
@@ -87,7 +89,7 @@ impl SqliteStore {
     }
 
     fn new(readers: SqlitePool, writer: SqlitePool, path: PathBuf, query_timeout: Duration) -> Self {
-        Self { readers, writer, path: path.into(), query_timeout }
+        Self { readers, writer, path: path.into(), query_timeout, warnings: Arc::default() }
     }
 
     /// Runs an operation under the query timeout.
@@ -129,14 +131,16 @@ impl TrustStore for SqliteStore {
             .fetch_optional(&self.readers)
             .await
             .map_err(|error| self.failed(error))?;
-            row.as_ref().map(row::trust).transpose()
+            row.as_ref().map(|row| row::trust(row, &self.warnings)).transpose()
         })
         .await
     }
 
     async fn candidates(&self) -> Result<Candidates, StoreError> {
-        self.within(async { packed::candidates(&self.readers).await.map_err(|error| self.failed(error)) })
-            .await
+        self.within(async {
+            packed::candidates(&self.readers, &self.warnings).await.map_err(|error| self.failed(error))
+        })
+        .await
     }
 }
 
@@ -230,7 +234,7 @@ impl TrustLedger for SqliteStore {
             .fetch_all(&self.readers)
             .await
             .map_err(|error| self.failed(error))?;
-            rows.iter().map(row::trust).collect()
+            rows.iter().map(|row| row::trust(row, &self.warnings)).collect()
         })
         .await
     }
@@ -254,7 +258,7 @@ impl Write<'_> {
         let row =
             query.fetch_optional(&mut *self.transaction).await.map_err(|error| self.store.failed(error))?;
         match row {
-            Some(row) => row::trust(&row),
+            Some(row) => row::trust(&row, &self.store.warnings),
             None => Err(StoreError::NoSuchTrust { which: which.clone() }),
         }
     }

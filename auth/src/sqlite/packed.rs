@@ -11,6 +11,7 @@ use tokio::task::yield_now;
 
 use super::row;
 use crate::Candidates;
+use crate::row_warnings::RowWarnings;
 
 const ID: usize = 36;
 const RECORD: usize = ID + 64;
@@ -46,15 +47,15 @@ const OTHERS: &str = concat!(
 );
 
 /// Reads the candidates, in the order of the rows, and warns of each that is malformed.
-pub(super) async fn candidates(pool: &SqlitePool) -> Result<Candidates, Error> {
+pub(super) async fn candidates(pool: &SqlitePool, warnings: &RowWarnings) -> Result<Candidates, Error> {
     let packed = sqlx::query(PACKED).fetch_one(pool).await?;
     let (should_be, are): (i64, i64) = (packed.try_get(0)?, packed.try_get(1)?);
-    let mut candidates = unpack(&packed, are).await?;
+    let mut candidates = unpack(&packed, are, warnings).await?;
     if should_be != are {
         // All of them are malformed, unless the database is UTF-16. One that has been repaired meanwhile is for the
         // next walk.
         for row in sqlx::query(OTHERS).fetch_all(pool).await? {
-            if let Some((id, hash)) = row::candidate(&row) {
+            if let Some((id, hash)) = row::candidate(&row, warnings) {
                 candidates.push(id, hash);
             }
         }
@@ -62,7 +63,7 @@ pub(super) async fn candidates(pool: &SqlitePool) -> Result<Candidates, Error> {
     Ok(candidates)
 }
 
-async fn unpack(packed: &SqliteRow, number: i64) -> Result<Candidates, Error> {
+async fn unpack(packed: &SqliteRow, number: i64, warnings: &RowWarnings) -> Result<Candidates, Error> {
     let records = packed.try_get::<Option<&[u8]>, _>(2)?.unwrap_or_default();
     if u64::try_from(number).ok().and_then(|number| number.checked_mul(RECORD as u64))
         != Some(records.len() as u64)
@@ -77,7 +78,8 @@ async fn unpack(packed: &SqliteRow, number: i64) -> Result<Candidates, Error> {
             yield_now().await;
         }
         let (id, digits) = record.split_at(ID);
-        if let Some((id, hash)) = row::candidate_of(str::from_utf8(id).ok(), str::from_utf8(digits).ok()) {
+        let (id, digits) = (str::from_utf8(id).ok(), str::from_utf8(digits).ok());
+        if let Some((id, hash)) = row::candidate_of(id, digits, warnings) {
             candidates.push(id, hash);
         }
     }

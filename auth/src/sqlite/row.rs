@@ -10,10 +10,11 @@ use trust_key_cache::KeyHash;
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
+use crate::row_warnings::RowWarnings;
 use crate::{StoreError, Trust};
 
 /// The row of a query for `id, name, code, region, api_key_hash, created_at, last_heartbeat, disabled_at`.
-pub(super) fn trust(row: &SqliteRow) -> Result<Trust, StoreError> {
+pub(super) fn trust(row: &SqliteRow, warnings: &RowWarnings) -> Result<Trust, StoreError> {
     let id = id(row).ok_or(StoreError::BadRow { id: None, column: "id" })?;
     let bad = |column| StoreError::BadRow { id: Some(id), column };
     let text = |index, column| row.try_get::<Option<String>, usize>(index).map_err(|_| bad(column));
@@ -23,7 +24,7 @@ pub(super) fn trust(row: &SqliteRow) -> Result<Trust, StoreError> {
     };
     // The application writes this one, and nothing is decided by it.
     let last_heartbeat = time_of(6, "last_heartbeat").unwrap_or_else(|_| {
-        tracing::warn!(%id, "a trust's last_heartbeat is no time in RFC 3339; it is left out");
+        warnings.last_heartbeat(id);
         None
     });
     Ok(Trust {
@@ -31,7 +32,7 @@ pub(super) fn trust(row: &SqliteRow) -> Result<Trust, StoreError> {
         name: text(1, "name")?.ok_or_else(|| bad("name"))?,
         code: text(2, "code")?,
         region: text(3, "region")?,
-        api_key_hash: text(4, "api_key_hash")?.and_then(|digits| hash(id, &digits)),
+        api_key_hash: text(4, "api_key_hash")?.and_then(|digits| hash(id, &digits, warnings)),
         created_at: time_of(5, "created_at")?.ok_or_else(|| bad("created_at"))?,
         last_heartbeat,
         disabled_at: time_of(7, "disabled_at")?,
@@ -39,20 +40,21 @@ pub(super) fn trust(row: &SqliteRow) -> Result<Trust, StoreError> {
 }
 
 /// The row of a query for `id, api_key_hash`; `None` if it is malformed.
-pub(super) fn candidate(row: &SqliteRow) -> Option<(Uuid, KeyHash)> {
-    candidate_of(row.try_get(0).ok(), row.try_get(1).ok())
+pub(super) fn candidate(row: &SqliteRow, warnings: &RowWarnings) -> Option<(Uuid, KeyHash)> {
+    candidate_of(row.try_get(0).ok(), row.try_get(1).ok(), warnings)
 }
 
 /// As [`candidate`], of the two columns' texts, as far as they are texts.
-pub(super) fn candidate_of(id: Option<&str>, digits: Option<&str>) -> Option<(Uuid, KeyHash)> {
+pub(super) fn candidate_of(
+    id: Option<&str>,
+    digits: Option<&str>,
+    warnings: &RowWarnings,
+) -> Option<(Uuid, KeyHash)> {
     let Some(id) = id.and_then(id_of) else {
-        tracing::warn!(
-            "a trust's id is no UUID in lower case with hyphens; nobody can authenticate as this trust until the row \
-             is repaired"
-        );
+        warnings.id();
         return None;
     };
-    hash(id, digits.unwrap_or_default()).map(|hash| (id, hash))
+    hash(id, digits.unwrap_or_default(), warnings).map(|hash| (id, hash))
 }
 
 /// The first column, if it is an id as this store spells it.
@@ -68,10 +70,10 @@ fn id_of(text: &str) -> Option<Uuid> {
     (id.hyphenated().encode_lower(spelt) == text).then_some(id)
 }
 
-fn hash(id: Uuid, digits: &str) -> Option<KeyHash> {
+fn hash(id: Uuid, digits: &str, warnings: &RowWarnings) -> Option<KeyHash> {
     let hash = digits.parse().ok();
     if hash.is_none() {
-        tracing::warn!(%id, "a trust's api_key_hash is not 64 hexadecimal digits; rotate its key to make it usable again");
+        warnings.hash(id);
     }
     hash
 }

@@ -59,6 +59,7 @@
 //! the next request to miss starts a new one, on its own runtime.
 
 mod compare;
+mod floor_check;
 mod queue;
 
 use std::sync::Arc;
@@ -66,11 +67,14 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
+use tokio::time::Instant;
 use trust_key_cache::KeyHash;
 use uuid::Uuid;
 
 use self::compare::compare;
+use self::floor_check::FloorCheck;
 use self::queue::{Queue, Waiter};
+use crate::reject_floor::RejectFloor;
 use crate::stats::Counters;
 use crate::{AuthError, StoreError, TrustStore};
 
@@ -94,11 +98,13 @@ pub(crate) struct Walks<S> {
     store: Arc<S>,
     counters: Arc<Counters>,
     queue: Queue<Answer>,
+    floor_check: FloorCheck,
 }
 
 impl<S: TrustStore> Walks<S> {
-    pub(crate) fn new(store: Arc<S>, counters: Arc<Counters>, limit: usize) -> Self {
-        Self { store, counters, queue: Queue::new(limit) }
+    /// `floor` is what should be longer than anybody waits for these walks.
+    pub(crate) fn new(store: Arc<S>, counters: Arc<Counters>, limit: usize, floor: RejectFloor) -> Self {
+        Self { store, counters, queue: Queue::new(limit), floor_check: FloorCheck::new(floor, limit) }
     }
 
     /// Joins the next walk, and waits for what it says of this key. A lease that is to remember it must have
@@ -162,7 +168,9 @@ impl<S: TrustStore> Walker<S> {
 
     /// The walk itself. Its members are fixed: only therefore may the read begin.
     async fn look_for(&self, hashes: &[KeyHash]) -> Result<Seen, StoreError> {
+        let begun = Instant::now();
         let candidates = self.walks.store.candidates().await?;
+        self.walks.floor_check.saw(begun.elapsed(), candidates.len());
         let found = compare(hashes, candidates.hashes()).await;
         self.walks.counters.sweep(candidates.len());
         let ids = found.into_iter().map(|index| candidates.id(index?)).collect();

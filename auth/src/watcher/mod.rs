@@ -13,6 +13,8 @@ use tokio::task::JoinHandle;
 use trust_key_cache::{KeyHash, TrustKeyCache};
 
 use crate::StoreError;
+#[cfg(feature = "postgres")]
+use crate::log_limit::LogLimit;
 
 pub use status::WatchStatus;
 
@@ -77,7 +79,12 @@ impl Watcher {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let eviction = Arc::new(Eviction { cache, counters: Counters::default() });
+        let eviction = Arc::new(Eviction {
+            cache,
+            counters: Counters::default(),
+            #[cfg(feature = "postgres")]
+            malformed: LogLimit::default(),
+        });
         let task = tokio::spawn(watch(Arc::clone(&eviction)));
         Self { eviction, task }
     }
@@ -101,6 +108,8 @@ impl fmt::Debug for Watcher {
 pub(crate) struct Eviction {
     cache: Arc<TrustKeyCache>,
     counters: Counters,
+    #[cfg(feature = "postgres")]
+    malformed: LogLimit,
 }
 
 impl Eviction {
@@ -131,11 +140,19 @@ impl Eviction {
         self.counters.key();
     }
 
-    /// A message was not understood: what it tells is unknown.
+    /// A message of so many bytes was not understood: what it tells is unknown. Whoever may connect to the database may send as many as he
+    /// likes, so not each is logged.
     #[cfg(feature = "postgres")]
-    pub(crate) fn malformed(&self) {
+    pub(crate) fn malformed(&self, bytes: usize) {
         self.cache.invalidate();
         self.counters.malformed();
+        if let Some(others) = self.malformed.speaks() {
+            tracing::warn!(
+                bytes,
+                others,
+                "a notification on the channel `trust_auth` was not understood; every key is invalidated"
+            );
+        }
     }
 
     /// A change concerns every key.

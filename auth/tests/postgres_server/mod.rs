@@ -78,8 +78,14 @@ impl PostgresServer {
 
     /// A new database without a table, and its URL.
     pub(crate) fn new_database(&self) -> String {
+        self.new_database_with("")
+    }
+
+    /// As [`new_database`](Self::new_database), with more options of `CREATE DATABASE`.
+    pub(crate) fn new_database_with(&self, options: &str) -> String {
         let name = format!("test_{}", Uuid::new_v4().simple());
-        self.psql("postgres", &format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'"));
+        let sql = format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' {options}");
+        self.psql("postgres", &sql);
         self.url(&name)
     }
 

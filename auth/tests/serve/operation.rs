@@ -54,6 +54,7 @@ fn settings_that_cannot_work_are_refused_with_what_to_do() {
     for (arguments, environment) in [
         (&["--listen", "nowhere"] as &[_], &[] as &[_]),
         (&["--header", "not a header"], &[]),
+        (&["--database-connections", "1"], &[]),
         (&[], &[("TRUST_AUTH_TTL", "soon")]),
     ] {
         assert_eq!(run(arguments, environment).status.code(), Some(2), "{arguments:?} {environment:?}");

@@ -6,6 +6,7 @@
 pub(crate) mod postgres_server;
 
 use std::collections::HashMap;
+use std::io;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -14,6 +15,7 @@ use std::time::Duration;
 use postgres_server::PostgresServer;
 use sqlx::{ConnectOptions, SqliteConnection};
 use tempfile::TempDir;
+use tracing::subscriber::DefaultGuard;
 use trust_auth::{
     ApiKey, Attempt, Authenticator, Candidates, Change, KeyHash, MemoryStore, NewTrust, PostgresOptions,
     PostgresStore, SqliteOptions, SqliteStore, StoreError, Trust, TrustKeyCache, TrustLedger, TrustRef,
@@ -170,6 +172,36 @@ impl<S: TrustLedger> World<S> {
 
     pub(crate) fn cached(&self, key: &ApiKey) -> Option<Uuid> {
         self.cache.lookup(&key.hash())
+    }
+}
+
+/// What this thread logs, at every level, until the guard is dropped.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    pub(crate) fn start() -> (Self, DefaultGuard) {
+        let log = Self::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(move || writer.clone())
+            .finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

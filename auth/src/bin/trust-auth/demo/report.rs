@@ -19,6 +19,9 @@ pub(super) struct Report {
     requests: u64,
     hits: u64,
     stale_hits: u64,
+    /// Requests that needed a sweep; `hits + swept + refused_missing == requests`, unless the store failed.
+    swept: u64,
+    /// Sweeps, which requests share.
     sweeps: u64,
     rows_swept: u64,
     refused_missing: u64,
@@ -49,7 +52,7 @@ pub(super) struct Report {
 
 impl Report {
     pub(super) fn new(trusts: u64, ran: Duration, stats: Stats, changes: Changes, tally: &Tally) -> Self {
-        let Tally { verdict, latencies } = tally;
+        let Tally { verdict, latencies, swept } = tally;
         let micros = |latency: &Latency, quantile| rounded(latency.quantile_us(quantile), 10.0);
         Self {
             trusts,
@@ -57,6 +60,7 @@ impl Report {
             requests: stats.requests,
             hits: stats.hits,
             stale_hits: stats.stale_hits,
+            swept: *swept,
             sweeps: stats.sweeps,
             rows_swept: stats.rows_swept,
             refused_missing: stats.missing,
@@ -109,6 +113,7 @@ impl Report {
             ("requests", self.requests, format!("{} per second", grouped(per_second as u64))),
             ("hits", self.hits, "cached id, live row accepts".to_owned()),
             ("stale hits", self.stale_hits, "cached id, live row refuses; swept".to_owned()),
+            ("swept", self.swept, "not cached, or stale; sweeps are shared".to_owned()),
             ("sweeps", self.sweeps, format!("{} rows, in constant time", grouped(self.rows_swept))),
             ("refused: missing", self.refused_missing, String::new()),
             ("refused: invalid", self.refused_invalid, String::new()),

@@ -29,16 +29,19 @@ const VISITS_PER_BAD_KEY: usize = 64;
 pub(super) struct Tally {
     pub(super) verdict: Verdict,
     pub(super) latencies: Latencies,
+    /// Requests that a sweep answered, or that were refused after asking for one. Requests share sweeps.
+    pub(super) swept: u64,
 }
 
 impl Tally {
     pub(super) fn new() -> Result<Self, Failure> {
-        Ok(Self { verdict: Verdict::default(), latencies: Latencies::new()? })
+        Ok(Self { verdict: Verdict::default(), latencies: Latencies::new()?, swept: 0 })
     }
 
     pub(super) fn add(&mut self, other: &Self) {
         self.verdict.add(&other.verdict);
         self.latencies.add(&other.latencies);
+        self.swept += other.swept;
     }
 }
 
@@ -80,6 +83,9 @@ impl Client {
             Err(_) => Outcome::Refused,
         };
         self.tally.verdict.judge(before, after, outcome);
+        if matches!(attempt.path, Path::Sweep | Path::StaleHit) {
+            self.tally.swept += 1;
+        }
         match attempt.path {
             Path::Hit if attempt.result.is_ok() => self.tally.latencies.hot.record(took),
             Path::Sweep if attempt.result.is_ok() => self.tally.latencies.sweep.record(took),

@@ -70,8 +70,8 @@ pub(crate) struct Settings {
     #[serde(serialize_with = "duration")]
     pub(crate) reject_floor: Duration,
 
-    /// How many connections to the database are open at most
-    #[arg(long, value_name = "COUNT", env = "TRUST_AUTH_DATABASE_CONNECTIONS", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_024))]
+    /// How many connections to the database are open at most for reads; a walk takes one of them, so 2 at least
+    #[arg(long, value_name = "COUNT", env = "TRUST_AUTH_DATABASE_CONNECTIONS", default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=1_024))]
     pub(crate) database_connections: u32,
 
     /// How long the database may take over an answer, waiting for a connection included

@@ -1,0 +1,46 @@
+//! [`FloorCheck`]: whether the reject floor hides how long walks take. What counts is the longest walk that strangers can cause, since they
+//! choose how many keys it compares, and not the one that was seen. It must never slow a walk down.
+
+use std::time::Duration;
+
+use crate::log_limit::LogLimit;
+use crate::reject_floor::RejectFloor;
+
+/// What one key and one row cost, in nanoseconds.
+const COMPARE: u64 = 2;
+
+/// How many walks a refusal may wait for: the rest of one and the whole of the next, and both again if the row that was found has changed.
+const WALKS: u32 = 4;
+
+/// Compares each walk with the floor.
+pub(super) struct FloorCheck {
+    floor: RejectFloor,
+    waiting_limit: u64,
+    said: LogLimit,
+}
+
+impl FloorCheck {
+    pub(super) fn new(floor: RejectFloor, waiting_limit: usize) -> Self {
+        Self { floor, waiting_limit: waiting_limit as u64, said: LogLimit::default() }
+    }
+
+    /// It took so long to read so many rows.
+    pub(super) fn saw(&self, reading: Duration, rows: usize) {
+        let comparing = COMPARE.saturating_mul(self.waiting_limit).saturating_mul(rows as u64);
+        let needed = reading.saturating_add(Duration::from_nanos(comparing)).saturating_mul(WALKS);
+        if self.floor.hides(needed) {
+            return;
+        }
+        if let Some(others) = self.said.speaks() {
+            tracing::warn!(
+                ?reading,
+                rows,
+                waiting_limit = self.waiting_limit,
+                ?needed,
+                others,
+                "the reject floor is too short: a flood of unknown keys makes refusals last longer, by steps that tell how \
+                 many trusts there are; make it longer than `needed`, or lower the waiting limit"
+            );
+        }
+    }
+}
