@@ -104,11 +104,12 @@ impl PostgresOptions {
         self
     }
 
-    /// How many connections are open at most for reads. Default: 8. A number outside 1 to 1,024 is brought to the nearer end.
+    /// How many connections are open at most for reads. Default: 8. A number outside 2 to 1,024 is brought to the nearer end: a walk over
+    /// all trusts takes one, and must leave one to the requests that hit.
     ///
     /// Two more are opened when there is something to write, and one for each [`watch`](PostgresStore::watch).
     pub fn max_connections(mut self, connections: u32) -> Self {
-        self.max_connections = connections.clamp(1, MAX_CONNECTIONS);
+        self.max_connections = connections.clamp(2, MAX_CONNECTIONS);
         self
     }
 
