@@ -14,6 +14,7 @@ DECLARE
     old_hash    text;
     new_hash    text;
 BEGIN
+    -- Triggers of version 2. Count this up whenever those below change: they are made anew where this text is another.
     IF TG_OP IN ('UPDATE', 'DELETE') THEN
         id := OLD.id::text;
         old_hash := lower(substring(OLD.api_key_hash::text COLLATE "C" FROM hexadecimal));
