@@ -175,7 +175,7 @@ async fn a_server_that_stopped_cannot_be_reached_and_the_first_operation_after_i
         server.start_again();
         assert_eq!(store.fetch(trust.id).await.unwrap().as_ref(), Some(&trust));
         assert_eq!(store.set_enabled(&trust.id.into(), true).await.unwrap().trust, trust);
-        assert_eq!(store.list().await.unwrap(), [trust.clone()]);
+        assert_eq!(store.list().await.unwrap(), std::slice::from_ref(&trust));
     }
 }
 

@@ -107,7 +107,7 @@ async fn of_processes_that_start_at_once_one_makes_the_table_and_all_use_it() {
         let starts: Vec<_> = (0..8).map(|_| tokio::spawn(postgres_options(&url).connect())).collect();
         for (number, start) in starts.into_iter().enumerate() {
             let store = start.await.unwrap().unwrap();
-            let new = NewTrust::new(&format!("trust {number}")).unwrap();
+            let new = NewTrust::new(format!("trust {number}")).unwrap();
             store.insert(new, KeyHash::of(number.to_string())).await.unwrap();
         }
         assert_eq!(server.psql(&url, "SELECT count(*) FROM trust WHERE name LIKE 'trust %'"), "8");
