@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::{Connection, Executor};
 use stores::postgres_server::PostgresServer;
+use stores::postgres_server::network::Network;
 use stores::{World, by_name, eventually, postgres_options, second_connection, sqlite_options};
 use trust_auth::{
     ApiKey, AuthError, KeyHash, Path, PostgresStore, SqliteStore, Trust, TrustKeyCache, TrustLedger,
@@ -284,37 +285,27 @@ async fn a_listener_is_back_within_five_seconds_of_the_servers_return() {
     assert_eq!(watched.world.cached(key), None);
 }
 
-/// Between client and server: it passes everything on until it is told to keep everything to itself, without closing anything.
-struct Network {
-    port: u16,
-    frozen: tokio::sync::watch::Sender<bool>,
-}
+/// Were everything invalidated first, what is remembered and revoked before the server hears of `LISTEN` would be missed.
+#[tokio::test]
+async fn what_is_revoked_before_it_listens_is_invalidated_once_it_does() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let network = Network::before(server).await;
+    // Nothing but the network decides when it listens.
+    let store = postgres_options(&network.url(&url, server)).connect().await.unwrap();
+    let world = World::over(Arc::new(store), None);
+    network.hold_listen();
+    let watcher = world.store.watch(Arc::clone(&world.cache));
+    tokio::time::timeout(Duration::from_secs(60), network.holds_listen()).await.expect("it wants to listen");
+    let (trust, key) = world.register_hot("a").await;
+    server.psql(&url, "DELETE FROM trust");
+    assert_eq!(world.cached(&key), Some(trust.id), "nobody heard of it");
+    assert_eq!((watcher.status().connected, watcher.status().connects), (false, 0));
 
-impl Network {
-    async fn before(server: &PostgresServer) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (frozen, is_frozen) = tokio::sync::watch::channel(false);
-        let upstream = server.port();
-        tokio::spawn(async move {
-            while let Ok((mut near, _)) = listener.accept().await {
-                let mut is_frozen = is_frozen.clone();
-                tokio::spawn(async move {
-                    let mut far = tokio::net::TcpStream::connect(("127.0.0.1", upstream)).await.unwrap();
-                    tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
-                        // For good: what was frozen stays so, and only new connections get through again.
-                        true = async { is_frozen.wait_for(|frozen| *frozen).await.is_ok() } => std::future::pending().await,
-                    }
-                });
-            }
-        });
-        Self { port, frozen }
-    }
-
-    fn url(&self, url: &str, server: &PostgresServer) -> String {
-        url.replace(&server.port().to_string(), &self.port.to_string())
-    }
+    network.let_listen();
+    eventually("it is connected", || watcher.status().connected).await;
+    assert_eq!(world.cached(&key), None);
+    assert_eq!((watcher.status().notifications, watcher.status().failures), (0, 0), "{:?}", watcher.status());
 }
 
 #[tokio::test]
@@ -328,12 +319,27 @@ async fn a_connection_that_dies_without_a_word_is_found_out() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!((watched.status().connects, watched.status().failures), (1, 0));
 
-    network.frozen.send(true).unwrap();
+    network.freeze();
     server.psql(&url, "DELETE FROM trust");
     eventually("the silence is noticed", || watched.status().failures >= 1).await;
-    network.frozen.send(false).unwrap();
+    network.thaw();
     watched.connected(2).await;
     assert_eq!(watched.world.cached(key), None);
+}
+
+/// As a restore of the table does it while everybody is connected.
+#[tokio::test]
+async fn triggers_that_are_gone_are_made_anew_by_the_next_connection() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (watched, url) = Watched::on_postgres(server).await;
+    let [(_, key)] = &hot(&watched, ["a"]).await;
+    server.psql(&url, "DROP FUNCTION trust_auth_notify CASCADE");
+    assert_eq!(server.kill_where(&url, "application_name = 'trust-auth watch'"), 1);
+    watched.connected(2).await;
+    assert!(watched.world.attempt(key).await.result.is_ok());
+    server.psql(&url, "DELETE FROM trust");
+    watched.gone(key).await;
+    assert_eq!((watched.status().evicted_keys, watched.status().connects), (2, 2), "{:?}", watched.status());
 }
 
 #[tokio::test]

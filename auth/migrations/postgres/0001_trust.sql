@@ -8,7 +8,7 @@ CREATE TABLE trust (
     code           varchar,
     region         varchar,
     -- SHA-256 of the API key in 64 hexadecimal digits. Null: no key is accepted.
-    api_key_hash   varchar(64) CHECK (length(api_key_hash) = 64),
+    api_key_hash   varchar(64) CHECK (pg_catalog.length(api_key_hash) = 64),
     created_at     timestamptz NOT NULL DEFAULT now(),
     last_heartbeat timestamptz,
     -- Null: enabled.

@@ -14,6 +14,7 @@ DECLARE
     old_hash    text;
     new_hash    text;
 BEGIN
+    -- Triggers of version 2. Count this up whenever those below change: they are made anew where this text is another.
     IF TG_OP IN ('UPDATE', 'DELETE') THEN
         id := OLD.id::text;
         old_hash := lower(substring(OLD.api_key_hash::text COLLATE "C" FROM hexadecimal));
@@ -39,10 +40,12 @@ CREATE OR REPLACE TRIGGER trust_auth_row AFTER INSERT OR DELETE ON trust
 ALTER TABLE trust ENABLE ALWAYS TRIGGER trust_auth_row;
 
 -- A heartbeat concerns no key, and notifies nobody. By value, not by column: a trigger may write columns that the statement does not name.
+-- As text, and byte by byte: for `varchar` itself there is no operator but one that somebody else may have made, and a collation may take
+-- different digests for the same.
 CREATE OR REPLACE TRIGGER trust_auth_update AFTER UPDATE ON trust
     FOR EACH ROW WHEN (
         OLD.id IS DISTINCT FROM NEW.id
-        OR OLD.api_key_hash IS DISTINCT FROM NEW.api_key_hash
+        OR OLD.api_key_hash::text COLLATE "C" IS DISTINCT FROM NEW.api_key_hash::text COLLATE "C"
         OR OLD.disabled_at IS DISTINCT FROM NEW.disabled_at
     ) EXECUTE FUNCTION trust_auth_notify();
 ALTER TABLE trust ENABLE ALWAYS TRIGGER trust_auth_update;

@@ -74,6 +74,9 @@ pub(super) fn failed(error: &sqlx::Error, location: &Location, after: std::time:
 pub(super) fn connect_failed(error: &sqlx::Error, location: &Location) -> StoreError {
     let reason = match (error, code(error).unwrap_or_default()) {
         (sqlx::Error::Io(error), _) => format!("{error}; check the address, and that it runs"),
+        (sqlx::Error::PoolTimedOut, _) => {
+            "it accepted no connection in time; check the address, and that it runs".into()
+        }
         (sqlx::Error::Tls(error), _) => format!("{error}; check its certificate, and `sslmode`"),
         (sqlx::Error::Configuration(_), _) => {
             "its certificate or key file cannot be read; check `sslrootcert`, `sslcert` and `sslkey`".into()

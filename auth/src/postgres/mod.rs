@@ -309,11 +309,12 @@ impl Write<'_> {
             TrustRef::Name(name) if name.contains('\0') => {
                 return Err(StoreError::NoSuchTrust { which: which.clone() });
             }
-            // To the letter, whatever the column's collation.
+            // To the letter, whatever the column's collation, and by the operator of PostgreSQL itself: for `varchar` somebody else may
+            // have made one.
             TrustRef::Name(name) => sqlx::query(
                 "SELECT FALSE, id, name::text, code::text, region::text, api_key_hash::text, \
                  created_at::timestamptz, last_heartbeat::timestamptz, disabled_at::timestamptz \
-                 FROM trust WHERE name COLLATE \"C\" = $1 FOR UPDATE",
+                 FROM trust WHERE name::text COLLATE \"C\" = $1 FOR UPDATE",
             )
             .bind(name),
         };

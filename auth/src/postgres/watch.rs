@@ -6,14 +6,14 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sqlx::Executor;
 use sqlx::postgres::{PgListener, PgPoolOptions};
-use sqlx::{Connection, Executor};
 use trust_key_cache::TrustKeyCache;
 
-use super::PostgresStore;
 use super::failure::{connect_failed, failed};
 use super::notice::{CHANNEL, Notice};
 use super::pool::Connector;
+use super::{PostgresStore, schema};
 use crate::watcher::{Backoff, Eviction};
 use crate::{StoreError, Watcher};
 
@@ -34,7 +34,8 @@ impl PostgresStore {
     ///
     /// A trigger on the table notifies when a change is committed: another process's, this one's, or one made by hand
     /// with `psql`. The connection is not one of the pool's. When it is lost, or silent without a sign of life
-    /// for 5 s, another one is made, after pauses of 50 ms to 2 s.
+    /// for 5 s, another one is made, after pauses of 50 ms to 2 s. Each connecting makes sure of the trigger, and makes it anew where it is
+    /// gone and the role may.
     ///
     /// # Panics
     ///
@@ -80,8 +81,9 @@ async fn follow(connector: &Connector, eviction: &Eviction) -> Result<Infallible
 
 /// A connection that hears of every change that is committed from now on.
 async fn listen(connector: &Connector) -> Result<PgListener, StoreError> {
-    // The driver's pool would keep trying, and not tell why. This tells, and finds out whether it is the primary.
-    let _ = connector.connect().await?.close().await;
+    // The driver's pool would keep trying, and not tell why. This tells, and finds out whether it is the primary, and whether there is a
+    // trigger that notifies: who restored the table meanwhile may have left it out, and nothing would ever be heard.
+    schema::prepare(connector, false).await?;
     // The driver's listener takes its connection from a pool. One of its own, and a new one each time: the old connection may
     // be held back by a farewell that nobody will hear.
     let options = connector.location.options.clone();

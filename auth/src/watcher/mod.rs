@@ -67,7 +67,9 @@ impl Watcher {
     /// What it has heard and done so far, and whether it is connected now.
     #[must_use]
     pub fn status(&self) -> WatchStatus {
-        self.eviction.counters.read()
+        let status = self.eviction.counters.read();
+        // A task that has ended, by a panic or with its runtime, hears of nothing.
+        WatchStatus { connected: status.connected && !self.task.is_finished(), ..status }
     }
 
     /// Starts the task that `watch` makes.
@@ -160,5 +162,30 @@ impl Eviction {
     pub(crate) fn everything(&self) {
         self.cache.invalidate();
         self.counters.everything();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_has_ended_is_not_connected_whatever_it_said_last() {
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let watcher = Watcher::start(Arc::new(TrustKeyCache::new()), |eviction| async move {
+            eviction.connected();
+            ended.await.unwrap();
+            panic!("as the driver's code may");
+        });
+        while watcher.status().connects == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(watcher.status().connected);
+        end.send(()).unwrap();
+        while !watcher.task.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        assert!(!watcher.status().connected);
+        assert_eq!(watcher.status().connects, 1);
     }
 }

@@ -5,6 +5,8 @@
 
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
+pub(crate) mod network;
+
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;

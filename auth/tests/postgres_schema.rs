@@ -1,0 +1,331 @@
+//! What `connect` does to a PostgreSQL database: it makes or extends the table where it may, keeps what is there, and tells what it cannot use.
+
+mod stores;
+
+use std::sync::Arc;
+
+use sqlx::Executor;
+use stores::postgres_server::PostgresServer;
+use stores::{World, by_name, eventually, postgres_options};
+use trust_auth::{KeyHash, NewTrust, PostgresStore, StoreError, TrustLedger, TrustStore};
+use uuid::Uuid;
+
+/// The reference's table as its own tool makes it, with a column and rows of its own.
+const REFERENCE: &str = "
+    CREATE TABLE trust (
+        id UUID NOT NULL, name VARCHAR NOT NULL, code VARCHAR, region VARCHAR, api_key_hash VARCHAR(64),
+        created_at TIMESTAMP WITHOUT TIME ZONE NOT NULL DEFAULT now(), contact JSONB,
+        PRIMARY KEY (id), UNIQUE (name)
+    );
+    CREATE INDEX ix_trust_region ON trust (region);
+    INSERT INTO trust (id, name, code, api_key_hash, created_at, contact) VALUES
+        ('00000000-0000-4000-8000-000000000001', 'St. Mary', 'SM', encode(sha256('mary'), 'hex'), '2024-02-29 12:00', '{\"a\": 1}'),
+        ('00000000-0000-4000-8000-000000000002', 'St. John', NULL, upper(encode(sha256('john'), 'hex')), '2024-03-01 12:00', NULL),
+        ('00000000-0000-4000-8000-000000000003', 'No key', NULL, NULL, '2024-03-02 12:00', NULL)";
+
+/// Everything that is in the catalog about the table and its triggers, with when it was written.
+const CATALOG: &str = "
+    SELECT 'column', xmin, attname::text FROM pg_attribute WHERE attrelid = 'trust'::regclass
+    UNION ALL SELECT 'trigger', xmin, tgname::text FROM pg_trigger WHERE tgrelid = 'trust'::regclass
+    UNION ALL SELECT 'function', xmin, proname::text FROM pg_proc WHERE proname = 'trust_auth_notify'
+    UNION ALL SELECT 'constraint', xmin, conname::text FROM pg_constraint WHERE conrelid = 'trust'::regclass
+    ORDER BY 1, 3";
+
+/// The URL for another role, which can log in and nothing else so far.
+fn role(server: &PostgresServer, url: &str) -> (String, String) {
+    let name = format!("role_{}", Uuid::new_v4().simple());
+    server.psql(url, &format!("CREATE ROLE {name} LOGIN PASSWORD 'swordfish'"));
+    let (_, address) = url.rsplit_once('@').unwrap();
+    (name.clone(), format!("postgres://{name}:swordfish@{address}"))
+}
+
+/// Why it cannot be used.
+async fn refusal(url: &str) -> String {
+    let error = postgres_options(url).connect().await.unwrap_err();
+    assert!(matches!(error, StoreError::Schema { .. }), "{error}");
+    let told = format!("{error} {error:?}");
+    assert!(!told.contains("hunter2") && !told.contains("swordfish"), "{told}");
+    error.to_string()
+}
+
+#[tokio::test]
+async fn the_references_table_is_extended_and_its_rows_stay_as_they_are() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    server.psql(&url, REFERENCE);
+    let rows =
+        "SELECT ctid, xmin, id, name, code, region, api_key_hash, created_at, contact FROM trust ORDER BY id";
+    let before = server.psql(&url, rows);
+
+    let store = postgres_options(&url).connect().await.unwrap();
+    assert_eq!(server.psql(&url, rows), before, "not even written anew");
+    let index = "SELECT count(*) FROM pg_indexes WHERE indexname = 'ix_trust_region'";
+    assert_eq!(server.psql(&url, index), "1");
+
+    let world = World::over(Arc::new(store), None);
+    let listed = world.store.list().await.unwrap();
+    let names: Vec<_> = listed.iter().map(|trust| (&*trust.name, trust.is_enabled())).collect();
+    assert_eq!(names, [("No key", true), ("St. John", true), ("St. Mary", true)]);
+    let mary = world.authenticator.authenticate(Some("mary")).await.unwrap();
+    assert_eq!((mary.id, mary.code.as_deref()), (Uuid::from_u128(0x4000_8000_0000_0000_0001), Some("SM")));
+    assert_eq!(mary.created_at.unix_timestamp(), 1_709_208_000, "a time without a zone is UTC");
+    assert_eq!(world.authenticator.authenticate(Some("john")).await.unwrap().name, "St. John");
+
+    // And everything else can be done to them.
+    let watcher = world.store.watch(Arc::clone(&world.cache));
+    eventually("it is connected", || watcher.status().connected).await;
+    assert!(world.authenticator.authenticate(Some("mary")).await.is_ok());
+    world.registry.disable(&by_name("St. Mary")).await.unwrap();
+    assert!(world.authenticator.authenticate(Some("mary")).await.is_err());
+    let (_, key) = world.registry.rotate(&by_name("No key")).await.unwrap();
+    assert!(world.attempt(&key).await.result.is_ok());
+    server.psql(&url, "DELETE FROM trust WHERE name = 'No key'");
+    eventually("it was heard", || world.cached(&key).is_none()).await;
+    assert_eq!(server.psql(&url, "SELECT contact FROM trust WHERE code = 'SM'"), "{\"a\": 1}");
+}
+
+#[tokio::test]
+async fn a_table_that_is_as_it_should_be_is_only_looked_at() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    postgres_options(&url).connect().await.unwrap();
+    let before = server.psql(&url, CATALOG);
+    assert!(before.contains("trigger|") && before.contains("function|"), "{before}");
+    // A lock that would keep any change waiting.
+    let mut other = server.connect(&url).await;
+    other.execute("BEGIN; LOCK TABLE trust IN ROW EXCLUSIVE MODE").await.unwrap();
+    postgres_options(&url).create_if_missing(false).connect().await.unwrap();
+    assert_eq!(server.psql(&url, CATALOG), before);
+}
+
+#[tokio::test]
+async fn of_processes_that_start_at_once_one_makes_the_table_and_all_use_it() {
+    let Some(server) = PostgresServer::shared() else { return };
+    for table in ["", REFERENCE] {
+        let url = server.new_database();
+        server.psql(&url, table);
+        let starts: Vec<_> = (0..8).map(|_| tokio::spawn(postgres_options(&url).connect())).collect();
+        for (number, start) in starts.into_iter().enumerate() {
+            let store = start.await.unwrap().unwrap();
+            let new = NewTrust::new(format!("trust {number}")).unwrap();
+            store.insert(new, KeyHash::of(number.to_string())).await.unwrap();
+        }
+        assert_eq!(server.psql(&url, "SELECT count(*) FROM trust WHERE name LIKE 'trust %'"), "8");
+        let triggers = "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'trust_auth_%' AND tgenabled = 'A'";
+        assert_eq!(server.psql(&url, triggers), "3");
+    }
+}
+
+#[tokio::test]
+async fn no_table_is_made_where_none_was_asked_for() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let error = postgres_options(&url).create_if_missing(false).connect().await.unwrap_err();
+    assert!(error.to_string().contains("it has no table `trust`; register a trust"), "{error}");
+    assert_eq!(server.psql(&url, "SELECT to_regclass('trust') IS NULL"), "t");
+}
+
+/// The service's role owns nothing, once the table is as it should be.
+#[tokio::test]
+async fn a_role_that_may_only_read_and_write_rows_does_all_but_make_the_table() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let (name, url_of_role) = role(server, &url);
+    assert!(refusal(&url_of_role).await.contains("connect once as the owner"));
+    server.psql(&url, REFERENCE);
+    let before = server.psql(&url, CATALOG);
+    assert!(refusal(&url_of_role).await.contains("connect once as the owner"));
+    assert_eq!(server.psql(&url, CATALOG), before);
+
+    postgres_options(&url).connect().await.unwrap();
+    server.psql(&url, &format!("GRANT SELECT, INSERT, UPDATE, DELETE ON trust TO {name}"));
+    let store = postgres_options(&url_of_role).connect().await.unwrap();
+    let world = World::over(Arc::new(store), None);
+    let watcher = world.store.watch(Arc::clone(&world.cache));
+    eventually("it is connected", || watcher.status().connected).await;
+    let (trust, _) = world.register("a").await;
+    let (_, key) = world.registry.rotate(&trust.id.into()).await.unwrap();
+    world.registry.disable(&trust.id.into()).await.unwrap();
+    world.registry.enable(&trust.id.into()).await.unwrap();
+    // Its own changes are told, too.
+    eventually("they were heard", || watcher.status().notifications == 4).await;
+    assert!(world.attempt(&key).await.result.is_ok());
+    assert_eq!(world.cached(&key), Some(trust.id));
+    server.psql(&url, "DELETE FROM trust WHERE name = 'a'");
+    eventually("it was heard", || world.cached(&key).is_none()).await;
+    assert_eq!(world.registry.delete(&by_name("St. John")).await.unwrap().name, "St. John");
+}
+
+#[tokio::test]
+async fn a_role_that_may_only_read_authenticates_and_is_told_what_a_change_takes() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    server.psql(&url, REFERENCE);
+    postgres_options(&url).connect().await.unwrap();
+    let (name, url_of_role) = role(server, &url);
+    server.psql(&url, &format!("GRANT SELECT ON trust TO {name}"));
+    let world = World::over(Arc::new(postgres_options(&url_of_role).connect().await.unwrap()), None);
+    assert!(world.authenticator.authenticate(Some("mary")).await.is_ok());
+    let new = NewTrust::new("b").unwrap();
+    for error in [
+        world.store.delete(&by_name("St. Mary")).await.unwrap_err(),
+        world.store.insert(new, KeyHash::of("b")).await.unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("grant it SELECT, INSERT, UPDATE and DELETE"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn the_table_is_that_of_the_schema_that_the_search_path_names() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    server.psql(&url, "CREATE SCHEMA \"Odd \"\"one\"");
+    let odd = format!("{url}?options[search_path]=%22Odd%20%22%22one%22");
+    let store = postgres_options(&odd).connect().await.unwrap();
+    store.insert(NewTrust::new("a").unwrap(), KeyHash::of("a")).await.unwrap();
+    assert_eq!(server.psql(&url, "SELECT count(*) FROM \"Odd \"\"one\".trust"), "1");
+    assert_eq!(server.psql(&url, "SELECT to_regclass('public.trust') IS NULL"), "t");
+
+    // Its triggers, too, though the first schema on the path is another one.
+    server.psql(&url, "DROP FUNCTION \"Odd \"\"one\".trust_auth_notify CASCADE");
+    let second = format!("{url}?options[search_path]=public,%22Odd%20%22%22one%22");
+    let store = postgres_options(&second).create_if_missing(false).connect().await.unwrap();
+    assert_eq!(store.list().await.unwrap().len(), 1);
+    let functions = "SELECT pronamespace::regnamespace FROM pg_proc WHERE proname = 'trust_auth_notify'";
+    assert_eq!(server.psql(&url, functions), "\"Odd \"\"one\"");
+}
+
+#[tokio::test]
+async fn triggers_that_are_gone_disabled_or_others_are_made_anew() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    postgres_options(&url).connect().await.unwrap();
+    for damage in [
+        "DROP TRIGGER trust_auth_row ON trust",
+        "ALTER TABLE trust DISABLE TRIGGER trust_auth_update",
+        "ALTER TABLE trust ENABLE TRIGGER trust_auth_truncate",
+        "CREATE OR REPLACE FUNCTION trust_auth_notify() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "CREATE OR REPLACE TRIGGER trust_auth_row AFTER INSERT ON trust FOR EACH ROW EXECUTE FUNCTION trust_auth_notify()",
+        "ALTER TABLE trust DROP COLUMN disabled_at CASCADE",
+    ] {
+        server.psql(&url, damage);
+        postgres_options(&url).connect().await.unwrap_or_else(|error| panic!("{damage}: {error}"));
+        let sound = "SELECT count(*) FROM pg_trigger JOIN pg_proc ON tgfoid = pg_proc.oid \
+                     WHERE tgrelid = 'trust'::regclass AND tgenabled = 'A' AND prosrc LIKE '%pg_notify%' AND tgtype IN (13, 17, 32)";
+        assert_eq!(server.psql(&url, sound), "3", "{damage}");
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_cannot_be_used_is_refused_with_what_to_do_and_left_as_it_is() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let with = |from: &str, to: &str| {
+        assert!(REFERENCE.contains(from));
+        let (table, _) = REFERENCE.split_once("INSERT").unwrap();
+        table.replace(from, to)
+    };
+    for (sql, told) in [
+        ("CREATE VIEW trust AS SELECT 1 AS id".into(), "no ordinary table; rename that"),
+        (
+            with("name VARCHAR NOT NULL", "title VARCHAR, other VARCHAR").replace(", UNIQUE (name)", ""),
+            "no column `name`",
+        ),
+        (
+            with("id UUID", "id BIGINT"),
+            "`id` of its table `trust` has the type `bigint`, and must have `uuid`",
+        ),
+        (with("api_key_hash VARCHAR(64)", "api_key_hash VARCHAR(63)"), "too short for 64 digits"),
+        (with("api_key_hash VARCHAR(64)", "api_key_hash BYTEA"), "`bytea`"),
+        (with(", UNIQUE (name)", ""), "`name` of its table `trust` is not unique"),
+        (with("UNIQUE (name)", "UNIQUE (name) DEFERRABLE"), "`name` of its table `trust` is not unique"),
+        (with("PRIMARY KEY (id)", "PRIMARY KEY (id, name)"), "`id` of its table `trust` is not unique"),
+    ] {
+        let url = server.new_database();
+        server.psql(&url, &sql);
+        let error = refusal(&url).await;
+        assert!(error.contains(told), "{sql}: {error}");
+        let made = "SELECT count(*) FROM pg_proc WHERE proname = 'trust_auth_notify'";
+        assert_eq!(server.psql(&url, made), "0");
+    }
+    let name = format!("test_{}", Uuid::new_v4().simple());
+    server.psql(
+        "postgres",
+        &format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'"),
+    );
+    assert!(refusal(&server.url(&name)).await.contains("use a database whose encoding is UTF8"));
+}
+
+/// Where everybody may make functions, as before PostgreSQL 15, an operator for `varchar` itself would be preferred to PostgreSQL's own.
+#[tokio::test]
+async fn nothing_that_another_role_has_put_into_the_schema_is_called() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    for right in ["varchar", "text"] {
+        server.psql(
+            &url,
+            &format!(
+                "CREATE FUNCTION planted(varchar, {right}) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE 'planted'; END $$;
+                 CREATE OPERATOR = (LEFTARG = varchar, RIGHTARG = {right}, FUNCTION = planted);"
+            ),
+        );
+    }
+    server.psql(
+        &url,
+        "CREATE FUNCTION length(varchar) RETURNS integer LANGUAGE plpgsql AS $$ BEGIN RAISE 'planted'; END $$;
+         CREATE FUNCTION lower(varchar) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE 'planted'; END $$;
+         CREATE TABLE probe (name varchar); INSERT INTO probe VALUES ('a')",
+    );
+    let mut other = server.connect(&url).await;
+    let trap = other.execute("SELECT FROM probe WHERE name = name").await.unwrap_err();
+    assert!(trap.to_string().contains("planted"), "what follows tests something: {trap}");
+
+    let world = World::over(Arc::new(postgres_options(&url).connect().await.unwrap()), None);
+    let (trust, key) = world.register_hot("a").await;
+    world.registry.rotate(&by_name("a")).await.unwrap();
+    world.registry.disable(&by_name("a")).await.unwrap();
+    world.registry.enable(&by_name("a")).await.unwrap();
+    assert!(world.attempt(&key).await.result.is_err());
+    assert_eq!(world.store.list().await.unwrap().len(), 1);
+    postgres_options(&url).connect().await.unwrap();
+    world.registry.delete(&trust.id.into()).await.unwrap();
+}
+
+/// A row that holds what no program of ours writes is refused by itself, and costs the others nothing.
+#[tokio::test]
+async fn malformed_rows_are_refused_and_the_others_are_read() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    server.psql(&url, &REFERENCE.replace("VARCHAR(64)", "TEXT"));
+    let store: PostgresStore = postgres_options(&url).connect().await.unwrap();
+    let ids = [1_u128, 2, 3].map(|number| Uuid::from_u128(0x4000_8000_0000_0000_0000 + number));
+
+    for digits in ["", "x", "\u{ff11}", " "] {
+        let hash = format!("{}{digits}", KeyHash::of("john"));
+        let hash = if digits.is_empty() { String::new() } else { hash };
+        server.psql(&url, &format!("UPDATE trust SET api_key_hash = '{hash}' WHERE id = '{}'", ids[1]));
+        assert_eq!(store.fetch(ids[1]).await.unwrap().unwrap().api_key_hash, None);
+        assert_eq!(store.candidates().await.unwrap().len(), 1);
+    }
+    // A value of megabytes is stored apart from its row; the trigger and the store take it as malformed.
+    server
+        .psql(&url, &format!("UPDATE trust SET api_key_hash = repeat('0', 3000000) WHERE id = '{}'", ids[1]));
+    server.psql(&url, &format!("UPDATE trust SET name = repeat('n', 2000) WHERE id = '{}'", ids[1]));
+    assert_eq!(store.candidates().await.unwrap().len(), 1);
+
+    server.psql(&url, &format!("UPDATE trust SET last_heartbeat = 'infinity' WHERE id = '{}'", ids[0]));
+    assert_eq!(store.fetch(ids[0]).await.unwrap().unwrap().last_heartbeat, None);
+    server.psql(&url, &format!("UPDATE trust SET disabled_at = '-infinity' WHERE id = '{}'", ids[0]));
+    let error = store.fetch(ids[0]).await.unwrap_err();
+    assert!(
+        matches!(error, StoreError::BadRow { id: Some(id), column: "disabled_at" } if id == ids[0]),
+        "{error}"
+    );
+    assert_eq!(store.candidates().await.unwrap().len(), 0, "nobody is let in who may be disabled");
+    server.psql(
+        &url,
+        &format!("UPDATE trust SET disabled_at = NULL, created_at = 'infinity' WHERE id = '{}'", ids[0]),
+    );
+    let error = store.fetch(ids[0]).await.unwrap_err();
+    assert!(matches!(error, StoreError::BadRow { column: "created_at", .. }), "{error}");
+    assert!(store.fetch(ids[2]).await.unwrap().is_some());
+}
