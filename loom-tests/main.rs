@@ -14,6 +14,4 @@ mod g5_progress;
 mod g6_bounded_memory;
 #[cfg(not(crossbeam_loom))]
 mod g7_epochs;
-#[cfg(crossbeam_loom)]
-mod g7_grace_periods;
 mod g7_reclamation;

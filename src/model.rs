@@ -22,6 +22,7 @@ mod reclaim;
 #[path = "reclaim/crossbeam.rs"]
 mod reclaim;
 
+#[cfg(not(crossbeam_loom))]
 pub mod epochs;
 
 pub use builder::Builder;

@@ -1,12 +1,7 @@
-//! The asymmetric epochs that ship, over loom's primitives and without the map, for models of their own. With
-//! `--cfg crossbeam_loom`, the grace periods of crossbeam-epoch that stand in for them.
+//! The asymmetric epochs that ship, over loom's primitives and without the map, for models of their own.
 
-#[cfg(not(crossbeam_loom))]
 #[path = "../reclaim/asymmetric.rs"]
 mod asymmetric;
-
-#[cfg(crossbeam_loom)]
-use super::reclaim as asymmetric;
 
 use super::sync;
 
@@ -33,12 +28,6 @@ impl Grace {
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.0.can_end() && self.0.is_over(asymmetric::horizon())
-    }
-
-    /// Whether it is over at a horizon that may have been read before.
-    #[must_use]
-    pub fn is_over_at(&self, horizon: u64) -> bool {
-        self.0.can_end() && self.0.is_over(horizon)
     }
 }
 

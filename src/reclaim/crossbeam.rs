@@ -3,12 +3,10 @@
 
 #![deny(unsafe_code)]
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crossbeam_epoch as epoch;
-
-use super::sync::{AtomicBool, Ordering};
 
 /// How many grace periods have ended. Not of `sync.rs`, since in a model the last end after the statics are gone.
 static ENDED: AtomicU64 = AtomicU64::new(0);
@@ -21,17 +19,20 @@ pub(super) fn pin() -> Guard {
 }
 
 /// Over when a function that was deferred at its start has run.
-pub(crate) struct Grace(Arc<AtomicBool>);
+///
+/// A `OnceLock` and not a flag of our own: that whoever sees it set comes after whoever set it is the standard library's promise, and
+/// no model was found that would miss it. It is set once, by one call, and so waits for nobody.
+pub(crate) struct Grace(Arc<OnceLock<()>>);
 
 impl Grace {
     pub(super) fn start() -> Self {
-        let over = Arc::new(AtomicBool::new(false));
+        let over = Arc::new(OnceLock::new());
         let announced = over.clone();
         let guard = epoch::pin();
         guard.defer(move || {
-            // Release: pairs with the Acquire in `is_over`. What was done under the guards that this waited for
-            // happens-before this call, by crossbeam-epoch's contract.
-            announced.store(true, Ordering::Release);
+            // What was done under the guards that this waited for happens-before this call, by crossbeam-epoch's contract,
+            // and so before `is_over`.
+            let _ = announced.set(());
             // Relaxed: a hint, which orders nothing.
             ENDED.fetch_add(1, Ordering::Relaxed);
         });
@@ -45,8 +46,7 @@ impl Grace {
     }
 
     pub(super) fn is_over(&self, _horizon: u64) -> bool {
-        // Acquire: pairs with the Release in `start`.
-        self.0.load(Ordering::Acquire)
+        self.0.get().is_some()
     }
 }
 
