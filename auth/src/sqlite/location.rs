@@ -24,6 +24,11 @@ impl Location {
             return Err(unsupported("its path is not valid UTF-8, which SQLite needs; choose another path"));
         };
         let (path, create) = match scheme(text) {
+            None if is_address(text) => {
+                return Err(unsupported(
+                    "it looks like a server's address with a password; give a URL such as `postgres://user@host/database`, or begin a path with `./`",
+                ));
+            }
             None => (database.to_owned(), None),
             Some("sqlite") => from_url(&text["sqlite:".len()..])?,
             Some(other) => {
@@ -81,6 +86,13 @@ fn scheme(text: &str) -> Option<&str> {
         && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
     let known = matches!(scheme, "sqlite" | "file");
     (is_scheme && (known || rest.starts_with("//"))).then_some(scheme)
+}
+
+/// Whether it has the form `user:password@host`, with whatever before it: a URL whose scheme was mistyped. As a path it would be made, and
+/// shown, with the password in its name.
+fn is_address(text: &str) -> bool {
+    let credentials = text.split_once('@').map(|(credentials, _)| credentials);
+    credentials.is_some_and(|text| text.contains(':')) && !text.starts_with(['/', '.'])
 }
 
 /// What follows `sqlite:`. The driver undoes the percent-encoding; its parameters would undo our settings, so
@@ -161,6 +173,15 @@ mod tests {
     fn what_is_no_file_of_sqlite_is_refused_and_a_password_is_not_repeated() {
         let message = refusal("postgres://admin:hunter2@db.example/trusts");
         assert!(message.contains("`postgres:`") && !message.contains("hunter2"), "{message}");
+        for name in [
+            "postgres//admin:hunter2@db/x",
+            " postgres://admin:hunter2@db/x",
+            "admin:hunter2@db.example/trusts",
+        ] {
+            let message = refusal(name);
+            assert!(message.contains("server's address") && !message.contains("hunter2"), "{message}");
+        }
+        assert!(path("./a:b@c.db").ends_with("a:b@c.db") && path("/a:b@c.db").ends_with("a:b@c.db"));
         assert!(refusal("file:trust.db").contains("`file:`"));
         for name in ["", "sqlite:", "sqlite://"] {
             assert!(refusal(name).contains("empty"), "{name}");

@@ -4,6 +4,7 @@
 //! digest.
 
 mod failure;
+mod file;
 mod location;
 mod options;
 mod packed;
@@ -12,7 +13,7 @@ mod schema;
 mod watch;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use uuid::Uuid;
 pub use options::SqliteOptions;
 
 use self::failure::failed;
+use self::file::File;
 use crate::row_warnings::RowWarnings;
 use crate::trust::now;
 use crate::{Candidates, Change, NewTrust, StoreError, Trust, TrustLedger, TrustRef, TrustStore};
@@ -55,7 +57,7 @@ pub struct SqliteStore {
     readers: SqlitePool,
     /// Of one connection: a write that was cancelled while it waited for the lock keeps it busy until then, and no reader.
     writer: SqlitePool,
-    path: Arc<Path>,
+    file: Arc<File>,
     query_timeout: Duration,
     warnings: Arc<RowWarnings>,
 }
@@ -78,7 +80,7 @@ impl SqliteStore {
     /// The file, as an absolute path.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
     }
 
     /// Closes all connections, and waits until they are closed. Operations of any clone give
@@ -88,17 +90,19 @@ impl SqliteStore {
         self.readers.close().await;
     }
 
-    fn new(readers: SqlitePool, writer: SqlitePool, path: PathBuf, query_timeout: Duration) -> Self {
-        Self { readers, writer, path: path.into(), query_timeout, warnings: Arc::default() }
+    fn new(readers: SqlitePool, writer: SqlitePool, file: File, query_timeout: Duration) -> Self {
+        Self { readers, writer, file: Arc::new(file), query_timeout, warnings: Arc::default() }
     }
 
-    /// Runs an operation under the query timeout.
+    /// Runs an operation under the query timeout, unless a watcher has found the file replaced.
     async fn within<T>(
         &self,
         operation: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
+        self.file.check()?;
         match tokio::time::timeout(self.query_timeout, operation).await {
-            Ok(outcome) => outcome,
+            // Again: it may have been found out meanwhile.
+            Ok(outcome) => self.file.check().and(outcome),
             Err(_) => Err(StoreError::Timeout { after: self.query_timeout }),
         }
     }
@@ -107,7 +111,7 @@ impl SqliteStore {
     fn failed(&self, error: sqlx::Error) -> StoreError {
         match error {
             sqlx::Error::PoolTimedOut => StoreError::Timeout { after: self.query_timeout },
-            error => failed(error, &self.path),
+            error => failed(error, self.path()),
         }
     }
 
@@ -270,7 +274,7 @@ impl Write<'_> {
             return Ok(());
         }
         let reason = "it did not change the row that it was told to; look for a trigger on its table `trust`";
-        Err(StoreError::Schema { path: self.store.path.to_path_buf(), reason: reason.into() })
+        Err(StoreError::Schema { path: self.store.path().to_path_buf(), reason: reason.into() })
     }
 
     async fn commit(self) -> Result<(), StoreError> {
@@ -282,7 +286,7 @@ impl Write<'_> {
 impl fmt::Debug for SqliteStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SqliteStore")
-            .field("path", &self.path)
+            .field("path", &self.path())
             .field("query_timeout", &self.query_timeout)
             .finish_non_exhaustive()
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
 
+use super::file::File;
 use super::location::Location;
 use super::{SqliteStore, schema};
 use crate::StoreError;
@@ -156,7 +157,12 @@ impl SqliteOptions {
                 .max_lifetime(None)
                 .connect_lazy_with(options.clone())
         };
-        Ok(SqliteStore::new(pool(self.max_connections), pool(1), path, self.query_timeout))
+        let (readers, writer) = (pool(self.max_connections), pool(1));
+        // A file system may take its time here too.
+        let file = tokio::task::spawn_blocking(|| File::at(path))
+            .await
+            .map_err(|error| StoreError::Other(error.into()))?;
+        Ok(SqliteStore::new(readers, writer, file, self.query_timeout))
     }
 }
 

@@ -16,6 +16,7 @@ use trust_key_cache::{KeyHash, TrustKeyCache};
 use uuid::Uuid;
 
 use super::failure::failed;
+use super::file::File;
 use super::{SqliteStore, row};
 use crate::watcher::Eviction;
 use crate::{StoreError, Watcher};
@@ -35,16 +36,22 @@ impl SqliteStore {
     /// between two polls is not noticed: if it was used in between, its entry stays until it expires, and is refused by
     /// the live row.
     ///
+    /// It also looks, as often, whether the file is still the one at its path. If it was removed or replaced, as by a restore, every
+    /// operation of this store and its clones gives [`StoreError::CannotOpen`] from then on: a revocation in the new file would
+    /// not be seen otherwise. This is noticed on Unix alone.
+    ///
     /// # Panics
     ///
     /// Outside a Tokio runtime with time enabled.
     pub fn watch(&self, cache: Arc<TrustKeyCache>) -> Watcher {
-        let (path, time_limit) = (Arc::clone(&self.path), self.query_timeout);
-        let options =
-            SqliteConnectOptions::new().filename(&path).busy_timeout(time_limit).disable_statement_logging();
+        let (file, time_limit) = (Arc::clone(&self.file), self.query_timeout);
+        let options = SqliteConnectOptions::new()
+            .filename(file.path())
+            .busy_timeout(time_limit)
+            .disable_statement_logging();
         Watcher::start(cache, move |eviction| async move {
             loop {
-                let Err(error) = follow(&options, &path, time_limit, &eviction).await;
+                let Err(error) = follow(&options, &file, time_limit, &eviction).await;
                 eviction.failed(&error);
                 tokio::time::sleep(POLL).await;
             }
@@ -55,11 +62,12 @@ impl SqliteStore {
 /// Follows the changes until something fails.
 async fn follow(
     options: &SqliteConnectOptions,
-    path: &Path,
+    file: &Arc<File>,
     time_limit: Duration,
     eviction: &Eviction,
 ) -> Result<Infallible, StoreError> {
-    let limit = Limit { path, time: time_limit };
+    let limit = Limit { path: file.path(), time: time_limit };
+    look(file).await?;
     let mut connection = limit.on(options.connect()).await?;
     // The version first: what is committed after it makes the next poll read again.
     let mut version = limit.on(data_version(&mut connection)).await?;
@@ -67,6 +75,7 @@ async fn follow(
     eviction.connected();
     loop {
         tokio::time::sleep(POLL).await;
+        look(file).await?;
         let seen = limit.on(data_version(&mut connection)).await?;
         if seen == version {
             continue;
@@ -78,6 +87,12 @@ async fn follow(
         eviction.notified();
         (version, keys) = (seen, now);
     }
+}
+
+/// Whether the file is the one that the store has open. A file system may take its time over it.
+async fn look(file: &Arc<File>) -> Result<(), StoreError> {
+    let file = Arc::clone(file);
+    tokio::task::spawn_blocking(move || file.look()).await.map_err(|error| StoreError::Other(error.into()))?
 }
 
 /// How long a step may take, and whose failure it is.

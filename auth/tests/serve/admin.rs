@@ -1,6 +1,8 @@
 //! The admin API: what it does, and for whom.
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::client::ask;
 use crate::server::{ADMIN_KEY, Server};
@@ -70,6 +72,9 @@ async fn bad_requests_get_a_typed_error_and_change_nothing_g10() {
         ("DELETE", &*nobody, Value::Null, 404, "no_such_trust"),
         ("POST", "/admin/trusts/nobody/rotate", Value::Null, 404, "no_such_trust"),
         ("POST", "/admin/trusts/nobody/promote", Value::Null, 404, "no_such_path"),
+        ("GET", "/admin/trusts/%FF", Value::Null, 400, "malformed"),
+        ("POST", "/admin/trusts/%FF/rotate", Value::Null, 400, "malformed"),
+        ("GET", "/admin/", Value::Null, 404, "no_such_path"),
         ("PUT", "/admin/trusts", Value::Null, 405, "no_such_method"),
     ] {
         let answer = server.administer(method, path, &body).await;
@@ -101,13 +106,62 @@ async fn nobody_is_let_in_without_the_internal_service_key_and_nobody_at_all_if_
     let server = Server::on_sqlite(&[]).await;
     let unconfigured = Server::without_admin_key().await;
     let wrong = format!("Bearer {ADMIN_KEY}x");
-    for path in ["/admin", "/admin/trusts", "/admin/trusts/x", "/admin/nothing/here"] {
+    for path in
+        ["/admin", "/admin/", "/admin/trusts", "/admin/trusts/x", "/admin/trusts/%FF", "/admin/nothing/here"]
+    {
         for headers in [&[] as &[_], &[("Authorization", &*wrong)], &[("X-Api-Key", ADMIN_KEY)]] {
-            let answer = ask(server.admin, "GET", path, headers, "").await;
-            assert_eq!((answer.status, &*answer.kind()), (401, "unauthorized"), "{path}");
-            assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+            for method in ["GET", "POST", "PATCH"] {
+                let answer = ask(server.admin, method, path, headers, "").await;
+                assert_eq!((answer.status, &*answer.kind()), (401, "unauthorized"), "{method} {path}");
+                assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+                assert_eq!(
+                    answer.header("allow"),
+                    None,
+                    "it tells a stranger which paths there are: {method} {path}"
+                );
+            }
         }
         let answer = unconfigured.administer("GET", path, &Value::Null).await;
         assert_eq!((answer.status, &*answer.kind()), (403, "admin_unconfigured"), "{path}");
+    }
+}
+
+/// Each answer is counted once, whatever came of it.
+#[tokio::test]
+async fn every_request_is_counted_by_operation_and_outcome_also_one_that_takes_too_long() {
+    let server = Server::on_sqlite(&["--request-timeout", "500ms", "--query-timeout", "500ms"]).await;
+    server.register("St. Mary").await;
+    server.administer("GET", "/admin/nothing", &Value::Null).await;
+    server.administer("PUT", "/admin/trusts", &Value::Null).await;
+    server.administer("GET", "/admin/trusts/nobody", &Value::Null).await;
+    ask(server.admin, "GET", "/admin/trusts", &[], "").await;
+    // Of the body that it announces, no byte comes.
+    let unsent = async |length: usize| {
+        let head = format!(
+            "POST /admin/trusts HTTP/1.1\r\nHost: auth.example\r\nAuthorization: Bearer {ADMIN_KEY}\r\n\
+             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        );
+        let mut stream = TcpStream::connect(server.admin).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut status = [0; "HTTP/1.1 503".len()];
+        stream.read_exact(&mut status).await.unwrap();
+        String::from_utf8(status.to_vec()).unwrap()
+    };
+    assert_eq!(unsent(10).await, "HTTP/1.1 503");
+    assert_eq!(unsent(20_000).await, "HTTP/1.1 413", "it need not be sent to be too large");
+
+    let metrics = server.metrics().await;
+    for (operation, outcome) in [
+        ("register", "ok"),
+        ("none", "no_such_path"),
+        ("none", "no_such_method"),
+        ("show", "no_such_trust"),
+        ("none", "unauthorized"),
+        ("register", "timeout"),
+        ("register", "too_large"),
+    ] {
+        let name =
+            format!("trust_auth_admin_requests_total{{operation=\"{operation}\",outcome=\"{outcome}\"}}");
+        assert_eq!(metrics.get(&name), Some(&1.0), "{name} among {metrics:#?}");
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor};
 
-use crate::client::Answer;
+use crate::client::{Answer, Client, ask};
 use crate::load::{Keys, Load, assert_answered, assert_never_granted_after};
 use crate::postgres_server::PostgresServer;
 use crate::server::{PATIENCE, Server};
@@ -57,8 +57,7 @@ async fn a_request_to_terminate_under_load_leaves_no_request_without_an_answer()
 async fn answers_that_are_owed_at_the_end_are_given_even_if_nobody_waits_for_new_connections() {
     let mut server = Server::on_sqlite(&["--drain-delay", "0s", "--reject-floor", "2s"]).await;
     let main = server.main;
-    let asked =
-        tokio::spawn(async move { crate::client::Client::new(main).verify("unknown").await.unwrap() });
+    let asked = tokio::spawn(async move { Client::new(main).verify("unknown").await.unwrap() });
     server.until_metric("trust_auth_connections{listener=\"main\"}", |open| open >= 2.0).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     server.signal("TERM");
@@ -120,7 +119,7 @@ async fn a_database_that_stops_under_load_is_503_and_back_within_five_seconds_wi
     assert_unavailable(&server.verify(&kept.key).await);
     assert_unavailable(&server.verify("unknown").await);
     server.until_metric("trust_auth_listener_connected", |connected| connected == 0.0).await;
-    let ready = crate::client::ask(server.main, "GET", "/readyz", &[], "").await;
+    let ready = ask(server.main, "GET", "/readyz", &[], "").await;
     assert_eq!((ready.status, &ready.json()["ready"]), (503, &json!(false)));
     let failed = server.administer("POST", "/admin/trusts", &json!({ "name": "New" })).await;
     assert_eq!((failed.status, failed.header("retry-after")), (503, Some("1")), "{failed:?}");
@@ -265,4 +264,31 @@ async fn an_sqlite_file_that_another_process_has_locked_is_still_read_and_a_chan
         assert!(begun.elapsed() < PATIENCE, "{}", server.log());
     }
     assert_eq!(server.verify(&trust.key).await.status, 401);
+}
+
+/// As a restore does it. What is revoked in the new file would be granted by the old one, which is still open.
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_sqlite_file_that_is_replaced_grants_nothing_any_more_g9() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, restored) = (folder.path().join("trusts.db"), folder.path().join("restored.db"));
+    let server = Server::on(&file, &[]).await;
+    let trust = server.register("St. Mary").await;
+    assert_eq!(server.verify(&trust.key).await.status, 200);
+    // A copy in which nobody is registered.
+    Server::on(&restored, &[]).await.stop().await;
+
+    std::fs::rename(&restored, &file).unwrap();
+    let begun = Instant::now();
+    while server.verify(&trust.key).await.status == 200 {
+        assert!(begun.elapsed() < PATIENCE, "{}", server.log());
+    }
+    for key in [&*trust.key, "unknown"] {
+        assert_unavailable(&server.verify(key).await);
+    }
+    assert_eq!(ask(server.main, "GET", "/readyz", &[], "").await.status, 503);
+    let registered =
+        server.administer("POST", "/admin/trusts", &serde_json::json!({ "name": "It would be lost" })).await;
+    assert_eq!((registered.status, &*registered.kind()), (503, "cannot_open"));
+    assert!(server.log().contains("removed or replaced while it was open"), "{}", server.log());
 }

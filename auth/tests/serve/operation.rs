@@ -3,6 +3,8 @@
 use std::process::Output;
 use std::time::{Duration, Instant};
 
+use tokio::io::AsyncWriteExt;
+
 use crate::client::{Client, ask};
 use crate::server::{ADMIN_KEY, Server, command};
 
@@ -36,6 +38,10 @@ fn settings_that_cannot_work_are_refused_with_what_to_do() {
             "--reject-floor must be shorter",
         ),
         (&["--query-timeout", "0s"], &[], "--query-timeout must be longer"),
+        (&["--query-timeout", "11s"], &[], "--query-timeout must be at most --request-timeout"),
+        (&["--metrics-on-admin-only", "--admin-listen", "off"], &[], "leaves nobody"),
+        (&["--admin-listen", "off"], &[("TRUST_AUTH_METRICS_ON_ADMIN_ONLY", "1")], "leaves nobody"),
+        (&["--database", "postgres//u:hunter2@db/x"], &[], "looks like a server's address"),
         (&["--scheme", "two words"], &[], "--scheme must be one word"),
         (&["--capacity", "0"], &[], "--ttl or --capacity"),
         (&["--admin-key-sha256", "hunter2"], &[], "not the key"),
@@ -56,6 +62,7 @@ fn settings_that_cannot_work_are_refused_with_what_to_do() {
         (&["--header", "not a header"], &[]),
         (&["--database-connections", "1"], &[]),
         (&[], &[("TRUST_AUTH_TTL", "soon")]),
+        (&[], &[("TRUST_AUTH_METRICS_ON_ADMIN_ONLY", "perhaps")]),
     ] {
         assert_eq!(run(arguments, environment).status.code(), Some(2), "{arguments:?} {environment:?}");
     }
@@ -94,6 +101,28 @@ async fn an_idle_connection_does_not_hold_up_the_end_and_a_second_signal_ends_it
     while ask(server.main, "GET", "/readyz", &[], "").await.status == 200 {}
     server.signal("INT");
     assert_eq!(server.ended().await.code(), Some(130));
+}
+
+/// Some clients never send the rest, and HTTP waits for it.
+#[tokio::test]
+async fn half_a_request_does_not_hold_up_the_end_and_a_whole_one_is_answered() {
+    let server =
+        Server::on_sqlite(&["--drain-timeout", "1h", "--header-timeout", "1h", "--reject-floor", "3s"]).await;
+    let mut half = tokio::net::TcpStream::connect(server.main).await.unwrap();
+    half.write_all(b"GET /verify HTTP/1.1\r\nX-Api-").await.unwrap();
+    let mut whole = Client::new(server.main);
+    let whole = tokio::spawn(async move { whole.verify("unknown").await.unwrap().status });
+    server.until_metric("trust_auth_connections{listener=\"main\"}", |open| open >= 3.0).await;
+    server.stop().await;
+    assert_eq!(whole.await.unwrap(), 401);
+}
+
+#[tokio::test]
+async fn settings_that_work_and_do_not_go_well_together_are_warned_of() {
+    let log = Server::on_sqlite(&["--max-connections", "100", "--drain-timeout", "9s"]).await.stop().await;
+    assert!(log.contains("--waiting-limit below half") && log.contains("raise --drain-timeout"), "{log}");
+    let log = Server::on_sqlite(&[]).await.stop().await;
+    assert!(!log.contains(r#""level":"WARN""#), "{log}");
 }
 
 #[tokio::test]

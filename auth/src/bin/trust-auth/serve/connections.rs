@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hyper_util::server::graceful::GracefulConnection;
@@ -12,6 +13,9 @@ use super::drain::Drain;
 
 /// How long a connection that was just accepted has to send its request, before it is taken for idle and closed.
 const UNHEARD: Duration = Duration::from_millis(500);
+
+/// How long a client has to finish a request of which it has sent a part, when connections are to close.
+const HALF_SENT: Duration = Duration::from_secs(1);
 
 /// How often to look whether the last one has gone.
 const LOOK: Duration = Duration::from_millis(5);
@@ -33,11 +37,12 @@ impl Connections {
         &self.drain
     }
 
-    /// Runs a connection to its end; once the connections are to close, to the end of its answer.
+    /// Runs a connection to its end; once the connections are to close, to the end of its answer, if it owes one. `None` if it was cut.
     pub(crate) fn converse<C: GracefulConnection>(
         &self,
         connection: C,
-    ) -> impl Future<Output = C::Output> + use<C> {
+        owed: Owed,
+    ) -> impl Future<Output = Option<C::Output>> + use<C> {
         let mut close = self.close.subscribe();
         async move {
             let mut connection = pin!(connection);
@@ -45,12 +50,24 @@ impl Connections {
                 // The sender outlives the listeners, and these wait for nothing else: an error cannot be, and would mean the same.
                 let mut closing = pin!(close.wait_for(|close| *close));
                 tokio::select! {
-                    outcome = &mut connection => return outcome,
+                    outcome = &mut connection => return Some(outcome),
                     _ = &mut closing => {}
                 }
             }
             connection.as_mut().graceful_shutdown();
-            connection.await
+            // HTTP waits for the rest of a request that was begun, and some clients never send it. Twice in a row, so that an answer which
+            // was found just before the first look is on its way by the second.
+            let mut idle = false;
+            loop {
+                tokio::select! {
+                    outcome = &mut connection => return Some(outcome),
+                    () = sleep(HALF_SENT) => {}
+                }
+                match (idle, owed.is_any()) {
+                    (true, false) => return None,
+                    (_, any) => idle = !any,
+                }
+            }
         }
     }
 
@@ -70,5 +87,28 @@ impl Connections {
         while self.close.receiver_count() > 0 && Instant::now() < until {
             sleep(LOOK).await;
         }
+    }
+}
+
+/// How many answers a connection owes: requests that were read, and not answered. A clone means the same connection.
+#[derive(Clone, Default)]
+pub(crate) struct Owed(Arc<AtomicUsize>);
+
+impl Owed {
+    /// One more, until what is returned is dropped.
+    pub(crate) fn one(&self) -> impl Send + use<> {
+        struct One(Arc<AtomicUsize>);
+        impl Drop for One {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        // Relaxed, here and below: a connection and its requests are one task.
+        self.0.fetch_add(1, Ordering::Relaxed);
+        One(Arc::clone(&self.0))
+    }
+
+    fn is_any(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
     }
 }

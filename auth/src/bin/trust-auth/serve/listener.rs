@@ -23,7 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower_service::Service;
 
-use super::connections::Connections;
+use super::connections::{Connections, Owed};
 use super::limits::Limits;
 use crate::failure::Failure;
 
@@ -138,10 +138,14 @@ async fn converse(stream: TcpStream, http: Arc<http1::Builder>, routes: Router, 
     // Answers are small, and each is written in one go.
     let _ = stream.set_nodelay(true);
     let drain = connections.drain().clone();
+    let owed = Owed::default();
+    let owing = owed.clone();
     let answer = service_fn(move |request: Request<Incoming>| {
+        let one = owing.one();
         let answered = routes.clone().call(request);
         let drain = drain.clone();
         async move {
+            let _one = one;
             let Ok(mut response): Result<Response<Body>, Infallible> = answered.await;
             if drain.is_draining() {
                 // Tells the client to send nothing more here, so that nothing is under way when the connection closes.
@@ -152,8 +156,10 @@ async fn converse(stream: TcpStream, http: Arc<http1::Builder>, routes: Router, 
     });
     // Its errors are the client's: a time-out, a reset, garbage. hyper has answered those that can be answered.
     let connection = http.serve_connection(TokioIo::new(stream), answer);
-    if let Err(error) = connections.converse(connection).await {
-        tracing::debug!(%error, "a connection ended early");
+    match connections.converse(connection, owed).await {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!(%error, "a connection ended early"),
+        None => tracing::debug!("a connection was cut: its client did not finish its request"),
     }
 }
 

@@ -128,6 +128,7 @@ impl Serving<'_> {
         let admin_listen =
             self.admin_listen.map(|address| address.to_string()).unwrap_or_else(|| "off".to_owned());
         self.settings.log(self.listen, &admin_listen, &self.database);
+        self.settings.warn();
         if self.settings.admin_key_sha256.is_none() && self.admin_listen.is_some() {
             tracing::info!("the admin API refuses everything: no --admin-key-sha256 is configured");
         }

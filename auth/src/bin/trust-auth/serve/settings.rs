@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::http::HeaderName;
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use serde::{Serialize, Serializer};
 use trust_auth::{AuthenticatorBuilder, KeyHeader, TrustStore};
 use trust_key_cache::{KeyHash, TrustKeyCache};
@@ -40,7 +41,7 @@ pub(crate) struct Settings {
     pub(crate) admin_key_sha256: Option<AdminKeyDigest>,
 
     /// Leave /metrics out of the main listener: only the admin listener has it then
-    #[arg(long, env = "TRUST_AUTH_METRICS_ON_ADMIN_ONLY")]
+    #[arg(long, env = "TRUST_AUTH_METRICS_ON_ADMIN_ONLY", value_parser = BoolishValueParser::new())]
     pub(crate) metrics_on_admin_only: bool,
 
     /// The header that carries the API key
@@ -161,6 +162,14 @@ impl Settings {
                 "--admin-key-sha256 must be 64 hexadecimal digits: the SHA-256 of the key, not the key",
             );
         }
+        if self.query_timeout > self.request_timeout {
+            return wrong(
+                "--query-timeout must be at most --request-timeout, which would end the request first",
+            );
+        }
+        if self.metrics_on_admin_only && self.admin_listen == AdminListen::Off {
+            return wrong("--metrics-on-admin-only leaves nobody to give /metrics with --admin-listen off");
+        }
         if self.waiting_limit == 0 {
             return wrong("--waiting-limit must be at least 1: an unknown key could never be verified");
         }
@@ -172,6 +181,24 @@ impl Settings {
             return wrong("--scheme must be one word of letters, digits and `-`");
         }
         Ok(())
+    }
+
+    /// Says in the log what will do, and yet not do well.
+    pub(crate) fn warn(&self) {
+        if self.waiting_limit >= self.max_connections as usize / 2 {
+            tracing::warn!(
+                waiting_limit = self.waiting_limit,
+                max_connections = self.max_connections,
+                "requests that wait for walks can take all connections, so that hits wait too; lower --waiting-limit below half of --max-connections"
+            );
+        }
+        if self.drain_timeout < self.request_timeout {
+            tracing::warn!(
+                drain_timeout = ?self.drain_timeout,
+                request_timeout = ?self.request_timeout,
+                "a request may take longer than the end waits for its answer; raise --drain-timeout above --request-timeout"
+            );
+        }
     }
 
     /// The digest of the key that the admin API asks for.

@@ -50,6 +50,17 @@ impl Failure {
         )
     }
 
+    /// 400, of a path.
+    pub(crate) fn unreadable_path() -> Self {
+        let message = "the path is not valid UTF-8 once its `%` are decoded; encode the id or name again";
+        Self::new(StatusCode::BAD_REQUEST, "malformed", message)
+    }
+
+    /// 413.
+    pub(crate) fn too_large() -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "the body is larger than 16 KiB")
+    }
+
     /// 405.
     pub(crate) fn no_such_method() -> Self {
         let message = "this path has no such method; the header `Allow` tells which it has";
@@ -94,6 +105,9 @@ impl From<InvalidName> for Failure {
 
 impl From<JsonRejection> for Failure {
     fn from(rejection: JsonRejection) -> Self {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            return Self::too_large();
+        }
         // Its text quotes no value: of what was sent, it names a field at most, and a place.
         let (kind, what) = match &rejection {
             JsonRejection::MissingJsonContentType(_) => {
@@ -104,9 +118,6 @@ impl From<JsonRejection> for Failure {
                 "malformed",
                 "the body must be {\"name\": TEXT}, and may have the texts \"code\" and \"region\", none of them empty",
             ),
-            _ if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-                ("too_large", "the body is larger than 16 KiB")
-            }
             _ => ("unreadable", "the body could not be read to its end"),
         };
         Self::new(rejection.status(), kind, what)

@@ -7,23 +7,16 @@ use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL};
 use axum::http::{HeaderMap, HeaderValue, Response};
 use axum::middleware::Next;
-use axum::response::IntoResponse;
 use trust_key_cache::KeyHash;
 
 use super::Admin;
 use super::failure::Failure;
 
-/// Lets a request through that carries the key, within the time that it may take; refuses any other.
+/// Lets a request through that carries the key; refuses any other.
 pub(crate) async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response<Body> {
     let mut response = match admit(admin.key.as_ref(), request.headers()) {
-        Ok(()) => match tokio::time::timeout(admin.limit, next.run(request)).await {
-            Ok(response) => response,
-            Err(_) => Failure::too_slow().into_response(),
-        },
-        Err(refusal) => {
-            admin.meters.administered("none", refusal.kind());
-            refusal.into_response()
-        }
+        Ok(()) => next.run(request).await,
+        Err(refusal) => admin.refuse(refusal),
     };
     // An answer may hold a new key.
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

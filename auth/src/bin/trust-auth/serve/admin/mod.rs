@@ -13,6 +13,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
+use tower_layer::Layer;
 use trust_auth::TrustRegistry;
 use trust_key_cache::KeyHash;
 
@@ -55,7 +56,7 @@ pub(crate) fn routes(admin: Admin) -> Router {
         .fallback(requests::no_such_path)
         .method_not_allowed_fallback(requests::no_such_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES))
-        .layer(from_fn_with_state(Arc::clone(&admin), guard::guard))
-        .with_state(admin);
-    Router::new().nest("/admin", api)
+        .with_state(Arc::clone(&admin));
+    // Around the whole: a layer of the routes would let their 405 tell a stranger, by `Allow`, which paths there are.
+    Router::new().nest_service("/admin", from_fn_with_state(admin, guard::guard).layer(api))
 }

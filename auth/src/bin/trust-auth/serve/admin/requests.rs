@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State};
+use axum::body::HttpBody;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequest, Path, Request, State};
 use axum::http::header::LOCATION;
 use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use trust_auth::{ApiKey, NewTrust, RegistryError, StoreError, Trust, TrustRef, TrustRegistry};
 
-use super::Admin;
 use super::failure::Failure;
+use super::{Admin, BODY_BYTES};
 use crate::store::Store;
 
 /// The body of a registration.
@@ -47,12 +48,9 @@ struct All {
 }
 
 /// `POST /admin/trusts`.
-pub(crate) async fn register(
-    State(admin): State<Arc<Admin>>,
-    body: Result<Json<Registration>, JsonRejection>,
-) -> Response<Body> {
+pub(crate) async fn register(State(admin): State<Arc<Admin>>, request: Request) -> Response<Body> {
     let registered = async {
-        let Json(asked) = body?;
+        let asked = asked(request).await?;
         let mut new = NewTrust::new(asked.name)?;
         if let Some(code) = asked.code {
             new = new.code(code);
@@ -62,79 +60,104 @@ pub(crate) async fn register(
         }
         admin.change("register", async |registry: TrustRegistry<Store>| registry.register(new).await).await
     };
-    admin.answer("register", registered.await, |(trust, key): &(Trust, ApiKey)| {
-        let location = format!("/admin/trusts/{}", trust.id);
-        (StatusCode::CREATED, [(LOCATION, location)], issued(trust, key)).into_response()
-    })
+    admin
+        .answer("register", registered, |(trust, key): &(Trust, ApiKey)| {
+            let location = format!("/admin/trusts/{}", trust.id);
+            (StatusCode::CREATED, [(LOCATION, location)], issued(trust, key)).into_response()
+        })
+        .await
 }
 
 /// `GET /admin/trusts`.
 pub(crate) async fn list(State(admin): State<Arc<Admin>>) -> Response<Body> {
-    let listed = admin.registry.list().await.map_err(Failure::from);
-    admin.answer("list", listed, |trusts| Json(All { trusts: trusts.clone() }).into_response())
+    let listed = async { admin.registry.list().await.map_err(Failure::from) };
+    admin.answer("list", listed, |trusts| Json(All { trusts: trusts.clone() }).into_response()).await
 }
 
 /// `GET /admin/trusts/{trust}`.
-pub(crate) async fn show(State(admin): State<Arc<Admin>>, Path(trust): Path<String>) -> Response<Body> {
-    let which = TrustRef::from(&*trust);
-    // Of the list, because a store has no way to find a name, and needs none: this is not the hot path.
-    let found = admin.registry.list().await.map_err(Failure::from).and_then(|trusts| {
+pub(crate) async fn show(State(admin): State<Arc<Admin>>, named: Named) -> Response<Body> {
+    let found = async {
+        let which = which(named)?;
+        // Of the list, because a store has no way to find a name, and needs none: this is not the hot path.
         let is_meant = |trust: &Trust| match &which {
             TrustRef::Id(id) => trust.id == *id,
             TrustRef::Name(name) => trust.name == *name,
         };
-        trusts
-            .into_iter()
-            .find(is_meant)
-            .ok_or_else(|| Failure::no_such_trust(&StoreError::NoSuchTrust { which: which.clone() }))
-    });
-    admin.answer("show", found, one)
+        let found = admin.registry.list().await?.into_iter().find(is_meant);
+        found.ok_or_else(|| Failure::no_such_trust(&StoreError::NoSuchTrust { which }))
+    };
+    admin.answer("show", found, one).await
 }
 
 /// `DELETE /admin/trusts/{trust}`.
-pub(crate) async fn delete(State(admin): State<Arc<Admin>>, Path(trust): Path<String>) -> Response<Body> {
-    let which = TrustRef::from(&*trust);
-    let deleted = admin
-        .change("delete", async move |registry: TrustRegistry<Store>| registry.delete(&which).await)
-        .await;
-    admin.answer("delete", deleted, one)
+pub(crate) async fn delete(State(admin): State<Arc<Admin>>, named: Named) -> Response<Body> {
+    let deleted = async {
+        let which = which(named)?;
+        admin
+            .change("delete", async move |registry: TrustRegistry<Store>| registry.delete(&which).await)
+            .await
+    };
+    admin.answer("delete", deleted, one).await
 }
 
 /// `POST /admin/trusts/{trust}/disable`.
-pub(crate) async fn disable(State(admin): State<Arc<Admin>>, Path(trust): Path<String>) -> Response<Body> {
-    let which = TrustRef::from(&*trust);
-    let disabled = admin
-        .change("disable", async move |registry: TrustRegistry<Store>| registry.disable(&which).await)
-        .await;
-    admin.answer("disable", disabled, one)
+pub(crate) async fn disable(State(admin): State<Arc<Admin>>, named: Named) -> Response<Body> {
+    let disabled = async {
+        let which = which(named)?;
+        admin
+            .change("disable", async move |registry: TrustRegistry<Store>| registry.disable(&which).await)
+            .await
+    };
+    admin.answer("disable", disabled, one).await
 }
 
 /// `POST /admin/trusts/{trust}/enable`.
-pub(crate) async fn enable(State(admin): State<Arc<Admin>>, Path(trust): Path<String>) -> Response<Body> {
-    let which = TrustRef::from(&*trust);
-    let enabled = admin
-        .change("enable", async move |registry: TrustRegistry<Store>| registry.enable(&which).await)
-        .await;
-    admin.answer("enable", enabled, one)
+pub(crate) async fn enable(State(admin): State<Arc<Admin>>, named: Named) -> Response<Body> {
+    let enabled = async {
+        let which = which(named)?;
+        admin
+            .change("enable", async move |registry: TrustRegistry<Store>| registry.enable(&which).await)
+            .await
+    };
+    admin.answer("enable", enabled, one).await
 }
 
 /// `POST /admin/trusts/{trust}/rotate`.
-pub(crate) async fn rotate(State(admin): State<Arc<Admin>>, Path(trust): Path<String>) -> Response<Body> {
-    let which = TrustRef::from(&*trust);
-    let rotated = admin
-        .change("rotate", async move |registry: TrustRegistry<Store>| registry.rotate(&which).await)
-        .await;
-    admin.answer("rotate", rotated, |(trust, key): &(Trust, ApiKey)| issued(trust, key))
+pub(crate) async fn rotate(State(admin): State<Arc<Admin>>, named: Named) -> Response<Body> {
+    let rotated = async {
+        let which = which(named)?;
+        admin
+            .change("rotate", async move |registry: TrustRegistry<Store>| registry.rotate(&which).await)
+            .await
+    };
+    admin.answer("rotate", rotated, |(trust, key): &(Trust, ApiKey)| issued(trust, key)).await
 }
 
 /// Any other path below `/admin`.
-pub(crate) async fn no_such_path() -> Failure {
-    Failure::no_such_path()
+pub(crate) async fn no_such_path(State(admin): State<Arc<Admin>>) -> Response<Body> {
+    admin.refuse(Failure::no_such_path())
 }
 
 /// Any other method.
-pub(crate) async fn no_such_method() -> Failure {
-    Failure::no_such_method()
+pub(crate) async fn no_such_method(State(admin): State<Arc<Admin>>) -> Response<Body> {
+    admin.refuse(Failure::no_such_method())
+}
+
+/// The last part of the path, if it can be read.
+type Named = Result<Path<String>, PathRejection>;
+
+fn which(named: Named) -> Result<TrustRef, Failure> {
+    let Path(text) = named.map_err(|_| Failure::unreadable_path())?;
+    Ok(TrustRef::from(&*text))
+}
+
+async fn asked(request: Request) -> Result<Registration, Failure> {
+    // What is announced to be too large is refused before it is sent, rather than awaited.
+    if request.body().size_hint().lower() > BODY_BYTES as u64 {
+        return Err(Failure::too_large());
+    }
+    let Json(asked) = Json::from_request(request, &()).await?;
+    Ok(asked)
 }
 
 impl Admin {
@@ -154,18 +177,26 @@ impl Admin {
         }
     }
 
-    /// The response, counted.
-    fn answer<T>(
+    /// Does what was asked, within the time that a request may take, and counts what came of it.
+    async fn answer<T>(
         &self,
         operation: &'static str,
-        outcome: Result<T, Failure>,
+        work: impl Future<Output = Result<T, Failure>>,
         response: impl FnOnce(&T) -> Response<Body>,
     ) -> Response<Body> {
+        let outcome =
+            tokio::time::timeout(self.limit, work).await.unwrap_or_else(|_| Err(Failure::too_slow()));
         self.meters.administered(operation, outcome.as_ref().map_or_else(Failure::kind, |_| "ok"));
         match outcome {
             Ok(done) => response(&done),
             Err(failure) => failure.into_response(),
         }
+    }
+
+    /// Refuses what is no operation at all.
+    pub(crate) fn refuse(&self, refusal: Failure) -> Response<Body> {
+        self.meters.administered("none", refusal.kind());
+        refusal.into_response()
     }
 }
 
