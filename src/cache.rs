@@ -33,7 +33,7 @@ pub type TrustKeyCache = KeyCache<uuid::Uuid>;
 ///
 /// [`lookup`](Self::lookup) is wait-free: no lock, no allocation, no retry, no write to memory that another
 /// thread's lookup reads. One exception: a thread's first operation registers it. [`Lease::remember`] and
-/// [`invalidate_key`](Self::invalidate_key) are lock-free; one in 64 also frees what was replaced, and makes a system
+/// [`invalidate_key`](Self::invalidate_key) are lock-free; one in 256 (in a small cache, in 8 at least) also frees what was replaced, and makes a system
 /// call for it. [`invalidate`](Self::invalidate) is one atomic read-modify-write. Where
 /// [`reclamation`](crate::reclamation) is `CrossbeamEpoch`, each 128th lookup of a thread helps that collector, too.
 ///

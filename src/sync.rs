@@ -32,10 +32,11 @@ macro_rules! lazy_static {
 pub(super) use lazy_static;
 
 /// How many buckets a map retires before it starts a grace period for them. Each start costs a system call, and
-/// interrupts the threads that run.
+/// interrupts the threads that run: a reader beside a writer that never rests meets an interruption with each batch, and must do so in less
+/// than one of 10,000 lookups.
 #[inline]
 pub(super) fn batch() -> u64 {
-    64
+    256
 }
 
 /// Marks the accesses to a snapshot, for loom to check; costs nothing here.

@@ -61,6 +61,8 @@ async fn sqlite(folder: &std::path::Path, trusts: usize) -> SqliteStore {
     }
     transaction.commit().await.unwrap();
     connection.close().await.unwrap();
+    // Or the system writes it out while the first figures are measured.
+    std::fs::File::open(&file).unwrap().sync_all().unwrap();
     store
 }
 

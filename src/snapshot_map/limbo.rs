@@ -1,6 +1,6 @@
 //! Limbo: the buckets that were replaced, until no reader can hold them.
 //!
-//! Writers push what they have replaced to a list. Each 64th push takes the whole list and starts a grace period
+//! Writers push what they have replaced to a list. Each 256th push takes the whole list and starts a grace period
 //! for it; batches whose grace period is not over yet wait in a second list. All of it belongs to the map, so what
 //! a map has retired is freed with it at the latest, and is dropped by nobody but its own writers.
 //!
