@@ -2,6 +2,7 @@
 //! revoked in its successor would be granted, and what is written would be lost.
 
 use std::fs::Metadata;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -41,9 +42,12 @@ impl File {
         let Some(expected) = self.identity else { return Ok(()) };
         let found = match std::fs::metadata(&self.path) {
             Ok(found) => identity(&found),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            // Of a file system that fails, the next query tells.
-            Err(_) => return self.check(),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => None,
+            Err(error) => {
+                let reason =
+                    format!("whether it is still there cannot be told: {error}; check the file system");
+                return Err(StoreError::CannotOpen { path: self.path.clone(), reason });
+            }
         };
         if found != Some(expected) {
             self.replaced.store(true, Ordering::Relaxed);
@@ -52,7 +56,8 @@ impl File {
     }
 
     fn lost(&self) -> StoreError {
-        let reason = "it was removed or replaced while it was open; start the program anew, and stop it before the next time";
+        let reason = "it was removed or replaced while it was open; stop the program, remove the files beside it that end in `-wal` and `-shm`, put \
+             the file in place once more, and start the program";
         StoreError::CannotOpen { path: self.path.clone(), reason: reason.into() }
     }
 }
@@ -92,5 +97,13 @@ mod tests {
         std::fs::write(&kept, "another").unwrap();
         std::fs::rename(&kept, &path).unwrap();
         assert!(file.look().is_err());
+
+        let folder = folder.path().join("folder");
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("trusts.db"), "one").unwrap();
+        let file = File::at(folder.join("trusts.db"));
+        std::fs::rename(&folder, folder.with_file_name("elsewhere")).unwrap();
+        std::fs::write(&folder, "no folder").unwrap();
+        assert!(file.look().is_err() && file.check().is_err());
     }
 }

@@ -24,7 +24,7 @@ impl Location {
             return Err(unsupported("its path is not valid UTF-8, which SQLite needs; choose another path"));
         };
         let (path, create) = match scheme(text) {
-            None if is_address(text) => {
+            None | Some("sqlite") if is_address(text.strip_prefix("sqlite:").unwrap_or(text)) => {
                 return Err(unsupported(
                     "it looks like a server's address with a password; give a URL such as `postgres://user@host/database`, or begin a path with `./`",
                 ));
@@ -88,11 +88,18 @@ fn scheme(text: &str) -> Option<&str> {
     (is_scheme && (known || rest.starts_with("//"))).then_some(scheme)
 }
 
-/// Whether it has the form `user:password@host`, with whatever before it: a URL whose scheme was mistyped. As a path it would be made, and
-/// shown, with the password in its name.
+/// Whether it has a password in one of the forms of PostgreSQL's addresses: `user:password@host`, as in a URL whose scheme was mistyped, or
+/// `password=`. As a path it would be made, and shown, with the password in its name.
 fn is_address(text: &str) -> bool {
-    let credentials = text.split_once('@').map(|(credentials, _)| credentials);
-    credentials.is_some_and(|text| text.contains(':')) && !text.starts_with(['/', '.'])
+    if text.to_ascii_lowercase().contains("password=") {
+        return true;
+    }
+    // The slashes of a URL of SQLite, or those that are left of another's.
+    let (text, stripped) =
+        text.strip_prefix("//").map_or((text, false), |rest| (rest, !rest.starts_with('/')));
+    let Some((before, _)) = text.split_once('@') else { return false };
+    let is_path = text.starts_with('.') || Path::new(text).is_absolute();
+    before.contains("://") || before.contains(':') && (stripped || !is_path)
 }
 
 /// What follows `sqlite:`. The driver undoes the percent-encoding; its parameters would undo our settings, so
@@ -174,6 +181,12 @@ mod tests {
         let message = refusal("postgres://admin:hunter2@db.example/trusts");
         assert!(message.contains("`postgres:`") && !message.contains("hunter2"), "{message}");
         for name in [
+            "host=db.example user=trust Password=hunter2 dbname=trusts",
+            "postgres//db.example/trusts?user=a&password=hunter2",
+            "//admin:hunter2@db.example/trusts",
+            "/postgres://admin:hunter2@db/x",
+            "sqlite://admin:hunter2@db.example/trusts",
+            "sqlite:postgres://admin:hunter2@db/x",
             "postgres//admin:hunter2@db/x",
             " postgres://admin:hunter2@db/x",
             "admin:hunter2@db.example/trusts",
@@ -181,7 +194,9 @@ mod tests {
             let message = refusal(name);
             assert!(message.contains("server's address") && !message.contains("hunter2"), "{message}");
         }
-        assert!(path("./a:b@c.db").ends_with("a:b@c.db") && path("/a:b@c.db").ends_with("a:b@c.db"));
+        for name in ["./a:b@c.db", "/a:b@c.db", "sqlite:/a:b@c.db", "sqlite:///a:b@c.db"] {
+            assert!(path(name).ends_with("a:b@c.db"), "{name}");
+        }
         assert!(refusal("file:trust.db").contains("`file:`"));
         for name in ["", "sqlite:", "sqlite://"] {
             assert!(refusal(name).contains("empty"), "{name}");

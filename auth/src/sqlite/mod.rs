@@ -57,6 +57,9 @@ pub struct SqliteStore {
     readers: SqlitePool,
     /// Of one connection: a write that was cancelled while it waited for the lock keeps it busy until then, and no reader.
     writer: SqlitePool,
+    /// One for each watcher. Of the store, so that it can close them too and wait for it: SQLite tidies up its side files when the last
+    /// connection closes, and what stays in them would be put into whatever file has the name then.
+    watchers: SqlitePool,
     file: Arc<File>,
     query_timeout: Duration,
     warnings: Arc<RowWarnings>,
@@ -83,15 +86,22 @@ impl SqliteStore {
         self.file.path()
     }
 
-    /// Closes all connections, and waits until they are closed. Operations of any clone give
-    /// [`StoreError::Unreachable`] from then on.
+    /// Closes all connections, those of its watchers included, and waits until they are closed. Operations of any clone give
+    /// [`StoreError::Unreachable`] from then on, and its watchers have ended.
     pub async fn close(&self) {
         self.writer.close().await;
         self.readers.close().await;
+        self.watchers.close().await;
     }
 
-    fn new(readers: SqlitePool, writer: SqlitePool, file: File, query_timeout: Duration) -> Self {
-        Self { readers, writer, file: Arc::new(file), query_timeout, warnings: Arc::default() }
+    fn new(
+        readers: SqlitePool,
+        writer: SqlitePool,
+        watchers: SqlitePool,
+        file: File,
+        query_timeout: Duration,
+    ) -> Self {
+        Self { readers, writer, watchers, file: Arc::new(file), query_timeout, warnings: Arc::default() }
     }
 
     /// Runs an operation under the query timeout, unless a watcher has found the file replaced.

@@ -14,6 +14,7 @@ use crate::StoreError;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_CONNECTIONS: u32 = 8;
 const MAX_CONNECTIONS: u32 = 1_024;
+const MAX_WATCHERS: u32 = 16;
 
 /// The driver counts the busy timeout in milliseconds of 31 bits, and adds the query timeout to the time of
 /// day; this is far from the limits of both.
@@ -157,12 +158,12 @@ impl SqliteOptions {
                 .max_lifetime(None)
                 .connect_lazy_with(options.clone())
         };
-        let (readers, writer) = (pool(self.max_connections), pool(1));
+        let (readers, writer, watchers) = (pool(self.max_connections), pool(1), pool(MAX_WATCHERS));
         // A file system may take its time here too.
         let file = tokio::task::spawn_blocking(|| File::at(path))
             .await
             .map_err(|error| StoreError::Other(error.into()))?;
-        Ok(SqliteStore::new(readers, writer, file, self.query_timeout))
+        Ok(SqliteStore::new(readers, writer, watchers, file, self.query_timeout))
     }
 }
 

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
-use sqlx::{ConnectOptions, Row, SqliteConnection};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection, SqlitePool};
 use trust_key_cache::{KeyHash, TrustKeyCache};
 use uuid::Uuid;
 
@@ -36,24 +36,23 @@ impl SqliteStore {
     /// between two polls is not noticed: if it was used in between, its entry stays until it expires, and is refused by
     /// the live row.
     ///
-    /// It also looks, as often, whether the file is still the one at its path. If it was removed or replaced, as by a restore, every
+    /// It also looks, as often, whether the file is still the one at its path. If it was removed or replaced by another, every
     /// operation of this store and its clones gives [`StoreError::CannotOpen`] from then on: a revocation in the new file would
-    /// not be seen otherwise. This is noticed on Unix alone.
+    /// not be seen otherwise. This is noticed on Unix alone, and not if the file itself is written over.
+    ///
+    /// A store can have 16 watchers at a time. They end when it is [closed](Self::close).
     ///
     /// # Panics
     ///
     /// Outside a Tokio runtime with time enabled.
     pub fn watch(&self, cache: Arc<TrustKeyCache>) -> Watcher {
-        let (file, time_limit) = (Arc::clone(&self.file), self.query_timeout);
-        let options = SqliteConnectOptions::new()
-            .filename(file.path())
-            .busy_timeout(time_limit)
-            .disable_statement_logging();
+        let (pool, file, time_limit) = (self.watchers.clone(), Arc::clone(&self.file), self.query_timeout);
         Watcher::start(cache, move |eviction| async move {
-            loop {
-                let Err(error) = follow(&options, &file, time_limit, &eviction).await;
+            let mut closed = pool.close_event();
+            // Until the store is closed.
+            while let Ok(Err(error)) = closed.do_until(follow(&pool, &file, time_limit, &eviction)).await {
                 eviction.failed(&error);
-                tokio::time::sleep(POLL).await;
+                let _ = closed.do_until(tokio::time::sleep(POLL)).await;
             }
         })
     }
@@ -61,21 +60,23 @@ impl SqliteStore {
 
 /// Follows the changes until something fails.
 async fn follow(
-    options: &SqliteConnectOptions,
+    pool: &SqlitePool,
     file: &Arc<File>,
     time_limit: Duration,
     eviction: &Eviction,
 ) -> Result<Infallible, StoreError> {
     let limit = Limit { path: file.path(), time: time_limit };
-    look(file).await?;
-    let mut connection = limit.on(options.connect()).await?;
+    limit.look(file).await?;
+    let mut connection = limit.on(pool.acquire()).await?;
+    // A new one each time: what has failed on this one may fail again.
+    connection.close_on_drop();
     // The version first: what is committed after it makes the next poll read again.
     let mut version = limit.on(data_version(&mut connection)).await?;
     let mut keys = limit.on(keys_of(&mut connection)).await?;
     eviction.connected();
     loop {
         tokio::time::sleep(POLL).await;
-        look(file).await?;
+        limit.look(file).await?;
         let seen = limit.on(data_version(&mut connection)).await?;
         if seen == version {
             continue;
@@ -89,12 +90,6 @@ async fn follow(
     }
 }
 
-/// Whether the file is the one that the store has open. A file system may take its time over it.
-async fn look(file: &Arc<File>) -> Result<(), StoreError> {
-    let file = Arc::clone(file);
-    tokio::task::spawn_blocking(move || file.look()).await.map_err(|error| StoreError::Other(error.into()))?
-}
-
 /// How long a step may take, and whose failure it is.
 struct Limit<'a> {
     path: &'a Path,
@@ -104,7 +99,16 @@ struct Limit<'a> {
 impl Limit<'_> {
     async fn on<T>(&self, step: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
         match tokio::time::timeout(self.time, step).await {
+            Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) => Err(StoreError::Timeout { after: self.time }),
             Ok(outcome) => outcome.map_err(|error| failed(error, self.path)),
+        }
+    }
+
+    /// Whether the file is the one that the store has open. A file system may take its time over it.
+    async fn look(&self, file: &Arc<File>) -> Result<(), StoreError> {
+        let file = Arc::clone(file);
+        match tokio::time::timeout(self.time, tokio::task::spawn_blocking(move || file.look())).await {
+            Ok(looked) => looked.map_err(|error| StoreError::Other(error.into()))?,
             Err(_) => Err(StoreError::Timeout { after: self.time }),
         }
     }

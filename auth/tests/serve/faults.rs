@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::client::{Answer, Client, ask};
 use crate::load::{Keys, Load, assert_answered, assert_never_granted_after};
 use crate::postgres_server::PostgresServer;
-use crate::server::{PATIENCE, Server};
+use crate::server::{ADMIN_KEY, PATIENCE, Server};
 
 /// Until the answer is this one.
 async fn until_status(server: &Server, key: &str, wanted: u16) -> Duration {
@@ -291,4 +293,92 @@ async fn an_sqlite_file_that_is_replaced_grants_nothing_any_more_g9() {
         server.administer("POST", "/admin/trusts", &serde_json::json!({ "name": "It would be lost" })).await;
     assert_eq!((registered.status, &*registered.kind()), (503, "cannot_open"));
     assert!(server.log().contains("removed or replaced while it was open"), "{}", server.log());
+}
+
+/// Whose answer it was may be gone; what became of the trust is told all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_whose_client_has_gone_is_made_logged_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("trusts.db");
+    let server = Server::on(&file, &[]).await;
+    let trust = server.register("St. Mary").await;
+    let mut other = SqliteConnectOptions::new().filename(&file).connect().await.unwrap();
+    other.execute("BEGIN IMMEDIATE").await.unwrap();
+    let mut client = TcpStream::connect(server.admin).await.unwrap();
+    let head = format!(
+        "POST /admin/trusts/{}/disable HTTP/1.1\r\nHost: auth.example\r\nAuthorization: Bearer {ADMIN_KEY}\r\n\r\n",
+        trust.id
+    );
+    client.write_all(head.as_bytes()).await.unwrap();
+    // Until it waits for the lock.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    drop(client);
+    let cancelled = "trust_auth_admin_requests_total{operation=\"disable\",outcome=\"cancelled\"}";
+    let begun = Instant::now();
+    while server.metrics().await.get(cancelled) != Some(&1.0) {
+        assert!(begun.elapsed() < PATIENCE, "{}", server.log());
+    }
+    assert_eq!(server.verify(&trust.key).await.status, 200);
+    other.execute("ROLLBACK").await.unwrap();
+    until_status(&server, &trust.key, 401).await;
+    let begun = Instant::now();
+    while server.log().matches("a trust was changed").count() < 2 {
+        assert!(begun.elapsed() < PATIENCE, "{}", server.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// What stays in a side file is put into whatever file has the name at the next start: a restored one, in which a key is revoked.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_an_orderly_end_sqlites_side_files_are_gone_and_a_restored_file_is_what_counts_g9() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, restored) = (folder.path().join("trusts.db"), folder.path().join("restored.db"));
+    Server::on(&restored, &[]).await.stop().await;
+    for _ in 0..5 {
+        let server = Server::on(&file, &[]).await;
+        let trust = server.register("St. Mary").await;
+        assert_eq!(server.verify(&trust.key).await.status, 200);
+        server.stop().await;
+        for side in ["trusts.db-wal", "trusts.db-shm"] {
+            assert!(!folder.path().join(side).exists(), "{side}");
+        }
+        std::fs::copy(&restored, &file).unwrap();
+        let server = Server::on(&file, &[]).await;
+        assert_eq!(server.verify(&trust.key).await.status, 401);
+        server.stop().await;
+    }
+}
+
+/// It is more than the kernel takes, and the client takes none of it for longer than a client that is silent would be waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_read_slowly_is_given_to_its_end_while_the_service_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("trusts.db");
+    let server = Server::on(&file, &["--drain-timeout", "60s"]).await;
+    let mut other = SqliteConnectOptions::new().filename(&file).connect().await.unwrap();
+    other
+        .execute(
+            "INSERT INTO trust (id, name, api_key_hash, created_at) \
+             WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 59999) \
+             SELECT printf('00000000-0000-4000-8000-%012x', i), 'trust ' || i, printf('%064x', i), '2026-01-01T00:00:00Z' FROM n",
+        )
+        .await
+        .unwrap();
+    other.close().await.unwrap();
+    let mut client = TcpStream::connect(server.admin).await.unwrap();
+    let head = format!(
+        "GET /admin/trusts HTTP/1.1\r\nHost: auth.example\r\nAuthorization: Bearer {ADMIN_KEY}\r\n\r\n"
+    );
+    client.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 1_024];
+    let begun = client.read(&mut answer).await.unwrap();
+    answer.truncate(begun);
+    let ending = tokio::spawn(server.stop());
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    client.read_to_end(&mut answer).await.unwrap();
+    ending.await.unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.to_ascii_lowercase().contains(&format!("content-length: {}", body.len())), "{head}");
+    assert!(body.len() > 8_000_000, "{} bytes may fit into the kernel's buffers", body.len());
 }

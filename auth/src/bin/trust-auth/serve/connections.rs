@@ -10,9 +10,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::drain::Drain;
+use super::output::Stuck;
 
 /// How long a connection that was just accepted has to send its request, before it is taken for idle and closed.
-const UNHEARD: Duration = Duration::from_millis(500);
+pub(crate) const UNHEARD: Duration = Duration::from_millis(500);
 
 /// How long a client has to finish a request of which it has sent a part, when connections are to close.
 const HALF_SENT: Duration = Duration::from_secs(1);
@@ -23,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(5);
 /// The open connections. A clone means the same ones.
 #[derive(Clone)]
 pub(crate) struct Connections {
-    /// Each connection holds a receiver, and so is counted.
+    /// Each connection has a receiver from its acceptance on, and so is counted.
     close: Arc<watch::Sender<bool>>,
     drain: Drain,
 }
@@ -37,38 +38,10 @@ impl Connections {
         &self.drain
     }
 
-    /// Runs a connection to its end; once the connections are to close, to the end of its answer, if it owes one. `None` if it was cut.
-    pub(crate) fn converse<C: GracefulConnection>(
-        &self,
-        connection: C,
-        owed: Owed,
-    ) -> impl Future<Output = Option<C::Output>> + use<C> {
-        let mut close = self.close.subscribe();
-        async move {
-            let mut connection = pin!(connection);
-            {
-                // The sender outlives the listeners, and these wait for nothing else: an error cannot be, and would mean the same.
-                let mut closing = pin!(close.wait_for(|close| *close));
-                tokio::select! {
-                    outcome = &mut connection => return Some(outcome),
-                    _ = &mut closing => {}
-                }
-            }
-            connection.as_mut().graceful_shutdown();
-            // HTTP waits for the rest of a request that was begun, and some clients never send it. Twice in a row, so that an answer which
-            // was found just before the first look is on its way by the second.
-            let mut idle = false;
-            loop {
-                tokio::select! {
-                    outcome = &mut connection => return Some(outcome),
-                    () = sleep(HALF_SENT) => {}
-                }
-                match (idle, owed.is_any()) {
-                    (true, false) => return None,
-                    (_, any) => idle = !any,
-                }
-            }
-        }
+    /// One more, which is waited for from now on. To be called before its task is spawned: that may be polled for the first time
+    /// when nobody waits any more.
+    pub(crate) fn enter(&self) -> Entered {
+        Entered { close: self.close.subscribe(), drain: self.drain.clone() }
     }
 
     /// Lets each give the answer that it owes, and returns how many did not within the time.
@@ -90,12 +63,64 @@ impl Connections {
     }
 }
 
-/// How many answers a connection owes: requests that were read, and not answered. A clone means the same connection.
-#[derive(Clone, Default)]
-pub(crate) struct Owed(Arc<AtomicUsize>);
+/// A connection that is waited for until this is dropped.
+pub(crate) struct Entered {
+    close: watch::Receiver<bool>,
+    drain: Drain,
+}
+
+impl Entered {
+    pub(crate) fn drain(&self) -> &Drain {
+        &self.drain
+    }
+
+    /// Runs the connection to its end; once the connections are to close, to the end of the answer that it owes, if it owes one. `None` if
+    /// it was cut.
+    pub(crate) async fn converse<C: GracefulConnection>(
+        mut self,
+        connection: C,
+        owed: Owed,
+    ) -> Option<C::Output> {
+        let mut connection = pin!(connection);
+        {
+            // The sender outlives the listeners, and these wait for nothing else: an error cannot be, and would mean the same.
+            let mut closing = pin!(self.close.wait_for(|close| *close));
+            tokio::select! {
+                outcome = &mut connection => return Some(outcome),
+                _ = &mut closing => {}
+            }
+        }
+        connection.as_mut().graceful_shutdown();
+        // HTTP waits for the rest of a request that was begun, and some clients never send it. Twice in a row, so that an answer which
+        // was found just before the first look is on its way by the second.
+        let mut idle = false;
+        loop {
+            tokio::select! {
+                outcome = &mut connection => return Some(outcome),
+                () = sleep(HALF_SENT) => {}
+            }
+            match (idle, owed.is_any()) {
+                (true, false) => return None,
+                (_, any) => idle = !any,
+            }
+        }
+    }
+}
+
+/// What a connection owes: answers to requests that were read, and what of an answer its client has not taken yet. A clone means the same
+/// connection.
+#[derive(Clone)]
+pub(crate) struct Owed {
+    answers: Arc<AtomicUsize>,
+    stuck: Stuck,
+}
 
 impl Owed {
-    /// One more, until what is returned is dropped.
+    pub(crate) fn over(stuck: Stuck) -> Self {
+        Self { answers: Arc::default(), stuck }
+    }
+
+    /// One answer more, until what is returned is dropped.
     pub(crate) fn one(&self) -> impl Send + use<> {
         struct One(Arc<AtomicUsize>);
         impl Drop for One {
@@ -104,11 +129,11 @@ impl Owed {
             }
         }
         // Relaxed, here and below: a connection and its requests are one task.
-        self.0.fetch_add(1, Ordering::Relaxed);
-        One(Arc::clone(&self.0))
+        self.answers.fetch_add(1, Ordering::Relaxed);
+        One(Arc::clone(&self.answers))
     }
 
     fn is_any(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > 0
+        self.answers.load(Ordering::Relaxed) > 0 || self.stuck.is()
     }
 }

@@ -23,8 +23,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower_service::Service;
 
-use super::connections::{Connections, Owed};
+use super::connections::{Connections, Entered, Owed};
 use super::limits::Limits;
+use super::output::Output;
 use crate::failure::Failure;
 
 /// How many connections the kernel keeps for us while we are at the limit or busy.
@@ -70,7 +71,7 @@ impl Listener {
         let http = Arc::new(http(&self.limits));
         let serve = |stream: TcpStream, place: Option<OwnedSemaphorePermit>| {
             let open = open.clone();
-            let connection = converse(stream, Arc::clone(&http), routes.clone(), connections.clone());
+            let connection = converse(stream, Arc::clone(&http), routes.clone(), connections.enter());
             tokio::spawn(async move {
                 open.increment(1.0);
                 connection.await;
@@ -134,11 +135,12 @@ fn http(limits: &Limits) -> http1::Builder {
 }
 
 /// One connection, to its end.
-async fn converse(stream: TcpStream, http: Arc<http1::Builder>, routes: Router, connections: Connections) {
+async fn converse(stream: TcpStream, http: Arc<http1::Builder>, routes: Router, entered: Entered) {
     // Answers are small, and each is written in one go.
     let _ = stream.set_nodelay(true);
-    let drain = connections.drain().clone();
-    let owed = Owed::default();
+    let drain = entered.drain().clone();
+    let output = Output::new(TokioIo::new(stream));
+    let owed = Owed::over(output.stuck());
     let owing = owed.clone();
     let answer = service_fn(move |request: Request<Incoming>| {
         let one = owing.one();
@@ -155,8 +157,8 @@ async fn converse(stream: TcpStream, http: Arc<http1::Builder>, routes: Router, 
         }
     });
     // Its errors are the client's: a time-out, a reset, garbage. hyper has answered those that can be answered.
-    let connection = http.serve_connection(TokioIo::new(stream), answer);
-    match connections.converse(connection, owed).await {
+    let connection = http.serve_connection(output, answer);
+    match entered.converse(connection, owed).await {
         Some(Ok(())) => {}
         Some(Err(error)) => tracing::debug!(%error, "a connection ended early"),
         None => tracing::debug!("a connection was cut: its client did not finish its request"),

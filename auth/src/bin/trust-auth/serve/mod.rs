@@ -12,6 +12,7 @@ mod limits;
 mod listener;
 mod logs;
 mod meters;
+mod output;
 mod probes;
 mod public;
 mod settings;

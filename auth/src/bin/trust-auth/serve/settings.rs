@@ -14,6 +14,7 @@ use serde::{Serialize, Serializer};
 use trust_auth::{AuthenticatorBuilder, KeyHeader, TrustStore};
 use trust_key_cache::{KeyHash, TrustKeyCache};
 
+use super::connections::UNHEARD;
 use super::limits::Limits;
 use super::logs::{LogFormat, LogLevel};
 use crate::database::Pool;
@@ -192,11 +193,11 @@ impl Settings {
                 "requests that wait for walks can take all connections, so that hits wait too; lower --waiting-limit below half of --max-connections"
             );
         }
-        if self.drain_timeout < self.request_timeout {
+        if self.drain_timeout < self.request_timeout + UNHEARD {
             tracing::warn!(
                 drain_timeout = ?self.drain_timeout,
                 request_timeout = ?self.request_timeout,
-                "a request may take longer than the end waits for its answer; raise --drain-timeout above --request-timeout"
+                "a request may take longer than the end waits for its answer; raise --drain-timeout a second above --request-timeout"
             );
         }
     }

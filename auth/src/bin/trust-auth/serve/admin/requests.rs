@@ -15,6 +15,7 @@ use trust_auth::{ApiKey, NewTrust, RegistryError, StoreError, Trust, TrustRef, T
 
 use super::failure::Failure;
 use super::{Admin, BODY_BYTES};
+use crate::serve::meters::Meters;
 use crate::store::Store;
 
 /// The body of a registration.
@@ -167,12 +168,14 @@ impl Admin {
         operation: &'static str,
         change: impl FnOnce(TrustRegistry<Store>) -> F,
     ) -> Result<T, Failure> {
-        match tokio::spawn(change(self.registry.clone())).await {
-            Ok(Ok(done)) => {
-                tracing::info!(operation, trust = %done.trust().id, "a trust was changed");
-                Ok(done)
-            }
-            Ok(Err(error)) => Err(error.into()),
+        let change = change(self.registry.clone());
+        let changing = async move {
+            let done = change.await?;
+            tracing::info!(operation, trust = %done.trust().id, "a trust was changed");
+            Ok::<_, RegistryError>(done)
+        };
+        match tokio::spawn(changing).await {
+            Ok(outcome) => outcome.map_err(Failure::from),
             Err(_) => Err(Failure::broken()),
         }
     }
@@ -184,9 +187,11 @@ impl Admin {
         work: impl Future<Output = Result<T, Failure>>,
         response: impl FnOnce(&T) -> Response<Body>,
     ) -> Response<Body> {
+        let mut counted = Counted { meters: &self.meters, operation, outcome: "cancelled" };
         let outcome =
             tokio::time::timeout(self.limit, work).await.unwrap_or_else(|_| Err(Failure::too_slow()));
-        self.meters.administered(operation, outcome.as_ref().map_or_else(Failure::kind, |_| "ok"));
+        counted.outcome = outcome.as_ref().map_or_else(Failure::kind, |_| "ok");
+        drop(counted);
         match outcome {
             Ok(done) => response(&done),
             Err(failure) => failure.into_response(),
@@ -197,6 +202,19 @@ impl Admin {
     pub(crate) fn refuse(&self, refusal: Failure) -> Response<Body> {
         self.meters.administered("none", refusal.kind());
         refusal.into_response()
+    }
+}
+
+/// A request that is counted when this is dropped, also because its client has gone.
+struct Counted<'a> {
+    meters: &'a Meters,
+    operation: &'static str,
+    outcome: &'static str,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.meters.administered(self.operation, self.outcome);
     }
 }
 
