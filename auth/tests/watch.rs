@@ -398,3 +398,17 @@ async fn a_watch_on_sqlite_that_failed_invalidates_every_key_when_it_is_back() {
     assert_eq!(watched.world.cached(&key), None);
     assert!(watched.world.attempt(&key).await.result.is_ok());
 }
+
+/// SQLite removes its side files when the last connection closes. What stays in them is put into whatever file has the name at the next start.
+#[tokio::test]
+async fn a_store_that_is_closed_has_closed_its_watchers_too_and_left_nothing_in_sqlites_side_files() {
+    // The store elsewhere is not used, and so has nothing open.
+    let Watched { world, watcher, .. } = Watched::on_sqlite().await;
+    world.register_hot("St. Mary").await;
+    let path = world.store.path().to_path_buf();
+    let side = path.with_extension("db-wal");
+    assert!(side.exists());
+    world.store.close().await;
+    assert!(!side.exists(), "something is open, or was closed too late");
+    eventually("the watcher has ended", || !watcher.status().connected).await;
+}
