@@ -50,6 +50,7 @@ impl File {
             }
         };
         if found != Some(expected) {
+            // Relaxed: as in `check`.
             self.replaced.store(true, Ordering::Relaxed);
         }
         self.check()

@@ -50,6 +50,7 @@ impl Drain {
     ) -> Result<(), Failure> {
         interrupt.received().await;
         tracing::info!("draining: answering what was asked, and telling clients to go elsewhere");
+        // Relaxed: as in `is_draining`.
         self.draining.store(true, Ordering::Relaxed);
         let in_order = async {
             sleep(delay).await;

@@ -20,7 +20,7 @@ pub(crate) struct Stuck(Arc<AtomicBool>);
 
 impl Stuck {
     pub(crate) fn is(&self) -> bool {
-        // Relaxed, here and below: whoever looks is the task that writes.
+        // Relaxed: whoever looks is the task that writes.
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -35,6 +35,7 @@ impl<C> Output<C> {
     }
 
     fn noted<T>(&self, poll: Poll<T>) -> Poll<T> {
+        // Relaxed: as in `is`.
         self.stuck.0.store(poll.is_pending(), Ordering::Relaxed);
         poll
     }
