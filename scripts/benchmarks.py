@@ -264,27 +264,27 @@ def tail_over_best(run: Run) -> float:
 
 # Where a hit's instructions go was counted in its disassembly; the sums are those under "Instructions". The variants were measured side by
 # side, medians of eight alternating runs.
-WHY_NOT_THE_LIMIT = """of the 187 instructions of a hit, 83 are the loop's and the clock's, as for the limit. The others: to find the slot 17, pin 15, slot and
+WHY_NOT_THE_LIMIT = """of the 188 instructions of a hit, 85 are the loop's and the clock's, as for the limit. The others, in the disassembly, about: to find the slot 17, pin 15, slot and
   generation 6, tags 14, address of the candidate 10, its digest in constant time 15, expiry and copy 11, unpin 8. The limit has 46 for all
   of its work, most of it one compare of 16 control bytes and one of the digest. Synchronisation (pin, slot and generation, unpin) is 29 of ours, without a
   fence or a locked instruction. Variants that were no faster: nested guards counted apart (six instructions fewer), entries aligned
   to cache lines, the entries' lines prefetched with the header"""
-WHY_NOT_AT_A_MILLION = """each hit waits for memory three times, one after the other (slot, header, entry), where the limit waits twice, and its keys and values take
-  up twice as much memory. The entries' lines prefetched with the header made it 8 to 15 % faster, and a hit at 20 keys 2 % slower; left out"""
-WHY_NOT_THE_FASTEST = """here a locked instruction costs some 6 ns, so the fastest peer is within 1.7 of the limit with one reader, and within 1.1 with two: nothing
-  that looks anything up can be 1.6 times as fast. With two threads the limit itself slows down by as much as this cache, so the two virtual
+WHY_NOT_AT_A_MILLION = """each hit waits for memory three times, one after the other (slot, header, entry), where the limit waits twice (control
+  bytes, entry). The entries' lines prefetched with the header made it 8 to 15 % faster, and a hit at 20 keys 2 % slower; left out"""
+WHY_NOT_THE_FASTEST = """here a locked instruction costs some 6 ns, so the fastest peer is within 1.7 of the limit with one reader, and within 1.2 with two: only the limit
+  itself is 1.6 times as fast with one reader, and not even that with two. With two threads the limit itself slows down by as much as this cache, so the two virtual
   processors seem to share a core: what keeps it busy loses by that, what waits for locked instructions does not"""
 WHY_NOT_TWO_READERS = """no lookup writes to a line that another reads ([guarantees.md](docs/guarantees.md), G5), so nothing of ours is shared; but the two
   virtual processors seem to share a core, since the unsynchronised limit scales no better (see the table of throughputs)"""
 WHY_NOT_THE_RATIO = """both are divided by a lookup, of which the clock and the loop are a good part, and the limit is itself below this target on this machine: see
   the tables below"""
 WHY_NOT_THE_TAIL = """a writer that replaces a key each 10 µs calls `membarrier` for each batch of 250, which interrupts the reader for some 10 µs (on a virtual machine an
-  interrupt of another processor leaves the machine): four lookups of 100,000, to which the machine adds as many of its own. p99.9 is no worse than the best
-  peers'"""
-WHY_NOT_THE_HOT_PATH = """a hash, a lookup and a compare are 0.3 µs (the hot path in memory, below) of some 60; what is beyond is the machine, as the spread of the runs
+  interrupt of another processor leaves the machine), once in some 25,000 lookups; whatever the
+  machine adds brings that to one in 10,000. In batches of 64 it was once in 7,000"""
+WHY_NOT_THE_HOT_PATH = """a hash, a lookup and a compare are 0.3 µs (the hot path on the store in memory) of some 70; what is beyond is the machine, as the spread of the runs
   shows"""
-WHY_NOT_THE_SWEEP_PATH = """a sweep fetches the row that it found, live, once more (G9), and with so few trusts that is as much as reading the candidates. It is within
-  what these two reads take alone, `candidates_and_fetch` below"""
+WHY_NOT_THE_SWEEP_PATH = """a sweep fetches the row that it found, live, once more (G9), and with so few trusts that is nearly as much as reading the
+  candidates: the two reads alone, `candidates_and_fetch` below, are beyond the target too. The rest is the walk's own task, and the machine"""
 
 
 def targets() -> list[Target]:

@@ -26,6 +26,7 @@ impl LogLimit {
     fn speaks_at(&self, now: Duration) -> Option<u64> {
         let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let (now, next) = (milliseconds(now), milliseconds(now.saturating_add(PAUSE)));
+        // Relaxed, both: it elects who speaks.
         let elected = self
             .quiet_until
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |until| (now >= until).then_some(next))
@@ -33,6 +34,7 @@ impl LogLimit {
         if elected {
             Some(self.unsaid.swap(0, Ordering::Relaxed))
         } else {
+            // Relaxed: a count, which orders nothing.
             self.unsaid.fetch_add(1, Ordering::Relaxed);
             None
         }

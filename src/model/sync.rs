@@ -91,6 +91,7 @@ impl Meeting {
 
     fn step(&self) {
         step();
+        // Relaxed: it is to be seen by loom, and by no thread.
         self.0.store(0, Ordering::Relaxed);
     }
 }

@@ -36,6 +36,7 @@ impl Alarm {
             let others = self.unsaid.swap(0, Ordering::Relaxed);
             tracing::warn!(kind = error.kind(), error = %with_causes(error), others, "the database fails: requests are refused");
         } else {
+            // Relaxed: a count, which orders nothing.
             self.unsaid.fetch_add(1, Ordering::Relaxed);
         }
     }

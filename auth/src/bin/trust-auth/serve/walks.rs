@@ -57,6 +57,7 @@ struct UnderWay<'a> {
 
 impl<'a> UnderWay<'a> {
     fn begin(walks: &'a Walks) -> Self {
+        // Relaxed, here and at the end: counts for whoever looks, which order nothing.
         let now = walks.under_way.fetch_add(1, Ordering::Relaxed) + 1;
         walks.most.fetch_max(now, Ordering::Relaxed);
         Self { walks, begun: Instant::now() }
