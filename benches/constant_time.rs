@@ -3,13 +3,18 @@
 //! The method is dudect's (Reparaz, Balasch, Verbauwhede, "Dude, is my code constant time?", DATE 2017): time two classes of inputs in
 //! random alternation, and apply Welch's t-test to the two sets of durations, whole and cropped at several percentiles. |t| of 4.5 or
 //! more says that the classes differ. Each subject has a twin here that exits early, which must be found out: an instrument that sees
-//! nothing proves nothing. A wrong verdict is measured again, and stands if it is wrong three times in a row.
+//! nothing proves nothing.
+//!
+//! Each measurement is a process of its own, with digests and addresses of its own. A wrong verdict is measured again, and stands if it is
+//! wrong three times in a row: what the code does, it does wherever it lies. What a processor makes of one arrangement of stack and heap
+//! (docs/assurance.md tells what was seen) is gone in the next process.
 //!
 //! `cargo bench --bench constant_time` takes a million samples of each class and exits with 1 if a verdict is not the expected one.
 //! With `--test` it only shows that it runs.
 
+use std::error::Error;
 use std::hint::black_box;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use fastrand::Rng;
@@ -19,65 +24,136 @@ use trust_key_cache::{KeyHash, sweep, sweep_all};
 const SAMPLES: usize = 1_000_000;
 const THRESHOLD: f64 = 4.5;
 /// How often a verdict may be wrong before it stands.
-const ATTEMPTS: usize = 3;
+const ATTEMPTS: u64 = 3;
 /// Compares in a sample, so that one takes longer than reading the clock.
 const COMPARES: usize = 64;
 const ROWS: usize = 256;
+/// What the processes that measure are started with, before the case, the seed and the samples.
+const MEASURE: &str = "--measure";
 
-fn main() -> ExitCode {
-    let samples = if std::env::args().any(|argument| argument == "--test") { 1_000 } else { SAMPLES };
-    let mut random = Rng::with_seed(0x5eed);
-    let subject = KeyHash::from_bytes(std::array::from_fn(|_| random.u8(..)));
+fn main() -> Result<ExitCode, Box<dyn Error>> {
+    let arguments: Vec<_> = std::env::args().collect();
+    if let [_, first, case, seed, samples] = &arguments[..]
+        && first == MEASURE
+    {
+        let mut random = Rng::with_seed(seed.parse()?);
+        let case = &cases(&mut random)[case.parse::<usize>()?];
+        println!("{}", measure(samples.parse()?, &mut random, &case.classes, &*case.subject).abs());
+        return Ok(ExitCode::SUCCESS);
+    }
+
+    let samples = if arguments.iter().any(|argument| argument == "--test") { 1_000 } else { SAMPLES };
+    println!("{samples} samples of each class; the classes differ where |t| >= {THRESHOLD}");
+    let mut sound = true;
+    for (index, case) in cases(&mut Rng::with_seed(0)).iter().enumerate() {
+        let mut right = false;
+        for seed in 0..ATTEMPTS {
+            let t = measure_elsewhere(index, seed, samples)?;
+            right = (t >= THRESHOLD) == case.expected_to_differ;
+            println!(
+                "{:<58} |t| = {t:>9.2}   {}",
+                case.what,
+                if right { "as it should be" } else { "WRONG" }
+            );
+            if right {
+                break;
+            }
+        }
+        sound &= right;
+    }
+    Ok(if sound || samples < SAMPLES { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// [`measure`] in a new process.
+fn measure_elsewhere(case: usize, seed: u64, samples: usize) -> Result<f64, Box<dyn Error>> {
+    let output = Command::new(std::env::current_exe()?)
+        .args([MEASURE, &case.to_string(), &seed.to_string(), &samples.to_string()])
+        .stderr(Stdio::inherit())
+        .output()?;
+    if !output.status.success() {
+        return Err(format!("the process that measures ended with {}", output.status).into());
+    }
+    Ok(String::from_utf8(output.stdout)?.trim().parse()?)
+}
+
+/// A subject, and two classes of inputs that it may or may not tell apart by its duration.
+struct Case {
+    what: &'static str,
+    expected_to_differ: bool,
+    classes: [KeyHash; 2],
+    subject: Box<dyn Fn(&KeyHash) -> usize>,
+}
+
+fn cases(random: &mut Rng) -> [Case; 8] {
+    let mut digest = || KeyHash::from_bytes(std::array::from_fn(|_| random.u8(..)));
+    let equal = digest();
     let flipped = |byte: usize| {
-        let mut bytes = subject.to_bytes();
+        let mut bytes = equal.to_bytes();
         bytes[byte] ^= 0x10;
         KeyHash::from_bytes(bytes)
     };
-    let (equal, first, last) = (subject, flipped(0), flipped(31));
-    let rows: Vec<_> =
-        (0..ROWS).map(|_| KeyHash::from_bytes(std::array::from_fn(|_| random.u8(..)))).collect();
-    let (head, tail, stranger) = (rows[0], rows[ROWS - 1], subject);
+    let (first, last) = (flipped(0), flipped(31));
+    let rows: Vec<_> = (0..ROWS).map(|_| digest()).collect();
+    let (head, tail, stranger) = (rows[0], rows[ROWS - 1], equal);
 
     let constant = |a: &KeyHash, b: &KeyHash| bool::from(a.ct_eq(b));
     let compare = |equals: fn(&KeyHash, &KeyHash) -> bool| {
-        move |other: &KeyHash| (0..COMPARES).filter(|_| equals(black_box(&subject), black_box(other))).count()
+        move |other: &KeyHash| (0..COMPARES).filter(|_| equals(black_box(&equal), black_box(other))).count()
     };
-    let sweep_rows =
-        |candidate: &KeyHash| sweep(black_box(candidate), black_box(&rows)).map_or(0, |index| index + 1);
+    let rows_of_one = rows.clone();
+    let sweep_rows = move |candidate: &KeyHash| {
+        sweep(black_box(candidate), black_box(&rows_of_one)).map_or(0, |index| index + 1)
+    };
     // The one that is measured waits among others, which match nothing.
-    let sweep_waiting = |candidate: &KeyHash| {
+    let rows_of_many = rows.clone();
+    let sweep_waiting = move |candidate: &KeyHash| {
         let waiting = [first, *candidate, last];
-        black_box(sweep_all(black_box(&waiting), black_box(&rows))).len()
+        black_box(sweep_all(black_box(&waiting), black_box(&rows_of_many))).len()
     };
-    let hurried_sweep = |candidate: &KeyHash| {
+    let hurried_sweep = move |candidate: &KeyHash| {
         black_box(&rows)
             .iter()
             .position(|row| hurried(black_box(candidate), row))
             .map_or(0, |index| index + 1)
     };
 
-    println!("{samples} samples of each class; the classes differ where |t| >= {THRESHOLD}");
-    let mut sound = true;
-    let mut judge = |what: &str, expected_to_differ, classes, subject: &dyn Fn(&KeyHash) -> usize| {
-        // A machine that does something else meanwhile can push one measurement over the threshold; what the
-        // code does, it does again.
-        let right = (0..ATTEMPTS).any(|_| {
-            let t = measure(samples, &mut random, classes, subject).abs();
-            let right = (t >= THRESHOLD) == expected_to_differ;
-            println!("{what:<58} |t| = {t:>9.2}   {}", if right { "as it should be" } else { "WRONG" });
-            right
-        });
-        sound &= right;
-    };
-    judge("compare: equal, first byte differs", false, [&equal, &first], &compare(constant));
-    judge("compare: first byte differs, last byte differs", false, [&first, &last], &compare(constant));
-    judge("early-exiting compare: equal, first byte differs", true, [&equal, &first], &compare(hurried));
-    judge("sweep: first row matches, last row matches", false, [&head, &tail], &sweep_rows);
-    judge("sweep: first row matches, no row matches", false, [&head, &stranger], &sweep_rows);
-    judge("sweep for many: first row matches, last row matches", false, [&head, &tail], &sweep_waiting);
-    judge("sweep for many: first row matches, no row matches", false, [&head, &stranger], &sweep_waiting);
-    judge("early-exiting sweep: first row matches, last row matches", true, [&head, &tail], &hurried_sweep);
-    if sound || samples < SAMPLES { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let case =
+        |what, expected_to_differ, classes, subject| Case { what, expected_to_differ, classes, subject };
+    [
+        case("compare: equal, first byte differs", false, [equal, first], Box::new(compare(constant))),
+        case(
+            "compare: first byte differs, last byte differs",
+            false,
+            [first, last],
+            Box::new(compare(constant)),
+        ),
+        case(
+            "early-exiting compare: equal, first byte differs",
+            true,
+            [equal, first],
+            Box::new(compare(hurried)),
+        ),
+        case("sweep: first row matches, last row matches", false, [head, tail], Box::new(sweep_rows.clone())),
+        case("sweep: first row matches, no row matches", false, [head, stranger], Box::new(sweep_rows)),
+        case(
+            "sweep for many: first row matches, last row matches",
+            false,
+            [head, tail],
+            Box::new(sweep_waiting.clone()),
+        ),
+        case(
+            "sweep for many: first row matches, no row matches",
+            false,
+            [head, stranger],
+            Box::new(sweep_waiting),
+        ),
+        case(
+            "early-exiting sweep: first row matches, last row matches",
+            true,
+            [head, tail],
+            Box::new(hurried_sweep),
+        ),
+    ]
 }
 
 /// What nobody should do: stops at the first byte that differs.
@@ -89,11 +165,11 @@ fn hurried(a: &KeyHash, b: &KeyHash) -> bool {
 fn measure(
     samples: usize,
     random: &mut Rng,
-    classes: [&KeyHash; 2],
+    classes: &[KeyHash; 2],
     subject: &dyn Fn(&KeyHash) -> usize,
 ) -> f64 {
     let mut durations = [Vec::with_capacity(samples), Vec::with_capacity(samples)];
-    let classes = classes.map(|class| class.to_bytes());
+    let classes = classes.map(KeyHash::to_bytes);
     // As many again to begin with, which are not counted: caches and branch predictors settle.
     for round in 0..samples * 2 + samples / 10 {
         let class = random.bool();
