@@ -104,10 +104,10 @@ fn cases(random: &mut Rng) -> [Case; 8] {
     let sweep_rows = move |candidate: &KeyHash| {
         sweep(black_box(candidate), black_box(&rows_of_one)).map_or(0, |index| index + 1)
     };
-    // The one that is measured waits among others, which match nothing.
+    // The one that is measured waits among others, which match nothing: among four, and among what is left of them.
     let rows_of_many = rows.clone();
     let sweep_waiting = move |candidate: &KeyHash| {
-        let waiting = [first, *candidate, last];
+        let waiting = [first, *candidate, last, first, *candidate];
         black_box(sweep_all(black_box(&waiting), black_box(&rows_of_many))).len()
     };
     let hurried_sweep = move |candidate: &KeyHash| {

@@ -124,12 +124,12 @@ fn g8_the_sweep_visits_every_row_and_the_last_match_wins() {
     assert_eq!(sweep(&hash("0"), std::iter::empty::<KeyHash>()), None);
 }
 
-/// G8: one pass answers each of many candidates as a sweep of its own would, also beyond what is compared in one block.
+/// G8: each of many candidates is answered as a sweep of its own would, whether it is one of four or of what is left of them.
 #[test]
 fn g8_a_sweep_for_many_candidates_answers_each_as_its_own_sweep() {
-    for count in [0, 1, 255, 256, 257, 700] {
+    for count in [0, 1, 2, 3, 4, 6, 257] {
         let mut rows: Vec<_> = (0..count).map(|number| hash(&number.to_string())).collect();
-        // The later of two rows with one digest is meant, in another block where there is one.
+        // The later of two rows with one digest is meant.
         rows.extend(rows.first().copied());
         let wanted: Vec<_> = (0..=count).rev().map(|number| hash(&number.to_string())).collect();
         let alone: Vec<_> = wanted.iter().map(|candidate| sweep(candidate, &rows)).collect();
