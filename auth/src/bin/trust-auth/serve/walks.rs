@@ -57,7 +57,7 @@ struct UnderWay<'a> {
 
 impl<'a> UnderWay<'a> {
     fn begin(walks: &'a Walks) -> Self {
-        // Relaxed, here and at the end: counts for whoever looks, which order nothing.
+        // Relaxed: counts for whoever looks, which order nothing.
         let now = walks.under_way.fetch_add(1, Ordering::Relaxed) + 1;
         walks.most.fetch_max(now, Ordering::Relaxed);
         Self { walks, begun: Instant::now() }
@@ -66,6 +66,7 @@ impl<'a> UnderWay<'a> {
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
+        // Relaxed: see `begin`.
         self.walks.under_way.fetch_sub(1, Ordering::Relaxed);
         self.walks.seconds.record(self.begun.elapsed().as_secs_f64());
     }
