@@ -2,12 +2,12 @@
 //!
 //! The method is dudect's (Reparaz, Balasch, Verbauwhede, "Dude, is my code constant time?", DATE 2017): time two classes of inputs in
 //! random alternation, and apply Welch's t-test to the two sets of durations, whole and cropped at several percentiles. |t| of 4.5 or
-//! more says that the classes differ. Each subject has a twin here that exits early, which must be found out: an instrument that sees
-//! nothing proves nothing.
+//! more says that the classes differ. The compare and the sweep have twins here that exit early, which must be found out: an instrument
+//! that sees nothing proves nothing.
 //!
-//! Each measurement is a process of its own, with digests and addresses of its own. A wrong verdict is measured again, and stands if it is
-//! wrong three times in a row: what the code does, it does wherever it lies. What a processor makes of one arrangement of stack and heap
-//! (docs/assurance.md tells what was seen) is gone in the next process.
+//! Each measurement is a process of its own, with digests and addresses of its own, since what a processor makes of one code and one input
+//! depends on where they lie: docs/assurance.md tells of a difference that one process of four showed. So each case is measured in twelve
+//! processes, and its classes differ if they do in three. A machine that does something else meanwhile can push one over the threshold.
 //!
 //! `cargo bench --bench constant_time` takes a million samples of each class and exits with 1 if a verdict is not the expected one.
 //! With `--test` it only shows that it runs.
@@ -23,8 +23,9 @@ use trust_key_cache::{KeyHash, sweep, sweep_all};
 
 const SAMPLES: usize = 1_000_000;
 const THRESHOLD: f64 = 4.5;
-/// How often a verdict may be wrong before it stands.
-const ATTEMPTS: u64 = 3;
+/// How many processes measure each case, and in how many of them the classes have to differ.
+const PROCESSES: u64 = 12;
+const ENOUGH: usize = 3;
 /// Compares in a sample, so that one takes longer than reading the clock.
 const COMPARES: usize = 64;
 const ROWS: usize = 256;
@@ -43,22 +44,24 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     }
 
     let samples = if arguments.iter().any(|argument| argument == "--test") { 1_000 } else { SAMPLES };
-    println!("{samples} samples of each class; the classes differ where |t| >= {THRESHOLD}");
+    println!(
+        "{samples} samples of each class in each of {PROCESSES} processes; the classes differ where |t| >= {THRESHOLD} in {ENOUGH}"
+    );
     let mut sound = true;
     for (index, case) in cases(&mut Rng::with_seed(0)).iter().enumerate() {
-        let mut right = false;
-        for seed in 0..ATTEMPTS {
-            let t = measure_elsewhere(index, seed, samples)?;
-            right = (t >= THRESHOLD) == case.expected_to_differ;
-            println!(
-                "{:<58} |t| = {t:>9.2}   {}",
-                case.what,
-                if right { "as it should be" } else { "WRONG" }
-            );
-            if right {
-                break;
-            }
-        }
+        let mut all = (0..PROCESSES)
+            .map(|seed| measure_elsewhere(index, seed, samples))
+            .collect::<Result<Vec<_>, _>>()?;
+        all.sort_by(f64::total_cmp);
+        let beyond = all.iter().filter(|t| **t >= THRESHOLD).count();
+        let right = (beyond >= ENOUGH) == case.expected_to_differ;
+        println!(
+            "{:<58} |t| = {:>8.2} to {:>8.2}, {beyond:>2} beyond   {}",
+            case.what,
+            all[0],
+            all[all.len() - 1],
+            if right { "as it should be" } else { "WRONG" }
+        );
         sound &= right;
     }
     Ok(if sound || samples < SAMPLES { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -104,7 +107,8 @@ fn cases(random: &mut Rng) -> [Case; 8] {
     let sweep_rows = move |candidate: &KeyHash| {
         sweep(black_box(candidate), black_box(&rows_of_one)).map_or(0, |index| index + 1)
     };
-    // The one that is measured waits among others, which match nothing: among four, and among what is left of them.
+    // The one that is measured waits among others, which match nothing: among four, and left alone. Where all five match, a difference
+    // below a nanosecond is not gone: docs/assurance.md.
     let rows_of_many = rows.clone();
     let sweep_waiting = move |candidate: &KeyHash| {
         let waiting = [first, *candidate, last, first, *candidate];

@@ -35,10 +35,10 @@ pub fn sweep(candidate: &KeyHash, rows: impl IntoIterator<Item = impl Borrow<Key
     found.index()
 }
 
-/// [`sweep`] for many candidates in one pass over the rows: for each candidate, in their order, the index of the row
+/// [`sweep`] for many candidates: for each candidate, in their order, the index of the row
 /// that it equals, the last one if several do.
 ///
-/// For many requests that wait at once: the rows are read from memory once for each four candidates. Every
+/// For many requests that wait at once: four candidates go over the rows together, and those that are left go one by one. Every
 /// candidate is compared with every row by the same instructions, so the duration depends on how many candidates and how
 /// many rows there are, and on nothing else. Candidates may be equal to each other.
 ///
@@ -66,7 +66,7 @@ pub fn sweep_all(candidates: &[KeyHash], rows: &[KeyHash]) -> Vec<Option<usize>>
 }
 
 /// What is found stays in registers until all rows have been visited. Kept in memory from block to block of rows, and
-/// converted at the end, it told a first row from a last one: by some 0.1 ns, in one process of four, with the same instructions
+/// converted at the end, it told a first row from a last one: by less than a nanosecond, in one process of four, with the same instructions
 /// for both (docs/assurance.md).
 fn sweep_four(candidates: &[KeyHash; 4], rows: &[KeyHash]) -> [Option<usize>; 4] {
     let mut found = [Found::NOTHING; 4];

@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn every_bit_of_two_words_of_a_digest_moves_it_to_another_slot() {
-        let placement = Placement::new(1 << 32, [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03]);
+        let placement = Placement::new(u32::MAX as usize, [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03]);
         let bytes = KeyHash::of("a key").to_bytes();
         let slot = placement.of(&KeyHash::from_bytes(bytes)).slot;
         for bit in 0..128 {

@@ -1,4 +1,4 @@
-//! [`compare`]: many keys against many rows, in one constant-time pass that lets others run in between.
+//! [`compare`]: many keys against many rows, in constant time, letting others run in between.
 
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 use tokio::task::yield_now;
@@ -18,7 +18,7 @@ const NONE: u64 = u64::MAX;
 
 /// For each candidate the index of the row that it equals, of the last one if there are several.
 ///
-/// The rows are gone through once. How long it takes, and when it gives way, depends on how many candidates and rows
+/// Block after block of rows, all candidates with each. How long it takes, and when it gives way, depends on how many candidates and rows
 /// there are, and on nothing else (G8).
 pub(super) async fn compare(candidates: &[KeyHash], rows: &[KeyHash]) -> Vec<Option<usize>> {
     let mut found = vec![NONE; candidates.len()];

@@ -354,7 +354,9 @@ async fn after_an_orderly_end_sqlites_side_files_are_gone_and_a_restored_file_is
 async fn an_answer_that_is_read_slowly_is_given_to_its_end_while_the_service_ends() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("trusts.db");
-    let server = Server::on(&file, &["--drain-timeout", "60s"]).await;
+    // So many rows take seconds where other tests run beside.
+    let limits = ["--query-timeout", "50s", "--request-timeout", "59s", "--drain-timeout", "60s"];
+    let server = Server::on(&file, &limits).await;
     let mut other = SqliteConnectOptions::new().filename(&file).connect().await.unwrap();
     other
         .execute(
@@ -379,6 +381,7 @@ async fn an_answer_that_is_read_slowly_is_given_to_its_end_while_the_service_end
     ending.await.unwrap();
     let answer = String::from_utf8(answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}\n{body}");
     assert!(head.to_ascii_lowercase().contains(&format!("content-length: {}", body.len())), "{head}");
     assert!(body.len() > 8_000_000, "{} bytes may fit into the kernel's buffers", body.len());
 }
