@@ -18,8 +18,8 @@ const NONE: u64 = u64::MAX;
 
 /// For each candidate the index of the row that it equals, of the last one if there are several.
 ///
-/// Block after block of rows, all candidates with each. How long it takes, and when it gives way, depends on how many candidates and rows
-/// there are, and on nothing else (G8).
+/// Block after block of rows, all candidates with each. What it does, and when it gives way, depends on how many
+/// candidates and rows there are, and on nothing else (G8).
 pub(super) async fn compare(candidates: &[KeyHash], rows: &[KeyHash]) -> Vec<Option<usize>> {
     let mut found = vec![NONE; candidates.len()];
     let block = (COMPARES_AT_A_TIME / candidates.len().max(1)).max(1);
