@@ -40,8 +40,8 @@ pub fn sweep(candidate: &KeyHash, rows: impl IntoIterator<Item = impl Borrow<Key
 ///
 /// For many requests that wait at once: four candidates go over the rows together, and those that are left go one by one. Every
 /// candidate is compared with every row by the same instructions, so the work depends on how many candidates and how
-/// many rows there are, and on nothing else. Where several candidates match, a processor was seen to take up to a
-/// nanosecond more or less for it, in some processes: docs/assurance.md. Candidates may be equal to each other.
+/// many rows there are, and on nothing else. Where several candidates match, its duration was seen to tell, barely and in
+/// some processes alone, where they do: docs/assurance.md. Candidates may be equal to each other.
 ///
 /// O(candidates · rows) compares of four words; allocates the answer. A slice of [`KeyHash`] is a packed column of 32
 /// bytes a row: a store that keeps one need not convert it.
