@@ -8,7 +8,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
-use trust_key_cache::model::epochs::{Grace, horizon, leave_out_barriers, pin};
+use trust_key_cache::model::epochs::{Grace, leave_out_barriers, pin, pinned};
 
 use crate::explore::{bounded, exhaustively};
 
@@ -23,7 +23,7 @@ struct Slot {
 impl Slot {
     fn new() -> Arc<Self> {
         // The first use of loom's statics orders later uses after it, which the program's do not.
-        drop(pin());
+        let _ = Grace::start().is_over_past_a_barrier();
         Arc::new(Self { current: AtomicUsize::new(0), objects: [(); 2].map(|()| UnsafeCell::new(true)) })
     }
 
@@ -32,22 +32,37 @@ impl Slot {
         let current = self.current.load(Ordering::Acquire);
         if current != NONE {
             // SAFETY: the guard is what is being checked.
-            let alive = || self.objects[current].with(|alive| unsafe { *alive });
-            assert!(alive());
-            thread::yield_now();
-            assert!(alive(), "freed under a guard");
+            assert!(self.objects[current].with(|alive| unsafe { *alive }), "freed under a guard");
         }
     }
 
-    /// Unlinks an object, and frees it if that is allowed; tells whether it was.
+    /// Unlinks an object, and frees it if that is allowed after a barrier; tells whether it was.
     fn replace(&self, old: usize, new: usize) -> bool {
-        assert_eq!(self.current.swap(new, Ordering::Release), old);
-        let grace = Grace::start();
-        self.free_if_over(&grace, old)
+        let grace = self.unlink(old, new);
+        self.free_if(grace.is_over_past_a_barrier(), old)
     }
 
-    fn free_if_over(&self, grace: &Grace, old: usize) -> bool {
-        let over = grace.is_over();
+    /// The same, if it is allowed without a barrier.
+    fn replace_without_a_barrier(&self, old: usize, new: usize) -> bool {
+        let grace = self.unlink(old, new);
+        // This thread, too, must be seen to have come by.
+        drop(pin());
+        self.free_if(grace.is_over(), old)
+    }
+
+    /// One whose creator has read before, so that no registration is explored.
+    fn of_a_reader() -> Arc<Self> {
+        let slot = Self::new();
+        drop(pin());
+        slot
+    }
+
+    fn unlink(&self, old: usize, new: usize) -> Grace {
+        assert_eq!(self.current.swap(new, Ordering::Release), old);
+        Grace::start()
+    }
+
+    fn free_if(&self, over: bool, old: usize) -> bool {
         if over {
             // SAFETY: that nobody reads it any more is what is being checked.
             self.objects[old].with_mut(|alive| unsafe { *alive = false });
@@ -59,6 +74,124 @@ impl Slot {
 #[test]
 fn g7_an_object_is_not_freed_under_a_guard() {
     exhaustively("g7_an_object_is_not_freed_under_a_guard", || {
+        let slot = Slot::of_a_reader();
+        let shared = slot.clone();
+        let writing = thread::spawn(move || shared.replace(0, NONE));
+        slot.read();
+        writing.join().unwrap();
+    });
+}
+
+/// That all threads have seen a later epoch is enough, and rests on no barrier.
+#[test]
+fn g7_an_object_is_not_freed_under_a_guard_when_all_have_come_by() {
+    exhaustively("g7_an_object_is_not_freed_under_a_guard_when_all_have_come_by", || {
+        let slot = Slot::of_a_reader();
+        leave_out_barriers();
+        let shared = slot.clone();
+        let writing = thread::spawn(move || {
+            let grace = shared.unlink(0, 1);
+            shared.free_if(grace.is_over(), 0);
+        });
+        slot.read();
+        slot.read();
+        writing.join().unwrap();
+    });
+}
+
+#[test]
+fn g7_a_grace_period_ends_without_a_barrier_when_all_have_come_by() {
+    exhaustively("g7_a_grace_period_ends_without_a_barrier_when_all_have_come_by", || {
+        let slot = Slot::of_a_reader();
+        leave_out_barriers();
+        let shared = slot.clone();
+        let grace = thread::spawn(move || shared.unlink(0, 1)).join().unwrap();
+        assert!(!grace.is_over() && grace.wants_a_barrier(), "nobody has come by");
+        slot.read();
+        assert!(slot.free_if(grace.is_over(), 0));
+        let shared = slot.clone();
+        // Threads that come, and those that have gone, hold nothing back.
+        let reading = thread::spawn(move || shared.read());
+        assert!(slot.free_if(grace.is_over(), 0));
+        reading.join().unwrap();
+    });
+}
+
+/// A barrier that finds a thread at rest lets later grace periods end without it. What it reads once it is back is not freed all the same.
+#[test]
+fn g7_a_thread_that_was_detached_is_waited_for_when_it_is_back() {
+    bounded("g7_a_thread_that_was_detached_is_waited_for_when_it_is_back", 5, || {
+        let slot = Slot::of_a_reader();
+        let shared = slot.clone();
+        let writing = thread::spawn(move || {
+            shared.replace(0, 1);
+            let grace = shared.unlink(1, NONE);
+            shared.free_if(grace.is_over(), 1);
+        });
+        slot.read();
+        writing.join().unwrap();
+    });
+}
+
+/// Who finds a thread detached knows what that thread had done, whoever detached it.
+#[test]
+fn g7_a_thread_that_one_writer_has_detached_is_past_for_another() {
+    bounded("g7_a_thread_that_one_writer_has_detached_is_past_for_another", 2, || {
+        let slot = Slot::of_a_reader();
+        let shared = slot.clone();
+        let detaching = thread::spawn(|| Grace::start().is_over_past_a_barrier());
+        let writing = thread::spawn(move || {
+            let grace = shared.unlink(0, NONE);
+            shared.free_if(grace.is_over(), 0);
+        });
+        slot.read();
+        writing.join().unwrap();
+        detaching.join().unwrap();
+    });
+}
+
+/// The mark that one writer puts is not taken for another's.
+#[test]
+fn g7_two_writers_that_make_the_barrier_detach_nobody_who_reads() {
+    bounded("g7_two_writers_that_make_the_barrier_detach_nobody_who_reads", 2, || {
+        let slot = Slot::of_a_reader();
+        let shared = slot.clone();
+        let other = thread::spawn(|| Grace::start().is_over_past_a_barrier());
+        let writing = thread::spawn(move || {
+            let _ = Grace::start().is_over_past_a_barrier();
+            let grace = shared.unlink(0, NONE);
+            shared.free_if(grace.is_over(), 0);
+        });
+        slot.read();
+        writing.join().unwrap();
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn g7_a_thread_that_rests_is_detached_by_the_first_barrier() {
+    exhaustively("g7_a_thread_that_rests_is_detached_by_the_first_barrier", || {
+        let slot = Slot::of_a_reader();
+        let shared = slot.clone();
+        let writing = thread::spawn(move || {
+            let grace = shared.unlink(0, 1);
+            assert!(!grace.is_over() && grace.wants_a_barrier(), "somebody rests");
+            assert!(shared.free_if(grace.is_over_past_a_barrier(), 0));
+            assert!(!grace.wants_a_barrier());
+            assert!(shared.replace_without_a_barrier(1, NONE), "it is still waited for");
+        });
+        writing.join().unwrap();
+        // Back again, beside another.
+        let shared = slot.clone();
+        let reading = thread::spawn(move || shared.read());
+        slot.read();
+        reading.join().unwrap();
+    });
+}
+
+#[test]
+fn g7_a_thread_that_registers_is_waited_for() {
+    bounded("g7_a_thread_that_registers_is_waited_for", 3, || {
         let slot = Slot::new();
         let shared = slot.clone();
         let reading = thread::spawn(move || shared.read());
@@ -68,16 +201,27 @@ fn g7_an_object_is_not_freed_under_a_guard() {
 }
 
 #[test]
-fn g7_a_reader_that_pins_again_holds_back_what_it_can_reach_and_no_more() {
-    exhaustively("g7_a_reader_that_pins_again_holds_back_what_it_can_reach_and_no_more", || {
+fn g7_a_thread_that_registers_is_waited_for_without_a_barrier() {
+    exhaustively("g7_a_thread_that_registers_is_waited_for_without_a_barrier", || {
         let slot = Slot::new();
+        leave_out_barriers();
         let shared = slot.clone();
-        let reading = thread::spawn(move || {
-            shared.read();
-            shared.read();
-        });
-        slot.replace(0, 1);
+        let reading = thread::spawn(move || shared.read());
+        let grace = slot.unlink(0, NONE);
+        slot.free_if(grace.is_over(), 0);
         reading.join().unwrap();
+    });
+}
+
+#[test]
+fn g7_a_reader_that_pins_again_holds_back_what_it_can_reach_and_no_more() {
+    bounded("g7_a_reader_that_pins_again_holds_back_what_it_can_reach_and_no_more", 4, || {
+        let slot = Slot::of_a_reader();
+        let shared = slot.clone();
+        let writing = thread::spawn(move || shared.replace(0, 1));
+        slot.read();
+        slot.read();
+        writing.join().unwrap();
         // Nobody is pinned any more.
         assert!(slot.replace(1, NONE));
     });
@@ -85,18 +229,18 @@ fn g7_a_reader_that_pins_again_holds_back_what_it_can_reach_and_no_more() {
 
 #[test]
 fn g7_a_grace_period_that_was_held_up_ends_after_its_reader() {
-    exhaustively("g7_a_grace_period_that_was_held_up_ends_after_its_reader", || {
-        let slot = Slot::new();
+    bounded("g7_a_grace_period_that_was_held_up_ends_after_its_reader", 4, || {
+        let slot = Slot::of_a_reader();
         let shared = slot.clone();
-        let reading = thread::spawn(move || shared.read());
-        assert_eq!(slot.current.swap(NONE, Ordering::Release), 0);
-        let grace = Grace::start();
-        if !slot.free_if_over(&grace, 0) {
-            // A second look needs no second barrier.
-            slot.free_if_over(&grace, 0);
-        }
-        reading.join().unwrap();
-        assert!(grace.is_over());
+        let writing = thread::spawn(move || {
+            let grace = shared.unlink(0, NONE);
+            if !shared.free_if(grace.is_over_past_a_barrier(), 0) {
+                shared.free_if(grace.is_over_past_a_barrier(), 0);
+            }
+            grace
+        });
+        slot.read();
+        assert!(writing.join().unwrap().is_over_past_a_barrier());
     });
 }
 
@@ -106,12 +250,15 @@ fn g7_a_reader_of_a_later_epoch_sees_what_was_unlinked() {
     exhaustively("g7_a_reader_of_a_later_epoch_sees_what_was_unlinked", || {
         let slot = Slot::new();
         leave_out_barriers();
-        let before = horizon();
+        let before = {
+            let _guard = pin();
+            pinned()
+        };
         let shared = slot.clone();
         let reading = thread::spawn(move || {
             let _guard = pin();
             // Nobody else is pinned, so this is the epoch of the guard.
-            if horizon() > before {
+            if pinned() > before {
                 assert_eq!(shared.current.load(Ordering::Relaxed), NONE, "still within reach");
             }
         });
@@ -124,20 +271,19 @@ fn g7_a_reader_of_a_later_epoch_sees_what_was_unlinked() {
 #[test]
 fn g7_an_inner_guard_ends_nothing() {
     exhaustively("g7_an_inner_guard_ends_nothing", || {
-        let slot = Slot::new();
+        let slot = Slot::of_a_reader();
         let shared = slot.clone();
-        let reading = thread::spawn(move || {
-            let _outer = pin();
-            let current = shared.current.load(Ordering::Acquire);
-            drop(pin());
-            if current != NONE {
-                // SAFETY: the outer guard is what is being checked.
-                let alive = shared.objects[current].with(|alive| unsafe { *alive });
-                assert!(alive, "freed under the outer guard");
-            }
-        });
-        slot.replace(0, NONE);
-        reading.join().unwrap();
+        let writing = thread::spawn(move || shared.replace(0, NONE));
+        let outer = pin();
+        let current = slot.current.load(Ordering::Acquire);
+        drop(pin());
+        if current != NONE {
+            // SAFETY: the outer guard is what is being checked.
+            let alive = slot.objects[current].with(|alive| unsafe { *alive });
+            assert!(alive, "freed under the outer guard");
+        }
+        drop(outer);
+        writing.join().unwrap();
     });
 }
 
@@ -152,12 +298,13 @@ fn g7_a_thread_leaves_its_record_to_the_next() {
             // With the first one's record.
             shared.read();
         });
-        slot.replace(0, NONE);
+        let grace = slot.unlink(0, NONE);
+        slot.free_if(grace.is_over(), 0);
         reading.join().unwrap();
     });
 }
 
-/// The end of another thread's grace period needs no barrier of one's own, but a horizon that was read after its start.
+/// It takes a horizon that was read after its start.
 #[test]
 fn g7_a_grace_period_may_be_ended_by_another_thread() {
     bounded("g7_a_grace_period_may_be_ended_by_another_thread", 3, || {
@@ -166,11 +313,10 @@ fn g7_a_grace_period_may_be_ended_by_another_thread() {
         let (left, right, waiting) = (slot.clone(), slot.clone(), started.clone());
         let reading = thread::spawn(move || left.read());
         let starting = thread::spawn(move || {
-            assert_eq!(right.current.swap(NONE, Ordering::Release), 0);
-            *waiting.lock().unwrap() = Some(Grace::start());
+            *waiting.lock().unwrap() = Some(right.unlink(0, NONE));
         });
         if let Some(grace) = started.lock().unwrap().take() {
-            slot.free_if_over(&grace, 0);
+            slot.free_if(grace.is_over_past_a_barrier(), 0);
         }
         reading.join().unwrap();
         starting.join().unwrap();

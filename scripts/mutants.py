@@ -82,8 +82,10 @@ def orderings() -> list[Mutant]:
                 edit = (fence[0], ";")
                 found.append(Mutant(f"{where}: no fence", file, [edit], start + fence.start()))
             else:
-                edit = (match[0], "Ordering::Relaxed")
-                found.append(Mutant(f"{where}: {match[1]} → Relaxed", file, [edit], match.start()))
+                weaker = ["Relaxed"] if match[1] != "AcqRel" else ["Relaxed", "Acquire", "Release"]
+                for order in weaker:
+                    edit = (match[0], f"Ordering::{order}")
+                    found.append(Mutant(f"{where}: {match[1]} → {order}", file, [edit], match.start()))
     return found
 
 

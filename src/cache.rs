@@ -32,9 +32,10 @@ pub type TrustKeyCache = KeyCache<uuid::Uuid>;
 /// # Progress
 ///
 /// [`lookup`](Self::lookup) is wait-free: no lock, no allocation, no retry, no write to memory that another
-/// thread's lookup reads. One exception: a thread's first operation registers it. [`Lease::remember`] and
-/// [`invalidate_key`](Self::invalidate_key) are lock-free; one in 256 (in a small cache, in 8 at least) also frees what was replaced, and makes a system
-/// call for it. [`invalidate`](Self::invalidate) is one atomic read-modify-write. Where
+/// thread's lookup reads. Two exceptions: a thread's first operation registers it, and the first after a rest, during which a writer has found it at rest, says
+/// that it is back. [`Lease::remember`] and
+/// [`invalidate_key`](Self::invalidate_key) are lock-free; one in 128 (in a small cache, in 8 at least) also frees what was replaced, and where a thread rests
+/// makes a system call for it. [`invalidate`](Self::invalidate) is one atomic read-modify-write. Where
 /// [`reclamation`](crate::reclamation) is `CrossbeamEpoch`, each 128th lookup of a thread helps that collector, too.
 ///
 /// # Values

@@ -58,8 +58,8 @@
 //!
 //! A reader pins an epoch, loads the pointer and reads plain memory: tags first, all at once, then the one
 //! entry whose tag matches. A writer copies a bucket, publishes the copy by compare-exchange, and retires the
-//! old one until no reader can hold it. Readers tell by two plain stores that they read; the barrier that this takes is the
-//! writers' to make (`membarrier(2)`; [`reclamation`] tells where `crossbeam-epoch` stands in). A bucket of another generation than the cache's is
+//! old one until no reader can hold it. Readers tell by two plain stores that they read, and once an epoch that they have come by; the barrier that it takes where some
+//! rest is the writers' to make (`membarrier(2)`; [`reclamation`] tells where `crossbeam-epoch` stands in). A bucket of another generation than the cache's is
 //! empty, whatever it holds, so invalidating everything is `generation += 1`. A lease captures the
 //! generation, and the bucket's lease epoch, which invalidating one key raises.
 //!

@@ -4,7 +4,7 @@
 
 pub(super) use std::alloc::{alloc, dealloc};
 pub(super) use std::cell::Cell;
-pub(super) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+pub(super) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicU64 as StoredU64, Ordering};
 pub(super) use std::thread_local;
 
 pub(super) use super::barrier;
@@ -31,12 +31,11 @@ macro_rules! lazy_static {
 }
 pub(super) use lazy_static;
 
-/// How many buckets a map retires before it starts a grace period for them. Each start costs a system call, and
-/// interrupts the threads that run: a reader beside a writer that never rests meets an interruption with each batch, and must do so in less
-/// than one of 10,000 lookups.
+/// How many buckets a map retires before it starts a grace period for them. Each second end of one may cost a system call that
+/// interrupts the threads that run: a reader beside a writer that never rests must meet that in less than one of 10,000 lookups.
 #[inline]
 pub(super) fn batch() -> u64 {
-    256
+    128
 }
 
 /// Marks the accesses to a snapshot, for loom to check; costs nothing here.

@@ -47,8 +47,8 @@ fn g6_memory_is_flat_over_millions_of_remembers_and_small_at_capacity() {
     };
     let first = round(0);
     // Every bucket full, and the batches that wait: with crossbeam-epoch a grace period takes some batches to end.
-    let batches = if reclamation() == Reclamation::Membarrier { 1 } else { 8 };
-    let bound = (250 + batches * 250) * 1_024;
+    let batches = if reclamation() == Reclamation::Membarrier { 2 } else { 16 };
+    let bound = (250 + batches * 125) * 1_024;
     assert!(first < bound, "{first} bytes");
     for offset in 1..10 {
         let later = round(offset * 10_000);

@@ -151,11 +151,17 @@ fn g7_a_reader_that_outlives_its_threads_registration_keeps_its_value() {
     })
     .join()
     .unwrap();
-    for round in 0..1_000 {
+    // Readers of the other tests, which run at the same time, may hold something back for as long as they have no processor.
+    for round in 0..100_000 {
         assert!(cache.lease(&key).remember(Counted::new(round, &alive)));
+        if round >= 1_000 && alive.load(Ordering::Relaxed) <= 64 {
+            return;
+        }
+        if round % 100 == 0 {
+            std::thread::yield_now();
+        }
     }
-    let alive = alive.load(Ordering::Relaxed);
-    assert!(alive <= 64, "{alive} values are held back by readers that are done");
+    panic!("{} values are held back by readers that are done", alive.load(Ordering::Relaxed));
 }
 
 /// Freeing runs values' destructors, which may write to the cache and so retire more.

@@ -6,24 +6,46 @@ mod refusal;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::mpsc::channel;
+use std::thread;
 
 use counted::Counted;
 use trust_key_cache::{KeyCache, KeyHash, Reclamation, reclamation};
 
 #[test]
-fn g7_what_is_retired_after_membarrier_was_refused_goes_with_the_cache() {
+fn g7_after_membarrier_was_refused_what_a_resting_thread_may_hold_goes_with_the_cache() {
     let alive = Arc::new(AtomicIsize::new(0));
-    let cache = KeyCache::<Counted>::builder().capacity(1).build().unwrap();
+    let cache = Arc::new(KeyCache::<Counted>::builder().capacity(1).build().unwrap());
     let hash = KeyHash::of("key");
     let works = reclamation() == Reclamation::Membarrier;
     refusal::refuse_membarrier();
     assert_eq!(reclamation() == Reclamation::Membarrier, works, "the choice is made once");
-    for round in 0..1_000 {
-        assert!(cache.lease(&hash).remember(Counted::new(round, &alive)));
-        assert_eq!(cache.lookup_with(&hash, |value| value.parts[0]), Some(round));
-    }
-    // Nobody can tell whether a reader is left, so nothing is freed while there could be one.
-    assert!(!works || alive.load(Ordering::Relaxed) >= 1_000 - 16, "freed without a barrier");
+    let churn = || {
+        for round in 0..1_000 {
+            assert!(cache.lease(&hash).remember(Counted::new(round, &alive)));
+            assert_eq!(cache.lookup_with(&hash, |value| value.parts[0]), Some(round));
+        }
+        alive.load(Ordering::Relaxed)
+    };
+    // All threads that read go on reading or are gone: that takes no barrier.
+    let others = cache.clone();
+    thread::spawn(move || others.lookup_with(&hash, |_| ())).join().unwrap();
+    let held = churn();
+    assert!(!works || held <= 1 + 16, "{held} values for one key");
+
+    // Of one that rests nobody can tell whether it is reading.
+    let (resting, reads) = (channel::<()>(), channel());
+    let others = cache.clone();
+    let rests = thread::spawn(move || {
+        others.lookup_with(&hash, |_| ());
+        reads.0.send(()).unwrap();
+        resting.1.recv().ok();
+    });
+    reads.1.recv().unwrap();
+    let held = churn();
+    assert!(!works || held >= 1_000 - 32, "freed without a barrier");
+    drop(resting.0);
+    rests.join().unwrap();
     drop(cache);
     assert_eq!(alive.load(Ordering::Relaxed), 0);
 }

@@ -192,6 +192,16 @@ impl TrustStore for Stuck {
     }
 }
 
+#[test]
+fn what_is_shown_for_debugging_names_the_header_and_no_key() {
+    let authenticator = Authenticator::builder(Arc::new(MemoryStore::new()), Arc::default()).build();
+    let layer = AuthLayer::new(authenticator).header(KeyHeader::new(http::HeaderName::from_static("x-key")));
+    let shown = format!("{layer:?} {:?}", layer.layer("the service within"));
+    for part in ["AuthLayer {", "AuthService {", "x-key", "the service within"] {
+        assert!(shown.contains(part), "{shown}");
+    }
+}
+
 #[tokio::test]
 async fn over_the_limit_the_client_is_told_when_to_come_back() {
     let authenticator = Authenticator::builder(Arc::new(Stuck), Arc::default()).waiting_limit(1).build();

@@ -24,17 +24,29 @@ impl Grace {
         Self(asymmetric::Grace::start())
     }
 
-    /// Whether it is over by now.
+    /// Whether it is over by now, as far as it can be known without a barrier.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.0.can_end() && self.0.is_over(asymmetric::horizon())
+        self.0.is_over(asymmetric::horizon())
+    }
+
+    /// Whether it would be over after a barrier, and is not yet.
+    #[must_use]
+    pub fn wants_a_barrier(&self) -> bool {
+        self.0.wants_fence(asymmetric::horizon())
+    }
+
+    /// Makes the barrier, and tells whether it is over after it.
+    #[must_use]
+    pub fn is_over_past_a_barrier(&self) -> bool {
+        self.0.fence().is_some_and(|horizon| self.0.is_over(horizon))
     }
 }
 
-/// The oldest epoch in which a thread is pinned, or the newest epoch.
+/// The oldest epoch in which a thread is pinned.
 #[must_use]
-pub fn horizon() -> u64 {
-    asymmetric::horizon()
+pub fn pinned() -> u64 {
+    asymmetric::horizon().pinned
 }
 
 /// For the rest of this execution there are no barriers.

@@ -112,21 +112,34 @@ impl Grace {
         Self { awaited: std::array::from_fn(|thread| Cell::new(thread < threads)) }
     }
 
-    pub(super) fn can_end(&self) -> bool {
-        true
-    }
-
-    pub(super) fn is_over(&self, horizon: u64) -> bool {
+    pub(super) fn is_over(&self, horizon: &Horizon) -> bool {
         for (thread, awaited) in self.awaited.iter().enumerate() {
-            awaited.set(awaited.get() && horizon & 1 << thread != 0);
+            awaited.set(awaited.get() && horizon.0 & 1 << thread != 0);
         }
         !self.awaited.iter().any(Cell::get)
+    }
+
+    /// Its start has made the fence.
+    pub(super) fn wants_fence(&self, _horizon: &Horizon) -> bool {
+        false
+    }
+
+    pub(super) fn fence(&self) -> Option<Horizon> {
+        unreachable!("nobody waits for one")
     }
 }
 
 /// Whose flag is up, a bit a thread; above that, a number that differs with each call, so that every look at what waits
 /// is taken.
-pub(super) fn horizon() -> u64 {
+pub(super) struct Horizon(u64);
+
+impl Horizon {
+    pub(super) fn furthest(&self) -> u64 {
+        self.0
+    }
+}
+
+pub(super) fn horizon() -> Horizon {
     let (looks, threads) = REGISTRY.books(|books| {
         books.looks += 1;
         (books.looks, books.threads.len())
@@ -134,5 +147,5 @@ pub(super) fn horizon() -> u64 {
     let pinned = REGISTRY.pinned[..threads].iter().enumerate();
     // Acquire: pairs with the Release store at the guard's end.
     let up = pinned.map(|(thread, pinned)| u64::from(pinned.load(Ordering::Acquire)) << thread);
-    looks << MOST_THREADS | up.sum::<u64>()
+    Horizon(looks << MOST_THREADS | up.sum::<u64>())
 }

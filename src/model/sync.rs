@@ -117,6 +117,43 @@ impl AtomicU64 {
         self.1.step();
         self.0.fetch_add(value, order)
     }
+
+    #[cfg(not(crossbeam_loom))]
+    pub(super) fn swap(&self, value: u64, order: Ordering) -> u64 {
+        self.1.step();
+        self.0.swap(value, order)
+    }
+
+    #[cfg(not(crossbeam_loom))]
+    pub(super) fn compare_exchange(
+        &self,
+        current: u64,
+        new: u64,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u64, u64> {
+        self.1.step();
+        self.0.compare_exchange(current, new, success, failure)
+    }
+}
+
+/// One that no thread exchanges: so nothing is hidden.
+pub(super) struct StoredU64(atomic::AtomicU64);
+
+impl StoredU64 {
+    pub(super) fn new(value: u64) -> Self {
+        Self(atomic::AtomicU64::new(value))
+    }
+
+    pub(super) fn load(&self, order: Ordering) -> u64 {
+        step();
+        self.0.load(order)
+    }
+
+    pub(super) fn store(&self, value: u64, order: Ordering) {
+        step();
+        self.0.store(value, order);
+    }
 }
 
 pub(super) struct AtomicBool(atomic::AtomicBool);

@@ -1,45 +1,83 @@
-//! Epochs whose readers do not fence.
+//! Epochs whose readers do not fence, and which seldom need a barrier.
 //!
-//! A thread that pins writes the current epoch into a record of its own, by a plain store; a thread that unpins
-//! writes zero. A grace period starts by advancing the epoch from `e` to `e + 1`, and then makes the barrier on behalf
-//! of all readers ([`heavy`](barrier::heavy)). It is over once no record holds `e` or less.
+//! A thread that pins writes the current epoch into a record of its own, by a plain store (`pinned`); a thread that unpins
+//! writes zero there. The first time that it pins in an epoch, it writes the epoch to a second word as well (`seen`).
+//!
+//! A grace period starts by advancing the epoch from `e` to `e + 1`. It is over once every thread has `seen` a later epoch
+//! than `e`: where all threads go on reading, that comes by itself. For those that rest there is the barrier
+//! ([`Grace::fence`]): it is made on behalf of all readers ([`heavy`](barrier::heavy)), and shows the grace period to be over
+//! if no record is `pinned` in `e` or an earlier epoch after it. What rests is detached on that occasion, so that later grace periods do
+//! not wait for it: they would need a barrier each.
 //!
 //! # Why that is enough
 //!
-//! Let a grace period start with `e` after an object was unlinked, and let a reader pin.
+//! Let a grace period start with `e` after an object was unlinked. A *section* is what a thread does from its outermost pin to the
+//! end of its last guard. All writes to the epoch are read-modify-writes, so whoever Acquires one of them has Acquired all before it.
 //!
-//! 1. *The reader's epoch is above `e`.* It has Acquired the Release that advanced the epoch, so it sees what came
-//!    before that: the object is out of its reach.
-//! 2. *Its epoch is `e` or less, and its store to the record comes before the heavy barrier* (its light barrier is
+//! *Every thread has seen a later epoch.* Let a record's `seen` be above `e`, by a store in a section S of its thread. Earlier sections of that
+//! thread are over, and happen-before the end of the grace period: the store Releases, the look at it Acquires. S and later
+//! sections have Acquired an epoch above `e`, so they see what came before it was advanced: the object is out of their reach.
+//!
+//! *After the barrier.* Let a reader pin in the epoch `p`.
+//!
+//! 1. *`p` is above `e`.* As above: the object is out of its reach.
+//! 2. *`p` is `e` or less, and its store to the record comes before the heavy barrier* (its light barrier is
 //!    ordered first). Then every later look at the record sees that store or a later one of the same thread. So the
 //!    grace period does not end before the reader has stored something else: zero, after it is done, or the epoch of
 //!    a later pin, which comes after such a zero.
-//! 3. *Its epoch is `e` or less, and its light barrier is ordered after the heavy one.* Then what the reader loads
+//! 3. *`p` is `e` or less, and its light barrier is ordered after the heavy one.* Then what the reader loads
 //!    under the guard comes after the unlinking: the object is out of its reach. That the record shows an old epoch
 //!    costs time only.
 //!
-//! Both stores to a record Release and the looks at it Acquire, so what was done under a guard happens-before the end
+//! Both stores to `pinned` Release and the looks at it Acquire, so what was done under a guard happens-before the end
 //! of every grace period that waited for it. That holds for a later pin's store too, which is why it Releases.
 //!
-//! The idea is Fraser's (*Practical lock-freedom*, 2004, section 5.2.3); polling for the end of a grace period is
-//! the Linux kernel's (`poll_state_synchronize_rcu`).
+//! *Detached threads.* Whoever makes the barrier first puts a mark, which nobody else puts at the time, where a resting thread's `seen`
+//! was; after the barrier, if the record is not pinned, it exchanges that mark for [`DETACHED`]. A reader looks at `seen` after its light
+//! barrier, and finds anything but its epoch there: then it exchanges that for its epoch (it *attaches*), and if it was no epoch, it
+//! writes to the global epoch as well, without changing it. Let the end of a later grace period, which was started with `e`, rest on that
+//! `DETACHED`, and take a section of that thread.
+//!
+//! * *Its light barrier is ordered before the heavy one.* Then the look at `pinned` after the heavy barrier has seen its pin or something later, and
+//!   since it saw zero, the section was over. It happens-before the exchange, and so before the end of the grace period.
+//! * *The heavy barrier is ordered before its light one.* Then the section, and so each one after it, sees the mark or what came after it. The
+//!   exchange found the mark as it had been put, so the first of these sections exchanges its `seen` after that, and then writes to the
+//!   epoch. Had that write come before the start of the grace period, which is a write to the same location and Acquires, the look at `seen`
+//!   would have found that exchange, or something later. So it came after the start, and Acquired it: the object is out of reach of this section and of those after it.
+//!
+//! A record is detached from the beginning and whenever it is given back. Those who have it next are as a thread that was detached; and if the
+//! look at the list of records did not find it at all, neither did it find what that thread did before its first write to the epoch.
+//!
+//! The idea of epochs is Fraser's (*Practical lock-freedom*, 2004, section 5.2.3); polling for the end of a grace period is
+//! the Linux kernel's (`poll_state_synchronize_rcu`), as is that readers who are seen to have come by need no barrier, and that those who
+//! rest are told apart and skipped (its quiescent states, and its extended ones).
 
 use std::marker::PhantomData;
 use std::ptr;
 
 use super::sync::{
-    AtomicBool, AtomicPtr, AtomicU64, Cell, Ordering, barrier, lazy_static, thread_cell, thread_local,
+    AtomicBool, AtomicPtr, AtomicU64, Cell, Ordering, StoredU64, barrier, lazy_static, thread_cell,
+    thread_local,
 };
 
-/// What a record holds while its thread is not pinned. Epochs begin above it.
+/// What [`Record::pinned`] holds while its thread is not pinned.
 const UNPINNED: u64 = 0;
+
+/// The first epoch. Below it are the marks in [`Record::seen`], so that a mark is as an epoch that is long gone.
+const FIRST: u64 = 1 << 62;
+
+/// An epoch that never comes.
+const NEVER: u64 = u64::MAX;
+
+/// What [`Record::seen`] holds of a thread that no grace period waits for, as if it had seen all epochs there will be.
+const DETACHED: u64 = NEVER;
 
 /// More guards than a thread can have. Above it are the depths of records that their last guard gives back.
 const BORROWED: usize = 1 << (usize::BITS - 1);
 
 lazy_static! {
     static ref REGISTRY: Registry =
-        Registry { epoch: Epoch(AtomicU64::new(UNPINNED + 1)), newest: AtomicPtr::new(ptr::null_mut()) };
+        Registry { epoch: Epoch(AtomicU64::new(FIRST)), newest: AtomicPtr::new(ptr::null_mut()) };
 }
 
 struct Registry {
@@ -52,11 +90,13 @@ struct Registry {
 #[repr(align(128))]
 struct Epoch(AtomicU64);
 
-/// A thread's record, on a cache line of its own: while the thread has it, no other writes there.
+/// A thread's record, on a cache line of its own: while the thread has it and reads now and then, no other writes there.
 #[repr(align(128))]
 struct Record {
     /// The epoch in which the thread pinned, or [`UNPINNED`].
-    pinned: AtomicU64,
+    pinned: StoredU64,
+    /// The newest epoch in which the thread has pinned, or the mark of who is about to detach it, or [`DETACHED`].
+    seen: AtomicU64,
     /// How many guards the thread has; above [`BORROWED`] if the record goes back when they end. For its thread alone, and
     /// zero while no thread has the record.
     depth: Cell<usize>,
@@ -94,7 +134,8 @@ impl Registry {
 
     fn add(&self) -> &'static Record {
         let record = Box::into_raw(Box::new(Record {
-            pinned: AtomicU64::new(UNPINNED),
+            pinned: StoredU64::new(UNPINNED),
+            seen: AtomicU64::new(DETACHED),
             depth: Cell::new(0),
             taken: AtomicBool::new(true),
             older: ptr::null(),
@@ -122,14 +163,55 @@ impl Record {
         let depth = self.depth.get();
         self.depth.set(depth + 1);
         if depth == 0 {
-            // Acquire: pairs with the Release in `Grace::start`: case 1.
+            // Acquire: pairs with the Release in `Grace::start`: what was unlinked before is out of reach.
             let epoch = REGISTRY.epoch.0.load(Ordering::Acquire);
             // Release: pairs with the Acquire in `horizon`, on behalf of this thread's earlier guards. The barrier
             // after it makes it seen: cases 2 and 3.
             self.pinned.store(epoch, Ordering::Release);
             barrier::light();
+            // Relaxed: what others write here is a mark, which says only that `attach` is to be called; that it is seen in time is the barrier's
+            // business.
+            if self.seen.load(Ordering::Relaxed) != epoch {
+                self.attach(epoch);
+            }
         }
         Guard { record: self, not_send: PhantomData }
+    }
+
+    /// Writes down that this thread has seen the epoch: once an epoch, and when it was marked or detached.
+    #[cold]
+    fn attach(&self, epoch: u64) {
+        // Release: pairs with the Acquire in `horizon`, on behalf of this thread's earlier guards.
+        let before = self.seen.swap(epoch, Ordering::Release);
+        if !(FIRST..DETACHED).contains(&before) {
+            // Acquire and Release: pair with those in `Grace::start`. Whichever comes first, the other knows: that this thread is attached, or what
+            // was unlinked.
+            REGISTRY.epoch.0.fetch_add(0, Ordering::AcqRel);
+        }
+    }
+
+    /// Puts the mark on a thread that has not seen a later epoch than `epoch`.
+    fn mark(&self, mark: u64, epoch: u64) {
+        // Relaxed, both: that it is seen in time is the barrier's business, and nothing is read on the strength of it.
+        let seen = self.seen.load(Ordering::Relaxed);
+        if seen <= epoch {
+            self.seen.compare_exchange(seen, mark, Ordering::Relaxed, Ordering::Relaxed).ok();
+        }
+    }
+
+    /// After the barrier: the epoch in which the thread is pinned, if it is. If not, and if the mark is still there, detaches it.
+    fn pinned_or_detached(&self, mark: u64) -> Option<u64> {
+        // Acquire: pairs with the Release of a guard's end and, for an epoch, with that of `pin`.
+        let pinned = self.pinned.load(Ordering::Acquire);
+        if pinned != UNPINNED {
+            return Some(pinned);
+        }
+        // Relaxed: a hint, so that the cache lines of all others are left alone.
+        if self.seen.load(Ordering::Relaxed) == mark {
+            // Release: pairs with the Acquire in `horizon`: what was done under this thread's guards is over.
+            self.seen.compare_exchange(mark, DETACHED, Ordering::Release, Ordering::Relaxed).ok();
+        }
+        None
     }
 
     fn unpin(&self) {
@@ -146,6 +228,8 @@ impl Record {
     }
 
     fn give_back(&self) {
+        // Release: pairs with the Acquire in `horizon`: what was done under this thread's guards is over.
+        self.seen.store(DETACHED, Ordering::Release);
         // Release: pairs with the Acquire in `take`.
         self.taken.store(false, Ordering::Release);
     }
@@ -222,33 +306,57 @@ impl Drop for Guard {
 pub(crate) struct Grace(u64);
 
 impl Grace {
-    /// One that is never over: the barrier was refused.
-    const NEVER: Self = Self(u64::MAX);
-
     pub(crate) fn start() -> Self {
-        // Release: pairs with the Acquire in `Record::pin`: case 1, which does not need the barrier, as case 2 does not need the
-        // epoch to have been advanced: these two could change places.
-        let epoch = REGISTRY.epoch.0.fetch_add(1, Ordering::Release);
-        if barrier::heavy() { Self(epoch) } else { Self::NEVER }
+        // Release: pairs with the Acquire in `Record::pin`: who sees the new epoch sees what was unlinked before. Acquire: pairs with the Release
+        // in `Record::attach`: a thread that attached before is waited for.
+        Self(REGISTRY.epoch.0.fetch_add(1, Ordering::AcqRel))
     }
 
-    pub(crate) fn can_end(&self) -> bool {
-        self.0 != Self::NEVER.0
+    /// Whether it is over at a horizon that was read after its start.
+    pub(crate) fn is_over(&self, horizon: Horizon) -> bool {
+        self.0 < horizon.seen
     }
 
-    pub(crate) fn is_over(&self, horizon: u64) -> bool {
-        self.0 < horizon
+    /// Whether it waits for threads that rest, and for no others: then it is over after a barrier.
+    pub(crate) fn wants_fence(&self, horizon: Horizon) -> bool {
+        !self.is_over(horizon) && self.0 < horizon.pinned
+    }
+
+    /// Makes the barrier on behalf of all readers, and tells where this grace period, and those that started before, stand after it.
+    /// `None` if it was refused.
+    ///
+    /// Must not be called for the same grace period by two threads at a time.
+    pub(crate) fn fence(&self) -> Option<Horizon> {
+        // Nobody else's, since the epoch is no other grace period's.
+        let mark = self.0 - FIRST;
+        REGISTRY.records().for_each(|record| record.mark(mark, self.0));
+        if !barrier::heavy() {
+            return None;
+        }
+        let pinned =
+            REGISTRY.records().filter_map(|record| record.pinned_or_detached(mark)).fold(NEVER, u64::min);
+        Some(Horizon { seen: pinned, pinned })
     }
 }
 
-/// An epoch that no reader is behind, of those readers that a grace period which has started by now waits for.
-pub(crate) fn horizon() -> u64 {
-    // Relaxed: it is only to be above every grace period that the caller knows of, by coherence.
-    let newest = REGISTRY.epoch.0.load(Ordering::Relaxed);
-    REGISTRY
-        .records()
-        // Acquire: pairs with the Release stores of `Record::pin` and of the guard's end.
-        .map(|record| record.pinned.load(Ordering::Acquire))
-        .filter(|&epoch| epoch != UNPINNED)
-        .fold(newest, u64::min)
+/// How far readers have come; [`NEVER`] where nobody is behind.
+#[derive(Clone, Copy)]
+pub(crate) struct Horizon {
+    /// The oldest of the epochs that are the newest which a thread has seen.
+    seen: u64,
+    /// The oldest epoch in which a reader is pinned, as far as can be seen without a barrier.
+    pub(crate) pinned: u64,
+}
+
+/// Where grace periods stand that have started by now.
+pub(crate) fn horizon() -> Horizon {
+    REGISTRY.records().fold(Horizon { seen: NEVER, pinned: NEVER }, |horizon, record| Horizon {
+        // Acquire: pairs with the Release of `Record::attach`, `Record::pinned_or_detached` and `Record::give_back`.
+        seen: horizon.seen.min(record.seen.load(Ordering::Acquire)),
+        // Relaxed: it is for `Grace::wants_fence` alone, which is a hint.
+        pinned: match record.pinned.load(Ordering::Relaxed) {
+            UNPINNED => horizon.pinned,
+            epoch => horizon.pinned.min(epoch),
+        },
+    })
 }

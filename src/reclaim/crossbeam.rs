@@ -41,11 +41,7 @@ impl Grace {
         Self(over)
     }
 
-    pub(super) fn can_end(&self) -> bool {
-        true
-    }
-
-    pub(super) fn is_over(&self, _horizon: u64) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.0.get().is_some()
     }
 }

@@ -5,7 +5,7 @@
 //! What the rest of the crate relies on, and what each of the two implementations keeps:
 //!
 //! * **Grace.** A [`Grace`] is over only once every guard that existed at its start was dropped, and everything done
-//!   under those guards happens-before the call of [`Grace::is_over`] that says so.
+//!   under those guards happens-before the reading of the [`Horizon`] at which [`Grace::is_over`] says so.
 //! * **Visibility.** A guard made after the start of a grace period, as the barriers order the two, sees every store
 //!   that happens-before that start. So it cannot reach what was unlinked before.
 //! * **No order beyond that.** Pinning and unpinning order nothing else between threads. The map brings its own
@@ -37,8 +37,8 @@ use super::{barrier, sync};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reclamation {
-    /// Epochs with an asymmetric barrier: a lookup pays two plain stores, and a writer one `membarrier(2)` for each
-    /// batch of snapshots that it frees.
+    /// Epochs with an asymmetric barrier: a lookup pays two plain stores, and a writer, where a thread that has read rests, one
+    /// `membarrier(2)` for each two batches of snapshots that it frees.
     Membarrier,
     /// `crossbeam-epoch`: a lookup pays a memory fence, and each 128th of a thread helps with collecting.
     CrossbeamEpoch,
@@ -125,27 +125,55 @@ impl Grace {
         }
     }
 
-    /// Whether it may ever be over.
-    pub(super) fn can_end(&self) -> bool {
-        match self {
-            Self::Asymmetric(grace) => grace.can_end(),
-            Self::Crossbeam(grace) => grace.can_end(),
+    /// Whether it is over at `horizon`, which must have been read after the start.
+    pub(super) fn is_over(&self, horizon: &Horizon) -> bool {
+        match (self, horizon) {
+            (Self::Asymmetric(grace), Horizon::Asymmetric(horizon)) => grace.is_over(*horizon),
+            (Self::Crossbeam(grace), Horizon::Crossbeam(_)) => grace.is_over(),
+            _ => unreachable!("a process has one reclamation"),
         }
     }
 
-    /// Whether it is over at `horizon`, which must have been read after the start.
-    pub(super) fn is_over(&self, horizon: u64) -> bool {
+    /// Whether [`fence`](Self::fence) would end it.
+    pub(super) fn wants_fence(&self, horizon: &Horizon) -> bool {
+        match (self, horizon) {
+            (Self::Asymmetric(grace), Horizon::Asymmetric(horizon)) => grace.wants_fence(*horizon),
+            _ => false,
+        }
+    }
+
+    /// Does what threads that rest do not, so that this grace period, and those that started before, need not wait for them. The horizon is
+    /// for these alone. `None` if the kernel has refused it.
+    ///
+    /// Must not be called for the same grace period by two threads at a time.
+    pub(super) fn fence(&self) -> Option<Horizon> {
         match self {
-            Self::Asymmetric(grace) => grace.is_over(horizon),
-            Self::Crossbeam(grace) => grace.is_over(horizon),
+            Self::Asymmetric(grace) => grace.fence().map(Horizon::Asymmetric),
+            Self::Crossbeam(_) => Some(horizon()),
         }
     }
 }
 
-/// How far grace periods have come. As long as it stays the same, none that was not over is over.
-pub(super) fn horizon() -> u64 {
+/// How far grace periods have come.
+pub(super) enum Horizon {
+    Asymmetric(asymmetric::Horizon),
+    Crossbeam(u64),
+}
+
+impl Horizon {
+    /// As long as this stays the same, no grace period is over that was not over before, nor would be with a fence.
+    pub(super) fn furthest(&self) -> u64 {
+        match self {
+            Self::Asymmetric(horizon) => horizon.pinned,
+            Self::Crossbeam(ended) => *ended,
+        }
+    }
+}
+
+/// How far grace periods have come by now.
+pub(super) fn horizon() -> Horizon {
     match reclamation() {
-        Reclamation::Membarrier => asymmetric::horizon(),
-        Reclamation::CrossbeamEpoch => crossbeam::horizon(),
+        Reclamation::Membarrier => Horizon::Asymmetric(asymmetric::horizon()),
+        Reclamation::CrossbeamEpoch => Horizon::Crossbeam(crossbeam::horizon()),
     }
 }

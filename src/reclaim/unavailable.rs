@@ -22,15 +22,24 @@ impl Grace {
         unreachable!("without membarrier there is no such grace period")
     }
 
-    pub(super) fn can_end(&self) -> bool {
+    pub(super) fn is_over(&self, _horizon: Horizon) -> bool {
         match self.0 {}
     }
 
-    pub(super) fn is_over(&self, _horizon: u64) -> bool {
+    pub(super) fn wants_fence(&self, _horizon: Horizon) -> bool {
+        match self.0 {}
+    }
+
+    pub(super) fn fence(&self) -> Option<Horizon> {
         match self.0 {}
     }
 }
 
-pub(super) fn horizon() -> u64 {
-    0
+#[derive(Clone, Copy)]
+pub(crate) struct Horizon {
+    pub(crate) pinned: u64,
+}
+
+pub(super) fn horizon() -> Horizon {
+    unreachable!("without membarrier there is no such grace period")
 }

@@ -1,7 +1,8 @@
 //! Limbo: the buckets that were replaced, until no reader can hold them.
 //!
-//! Writers push what they have replaced to a list. Each 256th push takes the whole list and starts a grace period
-//! for it; batches whose grace period is not over yet wait in a second list. All of it belongs to the map, so what
+//! Writers push what they have replaced to a list. Each 128th push takes the whole list and starts a grace period
+//! for it; it waits in a second list, where the next look finds the grace period over if all threads that read have gone on reading. Where
+//! one rests, that look makes the barrier on its behalf, for all that waits. All of it belongs to the map, so what
 //! a map has retired is freed with it at the latest, and is dropped by nobody but its own writers.
 //!
 //! Both lists are Treiber stacks (*Systems Programming: Coping with Parallelism*, 1986) of which nothing is popped but all at once, by a
@@ -13,7 +14,7 @@ use std::ptr::{self, NonNull};
 // Not of `sync.rs`: what is counted decides when to collect, and nothing else, so a model need not explore it.
 use std::sync::atomic::AtomicU64;
 
-use super::super::reclaim::{self, Grace};
+use super::super::reclaim::{self, Grace, Horizon};
 use super::super::sync::{AtomicPtr, Ordering, batch, thread_cell};
 use super::bucket::{Header, OwnedBucket};
 
@@ -28,12 +29,15 @@ pub(super) struct Limbo<V> {
     every: u64,
     /// Batches whose grace period was not over when they were last looked at.
     waiting: AtomicPtr<Batch<V>>,
-    /// The horizon at which the last look was in vain. A hint: batches that one writer puts back while another looks in
+    /// The horizon at which the last look was in vain, or [`NOT_IN_VAIN`]. A hint: batches that one writer puts back while another looks in
     /// vain may be overlooked until the horizon moves.
     in_vain: AtomicU64,
-    /// Batches that can only be freed with the map.
+    /// Batches that can only be freed with the map: the fence was refused.
     stranded: AtomicPtr<Batch<V>>,
 }
+
+/// No horizon.
+const NOT_IN_VAIN: u64 = u64::MAX;
 
 thread_cell! {
     /// Whether this thread is collecting. A value's `Drop` may write to a cache and come here again.
@@ -73,6 +77,9 @@ struct Batch<V> {
     buckets: Buckets<V>,
 }
 
+/// Batches that nobody else has in hand, from the first on: a chain's, or all of a list's.
+struct Batches<V>(*mut Batch<V>);
+
 /// Batches that nobody else has in hand, linked from the first to the last.
 struct Chain<V> {
     first: *mut Batch<V>,
@@ -103,7 +110,7 @@ impl<V> Limbo<V> {
             count: AtomicU64::new(0),
             every: batch().min((slots as u64).max(8)),
             waiting: AtomicPtr::new(ptr::null_mut()),
-            in_vain: AtomicU64::new(u64::MAX),
+            in_vain: AtomicU64::new(NOT_IN_VAIN),
             stranded: AtomicPtr::new(ptr::null_mut()),
         }
     }
@@ -141,33 +148,54 @@ impl<V> Limbo<V> {
         // SAFETY: the header was pushed by `retire`, and by the swap it is ours alone.
         debug_assert_ne!(unsafe { Header::next(header) }, first, "the swap alone makes the links visible");
         let buckets = Buckets { first, values: PhantomData };
-        let batch = Box::new(Batch { grace: Grace::start(), next: ptr::null_mut(), buckets });
+        let newest = Box::new(Batch { grace: Grace::start(), next: ptr::null_mut(), buckets });
         let mut kept = Chain::default();
-        if !batch.grace.can_end() {
-            kept.push(batch);
-            kept.append_to(&self.stranded);
-            return;
-        }
-        let horizon = reclaim::horizon();
-        kept.free_or_push(batch, horizon);
         // Relaxed, here and below: a look that is left out, or made in vain, does no harm.
-        if horizon == self.in_vain.load(Ordering::Relaxed) || self.waiting.load(Ordering::Relaxed).is_null() {
+        let in_vain = self.in_vain.load(Ordering::Relaxed);
+        if in_vain != NOT_IN_VAIN && in_vain == reclaim::horizon().furthest() {
+            kept.push(newest);
             kept.append_to(&self.waiting);
             return;
         }
         // Acquire: pairs with the Release in `append_to`, so that each batch is visible, and the start of its grace
         // period happens-before the horizon that it is compared with.
-        let mut next = self.waiting.swap(ptr::null_mut(), Ordering::Acquire);
-        let horizon = reclaim::horizon();
-        let mut freed = false;
-        while !next.is_null() {
-            // SAFETY: the batch came from `Box::into_raw` in `Chain::push`, and by the swap it is ours alone.
-            let batch = unsafe { Box::from_raw(next) };
-            next = batch.next;
-            freed |= kept.free_or_push(batch, horizon);
+        let older = Batches(self.waiting.swap(ptr::null_mut(), Ordering::Acquire));
+        let mut horizon = reclaim::horizon();
+        let (mut freed, mut fence) = (false, false);
+        for batch in older {
+            fence |= batch.grace.wants_fence(&horizon);
+            freed |= kept.free_or_push(batch, &horizon);
         }
+        if fence {
+            let Some(fenced) = newest.grace.fence() else {
+                kept.push(newest);
+                kept.append_to(&self.stranded);
+                return;
+            };
+            horizon = fenced;
+            for batch in Batches(std::mem::take(&mut kept).first) {
+                freed |= kept.free_or_push(batch, &horizon);
+            }
+        }
+        // The newest may wait for threads that have yet to come by. They have until the next look, which makes the fence.
+        let in_vain = !freed && !newest.grace.wants_fence(&horizon);
+        kept.free_or_push(newest, &horizon);
         kept.append_to(&self.waiting);
-        self.in_vain.store(if freed { u64::MAX } else { horizon }, Ordering::Relaxed);
+        self.in_vain.store(if in_vain { horizon.furthest() } else { NOT_IN_VAIN }, Ordering::Relaxed);
+    }
+}
+
+impl<V> Iterator for Batches<V> {
+    type Item = Box<Batch<V>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_null() {
+            return None;
+        }
+        // SAFETY: the batch came from `Box::into_raw` in `Chain::push`, and is ours alone.
+        let batch = unsafe { Box::from_raw(self.0) };
+        self.0 = batch.next;
+        Some(batch)
     }
 }
 
@@ -183,7 +211,7 @@ impl<V> Chain<V> {
     /// Frees the batch if its grace period is over, and takes it in if not; tells whether it was freed.
     ///
     /// `horizon` must have been read after the start of the batch's grace period.
-    fn free_or_push(&mut self, batch: Box<Batch<V>>, horizon: u64) -> bool {
+    fn free_or_push(&mut self, batch: Box<Batch<V>>, horizon: &Horizon) -> bool {
         let over = batch.grace.is_over(horizon);
         if over {
             // SAFETY: the grace period started after these buckets had left their slots, and is over.
@@ -236,11 +264,7 @@ impl<V> Drop for Limbo<V> {
         // SAFETY: readers borrow the map.
         unsafe { retired.free() };
         for list in [&self.waiting, &self.stranded] {
-            let mut next = list.load(Ordering::Relaxed);
-            while !next.is_null() {
-                // SAFETY: the batch came from `Box::into_raw`, and nobody else is left to take it.
-                let batch = unsafe { Box::from_raw(next) };
-                next = batch.next;
+            for batch in Batches(list.load(Ordering::Relaxed)) {
                 // SAFETY: readers borrow the map.
                 unsafe { batch.buckets.free() };
             }

@@ -107,4 +107,20 @@ mod tests {
         std::fs::write(&folder, "no folder").unwrap();
         assert!(file.look().is_err() && file.check().is_err());
     }
+
+    #[test]
+    fn what_cannot_be_told_is_an_error_and_no_verdict() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("trusts.db");
+        std::fs::write(&path, "one").unwrap();
+        let file = File::at(path.clone());
+        let kept = folder.path().join("kept.db");
+        std::fs::rename(&path, &kept).unwrap();
+        // A link that leads to itself: too many levels of them.
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+        let error = file.look().unwrap_err();
+        assert!(error.to_string().contains("whether it is still there cannot be told"), "{error}");
+        std::fs::rename(&kept, &path).unwrap();
+        assert!(file.look().is_ok());
+    }
 }

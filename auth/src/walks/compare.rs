@@ -69,6 +69,22 @@ mod tests {
         assert_eq!(compare(&[], &rows).await, []);
     }
 
+    #[tokio::test]
+    async fn others_have_a_turn_after_each_block_and_not_after_the_last() {
+        let row = |at: usize| KeyHash::of(at.to_be_bytes());
+        let rows: Vec<KeyHash> = (0..COMPARES_AT_A_TIME).map(row).collect();
+        for (candidates, expected) in [(1, 0), (2, 1), (3, 3)] {
+            let asked: Vec<KeyHash> = (0..candidates).map(row).collect();
+            let mut turns = 0;
+            tokio::select! {
+                biased;
+                _ = compare(&asked, &rows) => {}
+                () = async { loop { turns += 1; yield_now().await } } => {}
+            }
+            assert_eq!(turns, expected, "{candidates} candidates");
+        }
+    }
+
     /// More candidates than are compared at a time, with few rows.
     #[tokio::test]
     async fn a_block_is_never_empty() {

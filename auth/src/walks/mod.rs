@@ -191,3 +191,34 @@ struct Seen {
     ids: Vec<Option<Uuid>>,
     rows: usize,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::MemoryStore;
+
+    #[tokio::test]
+    async fn others_have_a_turn_after_some_answers_and_not_after_the_last() {
+        let walks = Walks::new(
+            Arc::new(MemoryStore::new()),
+            Arc::new(Counters::default()),
+            usize::MAX,
+            RejectFloor::new(Duration::ZERO),
+        );
+        let walker = Walker { walks: Arc::new(walks), retired: true };
+        for (members, expected) in
+            [(1, 0), (ANSWERS_AT_A_TIME, 0), (ANSWERS_AT_A_TIME + 1, 1), (3 * ANSWERS_AT_A_TIME, 2)]
+        {
+            let waiter = || Waiter { hash: KeyHash::of("key"), answer: oneshot::channel().0 };
+            let mut turns = 0;
+            tokio::select! {
+                biased;
+                () = walker.walk(std::iter::repeat_with(waiter).take(members).collect()) => {}
+                () = async { loop { turns += 1; yield_now().await } } => {}
+            }
+            assert_eq!(turns, expected, "{members} members");
+        }
+    }
+}

@@ -97,3 +97,25 @@ impl<A> Drop for Joined<'_, A> {
         drop(gone);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As when the walker's runtime is shut down before its first turn.
+    #[test]
+    fn who_was_sent_away_takes_nobodys_place() {
+        let queue = Queue::<()>::new(1);
+        let waiter = || Waiter { hash: KeyHash::of("key"), answer: oneshot::channel().0 };
+        let sent_away = queue.join(waiter()).unwrap();
+        assert!(sent_away.first && queue.is_waited_for());
+        queue.give_up();
+        assert!(!queue.is_waited_for());
+        let waits = queue.join(waiter()).unwrap();
+        assert!(waits.first, "the right to walk was given up");
+        drop(sent_away);
+        assert!(queue.is_waited_for());
+        drop(waits);
+        assert!(!queue.is_waited_for());
+    }
+}

@@ -167,6 +167,8 @@ impl Eviction {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
     #[tokio::test]
@@ -187,5 +189,41 @@ mod tests {
         }
         assert!(!watcher.status().connected);
         assert_eq!(watcher.status().connects, 1);
+    }
+
+    /// The first failure and each loss of a connection; not the attempts after it.
+    #[tokio::test]
+    async fn what_is_worth_a_warning_is_logged_as_one() {
+        #[derive(Clone, Default)]
+        struct Log(Arc<Mutex<Vec<u8>>>);
+        impl std::io::Write for Log {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().unwrap().write(bytes)
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let watcher = Watcher::start(Arc::new(TrustKeyCache::new()), |_| std::future::pending());
+        let error = StoreError::Timeout { after: std::time::Duration::from_secs(1) };
+        tracing::subscriber::with_default(subscriber, || {
+            let eviction = &watcher.eviction;
+            eviction.failed(&error);
+            eviction.failed(&error);
+            eviction.connected();
+            eviction.failed(&error);
+            eviction.failed(&error);
+        });
+        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let levels: Vec<&str> = log.lines().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+        assert_eq!(levels, ["WARN", "DEBUG", "WARN", "DEBUG"], "{log}");
+        assert!(format!("{watcher:?}").contains("failures: 4"), "{watcher:?}");
     }
 }
