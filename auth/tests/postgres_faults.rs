@@ -256,3 +256,23 @@ async fn a_store_that_was_closed_is_unreachable_and_leaves_no_connection() {
         assert!(begun.elapsed() < SOON, "a connection is left");
     }
 }
+
+/// Only a lost connection is worth a second attempt: any other error is the answer, on a connection that was used before as on a new one.
+#[tokio::test]
+async fn a_read_that_fails_is_not_done_again_unless_the_connection_was_lost() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let (store, trust) = store_with_a_trust(&url).await;
+    // Fails once, and never after: a sequence forgets nothing with a transaction.
+    server.psql(
+        &url,
+        "ALTER TABLE trust RENAME TO trust_rows; CREATE SEQUENCE reads;
+         CREATE VIEW trust AS SELECT *, CASE WHEN nextval('reads') = 1 THEN 1 / (SELECT 0) END AS failed FROM trust_rows",
+    );
+    for _ in 0..2 {
+        server.psql(&url, "ALTER SEQUENCE reads RESTART");
+        let error = store.fetch(trust.id).await.unwrap_err();
+        assert!(error.to_string().contains("error 22012"), "{error}");
+        assert_eq!(store.fetch(trust.id).await.unwrap().map(|trust| trust.id), Some(trust.id));
+    }
+}
