@@ -399,6 +399,21 @@ async fn a_watch_on_sqlite_that_failed_invalidates_every_key_when_it_is_back() {
     assert!(watched.world.attempt(&key).await.result.is_ok());
 }
 
+/// It is the watcher that looks, also where nobody asks the store for anything.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_file_that_is_replaced_is_lost_to_its_watcher() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, other) = (folder.path().join("trusts.db"), folder.path().join("other.db"));
+    let store = sqlite_options(&path).connect().await.unwrap();
+    let watcher = store.watch(Arc::default());
+    eventually("it watches", || watcher.status().connected).await;
+    std::fs::write(&other, "").unwrap();
+    std::fs::rename(&other, &path).unwrap();
+    eventually("the loss was noticed", || !watcher.status().connected).await;
+    assert!(watcher.status().failures > 0);
+}
+
 /// SQLite removes its side files when the last connection closes. What stays in them is put into whatever file has the name at the next start.
 #[tokio::test]
 async fn a_store_that_is_closed_has_closed_its_watchers_too_and_left_nothing_in_sqlites_side_files() {
