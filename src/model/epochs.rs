@@ -33,13 +33,13 @@ impl Grace {
     /// Whether it would be over after a barrier, and is not yet.
     #[must_use]
     pub fn wants_a_barrier(&self) -> bool {
-        self.0.wants_fence(asymmetric::horizon())
+        self.0.wants_fence(asymmetric::horizon()).is_some()
     }
 
     /// Makes the barrier, and tells whether it is over after it.
     #[must_use]
     pub fn is_over_past_a_barrier(&self) -> bool {
-        self.0.fence().is_some_and(|horizon| self.0.is_over(horizon))
+        self.0.fence().make().is_some_and(|horizon| self.0.is_over(horizon))
     }
 }
 

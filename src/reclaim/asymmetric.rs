@@ -5,7 +5,7 @@
 //!
 //! A grace period starts by advancing the epoch from `e` to `e + 1`. It is over once every thread has `seen` a later epoch
 //! than `e`: where all threads go on reading, that comes by itself. For those that rest there is the barrier
-//! ([`Grace::fence`]): it is made on behalf of all readers ([`heavy`](barrier::heavy)), and shows the grace period to be over
+//! ([`Fence`]): it is made on behalf of all readers ([`heavy`](barrier::heavy)), and shows the grace period to be over
 //! if no record is `pinned` in `e` or an earlier epoch after it. What rests is detached on that occasion, so that later grace periods do
 //! not wait for it: they would need a barrier each.
 //!
@@ -34,14 +34,14 @@
 //!
 //! *Detached threads.* Whoever makes the barrier first puts a mark, which nobody else puts at the time, where a resting thread's `seen`
 //! was; after the barrier, if the record is not pinned, it exchanges that mark for [`DETACHED`]. A reader looks at `seen` after its light
-//! barrier, and finds anything but its epoch there: then it exchanges that for its epoch (it *attaches*), and if it was no epoch, it
+//! barrier, and finds anything but its epoch there: then it exchanges that for its epoch (it *attaches*), and if it was `DETACHED`, it
 //! writes to the global epoch as well, without changing it. Let the end of a later grace period, which was started with `e`, rest on that
 //! `DETACHED`, and take a section of that thread.
 //!
 //! * *Its light barrier is ordered before the heavy one.* Then the look at `pinned` after the heavy barrier has seen its pin or something later, and
 //!   since it saw zero, the section was over. It happens-before the exchange, and so before the end of the grace period.
 //! * *The heavy barrier is ordered before its light one.* Then the section, and so each one after it, sees the mark or what came after it. The
-//!   exchange found the mark as it had been put, so the first of these sections exchanges its `seen` after that, and then writes to the
+//!   exchange found the mark as it had been put, so the first of these sections exchanges its `seen` after that, finds `DETACHED`, and then writes to the
 //!   epoch. Had that write come before the start of the grace period, which is a write to the same location and Acquires, the look at `seen`
 //!   would have found that exchange, or something later. So it came after the start, and Acquired it: the object is out of reach of this section and of those after it.
 //!
@@ -183,10 +183,13 @@ impl Record {
     fn attach(&self, epoch: u64) {
         // Release: pairs with the Acquire in `horizon`, on behalf of this thread's earlier guards.
         let before = self.seen.swap(epoch, Ordering::Release);
-        if !(FIRST..DETACHED).contains(&before) {
+        if before == DETACHED {
             // Acquire and Release: pair with those in `Grace::start`. Whichever comes first, the other knows: that this thread is attached, or what
             // was unlinked.
-            REGISTRY.epoch.0.fetch_add(0, Ordering::AcqRel);
+            let newest = REGISTRY.epoch.0.fetch_add(0, Ordering::AcqRel);
+            // That it is read makes it a fence and a load on x86-64; a compiler may leave out a write of nothing that nobody reads (LLVM does,
+            // and leaves the order to the exchange above). And the later epoch holds less back. Release: as in `pin`.
+            self.pinned.store(newest, Ordering::Release);
         }
     }
 
@@ -317,16 +320,26 @@ impl Grace {
         self.0 < horizon.seen
     }
 
-    /// Whether it waits for threads that rest, and for no others: then it is over after a barrier.
-    pub(crate) fn wants_fence(&self, horizon: Horizon) -> bool {
-        !self.is_over(horizon) && self.0 < horizon.pinned
+    /// The fence that would end it, if it waits for threads that rest, and for no others.
+    pub(crate) fn wants_fence(&self, horizon: Horizon) -> Option<Fence> {
+        (!self.is_over(horizon) && self.0 < horizon.pinned).then(|| self.fence())
     }
 
-    /// Makes the barrier on behalf of all readers, and tells where this grace period, and those that started before, stand after it.
-    /// `None` if it was refused.
+    /// The fence after which it waits for none but readers that were there at its start.
+    pub(crate) fn fence(&self) -> Fence {
+        Fence(self.0)
+    }
+}
+
+/// A barrier to be made on behalf of the threads that have seen no later epoch than this one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Fence(u64);
+
+impl Fence {
+    /// Makes it, and tells where all grace periods that have started by now stand after it. `None` if it was refused.
     ///
-    /// Must not be called for the same grace period by two threads at a time.
-    pub(crate) fn fence(&self) -> Option<Horizon> {
+    /// Must not be made for the same grace period by two threads at a time.
+    pub(crate) fn make(self) -> Option<Horizon> {
         // Nobody else's, since the epoch is no other grace period's.
         let mark = self.0 - FIRST;
         REGISTRY.records().for_each(|record| record.mark(mark, self.0));

@@ -134,23 +134,25 @@ impl Grace {
         }
     }
 
-    /// Whether [`fence`](Self::fence) would end it.
-    pub(super) fn wants_fence(&self, horizon: &Horizon) -> bool {
+    /// The fence that would end it, if it waits for nothing else.
+    pub(super) fn wants_fence(&self, horizon: &Horizon) -> Option<Fence> {
         match (self, horizon) {
-            (Self::Asymmetric(grace), Horizon::Asymmetric(horizon)) => grace.wants_fence(*horizon),
-            _ => false,
+            (Self::Asymmetric(grace), Horizon::Asymmetric(horizon)) => grace.wants_fence(*horizon).map(Fence),
+            _ => None,
         }
     }
+}
 
-    /// Does what threads that rest do not, so that this grace period, and those that started before, need not wait for them. The horizon is
-    /// for these alone. `None` if the kernel has refused it.
+/// What threads that rest do not do, so that grace periods need not wait for them. Of two, the later is enough for both.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Fence(asymmetric::Fence);
+
+impl Fence {
+    /// The horizon after it, for grace periods that had started before. `None` if the kernel has refused it.
     ///
-    /// Must not be called for the same grace period by two threads at a time.
-    pub(super) fn fence(&self) -> Option<Horizon> {
-        match self {
-            Self::Asymmetric(grace) => grace.fence().map(Horizon::Asymmetric),
-            Self::Crossbeam(_) => Some(horizon()),
-        }
+    /// Must not be made for the same grace period by two threads at a time.
+    pub(super) fn make(self) -> Option<Horizon> {
+        self.0.make().map(Horizon::Asymmetric)
     }
 }
 

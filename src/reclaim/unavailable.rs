@@ -26,11 +26,16 @@ impl Grace {
         match self.0 {}
     }
 
-    pub(super) fn wants_fence(&self, _horizon: Horizon) -> bool {
+    pub(super) fn wants_fence(&self, _horizon: Horizon) -> Option<Fence> {
         match self.0 {}
     }
+}
 
-    pub(super) fn fence(&self) -> Option<Horizon> {
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Fence(Infallible);
+
+impl Fence {
+    pub(super) fn make(self) -> Option<Horizon> {
         match self.0 {}
     }
 }

@@ -32,7 +32,7 @@ pub(super) struct Limbo<V> {
     /// The horizon at which the last look was in vain, or [`NOT_IN_VAIN`]. A hint: batches that one writer puts back while another looks in
     /// vain may be overlooked until the horizon moves.
     in_vain: AtomicU64,
-    /// Batches that can only be freed with the map: the fence was refused.
+    /// Batches that are freed with the map: the fence was refused.
     stranded: AtomicPtr<Batch<V>>,
 }
 
@@ -161,13 +161,13 @@ impl<V> Limbo<V> {
         // period happens-before the horizon that it is compared with.
         let older = Batches(self.waiting.swap(ptr::null_mut(), Ordering::Acquire));
         let mut horizon = reclaim::horizon();
-        let (mut freed, mut fence) = (false, false);
+        let (mut freed, mut fence) = (false, None);
         for batch in older {
-            fence |= batch.grace.wants_fence(&horizon);
+            fence = fence.max(batch.grace.wants_fence(&horizon));
             freed |= kept.free_or_push(batch, &horizon);
         }
-        if fence {
-            let Some(fenced) = newest.grace.fence() else {
+        if let Some(fence) = fence {
+            let Some(fenced) = fence.make() else {
                 kept.push(newest);
                 kept.append_to(&self.stranded);
                 return;
@@ -178,7 +178,7 @@ impl<V> Limbo<V> {
             }
         }
         // The newest may wait for threads that have yet to come by. They have until the next look, which makes the fence.
-        let in_vain = !freed && !newest.grace.wants_fence(&horizon);
+        let in_vain = !freed && newest.grace.wants_fence(&horizon).is_none();
         kept.free_or_push(newest, &horizon);
         kept.append_to(&self.waiting);
         self.in_vain.store(if in_vain { horizon.furthest() } else { NOT_IN_VAIN }, Ordering::Relaxed);
