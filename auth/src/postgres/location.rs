@@ -173,6 +173,8 @@ mod tests {
         assert!(refusal("postgres://a/trusts?target_session_attrs=any").contains("replica"));
         assert!(refusal("postgres://a/trusts?sslmode=hunter2").contains("valid URL"));
         assert!(refusal("postgres://a:port/trusts").contains("valid URL"));
+        assert!(refusal("postgres://a/tru\0sts").contains("NUL"));
+        assert!(refusal("postgres://a/tru%00sts").contains("NUL"));
         for url in ["postgres://a/trusts?hunter2", "postgres://admin:hun?ter2=x@a/trusts"] {
             let message = refusal(url);
             assert!(message.contains("leave it out") && !message.contains("hun"), "{message}");
