@@ -158,6 +158,7 @@ mod tests {
         ] {
             let location = Location::parse(url).unwrap();
             assert_eq!(location.to_string(), "postgres://db.example:5433/trusts");
+            assert_eq!(format!("{location:?}"), "Location(\"postgres://db.example:5433/trusts\")");
             let shown = format!("{location} {location:?} {location:#?}");
             assert!(!shown.contains("hunter2") && !shown.contains("admin"), "{shown}");
         }
@@ -178,6 +179,13 @@ mod tests {
         for url in ["postgres://a/trusts?hunter2", "postgres://admin:hun?ter2=x@a/trusts"] {
             let message = refusal(url);
             assert!(message.contains("leave it out") && !message.contains("hun"), "{message}");
+        }
+    }
+
+    #[test]
+    fn the_servers_own_options_are_passed_on_in_either_spelling() {
+        for spelling in ["options[geqo]=off", "options%5bgeqo%5d=off", "options%5Bgeqo%5D=off"] {
+            assert_eq!(checked(spelling).unwrap(), Some(spelling));
         }
     }
 

@@ -156,3 +156,15 @@ impl fmt::Debug for PostgresOptions {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::PostgresStore;
+
+    #[test]
+    fn what_is_shown_for_debugging_has_the_limits_and_not_the_url() {
+        let options = PostgresStore::options("postgres://admin:hunter2@db.example/trusts").max_connections(7);
+        let shown = format!("{options:?}");
+        assert!(shown.contains("max_connections: 7") && !shown.contains("hunter2"), "{shown}");
+    }
+}
