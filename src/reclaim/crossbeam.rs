@@ -41,14 +41,38 @@ impl Grace {
         Self(over)
     }
 
-    pub(super) fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self, _horizon: &Horizon) -> bool {
         self.0.get().is_some()
+    }
+
+    /// Its readers fence themselves.
+    pub(super) fn wants_fence(&self, _horizon: &Horizon) -> Option<Fence> {
+        None
     }
 }
 
-pub(super) fn horizon() -> u64 {
+/// There is none.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fence {}
+
+impl Fence {
+    pub(super) fn make(self) -> Option<Horizon> {
+        match self {}
+    }
+}
+
+/// How many grace periods have ended.
+pub(crate) struct Horizon(u64);
+
+impl Horizon {
+    pub(super) fn furthest(&self) -> u64 {
+        self.0
+    }
+}
+
+pub(super) fn horizon() -> Horizon {
     // Collects: each pin and flush advances the epoch by one at most, and what was deferred in one may run two later.
     epoch::pin().flush();
     // Relaxed: see `Grace::start`.
-    ENDED.load(Ordering::Relaxed)
+    Horizon(ENDED.load(Ordering::Relaxed))
 }

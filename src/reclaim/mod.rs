@@ -129,7 +129,7 @@ impl Grace {
     pub(super) fn is_over(&self, horizon: &Horizon) -> bool {
         match (self, horizon) {
             (Self::Asymmetric(grace), Horizon::Asymmetric(horizon)) => grace.is_over(*horizon),
-            (Self::Crossbeam(grace), Horizon::Crossbeam(_)) => grace.is_over(),
+            (Self::Crossbeam(grace), Horizon::Crossbeam(horizon)) => grace.is_over(horizon),
             _ => unreachable!("a process has one reclamation"),
         }
     }
@@ -137,29 +137,40 @@ impl Grace {
     /// The fence that would end it, if it waits for nothing else.
     pub(super) fn wants_fence(&self, horizon: &Horizon) -> Option<Fence> {
         match (self, horizon) {
-            (Self::Asymmetric(grace), Horizon::Asymmetric(horizon)) => grace.wants_fence(*horizon).map(Fence),
-            _ => None,
+            (Self::Asymmetric(grace), Horizon::Asymmetric(horizon)) => {
+                grace.wants_fence(*horizon).map(Fence::Asymmetric)
+            }
+            (Self::Crossbeam(grace), Horizon::Crossbeam(horizon)) => {
+                grace.wants_fence(horizon).map(Fence::Crossbeam)
+            }
+            _ => unreachable!("a process has one reclamation"),
         }
     }
 }
 
 /// What threads that rest do not do, so that grace periods need not wait for them. Of two, the later is enough for both.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Fence(asymmetric::Fence);
+pub(super) enum Fence {
+    Asymmetric(asymmetric::Fence),
+    Crossbeam(crossbeam::Fence),
+}
 
 impl Fence {
     /// The horizon after it, for grace periods that had started before. `None` if the kernel has refused it.
     ///
     /// Must not be made for the same grace period by two threads at a time.
     pub(super) fn make(self) -> Option<Horizon> {
-        self.0.make().map(Horizon::Asymmetric)
+        match self {
+            Self::Asymmetric(fence) => fence.make().map(Horizon::Asymmetric),
+            Self::Crossbeam(fence) => fence.make().map(Horizon::Crossbeam),
+        }
     }
 }
 
 /// How far grace periods have come.
 pub(super) enum Horizon {
     Asymmetric(asymmetric::Horizon),
-    Crossbeam(u64),
+    Crossbeam(crossbeam::Horizon),
 }
 
 impl Horizon {
@@ -167,7 +178,7 @@ impl Horizon {
     pub(super) fn furthest(&self) -> u64 {
         match self {
             Self::Asymmetric(horizon) => horizon.pinned,
-            Self::Crossbeam(ended) => *ended,
+            Self::Crossbeam(horizon) => horizon.furthest(),
         }
     }
 }

@@ -161,10 +161,10 @@ impl<V> Limbo<V> {
         // period happens-before the horizon that it is compared with.
         let older = Batches(self.waiting.swap(ptr::null_mut(), Ordering::Acquire));
         let mut horizon = reclaim::horizon();
-        let (mut freed, mut fence) = (false, None);
+        let (mut in_vain, mut fence) = (!older.0.is_null(), None);
         for batch in older {
             fence = fence.max(batch.grace.wants_fence(&horizon));
-            freed |= kept.free_or_push(batch, &horizon);
+            in_vain &= !kept.free_or_push(batch, &horizon);
         }
         if let Some(fence) = fence {
             let Some(fenced) = fence.make() else {
@@ -174,11 +174,11 @@ impl<V> Limbo<V> {
             };
             horizon = fenced;
             for batch in Batches(std::mem::take(&mut kept).first) {
-                freed |= kept.free_or_push(batch, &horizon);
+                in_vain &= !kept.free_or_push(batch, &horizon);
             }
         }
         // The newest may wait for threads that have yet to come by. They have until the next look, which makes the fence.
-        let in_vain = !freed && newest.grace.wants_fence(&horizon).is_none();
+        in_vain &= newest.grace.wants_fence(&horizon).is_none();
         kept.free_or_push(newest, &horizon);
         kept.append_to(&self.waiting);
         self.in_vain.store(if in_vain { horizon.furthest() } else { NOT_IN_VAIN }, Ordering::Relaxed);
