@@ -11,11 +11,15 @@ name: first by what killed it when the table in docs/assurance.md was written, t
     scripts/mutants.py lease expired      those whose name has one of these words
     scripts/mutants.py --write            replaces the table in docs/assurance.md
 
+A run that is interrupted goes on where it was, as long as the sources stay the same (target/mutants/verdicts.json).
+
 Exit code: 0 if every mutant was killed by a named test, 1 if one survived, 2 if one could not be applied or built, or the unmutated
 sources fail.
 """
 
 import argparse
+import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -98,7 +102,27 @@ def semantic() -> list[Mutant]:
     return mutants
 
 
-def copy_sources() -> None:
+class Verdicts:
+    """Those on these very sources, so that a run which was interrupted goes on where it was."""
+
+    def __init__(self, sources: str):
+        self.file = ROOT / "target" / "mutants" / "verdicts.json"
+        stored = json.loads(self.file.read_text()) if self.file.is_file() else {}
+        self.known = stored if stored.get("sources") == sources else {"sources": sources}
+
+    def get(self, name: str) -> list[str] | None:
+        return self.known.get(name)
+
+    def put(self, name: str, *verdict: str) -> None:
+        self.known[name] = verdict
+        # Not half a file, whenever it is interrupted.
+        (new := self.file.with_suffix(".new")).write_text(json.dumps(self.known))
+        new.replace(self.file)
+
+
+def copy_sources() -> str:
+    """Tells the sources' digest: of all that a verdict rests on."""
+    digest = hashlib.sha256()
     files = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout.split("\0")
@@ -108,6 +132,9 @@ def copy_sources() -> None:
             (COPY / file).parent.mkdir(parents=True, exist_ok=True)
             # As of now: cargo would take what an interrupted run has built of a mutant for newer than the sources.
             shutil.copy(ROOT / file, COPY / file)
+            if not file.startswith(("docs/", "auth/", "benches/")) and not file.endswith(".md"):
+                digest.update(f"{file}\0".encode() + (ROOT / file).read_bytes())
+    return digest.hexdigest()
 
 
 def likely() -> dict[str, list[tuple[str, list[str]]]]:
@@ -152,7 +179,7 @@ def checks(mutant: Mutant, known: dict[str, list[tuple[str, list[str]]]]) -> lis
     """What to run, in this order: kind, arguments, and which tests, or all."""
     if mutant.file in CHECKS_OF:
         return [(kind, arguments, []) for kind, arguments in CHECKS_OF[mutant.file].items()]
-    first = known.get(without_line(mutant.name), [LIKELY[mutant.file]] if mutant.file in LIKELY else [])
+    first = known.get(without_line(mutant.name), []) + ([LIKELY[mutant.file]] if mutant.file in LIKELY else [])
     kinds = CHECKS if mutant.at is not None else reversed(CHECKS)
     return [*((kind, CHECKS[kind], names) for kind, names in first), *((kind, CHECKS[kind], []) for kind in kinds)]
 
@@ -189,16 +216,20 @@ def main() -> int:
         print("\n".join(mutant.name for mutant in mutants))
         return 0
     known = likely()
-    copy_sources()
+    verdicts = Verdicts(copy_sources())
     for kind, check in CHECKS.items():
+        if verdicts.get(kind):
+            continue
         print(f"unmutated sources, {kind}s ...", file=sys.stderr, flush=True)
         if (outcome := cargo(check)[0]) != "ok":
             print(f"mutants: the unmutated sources do not pass: {outcome}", file=sys.stderr)
             return 2
+        verdicts.put(kind, "ok")
     rows, bad = [], {"survived": 0, "not built": 0}
     for number, mutant in enumerate(mutants, 1):
         start = time.monotonic()
-        verdict, by = judge(mutant, known)
+        verdict, by = verdicts.get(mutant.name) or judge(mutant, known)
+        verdicts.put(mutant.name, verdict, by)
         if verdict in bad:
             bad[verdict] += 1
         seconds = time.monotonic() - start
