@@ -27,7 +27,8 @@ fn g7_after_membarrier_was_refused_what_a_resting_thread_may_hold_goes_with_the_
         }
         alive.load(Ordering::Relaxed)
     };
-    // All threads that read go on reading or are gone: that takes no barrier.
+    // All threads that read go on reading or are gone: that takes no barrier. This one has read before, or it would have the other's record.
+    churn();
     let others = cache.clone();
     thread::spawn(move || others.lookup_with(&hash, |_| ())).join().unwrap();
     let held = churn();
