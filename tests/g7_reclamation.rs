@@ -106,6 +106,7 @@ fn g6_threads_that_rest_hold_nothing_back() {
     let cache = KeyCache::<Counted>::builder().capacity(1).build().unwrap();
     let key = hash(1);
     let barrier = Barrier::new(3);
+    let mut most = 0;
     thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
@@ -121,12 +122,13 @@ fn g6_threads_that_rest_hold_nothing_back() {
             barrier.wait();
             for round in 0..1_000 {
                 assert!(cache.lease(&key).remember(Counted::new(round, &alive)));
-                let held = alive.load(Ordering::Relaxed);
-                assert!(held <= 1 + waiting_at_most(), "{held} values for one key");
+                most = most.max(alive.load(Ordering::Relaxed));
             }
             barrier.wait();
         }
     });
+    // Not while they wait for this thread.
+    assert!(most <= 1 + waiting_at_most(), "{most} values for one key");
     drop(cache);
     assert_eq!(alive.load(Ordering::Relaxed), 0);
 }
