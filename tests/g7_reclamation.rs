@@ -2,12 +2,12 @@
 
 mod counted;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
-use std::sync::{Arc, Barrier};
 use std::thread;
 
 use counted::Counted;
-use trust_key_cache::{Clock, KeyCache, KeyHash, ManualClock, Reclamation, reclamation};
+use trust_key_cache::{Clock, KeyCache, KeyHash, ManualClock};
 
 fn hash(number: u64) -> KeyHash {
     KeyHash::of(number.to_le_bytes())
@@ -69,68 +69,6 @@ fn g6_expired_values_are_let_go_when_their_bucket_is_next_written() {
     // Counted apart, since each copy of the bucket has one of it.
     assert!(cache.lease(&hash(7)).remember(Counted::new(7, &Arc::default())));
     assert_dropped(&alive, &cache);
-}
-
-#[test]
-fn g6_what_waits_to_be_freed_is_bounded_and_goes_after_a_parked_reader() {
-    let alive = Arc::new(AtomicIsize::new(0));
-    let cache = KeyCache::builder().capacity(1).build().unwrap();
-    let key = hash(1);
-    let bound = waiting_at_most();
-    let churn = |rounds: u64| {
-        for round in 0..rounds {
-            assert!(cache.lease(&key).remember(Counted::new(round, &alive)));
-        }
-        alive.load(Ordering::Relaxed)
-    };
-    let busy = churn(1_000);
-    assert!(busy <= 1 + bound, "{busy} values for one key");
-    // A reader that is parked holds back all that is replaced meanwhile, and not a moment longer.
-    let held = cache.lookup_with(&key, |_| churn(1_000)).unwrap();
-    assert!(held >= 1_000, "{held} values were held back");
-    let after = churn(1_000);
-    assert!(after <= 1 + bound, "{after} values after the reader has gone");
-    drop(cache);
-    assert_eq!(alive.load(Ordering::Relaxed), 0);
-}
-
-/// What a cache of one bucket may hold beside what is live. It frees in batches of eight, of which one waits; crossbeam-epoch's grace periods take
-/// some batches to end.
-fn waiting_at_most() -> isize {
-    if reclamation() == Reclamation::Membarrier { 16 } else { 64 }
-}
-
-#[test]
-fn g6_threads_that_rest_hold_nothing_back() {
-    let alive = Arc::new(AtomicIsize::new(0));
-    let cache = KeyCache::<Counted>::builder().capacity(1).build().unwrap();
-    let key = hash(1);
-    let barrier = Barrier::new(3);
-    let mut most = 0;
-    thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                for _ in 0..3 {
-                    cache.lookup_with(&key, Counted::check);
-                    barrier.wait();
-                    // Rests, as far as the cache can see.
-                    barrier.wait();
-                }
-            });
-        }
-        for _ in 0..3 {
-            barrier.wait();
-            for round in 0..1_000 {
-                assert!(cache.lease(&key).remember(Counted::new(round, &alive)));
-                most = most.max(alive.load(Ordering::Relaxed));
-            }
-            barrier.wait();
-        }
-    });
-    // Not while they wait for this thread.
-    assert!(most <= 1 + waiting_at_most(), "{most} values for one key");
-    drop(cache);
-    assert_eq!(alive.load(Ordering::Relaxed), 0);
 }
 
 #[test]

@@ -167,7 +167,7 @@ impl Eviction {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::io::Read;
 
     use super::*;
 
@@ -194,22 +194,11 @@ mod tests {
     /// The first failure and each loss of a connection; not the attempts after it.
     #[tokio::test]
     async fn what_is_worth_a_warning_is_logged_as_one() {
-        #[derive(Clone, Default)]
-        struct Log(Arc<Mutex<Vec<u8>>>);
-        impl std::io::Write for Log {
-            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-                self.0.lock().unwrap().write(bytes)
-            }
-            fn flush(&mut self) -> std::io::Result<()> {
-                Ok(())
-            }
-        }
-        let log = Log::default();
-        let writer = log.clone();
+        let (mut log, writer) = std::io::pipe().unwrap();
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::TRACE)
             .with_ansi(false)
-            .with_writer(move || writer.clone())
+            .with_writer(Arc::new(writer))
             .finish();
         let watcher = Watcher::start(Arc::new(TrustKeyCache::new()), |_| std::future::pending());
         let error = StoreError::Timeout { after: std::time::Duration::from_secs(1) };
@@ -221,9 +210,10 @@ mod tests {
             eviction.failed(&error);
             eviction.failed(&error);
         });
-        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-        let levels: Vec<&str> = log.lines().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
-        assert_eq!(levels, ["WARN", "DEBUG", "WARN", "DEBUG"], "{log}");
+        let mut told = String::new();
+        log.read_to_string(&mut told).unwrap();
+        let levels: Vec<&str> = told.lines().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+        assert_eq!(levels, ["WARN", "DEBUG", "WARN", "DEBUG"], "{told}");
         assert!(format!("{watcher:?}").contains("failures: 4"), "{watcher:?}");
     }
 }

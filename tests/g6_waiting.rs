@@ -1,0 +1,80 @@
+//! G6 of what was replaced: how much of it may wait to be freed, and for whom. In a binary of their own, and one at a time: grace periods are the
+//! process's, so the readers of one test would hold back what another counts.
+
+mod counted;
+
+use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::{Arc, Barrier, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use counted::Counted;
+use trust_key_cache::{KeyCache, KeyHash, Reclamation, reclamation};
+
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[test]
+fn g6_what_waits_to_be_freed_is_bounded_and_goes_after_a_parked_reader() {
+    let _alone = alone();
+    let alive = Arc::new(AtomicIsize::new(0));
+    let cache = KeyCache::builder().capacity(1).build().unwrap();
+    let key = KeyHash::of("key");
+    let bound = waiting_at_most();
+    let churn = |rounds: u64| {
+        for round in 0..rounds {
+            assert!(cache.lease(&key).remember(Counted::new(round, &alive)));
+        }
+        alive.load(Ordering::Relaxed)
+    };
+    let busy = churn(1_000);
+    assert!(busy <= 1 + bound, "{busy} values for one key");
+    // A reader that is parked holds back all that is replaced meanwhile, and not a moment longer.
+    let held = cache.lookup_with(&key, |_| churn(1_000)).unwrap();
+    assert!(held >= 1_000, "{held} values were held back");
+    let after = churn(1_000);
+    assert!(after <= 1 + bound, "{after} values after the reader has gone");
+    drop(cache);
+    assert_eq!(alive.load(Ordering::Relaxed), 0);
+}
+
+/// What a cache of one bucket may hold beside what is live. It frees in batches of eight, of which one waits; crossbeam-epoch's grace periods take
+/// some batches to end.
+fn waiting_at_most() -> isize {
+    if reclamation() == Reclamation::Membarrier { 16 } else { 64 }
+}
+
+#[test]
+fn g6_threads_that_rest_hold_nothing_back() {
+    let _alone = alone();
+    let alive = Arc::new(AtomicIsize::new(0));
+    let cache = KeyCache::<Counted>::builder().capacity(1).build().unwrap();
+    let key = KeyHash::of("key");
+    let barrier = Barrier::new(3);
+    let mut most = 0;
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..3 {
+                    cache.lookup_with(&key, Counted::check);
+                    barrier.wait();
+                    // Rests, as far as the cache can see.
+                    barrier.wait();
+                }
+            });
+        }
+        for _ in 0..3 {
+            barrier.wait();
+            for round in 0..1_000 {
+                assert!(cache.lease(&key).remember(Counted::new(round, &alive)));
+                most = most.max(alive.load(Ordering::Relaxed));
+            }
+            barrier.wait();
+        }
+    });
+    // Not while they wait for this thread.
+    assert!(most <= 1 + waiting_at_most(), "{most} values for one key");
+    drop(cache);
+    assert_eq!(alive.load(Ordering::Relaxed), 0);
+}
