@@ -45,8 +45,8 @@
 //!   epoch. Had that write come before the start of the grace period, which is a write to the same location and Acquires, the look at `seen`
 //!   would have found that exchange, or something later. So it came after the start, and Acquired it: the object is out of reach of this section and of those after it.
 //!
-//! A record is detached from the beginning and whenever it is given back. Those who have it next are as a thread that was detached; and if the
-//! look at the list of records did not find it at all, neither did it find what that thread did before its first write to the epoch.
+//! A record is detached from the beginning and whenever it is given back. Who has it next is as a thread that was detached. And if the look at the list of
+//! records did not find it at all, its thread's first write to the epoch, which comes after the record was put there, came after the start as well.
 //!
 //! The idea of epochs is Fraser's (*Practical lock-freedom*, 2004, section 5.2.3); polling for the end of a grace period is
 //! the Linux kernel's (`poll_state_synchronize_rcu`), as is that readers who are seen to have come by need no barrier, and that those who
