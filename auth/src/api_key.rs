@@ -63,20 +63,36 @@ impl ApiKey {
     pub fn hash(&self) -> KeyHash {
         KeyHash::of(self.text.as_bytes())
     }
+
+    /// Whether `text` holds something of the form of a key, or of a digest: 43 or more characters of base64url in
+    /// a row, whatever stands around them.
+    ///
+    /// A key that was pasted where a name or an option belongs must not be stored, nor come back in an error: ask
+    /// before what somebody typed is repeated. Takes time in the length of the text.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use trust_auth::ApiKey;
+    ///
+    /// # fn main() -> Result<(), trust_auth::RandomError> {
+    /// let typed = format!("--name={}", ApiKey::generate()?.expose());
+    /// assert!(ApiKey::may_be_in(&typed));
+    /// assert!(!ApiKey::may_be_in("St. Mary's Hospital, 67e55044-10b1-426f-9247-bb680e5fe0c8"));
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn may_be_in(text: &str) -> bool {
+        let is_of_a_key =
+            |character: char| character.is_ascii_alphanumeric() || matches!(character, '-' | '_');
+        text.split(|character| !is_of_a_key(character)).any(|run| run.len() >= TEXT_BYTES)
+    }
 }
 
 impl fmt::Debug for ApiKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ApiKey(redacted)")
     }
-}
-
-/// Whether `text` holds something of the form of an [`ApiKey`], or of a digest: 43 or more characters of
-/// base64url in a row, whatever stands around them. A key that was pasted where a name belongs must not be
-/// stored, nor come back in an error.
-pub(crate) fn looks_like_a_key(text: &str) -> bool {
-    let is_of_a_key = |character: char| character.is_ascii_alphanumeric() || matches!(character, '-' | '_');
-    text.split(|character| !is_of_a_key(character)).any(|run| run.len() >= TEXT_BYTES)
 }
 
 /// The operating system gave no random bytes, so that no key was made.
@@ -101,9 +117,9 @@ mod tests {
             for shown in
                 [text.to_owned(), format!("X-Api-Key: {text}"), format!("\"{text}\""), format!("{digest}")]
             {
-                assert!(looks_like_a_key(&shown));
+                assert!(ApiKey::may_be_in(&shown));
             }
-            assert!(!looks_like_a_key(&text[1..]));
+            assert!(!ApiKey::may_be_in(&text[1..]));
             assert_eq!(key.hash(), KeyHash::of(key.expose()));
         }
     }

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use trust_key_cache::KeyHash;
 use uuid::Uuid;
 
-use crate::api_key::looks_like_a_key;
+use crate::ApiKey;
 
 /// A tenant that authenticates with an API key: one row of the store.
 ///
@@ -194,7 +194,7 @@ impl InvalidName {
         if Uuid::try_parse(name).is_ok() {
             return Err(Self::Uuid);
         }
-        if looks_like_a_key(name) {
+        if ApiKey::may_be_in(name) {
             return Err(Self::LooksLikeAKey);
         }
         Ok(())
@@ -251,7 +251,7 @@ impl fmt::Display for TrustRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Id(id) => id.fmt(f),
-            Self::Name(name) if looks_like_a_key(name) => f.pad("(withheld: it looks like an API key)"),
+            Self::Name(name) if ApiKey::may_be_in(name) => f.pad("(withheld: it looks like an API key)"),
             Self::Name(name) => f.pad(name),
         }
     }

@@ -16,6 +16,7 @@ struct Shell {
 }
 
 /// What a run of the tool has left behind.
+#[derive(Debug)]
 struct Ran {
     code: i32,
     stdout: String,
@@ -405,13 +406,36 @@ fn an_unknown_trust_is_named_in_the_error() {
 
 #[test]
 fn a_key_that_was_given_for_a_name_is_not_repeated() {
-    let (shell, key) = Shell::with_trust("a");
-    for arguments in [&["disable", &key][..], &["rotate", &key], &["register", "--name", &key]] {
-        for json in [&[][..], &["--json"]] {
-            let ran = shell.run(&[arguments, json].concat());
-            assert_eq!(ran.code, 1);
-            assert!(!ran.stdout.contains(&key) && !ran.stderr.contains(&key));
+    let (shell, _) = Shell::with_trust("a");
+    let text = STRANGER.replace('A', "q");
+    // One key in sixty-four begins with a hyphen, and then reads as an option.
+    for (key, code) in [(text.clone(), 1), (format!("-{}", &text[1..]), 2), (format!("--{}", &text[2..]), 2)]
+    {
+        for arguments in [&["disable", &key][..], &["rotate", &key], &["register", "--name", &key]] {
+            for json in [&[][..], &["--json"]] {
+                let ran = shell.run(&[arguments, json].concat());
+                assert_eq!(ran.code, code, "{arguments:?}");
+                assert!(!ran.stdout.contains(&key[2..]) && !ran.stderr.contains(&key[2..]), "{ran:?}");
+            }
         }
+    }
+}
+
+#[test]
+fn a_key_where_no_argument_belongs_is_not_repeated() {
+    let shell = Shell::new();
+    let key = STRANGER.replace('A', "q");
+    for arguments in [
+        &[&*key][..],
+        &["list", &key],
+        &["disable", "a", &key],
+        &["register", "--key", &key],
+        &["rotate", "a", &format!("--key={key}")],
+        &["register", "--name", "a", &format!("--{key}")],
+    ] {
+        let ran = shell.run(arguments);
+        assert_eq!((ran.code, &*ran.stdout), (2, ""), "{arguments:?}");
+        assert!(ran.stderr.contains("standard input") && !ran.stderr.contains("qq"), "{ran:?}");
     }
 }
 

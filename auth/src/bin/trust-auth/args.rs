@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use trust_auth::ApiKey;
 
 use crate::answer::complain;
 use crate::serve::Settings;
@@ -37,9 +38,13 @@ impl CommandLine {
     pub(crate) fn read() -> Result<Self, ExitCode> {
         let arguments: Vec<OsString> = std::env::args_os().collect();
         Self::try_parse_from(&arguments).map_err(|error| {
-            if error.use_stderr() && arguments.iter().any(|argument| argument == "verify") {
-                // clap quotes the argument that is one too many, and here that is a key, as likely as not.
+            // clap quotes the argument that it cannot place, and where somebody took it for the place of a key, that is the key.
+            let takes_none = arguments.iter().any(|argument| argument == "verify");
+            let may_be_one = arguments.iter().any(|argument| ApiKey::may_be_in(&argument.to_string_lossy()));
+            if error.use_stderr() && takes_none {
                 complain("`verify` takes no key as an argument: it reads the key from standard input. See `trust-auth verify --help`.");
+            } else if error.use_stderr() && may_be_one {
+                complain("wrong usage, of which no more is said because an argument has the form of an API key: no command takes one. `trust-auth verify` reads it from standard input. See `trust-auth --help`.");
             } else {
                 // Whoever closed the stream does not want to know.
                 let _ = error.print();
