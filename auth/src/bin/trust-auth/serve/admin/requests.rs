@@ -92,45 +92,26 @@ pub(crate) async fn show(State(admin): State<Arc<Admin>>, named: Named) -> Respo
 
 /// `DELETE /admin/trusts/{trust}`.
 pub(crate) async fn delete(State(admin): State<Arc<Admin>>, named: Named) -> Response<Body> {
-    let deleted = async {
-        let which = which(named)?;
-        admin
-            .change("delete", async move |registry: TrustRegistry<Store>| registry.delete(&which).await)
-            .await
-    };
+    let deleted = admin.change_named("delete", named, async |registry, which| registry.delete(&which).await);
     admin.answer("delete", deleted, one).await
 }
 
 /// `POST /admin/trusts/{trust}/disable`.
 pub(crate) async fn disable(State(admin): State<Arc<Admin>>, named: Named) -> Response<Body> {
-    let disabled = async {
-        let which = which(named)?;
-        admin
-            .change("disable", async move |registry: TrustRegistry<Store>| registry.disable(&which).await)
-            .await
-    };
+    let disabled =
+        admin.change_named("disable", named, async |registry, which| registry.disable(&which).await);
     admin.answer("disable", disabled, one).await
 }
 
 /// `POST /admin/trusts/{trust}/enable`.
 pub(crate) async fn enable(State(admin): State<Arc<Admin>>, named: Named) -> Response<Body> {
-    let enabled = async {
-        let which = which(named)?;
-        admin
-            .change("enable", async move |registry: TrustRegistry<Store>| registry.enable(&which).await)
-            .await
-    };
+    let enabled = admin.change_named("enable", named, async |registry, which| registry.enable(&which).await);
     admin.answer("enable", enabled, one).await
 }
 
 /// `POST /admin/trusts/{trust}/rotate`.
 pub(crate) async fn rotate(State(admin): State<Arc<Admin>>, named: Named) -> Response<Body> {
-    let rotated = async {
-        let which = which(named)?;
-        admin
-            .change("rotate", async move |registry: TrustRegistry<Store>| registry.rotate(&which).await)
-            .await
-    };
+    let rotated = admin.change_named("rotate", named, async |registry, which| registry.rotate(&which).await);
     admin.answer("rotate", rotated, |(trust, key): &(Trust, ApiKey)| issued(trust, key)).await
 }
 
@@ -162,6 +143,17 @@ async fn asked(request: Request) -> Result<Registration, Failure> {
 }
 
 impl Admin {
+    /// Changes the trust that the path names.
+    async fn change_named<T: Changed, F: Future<Output = Result<T, RegistryError>> + Send + 'static>(
+        &self,
+        operation: &'static str,
+        named: Named,
+        change: impl FnOnce(TrustRegistry<Store>, TrustRef) -> F,
+    ) -> Result<T, Failure> {
+        let which = which(named)?;
+        self.change(operation, |registry| change(registry, which)).await
+    }
+
     /// Makes a change to its end, even if the client goes meanwhile, and logs it.
     async fn change<T: Changed, F: Future<Output = Result<T, RegistryError>> + Send + 'static>(
         &self,
