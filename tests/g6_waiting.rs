@@ -78,3 +78,40 @@ fn g6_threads_that_rest_hold_nothing_back() {
     drop(cache);
     assert_eq!(alive.load(Ordering::Relaxed), 0);
 }
+
+/// It rests afterwards, so that only the barrier tells that it is done; what the barrier shows to be over is freed at once, however much it is.
+#[test]
+fn g6_what_a_reader_held_back_goes_at_the_first_look_after_it() {
+    let _alone = alone();
+    let alive = Arc::new(AtomicIsize::new(0));
+    let cache = KeyCache::<Counted>::builder().capacity(1).build().unwrap();
+    let key = KeyHash::of("key");
+    let barrier = Barrier::new(2);
+    let churn = |rounds: u64| {
+        for round in 0..rounds {
+            assert!(cache.lease(&key).remember(Counted::new(round, &alive)));
+        }
+        alive.load(Ordering::Relaxed)
+    };
+    churn(1);
+    let (held, after) = thread::scope(|scope| {
+        scope.spawn(|| {
+            cache.lookup_with(&key, |_| {
+                barrier.wait();
+                barrier.wait();
+            });
+            barrier.wait();
+            barrier.wait();
+        });
+        barrier.wait();
+        let held = churn(1_000);
+        barrier.wait();
+        barrier.wait();
+        // One look, or as many as crossbeam-epoch's grace periods take.
+        let after = churn(if reclamation() == Reclamation::Membarrier { 8 } else { 1_000 });
+        barrier.wait();
+        (held, after)
+    });
+    assert!(held >= 1_000, "{held} values were held back");
+    assert!(after <= 1 + waiting_at_most(), "{after} values after the reader has gone");
+}

@@ -276,3 +276,26 @@ async fn a_read_that_fails_is_not_done_again_unless_the_connection_was_lost() {
         assert_eq!(store.fetch(trust.id).await.unwrap().map(|trust| trust.id), Some(trust.id));
     }
 }
+
+/// One that was used before may have died in the pool, which says nothing about the server. One that is new has not.
+#[tokio::test]
+async fn a_read_whose_connection_is_lost_is_done_again_once_and_not_at_all_on_a_new_connection() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let (store, trust) = store_with_a_trust(&url).await;
+    server.psql(
+        &url,
+        "ALTER TABLE trust RENAME TO trust_rows; CREATE SEQUENCE reads; CREATE TABLE cut (cut bool);
+         CREATE VIEW trust AS SELECT *, (SELECT pg_sleep(5)::text FROM cut
+             WHERE cut AND nextval('reads') > 0 AND pg_terminate_backend(pg_backend_pid())) AS failed FROM trust_rows",
+    );
+    for (used_before, attempts) in [(false, "1"), (true, "2")] {
+        if used_before {
+            assert!(store.fetch(trust.id).await.unwrap().is_some());
+        }
+        server.psql(&url, "ALTER SEQUENCE reads RESTART; INSERT INTO cut VALUES (true)");
+        assert!(matches!(store.fetch(trust.id).await, Err(StoreError::Unreachable)));
+        assert_eq!(server.psql(&url, "SELECT last_value FROM reads").trim(), attempts);
+        server.psql(&url, "DELETE FROM cut");
+    }
+}

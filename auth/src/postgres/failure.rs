@@ -21,10 +21,14 @@ enum Cause {
 pub(super) fn is_lost(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::PoolClosed => true,
-        // 57P: an administrator or a crash ends the session. 08: the connection itself. 25P03: it idled in a transaction.
-        error => code(error)
-            .is_some_and(|code| code.starts_with("57P") || code.starts_with("08") || code == "25P03"),
+        error => code(error).is_some_and(ends_the_session),
     }
+}
+
+/// Whether the server says by this SQLSTATE that it ends the session, or has lost it.
+fn ends_the_session(code: &str) -> bool {
+    // 57P: an administrator or a crash. 08: the connection itself. 25P03: it idled in a transaction.
+    code.starts_with("57P") || code.starts_with("08") || code == "25P03"
 }
 
 /// The diagnosis of an error during an operation.
@@ -110,4 +114,19 @@ fn code(error: &sqlx::Error) -> Option<&str> {
 fn server_cause(error: &PgDatabaseError) -> Cause {
     let name = error.constraint().or(error.column()).or(error.table());
     Cause::Server { code: error.code().into(), about: name.map(|name| format!("`{name}`")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_that_the_server_ends_is_told_from_a_statement_that_it_ends() {
+        for code in ["57P01", "57P05", "08000", "08006", "25P03"] {
+            assert!(ends_the_session(code), "{code}");
+        }
+        for code in ["57014", "25006", "25P02", "40P01", "42P08", "00000", ""] {
+            assert!(!ends_the_session(code), "{code}");
+        }
+    }
 }

@@ -84,6 +84,24 @@ impl Connector {
     }
 }
 
+/// What is to be thought of a connection before it is used again.
+#[derive(Debug, PartialEq, Eq)]
+enum Fitness {
+    Fit,
+    Doubtful,
+    Old,
+}
+
+fn fitness(age: Duration, idle: Duration) -> Fitness {
+    if age > MAX_AGE {
+        Fitness::Old
+    } else if idle > MAX_IDLE {
+        Fitness::Doubtful
+    } else {
+        Fitness::Fit
+    }
+}
+
 impl managed::Manager for Connector {
     type Type = PgConnection;
     type Error = StoreError;
@@ -93,15 +111,13 @@ impl managed::Manager for Connector {
     }
 
     async fn recycle(&self, connection: &mut PgConnection, metrics: &Metrics) -> RecycleResult<StoreError> {
-        if metrics.age() > MAX_AGE {
-            return Err(RecycleError::message("old"));
-        }
-        if metrics.last_used() <= MAX_IDLE {
-            return Ok(());
-        }
-        match tokio::time::timeout(PING_LIMIT, connection.ping()).await {
-            Ok(Ok(())) => Ok(()),
-            _ => Err(RecycleError::message("dead")),
+        match fitness(metrics.age(), metrics.last_used()) {
+            Fitness::Fit => Ok(()),
+            Fitness::Old => Err(RecycleError::message("old")),
+            Fitness::Doubtful => match tokio::time::timeout(PING_LIMIT, connection.ping()).await {
+                Ok(Ok(())) => Ok(()),
+                _ => Err(RecycleError::message("dead")),
+            },
         }
     }
 }
@@ -142,5 +158,19 @@ impl Drop for Lent {
         if let Some(object) = self.0.take() {
             drop(Object::take(object));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_doubtful_after_thirty_seconds_and_old_after_thirty_minutes() {
+        let (recent, long) = (MAX_IDLE, MAX_IDLE + Duration::from_nanos(1));
+        assert_eq!(fitness(MAX_AGE, recent), Fitness::Fit);
+        assert_eq!(fitness(MAX_AGE, long), Fitness::Doubtful);
+        assert_eq!(fitness(MAX_AGE + Duration::from_nanos(1), recent), Fitness::Old);
+        assert_eq!(fitness(2 * MAX_AGE, 2 * long), Fitness::Old);
     }
 }

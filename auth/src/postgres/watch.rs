@@ -25,9 +25,6 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(3);
 /// How long the driver may try by itself.
 const ONE_ATTEMPT: Duration = Duration::from_secs(2);
 
-/// A connection that stood for so long was a good one: the next loss is met without a pause that others have earned.
-const STEADY: Duration = Duration::from_secs(5);
-
 impl PostgresStore {
     /// Listens for changes of the trusts, whoever makes them, and invalidates in `cache` the keys that they concern. The cache is that of
     /// an [`Authenticator`](crate::Authenticator) over this store.
@@ -48,10 +45,7 @@ impl PostgresStore {
                 let begun = Instant::now();
                 let Err(error) = follow(&connector, &eviction).await;
                 eviction.failed(&error);
-                if begun.elapsed() >= STEADY {
-                    backoff.reset();
-                }
-                tokio::time::sleep(backoff.pause()).await;
+                tokio::time::sleep(backoff.pause_after(begun.elapsed())).await;
             }
         })
     }

@@ -12,18 +12,18 @@ impl Backoff {
     pub(crate) const FIRST: Duration = Duration::from_millis(50);
     /// With one attempt that fails slowly, a server that is back is still found within 5 s.
     pub(crate) const LONGEST: Duration = Duration::from_secs(2);
+    /// A connection that stood for so long was a good one: the next loss is met without a pause that others have earned.
+    const STEADY: Duration = Duration::from_secs(5);
 
     pub(crate) fn new() -> Self {
         Self { next: Self::FIRST }
     }
 
-    /// Begins anew: the connection has stood for a while.
-    pub(crate) fn reset(&mut self) {
-        self.next = Self::FIRST;
-    }
-
-    /// The pause before the next attempt.
-    pub(crate) fn pause(&mut self) -> Duration {
+    /// The pause before the next attempt, after one that lasted so long.
+    pub(crate) fn pause_after(&mut self, lasted: Duration) -> Duration {
+        if lasted >= Self::STEADY {
+            self.next = Self::FIRST;
+        }
         let longest = self.next;
         self.next = (longest * 2).min(Self::LONGEST);
         // Without random bytes everybody waits the whole pause, which is no worse than without jitter.
@@ -41,20 +41,19 @@ mod tests {
         let mut backoff = Backoff::new();
         let mut longest = Backoff::FIRST;
         for _ in 0..20 {
-            let pause = backoff.pause();
+            let pause = backoff.pause_after(Backoff::STEADY - Duration::from_nanos(1));
             assert!(longest / 2 <= pause && pause <= longest, "{pause:?} of {longest:?}");
             longest = (longest * 2).min(Backoff::LONGEST);
         }
         assert_eq!(longest, Backoff::LONGEST);
-        backoff.reset();
-        assert!(backoff.pause() <= Backoff::FIRST);
+        assert!(backoff.pause_after(Backoff::STEADY) <= Backoff::FIRST);
     }
 
     #[test]
     fn two_that_wait_do_not_wait_equally_long() {
         let pauses = || {
             let mut backoff = Backoff::new();
-            std::array::from_fn::<_, 8, _>(|_| backoff.pause())
+            std::array::from_fn::<_, 8, _>(|_| backoff.pause_after(Duration::ZERO))
         };
         assert_ne!(pauses(), pauses());
     }
