@@ -257,6 +257,23 @@ async fn a_store_that_was_closed_is_unreachable_and_leaves_no_connection() {
     }
 }
 
+/// As a proxy that passes the next transaction on to a replica would have it, on a connection that was made to the primary.
+#[tokio::test]
+async fn a_write_that_the_server_may_not_make_is_refused_as_by_a_replica() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let (store, trust) = store_with_a_trust(&url).await;
+    server.psql(
+        &url,
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+             $$BEGIN RAISE EXCEPTION USING ERRCODE = 'read_only_sql_transaction'; END$$;
+         CREATE TRIGGER refuse BEFORE INSERT ON trust FOR EACH STATEMENT EXECUTE FUNCTION refuse()",
+    );
+    let error = insert(&store, "b").await.unwrap_err();
+    assert!(matches!(error, StoreError::ReadOnly { .. }), "{error}");
+    assert_eq!(store.list().await.unwrap(), [trust]);
+}
+
 /// Only a lost connection is worth a second attempt: any other error is the answer, on a connection that was used before as on a new one.
 #[tokio::test]
 async fn a_read_that_fails_is_not_done_again_unless_the_connection_was_lost() {
