@@ -257,20 +257,47 @@ async fn a_store_that_was_closed_is_unreachable_and_leaves_no_connection() {
     }
 }
 
-/// As a proxy that passes the next transaction on to a replica would have it, on a connection that was made to the primary.
+/// Whatever PostgreSQL reports, by SQLSTATE, becomes what somebody can do, and none of its own words are passed on.
 #[tokio::test]
-async fn a_write_that_the_server_may_not_make_is_refused_as_by_a_replica() {
+async fn what_a_write_is_refused_for_is_told_with_what_to_do() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     let (store, trust) = store_with_a_trust(&url).await;
     server.psql(
         &url,
-        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
-             $$BEGIN RAISE EXCEPTION USING ERRCODE = 'read_only_sql_transaction'; END$$;
-         CREATE TRIGGER refuse BEFORE INSERT ON trust FOR EACH STATEMENT EXECUTE FUNCTION refuse()",
+        "CREATE TABLE fault (code text);
+         CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN RAISE EXCEPTION 'a secret' USING ERRCODE = (SELECT code FROM fault), COLUMN = 'colour'; END $$;
+         CREATE TRIGGER fail BEFORE INSERT ON trust FOR EACH STATEMENT EXECUTE FUNCTION fail()",
     );
-    let error = insert(&store, "b").await.unwrap_err();
-    assert!(matches!(error, StoreError::ReadOnly { .. }), "{error}");
+    let changed = "gone or was changed while it was open";
+    for (code, kind, told) in [
+        ("57014", "timeout", "allow it more time"),
+        ("55P03", "busy", "again"),
+        ("40P01", "busy", "again"),
+        ("40001", "busy", "again"),
+        ("25006", "read_only", "connect to the primary"),
+        ("42P01", "schema", changed),
+        ("42703", "schema", changed),
+        ("42804", "schema", changed),
+        ("42846", "schema", changed),
+        ("42883", "schema", changed),
+        ("0A000", "schema", changed),
+        ("42501", "schema", "grant it SELECT"),
+        ("23502", "schema", "has a column `colour` that must be filled"),
+        ("22001", "schema", "too short"),
+        ("22021", "schema", "such as NUL"),
+        ("53100", "cannot_connect", "make room"),
+        ("57P01", "unreachable", "again"),
+        ("08006", "unreachable", "again"),
+        ("22012", "other", "error 22012 about `colour`; its log tells more"),
+    ] {
+        server.psql(&url, &format!("DELETE FROM fault; INSERT INTO fault VALUES ('{code}')"));
+        let error = insert(&store, "b").await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{code}: {error}");
+        assert!(error.to_string().contains(told), "{code}: {error}");
+        assert!(!format!("{error} {error:?}").contains("secret"), "{code}: {error:?}");
+    }
     assert_eq!(store.list().await.unwrap(), [trust]);
 }
 
