@@ -4,6 +4,7 @@
 mod counted;
 
 use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Barrier, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -86,7 +87,6 @@ fn g6_what_a_reader_held_back_goes_at_the_first_look_after_it() {
     let alive = Arc::new(AtomicIsize::new(0));
     let cache = KeyCache::<Counted>::builder().capacity(1).build().unwrap();
     let key = KeyHash::of("key");
-    let barrier = Barrier::new(2);
     let churn = |rounds: u64| {
         for round in 0..rounds {
             assert!(cache.lease(&key).remember(Counted::new(round, &alive)));
@@ -94,22 +94,30 @@ fn g6_what_a_reader_held_back_goes_at_the_first_look_after_it() {
         alive.load(Ordering::Relaxed)
     };
     churn(1);
+    let (reads, reads_now) = channel();
+    let (ends, may_end) = channel::<()>();
+    let (rests, rests_now) = channel();
+    let (goes, may_go) = channel::<()>();
     let (held, after) = thread::scope(|scope| {
-        scope.spawn(|| {
-            cache.lookup_with(&key, |_| {
-                barrier.wait();
-                barrier.wait();
+        let (cache, key) = (&cache, &key);
+        scope.spawn(move || {
+            let found = cache.lookup_with(key, |_| {
+                reads.send(()).unwrap();
+                may_end.recv().ok();
             });
-            barrier.wait();
-            barrier.wait();
+            assert_eq!(found, Some(()));
+            rests.send(()).unwrap();
+            may_go.recv().ok();
         });
-        barrier.wait();
+        // Dropped if this fails, so that nobody waits for it.
+        let (ends, goes) = (ends, goes);
+        reads_now.recv().unwrap();
         let held = churn(1_000);
-        barrier.wait();
-        barrier.wait();
+        drop(ends);
+        rests_now.recv().unwrap();
         // One look, or as many as crossbeam-epoch's grace periods take.
         let after = churn(if reclamation() == Reclamation::Membarrier { 8 } else { 1_000 });
-        barrier.wait();
+        drop(goes);
         (held, after)
     });
     assert!(held >= 1_000, "{held} values were held back");

@@ -422,7 +422,7 @@ fn a_key_that_was_given_for_a_name_is_not_repeated() {
 }
 
 #[test]
-fn a_key_where_no_argument_belongs_is_not_repeated() {
+fn a_key_or_a_password_where_it_does_not_belong_is_not_repeated() {
     let shell = Shell::new();
     let key = STRANGER.replace('A', "q");
     for arguments in [
@@ -432,11 +432,39 @@ fn a_key_where_no_argument_belongs_is_not_repeated() {
         &["register", "--key", &key],
         &["rotate", "a", &format!("--key={key}")],
         &["register", "--name", "a", &format!("--{key}")],
+        &["register", "--name", "a", "--code", &key],
+        &["register", "--name", "a", "--region", &format!("north {key}")],
+        &["serve", "--ttl", &key],
+        &["list", "postgres://user:qq@localhost/db"],
     ] {
         let ran = shell.run(arguments);
         assert_eq!((ran.code, &*ran.stdout), (2, ""), "{arguments:?}");
-        assert!(ran.stderr.contains("standard input") && !ran.stderr.contains("qq"), "{ran:?}");
+        assert!(ran.stderr.starts_with("error: ") && !ran.stderr.contains("qq"), "{ran:?}");
     }
+    for variable in ["TRUST_AUTH_LISTEN", "TRUST_AUTH_TTL", "TRUST_AUTH_LOG_FORMAT"] {
+        for (arguments, code) in [(&["serve"][..], 2), (&["serve", "--help"], 0)] {
+            let ran = Ran::new(shell.command().env(variable, &key).args(arguments).output().unwrap());
+            assert_eq!(ran.code, code, "{variable}: {ran:?}");
+            assert!(!ran.stdout.contains("qq") && !ran.stderr.contains("qq"), "{variable}: {ran:?}");
+        }
+    }
+    shell.assert_untouched();
+}
+
+/// What is right is no reason to keep quiet about what is wrong.
+#[test]
+fn wrong_usage_beside_a_digest_says_what_is_wrong() {
+    let shell = Shell::new();
+    let digest = "5".repeat(64);
+    for (arguments, told) in [
+        (&["serve", "--admin-key-sha256", &digest, "--ttl", "60"][..], "--ttl"),
+        (&["--database", &digest, "lst"], "lst"),
+    ] {
+        let ran = shell.run(arguments);
+        assert_eq!(ran.code, 2);
+        assert!(ran.stderr.contains(told) && !ran.stderr.contains(&digest), "{ran:?}");
+    }
+    shell.assert_untouched();
 }
 
 #[test]

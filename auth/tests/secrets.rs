@@ -6,8 +6,8 @@ use std::error::Error;
 use std::fmt::Debug;
 
 use sqlx::Executor;
-use stores::postgres_server::PostgresServer;
-use stores::{Log, World, by_name, second_connection};
+use stores::postgres_server::{PASSWORD, PostgresServer};
+use stores::{Log, World, by_name, postgres_options, second_connection};
 use trust_auth::{
     ApiKey, AuthError, KeyHash, MemoryStore, NewTrust, PostgresStore, SqliteStore, StoreError, Trust,
     TrustLedger, TrustRef, TrustStore,
@@ -166,6 +166,15 @@ async fn a_malformed_row_is_named_once_however_often_strangers_ask<S: TrustLedge
         assert_eq!(text.matches(&trust.id.to_string()).count(), 1, "{text}");
     }
     assert_clean(&text, &key);
+}
+
+#[tokio::test]
+async fn a_postgres_store_shows_its_server_and_no_password() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let store = postgres_options(&server.new_database()).connect().await.unwrap();
+    let shown = debug(&store);
+    assert!(shown.contains(&store.server()), "{shown}");
+    assert!(!shown.contains(PASSWORD), "{shown}");
 }
 
 #[tokio::test]

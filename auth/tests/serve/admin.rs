@@ -67,6 +67,8 @@ async fn bad_requests_get_a_typed_error_and_change_nothing_g10() {
         ("POST", "/admin/trusts", json!({ "name": 7 }), 422, "malformed"),
         ("POST", "/admin/trusts", json!({ "name": "New", "colour": "red" }), 422, "malformed"),
         ("POST", "/admin/trusts", json!({ "name": "New", "code": "" }), 422, "malformed"),
+        ("POST", "/admin/trusts", json!({ "name": "New", "code": "k".repeat(43) }), 422, "malformed"),
+        ("POST", "/admin/trusts", json!({ "name": "New", "region": "k".repeat(64) }), 422, "malformed"),
         ("POST", "/admin/trusts", json!({ "name": "x".repeat(20_000) }), 413, "too_large"),
         ("GET", &*nobody, Value::Null, 404, "no_such_trust"),
         ("DELETE", &*nobody, Value::Null, 404, "no_such_trust"),
@@ -81,6 +83,7 @@ async fn bad_requests_get_a_typed_error_and_change_nothing_g10() {
         assert_eq!((answer.status, &*answer.kind()), (status, kind), "{method} {path}");
         assert!(!answer.json()["error"]["message"].as_str().unwrap().is_empty());
         assert_eq!(answer.header("cache-control"), Some("no-store"));
+        assert!(!answer.body.contains("kkkkkkkk"), "{answer:?}");
     }
     let bearer = format!("Bearer {ADMIN_KEY}");
     let json = ("Content-Type", "application/json");

@@ -6,7 +6,6 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use trust_auth::ApiKey;
@@ -38,13 +37,13 @@ impl CommandLine {
     pub(crate) fn read() -> Result<Self, ExitCode> {
         let arguments: Vec<OsString> = std::env::args_os().collect();
         Self::try_parse_from(&arguments).map_err(|error| {
-            // clap quotes the argument that it cannot place, and where somebody took it for the place of a key, that is the key.
-            let takes_none = arguments.iter().any(|argument| argument == "verify");
-            let may_be_one = arguments.iter().any(|argument| ApiKey::may_be_in(&argument.to_string_lossy()));
-            if error.use_stderr() && takes_none {
+            // clap quotes what it cannot place or read, of arguments and of the environment: it may be a key, or a URL with a password.
+            let text = error.to_string();
+            let tells_a_secret = ApiKey::may_be_in(&text) || text.contains("://");
+            if error.use_stderr() && arguments.iter().any(|argument| argument == "verify") {
                 complain("`verify` takes no key as an argument: it reads the key from standard input. See `trust-auth verify --help`.");
-            } else if error.use_stderr() && may_be_one {
-                complain("wrong usage, of which no more is said because an argument has the form of an API key: no command takes one. `trust-auth verify` reads it from standard input. See `trust-auth --help`.");
+            } else if error.use_stderr() && tells_a_secret {
+                complain("wrong usage; what is wrong is not repeated, because it has the form of an API key or of a URL. `verify` reads a key from standard input, `--database` takes a URL. See `trust-auth --help`.");
             } else {
                 // Whoever closed the stream does not want to know.
                 let _ = error.print();
@@ -52,6 +51,17 @@ impl CommandLine {
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
         })
     }
+}
+
+/// What is stored and listed as it is: not empty, and no key that was pasted by mistake.
+fn short_text(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() {
+        return Err("it is empty; leave it out");
+    }
+    if ApiKey::may_be_in(text) {
+        return Err("it looks like an API key");
+    }
+    Ok(text.to_owned())
 }
 
 /// What applies to every command.
@@ -137,11 +147,11 @@ pub(crate) struct Register {
     pub(crate) name: String,
 
     /// A short code, such as an organisation's
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_parser = short_text)]
     pub(crate) code: Option<String>,
 
     /// The region
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_parser = short_text)]
     pub(crate) region: Option<String>,
 }
 

@@ -20,18 +20,31 @@ use super::logs::{LogFormat, LogLevel};
 use crate::database::Pool;
 use crate::failure::Failure;
 
-/// Each flag has an environment variable, `TRUST_AUTH_` and its name; the flag goes before it.
+/// Each flag has an environment variable, `TRUST_AUTH_` and its name; the flag goes before it. `--help` shows no value of the environment: it is
+/// where keys are kept.
 #[derive(Debug, Args, Serialize)]
 pub(crate) struct Settings {
     /// Where `/verify` and the probes are answered; port 0 takes a free one, which the first line of output tells
     // The first line of output has the address itself.
     #[serde(skip)]
-    #[arg(long, value_name = "ADDRESS", env = "TRUST_AUTH_LISTEN", default_value = "127.0.0.1:8080")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "TRUST_AUTH_LISTEN",
+        hide_env_values = true,
+        default_value = "127.0.0.1:8080"
+    )]
     pub(crate) listen: SocketAddr,
 
     /// Where the admin API is answered, or `off`
     #[serde(skip)]
-    #[arg(long, value_name = "ADDRESS", env = "TRUST_AUTH_ADMIN_LISTEN", default_value = "127.0.0.1:8081")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "TRUST_AUTH_ADMIN_LISTEN",
+        hide_env_values = true,
+        default_value = "127.0.0.1:8081"
+    )]
     pub(crate) admin_listen: AdminListen,
 
     /// The SHA-256, in hexadecimal, of the key that the admin API asks for; without it, the admin API refuses everything
@@ -42,79 +55,99 @@ pub(crate) struct Settings {
     pub(crate) admin_key_sha256: Option<AdminKeyDigest>,
 
     /// Leave /metrics out of the main listener: only the admin listener has it then
-    #[arg(long, env = "TRUST_AUTH_METRICS_ON_ADMIN_ONLY", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "TRUST_AUTH_METRICS_ON_ADMIN_ONLY", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub(crate) metrics_on_admin_only: bool,
 
     /// The header that carries the API key
-    #[arg(long, value_name = "NAME", env = "TRUST_AUTH_HEADER", default_value = "X-Api-Key", value_parser = header_name)]
+    #[arg(long, value_name = "NAME", env = "TRUST_AUTH_HEADER", hide_env_values = true, default_value = "X-Api-Key", value_parser = header_name)]
     #[serde(serialize_with = "shown")]
     pub(crate) header: HeaderName,
 
     /// A word before the key in that header, such as `ApiKey` or `Bearer` with --header Authorization; without regard to case
-    #[arg(long, value_name = "WORD", env = "TRUST_AUTH_SCHEME")]
+    #[arg(long, value_name = "WORD", env = "TRUST_AUTH_SCHEME", hide_env_values = true)]
     pub(crate) scheme: Option<String>,
 
     /// How long a verified key is remembered, from before its row was read
-    #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_TTL", default_value = "60s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_TTL", hide_env_values = true, default_value = "60s", value_parser = humantime::parse_duration)]
     #[serde(serialize_with = "duration")]
     pub(crate) ttl: Duration,
 
     /// How many keys are remembered: more than there are trusts
-    #[arg(long, value_name = "COUNT", env = "TRUST_AUTH_CAPACITY", default_value_t = TrustKeyCache::DEFAULT_CAPACITY)]
+    #[arg(long, value_name = "COUNT", env = "TRUST_AUTH_CAPACITY", hide_env_values = true, default_value_t = TrustKeyCache::DEFAULT_CAPACITY)]
     pub(crate) capacity: usize,
 
     /// How many requests may wait for a walk over all rows; one more is answered with 503 at once. Less than half of --max-connections
-    #[arg(long, value_name = "COUNT", env = "TRUST_AUTH_WAITING_LIMIT", default_value_t = 256)]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "TRUST_AUTH_WAITING_LIMIT",
+        hide_env_values = true,
+        default_value_t = 256
+    )]
     pub(crate) waiting_limit: usize,
 
     /// How long a refusal takes at least, or a whole multiple of it, so that its duration does not tell how many trusts there are; 0s: none
-    #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_REJECT_FLOOR", default_value = "0s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_REJECT_FLOOR", hide_env_values = true, default_value = "0s", value_parser = humantime::parse_duration)]
     #[serde(serialize_with = "duration")]
     pub(crate) reject_floor: Duration,
 
     /// How many connections to the database are open at most for reads; a walk takes one of them, so 2 at least
-    #[arg(long, value_name = "COUNT", env = "TRUST_AUTH_DATABASE_CONNECTIONS", default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=1_024))]
+    #[arg(long, value_name = "COUNT", env = "TRUST_AUTH_DATABASE_CONNECTIONS", hide_env_values = true, default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=1_024))]
     pub(crate) database_connections: u32,
 
     /// How long the database may take over an answer, waiting for a connection included
-    #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_QUERY_TIMEOUT", default_value = "2s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_QUERY_TIMEOUT", hide_env_values = true, default_value = "2s", value_parser = humantime::parse_duration)]
     #[serde(serialize_with = "duration")]
     pub(crate) query_timeout: Duration,
 
     /// How long a request may take in all; then it is answered with 503
-    #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_REQUEST_TIMEOUT", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_REQUEST_TIMEOUT", hide_env_values = true, default_value = "10s", value_parser = humantime::parse_duration)]
     #[serde(serialize_with = "duration")]
     pub(crate) request_timeout: Duration,
 
     /// How long a client may take over a request's headers, and a connection may be idle
-    #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_HEADER_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_HEADER_TIMEOUT", hide_env_values = true, default_value = "30s", value_parser = humantime::parse_duration)]
     #[serde(serialize_with = "duration")]
     pub(crate) header_timeout: Duration,
 
     /// How large a request's line and headers may be together, in bytes; beyond it, 431
-    #[arg(long, value_name = "BYTES", env = "TRUST_AUTH_MAX_HEADER_BYTES", default_value_t = 32 * 1024, value_parser = clap::value_parser!(u32).range(8_192..=1_048_576))]
+    #[arg(long, value_name = "BYTES", env = "TRUST_AUTH_MAX_HEADER_BYTES", hide_env_values = true, default_value_t = 32 * 1024, value_parser = clap::value_parser!(u32).range(8_192..=1_048_576))]
     pub(crate) max_header_bytes: u32,
 
     /// How many connections of clients are open at most; others wait to be accepted
-    #[arg(long, value_name = "COUNT", env = "TRUST_AUTH_MAX_CONNECTIONS", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "COUNT", env = "TRUST_AUTH_MAX_CONNECTIONS", hide_env_values = true, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) max_connections: u32,
 
     /// How long new connections are still taken after a request to terminate, while /readyz says no, so that the proxy goes elsewhere first
-    #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_DRAIN_DELAY", default_value = "1s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_DRAIN_DELAY", hide_env_values = true, default_value = "1s", value_parser = humantime::parse_duration)]
     #[serde(serialize_with = "duration")]
     pub(crate) drain_delay: Duration,
 
     /// How long answers that are owed may take after that
-    #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_DRAIN_TIMEOUT", default_value = "15s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_DRAIN_TIMEOUT", hide_env_values = true, default_value = "15s", value_parser = humantime::parse_duration)]
     #[serde(serialize_with = "duration")]
     pub(crate) drain_timeout: Duration,
 
     /// How the log is written, on standard error
-    #[arg(long, value_name = "FORMAT", env = "TRUST_AUTH_LOG_FORMAT", value_enum, default_value_t)]
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "TRUST_AUTH_LOG_FORMAT",
+        hide_env_values = true,
+        value_enum,
+        default_value_t
+    )]
     pub(crate) log_format: LogFormat,
 
     /// What is logged
-    #[arg(long, value_name = "LEVEL", env = "TRUST_AUTH_LOG_LEVEL", value_enum, default_value_t)]
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        env = "TRUST_AUTH_LOG_LEVEL",
+        hide_env_values = true,
+        value_enum,
+        default_value_t
+    )]
     pub(crate) log_level: LogLevel,
 }
 

@@ -23,9 +23,9 @@ use crate::store::Store;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Registration {
     name: String,
-    #[serde(default, deserialize_with = "not_empty")]
+    #[serde(default, deserialize_with = "short_text")]
     code: Option<String>,
-    #[serde(default, deserialize_with = "not_empty")]
+    #[serde(default, deserialize_with = "short_text")]
     region: Option<String>,
 }
 
@@ -235,11 +235,14 @@ fn issued(trust: &Trust, key: &ApiKey) -> Response<Body> {
     Json(Issued { trust, api_key: key.expose() }).into_response()
 }
 
-/// As on the command line: what is not known is left out, not empty.
-fn not_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+/// As on the command line: what is not known is left out, not empty, and no key is stored by mistake.
+fn short_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     let text = Option::<String>::deserialize(deserializer)?;
     if text.as_deref() == Some("") {
         return Err(serde::de::Error::custom("it is empty; leave it out"));
+    }
+    if text.as_deref().is_some_and(ApiKey::may_be_in) {
+        return Err(serde::de::Error::custom("it looks like an API key; leave it out, and rotate that key"));
     }
     Ok(text)
 }
