@@ -272,15 +272,15 @@ WHY_NOT_THE_LIMIT = """of the 188 instructions of a hit, 85 are the loop's and t
   the limit waits for the entry alone. Nor were entries aligned to cache lines faster, or the entries' lines prefetched with the header"""
 WHY_NOT_AT_A_MILLION = """each hit waits for memory three times, one after the other (slot, header, entry), where the limit waits twice (control
   bytes, entry). The entries' lines prefetched with the header made it 8 to 15 % faster, and a hit at 20 keys 2 % slower; left out"""
-WHY_NOT_THE_FASTEST = """here a locked instruction costs some 6 ns, so the fastest peer is within 1.7 of the limit with one reader, and within 1.2 with two: only the limit
-  itself is 1.6 times as fast with one reader, and not even that with two. With two threads the limit itself slows down by as much as this cache, so the two virtual
-  processors seem to share a core: what keeps it busy loses by that, what waits for locked instructions does not"""
+WHY_NOT_THE_FASTEST = """here a locked instruction that nobody contends for costs so little that the fastest peer, a lock around hashbrown, is within 1.6 of the unsynchronised limit
+  with one reader (with two, papaya within 1.7): 1.6 times as fast as it would be the limit itself. Both are in the table of throughputs"""
 WHY_NOT_TWO_READERS = """no lookup writes to a line that another reads ([guarantees.md](docs/guarantees.md), G5), so nothing of ours is shared; but the two
   virtual processors seem to share a core, since the unsynchronised limit scales no better (see the table of throughputs)"""
 WHY_NOT_THE_RATIO = """both are divided by a lookup, of which the clock and the loop are a good part, and the limit is itself below this target on this machine: see
   the tables below"""
-WHY_NOT_THE_TAIL = """one in 10,000 is what the machine interrupts, here as beside every peer: while reader and writer go on, the writer makes no barrier that
-  would interrupt the reader (with one for each batch of 256, the figure was 4.8)"""
+WHY_NOT_THE_TAIL = """the writer makes no barrier while both go on (with one for each batch of 256, the figure was 4.8), but it advances the epoch with each batch of 128: the
+  reader's next lookup, one in some 16,000, fetches that line from the other processor and exchanges its own `seen`, which the writer has read. What the machine interrupts
+  comes on top, as beside every peer; at the p99 and the p99.9 no peer is faster. Larger batches would make it rarer, and keep more memory waiting"""
 WHY_NOT_THE_HOT_PATH = """a hash, a lookup and a compare are 0.3 µs (the hot path on the store in memory) of some 70; what is beyond is the machine, as the spread of the runs
   shows"""
 WHY_NOT_THE_SWEEP_PATH = """a sweep fetches the row that it found, live, once more (G9), and with so few trusts that is nearly as much as reading the
