@@ -61,6 +61,7 @@ async fn nothing_that_holds_keys_or_digests_shows_them() {
     assert_clean(&debug(&world.authenticator), &key);
     assert_clean(&debug(&world.registry), &key);
     assert_clean(&debug(&world.store), &key);
+    assert!(debug(&world.store).contains("trust"), "it does not say which store it is");
     assert_clean(&debug(&world.cache), &key);
     assert_clean(&debug(&world.attempt(&key).await), &key);
     assert_clean(&debug(&world.store.candidates().await.unwrap()), &key);
@@ -145,6 +146,22 @@ async fn the_log_has_the_id_of_a_malformed_row_and_neither_keys_nor_digests() {
     assert_clean(&log, &key);
     assert_clean(&log, &spoilt_key);
     assert!(!log.contains("no trust has this"), "{log}");
+}
+
+#[tokio::test]
+async fn what_is_malformed_beside_the_digest_is_warned_of_without_its_content() {
+    let (log, _guard) = Log::start();
+    let world = World::<SqliteStore>::new().await;
+    let (trust, _) = world.register("a").await;
+    let mut other = second_connection(&world.store).await;
+    other.execute("UPDATE trust SET last_heartbeat = 'yesterdays secret'").await.unwrap();
+    assert_eq!(world.store.fetch(trust.id).await.unwrap().unwrap().last_heartbeat, None);
+    let text = log.text();
+    assert!(text.contains(&trust.id.to_string()) && text.contains("last_heartbeat"), "{text}");
+    other.execute("UPDATE trust SET id = 'another secret'").await.unwrap();
+    assert!(world.store.candidates().await.unwrap().is_empty());
+    let text = log.text();
+    assert!(text.contains("id is no UUID") && !text.contains("secret"), "{text}");
 }
 
 /// Each walk finds the row again, and a stranger may ask for as many walks as he likes.
