@@ -23,12 +23,7 @@ fn g6_what_waits_to_be_freed_is_bounded_and_goes_after_a_parked_reader() {
     let cache = KeyCache::builder().capacity(1).build().unwrap();
     let key = KeyHash::of("key");
     let bound = waiting_at_most();
-    let churn = |rounds: u64| {
-        for round in 0..rounds {
-            assert!(cache.lease(&key).remember(Counted::new(round, &alive)));
-        }
-        alive.load(Ordering::Relaxed)
-    };
+    let churn = |rounds| churn(&cache, &key, rounds, &alive);
     let busy = churn(1_000);
     assert!(busy <= 1 + bound, "{busy} values for one key");
     // A reader that is parked holds back all that is replaced meanwhile, and not a moment longer.
@@ -38,6 +33,14 @@ fn g6_what_waits_to_be_freed_is_bounded_and_goes_after_a_parked_reader() {
     assert!(after <= 1 + bound, "{after} values after the reader has gone");
     drop(cache);
     assert_eq!(alive.load(Ordering::Relaxed), 0);
+}
+
+/// Replaces the key's value so often, and tells how many values are alive then.
+fn churn(cache: &KeyCache<Counted>, key: &KeyHash, rounds: u64, alive: &Arc<AtomicIsize>) -> isize {
+    for round in 0..rounds {
+        assert!(cache.lease(key).remember(Counted::new(round, alive)));
+    }
+    alive.load(Ordering::Relaxed)
 }
 
 /// What a cache of one bucket may hold beside what is live. It frees in batches of eight, of which one waits; crossbeam-epoch's grace periods take
@@ -87,12 +90,7 @@ fn g6_what_a_reader_held_back_goes_at_the_first_look_after_it() {
     let alive = Arc::new(AtomicIsize::new(0));
     let cache = KeyCache::<Counted>::builder().capacity(1).build().unwrap();
     let key = KeyHash::of("key");
-    let churn = |rounds: u64| {
-        for round in 0..rounds {
-            assert!(cache.lease(&key).remember(Counted::new(round, &alive)));
-        }
-        alive.load(Ordering::Relaxed)
-    };
+    let churn = |rounds| churn(&cache, &key, rounds, &alive);
     churn(1);
     let (reads, reads_now) = channel();
     let (ends, may_end) = channel::<()>();
