@@ -11,6 +11,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use trust_auth::{AuthError, Authenticator, Path, Trust, Watcher};
 use trust_key_cache::TrustKeyCache;
 
+use super::health::Health;
 use super::walks::Walks;
 
 /// Upper bounds of the latency's buckets, in seconds: from a cached key on SQLite to the longest request time-out that makes sense.
@@ -42,6 +43,8 @@ pub(crate) struct Meters {
     walks: Arc<Walks>,
     cache: Arc<TrustKeyCache>,
     watcher: Arc<Watcher>,
+    health: Arc<Health>,
+    impairments: Vec<Gauge>,
     outcomes: Outcomes,
     latency: Latency,
     read: Read,
@@ -90,8 +93,10 @@ impl Meters {
         walks: Arc<Walks>,
         cache: Arc<TrustKeyCache>,
         watcher: Arc<Watcher>,
+        health: Arc<Health>,
     ) -> Self {
         let rendered = recorder.handle();
+        let impairments = health.gauges(&recorder);
         let (outcomes, latency, read) = metrics::with_local_recorder(&recorder, || {
             describe();
             gauge!("trust_auth_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
@@ -102,7 +107,19 @@ impl Meters {
             }
             (Outcomes::new(), Latency::new(), Read::new())
         });
-        Self { recorder, rendered, authenticator, walks, cache, watcher, outcomes, latency, read }
+        Self {
+            recorder,
+            rendered,
+            authenticator,
+            walks,
+            cache,
+            watcher,
+            health,
+            impairments,
+            outcomes,
+            latency,
+            read,
+        }
     }
 
     /// `/verify` has come to an answer, begun then.
@@ -149,6 +166,7 @@ impl Meters {
     /// All of it, as text.
     pub(crate) fn text(&self) -> String {
         self.read.update(&self.authenticator, &self.walks, &self.cache, &self.watcher);
+        self.health.update(&self.impairments);
         self.rendered.render()
     }
 

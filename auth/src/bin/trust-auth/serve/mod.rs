@@ -7,6 +7,7 @@ mod admin;
 mod alarm;
 mod connections;
 mod drain;
+mod health;
 mod identity;
 mod limits;
 mod listener;
@@ -31,6 +32,7 @@ pub(crate) use self::settings::Settings;
 use self::admin::Admin;
 use self::connections::Connections;
 use self::drain::Drain;
+use self::health::Health;
 use self::listener::Listener;
 use self::meters::Meters;
 use self::probes::Probes;
@@ -58,6 +60,8 @@ pub(crate) async fn serve(url: &Path, format: Format, settings: &Settings) -> Re
     let builder = Authenticator::builder(Arc::clone(&walks), Arc::clone(&cache));
     let authenticator = settings.limit(builder).build();
 
+    // Whatever is wrong although requests are answered: each its word, its gauge and what the gauge means.
+    let health = Arc::new(Health::default());
     let drain = Drain::new();
     let meters = Arc::new(Meters::new(
         recorder,
@@ -65,8 +69,9 @@ pub(crate) async fn serve(url: &Path, format: Format, settings: &Settings) -> Re
         walks,
         Arc::clone(&cache),
         Arc::clone(&watcher),
+        Arc::clone(&health),
     ));
-    let probes = Arc::new(Probes::new(database.store(), watcher, drain.clone()));
+    let probes = Arc::new(Probes::new(database.store(), watcher, drain.clone(), health));
     let verdict =
         Verdict::new(authenticator, settings.key_header(), settings.request_timeout, Arc::clone(&meters));
 

@@ -8,6 +8,7 @@ use trust_auth::{TrustStore, Watcher};
 use uuid::Uuid;
 
 use super::drain::Drain;
+use super::health::Health;
 use crate::store::Store;
 
 /// A probe wants a quick no.
@@ -18,6 +19,7 @@ pub(crate) struct Probes {
     store: Arc<Store>,
     watcher: Arc<Watcher>,
     drain: Drain,
+    health: Arc<Health>,
 }
 
 /// What `/readyz` says: ready, or which part is not.
@@ -29,11 +31,13 @@ pub(crate) struct Readiness {
     /// Whether changes by other processes are heard of as they happen.
     listener_connected: bool,
     draining: bool,
+    /// What is wrong although requests are answered as they should be: a word for each, see [`Health`].
+    pub(crate) degraded: Vec<&'static str>,
 }
 
 impl Probes {
-    pub(crate) fn new(store: Arc<Store>, watcher: Arc<Watcher>, drain: Drain) -> Self {
-        Self { store, watcher, drain }
+    pub(crate) fn new(store: Arc<Store>, watcher: Arc<Watcher>, drain: Drain, health: Arc<Health>) -> Self {
+        Self { store, watcher, drain, health }
     }
 
     /// Looks now: one read by primary key.
@@ -50,6 +54,7 @@ impl Probes {
             store,
             listener_connected,
             draining,
+            degraded: self.health.degraded(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::http::{HeaderName, Response, StatusCode};
+use axum::http::{HeaderName, Response, StatusCode, Uri};
 use axum::response::IntoResponse;
 use axum::routing::{any, get};
 use axum::{Json, Router};
@@ -37,9 +37,13 @@ pub(crate) fn for_probes(probes: &Arc<Probes>, meters: Option<&Arc<Meters>>) -> 
     }
 }
 
-async fn readyz(State(probes): State<Arc<Probes>>) -> Response<Body> {
+/// With `?strict`, what is degraded is not ready either.
+async fn readyz(State(probes): State<Arc<Probes>>, uri: Uri) -> Response<Body> {
+    let mut parameters = uri.query().unwrap_or_default().split('&');
+    let strict = parameters.any(|parameter| parameter.split('=').next() == Some("strict"));
     let readiness = probes.readiness().await;
-    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let good = readiness.ready && !(strict && !readiness.degraded.is_empty());
+    let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, NO_STORE, Json(readiness)).into_response()
 }
 
