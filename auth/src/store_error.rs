@@ -120,8 +120,9 @@ pub enum StoreError {
         /// The column.
         column: &'static str,
     },
-    /// Anything else. The cause, which is in the message, must carry no key, no digest and no password.
-    #[error("the store failed: {0}; try again")]
+    /// Anything else. The cause, which is in the message, must carry no key, no digest and no password. The message does not
+    /// ask for another try: only what is known to pass by itself does.
+    #[error("the store failed: {0}; check the database and its log")]
     Other(#[source] Cause),
 }
 
@@ -131,7 +132,7 @@ pub enum StoreError {
 /// use trust_auth::StoreError;
 ///
 /// let error = StoreError::Other("the disk is on fire".into());
-/// assert_eq!(error.clone().to_string(), "the store failed: the disk is on fire; try again");
+/// assert_eq!(error.clone().to_string(), "the store failed: the disk is on fire; check the database and its log");
 /// ```
 #[derive(Clone)]
 pub struct Cause(Arc<dyn Error + Send + Sync>);

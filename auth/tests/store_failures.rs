@@ -130,8 +130,8 @@ async fn a_table_that_is_gone_is_unavailable_g9() {
     let mut other = second_connection(&world.store).await;
     sqlx::query("DROP TABLE trust").execute(&mut other).await.unwrap();
     let attempt = world.attempt(&key).await;
-    assert_unavailable(&attempt.result, "other");
-    assert_unavailable(&world.authenticator.authenticate(Some("another")).await, "other");
+    assert_unavailable(&attempt.result, "schema");
+    assert_unavailable(&world.authenticator.authenticate(Some("another")).await, "schema");
 }
 
 /// Another process holds the write lock. The clock stands still, and jumps to the time-out as soon as everybody waits.

@@ -6,41 +6,66 @@ use crate::StoreError;
 
 /// SQLite's primary result codes (<https://www.sqlite.org/rescode.html>).
 mod code {
+    pub(super) const ERROR: i32 = 1;
     pub(super) const PERM: i32 = 3;
     pub(super) const BUSY: i32 = 5;
     pub(super) const LOCKED: i32 = 6;
+    pub(super) const NOMEM: i32 = 7;
     pub(super) const READONLY: i32 = 8;
     pub(super) const IOERR: i32 = 10;
     pub(super) const CORRUPT: i32 = 11;
     pub(super) const FULL: i32 = 13;
     pub(super) const CANTOPEN: i32 = 14;
+    pub(super) const PROTOCOL: i32 = 15;
     pub(super) const TOOBIG: i32 = 18;
+    pub(super) const CONSTRAINT: i32 = 19;
+    pub(super) const NOLFS: i32 = 22;
     pub(super) const AUTH: i32 = 23;
     pub(super) const NOTADB: i32 = 26;
 }
 
-/// The diagnosis of an error on the database at `path`.
+/// The diagnosis of an error on the database at `path`. Each says what helps, and only what passes by itself asks for
+/// another try.
 pub(super) fn failed(error: sqlx::Error, path: &Path) -> StoreError {
     let cannot_open = |reason: &str| StoreError::CannotOpen { path: path.into(), reason: reason.into() };
+    let schema = |reason: &str| StoreError::Schema { path: path.into(), reason: reason.into() };
     match &error {
         sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => StoreError::Unreachable,
         _ => match primary_code(&error) {
-            Some(code::BUSY | code::LOCKED) => StoreError::Busy,
+            // PROTOCOL: another process recovers the log, or many take its locks at once.
+            Some(code::BUSY | code::LOCKED | code::PROTOCOL) => StoreError::Busy,
             Some(code::CORRUPT | code::NOTADB) => StoreError::NotADatabase { path: path.into() },
             Some(code::CANTOPEN | code::PERM | code::AUTH) => cannot_open(
                 "it cannot be read or made; check that its folder exists, and the permissions of both",
             ),
-            Some(code::READONLY) => {
-                cannot_open("it cannot be written; check the permissions of the file and of its folder")
-            }
+            Some(code::READONLY) => cannot_open(
+                "it cannot be written; check the permissions of the file and of its folder, and that \
+                 its file system is not mounted read-only",
+            ),
             Some(code::FULL) => cannot_open("the disk is full; make room"),
-            Some(code::IOERR) => cannot_open("the disk failed to read or write it; check the file system"),
+            Some(code::IOERR) => {
+                cannot_open("the disk failed to read or write it; check the file system, and its room")
+            }
+            Some(code::NOMEM) => cannot_open("SQLite got no memory; give the process more"),
+            Some(code::NOLFS) => cannot_open("it is too large for its file system; move it to another"),
             Some(code::TOOBIG) => cannot_open(
                 "its trusts are more than SQLite can hand over at once, which is ten million; delete some, or split it",
+            ),
+            Some(code::CONSTRAINT) => {
+                schema("a constraint or a trigger of its table `trust` refuses the change; look at both")
+            }
+            Some(code::ERROR) if is_about_the_table(&error) => schema(
+                "its table `trust` is gone or was changed while it was open; restore it, or start again",
             ),
             _ => StoreError::Other(error.into()),
         },
     }
+}
+
+/// SQLite has no code for it, and the text is in no other language.
+fn is_about_the_table(error: &sqlx::Error) -> bool {
+    let message = error.as_database_error().map_or("", |error| error.message());
+    ["no such table", "no such column", "has no column named"].iter().any(|part| message.contains(part))
 }
 
 /// The low byte of SQLite's extended code, which tells the kind.
@@ -73,6 +98,27 @@ mod tests {
         assert!(message.contains("trusts.db") && message.contains("make room"), "{message}");
         let message = refusal("PRAGMA query_only = TRUE").await;
         assert!(message.contains("trusts.db") && message.contains("check the permissions"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn another_try_is_advised_only_where_it_can_help() {
+        let mut connection = SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();
+        let made = "CREATE TABLE trust (name TEXT NOT NULL CHECK (name <> 'x'))";
+        sqlx::query(made).execute(&mut connection).await.unwrap();
+        for (sql, kind, advice) in [
+            ("SELECT colour FROM trust", "schema", "restore it"),
+            ("SELECT 1 FROM gone", "schema", "restore it"),
+            ("INSERT INTO trust (colour) VALUES (1)", "schema", "restore it"),
+            ("INSERT INTO trust VALUES ('x')", "schema", "a constraint or a trigger"),
+            ("INSERT INTO trust VALUES (NULL)", "schema", "a constraint or a trigger"),
+            ("SELECT abs(-9223372036854775808)", "other", "check the database and its log"),
+        ] {
+            let error = sqlx::query(sql).fetch_all(&mut connection).await.unwrap_err();
+            let error = failed(error, Path::new("trusts.db"));
+            assert_eq!(error.kind(), kind, "{error}");
+            let message = error.to_string();
+            assert!(message.contains(advice) && !message.contains("try again"), "{message}");
+        }
     }
 
     /// As a walk fails over some ten million rows: a value has a billion bytes at most.
