@@ -11,6 +11,7 @@ mod packed;
 mod row;
 mod schema;
 mod watch;
+mod write_check;
 
 use std::fmt;
 use std::path::Path;

@@ -7,6 +7,7 @@ mod client;
 mod contract;
 mod faults;
 mod flood;
+mod health;
 mod load;
 mod operation;
 mod processes;

@@ -50,14 +50,14 @@ impl Database {
                 if let Some(pool) = pool {
                     options = options.max_connections(pool.connections).query_timeout(pool.query_timeout);
                 }
-                Store::Postgres(options.connect().await?)
+                Store::from(options.connect().await?)
             }
             None => {
                 let mut options = SqliteStore::options(url).create_if_missing(create);
                 if let Some(pool) = pool {
                     options = options.max_connections(pool.connections).query_timeout(pool.query_timeout);
                 }
-                Store::Sqlite(options.connect().await?)
+                Store::from(options.connect().await?)
             }
         };
         Ok(Self { store: Arc::new(store) })

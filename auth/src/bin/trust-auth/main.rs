@@ -7,6 +7,7 @@
 mod answer;
 mod args;
 mod change;
+mod changes;
 mod completions;
 mod database;
 mod demo;

@@ -1,4 +1,4 @@
-//! [`Store`]: the trusts in whichever database the options name, behind one type.
+//! [`Store`]: the trusts in whichever database the options name, behind one type, with a record of how changes of them end.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,13 +9,34 @@ use trust_auth::{
 };
 use uuid::Uuid;
 
+use crate::changes::Changes;
+
+/// A database, and how the last change in it ended.
+#[derive(Debug)]
+pub(crate) struct Store {
+    database: Database,
+    changes: Changes,
+}
+
 /// An SQLite file, or a database of PostgreSQL.
-// There is one, behind an `Arc`: its size is nobody's.
+// There is one, behind an `Arc`: its size does not matter.
 #[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
-pub(crate) enum Store {
+enum Database {
     Sqlite(SqliteStore),
     Postgres(PostgresStore),
+}
+
+impl From<SqliteStore> for Store {
+    fn from(store: SqliteStore) -> Self {
+        Self { database: Database::Sqlite(store), changes: Changes::default() }
+    }
+}
+
+impl From<PostgresStore> for Store {
+    fn from(store: PostgresStore) -> Self {
+        Self { database: Database::Postgres(store), changes: Changes::default() }
+    }
 }
 
 impl Store {
@@ -27,78 +48,110 @@ impl Store {
 
     /// Invalidates in this cache what is changed in the database, whoever changes it, until the watcher is dropped.
     pub(crate) fn watch(&self, cache: Arc<TrustKeyCache>) -> Watcher {
-        match self {
-            Self::Sqlite(store) => store.watch(cache),
-            Self::Postgres(store) => store.watch(cache),
+        match &self.database {
+            Database::Sqlite(store) => store.watch(cache),
+            Database::Postgres(store) => store.watch(cache),
         }
     }
 
     /// Where it is, without user and password.
     pub(crate) fn described(&self) -> String {
-        match self {
-            Self::Sqlite(store) => store.path().display().to_string(),
-            Self::Postgres(store) => store.server(),
+        match &self.database {
+            Database::Sqlite(store) => store.path().display().to_string(),
+            Database::Postgres(store) => store.server(),
+        }
+    }
+
+    /// How changes end.
+    pub(crate) fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
+    /// Tries whether a change can be made, without making one.
+    ///
+    /// On SQLite this commits a page of the file as it was, and so proves that the lock, the file and room for a page are there. On
+    /// PostgreSQL it begins a transaction and asks for the lock of a row that is not there: connection, primary and privileges,
+    /// and not room on the disk.
+    pub(crate) async fn try_change(&self) -> Result<(), StoreError> {
+        match &self.database {
+            Database::Sqlite(store) => store.check_writes().await,
+            Database::Postgres(store) => match store.set_enabled(&TrustRef::Id(Uuid::nil()), false).await {
+                Ok(_) | Err(StoreError::NoSuchTrust { .. }) => Ok(()),
+                Err(error) => Err(error),
+            },
         }
     }
 
     /// Closes all connections, and waits until they are closed.
     pub(crate) async fn close(&self) {
-        match self {
-            Self::Sqlite(store) => store.close().await,
-            Self::Postgres(store) => store.close().await,
+        match &self.database {
+            Database::Sqlite(store) => store.close().await,
+            Database::Postgres(store) => store.close().await,
         }
     }
 }
 
 impl TrustStore for Store {
     async fn fetch(&self, id: Uuid) -> Result<Option<Trust>, StoreError> {
-        match self {
-            Self::Sqlite(store) => store.fetch(id).await,
-            Self::Postgres(store) => store.fetch(id).await,
+        match &self.database {
+            Database::Sqlite(store) => store.fetch(id).await,
+            Database::Postgres(store) => store.fetch(id).await,
         }
     }
 
     async fn candidates(&self) -> Result<Candidates, StoreError> {
-        match self {
-            Self::Sqlite(store) => store.candidates().await,
-            Self::Postgres(store) => store.candidates().await,
+        match &self.database {
+            Database::Sqlite(store) => store.candidates().await,
+            Database::Postgres(store) => store.candidates().await,
         }
     }
 }
 
 impl TrustLedger for Store {
     async fn insert(&self, new: NewTrust, hash: KeyHash) -> Result<Trust, StoreError> {
-        match self {
-            Self::Sqlite(store) => store.insert(new, hash).await,
-            Self::Postgres(store) => store.insert(new, hash).await,
-        }
+        let change = async {
+            match &self.database {
+                Database::Sqlite(store) => store.insert(new, hash).await,
+                Database::Postgres(store) => store.insert(new, hash).await,
+            }
+        };
+        self.changes.record(change).await
     }
 
     async fn replace_hash(&self, which: &TrustRef, hash: KeyHash) -> Result<Change, StoreError> {
-        match self {
-            Self::Sqlite(store) => store.replace_hash(which, hash).await,
-            Self::Postgres(store) => store.replace_hash(which, hash).await,
-        }
+        let change = async {
+            match &self.database {
+                Database::Sqlite(store) => store.replace_hash(which, hash).await,
+                Database::Postgres(store) => store.replace_hash(which, hash).await,
+            }
+        };
+        self.changes.record(change).await
     }
 
     async fn set_enabled(&self, which: &TrustRef, enabled: bool) -> Result<Change, StoreError> {
-        match self {
-            Self::Sqlite(store) => store.set_enabled(which, enabled).await,
-            Self::Postgres(store) => store.set_enabled(which, enabled).await,
-        }
+        let change = async {
+            match &self.database {
+                Database::Sqlite(store) => store.set_enabled(which, enabled).await,
+                Database::Postgres(store) => store.set_enabled(which, enabled).await,
+            }
+        };
+        self.changes.record(change).await
     }
 
     async fn delete(&self, which: &TrustRef) -> Result<Change, StoreError> {
-        match self {
-            Self::Sqlite(store) => store.delete(which).await,
-            Self::Postgres(store) => store.delete(which).await,
-        }
+        let change = async {
+            match &self.database {
+                Database::Sqlite(store) => store.delete(which).await,
+                Database::Postgres(store) => store.delete(which).await,
+            }
+        };
+        self.changes.record(change).await
     }
 
     async fn list(&self) -> Result<Vec<Trust>, StoreError> {
-        match self {
-            Self::Sqlite(store) => store.list().await,
-            Self::Postgres(store) => store.list().await,
+        match &self.database {
+            Database::Sqlite(store) => store.list().await,
+            Database::Postgres(store) => store.list().await,
         }
     }
 }

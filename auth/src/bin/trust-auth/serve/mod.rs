@@ -5,6 +5,7 @@
 
 mod admin;
 mod alarm;
+mod change_check;
 mod connections;
 mod drain;
 mod health;
@@ -61,7 +62,14 @@ pub(crate) async fn serve(url: &Path, format: Format, settings: &Settings) -> Re
     let authenticator = settings.limit(builder).build();
 
     // Whatever is wrong although requests are answered: each its word, its gauge and what the gauge means.
-    let health = Arc::new(Health::default());
+    let store = database.store();
+    let health = Health::default().degraded_if(
+        "changes",
+        "trust_auth_changes_failing",
+        "Whether the last change of a trust failed in the database, and none could be made since: 1 or 0",
+        move || store.changes().are_failing(),
+    );
+    let health = Arc::new(health);
     let drain = Drain::new();
     let meters = Arc::new(Meters::new(
         recorder,
@@ -90,6 +98,7 @@ pub(crate) async fn serve(url: &Path, format: Format, settings: &Settings) -> Re
 
     let connections = Connections::new(drain.clone());
     let upkeep = tokio::spawn(Arc::clone(&meters).keep_up());
+    let change_check = tokio::spawn(change_check::run(database.store()));
     let on_main = (!settings.metrics_on_admin_only).then_some(&meters);
     let routes = public::routes(verdict, &probes, on_main);
     let mut listeners =
@@ -104,6 +113,7 @@ pub(crate) async fn serve(url: &Path, format: Format, settings: &Settings) -> Re
     let end = drain.run(interrupt, listeners, &connections, settings.drain_delay, settings.drain_timeout);
     let outcome = end.await;
     upkeep.abort();
+    change_check.abort();
     database.close().await;
     outcome.map(|()| Answer::nothing())
 }
