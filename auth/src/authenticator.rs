@@ -5,7 +5,9 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::runtime::Handle;
 use trust_key_cache::{KeyHash, TrustKeyCache};
 use uuid::Uuid;
 
@@ -87,6 +89,7 @@ pub struct Authenticator<S> {
     counters: Arc<Counters>,
     walks: Arc<Walks<S>>,
     reject_floor: RejectFloor,
+    deadline: Option<Duration>,
 }
 
 impl<S: TrustStore> Authenticator<S> {
@@ -107,11 +110,12 @@ impl<S: TrustStore> Authenticator<S> {
         cache: Arc<TrustKeyCache>,
         waiting_limit: usize,
         reject_floor: RejectFloor,
+        deadline: Option<Duration>,
     ) -> Self {
         let counters = Arc::<Counters>::default();
         let walks =
             Arc::new(Walks::new(Arc::clone(&store), Arc::clone(&counters), waiting_limit, reject_floor));
-        Self { store, cache, counters, walks, reject_floor }
+        Self { store, cache, counters, walks, reject_floor, deadline }
     }
 
     /// The trust whose key this is; `None` is a request without a key.
@@ -122,7 +126,8 @@ impl<S: TrustStore> Authenticator<S> {
     /// # Errors
     ///
     /// [`AuthError::Missing`] for no key or an empty one, [`AuthError::Invalid`] if no enabled trust has it,
-    /// [`AuthError::Unavailable`] if the store failed or timed out, and [`AuthError::Overloaded`] if too many
+    /// [`AuthError::Unavailable`] if the store failed or timed out, or the
+    /// [`deadline`](AuthenticatorBuilder::deadline) passed, and [`AuthError::Overloaded`] if too many
     /// requests wait for a walk. None of them comes before the
     /// [`reject_floor`](AuthenticatorBuilder::reject_floor), if one is set.
     ///
@@ -131,7 +136,7 @@ impl<S: TrustStore> Authenticator<S> {
     ///
     /// # Panics
     ///
-    /// If a floor is set, and the Tokio runtime has no time enabled.
+    /// If a floor or a deadline is set, and the Tokio runtime has no time enabled.
     pub async fn authenticate(&self, api_key: Option<&str>) -> Result<Trust, AuthError> {
         self.attempt(api_key).await.result
     }
@@ -159,7 +164,7 @@ impl<S: TrustStore> Authenticator<S> {
         let mut attempt = match api_key {
             Err(refused) => Attempt::unread(refused),
             Ok(None | Some("")) => Attempt::unread(AuthError::Missing),
-            Ok(Some(key)) => self.check(&KeyHash::of(key)).await,
+            Ok(Some(key)) => self.check_in_time(&KeyHash::of(key)).await,
         };
         if attempt.result.is_err()
             && let Err(nowhere) = RejectFloor::can_hold(start)
@@ -177,67 +182,94 @@ impl<S: TrustStore> Authenticator<S> {
         attempt
     }
 
+    /// Runs one scan over all candidates, shared with the requests that wait, and returns how many rows it read.
+    ///
+    /// For a service that wants to know, before the first unknown key asks for it, whether its database can give all rows in time. It grants
+    /// nothing and remembers nothing. Neither the deadline nor the reject floor applies.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthError::Unavailable`] if the store failed or timed out, [`AuthError::Overloaded`] if too many requests wait for a
+    /// scan.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use trust_auth::{Authenticator, MemoryStore, TrustKeyCache};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let authenticator = Authenticator::new(Arc::new(MemoryStore::new()), Arc::new(TrustKeyCache::new()));
+    /// assert_eq!(authenticator.scan().await.unwrap(), 0);
+    /// # }
+    /// ```
+    pub async fn scan(&self) -> Result<usize, AuthError> {
+        // A digest that no key can have been given: were a row to have it, its id is not used.
+        let nobody = KeyHash::of([]);
+        Ok(self.walks.ask(&nobody).await?.rows)
+    }
+
     /// What this authenticator and its clones have done so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.counters.read()
     }
 
-    async fn check(&self, hash: &KeyHash) -> Attempt {
-        let path = match self.cache.lookup(hash) {
-            None => Path::Sweep,
+    /// Checks the key, to the deadline if there is one.
+    async fn check_in_time(&self, hash: &KeyHash) -> Attempt {
+        // Outlives the check, so that an attempt that is cut off still tells which way it took.
+        let mut way = Way { path: Path::Hit, rows_swept: 0 };
+        let result = match self.deadline {
+            Some(after) if Handle::try_current().is_ok() => {
+                match tokio::time::timeout(after, self.check(hash, &mut way)).await {
+                    Ok(result) => result,
+                    Err(_) => Err(AuthError::Unavailable(StoreError::Timeout { after })),
+                }
+            }
+            _ => self.check(hash, &mut way).await,
+        };
+        Attempt { result, path: way.path, rows_swept: way.rows_swept }
+    }
+
+    async fn check(&self, hash: &KeyHash, way: &mut Way) -> Result<Trust, AuthError> {
+        match self.cache.lookup(hash) {
+            None => way.path = Path::Sweep,
             Some(id) => match self.live_row(id, hash).await {
                 Ok(Some(trust)) => {
                     self.counters.hit();
-                    return Attempt { result: Ok(trust), path: Path::Hit, rows_swept: 0 };
+                    return Ok(trust);
                 }
                 Ok(None) => {
                     self.counters.stale_hit();
-                    Path::StaleHit
+                    way.path = Path::StaleHit;
                 }
-                Err(error) => {
-                    return Attempt {
-                        result: Err(AuthError::Unavailable(error)),
-                        path: Path::Hit,
-                        rows_swept: 0,
-                    };
-                }
+                Err(error) => return Err(AuthError::Unavailable(error)),
             },
-        };
-        let (result, rows_swept) = self.sweep(hash).await;
-        Attempt { result, path, rows_swept }
+        }
+        self.sweep(hash, way).await
     }
 
-    /// The answer by a walk over all candidates, and how many rows were compared.
-    async fn sweep(&self, hash: &KeyHash) -> (Result<Trust, AuthError>, usize) {
-        let mut rows_swept = 0;
+    /// The answer by a walk over all candidates.
+    async fn sweep(&self, hash: &KeyHash, way: &mut Way) -> Result<Trust, AuthError> {
         for _ in 0..2 {
             // Before joining, and so before the first read that the remembered value rests on: a revocation that
             // those reads may miss supersedes it.
             let lease = self.cache.lease(hash);
-            let found = match self.walks.ask(hash).await {
-                Ok(found) => found,
-                Err(refused) => return (Err(refused), rows_swept),
-            };
-            rows_swept += found.rows;
-            let Some(id) = found.id else {
-                return (Err(AuthError::Invalid), rows_swept);
-            };
+            let found = self.walks.ask(hash).await?;
+            way.rows_swept += found.rows;
+            let id = found.id.ok_or(AuthError::Invalid)?;
             // The walk is a hint like the cache is: the row may have changed since the candidates were read.
             match self.live_row(id, hash).await {
                 Ok(Some(trust)) => {
                     // If an invalidation has superseded the lease, the next request sweeps again; this one has
                     // its live row.
                     lease.remember(id);
-                    return (Ok(trust), rows_swept);
+                    return Ok(trust);
                 }
                 // Revoked since, as a rule. But another row may have the key, by now or all the time: sweep once
                 // more, so that a key which is valid throughout is not refused as invalid.
                 Ok(None) => {}
-                Err(error) => return (Err(AuthError::Unavailable(error)), rows_swept),
+                Err(error) => return Err(AuthError::Unavailable(error)),
             }
         }
-        (Err(AuthError::Unavailable(StoreError::Unsettled)), rows_swept)
+        Err(AuthError::Unavailable(StoreError::Unsettled))
     }
 
     /// The row with this id as it is now, if it accepts the key. There is no other way to a grant.
@@ -254,6 +286,7 @@ impl<S> Clone for Authenticator<S> {
             counters: Arc::clone(&self.counters),
             walks: Arc::clone(&self.walks),
             reject_floor: self.reject_floor,
+            deadline: self.deadline,
         }
     }
 }
@@ -283,6 +316,12 @@ impl Attempt {
     fn unread(refused: AuthError) -> Self {
         Self { result: Err(refused), path: Path::Unread, rows_swept: 0 }
     }
+}
+
+/// Which way a request has taken so far.
+struct Way {
+    path: Path,
+    rows_swept: usize,
 }
 
 /// Which way a request took.

@@ -9,6 +9,9 @@ use trust_key_cache::TrustKeyCache;
 use crate::reject_floor::RejectFloor;
 use crate::{Authenticator, TrustStore};
 
+/// The longest deadline; far from the limits of the clock.
+const MAX_DEADLINE: Duration = Duration::from_hours(24);
+
 /// Makes an [`Authenticator`]; see [`Authenticator::builder`].
 ///
 /// # Examples
@@ -34,6 +37,7 @@ pub struct AuthenticatorBuilder<S> {
     cache: Arc<TrustKeyCache>,
     waiting_limit: usize,
     reject_floor: Duration,
+    deadline: Option<Duration>,
 }
 
 impl<S: TrustStore> AuthenticatorBuilder<S> {
@@ -41,7 +45,13 @@ impl<S: TrustStore> AuthenticatorBuilder<S> {
     pub const DEFAULT_WAITING_LIMIT: usize = 256;
 
     pub(crate) fn new(store: Arc<S>, cache: Arc<TrustKeyCache>) -> Self {
-        Self { store, cache, waiting_limit: Self::DEFAULT_WAITING_LIMIT, reject_floor: Duration::ZERO }
+        Self {
+            store,
+            cache,
+            waiting_limit: Self::DEFAULT_WAITING_LIMIT,
+            reject_floor: Duration::ZERO,
+            deadline: None,
+        }
     }
 
     /// How many requests may wait for a walk to begin; one more is refused as
@@ -90,6 +100,35 @@ impl<S: TrustStore> AuthenticatorBuilder<S> {
         self
     }
 
+    /// Bounds what the store may take over one request, all steps together: the fetch of a cached row, the wait for a scan
+    /// and the scan, and the fetch after it. Default: no bound but the store's own. At most a day.
+    ///
+    /// A request that has no answer by then is [`Unavailable`](crate::AuthError::Unavailable), with
+    /// [`StoreError::Timeout`](crate::StoreError::Timeout) as its cause. Without a deadline, each step has the store's own time limit, and a
+    /// request may take several times that. A deadline that is not longer than twice the time to read all rows refuses
+    /// requests that came while a scan was reading. The scan goes on for others, to the store's own limit.
+    ///
+    /// A refusal still takes the [`reject_floor`](Self::reject_floor), so the last one goes out at the first whole multiple of the floor after
+    /// the deadline.
+    ///
+    /// Needs a Tokio runtime with time enabled; outside any runtime there is no deadline.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use trust_auth::{Authenticator, MemoryStore, TrustKeyCache};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let authenticator = Authenticator::builder(Arc::new(MemoryStore::new()), Arc::new(TrustKeyCache::new()))
+    ///     .deadline(Duration::from_secs(2))
+    ///     .build();
+    /// assert!(authenticator.authenticate(Some("no trust has this")).await.is_err());
+    /// # }
+    /// ```
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline.min(MAX_DEADLINE));
+        self
+    }
+
     /// The authenticator. Its clones share all limits.
     #[must_use]
     pub fn build(self) -> Authenticator<S> {
@@ -98,6 +137,7 @@ impl<S: TrustStore> AuthenticatorBuilder<S> {
             self.cache,
             self.waiting_limit,
             RejectFloor::new(self.reject_floor),
+            self.deadline,
         )
     }
 }
@@ -107,6 +147,7 @@ impl<S> fmt::Debug for AuthenticatorBuilder<S> {
         f.debug_struct("AuthenticatorBuilder")
             .field("waiting_limit", &self.waiting_limit)
             .field("reject_floor", &self.reject_floor)
+            .field("deadline", &self.deadline)
             .finish_non_exhaustive()
     }
 }

@@ -146,7 +146,7 @@ async fn the_probes_tell_whether_the_service_lives_and_is_ready() {
     for listener in [server.main, server.admin] {
         assert_eq!(ask(listener, "GET", "/healthz", &[], "").await.status, 200);
         let ready = ask(listener, "GET", "/readyz", &[], "").await;
-        let expected = json!({ "ready": true, "store": "ok", "listener_connected": true, "draining": false });
+        let expected = json!({ "ready": true, "store": "ok", "listener_connected": true, "draining": false, "degraded": [] });
         assert_eq!((ready.status, ready.json()), (200, expected));
         assert_eq!(ask(listener, "GET", "/metrics", &[], "").await.status, 200);
         assert_eq!(ask(listener, "GET", "/elsewhere", &[], "").await.status, 404);

@@ -5,6 +5,7 @@
 mod admin;
 mod client;
 mod contract;
+mod deadlines;
 mod faults;
 mod flood;
 mod health;

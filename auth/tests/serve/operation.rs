@@ -35,7 +35,7 @@ fn settings_that_cannot_work_are_refused_with_what_to_do() {
         (
             &["--reject-floor", "10s", "--request-timeout", "10s"] as &[_],
             &[] as &[_],
-            "--reject-floor must be shorter",
+            "--reject-floor and --query-timeout must be at most",
         ),
         (&["--query-timeout", "0s"], &[], "--query-timeout must be longer"),
         (&["--query-timeout", "11s"], &[], "--query-timeout must be at most --request-timeout"),

@@ -128,6 +128,9 @@ impl Listener {
 fn http(limits: &Limits) -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
+        // A client that has sent its request and shuts down its sending side gets its answer. A client that is gone looks the same
+        // until it is written to; each request ends by its deadline.
+        .half_close(true)
         .header_read_timeout(limits.header_timeout)
         .max_header_size(limits.header_bytes)
         .max_buf_size(limits.header_bytes.max(64 * 1024));

@@ -80,8 +80,7 @@ pub(crate) async fn serve(url: &Path, format: Format, settings: &Settings) -> Re
         Arc::clone(&health),
     ));
     let probes = Arc::new(Probes::new(database.store(), watcher, drain.clone(), health));
-    let verdict =
-        Verdict::new(authenticator, settings.key_header(), settings.request_timeout, Arc::clone(&meters));
+    let verdict = Verdict::new(authenticator, settings.key_header(), Arc::clone(&meters));
 
     let main = Listener::bind("main", settings.listen, &settings.limits())?;
     let admin = match settings.admin_listen.address() {

@@ -95,12 +95,12 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "COUNT", env = "TRUST_AUTH_DATABASE_CONNECTIONS", hide_env_values = true, default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=1_024))]
     pub(crate) database_connections: u32,
 
-    /// How long the database may take over an answer, waiting for a connection included
+    /// How long the database may take over one request, all steps together; then the request is answered with 503
     #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_QUERY_TIMEOUT", hide_env_values = true, default_value = "2s", value_parser = humantime::parse_duration)]
     #[serde(serialize_with = "duration")]
     pub(crate) query_timeout: Duration,
 
-    /// How long a request may take in all; then it is answered with 503
+    /// How long a request of the admin API may take, its body included; then it is answered with 503. No less than --query-timeout and --reject-floor together
     #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_REQUEST_TIMEOUT", hide_env_values = true, default_value = "10s", value_parser = humantime::parse_duration)]
     #[serde(serialize_with = "duration")]
     pub(crate) request_timeout: Duration,
@@ -186,11 +186,6 @@ impl Settings {
                 return wrong(&format!("{flag} must be at most a day"));
             }
         }
-        if self.reject_floor >= self.request_timeout {
-            return wrong(
-                "--reject-floor must be shorter than --request-timeout, which would end every refusal first",
-            );
-        }
         if self.admin_key_sha256.is_some_and(|AdminKeyDigest(digest)| digest.is_none()) {
             return wrong(
                 "--admin-key-sha256 must be 64 hexadecimal digits: the SHA-256 of the key, not the key",
@@ -199,6 +194,12 @@ impl Settings {
         if self.query_timeout > self.request_timeout {
             return wrong(
                 "--query-timeout must be at most --request-timeout, which would end the request first",
+            );
+        }
+        // A refusal takes a whole multiple of the floor, the last one after the deadline.
+        if self.reject_floor > self.request_timeout - self.query_timeout {
+            return wrong(
+                "--reject-floor and --query-timeout must be at most --request-timeout together: a refusal takes so long",
             );
         }
         if self.metrics_on_admin_only && self.admin_listen == AdminListen::Off {
@@ -256,7 +257,7 @@ impl Settings {
 
     /// The limits of the miss path.
     pub(crate) fn limit<S: TrustStore>(&self, builder: AuthenticatorBuilder<S>) -> AuthenticatorBuilder<S> {
-        builder.waiting_limit(self.waiting_limit).reject_floor(self.reject_floor)
+        builder.waiting_limit(self.waiting_limit).reject_floor(self.reject_floor).deadline(self.query_timeout)
     }
 
     /// How the database is used.

@@ -3,13 +3,13 @@
 //! The hot path of the service. Nothing of the request is copied but its digest, and nothing is logged; the request's body is not read.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::CACHE_CONTROL;
-use axum::http::{HeaderMap, HeaderValue, Response};
-use trust_auth::{AuthError, Authenticator, KeyHeader, Path, StoreError, Trust};
+use axum::http::{HeaderValue, Response};
+use trust_auth::{AuthError, Authenticator, KeyHeader, Trust};
 
 use super::alarm::Alarm;
 use super::identity;
@@ -20,37 +20,27 @@ use super::walks::Walks;
 pub(crate) struct Verdict {
     authenticator: Authenticator<Walks>,
     key_header: KeyHeader,
-    limit: Duration,
     meters: Arc<Meters>,
     alarm: Alarm,
 }
 
 impl Verdict {
-    /// By this authenticator, on the key in this header, within this time.
+    /// By this authenticator, whose deadline is the request's, on the key in this header.
     pub(crate) fn new(
         authenticator: Authenticator<Walks>,
         key_header: KeyHeader,
-        limit: Duration,
         meters: Arc<Meters>,
     ) -> Self {
-        Self { authenticator, key_header, limit, meters, alarm: Alarm::new() }
-    }
-
-    async fn of(&self, headers: &HeaderMap) -> (Result<Trust, AuthError>, Path) {
-        let attempt = self.authenticator.attempt_headers(headers, &self.key_header);
-        match tokio::time::timeout(self.limit, attempt).await {
-            Ok(attempt) => (attempt.result, attempt.path),
-            Err(_) => (Err(AuthError::Unavailable(StoreError::Timeout { after: self.limit })), Path::Sweep),
-        }
+        Self { authenticator, key_header, meters, alarm: Alarm::new() }
     }
 }
 
 /// `/verify`, of any method: 200 with the identity, or a refusal.
 pub(crate) async fn verify(State(verdict): State<Arc<Verdict>>, request: Request) -> Response<Body> {
     let begun = Instant::now();
-    let (result, path) = verdict.of(request.headers()).await;
-    verdict.meters.answered(&result, path, begun);
-    match result {
+    let attempt = verdict.authenticator.attempt_headers(request.headers(), &verdict.key_header).await;
+    verdict.meters.answered(&attempt.result, attempt.path, begun);
+    match attempt.result {
         Ok(trust) => grant(&trust),
         Err(error) => {
             if let AuthError::Unavailable(cause) = &error {
