@@ -85,6 +85,20 @@ pub enum StoreError {
         /// The URL without user and password.
         server: String,
     },
+    /// Notifications of the server do not arrive, or another client's statements do: a pooler shares its connections.
+    #[error(
+        "the database {server} delivers no notifications to this connection: a pooler that shares server connections, such as \
+         PgBouncer in transaction mode, is in between; connect to PostgreSQL itself, or let the pooler use session mode"
+    )]
+    Deaf {
+        /// The URL without user and password.
+        server: String,
+    },
+    /// The connection was lost, or the time was over, after the server was told to commit. The change may have been made.
+    #[error(
+        "the database did not answer whether the change was committed; look whether it was made before making it again"
+    )]
+    OutcomeUnknown,
     /// The store did not answer in time. A write may yet be committed.
     #[error("the database did not answer within {after:?}; try again, or allow it more time")]
     Timeout {
@@ -167,7 +181,7 @@ impl fmt::Debug for Cause {
 impl StoreError {
     /// A short stable word for the variant, for metrics and output that programs read: `not_found`,
     /// `not_a_database`, `cannot_open`, `schema`, `unsupported_url`, `cannot_connect`, `read_only`, `timeout`,
-    /// `busy`, `unreachable`, `unsettled`, `name_taken`, `no_such_trust`, `bad_row`, `other`.
+    /// `busy`, `unreachable`, `deaf`, `outcome_unknown`, `unsettled`, `name_taken`, `no_such_trust`, `bad_row`, `other`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -181,6 +195,8 @@ impl StoreError {
             Self::Timeout { .. } => "timeout",
             Self::Busy => "busy",
             Self::Unreachable => "unreachable",
+            Self::Deaf { .. } => "deaf",
+            Self::OutcomeUnknown => "outcome_unknown",
             Self::Unsettled => "unsettled",
             Self::NameTaken { .. } => "name_taken",
             Self::NoSuchTrust { .. } => "no_such_trust",

@@ -65,6 +65,8 @@ pub(super) fn failed(error: &sqlx::Error, location: &Location, after: std::time:
         "22001" => schema(location, "a column of its table `trust` is too short for this; make it longer"),
         // invalid_byte_sequence / character_not_in_repertoire: the one text that PostgreSQL cannot hold.
         "22021" => schema(location, "a text has a character that it cannot hold, such as NUL; leave it out"),
+        // duplicate_prepared_statement, invalid_sql_statement_name: another client's statements are on this connection.
+        "42P05" | "26000" => StoreError::Deaf { server: location.to_string() },
         // disk_full, out_of_memory and the like.
         code if code.starts_with("53") => StoreError::CannotConnect {
             server: location.to_string(),
@@ -97,6 +99,24 @@ pub(super) fn connect_failed(error: &sqlx::Error, location: &Location) -> StoreE
         (_, code) => format!("it reported error {code}; its log tells more"),
     };
     StoreError::CannotConnect { server: location.to_string(), reason }
+}
+
+/// The diagnosis of a connection that leads to another server than a newer one does.
+pub(super) fn elsewhere(location: &Location) -> StoreError {
+    StoreError::CannotConnect {
+        server: location.to_string(),
+        reason: "its address leads to another server by now, as after a failover; connect again".into(),
+    }
+}
+
+/// The diagnosis of a primary whose successor was seen.
+pub(super) fn superseded(location: &Location) -> StoreError {
+    StoreError::CannotConnect {
+        server: location.to_string(),
+        reason: "its address leads to an old primary, and a server that was promoted later was seen there; \
+                 check where the address leads, or restart this program if that server was restored on purpose"
+            .into(),
+    }
 }
 
 pub(super) fn schema(location: &Location, reason: &str) -> StoreError {

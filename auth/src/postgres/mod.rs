@@ -3,6 +3,7 @@
 //! Every operation has a time limit, here and on the server, every write is one transaction, no statement looks a row up by
 //! its digest, and nothing is read from a replica.
 
+mod canary;
 mod failure;
 mod location;
 mod notice;
@@ -10,10 +11,12 @@ mod options;
 mod pool;
 mod row;
 mod schema;
+mod server;
 mod watch;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::PgRow;
@@ -45,13 +48,16 @@ const CLOSING: Duration = Duration::from_secs(1);
 ///   does not go unnoticed.
 /// * **Bounded time.** Connecting, waiting for a connection, waiting for a lock, and each operation as a whole have limits
 ///   ([`PostgresOptions`]), kept here and, for statements, on the server as well.
+/// * **One server.** The newest connection shows which server the address leads to; a connection to another one, as to an
+///   old primary after a failover, is closed before its next use. A change is made on a connection that is at most 5 s old.
 /// * **Recovery.** Connections are made when they are needed. One that died in the pool is replaced within the read that finds
 ///   it dead, so that the first request after the server's return is answered.
 /// * **Durability.** A commit is on disk when it is reported, also where `synchronous_commit` is off for the
 ///   database: a revocation that came undone would let its key in again.
 ///
 /// Statements are prepared, once for each connection. They do not survive PgBouncer's transaction pooling before its
-/// version 1.21, and `LISTEN` does not survive it at all: connect to PostgreSQL itself.
+/// version 1.21, and `LISTEN` does not survive it at all: [`StoreError::Deaf`] reports both. Connect to PostgreSQL itself,
+/// or through a pooler in session mode.
 ///
 /// # Examples
 ///
@@ -79,6 +85,7 @@ pub struct PostgresStore {
 struct Write<'a> {
     lent: Lent,
     store: &'a PostgresStore,
+    commit_sent: &'a AtomicBool,
 }
 
 impl PostgresStore {
@@ -103,9 +110,15 @@ impl PostgresStore {
             pool.close();
             for connection in idle {
                 // It says goodbye, for the sake of the server's log.
-                let _ = tokio::time::timeout(CLOSING, sqlx::Connection::close(connection)).await;
+                let _ = tokio::time::timeout(CLOSING, sqlx::Connection::close(connection.connection)).await;
             }
         }
+    }
+
+    /// Closes the idle connections that are too old, or lead to another server than the address does.
+    fn close_unfit(&self) {
+        pool::close_unfit(&self.readers);
+        pool::close_unfit(&self.writers);
     }
 
     fn new(readers: Pool, writers: Pool, connector: Connector) -> Self {
@@ -121,6 +134,23 @@ impl PostgresStore {
         match tokio::time::timeout(limit, operation).await {
             Ok(outcome) => outcome,
             Err(_) => Err(StoreError::Timeout { after: limit }),
+        }
+    }
+
+    /// Runs a change under the query timeout. Once the server is told to commit, a lost connection leaves the outcome unknown.
+    async fn change<T>(
+        &self,
+        commit_sent: &AtomicBool,
+        operation: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        match self.within(operation).await {
+            // Relaxed: this task has stored it.
+            Err(StoreError::Timeout { .. } | StoreError::Unreachable)
+                if commit_sent.load(Ordering::Relaxed) =>
+            {
+                Err(StoreError::OutcomeUnknown)
+            }
+            outcome => outcome,
         }
     }
 
@@ -169,7 +199,7 @@ impl PostgresStore {
         }
     }
 
-    async fn begin(&self) -> Result<Write<'_>, StoreError> {
+    async fn begin<'a>(&'a self, commit_sent: &'a AtomicBool) -> Result<Write<'a>, StoreError> {
         let mut may_repeat = true;
         loop {
             let mut lent = Lent::from(&self.writers).await?;
@@ -179,7 +209,7 @@ impl PostgresStore {
                 .execute(lent.connection()?)
                 .await;
             match begun {
-                Ok(_) => return Ok(Write { lent, store: self }),
+                Ok(_) => return Ok(Write { lent, store: self, commit_sent }),
                 Err(error) if may_repeat && is_lost(&error) && !lent.is_fresh() => {
                     may_repeat = false;
                     drop(self.writers.retain(|_, _| false));
@@ -215,9 +245,10 @@ impl TrustStore for PostgresStore {
 
 impl TrustLedger for PostgresStore {
     async fn insert(&self, new: NewTrust, hash: KeyHash) -> Result<Trust, StoreError> {
-        self.within(async {
+        let commit_sent = AtomicBool::new(false);
+        self.change(&commit_sent, async {
             let trust = new.into_trust(hash);
-            let mut write = self.begin().await?;
+            let mut write = self.begin(&commit_sent).await?;
             let query = sqlx::query(
                 "INSERT INTO trust (id, name, code, region, api_key_hash, created_at) \
                  VALUES ($1, $2, $3, $4, $5, $6::text::timestamptz) ON CONFLICT (name) DO NOTHING",
@@ -239,8 +270,9 @@ impl TrustLedger for PostgresStore {
     }
 
     async fn replace_hash(&self, which: &TrustRef, hash: KeyHash) -> Result<Change, StoreError> {
-        self.within(async {
-            let mut write = self.begin().await?;
+        let commit_sent = AtomicBool::new(false);
+        self.change(&commit_sent, async {
+            let mut write = self.begin(&commit_sent).await?;
             let mut trust = write.find(which).await?;
             let query = sqlx::query("UPDATE trust SET api_key_hash = $2 WHERE id = $1")
                 .bind(trust.id)
@@ -255,8 +287,9 @@ impl TrustLedger for PostgresStore {
     }
 
     async fn set_enabled(&self, which: &TrustRef, enabled: bool) -> Result<Change, StoreError> {
-        self.within(async {
-            let mut write = self.begin().await?;
+        let commit_sent = AtomicBool::new(false);
+        self.change(&commit_sent, async {
+            let mut write = self.begin(&commit_sent).await?;
             let mut trust = write.find(which).await?;
             trust.disabled_at = if enabled { None } else { trust.disabled_at.or_else(|| Some(now())) };
             let query = sqlx::query("UPDATE trust SET disabled_at = $2::text::timestamptz WHERE id = $1")
@@ -272,8 +305,9 @@ impl TrustLedger for PostgresStore {
     }
 
     async fn delete(&self, which: &TrustRef) -> Result<Change, StoreError> {
-        self.within(async {
-            let mut write = self.begin().await?;
+        let commit_sent = AtomicBool::new(false);
+        self.change(&commit_sent, async {
+            let mut write = self.begin(&commit_sent).await?;
             let trust = write.find(which).await?;
             let query = sqlx::query("DELETE FROM trust WHERE id = $1").bind(trust.id);
             let done = query.execute(write.lent.connection()?).await.map_err(|error| self.failed(&error))?;
@@ -337,6 +371,8 @@ impl Write<'_> {
     }
 
     async fn commit(mut self) -> Result<(), StoreError> {
+        // Relaxed: read by the same task.
+        self.commit_sent.store(true, Ordering::Relaxed);
         let done = sqlx::raw_sql("COMMIT").execute(self.lent.connection()?).await;
         done.map_err(|error| self.store.failed(&error))?;
         self.lent.give_back();

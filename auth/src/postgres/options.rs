@@ -1,16 +1,19 @@
 //! [`PostgresOptions`]: how to open a database, and the opening itself, which changes nothing in one that is as it should be.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::location::Location;
-use super::pool::Connector;
+use super::pool::{Connector, MAX_WRITER_AGE};
 use super::{PostgresStore, schema};
 use crate::StoreError;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const DEFAULT_CONNECTIONS: u32 = 8;
+const DEFAULT_MAX_AGE: Duration = Duration::from_mins(2);
+const LEAST_MAX_AGE: Duration = Duration::from_secs(1);
 const MAX_CONNECTIONS: u32 = 1_024;
 
 /// Writes are few, and those that wait for a lock must not take the connections that reads could use. Two, so that one of
@@ -50,6 +53,7 @@ pub struct PostgresOptions {
     lock_timeout: Duration,
     query_timeout: Duration,
     max_connections: u32,
+    max_connection_age: Duration,
 }
 
 impl PostgresOptions {
@@ -62,6 +66,7 @@ impl PostgresOptions {
             lock_timeout: DEFAULT_TIMEOUT,
             query_timeout: DEFAULT_TIMEOUT,
             max_connections: DEFAULT_CONNECTIONS,
+            max_connection_age: DEFAULT_MAX_AGE,
         }
     }
 
@@ -113,6 +118,17 @@ impl PostgresOptions {
         self
     }
 
+    /// How old a connection may become before it is replaced. Default: 2 min. At least 1 s, at most a day. Each connection
+    /// lasts for a time of its own, up to a quarter shorter. Connections for writes last for 5 s at most.
+    ///
+    /// This bounds how long an old primary is read after a failover that moved the address and left the connections up,
+    /// where nothing else finds out: [`watch`](PostgresStore::watch) does within seconds, if the new server accepts
+    /// connections.
+    pub fn max_connection_age(mut self, age: Duration) -> Self {
+        self.max_connection_age = age.clamp(LEAST_MAX_AGE, MAX_TIMEOUT);
+        self
+    }
+
     /// Connects, makes or extends the table, and closes the connection again: others are opened when they are needed.
     ///
     /// A table that is as it should be is only looked at, for which any role that can read it will do. Making or extending it
@@ -133,12 +149,15 @@ impl PostgresOptions {
             connect_timeout: self.connect_timeout,
             query_timeout: self.query_timeout,
             lock_timeout: self.lock_timeout,
+            max_age: self.max_connection_age,
+            current: Arc::default(),
         };
         tokio::time::timeout(self.query_timeout, schema::prepare(&connector, self.create_if_missing))
             .await
             .map_err(|_| StoreError::Timeout { after: self.query_timeout })??;
         let readers = connector.clone().pool(self.max_connections, self.acquire_timeout)?;
-        let writers = connector.clone().pool(WRITERS, self.acquire_timeout)?;
+        let for_writes = Connector { max_age: connector.max_age.min(MAX_WRITER_AGE), ..connector.clone() };
+        let writers = for_writes.pool(WRITERS, self.acquire_timeout)?;
         Ok(PostgresStore::new(readers, writers, connector))
     }
 }
@@ -153,6 +172,7 @@ impl fmt::Debug for PostgresOptions {
             .field("lock_timeout", &self.lock_timeout)
             .field("query_timeout", &self.query_timeout)
             .field("max_connections", &self.max_connections)
+            .field("max_connection_age", &self.max_connection_age)
             .finish_non_exhaustive()
     }
 }

@@ -3,18 +3,21 @@
 //! A connection on which anything failed, or whose user went away half-way, is never used again: it may still be at work on
 //! the server, or hold an answer that is nobody's.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, Object, PoolError, RecycleError, RecycleResult, TimeoutType};
 use sqlx::postgres::PgConnection;
 use sqlx::{ConnectOptions, Connection, Row};
 
-use super::failure::{connect_failed, failed};
+use super::failure::{connect_failed, failed, superseded};
 use super::location::Location;
+use super::server::{CurrentServer, ServerIdentity, Sighting};
 use crate::StoreError;
 
-/// A connection older than this is replaced, so that a changed address or a moved primary is found.
-const MAX_AGE: Duration = Duration::from_mins(30);
+/// A connection for writes is replaced when it is older than this: a revocation goes to the server that the address leads
+/// to, and a new connection is how to find out. Many changes in a row share it.
+pub(super) const MAX_WRITER_AGE: Duration = Duration::from_secs(5);
 
 /// One that was idle for longer is asked whether it is alive: firewalls forget idle connections without a word.
 const MAX_IDLE: Duration = Duration::from_secs(30);
@@ -29,6 +32,24 @@ pub(super) struct Connector {
     pub(super) connect_timeout: Duration,
     pub(super) query_timeout: Duration,
     pub(super) lock_timeout: Duration,
+    /// How old a connection may become.
+    pub(super) max_age: Duration,
+    /// Where the address leads, as all of the store's connections have found.
+    pub(super) current: Arc<CurrentServer>,
+}
+
+/// A connection, and what decides how long it may be used.
+pub(super) struct LiveConnection {
+    pub(super) connection: PgConnection,
+    server: ServerIdentity,
+    lasts: Duration,
+}
+
+/// At least three quarters of `age`, and at most `age`: what was made at one time is not replaced at one time.
+pub(super) fn jittered(age: Duration) -> Duration {
+    // Without random bytes, all last equally long.
+    let random = getrandom::u32().unwrap_or(u32::MAX);
+    age.mul_f64(0.75 + 0.25 * f64::from(random) / f64::from(u32::MAX))
 }
 
 impl Connector {
@@ -41,8 +62,21 @@ impl Connector {
             .map_err(|error| StoreError::Other(error.into()))
     }
 
+    /// The same, under a name by which an administrator can tell its connections from others in `pg_stat_activity`.
+    pub(super) fn named(&self, purpose: &str) -> Self {
+        let mut named = self.clone();
+        let options = named.location.options;
+        let name = format!("{} {purpose}", options.get_application_name().unwrap_or("trust-auth"));
+        named.location.options = options.application_name(&name);
+        named
+    }
+
     /// A connection to the primary, with the limits set on the server too.
     pub(super) async fn connect(&self) -> Result<PgConnection, StoreError> {
+        self.reach().await.map(|live| live.connection)
+    }
+
+    async fn reach(&self) -> Result<LiveConnection, StoreError> {
         // On the heap: the driver's connecting is a large future, and everything that may need a connection would hold it.
         match tokio::time::timeout(self.connect_timeout, Box::pin(self.establish())).await {
             Ok(outcome) => outcome,
@@ -56,7 +90,24 @@ impl Connector {
         }
     }
 
-    async fn establish(&self) -> Result<PgConnection, StoreError> {
+    async fn establish(&self) -> Result<LiveConnection, StoreError> {
+        loop {
+            let attempt = self.current.begin();
+            let mut connection = self.log_in().await?;
+            let server = ServerIdentity::of(&mut connection)
+                .await
+                .map_err(|error| failed(&error, &self.location, self.connect_timeout))?;
+            match self.current.record(attempt, &server) {
+                Sighting::Current => {
+                    return Ok(LiveConnection { connection, server, lasts: jittered(self.max_age) });
+                }
+                Sighting::Outdated => {}
+                Sighting::Superseded => return Err(superseded(&self.location)),
+            }
+        }
+    }
+
+    async fn log_in(&self) -> Result<PgConnection, StoreError> {
         let connecting = self.location.options.connect().await;
         let mut connection = connecting.map_err(|error| connect_failed(&error, &self.location))?;
         // The statement's limit is a little shorter than the caller's own: a server that still answers stops its work by
@@ -92,8 +143,8 @@ enum Fitness {
     Old,
 }
 
-fn fitness(age: Duration, idle: Duration) -> Fitness {
-    if age > MAX_AGE {
+fn fitness(age: Duration, lasts: Duration, idle: Duration) -> Fitness {
+    if age > lasts {
         Fitness::Old
     } else if idle > MAX_IDLE {
         Fitness::Doubtful
@@ -103,23 +154,32 @@ fn fitness(age: Duration, idle: Duration) -> Fitness {
 }
 
 impl managed::Manager for Connector {
-    type Type = PgConnection;
+    type Type = LiveConnection;
     type Error = StoreError;
 
-    async fn create(&self) -> Result<PgConnection, StoreError> {
-        self.connect().await
+    async fn create(&self) -> Result<LiveConnection, StoreError> {
+        self.reach().await
     }
 
-    async fn recycle(&self, connection: &mut PgConnection, metrics: &Metrics) -> RecycleResult<StoreError> {
-        match fitness(metrics.age(), metrics.last_used()) {
+    async fn recycle(&self, live: &mut LiveConnection, metrics: &Metrics) -> RecycleResult<StoreError> {
+        if !self.current.is(&live.server) {
+            return Err(RecycleError::message("the address leads to another server"));
+        }
+        match fitness(metrics.age(), live.lasts, metrics.last_used()) {
             Fitness::Fit => Ok(()),
             Fitness::Old => Err(RecycleError::message("old")),
-            Fitness::Doubtful => match tokio::time::timeout(PING_LIMIT, connection.ping()).await {
+            Fitness::Doubtful => match tokio::time::timeout(PING_LIMIT, live.connection.ping()).await {
                 Ok(Ok(())) => Ok(()),
                 _ => Err(RecycleError::message("dead")),
             },
         }
     }
+}
+
+/// Closes the connections that wait for their next use and will not get one.
+pub(super) fn close_unfit(pool: &Pool) {
+    let current = &pool.manager().current;
+    drop(pool.retain(|live, metrics| metrics.age() <= live.lasts && current.is(&live.server)));
 }
 
 /// A connection on loan. It goes back by [`give_back`](Self::give_back), and is closed if it is dropped.
@@ -139,7 +199,7 @@ impl Lent {
     }
 
     pub(super) fn connection(&mut self) -> Result<&mut PgConnection, StoreError> {
-        self.0.as_deref_mut().ok_or(StoreError::Unreachable)
+        self.0.as_deref_mut().map(|live| &mut live.connection).ok_or(StoreError::Unreachable)
     }
 
     /// Whether this is its first loan. One that was used before may have died in the pool.
@@ -166,11 +226,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_is_doubtful_after_thirty_seconds_and_old_after_thirty_minutes() {
+    fn a_connection_is_doubtful_after_thirty_idle_seconds_and_old_at_its_age() {
+        let age = Duration::from_mins(2);
         let (recent, long) = (MAX_IDLE, MAX_IDLE + Duration::from_nanos(1));
-        assert_eq!(fitness(MAX_AGE, recent), Fitness::Fit);
-        assert_eq!(fitness(MAX_AGE, long), Fitness::Doubtful);
-        assert_eq!(fitness(MAX_AGE + Duration::from_nanos(1), recent), Fitness::Old);
-        assert_eq!(fitness(2 * MAX_AGE, 2 * long), Fitness::Old);
+        assert_eq!(fitness(age, age, recent), Fitness::Fit);
+        assert_eq!(fitness(age, age, long), Fitness::Doubtful);
+        assert_eq!(fitness(age + Duration::from_nanos(1), age, recent), Fitness::Old);
+        assert_eq!(fitness(2 * age, age, 2 * long), Fitness::Old);
+    }
+
+    #[test]
+    fn ages_vary_by_a_quarter_and_never_exceed_the_limit() {
+        let age = Duration::from_mins(2);
+        let ages: Vec<Duration> = (0..64).map(|_| jittered(age)).collect();
+        assert!(ages.iter().all(|jittered| age.mul_f64(0.75) <= *jittered && *jittered <= age), "{ages:?}");
+        assert!(ages.iter().any(|jittered| *jittered != ages[0]));
     }
 }

@@ -1,18 +1,21 @@
-//! Listening for what the trigger tells, on a connection of its own, for ever.
+//! Listens for what the trigger notifies, on a connection of its own, until the watcher is dropped.
 //!
-//! Each connection invalidates everything once it listens: what was changed before that may have been missed.
+//! A new connection invalidates every key once it listens: changes before that may have been missed. A connection counts as
+//! listening only while canaries arrive on it ([`Canary`]).
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::Executor;
-use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::postgres::{PgListener, PgNotification, PgPoolOptions};
+use sqlx::{Acquire, Executor};
 use trust_key_cache::TrustKeyCache;
 
-use super::failure::{connect_failed, failed};
+use super::canary::{self, Canary};
+use super::failure::{connect_failed, elsewhere, failed, superseded};
 use super::notice::{CHANNEL, Notice};
-use super::pool::Connector;
+use super::pool::{Connector, jittered};
+use super::server::{ServerIdentity, Sighting};
 use super::{PostgresStore, schema};
 use crate::watcher::{Backoff, Eviction};
 use crate::{StoreError, Watcher};
@@ -21,6 +24,9 @@ use crate::{StoreError, Watcher};
 /// error: without the question, nobody would ever notice.
 const SILENCE: Duration = Duration::from_secs(2);
 const SIGN_OF_LIFE: Duration = Duration::from_secs(3);
+
+/// How often canaries, the server and the connection's age are looked at while nothing arrives.
+const TICK: Duration = Duration::from_millis(500);
 
 /// How long the driver may try by itself.
 const ONE_ATTEMPT: Duration = Duration::from_secs(2);
@@ -34,79 +40,200 @@ impl PostgresStore {
     /// for 5 s, another one is made, after pauses of 50 ms to 2 s. Each connecting makes sure of the trigger, and makes it anew where it is
     /// gone and the role may.
     ///
+    /// Every 5 s a new connection sends a canary notification to a channel of this watcher's own. If the canary does not
+    /// arrive within 10 s, or the new connection leads to another server, the listener reconnects. The store's pooled
+    /// connections to the former server are closed in the second case. The listener's connection is replaced at
+    /// [`max_connection_age`](super::PostgresOptions::max_connection_age), without a gap and without an invalidation.
+    ///
     /// # Panics
     ///
     /// Outside a Tokio runtime with time and IO enabled.
     pub fn watch(&self, cache: Arc<TrustKeyCache>) -> Watcher {
-        let connector = self.connector.clone();
+        let store = self.clone();
         Watcher::start(cache, move |eviction| async move {
+            let channel = Canary::new_channel();
             let mut backoff = Backoff::new();
             loop {
                 let begun = Instant::now();
-                let Err(error) = follow(&connector, &eviction).await;
+                let Err(error) = follow(&store, &channel, &eviction).await;
                 eviction.failed(&error);
                 tokio::time::sleep(backoff.pause_after(begun.elapsed())).await;
             }
         })
     }
+
+    /// Checks that notifications arrive: listens on one connection, notifies on another, and waits.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Deaf`] if the notification does not arrive within 10 s, as behind a pooler that shares server connections.
+    /// Any other error says that the check could not be made.
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime with time and IO enabled.
+    pub async fn check_notifications(&self) -> Result<(), StoreError> {
+        let nothing = Eviction::new(Arc::default());
+        Ear::open(&self.connector, &Canary::new_channel(), &nothing).await.map(|_| ())
+    }
 }
 
 /// Follows the changes until the connection fails.
-async fn follow(connector: &Connector, eviction: &Eviction) -> Result<Infallible, StoreError> {
-    let limit = connector.connect_timeout;
-    let mut listener = match tokio::time::timeout(limit, listen(connector)).await {
-        Ok(listener) => listener?,
-        Err(_) => return Err(StoreError::Timeout { after: limit }),
-    };
+async fn follow(store: &PostgresStore, channel: &str, eviction: &Eviction) -> Result<Infallible, StoreError> {
+    let connector = &store.connector;
+    let mut ear = Ear::open(connector, channel, eviction).await?;
     eviction.connected();
+    let mut last_word = Instant::now();
     loop {
-        let lost = |error: sqlx::Error| failed(&error, &connector.location, SIGN_OF_LIFE);
-        match tokio::time::timeout(SILENCE, listener.try_recv()).await {
-            Ok(Ok(Some(notification))) => hear(notification.payload(), eviction),
-            Ok(Ok(None)) => return Err(StoreError::Unreachable),
-            Ok(Err(error)) => return Err(lost(error)),
-            Err(_) => match tokio::time::timeout(SIGN_OF_LIFE, listener.execute("SELECT 1")).await {
-                Ok(outcome) => _ = outcome.map_err(lost)?,
-                Err(_) => return Err(StoreError::Timeout { after: SIGN_OF_LIFE }),
-            },
+        match ear.word(connector, TICK).await? {
+            Some(word) => {
+                last_word = Instant::now();
+                ear.take(&word, eviction);
+            }
+            None if last_word.elapsed() >= SILENCE => {
+                ear.sign_of_life(connector).await?;
+                last_word = Instant::now();
+            }
+            None => {}
+        }
+        ear.canary.tend(connector, eviction)?;
+        if !connector.current.is(&ear.server) {
+            store.close_unfit();
+            return Err(elsewhere(&connector.location));
+        }
+        if ear.made.elapsed() > ear.lasts && !ear.canary.is_under_way() {
+            store.close_unfit();
+            match Ear::open(connector, channel, eviction).await {
+                Ok(next) => {
+                    let former = std::mem::replace(&mut ear, next);
+                    if !former.hand_over(connector, &ear, eviction).await {
+                        eviction.connected();
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the listener's connection could not be replaced; trying again");
+                    ear.lasts += canary::INTERVAL;
+                }
+            }
         }
     }
 }
 
-/// A connection that hears of every change that is committed from now on.
-async fn listen(connector: &Connector) -> Result<PgListener, StoreError> {
-    // The driver's pool would keep trying, and not tell why. This tells, and finds out whether it is the primary, and whether there is a
-    // trigger that notifies: who restored the table meanwhile may have left it out, and nothing would ever be heard.
-    schema::prepare(connector, false).await?;
-    // The driver's listener takes its connection from a pool. One of its own, and a new one each time: the old connection may
-    // be held back by a farewell that nobody will hear.
-    let options = connector.location.options.clone();
-    // So that an administrator can tell it from the others in `pg_stat_activity`.
-    let name = format!("{} watch", options.get_application_name().unwrap_or("trust-auth"));
-    let pool = PgPoolOptions::new()
-        .max_connections(1)
-        .acquire_timeout(connector.connect_timeout.min(ONE_ATTEMPT))
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .connect_lazy_with(options.application_name(&name));
-    let refused = |error| connect_failed(&error, &connector.location);
-    let mut listener = PgListener::connect_with(&pool).await.map_err(refused)?;
-    // What is missed between two connections is made up for by whoever sees that there were two.
-    listener.eager_reconnect(false);
-    // A replica refuses this.
-    listener
-        .listen(CHANNEL)
-        .await
-        .map_err(|error| failed(&error, &connector.location, connector.connect_timeout))?;
-    Ok(listener)
+/// A connection that hears of every change that is committed from now on, which a canary has shown.
+struct Ear {
+    listener: PgListener,
+    server: ServerIdentity,
+    canary: Canary,
+    /// The canary that has shown it.
+    proof: String,
+    made: Instant,
+    lasts: Duration,
 }
 
-/// Does what a notification asks for. The payload goes nowhere else: it has digests.
-fn hear(payload: &str, eviction: &Eviction) {
-    match Notice::parse(payload) {
-        Ok(Notice::Keys(hashes)) => hashes.iter().flatten().for_each(|hash| eviction.key(hash)),
-        Ok(Notice::Everything) => eviction.everything(),
-        Err(_) => eviction.malformed(payload.len()),
+impl Ear {
+    async fn open(connector: &Connector, channel: &str, eviction: &Eviction) -> Result<Self, StoreError> {
+        let limit = connector.connect_timeout;
+        let mut ear = match tokio::time::timeout(limit, Box::pin(Self::listen(connector, channel))).await {
+            Ok(ear) => ear?,
+            Err(_) => return Err(StoreError::Timeout { after: limit }),
+        };
+        while !ear.canary.is_proven() {
+            ear.canary.tend(connector, eviction)?;
+            if let Some(word) = ear.word(connector, TICK).await? {
+                ear.take(&word, eviction);
+                ear.proof = word.payload().to_owned();
+            }
+        }
+        Ok(ear)
     }
-    eviction.notified();
+
+    async fn listen(connector: &Connector, channel: &str) -> Result<Self, StoreError> {
+        // The driver's pool would keep trying, and not tell why. This tells, and finds out whether it is the primary, and whether there is a
+        // trigger that notifies: who restored the table meanwhile may have left it out, and nothing would ever be heard.
+        schema::prepare(connector, false).await?;
+        let attempt = connector.current.begin();
+        // The driver's listener takes its connection from a pool. One of its own, and a new one each time: the old connection may
+        // be held back by a farewell that nobody will hear.
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(connector.connect_timeout.min(ONE_ATTEMPT))
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_lazy_with(connector.named("watch").location.options);
+        let refused = |error| connect_failed(&error, &connector.location);
+        let mut listener = PgListener::connect_with(&pool).await.map_err(refused)?;
+        // What is missed between two connections is made up for by whoever sees that there were two.
+        listener.eager_reconnect(false);
+        let fails = |error| failed(&error, &connector.location, connector.connect_timeout);
+        let connection = Acquire::acquire(&mut listener).await.map_err(fails)?;
+        let server = ServerIdentity::of(connection).await.map_err(fails)?;
+        match connector.current.record(attempt, &server) {
+            Sighting::Current => {}
+            Sighting::Outdated => return Err(elsewhere(&connector.location)),
+            Sighting::Superseded => return Err(superseded(&connector.location)),
+        }
+        // A replica refuses this.
+        listener.listen_all([CHANNEL, channel]).await.map_err(fails)?;
+        Ok(Self {
+            listener,
+            server,
+            canary: Canary::new(channel),
+            proof: String::new(),
+            made: Instant::now(),
+            lasts: jittered(connector.max_age),
+        })
+    }
+
+    /// What arrives next, within this time.
+    async fn word(
+        &mut self,
+        connector: &Connector,
+        wait: Duration,
+    ) -> Result<Option<PgNotification>, StoreError> {
+        match tokio::time::timeout(wait, self.listener.try_recv()).await {
+            Ok(Ok(Some(word))) => Ok(Some(word)),
+            Ok(Ok(None)) => Err(StoreError::Unreachable),
+            Ok(Err(error)) => Err(failed(&error, &connector.location, SIGN_OF_LIFE)),
+            Err(_) => Ok(None),
+        }
+    }
+
+    async fn sign_of_life(&mut self, connector: &Connector) -> Result<(), StoreError> {
+        match tokio::time::timeout(SIGN_OF_LIFE, self.listener.execute("SELECT 1")).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(failed(&error, &connector.location, SIGN_OF_LIFE)),
+            Err(_) => Err(StoreError::Timeout { after: SIGN_OF_LIFE }),
+        }
+    }
+
+    /// Does what a notification asks for. The payload goes nowhere else: it has digests.
+    fn take(&mut self, word: &PgNotification, eviction: &Eviction) {
+        let payload = word.payload();
+        if word.channel() != CHANNEL {
+            return self.canary.take(payload, eviction);
+        }
+        match Notice::parse(payload) {
+            Ok(Notice::Keys(hashes)) => hashes.iter().flatten().for_each(|hash| eviction.key(hash)),
+            Ok(Notice::Everything) => eviction.everything(),
+            Err(_) => eviction.malformed(payload.len()),
+        }
+        eviction.notified();
+    }
+
+    /// Takes what arrived here before `next` listened, and tells whether that was everything.
+    ///
+    /// Notifications arrive in the order of the commits. The canary that has shown that `next` listens arrives here too,
+    /// after everything that `next` cannot have heard.
+    async fn hand_over(mut self, connector: &Connector, next: &Self, eviction: &Eviction) -> bool {
+        let begun = Instant::now();
+        while self.server == next.server && begun.elapsed() < canary::LIMIT {
+            match self.word(connector, TICK).await {
+                Ok(Some(word)) if word.channel() != CHANNEL && word.payload() == next.proof => return true,
+                Ok(Some(word)) => self.take(&word, eviction),
+                Ok(None) => {}
+                Err(_) => return false,
+            }
+        }
+        false
+    }
 }

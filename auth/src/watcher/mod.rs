@@ -81,12 +81,7 @@ impl Watcher {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let eviction = Arc::new(Eviction {
-            cache,
-            counters: Counters::default(),
-            #[cfg(feature = "postgres")]
-            malformed: LogLimit::default(),
-        });
+        let eviction = Arc::new(Eviction::new(cache));
         let task = tokio::spawn(watch(Arc::clone(&eviction)));
         Self { eviction, task }
     }
@@ -115,6 +110,15 @@ pub(crate) struct Eviction {
 }
 
 impl Eviction {
+    pub(crate) fn new(cache: Arc<TrustKeyCache>) -> Self {
+        Self {
+            cache,
+            counters: Counters::default(),
+            #[cfg(feature = "postgres")]
+            malformed: LogLimit::default(),
+        }
+    }
+
     /// A connection stands, and hears of every change from now on. Those from before may have been missed.
     pub(crate) fn connected(&self) {
         self.cache.invalidate();
@@ -155,6 +159,18 @@ impl Eviction {
                 "a notification on the channel `trust_auth` was not understood; every key is invalidated"
             );
         }
+    }
+
+    /// A canary notification has arrived.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn canary_heard(&self) {
+        self.counters.canary_heard();
+    }
+
+    /// A canary notification has not arrived in time, or could not be sent.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn canary_missed(&self) {
+        self.counters.canary_missed();
     }
 
     /// A change concerns every key.

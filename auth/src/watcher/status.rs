@@ -26,6 +26,10 @@ pub struct WatchStatus {
     pub malformed: u64,
     /// Truncations of the table. Each has invalidated every key.
     pub truncations: u64,
+    /// Canary notifications that arrived: the proof that others would. Always 0 on SQLite.
+    pub canaries_heard: u64,
+    /// Canary notifications that did not arrive in time, or could not be sent. Always 0 on SQLite.
+    pub canaries_missed: u64,
     /// How often every key was invalidated, for whichever of these reasons.
     pub invalidations: u64,
 }
@@ -40,6 +44,8 @@ pub(super) struct Counters {
     evicted_keys: AtomicU64,
     malformed: AtomicU64,
     truncations: AtomicU64,
+    canaries_heard: AtomicU64,
+    canaries_missed: AtomicU64,
 }
 
 impl Counters {
@@ -79,6 +85,16 @@ impl Counters {
         count(&self.truncations);
     }
 
+    #[cfg(feature = "postgres")]
+    pub(super) fn canary_heard(&self) {
+        count(&self.canaries_heard);
+    }
+
+    #[cfg(feature = "postgres")]
+    pub(super) fn canary_missed(&self) {
+        count(&self.canaries_missed);
+    }
+
     pub(super) fn read(&self) -> WatchStatus {
         // Acquire: pairs with the Release of whoever counted, after it had invalidated.
         let read = |counter: &AtomicU64| counter.load(Ordering::Acquire);
@@ -92,6 +108,8 @@ impl Counters {
             evicted_keys: read(&self.evicted_keys),
             malformed,
             truncations,
+            canaries_heard: read(&self.canaries_heard),
+            canaries_missed: read(&self.canaries_missed),
             invalidations: connects + malformed + truncations,
         }
     }
