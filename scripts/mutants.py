@@ -2,7 +2,8 @@
 """The mutation score of the cache: break it in one place at a time, and see which model or test notices.
 
 Mutants are (a) each memory ordering in src/ weakened to Relaxed (a fence: removed), found by reading the sources, and (b) the semantic
-ones of scripts/mutants.toml. Each is built and checked in a copy under target/mutants, with one test at a time so that a crash has a
+ones of scripts/mutants.toml. A mutant of another package (auth/) names its own check there: `check` holds the
+arguments of `cargo test`. Each is built and checked in a copy under target/mutants, with one test at a time so that a crash has a
 name: first by what killed it when the table in docs/assurance.md was written, then by everything, until something fails. Writes a table
 (Markdown) to standard output, progress to standard error.
 
@@ -58,6 +59,7 @@ class Mutant:
     file: str
     edits: list[tuple[str, str]]
     at: int | None = None  # for an ordering: the offset of its name in the file
+    check: tuple[str, ...] | None = None  # the arguments of `cargo test` that check it, if not those of CHECKS
 
     def apply(self, text: str) -> str:
         if self.at is not None:
@@ -98,15 +100,18 @@ def semantic() -> list[Mutant]:
     for entry in tomllib.loads((ROOT / "scripts" / "mutants.toml").read_text())["mutant"]:
         edits = entry.get("edits") or [[entry["old"], entry["new"]]]
         edits = [tuple(edit) for edit in edits + entry.get("also", [])]
-        mutants.append(Mutant(entry["name"], entry["file"], edits))
+        check = tuple(entry["check"]) if "check" in entry else None
+        if entry["file"].startswith("auth/") and not check:
+            raise SystemExit(f"mutants: '{entry['name']}': a mutant in auth/ needs a `check`")
+        mutants.append(Mutant(entry["name"], entry["file"], edits, check=check))
     return mutants
 
 
 class Verdicts:
     """Those on these very sources, so that a run which was interrupted goes on where it was."""
 
-    def __init__(self, sources: str):
-        self.file = ROOT / "target" / "mutants" / "verdicts.json"
+    def __init__(self, file: str, sources: str):
+        self.file = ROOT / "target" / "mutants" / file
         stored = json.loads(self.file.read_text()) if self.file.is_file() else {}
         self.known = stored if stored.get("sources") == sources else {"sources": sources}
 
@@ -120,9 +125,9 @@ class Verdicts:
         new.replace(self.file)
 
 
-def copy_sources() -> str:
-    """Tells the sources' digest: of all that a verdict rests on."""
-    digest = hashlib.sha256()
+def copy_sources() -> tuple[str, str]:
+    """Returns the digests of the sources that a verdict depends on: of the cache alone, and of all packages."""
+    cache, all_packages = hashlib.sha256(), hashlib.sha256()
     files = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout.split("\0")
@@ -132,9 +137,12 @@ def copy_sources() -> str:
             (COPY / file).parent.mkdir(parents=True, exist_ok=True)
             # As of now: cargo would take what an interrupted run has built of a mutant for newer than the sources.
             shutil.copy(ROOT / file, COPY / file)
-            if not file.startswith(("docs/", "auth/", "benches/")) and not file.endswith(".md"):
-                digest.update(f"{file}\0".encode() + (ROOT / file).read_bytes())
-    return digest.hexdigest()
+            if not file.startswith(("docs/", "benches/")) and not file.endswith(".md"):
+                content = f"{file}\0".encode() + (ROOT / file).read_bytes()
+                all_packages.update(content)
+                if not file.startswith("auth/"):
+                    cache.update(content)
+    return cache.hexdigest(), all_packages.hexdigest()
 
 
 def likely() -> dict[str, list[tuple[str, list[str]]]]:
@@ -155,7 +163,8 @@ def without_line(name: str) -> str:
 def cargo(arguments: list[str], names: list[str] = []) -> tuple[str, str]:
     """Runs tests, all or those with such names; how it went ('ok', 'failed', 'build', 'hung') and what was printed."""
     target = TARGET.with_name("build-configured") if "--config" in arguments else TARGET
-    command = ["cargo", "test", "--locked", "-p", "trust-key-cache", "--target-dir", str(target), *arguments]
+    package = [] if "-p" in arguments else ["-p", "trust-key-cache"]
+    command = ["cargo", "test", "--locked", *package, "--target-dir", str(target), *arguments]
     if subprocess.run([*command, "--no-run", "-q"], cwd=COPY, capture_output=True).returncode:
         return "build", ""
     try:
@@ -177,6 +186,8 @@ def killer(output: str) -> str | None:
 
 def checks(mutant: Mutant, known: dict[str, list[tuple[str, list[str]]]]) -> list[tuple[str, list[str], list[str]]]:
     """What to run, in this order: kind, arguments, and which tests, or all."""
+    if mutant.check:
+        return [("test", list(mutant.check), [])]
     if mutant.file in CHECKS_OF:
         return [(kind, arguments, []) for kind, arguments in CHECKS_OF[mutant.file].items()]
     first = known.get(without_line(mutant.name), []) + ([LIKELY[mutant.file]] if mutant.file in LIKELY else [])
@@ -216,18 +227,25 @@ def main() -> int:
         print("\n".join(mutant.name for mutant in mutants))
         return 0
     known = likely()
-    verdicts = Verdicts(copy_sources())
-    for kind, check in CHECKS.items():
-        if verdicts.get(kind):
+    cache, all_packages = copy_sources()
+    of_cache, of_others = Verdicts("verdicts.json", cache), Verdicts("verdicts-auth.json", all_packages)
+    own_checks = dict.fromkeys(mutant.check for mutant in mutants if mutant.check)
+    unmutated = []
+    if any(not mutant.check for mutant in mutants):
+        unmutated += [(of_cache, f"{kind}s", check) for kind, check in CHECKS.items()]
+    unmutated += [(of_others, f"cargo test {' '.join(check)}", list(check)) for check in own_checks]
+    for verdicts, name, check in unmutated:
+        if verdicts.get(name):
             continue
-        print(f"unmutated sources, {kind}s ...", file=sys.stderr, flush=True)
+        print(f"unmutated sources, {name} ...", file=sys.stderr, flush=True)
         if (outcome := cargo(check)[0]) != "ok":
             print(f"mutants: the unmutated sources do not pass: {outcome}", file=sys.stderr)
             return 2
-        verdicts.put(kind, "ok")
+        verdicts.put(name, "ok")
     rows, bad = [], {"survived": 0, "not built": 0}
     for number, mutant in enumerate(mutants, 1):
         start = time.monotonic()
+        verdicts = of_others if mutant.check else of_cache
         verdict, by = verdicts.get(mutant.name) or judge(mutant, known)
         verdicts.put(mutant.name, verdict, by)
         if verdict in bad:

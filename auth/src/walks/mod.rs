@@ -136,6 +136,11 @@ struct Walker<S> {
 
 impl<S: TrustStore> Walker<S> {
     async fn run(mut self) {
+        self.walk_for_all_who_wait().await;
+    }
+
+    /// Returns once no request waits. The walker has given up the right to walk by then.
+    async fn walk_for_all_who_wait(&mut self) {
         while let Some(members) = self.walks.queue.begin() {
             self.walk(members).await;
             // A store in memory never waits, and the executor has others to serve. But the right to walk is not kept in a task
@@ -198,6 +203,25 @@ mod tests {
 
     use super::*;
     use crate::MemoryStore;
+
+    /// Another walker may have begun between this one's last look at the queue and its end.
+    #[tokio::test]
+    async fn a_walker_that_has_retired_leaves_the_next_ones_queue_alone() {
+        let walks = Arc::new(Walks::new(
+            Arc::new(MemoryStore::new()),
+            Arc::new(Counters::default()),
+            1,
+            RejectFloor::new(Duration::ZERO),
+        ));
+        let mut walker = Walker { walks: Arc::clone(&walks), retired: false };
+        walker.walk_for_all_who_wait().await;
+        let (answer, mut answered) = oneshot::channel();
+        let joined = walks.queue.join(Waiter { hash: KeyHash::of("key"), answer }).unwrap();
+        assert!(joined.first, "the right to walk was given up");
+        drop(walker);
+        assert!(walks.queue.is_waited_for(), "the request was sent away");
+        assert!(matches!(answered.try_recv(), Err(oneshot::error::TryRecvError::Empty)));
+    }
 
     #[tokio::test]
     async fn others_have_a_turn_after_some_answers_and_not_after_the_last() {

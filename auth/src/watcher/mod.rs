@@ -207,6 +207,34 @@ mod tests {
         assert_eq!(watcher.status().connects, 1);
     }
 
+    #[tokio::test]
+    async fn whoever_sees_a_count_finds_the_entry_gone() {
+        use std::cell::Cell;
+        use std::rc::Rc;
+
+        let cache = Arc::new(TrustKeyCache::new());
+        let watcher = Watcher::start(Arc::clone(&cache), |_| std::future::pending());
+        let (hash, counts) = (KeyHash::of("key"), Rc::new(Cell::new(0)));
+        let (shared, counted) = (Arc::clone(&cache), Rc::clone(&counts));
+        status::at_count::check(move || {
+            assert!(shared.is_empty(), "counted before it was evicted");
+            counted.set(counted.get() + 1);
+        });
+        let evictions: &[&dyn Fn(&Eviction)] = &[
+            &|eviction| eviction.connected(),
+            &|eviction| eviction.key(&hash),
+            #[cfg(feature = "postgres")]
+            &|eviction| eviction.malformed(7),
+            #[cfg(feature = "postgres")]
+            &|eviction| eviction.everything(),
+        ];
+        for evict in evictions {
+            assert!(cache.lease(&hash).remember(uuid::Uuid::nil()));
+            evict(&watcher.eviction);
+        }
+        assert_eq!(counts.get(), evictions.len());
+    }
+
     /// The first failure and each loss of a connection; not the attempts after it.
     #[tokio::test]
     async fn what_is_worth_a_warning_is_logged_as_one() {

@@ -116,6 +116,26 @@ impl Counters {
 }
 
 fn count(counter: &AtomicU64) {
+    #[cfg(test)]
+    at_count::run();
     // Release: pairs with the Acquire in `Counters::read`.
     counter.fetch_add(1, Ordering::Release);
+}
+
+/// Lets a test look at the cache at the moment of a count, on its own thread.
+#[cfg(test)]
+pub(super) mod at_count {
+    use std::cell::RefCell;
+
+    type Check = Box<dyn Fn()>;
+
+    std::thread_local!(static CHECK: RefCell<Option<Check>> = const { RefCell::new(None) });
+
+    pub(in super::super) fn check(check: impl Fn() + 'static) {
+        CHECK.with(|now| now.replace(Some(Box::new(check))));
+    }
+
+    pub(super) fn run() {
+        CHECK.with(|now| now.borrow().iter().for_each(|check| check()));
+    }
 }
