@@ -84,6 +84,7 @@ mod sqlite;
 mod stats;
 mod store;
 mod store_error;
+mod text_flaw;
 mod trust;
 mod walks;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -107,6 +108,7 @@ pub use sqlite::{SqliteOptions, SqliteStore};
 pub use stats::Stats;
 pub use store::{Candidates, Change, TrustLedger, TrustStore};
 pub use store_error::{Cause, StoreError};
+pub use text_flaw::TextFlaw;
 pub use trust::{InvalidName, NewTrust, Trust, TrustRef};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use watcher::{WatchStatus, Watcher};

@@ -198,9 +198,5 @@ impl Table {
 }
 
 fn position(rows: &[Arc<Trust>], which: &TrustRef) -> Result<usize, StoreError> {
-    let found = match which {
-        TrustRef::Id(id) => rows.iter().position(|row| row.id == *id),
-        TrustRef::Name(name) => rows.iter().position(|row| row.name == *name),
-    };
-    found.ok_or_else(|| StoreError::NoSuchTrust { which: which.clone() })
+    which.position_in(rows).ok_or_else(|| StoreError::NoSuchTrust { which: which.clone() })
 }

@@ -1,5 +1,6 @@
 //! [`Trust`]: a row of the table, and the check of the live row that every grant rests on.
 
+use std::borrow::{Borrow, Cow};
 use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +11,8 @@ use time::OffsetDateTime;
 use trust_key_cache::KeyHash;
 use uuid::Uuid;
 
-use crate::ApiKey;
+use crate::text_flaw::nfc;
+use crate::{ApiKey, TextFlaw};
 
 /// A tenant that authenticates with an API key: one row of the store.
 ///
@@ -76,11 +78,12 @@ impl Trust {
 /// # Examples
 ///
 /// ```
-/// use trust_auth::{InvalidName, NewTrust};
+/// use trust_auth::{InvalidName, NewTrust, TextFlaw};
 ///
 /// let new = NewTrust::new("St. Mary")?.code("SM1").region("north");
 /// assert_eq!(new.name(), "St. Mary");
-/// assert_eq!(NewTrust::new(" St. Mary").unwrap_err(), InvalidName::SurroundingWhiteSpace);
+/// let refused = NewTrust::new(" St. Mary").unwrap_err();
+/// assert_eq!(refused, InvalidName::Text(TextFlaw::SurroundingWhiteSpace));
 /// # Ok::<(), InvalidName>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,32 +94,34 @@ pub struct NewTrust {
 }
 
 impl NewTrust {
-    /// A trust of this name, without code and region.
+    /// A trust of this name, without code and region. The name is stored in Unicode's normalization form C, so that two
+    /// spellings of one name, such as `é` as one character and as two, are one name.
     ///
     /// # Errors
     ///
     /// [`InvalidName`] tells which rule the name breaks.
     pub fn new(name: impl Into<String>) -> Result<Self, InvalidName> {
-        let name = name.into();
+        let name = normal(name.into());
         InvalidName::check(&name)?;
         Ok(Self { name, code: None, region: None })
     }
 
-    /// Gives the code that the outside world knows the trust by. It is taken as it is.
+    /// Gives the code that the outside world knows the trust by. It is stored in normalization form C, and not checked:
+    /// [`TextFlaw::check`] does that.
     #[must_use]
     pub fn code(mut self, code: impl Into<String>) -> Self {
-        self.code = Some(code.into());
+        self.code = Some(normal(code.into()));
         self
     }
 
-    /// Tells where the trust is. It is taken as it is.
+    /// Tells where the trust is. It is stored in normalization form C, and not checked: [`TextFlaw::check`] does that.
     #[must_use]
     pub fn region(mut self, region: impl Into<String>) -> Self {
-        self.region = Some(region.into());
+        self.region = Some(normal(region.into()));
         self
     }
 
-    /// The name.
+    /// The name, in normalization form C.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -134,6 +139,14 @@ impl NewTrust {
             last_heartbeat: None,
             disabled_at: None,
         }
+    }
+}
+
+/// In normalization form C, without a copy where the text has that form.
+fn normal(text: String) -> String {
+    match nfc(&text) {
+        Cow::Borrowed(normal) if normal.len() == text.len() => text,
+        normal => normal.into_owned(),
     }
 }
 
@@ -157,12 +170,12 @@ pub enum InvalidName {
         /// How long it is, in bytes of UTF-8.
         bytes: usize,
     },
-    /// The name begins or ends with white space.
-    #[error("the name begins or ends with white space; leave it out")]
-    SurroundingWhiteSpace,
-    /// The name contains a control character, such as a line break.
-    #[error("the name contains a control character, such as a line break; leave it out")]
-    ControlCharacter,
+    /// The name looks like another, or disturbs the text around it.
+    #[error("the name {0}")]
+    Text(#[from] TextFlaw),
+    /// The name is `.` or `..`, which clients and proxies remove from the path of a URL.
+    #[error("the name is `.` or `..`, which a URL cannot carry as a part of its path; choose another name")]
+    DotSegment,
     /// The name is a UUID, and would be taken for an id.
     #[error("the name is a UUID, which would be taken for a trust's id; choose another name")]
     Uuid,
@@ -175,7 +188,7 @@ pub enum InvalidName {
 }
 
 impl InvalidName {
-    /// The longest name, in bytes of UTF-8.
+    /// The longest name, in bytes of UTF-8, in normalization form C.
     pub const MAX_BYTES: usize = 200;
 
     fn check(name: &str) -> Result<(), Self> {
@@ -185,11 +198,9 @@ impl InvalidName {
         if name.len() > Self::MAX_BYTES {
             return Err(Self::TooLong { bytes: name.len() });
         }
-        if name.trim() != name {
-            return Err(Self::SurroundingWhiteSpace);
-        }
-        if name.chars().any(char::is_control) {
-            return Err(Self::ControlCharacter);
+        TextFlaw::check(name)?;
+        if matches!(name, "." | "..") {
+            return Err(Self::DotSegment);
         }
         if Uuid::try_parse(name).is_ok() {
             return Err(Self::Uuid);
@@ -220,8 +231,47 @@ impl InvalidName {
 pub enum TrustRef {
     /// The trust with this id.
     Id(Uuid),
-    /// The trust of this name, to the letter.
+    /// The trust of this name: to the letter if there is one, otherwise in normalization form C, which is what
+    /// [`NewTrust`] stores.
     Name(String),
+}
+
+impl TrustRef {
+    /// Whether the trust is meant: by its id, or by its name to the letter.
+    fn is_exactly(&self, trust: &Trust) -> bool {
+        match self {
+            Self::Id(id) => trust.id == *id,
+            Self::Name(name) => trust.name == *name,
+        }
+    }
+
+    /// Finds the trust that is meant among these.
+    ///
+    /// ```
+    /// use trust_auth::{KeyHash, MemoryStore, NewTrust, TrustLedger, TrustRef};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new();
+    /// store.insert(NewTrust::new("Zo\u{eb}")?, KeyHash::of("key")).await?;
+    /// let trusts = store.list().await?;
+    /// assert_eq!(TrustRef::from("Zoe\u{308}").find_in(&trusts), trusts.first());
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn find_in<'a, T: Borrow<Trust>>(&self, trusts: &'a [T]) -> Option<&'a T> {
+        self.position_in(trusts).map(|at| &trusts[at])
+    }
+
+    pub(crate) fn position_in<T: Borrow<Trust>>(&self, trusts: &[T]) -> Option<usize> {
+        let position = |which: &Self| trusts.iter().position(|trust| which.is_exactly(trust.borrow()));
+        position(self).or_else(|| match self {
+            Self::Id(_) => None,
+            Self::Name(name) => match nfc(name) {
+                Cow::Owned(normal) => position(&Self::Name(normal)),
+                Cow::Borrowed(_) => None,
+            },
+        })
+    }
 }
 
 impl From<&str> for TrustRef {
@@ -295,12 +345,13 @@ mod tests {
         assert_eq!(refusal(""), InvalidName::Empty);
         assert_eq!(refusal(&"x".repeat(201)), InvalidName::TooLong { bytes: 201 });
         assert_eq!(refusal(&"é".repeat(101)), InvalidName::TooLong { bytes: 202 });
-        for name in [" ", " a", "a ", "a\n", "\u{a0}a"] {
-            assert_eq!(refusal(name), InvalidName::SurroundingWhiteSpace, "{name:?}");
+        assert_eq!(refusal(" a"), InvalidName::Text(TextFlaw::SurroundingWhiteSpace));
+        assert_eq!(refusal("a\nb"), InvalidName::Text(TextFlaw::ControlCharacter));
+        assert_eq!(refusal("a\u{202e}b"), InvalidName::Text(TextFlaw::Invisible('\u{202e}')));
+        for name in [".", ".."] {
+            assert_eq!(refusal(name), InvalidName::DotSegment);
         }
-        for name in ["a\0b", "a\nb", "a\x1b[31mb", "a\u{85}b"] {
-            assert_eq!(refusal(name), InvalidName::ControlCharacter, "{name:?}");
-        }
+        assert!(NewTrust::new("...").is_ok());
         let id = Uuid::from_u128(7);
         for name in [id.to_string(), id.simple().to_string(), id.urn().to_string(), id.braced().to_string()] {
             assert_eq!(refusal(&name), InvalidName::Uuid, "{name}");
@@ -313,6 +364,35 @@ mod tests {
         assert!(NewTrust::new("k".repeat(42)).is_ok());
         assert!(NewTrust::new("name ".repeat(39) + "names").is_ok());
         assert!(NewTrust::new("St. Mary’s — 北 🏥").is_ok());
+    }
+
+    /// Kelvin, the Angstrom sign and the Greek question mark are canonically `K`, `Å` and `;`.
+    #[test]
+    fn a_name_a_code_and_a_region_are_kept_in_normalization_form_c() {
+        for (typed, kept) in [("Zoe\u{308}", "Zo\u{eb}"), ("\u{212a}\u{212b}\u{37e}", "K\u{c5};"), ("a", "a")]
+        {
+            let new = NewTrust::new(typed).unwrap().code(typed).region(typed);
+            assert_eq!(
+                (new.name(), new.code.as_deref(), new.region.as_deref()),
+                (kept, Some(kept), Some(kept))
+            );
+        }
+        // Checked in the form in which it is kept.
+        assert_eq!(NewTrust::new("\u{212a}".repeat(43)).unwrap_err(), InvalidName::LooksLikeAKey);
+        assert!(NewTrust::new("e\u{301}".repeat(100)).is_ok());
+    }
+
+    #[test]
+    fn a_name_is_found_to_the_letter_first_and_in_normalization_form_c_second() {
+        let named = |name: &str| Trust { name: name.into(), ..trust(None, true) };
+        let [composed, decomposed] = [named("\u{e9}"), named("e\u{301}")];
+        let find = |trusts: &[Trust], name| TrustRef::from(name).find_in(trusts).map(|trust| trust.id);
+        let both = [composed.clone(), decomposed.clone()];
+        assert_eq!(find(&both, "\u{e9}"), Some(composed.id));
+        assert_eq!(find(&both, "e\u{301}"), Some(decomposed.id));
+        assert_eq!(find(&both[..1], "e\u{301}"), Some(composed.id));
+        assert_eq!(find(&both[1..], "\u{e9}"), None, "a row of another program, in another form");
+        assert_eq!(find(&both[1..], &decomposed.id.to_string()), Some(decomposed.id));
     }
 
     #[test]
@@ -332,8 +412,11 @@ mod tests {
             let _ = (which.to_string(), format!("{which:?}"));
             match NewTrust::new(&*text) {
                 Ok(new) => {
-                    prop_assert_eq!(new.name(), &*text);
-                    prop_assert_eq!(which, TrustRef::Name(text));
+                    prop_assert_eq!(new.name(), &*nfc(&text));
+                    prop_assert_eq!(which, TrustRef::Name(text.clone()));
+                    prop_assert!(NewTrust::new(new.name()).is_ok_and(|again| again == new));
+                    let row = Trust { name: new.name, ..trust(None, true) };
+                    prop_assert!(TrustRef::Name(text).find_in(&[row]).is_some());
                 }
                 Err(error) => prop_assert!(text.len() < 8 || !error.to_string().contains(&*text)),
             }

@@ -481,9 +481,10 @@ fn a_taken_name_is_refused_and_changes_nothing() {
 fn an_invalid_name_is_refused_before_anything_is_written() {
     let shell = Shell::new();
     let long = "n".repeat(201);
-    for name in
-        ["", " ", " a", "a ", "a\nb", "a\u{1b}[2J", &long, "67e55044-10b1-426f-9247-bb680e5fe0c8", STRANGER]
-    {
+    let id = "67e55044-10b1-426f-9247-bb680e5fe0c8";
+    let hidden =
+        ["a\u{202e}b", "a\u{200b}b", "a\u{2028}b", "a\u{a0}b", "a  b", "\u{301}a", "a\u{e000}", ".", ".."];
+    for name in ["", " ", " a", "a ", "a\nb", "a\u{1b}[2J", &long, id, STRANGER].into_iter().chain(hidden) {
         assert!(shell.run(&["register", "--name", name]).error().contains("name"), "{name:?}");
         assert_eq!(shell.run(&["register", "--name", name, "--json"]).failure(), "invalid_name", "{name:?}");
     }
@@ -502,13 +503,43 @@ fn a_name_of_any_script_is_fine() {
 }
 
 #[test]
-fn control_characters_of_a_code_do_not_reach_a_terminal() {
+fn a_name_is_found_in_either_normal_form_and_kept_in_one() {
+    let (shell, key) = Shell::with_trust("Zoe\u{308}");
+    assert_eq!(shell.verify_json(key).1["trust"]["name"], "Zo\u{eb}");
+    for name in ["Zo\u{eb}", "Zoe\u{308}"] {
+        assert_eq!(shell.run(&["register", "--name", name, "--json"]).failure(), "name_taken");
+        assert_eq!(shell.run(&["disable", name]).code, 0);
+    }
+}
+
+#[test]
+fn a_code_or_a_region_that_cannot_be_read_is_wrong_usage() {
     let shell = Shell::new();
-    let code = "x\u{1b}[2J\ny";
-    let key = shell.run(&["register", "--name", "a", "--code", code]).stdout;
+    for text in ["x\u{1b}[2J\ny", "x\u{202e}y", "x\u{200b}", " x", "x\u{2028}y"] {
+        for option in ["--code", "--region"] {
+            let ran = shell.run(&["register", "--name", "a", option, text]);
+            assert_eq!((ran.code, &*ran.stdout), (2, ""), "{option} {text:?}");
+        }
+    }
+    shell.assert_untouched();
+}
+
+/// Another program may have written it.
+#[test]
+fn control_and_invisible_characters_of_a_row_do_not_reach_a_terminal() {
+    let (placeholder, code) = ("placeholder", "x\u{1b}[2J\ny\u{202e}z");
+    assert_eq!(placeholder.len(), code.len());
+    let shell = Shell::new();
+    let key = shell.run(&["register", "--name", "a", "--code", placeholder]).stdout;
+    let mut bytes = fs::read(shell.database()).unwrap();
+    let at = bytes.windows(code.len()).position(|window| window == placeholder.as_bytes()).unwrap();
+    bytes[at..at + code.len()].copy_from_slice(code.as_bytes());
+    fs::write(shell.database(), bytes).unwrap();
     let ran = shell.run(&["list"]);
     assert_eq!(ran.stdout.lines().count(), 2, "{}", ran.stdout);
-    assert!(!ran.stdout.contains('\u{1b}') && !shell.verify(&*key).stdout.contains('\u{1b}'));
+    for text in [ran.stdout, shell.verify(&*key).stdout] {
+        assert!(!text.contains(['\u{1b}', '\u{202e}']), "{text}");
+    }
     assert_eq!(shell.verify_json(key).1["trust"]["code"], code);
 }
 

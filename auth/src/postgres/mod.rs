@@ -30,6 +30,7 @@ pub use options::PostgresOptions;
 use self::failure::{failed, is_lost};
 use self::pool::{Connector, Lent, Pool};
 use crate::row_warnings::RowWarnings;
+use crate::text_flaw::nfc;
 use crate::trust::now;
 use crate::{Candidates, Change, NewTrust, StoreError, Trust, TrustLedger, TrustRef, TrustStore};
 
@@ -348,9 +349,11 @@ impl Write<'_> {
             TrustRef::Name(name) => sqlx::query(
                 "SELECT FALSE, id, name::text, code::text, region::text, api_key_hash::text, \
                  created_at::timestamptz, last_heartbeat::timestamptz, disabled_at::timestamptz \
-                 FROM trust WHERE name::text COLLATE \"C\" = $1 FOR UPDATE",
+                 FROM trust WHERE name::text COLLATE \"C\" IN ($1, $2) \
+                 ORDER BY name::text COLLATE \"C\" <> $1 LIMIT 1 FOR UPDATE",
             )
-            .bind(name),
+            .bind(name)
+            .bind(nfc(name)),
         };
         let row = query.fetch_optional(self.lent.connection()?).await;
         let row = row.map_err(|error| self.store.failed(&error))?;

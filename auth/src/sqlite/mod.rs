@@ -27,6 +27,7 @@ pub use options::SqliteOptions;
 use self::failure::failed;
 use self::file::File;
 use crate::row_warnings::RowWarnings;
+use crate::text_flaw::nfc;
 use crate::trust::now;
 use crate::{Candidates, Change, NewTrust, StoreError, Trust, TrustLedger, TrustRef, TrustStore};
 
@@ -266,9 +267,10 @@ impl Write<'_> {
             .bind(row::id_text(*id)),
             TrustRef::Name(name) => sqlx::query(
                 "SELECT id, name, code, region, api_key_hash, created_at, last_heartbeat, disabled_at \
-                 FROM trust WHERE name = ?1",
+                 FROM trust WHERE name IN (?1, ?2) ORDER BY name <> ?1 LIMIT 1",
             )
-            .bind(name.clone()),
+            .bind(name.clone())
+            .bind(nfc(name).into_owned()),
         };
         let row =
             query.fetch_optional(&mut *self.transaction).await.map_err(|error| self.store.failed(error))?;

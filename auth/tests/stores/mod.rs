@@ -30,6 +30,9 @@ pub(crate) trait Backend: TrustLedger + Sized {
 
     /// What a program does that sets `api_key_hash` to null.
     fn forget_hash(&self, id: Uuid) -> impl Future<Output = ()> + Send;
+
+    /// What a program does that sets `name`.
+    fn rename(&self, id: Uuid, name: &str) -> impl Future<Output = ()> + Send;
 }
 
 impl Backend for MemoryStore {
@@ -40,6 +43,11 @@ impl Backend for MemoryStore {
     async fn forget_hash(&self, id: Uuid) {
         let row = self.fetch(id).await.unwrap().unwrap();
         self.put(Trust { api_key_hash: None, ..row }).unwrap();
+    }
+
+    async fn rename(&self, id: Uuid, name: &str) {
+        let row = self.fetch(id).await.unwrap().unwrap();
+        self.put(Trust { name: name.to_owned(), ..row }).unwrap();
     }
 }
 
@@ -57,6 +65,15 @@ impl Backend for SqliteStore {
             .await
             .unwrap();
     }
+
+    async fn rename(&self, id: Uuid, name: &str) {
+        sqlx::query("UPDATE trust SET name = ?2 WHERE id = ?1")
+            .bind(id.to_string())
+            .bind(name.to_owned())
+            .execute(&mut second_connection(self).await)
+            .await
+            .unwrap();
+    }
 }
 
 /// In a database of its own, on the server that the tests of this process share.
@@ -70,6 +87,12 @@ impl Backend for PostgresStore {
         let server = PostgresServer::shared().unwrap();
         let database = self.server().rsplit('/').next().unwrap().to_owned();
         server.psql(&database, &format!("UPDATE trust SET api_key_hash = NULL WHERE id = '{id}'"));
+    }
+
+    async fn rename(&self, id: Uuid, name: &str) {
+        let server = PostgresServer::shared().unwrap();
+        let database = self.server().rsplit('/').next().unwrap().to_owned();
+        server.psql(&database, &format!("UPDATE trust SET name = '{name}' WHERE id = '{id}'"));
     }
 }
 

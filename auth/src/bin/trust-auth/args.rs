@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
-use trust_auth::ApiKey;
+use trust_auth::{ApiKey, TextFlaw};
 
 use crate::answer::complain;
 use crate::serve::Settings;
@@ -53,14 +53,15 @@ impl CommandLine {
     }
 }
 
-/// What is stored and listed as it is: not empty, and no key that was pasted by mistake.
-fn short_text(text: &str) -> Result<String, &'static str> {
+/// What is stored and listed as it is: not empty, distinct to its reader, and no key that was pasted by mistake.
+fn short_text(text: &str) -> Result<String, String> {
     if text.is_empty() {
-        return Err("it is empty; leave it out");
+        return Err("it is empty; leave it out".to_owned());
     }
     if ApiKey::may_be_in(text) {
-        return Err("it looks like an API key");
+        return Err("it looks like an API key".to_owned());
     }
+    TextFlaw::check(text).map_err(|flaw| format!("it {flaw}"))?;
     Ok(text.to_owned())
 }
 

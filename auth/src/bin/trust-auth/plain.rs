@@ -1,10 +1,12 @@
-//! Text from outside, made safe for a terminal: a name must not move the cursor, nor forge another line.
+//! Text from outside, made safe for a terminal: a name must not move the cursor, nor forge another line, nor look like another name.
 
-/// `text` with its control characters escaped, so that they are seen and do nothing.
+use trust_auth::TextFlaw;
+
+/// `text` with its control and invisible characters escaped, so that they are seen and do nothing.
 pub(crate) fn plain(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() { safe.extend(c.escape_default()) } else { safe.push(c) }
+        if TextFlaw::of(c).is_some() { safe.extend(c.escape_default()) } else { safe.push(c) }
     }
     safe
 }
@@ -16,5 +18,10 @@ mod tests {
     #[test]
     fn control_characters_do_not_reach_a_terminal() {
         assert_eq!(plain("St. M\u{e4}ry\u{1b}[2J\n\u{9b}"), "St. M\u{e4}ry\\u{1b}[2J\\n\\u{9b}");
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_shown_as_its_number() {
+        assert_eq!(plain("St.\u{a0}M\u{202e}a\u{200b}ry"), "St.\\u{a0}M\\u{202e}a\\u{200b}ry");
     }
 }

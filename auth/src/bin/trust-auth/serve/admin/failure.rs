@@ -116,7 +116,8 @@ impl From<JsonRejection> for Failure {
             JsonRejection::JsonSyntaxError(_) => ("malformed", "the body is not valid JSON"),
             JsonRejection::JsonDataError(_) => (
                 "malformed",
-                "the body must be {\"name\": TEXT}, and may have the texts \"code\" and \"region\", none of them empty",
+                "the body must be {\"name\": TEXT}, and may have the texts \"code\" and \"region\"; neither may be empty, look like an API key, \
+                 or contain what cannot be seen",
             ),
             _ => ("unreadable", "the body could not be read to its end"),
         };

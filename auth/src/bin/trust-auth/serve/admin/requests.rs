@@ -11,7 +11,7 @@ use axum::http::header::LOCATION;
 use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
-use trust_auth::{ApiKey, NewTrust, RegistryError, StoreError, Trust, TrustRef, TrustRegistry};
+use trust_auth::{ApiKey, NewTrust, RegistryError, StoreError, TextFlaw, Trust, TrustRef, TrustRegistry};
 
 use super::failure::Failure;
 use super::{Admin, BODY_BYTES};
@@ -80,12 +80,11 @@ pub(crate) async fn show(State(admin): State<Arc<Admin>>, named: Named) -> Respo
     let found = async {
         let which = which(named)?;
         // Of the list, because a store has no way to find a name, and needs none: this is not the hot path.
-        let is_meant = |trust: &Trust| match &which {
-            TrustRef::Id(id) => trust.id == *id,
-            TrustRef::Name(name) => trust.name == *name,
-        };
-        let found = admin.registry.list().await?.into_iter().find(is_meant);
-        found.ok_or_else(|| Failure::no_such_trust(&StoreError::NoSuchTrust { which }))
+        let listed = admin.registry.list().await?;
+        which
+            .find_in(&listed)
+            .cloned()
+            .ok_or_else(|| Failure::no_such_trust(&StoreError::NoSuchTrust { which }))
     };
     admin.answer("show", found, one).await
 }
@@ -243,6 +242,9 @@ fn short_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Optio
     }
     if text.as_deref().is_some_and(ApiKey::may_be_in) {
         return Err(serde::de::Error::custom("it looks like an API key; leave it out, and rotate that key"));
+    }
+    if let Some(Err(flaw)) = text.as_deref().map(TextFlaw::check) {
+        return Err(serde::de::Error::custom(format_args!("it {flaw}")));
     }
     Ok(text)
 }
