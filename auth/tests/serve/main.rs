@@ -15,6 +15,7 @@ mod processes;
 mod programs;
 mod proxies;
 mod server;
+mod stalls;
 
 #[path = "../postgres_server/mod.rs"]
 mod postgres_server;

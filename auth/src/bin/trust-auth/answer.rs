@@ -64,6 +64,11 @@ impl Answer {
         self
     }
 
+    /// The exit code, if the answer is delivered.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.exit)
+    }
+
     /// Writes the answer and gives the process its exit code.
     pub(crate) fn deliver(self) -> ExitCode {
         let mut stdout = io::stdout().lock();

@@ -34,6 +34,11 @@ impl Failure {
         &self.message
     }
 
+    /// The exit code.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.exit)
+    }
+
     /// Says it where the caller listens: one line of JSON on standard output, or text on standard error.
     pub(crate) fn deliver(self, format: Format) -> ExitCode {
         #[derive(Serialize)]

@@ -24,6 +24,9 @@ mod verify;
 mod warnings;
 
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -42,10 +45,33 @@ fn main() -> ExitCode {
     if !matches!(line.command, Command::Serve(_)) {
         warnings::show();
     }
-    match runtime(&line.command).and_then(|runtime| runtime.block_on(run(line, format))) {
+    let serves = matches!(line.command, Command::Serve(_));
+    let outcome = runtime(&line.command).and_then(|runtime| {
+        let outcome = runtime.block_on(run(line, format));
+        // Not waited for: a resolver or a file system that hangs keeps a thread of the runtime as long as it likes.
+        runtime.shutdown_background();
+        outcome
+    });
+    let exit = outcome.as_ref().map_or_else(Failure::exit_code, Answer::exit_code);
+    let deliver = move || match outcome {
         Ok(answer) => answer.deliver(),
         Err(failure) => failure.deliver(format),
-    }
+    };
+    if serves { deliver_within(LAST_WORDS, exit, deliver) } else { deliver() }
+}
+
+/// How long the end of the service waits for standard output and standard error to take its last words.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Delivers, and goes on with this exit code if nothing takes it for so long: a pipe may be full, and its reader may have stopped.
+fn deliver_within(
+    limit: Duration,
+    otherwise: ExitCode,
+    deliver: impl FnOnce() -> ExitCode + Send + 'static,
+) -> ExitCode {
+    let (delivered, delivery) = mpsc::channel();
+    let thread = thread::Builder::new().spawn(move || delivered.send(deliver()));
+    thread.ok().and_then(|_| delivery.recv_timeout(limit).ok()).unwrap_or(otherwise)
 }
 
 /// The service, and the demo, which is a service's load, get a service's runtime; a single change needs no threads.

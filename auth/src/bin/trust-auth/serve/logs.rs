@@ -4,6 +4,8 @@
 //! request's headers, which nobody gives them.
 
 use std::io;
+use std::panic;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -13,6 +15,12 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+
+use super::log_queue::LogQueue;
+use crate::failure::Failure;
+
+/// How long the end of the process waits for the last lines.
+pub(crate) const LAST_LINES: Duration = Duration::from_millis(500);
 
 /// How lines are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
@@ -48,16 +56,22 @@ impl From<LogLevel> for LevelFilter {
     }
 }
 
-/// From now on, until the process ends.
-pub(crate) fn start(format: LogFormat, level: LogLevel) {
+/// From now on, until the process ends. The queue has the lines on their way.
+pub(crate) fn start(format: LogFormat, level: LogLevel) -> Result<LogQueue, Failure> {
+    let queue = LogQueue::start(io::stderr())
+        .map_err(|error| Failure::new("log", format!("cannot start the log's thread: {error}")))?;
+    let writer = queue.clone();
     // A standard error that is closed must not make a line fatal: hence no word about a write that failed.
-    let lines = fmt::layer().with_writer(io::stderr).with_ansi(false).log_internal_errors(false);
+    let lines = fmt::layer().with_writer(move || writer.clone()).with_ansi(false).log_internal_errors(false);
     let lines = match format {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     // Not the database driver: it may quote statements and what is bound to them.
     let targets = Targets::new().with_target("trust_auth", level).with_target("hyper", LevelFilter::WARN);
-    // It fails where somebody else logs already, which is as good.
+    // It fails where another subscriber logs already, which is as good.
     let _ = tracing_subscriber::registry().with(lines).with(targets).try_init();
+    // The usual hook writes to standard error itself, and a worker that panics would wait for it.
+    panic::set_hook(Box::new(|panic| tracing::error!("a task panicked, which is a bug: {panic}")));
+    Ok(queue)
 }

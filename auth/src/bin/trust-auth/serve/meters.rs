@@ -12,6 +12,7 @@ use trust_auth::{AuthError, Authenticator, Path, Trust, Watcher};
 use trust_key_cache::TrustKeyCache;
 
 use super::health::Health;
+use super::log_queue::LogQueue;
 use super::walks::Walks;
 
 /// Upper bounds of the latency's buckets, in seconds: from a cached key on SQLite to the longest request time-out that makes sense.
@@ -45,6 +46,7 @@ pub(crate) struct Meters {
     watcher: Arc<Watcher>,
     health: Arc<Health>,
     impairments: Vec<Gauge>,
+    log: LogQueue,
     outcomes: Outcomes,
     latency: Latency,
     read: Read,
@@ -84,6 +86,7 @@ struct Read {
     listener_connected: Gauge,
     listener_failures: Counter,
     cache_entries: Gauge,
+    log_lines_dropped: Counter,
 }
 
 impl Meters {
@@ -94,6 +97,7 @@ impl Meters {
         cache: Arc<TrustKeyCache>,
         watcher: Arc<Watcher>,
         health: Arc<Health>,
+        log: LogQueue,
     ) -> Self {
         let rendered = recorder.handle();
         let impairments = health.gauges(&recorder);
@@ -116,6 +120,7 @@ impl Meters {
             watcher,
             health,
             impairments,
+            log,
             outcomes,
             latency,
             read,
@@ -167,15 +172,26 @@ impl Meters {
     pub(crate) fn text(&self) -> String {
         self.read.update(&self.authenticator, &self.walks, &self.cache, &self.watcher);
         self.health.update(&self.impairments);
+        self.read.log_lines_dropped.absolute(self.log.dropped());
         self.rendered.render()
     }
 
     /// Keeps what was measured in bounded memory, for ever.
     pub(crate) async fn keep_up(self: Arc<Self>) {
         let mut interval = tokio::time::interval(UPKEEP);
+        let mut dropped = 0;
         loop {
             interval.tick().await;
             self.rendered.run_upkeep();
+            // Said when there is room again; a line that finds none is counted like the others.
+            let now = self.log.dropped();
+            if now > dropped {
+                tracing::warn!(
+                    lines = now - dropped,
+                    "lines of the log were dropped: standard error took none"
+                );
+                dropped = self.log.dropped();
+            }
         }
     }
 }
@@ -219,6 +235,7 @@ impl Read {
             listener_connected: gauge!("trust_auth_listener_connected"),
             listener_failures: counter!("trust_auth_listener_failures_total"),
             cache_entries: gauge!("trust_auth_cache_entries"),
+            log_lines_dropped: counter!("trust_auth_log_lines_dropped_total"),
         }
     }
 
@@ -293,6 +310,10 @@ fn describe() {
     describe_counter!(
         "trust_auth_listener_failures_total",
         "Connections of that listener that were lost or not to be had"
+    );
+    describe_counter!(
+        "trust_auth_log_lines_dropped_total",
+        "Lines of the log that were dropped, because standard error took none"
     );
     describe_gauge!("trust_auth_cache_entries", "Keys in the cache");
     describe_gauge!("trust_auth_cache_capacity", "How many keys the cache is made for");

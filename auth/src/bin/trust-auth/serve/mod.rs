@@ -12,6 +12,7 @@ mod health;
 mod identity;
 mod limits;
 mod listener;
+mod log_queue;
 mod logs;
 mod meters;
 mod output;
@@ -24,6 +25,8 @@ mod walks;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use serde::Serialize;
 use trust_auth::{Authenticator, TrustRegistry};
@@ -35,6 +38,7 @@ use self::connections::Connections;
 use self::drain::Drain;
 use self::health::Health;
 use self::listener::Listener;
+use self::log_queue::LogQueue;
 use self::meters::Meters;
 use self::probes::Probes;
 use self::verdict::Verdict;
@@ -44,10 +48,20 @@ use crate::database::{Database, IfMissing};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 
+/// How long the end waits for the database's connections. A file system that hangs would hold one without end.
+const CLOSING: Duration = Duration::from_secs(10);
+
 /// Serves until a signal ends it. Returns when every answer that was owed is given.
 pub(crate) async fn serve(url: &Path, format: Format, settings: &Settings) -> Result<Answer, Failure> {
     settings.check()?;
-    logs::start(settings.log_format, settings.log_level);
+    let log = logs::start(settings.log_format, settings.log_level)?;
+    let outcome = run(url, format, settings, &log).await;
+    // Nothing else is left that this could keep waiting.
+    log.flush(logs::LAST_LINES);
+    outcome.map(|()| Answer::nothing())
+}
+
+async fn run(url: &Path, format: Format, settings: &Settings, log: &LogQueue) -> Result<(), Failure> {
     // Before anything is open: from here on, a signal ends the service in order.
     let interrupt = Interrupt::listen()
         .map_err(|error| Failure::new("signals", format!("cannot listen for signals: {error}")))?;
@@ -78,6 +92,7 @@ pub(crate) async fn serve(url: &Path, format: Format, settings: &Settings) -> Re
         Arc::clone(&cache),
         Arc::clone(&watcher),
         Arc::clone(&health),
+        log.clone(),
     ));
     let probes = Arc::new(Probes::new(database.store(), watcher, drain.clone(), health));
     let verdict = Verdict::new(authenticator, settings.key_header(), Arc::clone(&meters));
@@ -113,8 +128,12 @@ pub(crate) async fn serve(url: &Path, format: Format, settings: &Settings) -> Re
     let outcome = end.await;
     upkeep.abort();
     change_check.abort();
-    database.close().await;
-    outcome.map(|()| Answer::nothing())
+    if tokio::time::timeout(CLOSING, database.close()).await.is_err() {
+        tracing::warn!(
+            "the database's connections did not close within {CLOSING:?}; what they were writing may or may not be committed"
+        );
+    }
+    outcome
 }
 
 /// What is served, where and how, for whoever started it: without the database's password, and without the admin key's digest.
@@ -133,13 +152,17 @@ impl Serving<'_> {
         struct Envelope<'a> {
             serving: &'a Serving<'a>,
         }
-        Answer::new(format, &Envelope { serving: self }, || {
+        let line = Answer::new(format, &Envelope { serving: self }, || {
             let admin = self
                 .admin_listen
                 .map_or("off".to_owned(), |address| format!("http://{address}/admin/trusts"));
             format!("Serving http://{}/verify from {}; admin API: {admin}.", self.listen, self.database)
-        })
-        .deliver();
+        });
+        // By a thread that is not waited for: a pipe that is full would hold up the service.
+        let written = thread::Builder::new().name("announcement".into()).spawn(move || line.deliver());
+        if let Err(error) = written {
+            tracing::warn!(%error, "cannot announce the service on standard output");
+        }
         let admin_listen =
             self.admin_listen.map(|address| address.to_string()).unwrap_or_else(|| "off".to_owned());
         self.settings.log(self.listen, &admin_listen, &self.database);

@@ -1,0 +1,160 @@
+//! Nothing outside stalls the service: those who read its output may stop reading, and it goes on answering and ends when it is told to.
+#![cfg(target_os = "linux")]
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, PipeReader, PipeWriter, Read, Write, pipe};
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::client::{Client, NoAnswer, ask};
+use crate::postgres_server::PostgresServer;
+use crate::server::{PATIENCE, command};
+
+const O_NONBLOCK: i32 = 0o4000;
+
+/// A service whose standard output and error are what the test wants them to be. Dropped, it is killed.
+struct Piped {
+    child: Child,
+    main: SocketAddr,
+    _folder: tempfile::TempDir,
+}
+
+impl Piped {
+    async fn start(database: &str, stdout: Stdio, stderr: Stdio) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // A port that nobody listens at: the line that would tell it is not read.
+        let main = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut command = command(folder.path());
+        command
+            .env("TRUST_AUTH_DATABASE", database)
+            .env("TRUST_AUTH_LISTEN", main.to_string())
+            .env("TRUST_AUTH_ADMIN_LISTEN", "off")
+            .env("TRUST_AUTH_DRAIN_DELAY", "100ms")
+            .args(["--json", "serve", "--query-timeout", "500ms"])
+            .stdout(stdout)
+            .stderr(stderr);
+        let piped = Self { child: command.spawn().unwrap(), main, _folder: folder };
+        let begun = Instant::now();
+        loop {
+            match Client::new(main).ask("GET", "/readyz", &[], "").await {
+                Ok(answer) if answer.status == 200 => return piped,
+                Ok(_) | Err(NoAnswer::Refused | NoAnswer::Lost(_)) => {}
+            }
+            assert!(begun.elapsed() < PATIENCE, "it is not ready");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn terminated(&mut self) -> ExitStatus {
+        let script = format!("kill -s TERM {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "it does not end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Piped {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Leaves the pipe without room. It is opened a second time, so that not to block is a matter of this description alone.
+fn fill(pipe: &PipeWriter) {
+    let path = format!("/proc/self/fd/{}", pipe.as_raw_fd());
+    let mut pipe = OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(path).unwrap();
+    for size in [4_096, 1] {
+        loop {
+            match pipe.write(&vec![b'\n'; size]) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+/// What is in the pipe, once nobody writes to it any more.
+fn rest(mut pipe: PipeReader) -> String {
+    let mut text = String::new();
+    pipe.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// As a log collector that hangs. The database's failure is what makes the service log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_of_the_log_that_stops_while_the_database_fails_holds_up_no_answer_and_not_the_end() {
+    let Some(database) = PostgresServer::start() else { return };
+    let url = database.new_database();
+    let (unread, stderr) = pipe().unwrap();
+    let ours = stderr.try_clone().unwrap();
+    let mut piped = Piped::start(&url, Stdio::null(), stderr.into()).await;
+    fill(&ours);
+    drop(ours);
+    database.stop();
+    // Longer than the pause between two lines about the database.
+    let begun = Instant::now();
+    let mut client = Client::new(piped.main);
+    while begun.elapsed() < Duration::from_secs(4) {
+        assert_eq!(client.verify("unknown").await.unwrap().status, 503);
+        assert_eq!(ask(piped.main, "GET", "/healthz", &[], "").await.status, 200);
+    }
+    assert_eq!(ask(piped.main, "GET", "/readyz", &[], "").await.status, 503);
+    let text = ask(piped.main, "GET", "/metrics", &[], "").await.body;
+    assert!(text.contains("\ntrust_auth_log_lines_dropped_total "), "{text}");
+    assert_eq!(piped.terminated().await.code(), Some(0));
+    drop(unread);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_of_standard_output_that_never_reads_holds_up_neither_the_service_nor_its_end() {
+    let (unread, stdout) = pipe().unwrap();
+    let (log, stderr) = pipe().unwrap();
+    fill(&stdout);
+    let mut piped = Piped::start("trust-auth.db", stdout.into(), stderr.into()).await;
+    assert_eq!(Client::new(piped.main).verify("unknown").await.unwrap().status, 401);
+    assert_eq!(piped.terminated().await.code(), Some(0));
+    // The end waits for a log that is read.
+    let log = rest(log);
+    assert!(log.contains("every answer that was owed is given"), "{log}");
+    assert!(!rest(unread).contains("serving"));
+}
+
+/// A failure to start is told on either, and told to nobody who does not read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_to_start_ends_the_service_although_nobody_reads_what_it_says() {
+    for arguments in
+        [&["serve", "--admin-key-sha256", "short"] as &[_], &["--json", "serve", "--listen", "192.0.2.1:1"]]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let (unread, output) = pipe().unwrap();
+        fill(&output);
+        let mut command = command(folder.path());
+        command.args(arguments).stdout(output.try_clone().unwrap()).stderr(output);
+        let mut child = command.spawn().unwrap();
+        drop(command);
+        let begun = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            if begun.elapsed() > PATIENCE {
+                child.kill().unwrap();
+                panic!("it does not end");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        assert_eq!(status.code(), Some(1), "{arguments:?}");
+        drop(unread);
+    }
+}
