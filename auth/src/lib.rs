@@ -72,6 +72,8 @@ mod authenticator_builder;
 mod http;
 mod log_limit;
 mod memory;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod migration;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod registry;
@@ -99,6 +101,8 @@ pub use http::{AuthLayer, AuthService, KeyHeader};
 #[cfg(feature = "axum")]
 pub use http::{Authenticated, NotAuthenticated};
 pub use memory::MemoryStore;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use migration::MigrationPlan;
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresOptions, PostgresStore};
 pub use registry::TrustRegistry;

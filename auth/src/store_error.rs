@@ -63,6 +63,28 @@ pub enum StoreError {
         /// What is wrong, and what to do.
         reason: String,
     },
+    /// The tables are ours, or can be made so, and lack something that each operation needs, such as a column. Opening changes nothing
+    /// unless it was told to migrate.
+    #[error(
+        "the database {path} cannot be used: it lacks {}; run `trust-auth migrate`, which adds that and keeps everything else \
+         (`--dry-run` shows its SQL)",
+        missing.join(", "),
+        path = path.display()
+    )]
+    NotMigrated {
+        /// The file, or the URL of the server's database without user and password.
+        path: PathBuf,
+        /// What is missing, each in a few words.
+        missing: Vec<String>,
+    },
+    /// The server does not let this role do what it was asked.
+    #[error("the database {server} does not let this role do that: it lacks {right}")]
+    MissingRight {
+        /// The URL without user and password.
+        server: String,
+        /// Which right, and who can give it.
+        right: String,
+    },
     /// The database's name is not understood.
     #[error("the database cannot be opened: {reason}")]
     UnsupportedUrl {
@@ -180,8 +202,9 @@ impl fmt::Debug for Cause {
 
 impl StoreError {
     /// A short stable word for the variant, for metrics and output that programs read: `not_found`,
-    /// `not_a_database`, `cannot_open`, `schema`, `unsupported_url`, `cannot_connect`, `read_only`, `timeout`,
-    /// `busy`, `unreachable`, `deaf`, `outcome_unknown`, `unsettled`, `name_taken`, `no_such_trust`, `bad_row`, `other`.
+    /// `not_a_database`, `cannot_open`, `schema`, `not_migrated`, `missing_right`, `unsupported_url`, `cannot_connect`,
+    /// `read_only`, `timeout`, `busy`, `unreachable`, `deaf`, `outcome_unknown`, `unsettled`, `name_taken`, `no_such_trust`,
+    /// `bad_row`, `other`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -189,6 +212,8 @@ impl StoreError {
             Self::NotADatabase { .. } => "not_a_database",
             Self::CannotOpen { .. } => "cannot_open",
             Self::Schema { .. } => "schema",
+            Self::NotMigrated { .. } => "not_migrated",
+            Self::MissingRight { .. } => "missing_right",
             Self::UnsupportedUrl { .. } => "unsupported_url",
             Self::CannotConnect { .. } => "cannot_connect",
             Self::ReadOnly { .. } => "read_only",

@@ -327,7 +327,7 @@ async fn what_a_write_is_refused_for_is_told_with_what_to_do() {
         ("42846", "schema", changed),
         ("42883", "schema", changed),
         ("0A000", "schema", changed),
-        ("42501", "schema", "grant it SELECT"),
+        ("42501", "missing_right", "what its triggers use"),
         ("23502", "schema", "has a column `colour` that must be filled"),
         ("22001", "schema", "too short"),
         ("22021", "schema", "such as NUL"),

@@ -1,4 +1,4 @@
-//! What `connect` does to a PostgreSQL database: it makes or extends the table where it may, keeps what is there, and tells what it cannot use.
+//! What opening a PostgreSQL database does to it: nothing, unless it was told to make the table or to migrate; and what it says then.
 
 mod stores;
 
@@ -57,7 +57,7 @@ async fn the_references_table_is_extended_and_its_rows_stay_as_they_are() {
         "SELECT ctid, xmin, id, name, code, region, api_key_hash, created_at, contact FROM trust ORDER BY id";
     let before = server.psql(&url, rows);
 
-    let store = postgres_options(&url).connect().await.unwrap();
+    let store = postgres_options(&url).migrate(true).connect().await.unwrap();
     assert_eq!(server.psql(&url, rows), before, "not even written anew");
     let index = "SELECT count(*) FROM pg_indexes WHERE indexname = 'ix_trust_region'";
     assert_eq!(server.psql(&url, index), "1");
@@ -104,7 +104,9 @@ async fn of_processes_that_start_at_once_one_makes_the_table_and_all_use_it() {
     for table in ["", REFERENCE] {
         let url = server.new_database();
         server.psql(&url, table);
-        let starts: Vec<_> = (0..8).map(|_| tokio::spawn(postgres_options(&url).connect())).collect();
+        let starts: Vec<_> = (0..8)
+            .map(|_| tokio::spawn(postgres_options(&url).migrate(!table.is_empty()).connect()))
+            .collect();
         for (number, start) in starts.into_iter().enumerate() {
             let store = start.await.unwrap().unwrap();
             let new = NewTrust::new(format!("trust {number}")).unwrap();
@@ -114,6 +116,72 @@ async fn of_processes_that_start_at_once_one_makes_the_table_and_all_use_it() {
         let triggers = "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'trust_auth_%' AND tgenabled = 'A'";
         assert_eq!(server.psql(&url, triggers), "3");
     }
+}
+
+/// Another program's table, which lacks columns: opening it changes nothing and names them, whatever else may be made.
+#[tokio::test]
+async fn a_table_that_lacks_columns_is_left_as_it_is_and_they_are_named() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    server.psql(&url, REFERENCE);
+    let before = server.dump(&url);
+    for create in [false, true] {
+        let error = postgres_options(&url).create_if_missing(create).connect().await.unwrap_err();
+        let StoreError::NotMigrated { missing, .. } = &error else { panic!("{error}") };
+        assert_eq!(missing.len(), 2, "{missing:?}");
+        let told = error.to_string();
+        for part in ["`last_heartbeat`", "`disabled_at`", "run `trust-auth migrate`"] {
+            assert!(told.contains(part), "{told}");
+        }
+        assert!(!told.contains("hunter2"), "{told}");
+    }
+    let plan = postgres_options(&url).plan_migration().await.unwrap();
+    assert_eq!(plan.missing().len(), 2 + 3, "{plan}");
+    assert_eq!(server.dump(&url), before);
+
+    // The plan is what would run: psql brings it about as well.
+    server.psql(&url, &plan.to_string());
+    assert!(postgres_options(&url).plan_migration().await.unwrap().is_empty());
+    assert_eq!(postgres_options(&url).connect().await.unwrap().list().await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn of_migrations_at_once_one_is_done_and_the_others_find_nothing_to_do() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    server.psql(&url, REFERENCE);
+    let options = postgres_options(&url);
+    let runs: Vec<_> = (0..8)
+        .map(|_| {
+            let options = options.clone();
+            tokio::spawn(async move { options.run_migration().await })
+        })
+        .collect();
+    let mut done = 0;
+    for run in runs {
+        done += usize::from(!run.await.unwrap().unwrap().is_empty());
+    }
+    assert_eq!(done, 1);
+    assert_eq!(server.psql(&url, "SELECT count(*) FROM trust"), "3");
+}
+
+/// It does without what it may not make, since no grant needs it.
+#[tokio::test]
+async fn a_role_that_may_not_make_the_triggers_opens_the_table_and_says_which_are_missing() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    postgres_options(&url).connect().await.unwrap();
+    server.psql(&url, "DROP FUNCTION trust_auth_notify CASCADE");
+    let (name, url_of_role) = role(server, &url);
+    server.psql(&url, &format!("GRANT SELECT, INSERT, UPDATE, DELETE ON trust TO {name}"));
+    for migrate in [false, true] {
+        let store = postgres_options(&url_of_role).migrate(migrate).connect().await.unwrap();
+        let mut missing = store.missing_triggers().to_vec();
+        missing.sort();
+        assert_eq!(missing, ["trust_auth_row", "trust_auth_truncate", "trust_auth_update"]);
+    }
+    let error = postgres_options(&url_of_role).run_migration().await.unwrap_err();
+    assert_eq!(error.kind(), "missing_right");
 }
 
 #[tokio::test]
@@ -131,13 +199,18 @@ async fn a_role_that_may_only_read_and_write_rows_does_all_but_make_the_table() 
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     let (name, url_of_role) = role(server, &url);
-    assert!(refusal(&url_of_role).await.contains("connect once as the owner"));
+    let options = postgres_options(&url_of_role).migrate(true);
+    let error = options.clone().connect().await.unwrap_err();
+    assert!(error.to_string().contains("it lacks the right CREATE on the schema public"), "{error}");
     server.psql(&url, REFERENCE);
     let before = server.psql(&url, CATALOG);
-    assert!(refusal(&url_of_role).await.contains("connect once as the owner"));
+    for error in [options.clone().connect().await.unwrap_err(), options.run_migration().await.unwrap_err()] {
+        assert!(matches!(error, StoreError::MissingRight { .. }), "{error}");
+        assert!(error.to_string().contains("ownership of the table `trust`; let the owner run"), "{error}");
+    }
     assert_eq!(server.psql(&url, CATALOG), before);
 
-    postgres_options(&url).connect().await.unwrap();
+    postgres_options(&url).run_migration().await.unwrap();
     server.psql(&url, &format!("GRANT SELECT, INSERT, UPDATE, DELETE ON trust TO {name}"));
     let store = postgres_options(&url_of_role).connect().await.unwrap();
     let world = World::over(Arc::new(store), None);
@@ -161,18 +234,43 @@ async fn a_role_that_may_only_read_authenticates_and_is_told_what_a_change_takes
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     server.psql(&url, REFERENCE);
-    postgres_options(&url).connect().await.unwrap();
+    postgres_options(&url).run_migration().await.unwrap();
     let (name, url_of_role) = role(server, &url);
     server.psql(&url, &format!("GRANT SELECT ON trust TO {name}"));
     let world = World::over(Arc::new(postgres_options(&url_of_role).connect().await.unwrap()), None);
     assert!(world.authenticator.authenticate(Some("mary")).await.is_ok());
     let new = NewTrust::new("b").unwrap();
-    for error in [
-        world.store.delete(&by_name("St. Mary")).await.unwrap_err(),
-        world.store.insert(new, KeyHash::of("b")).await.unwrap_err(),
+    for (error, lacks) in [
+        (world.store.delete(&by_name("St. Mary")).await.unwrap_err(), "the rights UPDATE and DELETE on"),
+        (world.store.set_enabled(&by_name("St. Mary"), false).await.unwrap_err(), "the right UPDATE on"),
+        (world.store.insert(new, KeyHash::of("b")).await.unwrap_err(), "the right INSERT on"),
     ] {
-        assert!(error.to_string().contains("grant it SELECT, INSERT, UPDATE and DELETE"), "{error}");
+        assert_eq!(error.kind(), "missing_right");
+        assert!(error.to_string().contains(lacks), "{error}");
     }
+}
+
+/// As after a restore without the grants: it says so at once, not at the first request.
+#[tokio::test]
+async fn a_role_that_may_not_read_the_table_is_told_which_right_it_lacks() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let store = postgres_options(&url).connect().await.unwrap();
+    let (name, url_of_role) = role(server, &url);
+    let error = postgres_options(&url_of_role).connect().await.unwrap_err();
+    assert!(error.to_string().contains("the right SELECT on the table `trust`"), "{error}");
+
+    server.psql(&url, &format!("GRANT SELECT ON trust TO {name}"));
+    let open = postgres_options(&url_of_role).connect().await.unwrap();
+    server.psql(&url, &format!("REVOKE SELECT ON trust FROM {name}"));
+    let error = open.list().await.unwrap_err();
+    assert!(error.to_string().contains("the right SELECT on the table `trust`"), "{error}");
+
+    // The server says of such a table that there is none.
+    server.psql(&url, &format!("GRANT SELECT ON trust TO {name}; REVOKE USAGE ON SCHEMA public FROM public"));
+    let error = postgres_options(&url_of_role).connect().await.unwrap_err();
+    assert!(error.to_string().contains("the right USAGE on the schema public"), "{error}");
+    drop(store);
 }
 
 #[tokio::test]
@@ -189,6 +287,8 @@ async fn the_table_is_that_of_the_schema_that_the_search_path_names() {
     // Its triggers, too, though the first schema on the path is another one.
     server.psql(&url, "DROP FUNCTION \"Odd \"\"one\".trust_auth_notify CASCADE");
     let second = format!("{url}?options[search_path]=public,%22Odd%20%22%22one%22");
+    let plan = postgres_options(&second).run_migration().await.unwrap();
+    assert!(plan.to_string().contains("search_path TO \"Odd \"\"one\";"), "{plan}");
     let store = postgres_options(&second).create_if_missing(false).connect().await.unwrap();
     assert_eq!(store.list().await.unwrap().len(), 1);
     let functions = "SELECT pronamespace::regnamespace FROM pg_proc WHERE proname = 'trust_auth_notify'";
@@ -196,7 +296,7 @@ async fn the_table_is_that_of_the_schema_that_the_search_path_names() {
 }
 
 #[tokio::test]
-async fn triggers_that_are_gone_disabled_or_others_are_made_anew() {
+async fn triggers_that_are_gone_disabled_or_others_are_named_and_made_by_a_migration() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     postgres_options(&url).connect().await.unwrap();
@@ -209,7 +309,20 @@ async fn triggers_that_are_gone_disabled_or_others_are_made_anew() {
         "ALTER TABLE trust DROP COLUMN disabled_at CASCADE",
     ] {
         server.psql(&url, damage);
-        postgres_options(&url).connect().await.unwrap_or_else(|error| panic!("{damage}: {error}"));
+        let before = server.psql(&url, CATALOG);
+        match postgres_options(&url).connect().await {
+            Ok(store) => assert!(!store.missing_triggers().is_empty(), "{damage}"),
+            Err(error) => {
+                assert!(damage.contains("DROP COLUMN") && error.kind() == "not_migrated", "{error}")
+            }
+        }
+        let plan = postgres_options(&url).plan_migration().await.unwrap();
+        assert_eq!(server.psql(&url, CATALOG), before, "{damage}");
+        assert_eq!(postgres_options(&url).run_migration().await.unwrap(), plan, "{damage}");
+        let store =
+            postgres_options(&url).connect().await.unwrap_or_else(|error| panic!("{damage}: {error}"));
+        assert_eq!(store.missing_triggers(), [""; 0], "{damage}");
+        assert!(postgres_options(&url).run_migration().await.unwrap().is_empty(), "{damage}");
         let sound = "SELECT count(*) FROM pg_trigger JOIN pg_proc ON tgfoid = pg_proc.oid \
                      WHERE tgrelid = 'trust'::regclass AND tgenabled = 'A' AND prosrc LIKE '%pg_notify%' AND tgtype IN (13, 17, 32)";
         assert_eq!(server.psql(&url, sound), "3", "{damage}");
@@ -296,7 +409,7 @@ async fn malformed_rows_are_refused_and_the_others_are_read() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     server.psql(&url, &REFERENCE.replace("VARCHAR(64)", "TEXT"));
-    let store: PostgresStore = postgres_options(&url).connect().await.unwrap();
+    let store: PostgresStore = postgres_options(&url).migrate(true).connect().await.unwrap();
     let ids = [1_u128, 2, 3].map(|number| Uuid::from_u128(0x4000_8000_0000_0000_0000 + number));
 
     for digits in ["", "x", "\u{ff11}", " "] {

@@ -327,19 +327,62 @@ async fn a_connection_that_dies_without_a_word_is_found_out() {
     assert_eq!(watched.world.cached(key), None);
 }
 
-/// As a restore of the table does it while everybody is connected.
+/// As a restore of the table leaves it: found on the connection that listens, without another one.
 #[tokio::test]
-async fn triggers_that_are_gone_are_made_anew_by_the_next_connection() {
+async fn triggers_that_go_while_it_listens_are_missed_and_their_return_invalidates_everything() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (watched, url) = Watched::on_postgres(server).await;
+    let [(_, key), (_, other)] = &hot(&watched, ["a", "b"]).await;
+    assert!(!watched.status().triggers_missing);
+    server.psql(&url, "DROP FUNCTION trust_auth_notify CASCADE");
+    eventually("they are missed", || watched.status().triggers_missing).await;
+    assert_eq!(watched.status().trigger_changes, 1, "{:?}", watched.status());
+
+    // The live row is what counts; this is not heard of.
+    assert!(watched.world.attempt(key).await.result.is_ok());
+    assert!(watched.world.attempt(other).await.result.is_ok());
+    server.psql(&url, "UPDATE trust SET disabled_at = now() WHERE name = 'a'");
+    assert!(matches!(watched.world.attempt(key).await.result, Err(AuthError::Invalid)));
+
+    let plan = postgres_options(&url).run_migration().await.unwrap();
+    assert_eq!(plan.missing().len(), 3, "{plan}");
+    eventually("they are back", || !watched.status().triggers_missing).await;
+    watched.gone(other).await;
+    assert!(watched.world.attempt(other).await.result.is_ok());
+    server.psql(&url, "DELETE FROM trust");
+    watched.gone(other).await;
+    let status = watched.status();
+    assert_eq!((status.connects, status.failures, status.trigger_changes), (1, 0, 2), "{status:?}");
+}
+
+/// As `pg_restore --disable-triggers` does it within less time than between two looks.
+#[tokio::test]
+async fn triggers_that_were_off_for_a_moment_invalidate_everything() {
     let Some(server) = PostgresServer::shared() else { return };
     let (watched, url) = Watched::on_postgres(server).await;
     let [(_, key)] = &hot(&watched, ["a"]).await;
-    server.psql(&url, "DROP FUNCTION trust_auth_notify CASCADE");
+    server.psql(
+        &url,
+        "BEGIN; ALTER TABLE trust DISABLE TRIGGER ALL; DELETE FROM trust; \
+         ALTER TABLE trust ENABLE ALWAYS TRIGGER trust_auth_row; ALTER TABLE trust ENABLE ALWAYS TRIGGER trust_auth_update; \
+         ALTER TABLE trust ENABLE ALWAYS TRIGGER trust_auth_truncate; COMMIT",
+    );
+    watched.gone(key).await;
+    assert!(!watched.status().triggers_missing);
+    assert_eq!(watched.status().trigger_changes, 1, "{:?}", watched.status());
+}
+
+/// A watcher that starts on such a table listens all the same.
+#[tokio::test]
+async fn a_connection_is_made_and_nothing_is_changed_where_the_triggers_are_missing() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (watched, url) = Watched::on_postgres(server).await;
+    server.psql(&url, "ALTER TABLE trust DISABLE TRIGGER trust_auth_row");
     assert_eq!(server.kill_where(&url, "application_name = 'trust-auth watch'"), 1);
     watched.connected(2).await;
-    assert!(watched.world.attempt(key).await.result.is_ok());
-    server.psql(&url, "DELETE FROM trust");
-    watched.gone(key).await;
-    assert_eq!((watched.status().evicted_keys, watched.status().connects), (2, 2), "{:?}", watched.status());
+    assert!(watched.status().triggers_missing);
+    let enabled = "SELECT tgenabled FROM pg_trigger WHERE tgname = 'trust_auth_row'";
+    assert_eq!(server.psql(&url, enabled), "D");
 }
 
 #[tokio::test]

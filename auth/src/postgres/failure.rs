@@ -51,11 +51,12 @@ pub(super) fn failed(error: &sqlx::Error, location: &Location, after: std::time:
             location,
             "its table `trust` is gone or was changed while it was open; restore it, or start again",
         ),
-        // insufficient_privilege
-        "42501" => schema(
-            location,
-            "this role may not do that; grant it SELECT, INSERT, UPDATE and DELETE on the table `trust`",
-        ),
+        // insufficient_privilege. Which right it is, the operation finds out.
+        "42501" => StoreError::MissingRight {
+            server: location.to_string(),
+            right: "a right on the table `trust`, or on what its triggers use; let their owners grant it"
+                .into(),
+        },
         // not_null_violation
         "23502" => schema(
             location,

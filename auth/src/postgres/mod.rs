@@ -9,9 +9,11 @@ mod location;
 mod notice;
 mod options;
 mod pool;
+mod rights;
 mod row;
 mod schema;
 mod server;
+mod trigger_watch;
 mod watch;
 
 use std::fmt;
@@ -79,6 +81,7 @@ pub struct PostgresStore {
     readers: Pool,
     writers: Pool,
     connector: Connector,
+    missing_triggers: Arc<[String]>,
     warnings: Arc<RowWarnings>,
 }
 
@@ -122,16 +125,39 @@ impl PostgresStore {
         pool::close_unfit(&self.writers);
     }
 
-    fn new(readers: Pool, writers: Pool, connector: Connector) -> Self {
-        Self { readers, writers, connector, warnings: Arc::default() }
+    /// The names of the triggers that were missing or turned off when the store was opened.
+    ///
+    /// Without them everything works, and other processes' caches keep a changed key until it expires: it grants nothing there, because
+    /// the live row is read. `trust-auth migrate`, or [`PostgresOptions::run_migration`], makes them. What becomes of them later is in
+    /// [`WatchStatus::triggers_missing`](crate::WatchStatus::triggers_missing).
+    #[must_use]
+    pub fn missing_triggers(&self) -> &[String] {
+        &self.missing_triggers
     }
 
-    /// Runs an operation under the query timeout.
+    fn new(readers: Pool, writers: Pool, connector: Connector, missing_triggers: Vec<String>) -> Self {
+        Self {
+            readers,
+            writers,
+            connector,
+            missing_triggers: missing_triggers.into(),
+            warnings: Arc::default(),
+        }
+    }
+
+    /// Runs an operation, which takes these rights, under the query timeout.
     async fn within<T>(
         &self,
+        rights: &[&str],
         operation: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
         let limit = self.connector.query_timeout;
+        let operation = async {
+            match operation.await {
+                Err(refused @ StoreError::MissingRight { .. }) => Err(self.name_right(refused, rights).await),
+                outcome => outcome,
+            }
+        };
         match tokio::time::timeout(limit, operation).await {
             Ok(outcome) => outcome,
             Err(_) => Err(StoreError::Timeout { after: limit }),
@@ -142,9 +168,10 @@ impl PostgresStore {
     async fn change<T>(
         &self,
         commit_sent: &AtomicBool,
+        rights: &[&str],
         operation: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
-        match self.within(operation).await {
+        match self.within(rights, operation).await {
             // Relaxed: this task has stored it.
             Err(StoreError::Timeout { .. } | StoreError::Unreachable)
                 if commit_sent.load(Ordering::Relaxed) =>
@@ -227,7 +254,9 @@ impl TrustStore for PostgresStore {
         let sql = "SELECT server.is_replica, id, name::text, code::text, region::text, api_key_hash::text, \
                    created_at::timestamptz, last_heartbeat::timestamptz, disabled_at::timestamptz \
                    FROM (SELECT pg_is_in_recovery() AS is_replica) AS server LEFT JOIN trust ON id = $1";
-        let found = self.within(self.rows(sql, Some(id), |row| row::trust(row, &self.warnings))).await?;
+        let found = self
+            .within(rights::READ, self.rows(sql, Some(id), |row| row::trust(row, &self.warnings)))
+            .await?;
         found.into_iter().next().transpose().map(Option::flatten)
     }
 
@@ -235,7 +264,9 @@ impl TrustStore for PostgresStore {
         let sql = "SELECT server.is_replica, id, api_key_hash::text \
                    FROM (SELECT pg_is_in_recovery() AS is_replica) AS server \
                    LEFT JOIN trust ON api_key_hash IS NOT NULL AND disabled_at IS NULL ORDER BY created_at, id";
-        let rows = self.within(self.rows(sql, None, |row| row::candidate(row, &self.warnings))).await?;
+        let rows = self
+            .within(rights::READ, self.rows(sql, None, |row| row::candidate(row, &self.warnings)))
+            .await?;
         let mut candidates = Candidates::with_capacity(rows.len());
         for (id, hash) in rows.into_iter().flatten() {
             candidates.push(id, hash);
@@ -247,7 +278,7 @@ impl TrustStore for PostgresStore {
 impl TrustLedger for PostgresStore {
     async fn insert(&self, new: NewTrust, hash: KeyHash) -> Result<Trust, StoreError> {
         let commit_sent = AtomicBool::new(false);
-        self.change(&commit_sent, async {
+        self.change(&commit_sent, rights::INSERT, async {
             let trust = new.into_trust(hash);
             let mut write = self.begin(&commit_sent).await?;
             let query = sqlx::query(
@@ -272,7 +303,7 @@ impl TrustLedger for PostgresStore {
 
     async fn replace_hash(&self, which: &TrustRef, hash: KeyHash) -> Result<Change, StoreError> {
         let commit_sent = AtomicBool::new(false);
-        self.change(&commit_sent, async {
+        self.change(&commit_sent, rights::UPDATE, async {
             let mut write = self.begin(&commit_sent).await?;
             let mut trust = write.find(which).await?;
             let query = sqlx::query("UPDATE trust SET api_key_hash = $2 WHERE id = $1")
@@ -289,7 +320,7 @@ impl TrustLedger for PostgresStore {
 
     async fn set_enabled(&self, which: &TrustRef, enabled: bool) -> Result<Change, StoreError> {
         let commit_sent = AtomicBool::new(false);
-        self.change(&commit_sent, async {
+        self.change(&commit_sent, rights::UPDATE, async {
             let mut write = self.begin(&commit_sent).await?;
             let mut trust = write.find(which).await?;
             trust.disabled_at = if enabled { None } else { trust.disabled_at.or_else(|| Some(now())) };
@@ -307,7 +338,7 @@ impl TrustLedger for PostgresStore {
 
     async fn delete(&self, which: &TrustRef) -> Result<Change, StoreError> {
         let commit_sent = AtomicBool::new(false);
-        self.change(&commit_sent, async {
+        self.change(&commit_sent, rights::DELETE, async {
             let mut write = self.begin(&commit_sent).await?;
             let trust = write.find(which).await?;
             let query = sqlx::query("DELETE FROM trust WHERE id = $1").bind(trust.id);
@@ -325,7 +356,8 @@ impl TrustLedger for PostgresStore {
                    created_at::timestamptz, last_heartbeat::timestamptz, disabled_at::timestamptz \
                    FROM (SELECT pg_is_in_recovery() AS is_replica) AS server LEFT JOIN trust ON true \
                    ORDER BY name COLLATE \"C\"";
-        let rows = self.within(self.rows(sql, None, |row| row::trust(row, &self.warnings))).await?;
+        let rows =
+            self.within(rights::READ, self.rows(sql, None, |row| row::trust(row, &self.warnings))).await?;
         rows.into_iter().filter_map(Result::transpose).collect()
     }
 }

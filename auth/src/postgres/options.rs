@@ -1,4 +1,4 @@
-//! [`PostgresOptions`]: how to open a database, and the opening itself, which changes nothing in one that is as it should be.
+//! [`PostgresOptions`]: how to open a database, and the opening itself, which changes nothing unless it was told to.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::location::Location;
 use super::pool::{Connector, MAX_WRITER_AGE};
 use super::{PostgresStore, schema};
-use crate::StoreError;
+use crate::{MigrationPlan, StoreError};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -47,7 +47,7 @@ const MAX_TIMEOUT: Duration = Duration::from_hours(24);
 pub struct PostgresOptions {
     /// May hold a password.
     url: String,
-    create_if_missing: bool,
+    may: schema::Permission,
     connect_timeout: Duration,
     acquire_timeout: Duration,
     lock_timeout: Duration,
@@ -60,7 +60,7 @@ impl PostgresOptions {
     pub(super) fn new(url: &str) -> Self {
         Self {
             url: url.to_owned(),
-            create_if_missing: false,
+            may: schema::Permission::default(),
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             acquire_timeout: DEFAULT_TIMEOUT,
             lock_timeout: DEFAULT_TIMEOUT,
@@ -72,9 +72,19 @@ impl PostgresOptions {
 
     /// Whether to make the table `trust` where there is none. Default: no. The database is never made.
     ///
-    /// A table that stands is extended by what it lacks in either case.
+    /// A table that is there is only looked at; see [`migrate`](Self::migrate).
     pub fn create_if_missing(mut self, create: bool) -> Self {
-        self.create_if_missing = create;
+        self.may.create = create;
+        self
+    }
+
+    /// Whether [`connect`](Self::connect) adds to the table what it lacks, as [`run_migration`](Self::run_migration) does, or makes it.
+    /// Default: no.
+    ///
+    /// Triggers that the role may not make are left out with a warning, because no grant needs them; see
+    /// [`PostgresStore::missing_triggers`].
+    pub fn migrate(mut self, migrate: bool) -> Self {
+        self.may.migrate = migrate;
         self
     }
 
@@ -129,36 +139,77 @@ impl PostgresOptions {
         self
     }
 
-    /// Connects, makes or extends the table, and closes the connection again: others are opened when they are needed.
+    /// Connects, looks at the table, and closes the connection again: others are opened when they are needed.
     ///
-    /// A table that is as it should be is only looked at, for which any role that can read it will do. Making or extending it
-    /// takes its owner.
+    /// Nothing is changed unless [`create_if_missing`](Self::create_if_missing) or [`migrate`](Self::migrate) say so. Any role that can
+    /// read the table will do; making or extending it takes its owner.
     ///
     /// # Errors
     ///
-    /// [`StoreError::UnsupportedUrl`], [`CannotConnect`](StoreError::CannotConnect), [`ReadOnly`](StoreError::ReadOnly) and
-    /// [`Schema`](StoreError::Schema) tell what is wrong, in which case nothing was changed.
+    /// [`StoreError::UnsupportedUrl`], [`CannotConnect`](StoreError::CannotConnect), [`ReadOnly`](StoreError::ReadOnly),
+    /// [`Schema`](StoreError::Schema), [`NotMigrated`](StoreError::NotMigrated) and [`MissingRight`](StoreError::MissingRight) tell what is
+    /// wrong, in which case nothing was changed. Missing triggers are no error: [`PostgresStore::missing_triggers`] names them.
     /// [`Timeout`](StoreError::Timeout) and [`Busy`](StoreError::Busy): another session holds a lock.
     ///
     /// # Panics
     ///
     /// Outside a Tokio runtime with time and IO enabled.
     pub async fn connect(self) -> Result<PostgresStore, StoreError> {
-        let connector = Connector {
+        let connector = self.connector()?;
+        let triggers = self.within(schema::open(&connector, self.may)).await?;
+        let readers = connector.clone().pool(self.max_connections, self.acquire_timeout)?;
+        let for_writes = Connector { max_age: connector.max_age.min(MAX_WRITER_AGE), ..connector.clone() };
+        let writers = for_writes.pool(WRITERS, self.acquire_timeout)?;
+        Ok(PostgresStore::new(readers, writers, connector, triggers.missing))
+    }
+
+    /// Reads what the table lacks, triggers included, and returns the SQL that [`run_migration`](Self::run_migration) would run. Changes
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime with time and IO enabled.
+    pub async fn plan_migration(&self) -> Result<MigrationPlan, StoreError> {
+        self.within(schema::plan(&self.connector()?)).await
+    }
+
+    /// Adds what the table lacks, or makes it, and returns what was done: an empty plan if there was nothing to do.
+    ///
+    /// One transaction, which waits for another process that does the same. It adds columns that may be null, the triggers and their
+    /// function, and rewrites no row. It takes the table's owner, with the right to create in its schema.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect); nothing was changed then, unless it is [`Timeout`](StoreError::Timeout) or
+    /// [`Unreachable`](StoreError::Unreachable), which may hide a commit: run it again.
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime with time and IO enabled.
+    pub async fn run_migration(&self) -> Result<MigrationPlan, StoreError> {
+        self.within(schema::migrate(&self.connector()?)).await
+    }
+
+    fn connector(&self) -> Result<Connector, StoreError> {
+        Ok(Connector {
             location: Location::parse(&self.url)?,
             connect_timeout: self.connect_timeout,
             query_timeout: self.query_timeout,
             lock_timeout: self.lock_timeout,
             max_age: self.max_connection_age,
             current: Arc::default(),
-        };
-        tokio::time::timeout(self.query_timeout, schema::prepare(&connector, self.create_if_missing))
-            .await
-            .map_err(|_| StoreError::Timeout { after: self.query_timeout })??;
-        let readers = connector.clone().pool(self.max_connections, self.acquire_timeout)?;
-        let for_writes = Connector { max_age: connector.max_age.min(MAX_WRITER_AGE), ..connector.clone() };
-        let writers = for_writes.pool(WRITERS, self.acquire_timeout)?;
-        Ok(PostgresStore::new(readers, writers, connector))
+        })
+    }
+
+    async fn within<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        match tokio::time::timeout(self.query_timeout, work).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(StoreError::Timeout { after: self.query_timeout }),
+        }
     }
 }
 
@@ -166,7 +217,8 @@ impl PostgresOptions {
 impl fmt::Debug for PostgresOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresOptions")
-            .field("create_if_missing", &self.create_if_missing)
+            .field("create_if_missing", &self.may.create)
+            .field("migrate", &self.may.migrate)
             .field("connect_timeout", &self.connect_timeout)
             .field("acquire_timeout", &self.acquire_timeout)
             .field("lock_timeout", &self.lock_timeout)

@@ -11,19 +11,21 @@ use sqlx::postgres::{PgListener, PgNotification, PgPoolOptions};
 use sqlx::{Acquire, Executor};
 use trust_key_cache::TrustKeyCache;
 
+use super::PostgresStore;
 use super::canary::{self, Canary};
 use super::failure::{connect_failed, elsewhere, failed, superseded};
 use super::notice::{CHANNEL, Notice};
 use super::pool::{Connector, jittered};
+use super::schema::{self, Permission};
 use super::server::{ServerIdentity, Sighting};
-use super::{PostgresStore, schema};
+use super::trigger_watch::TriggerWatch;
 use crate::watcher::{Backoff, Eviction};
 use crate::{StoreError, Watcher};
 
 /// A connection that is silent for so long is asked for a sign of life, and has so long to give one. A lost network gives no
 /// error: without the question, nobody would ever notice.
 const SILENCE: Duration = Duration::from_secs(2);
-const SIGN_OF_LIFE: Duration = Duration::from_secs(3);
+pub(super) const SIGN_OF_LIFE: Duration = Duration::from_secs(3);
 
 /// How often canaries, the server and the connection's age are looked at while nothing arrives.
 const TICK: Duration = Duration::from_millis(500);
@@ -37,8 +39,11 @@ impl PostgresStore {
     ///
     /// A trigger on the table notifies when a change is committed: another process's, this one's, or one made by hand
     /// with `psql`. The connection is not one of the pool's. When it is lost, or silent without a sign of life
-    /// for 5 s, another one is made, after pauses of 50 ms to 2 s. Each connecting makes sure of the trigger, and makes it anew where it is
-    /// gone and the role may.
+    /// for 5 s, another one is made, after pauses of 50 ms to 2 s.
+    ///
+    /// Each connection, and then each 5 s, looks whether the triggers are there and turned on. Where they are not, changes are not heard of:
+    /// [`WatchStatus::triggers_missing`](crate::WatchStatus::triggers_missing) and a warning once a minute say so, and entries stay until
+    /// they expire. When they are back, or were changed meanwhile, every key is invalidated. A watcher makes no trigger.
     ///
     /// Every 5 s a new connection sends a canary notification to a channel of this watcher's own. If the canary does not
     /// arrive within 10 s, or the new connection leads to another server, the listener reconnects. The store's pooled
@@ -82,6 +87,7 @@ impl PostgresStore {
 async fn follow(store: &PostgresStore, channel: &str, eviction: &Eviction) -> Result<Infallible, StoreError> {
     let connector = &store.connector;
     let mut ear = Ear::open(connector, channel, eviction).await?;
+    let mut triggers = TriggerWatch::begin(&mut ear.listener, connector, eviction).await?;
     eviction.connected();
     let mut last_word = Instant::now();
     loop {
@@ -96,6 +102,7 @@ async fn follow(store: &PostgresStore, channel: &str, eviction: &Eviction) -> Re
             }
             None => {}
         }
+        triggers.look_if_due(&mut ear.listener, connector, eviction).await?;
         ear.canary.tend(connector, eviction)?;
         if !connector.current.is(&ear.server) {
             store.close_unfit();
@@ -148,9 +155,9 @@ impl Ear {
     }
 
     async fn listen(connector: &Connector, channel: &str) -> Result<Self, StoreError> {
-        // The driver's pool would keep trying, and not tell why. This tells, and finds out whether it is the primary, and whether there is a
-        // trigger that notifies: who restored the table meanwhile may have left it out, and nothing would ever be heard.
-        schema::prepare(connector, false).await?;
+        // The driver's pool would keep trying, and not tell why. This tells, and finds out whether it is the primary, and whether the table
+        // has all columns.
+        schema::open(connector, Permission::default()).await?;
         let attempt = connector.current.begin();
         // The driver's listener takes its connection from a pool. One of its own, and a new one each time: the old connection may
         // be held back by a farewell that nobody will hear.

@@ -34,7 +34,8 @@ use self::status::Counters;
 /// * A change that names its keys: exactly those keys, each by
 ///   [`invalidate_key`](trust_key_cache::KeyCache::invalidate_key).
 /// * Anything that leaves open what has changed: every key. That is each connection, the first and every one after a
-///   loss, because changes before it were not heard; a message that cannot be read; and a table that was truncated.
+///   loss, because changes before it were not heard; a message that cannot be read; a table that was truncated; and triggers of
+///   PostgreSQL that are back, or have changed.
 ///
 /// # When it is not connected
 ///
@@ -107,6 +108,8 @@ pub(crate) struct Eviction {
     counters: Counters,
     #[cfg(feature = "postgres")]
     malformed: LogLimit,
+    #[cfg(feature = "postgres")]
+    missing: LogLimit,
 }
 
 impl Eviction {
@@ -116,6 +119,8 @@ impl Eviction {
             counters: Counters::default(),
             #[cfg(feature = "postgres")]
             malformed: LogLimit::default(),
+            #[cfg(feature = "postgres")]
+            missing: LogLimit::default(),
         }
     }
 
@@ -171,6 +176,27 @@ impl Eviction {
     #[cfg(feature = "postgres")]
     pub(crate) fn canary_missed(&self) {
         self.counters.canary_missed();
+    }
+
+    /// The triggers that tell of changes were looked at. Those with these names are missing; `changed` says that they are not as they were
+    /// at the last look, so that changes in between may not have been heard of.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn triggers(&self, missing: &[String], changed: bool) {
+        if changed {
+            self.cache.invalidate();
+        }
+        let were_missing = self.counters.triggers(!missing.is_empty(), changed);
+        if missing.is_empty() {
+            if were_missing {
+                tracing::info!("the triggers that tell of changes are back; every key is invalidated");
+            }
+        } else if self.missing.speaks().is_some() {
+            tracing::warn!(
+                missing = missing.join(", "),
+                "triggers on the table `trust` are missing or turned off: changes by other processes are not heard of, and their entries \
+                 stay until they expire, although they grant nothing; let the table's owner run `trust-auth migrate`"
+            );
+        }
     }
 
     /// A change concerns every key.

@@ -7,7 +7,7 @@ use serde::Serialize;
 /// What a [`Watcher`](crate::Watcher) has heard and done so far: for metrics, and for whoever asks whether it is connected.
 ///
 /// A count goes up after the cache was invalidated: who sees it finds the entries gone.
-/// `invalidations = connects + malformed + truncations`.
+/// `invalidations = connects + malformed + truncations + trigger_changes`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct WatchStatus {
@@ -30,6 +30,11 @@ pub struct WatchStatus {
     pub canaries_heard: u64,
     /// Canary notifications that did not arrive in time, or could not be sent. Always 0 on SQLite.
     pub canaries_missed: u64,
+    /// Whether, at the last look, triggers of PostgreSQL were missing or turned off, so that changes are not heard of. What was revoked is
+    /// refused all the same, by its live row. SQLite needs no triggers.
+    pub triggers_missing: bool,
+    /// Looks at which these triggers were not as before. Each has invalidated every key.
+    pub trigger_changes: u64,
     /// How often every key was invalidated, for whichever of these reasons.
     pub invalidations: u64,
 }
@@ -46,6 +51,8 @@ pub(super) struct Counters {
     truncations: AtomicU64,
     canaries_heard: AtomicU64,
     canaries_missed: AtomicU64,
+    triggers_missing: AtomicBool,
+    trigger_changes: AtomicU64,
 }
 
 impl Counters {
@@ -95,11 +102,21 @@ impl Counters {
         count(&self.canaries_missed);
     }
 
+    /// Whether they were missing before.
+    #[cfg(feature = "postgres")]
+    pub(super) fn triggers(&self, missing: bool, changed: bool) -> bool {
+        if changed {
+            count(&self.trigger_changes);
+        }
+        // Release: pairs with the Acquire in `read`.
+        self.triggers_missing.swap(missing, Ordering::Release)
+    }
+
     pub(super) fn read(&self) -> WatchStatus {
         // Acquire: pairs with the Release of whoever counted, after it had invalidated.
         let read = |counter: &AtomicU64| counter.load(Ordering::Acquire);
-        let (connects, malformed, truncations) =
-            (read(&self.connects), read(&self.malformed), read(&self.truncations));
+        let (connects, malformed) = (read(&self.connects), read(&self.malformed));
+        let (truncations, trigger_changes) = (read(&self.truncations), read(&self.trigger_changes));
         WatchStatus {
             connected: self.connected.load(Ordering::Acquire),
             connects,
@@ -110,7 +127,10 @@ impl Counters {
             truncations,
             canaries_heard: read(&self.canaries_heard),
             canaries_missed: read(&self.canaries_missed),
-            invalidations: connects + malformed + truncations,
+            // Acquire: pairs with the Release in `triggers`.
+            triggers_missing: self.triggers_missing.load(Ordering::Acquire),
+            trigger_changes,
+            invalidations: connects + malformed + truncations + trigger_changes,
         }
     }
 }

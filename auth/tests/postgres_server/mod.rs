@@ -112,6 +112,15 @@ impl PostgresServer {
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
 
+    /// The whole database as `pg_dump` writes it, with its rows.
+    pub(crate) fn dump(&self, url: &str) -> String {
+        let output = Command::new(self.binaries.join("pg_dump")).args(["--dbname", url]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let dump = String::from_utf8(output.stdout).unwrap();
+        // Newer versions write a random word into each dump.
+        dump.lines().filter(|line| !line.contains("restrict ")).collect::<Vec<_>>().join("\n")
+    }
+
     /// A connection of another program.
     pub(crate) async fn connect(&self, url: &str) -> PgConnection {
         url.parse::<sqlx::postgres::PgConnectOptions>().unwrap().connect().await.unwrap()
@@ -255,7 +264,7 @@ impl Drop for PostgresServer {
 /// Where PostgreSQL's programs are: on the path, or where Debian puts the newest version.
 fn binaries() -> Option<PathBuf> {
     let has_all = |folder: &PathBuf| {
-        ["initdb", "pg_ctl", "postgres", "psql"].iter().all(|name| folder.join(name).is_file())
+        ["initdb", "pg_ctl", "pg_dump", "postgres", "psql"].iter().all(|name| folder.join(name).is_file())
     };
     let path = env::var_os("PATH").unwrap_or_default();
     let on_path = env::split_paths(&path).find(has_all);

@@ -82,6 +82,7 @@ struct Read {
     evicted_connected: Counter,
     evicted_malformed: Counter,
     evicted_truncation: Counter,
+    evicted_triggers: Counter,
     notifications: Counter,
     listener_connected: Gauge,
     listener_failures: Counter,
@@ -231,6 +232,7 @@ impl Read {
             evicted_connected: evicted("connected"),
             evicted_malformed: evicted("malformed"),
             evicted_truncation: evicted("truncation"),
+            evicted_triggers: evicted("triggers"),
             notifications: counter!("trust_auth_notifications_total"),
             listener_connected: gauge!("trust_auth_listener_connected"),
             listener_failures: counter!("trust_auth_listener_failures_total"),
@@ -259,6 +261,7 @@ impl Read {
         self.evicted_connected.absolute(watch.connects);
         self.evicted_malformed.absolute(watch.malformed);
         self.evicted_truncation.absolute(watch.truncations);
+        self.evicted_triggers.absolute(watch.trigger_changes);
         self.notifications.absolute(watch.notifications);
         self.listener_connected.set(f64::from(u8::from(watch.connected)));
         self.listener_failures.absolute(watch.failures);
@@ -300,7 +303,7 @@ fn describe() {
     );
     describe_counter!(
         "trust_auth_evictions_total",
-        "Invalidations on word from the database: of one key (notification), or of all (connected, malformed, truncation)"
+        "Invalidations on word from the database: of one key (notification), or of all (connected, malformed, truncation, triggers)"
     );
     describe_counter!("trust_auth_notifications_total", "Changes that the database told of");
     describe_gauge!(

@@ -76,13 +76,20 @@ async fn run(url: &Path, format: Format, settings: &Settings, log: &LogQueue) ->
     let authenticator = settings.limit(builder).build();
 
     // Whatever is wrong although requests are answered: each its word, its gauge and what the gauge means.
-    let store = database.store();
-    let health = Health::default().degraded_if(
-        "changes",
-        "trust_auth_changes_failing",
-        "Whether the last change of a trust failed in the database, and none could be made since: 1 or 0",
-        move || store.changes().are_failing(),
-    );
+    let (store, listener) = (database.store(), Arc::clone(&watcher));
+    let health = Health::default()
+        .degraded_if(
+            "changes",
+            "trust_auth_changes_failing",
+            "Whether the last change of a trust failed in the database, and none could be made since: 1 or 0",
+            move || store.changes().are_failing(),
+        )
+        .degraded_if(
+            "triggers_missing",
+            "trust_auth_triggers_missing",
+            "Whether triggers that tell of changes are missing or turned off: 1 or 0",
+            move || listener.status().triggers_missing,
+        );
     let health = Arc::new(health);
     let drain = Drain::new();
     let meters = Arc::new(Meters::new(

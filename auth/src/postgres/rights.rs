@@ -1,0 +1,47 @@
+//! The rights that operations take on the table, and which of them a role lacks: the server's error names none.
+
+use super::PostgresStore;
+use super::pool::Lent;
+use crate::StoreError;
+
+pub(super) const READ: &[&str] = &["SELECT"];
+/// Looks for the name.
+pub(super) const INSERT: &[&str] = &["SELECT", "INSERT"];
+/// Finds the row and locks it, which takes UPDATE.
+pub(super) const UPDATE: &[&str] = &["SELECT", "UPDATE"];
+/// As [`UPDATE`].
+pub(super) const DELETE: &[&str] = &["SELECT", "UPDATE", "DELETE"];
+
+impl PostgresStore {
+    /// Names the right that an operation was refused for, of those that it needs; leaves the error as it is where the role has them all.
+    pub(super) async fn name_right(&self, refused: StoreError, needed: &[&str]) -> StoreError {
+        let Ok(lacking) = self.lacking(needed).await else { return refused };
+        let noun = match &*lacking {
+            [] => return refused,
+            [_] => "right",
+            _ => "rights",
+        };
+        let lacking = lacking.join(" and ");
+        StoreError::MissingRight {
+            server: self.server(),
+            right: format!("the {noun} {lacking} on the table `trust`; let the table's owner grant it"),
+        }
+    }
+
+    async fn lacking(&self, needed: &[&str]) -> Result<Vec<String>, StoreError> {
+        let mut lent = Lent::from(&self.readers).await?;
+        let needed: Vec<String> = needed.iter().map(|&right| right.to_owned()).collect();
+        // A right on some columns may be enough; there is no such right to DELETE.
+        let lacking = sqlx::query_scalar(
+            "SELECT needed FROM unnest($1::text[]) AS needed WHERE NOT CASE needed \
+             WHEN 'DELETE' THEN has_table_privilege('trust', needed) \
+             ELSE has_any_column_privilege('trust', needed) END",
+        )
+        .bind(needed)
+        .fetch_all(lent.connection()?)
+        .await
+        .map_err(|error| self.failed(&error))?;
+        lent.give_back();
+        Ok(lacking)
+    }
+}
