@@ -36,7 +36,8 @@ pub(super) fn failed(error: sqlx::Error, path: &Path) -> StoreError {
             Some(code::BUSY | code::LOCKED | code::PROTOCOL) => StoreError::Busy,
             Some(code::CORRUPT | code::NOTADB) => StoreError::NotADatabase { path: path.into() },
             Some(code::CANTOPEN | code::PERM | code::AUTH) => cannot_open(
-                "it cannot be read or made; check that its folder exists, and the permissions of both",
+                "it cannot be read or made; check that its folder exists, and the permissions of both, and that \
+                 the file system is not mounted read-only",
             ),
             Some(code::READONLY) => cannot_open(
                 "it cannot be written; check the permissions of the file and of its folder, and that \

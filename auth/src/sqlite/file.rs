@@ -1,9 +1,11 @@
-//! [`File`]: the file that is open, and whether it is still the one at its path. Once it is not, nothing may be read from it: what is
-//! revoked in its successor would be granted, and what is written would be lost.
+//! [`File`]: the file that is open with its side files, and whether they are still those at their paths. Once they are not, nothing may be
+//! read from them: what is revoked in their successors would be granted, and what is written would be lost.
 
+use std::ffi::OsString;
 use std::fs::Metadata;
-use std::io::ErrorKind;
+use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::StoreError;
@@ -13,52 +15,116 @@ pub(super) struct File {
     path: PathBuf,
     /// `None` where the system tells no identities: then no change is noticed.
     identity: Option<Identity>,
-    replaced: AtomicBool,
+    /// The side files, in the order of [`side_files`], once a connection holds them.
+    sides: OnceLock<[Option<Identity>; 2]>,
+    sides_are_held: AtomicBool,
+    lost: OnceLock<Lost>,
 }
 
 /// Device and inode. An inode is not given to another file while this one is open.
 type Identity = (u64, u64);
 
+/// Which of the files is not the one that is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lost {
+    Database,
+    Side,
+}
+
+/// Where SQLite keeps what is not in the database yet, and what its processes tell each other: `-wal` and `-shm`.
+pub(super) fn side_files(path: &Path) -> [PathBuf; 2] {
+    ["-wal", "-shm"].map(|end| {
+        let mut name = OsString::from(path);
+        name.push(end);
+        name.into()
+    })
+}
+
 impl File {
     /// The one that is at this path now, and is open or about to be opened.
     pub(super) fn at(path: PathBuf) -> Self {
         let identity = std::fs::metadata(&path).ok().and_then(|found| identity(&found));
-        Self { path, identity, replaced: AtomicBool::new(false) }
+        Self {
+            path,
+            identity,
+            sides: OnceLock::new(),
+            sides_are_held: AtomicBool::new(false),
+            lost: OnceLock::new(),
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether nobody has found it replaced so far.
+    /// Whether nobody has found one of the files replaced so far. No call to the file system.
     pub(super) fn check(&self) -> Result<(), StoreError> {
-        // Relaxed: the flag is all there is to see.
-        if self.replaced.load(Ordering::Relaxed) { Err(self.lost()) } else { Ok(()) }
+        self.lost.get().map_or(Ok(()), |lost| Err(self.error(*lost)))
     }
 
-    /// Looks whether it is still there, by its name alone: to open it a second time would drop SQLite's locks on it. Once it was not, it is
-    /// given up for good, because connections may be open to either.
+    /// Looks whether the files are still there, by their names alone: to open one a second time would drop SQLite's locks on it. Once they
+    /// were not, they are given up for good, because connections may be open to either.
     pub(super) fn look(&self) -> Result<(), StoreError> {
         let Some(expected) = self.identity else { return Ok(()) };
-        let found = match std::fs::metadata(&self.path) {
-            Ok(found) => identity(&found),
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => None,
-            Err(error) => {
-                let reason =
-                    format!("whether it is still there cannot be told: {error}; check the file system");
-                return Err(StoreError::CannotOpen { path: self.path.clone(), reason });
+        if self.found(&self.path)? != Some(expected) {
+            self.lost.get_or_init(|| Lost::Database);
+        }
+        // Acquire: pairs with the Release in `hold_sides`, so that the files are there.
+        if self.sides_are_held.load(Ordering::Acquire) {
+            let found = self.sides_found()?;
+            // One that is held and not there was removed.
+            if found.contains(&None) || *self.sides.get_or_init(|| found) != found {
+                self.lost.get_or_init(|| Lost::Side);
             }
-        };
-        if found != Some(expected) {
-            // Relaxed: as in `check`.
-            self.replaced.store(true, Ordering::Relaxed);
         }
         self.check()
     }
 
-    fn lost(&self) -> StoreError {
-        let reason = "it was removed or replaced while it was open; stop the program, remove the files beside it that end in `-wal` and `-shm`, put \
-             the file in place once more, and start the program";
+    /// From now on a connection holds the side files open. Those that the next look finds must stay.
+    pub(super) fn hold_sides(&self) {
+        // Release: pairs with the Acquire in `look`.
+        self.sides_are_held.store(true, Ordering::Release);
+    }
+
+    /// Whether side files are there that others have made in the place of ours. If that cannot be told, they are.
+    pub(super) fn has_others_sides(&self) -> bool {
+        let Some(ours) = self.sides.get() else { return false };
+        match self.sides_found() {
+            Ok(found) => found.iter().zip(ours).any(|(found, ours)| found.is_some() && found != ours),
+            Err(_) => true,
+        }
+    }
+
+    fn sides_found(&self) -> Result<[Option<Identity>; 2], StoreError> {
+        let [wal, shm] = side_files(&self.path);
+        Ok([self.found(&wal)?, self.found(&shm)?])
+    }
+
+    /// What is at this path; `None` if nothing is.
+    fn found(&self, path: &Path) -> Result<Option<Identity>, StoreError> {
+        match std::fs::metadata(path) {
+            Ok(found) => Ok(identity(&found)),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+            Err(error) => Err(self.unknown(&error)),
+        }
+    }
+
+    fn unknown(&self, error: &Error) -> StoreError {
+        let reason = format!("whether it is still there cannot be told: {error}; check the file system");
+        StoreError::CannotOpen { path: self.path.clone(), reason }
+    }
+
+    fn error(&self, lost: Lost) -> StoreError {
+        let reason = match lost {
+            Lost::Database => {
+                "it was removed or replaced while it was open; stop the program, remove the files beside it that end in `-wal` and `-shm`, put \
+                 the file in place once more, and start the program"
+            }
+            Lost::Side => {
+                "the files beside it that end in `-wal` and `-shm` were removed or replaced while it was open; stop the program, leave the \
+                 files as they are then, start it again, and check the last changes with `trust-auth list`"
+            }
+        };
         StoreError::CannotOpen { path: self.path.clone(), reason: reason.into() }
     }
 }
@@ -105,6 +171,44 @@ mod tests {
         let file = File::at(folder.join("trusts.db"));
         std::fs::rename(&folder, folder.with_file_name("elsewhere")).unwrap();
         std::fs::write(&folder, "no folder").unwrap();
+        assert!(file.look().is_err() && file.check().is_err());
+    }
+
+    #[test]
+    fn side_files_are_the_same_from_when_they_are_held_and_until_one_is_another() {
+        for (end, is_removed) in [("-wal", true), ("-wal", false), ("-shm", true), ("-shm", false)] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("trusts.db");
+            for name in ["trusts.db", "trusts.db-wal", "trusts.db-shm"] {
+                std::fs::write(folder.path().join(name), "one").unwrap();
+            }
+            let file = File::at(path.clone());
+            std::fs::remove_file(folder.path().join("trusts.db-wal")).unwrap();
+            assert!(file.look().is_ok(), "nobody holds them yet");
+            std::fs::write(folder.path().join("trusts.db-wal"), "two").unwrap();
+            file.hold_sides();
+            assert!(file.look().is_ok() && !file.has_others_sides());
+            let side = folder.path().join(format!("trusts.db{end}"));
+            let kept = folder.path().join("kept");
+            std::fs::rename(&side, &kept).unwrap();
+            if !is_removed {
+                std::fs::write(&side, "another's").unwrap();
+            }
+            let error = file.look().unwrap_err().to_string();
+            assert!(error.contains("`-wal` and `-shm` were removed or replaced"), "{error}");
+            assert_eq!(file.has_others_sides(), !is_removed);
+            std::fs::rename(&kept, &side).unwrap();
+            assert!(file.look().is_err() && file.check().is_err(), "given up for good");
+        }
+    }
+
+    #[test]
+    fn side_files_that_are_gone_before_they_are_held_are_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("trusts.db");
+        std::fs::write(&path, "one").unwrap();
+        let file = File::at(path);
+        file.hold_sides();
         assert!(file.look().is_err() && file.check().is_err());
     }
 

@@ -3,9 +3,12 @@
 //! Every operation has a time limit, every write is one transaction, and no statement looks a row up by its
 //! digest.
 
+mod anchor;
+mod creation;
 mod failure;
 mod file;
 mod location;
+mod lookout;
 mod options;
 mod packed;
 mod row;
@@ -18,12 +21,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::{Sqlite, SqlitePool, Transaction};
+use sqlx::pool::PoolConnection;
+use sqlx::{Sqlite, SqliteConnection, SqlitePool};
 use trust_key_cache::KeyHash;
 use uuid::Uuid;
 
 pub use options::SqliteOptions;
 
+use self::anchor::Anchor;
 use self::failure::failed;
 use self::file::File;
 use crate::row_warnings::RowWarnings;
@@ -57,20 +62,27 @@ use crate::{Candidates, Change, NewTrust, StoreError, Trust, TrustLedger, TrustR
 #[derive(Clone)]
 pub struct SqliteStore {
     readers: SqlitePool,
-    /// Of one connection: a write that was cancelled while it waited for the lock keeps it busy until then, and no reader.
+    /// Of one connection: a write that was cancelled while it waited for the lock keeps it busy for some seconds, and no reader.
     writer: SqlitePool,
     /// One for each watcher. Of the store, so that it can close them too and wait for it: SQLite tidies up its side files when the last
     /// connection closes, and what stays in them would be put into whatever file has the name then.
     watchers: SqlitePool,
+    anchor: Arc<Anchor>,
     file: Arc<File>,
     query_timeout: Duration,
+    /// Whether each commit is moved on into the database's own file.
+    checkpoints: bool,
     warnings: Arc<RowWarnings>,
 }
 
-/// A transaction that holds the database's write lock. Dropped without [`commit`](Self::commit), it rolls
-/// back.
+/// A transaction that holds the database's write lock. Dropped without [`commit`](Self::commit), its connection is closed,
+/// which rolls back.
+///
+/// It is never used again then: after a failure SQLite may have rolled back by itself or not, and after a cancellation the
+/// driver's thread may still be at it. The driver's own transactions count how deep they are, and would count wrongly.
 struct Write<'a> {
-    transaction: Transaction<'static, Sqlite>,
+    /// `None` once it is committed.
+    connection: Option<PoolConnection<Sqlite>>,
     store: &'a SqliteStore,
 }
 
@@ -94,6 +106,8 @@ impl SqliteStore {
         self.writer.close().await;
         self.readers.close().await;
         self.watchers.close().await;
+        // Last: while it is open, none of the others takes the side files away.
+        self.anchor.release().await;
     }
 
     fn new(
@@ -102,8 +116,12 @@ impl SqliteStore {
         watchers: SqlitePool,
         file: File,
         query_timeout: Duration,
+        checkpoints: bool,
     ) -> Self {
-        Self { readers, writer, watchers, file: Arc::new(file), query_timeout, warnings: Arc::default() }
+        let file = Arc::new(file);
+        let anchor = Arc::new(Anchor::of(Arc::clone(&file)));
+        let warnings = Arc::default();
+        Self { readers, writer, watchers, anchor, file, query_timeout, checkpoints, warnings }
     }
 
     /// Runs an operation under the query timeout, unless a watcher has found the file replaced.
@@ -128,11 +146,14 @@ impl SqliteStore {
     }
 
     async fn begin(&self) -> Result<Write<'_>, StoreError> {
+        let connection = self.writer.acquire().await.map_err(|error| self.failed(error))?;
+        // Before the first statement: if that fails or is cancelled, this is dropped.
+        let mut write = Write { connection: Some(connection), store: self };
         // IMMEDIATE: a transaction that read first and asks for the lock later is refused at once, however
         // long the busy timeout.
-        let transaction =
-            self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(|error| self.failed(error))?;
-        Ok(Write { transaction, store: self })
+        let begun = sqlx::raw_sql("BEGIN IMMEDIATE").execute(write.connection()?).await;
+        begun.map_err(|error| self.failed(error))?;
+        Ok(write)
     }
 }
 
@@ -175,7 +196,7 @@ impl TrustLedger for SqliteStore {
             .bind(trust.region.clone())
             .bind(hash.to_string())
             .bind(row::time_text(trust.created_at)?)
-            .execute(&mut *write.transaction)
+            .execute(write.connection()?)
             .await
             .map_err(|error| self.failed(error))?;
             if done.rows_affected() == 0 {
@@ -194,7 +215,7 @@ impl TrustLedger for SqliteStore {
             let done = sqlx::query("UPDATE trust SET api_key_hash = ?2 WHERE id = ?1")
                 .bind(row::id_text(trust.id))
                 .bind(hash.to_string())
-                .execute(&mut *write.transaction)
+                .execute(write.connection()?)
                 .await
                 .map_err(|error| self.failed(error))?;
             write.changed(done.rows_affected())?;
@@ -213,7 +234,7 @@ impl TrustLedger for SqliteStore {
             let done = sqlx::query("UPDATE trust SET disabled_at = ?2 WHERE id = ?1")
                 .bind(row::id_text(trust.id))
                 .bind(trust.disabled_at.map(row::time_text).transpose()?)
-                .execute(&mut *write.transaction)
+                .execute(write.connection()?)
                 .await
                 .map_err(|error| self.failed(error))?;
             write.changed(done.rows_affected())?;
@@ -230,7 +251,7 @@ impl TrustLedger for SqliteStore {
             let trust = write.find(which).await?;
             let done = sqlx::query("DELETE FROM trust WHERE id = ?1")
                 .bind(row::id_text(trust.id))
-                .execute(&mut *write.transaction)
+                .execute(write.connection()?)
                 .await
                 .map_err(|error| self.failed(error))?;
             write.changed(done.rows_affected())?;
@@ -272,8 +293,7 @@ impl Write<'_> {
             .bind(name.clone())
             .bind(nfc(name).into_owned()),
         };
-        let row =
-            query.fetch_optional(&mut *self.transaction).await.map_err(|error| self.store.failed(error))?;
+        let row = query.fetch_optional(self.connection()?).await.map_err(|error| self.store.failed(error))?;
         match row {
             Some(row) => row::trust(&row, &self.store.warnings),
             None => Err(StoreError::NoSuchTrust { which: which.clone() }),
@@ -290,9 +310,38 @@ impl Write<'_> {
         Err(StoreError::Schema { path: self.store.path().to_path_buf(), reason: reason.into() })
     }
 
-    async fn commit(self) -> Result<(), StoreError> {
-        let Self { transaction, store } = self;
-        transaction.commit().await.map_err(|error| store.failed(error))
+    async fn commit(mut self) -> Result<(), StoreError> {
+        let done = sqlx::raw_sql("COMMIT").execute(self.connection()?).await;
+        done.map_err(|error| self.store.failed(error))?;
+        if let Some(connection) = self.connection.take()
+            && self.store.checkpoints
+        {
+            // The next write waits for it, and `close`.
+            tokio::spawn(checkpoint(connection));
+        }
+        Ok(())
+    }
+
+    fn connection(&mut self) -> Result<&mut SqliteConnection, StoreError> {
+        self.connection.as_deref_mut().ok_or(StoreError::Unreachable)
+    }
+}
+
+impl Drop for Write<'_> {
+    fn drop(&mut self) {
+        if let Some(connection) = &mut self.connection {
+            connection.close_on_drop();
+        }
+    }
+}
+
+/// Moves what is committed into the database's own file, as far as no read is in the way. What is revoked then stays so even
+/// if `-wal` is removed by hand.
+async fn checkpoint(mut connection: PoolConnection<Sqlite>) {
+    // SQLite does it again later.
+    if let Err(error) = sqlx::raw_sql("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut *connection).await {
+        connection.close_on_drop();
+        tracing::debug!(%error, "a checkpoint failed");
     }
 }
 

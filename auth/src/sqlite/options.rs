@@ -8,7 +8,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
 
 use super::file::File;
 use super::location::Location;
-use super::{SqliteStore, schema};
+use super::{SqliteStore, creation, schema};
 use crate::StoreError;
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -121,15 +121,15 @@ impl SqliteOptions {
     pub async fn connect(self) -> Result<SqliteStore, StoreError> {
         let location = Location::parse(&self.database)?;
         let create = location.create.unwrap_or(self.create_if_missing);
-        // A file system may take its time.
-        let (location, exists) = tokio::task::spawn_blocking(move || {
-            let exists = location.exists();
-            (location, exists)
-        })
-        .await
-        .map_err(|error| StoreError::Other(error.into()))?;
+        // A file system may take its time, or all of it.
+        let (location, found) = self
+            .off_the_workers(move || {
+                let found = creation::find_or_make(&location, create);
+                (location, found)
+            })
+            .await?;
         let path = location.path;
-        if !exists? && !create {
+        if !found? {
             return Err(StoreError::NotFound { path });
         }
 
@@ -159,11 +159,23 @@ impl SqliteOptions {
                 .connect_lazy_with(options.clone())
         };
         let (readers, writer, watchers) = (pool(self.max_connections), pool(1), pool(MAX_WATCHERS));
-        // A file system may take its time here too.
-        let file = tokio::task::spawn_blocking(|| File::at(path))
-            .await
-            .map_err(|error| StoreError::Other(error.into()))?;
-        Ok(SqliteStore::new(readers, writer, watchers, file, self.query_timeout))
+        let opened = move || {
+            creation::warn_if_public(&path);
+            File::at(path)
+        };
+        let file = self.off_the_workers(opened).await?;
+        Ok(SqliteStore::new(readers, writer, watchers, file, self.query_timeout, self.durable))
+    }
+
+    /// Asks the file system, within the query timeout.
+    async fn off_the_workers<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        match tokio::time::timeout(self.query_timeout, tokio::task::spawn_blocking(ask)).await {
+            Ok(answer) => answer.map_err(|error| StoreError::Other(error.into())),
+            Err(_) => Err(StoreError::Timeout { after: self.query_timeout }),
+        }
     }
 }
 

@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +14,10 @@ use sqlx::{Row, SqliteConnection, SqlitePool};
 use trust_key_cache::{KeyHash, TrustKeyCache};
 use uuid::Uuid;
 
+use super::anchor::Anchor;
 use super::failure::failed;
 use super::file::File;
+use super::lookout::Lookout;
 use super::{SqliteStore, row};
 use crate::watcher::Eviction;
 use crate::{StoreError, Watcher};
@@ -27,6 +28,12 @@ const POLL: Duration = Duration::from_millis(100);
 /// Id and digest of each trust that can authenticate.
 type Keys = HashMap<Uuid, KeyHash>;
 
+/// What was read last.
+struct Seen {
+    version: i64,
+    keys: Keys,
+}
+
 impl SqliteStore {
     /// Watches the file for changes by other connections, in this process and others, and invalidates in `cache` the keys that
     /// they concern, within some 100 ms. The cache is that of an [`Authenticator`](crate::Authenticator) over this store.
@@ -36,9 +43,10 @@ impl SqliteStore {
     /// between two polls is not noticed: if it was used in between, its entry stays until it expires, and is refused by
     /// the live row.
     ///
-    /// It also looks, as often, whether the file is still the one at its path. If it was removed or replaced by another, every
-    /// operation of this store and its clones gives [`StoreError::CannotOpen`] from then on: a revocation in the new file would
-    /// not be seen otherwise. This is noticed on Unix alone, and not if the file itself is written over.
+    /// It also looks, as often, whether the file and its side files (`-wal`, `-shm`) are still those at their paths. If one was
+    /// removed or replaced by another, every operation of this store and its clones gives [`StoreError::CannotOpen`] from then
+    /// on: a revocation in the new file would not be seen otherwise. This is noticed on Unix alone, and not if a file itself is
+    /// written over.
     ///
     /// A store can have 16 watchers at a time. They end when it is [closed](Self::close).
     ///
@@ -46,11 +54,13 @@ impl SqliteStore {
     ///
     /// Outside a Tokio runtime with time enabled.
     pub fn watch(&self, cache: Arc<TrustKeyCache>) -> Watcher {
-        let (pool, file, time_limit) = (self.watchers.clone(), Arc::clone(&self.file), self.query_timeout);
+        let pool = self.watchers.clone();
+        let (file, anchor) = (Arc::clone(&self.file), Arc::clone(&self.anchor));
+        let mut watch = Watch { pool, file, anchor, lookout: None, time_limit: self.query_timeout };
         Watcher::start(cache, move |eviction| async move {
-            let mut closed = pool.close_event();
+            let mut closed = watch.pool.close_event();
             // Until the store is closed.
-            while let Ok(Err(error)) = closed.do_until(follow(&pool, &file, time_limit, &eviction)).await {
+            while let Ok(Err(error)) = closed.do_until(watch.follow(&eviction)).await {
                 eviction.failed(&error);
                 let _ = closed.do_until(tokio::time::sleep(POLL)).await;
             }
@@ -58,59 +68,74 @@ impl SqliteStore {
     }
 }
 
-/// Follows the changes until something fails.
-async fn follow(
-    pool: &SqlitePool,
-    file: &Arc<File>,
+/// A watcher's part of the store.
+struct Watch {
+    pool: SqlitePool,
+    file: Arc<File>,
+    anchor: Arc<Anchor>,
+    lookout: Option<Lookout>,
+    /// How long a step may take.
     time_limit: Duration,
-    eviction: &Eviction,
-) -> Result<Infallible, StoreError> {
-    let limit = Limit { path: file.path(), time: time_limit };
-    limit.look(file).await?;
-    let mut connection = limit.on(pool.acquire()).await?;
-    // A new one each time: what has failed on this one may fail again.
-    connection.close_on_drop();
-    // The version first: what is committed after it makes the next poll read again.
-    let mut version = limit.on(data_version(&mut connection)).await?;
-    let mut keys = limit.on(keys_of(&mut connection)).await?;
-    eviction.connected();
-    loop {
-        tokio::time::sleep(POLL).await;
-        limit.look(file).await?;
-        let seen = limit.on(data_version(&mut connection)).await?;
-        if seen == version {
-            continue;
-        }
-        let now = limit.on(keys_of(&mut connection)).await?;
-        for hash in changed(&keys, &now) {
-            eviction.key(hash);
-        }
-        eviction.notified();
-        (version, keys) = (seen, now);
-    }
 }
 
-/// How long a step may take, and whose failure it is.
-struct Limit<'a> {
-    path: &'a Path,
-    time: Duration,
-}
-
-impl Limit<'_> {
-    async fn on<T>(&self, step: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
-        match tokio::time::timeout(self.time, step).await {
-            Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) => Err(StoreError::Timeout { after: self.time }),
-            Ok(outcome) => outcome.map_err(|error| failed(error, self.path)),
+impl Watch {
+    /// Follows the changes until something fails.
+    async fn follow(&mut self, eviction: &Eviction) -> Result<Infallible, StoreError> {
+        self.look().await?;
+        self.within(self.anchor.hold(&self.pool.connect_options())).await?;
+        // From this look on they are looked at too.
+        self.file.hold_sides();
+        self.look().await?;
+        let mut connection = self.within(self.pool.acquire()).await?;
+        // A new one each time: what has failed on this one may fail again.
+        connection.close_on_drop();
+        let mut seen = self.within(Seen::read(&mut connection, async {})).await?;
+        eviction.connected();
+        loop {
+            tokio::time::sleep(POLL).await;
+            self.look().await?;
+            if self.within(data_version(&mut connection)).await? == seen.version {
+                continue;
+            }
+            let now = self.within(Seen::read(&mut connection, async {})).await?;
+            for hash in changed(&seen.keys, &now.keys) {
+                eviction.key(hash);
+            }
+            eviction.notified();
+            seen = now;
         }
     }
 
-    /// Whether the file is the one that the store has open. A file system may take its time over it.
-    async fn look(&self, file: &Arc<File>) -> Result<(), StoreError> {
-        let file = Arc::clone(file);
-        match tokio::time::timeout(self.time, tokio::task::spawn_blocking(move || file.look())).await {
-            Ok(looked) => looked.map_err(|error| StoreError::Other(error.into()))?,
-            Err(_) => Err(StoreError::Timeout { after: self.time }),
+    async fn within<T>(&self, step: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
+        match tokio::time::timeout(self.time_limit, step).await {
+            Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) => {
+                Err(StoreError::Timeout { after: self.time_limit })
+            }
+            Ok(outcome) => outcome.map_err(|error| failed(error, self.file.path())),
         }
+    }
+
+    /// Whether the files are those that the store has open.
+    async fn look(&mut self) -> Result<(), StoreError> {
+        let lookout = match &mut self.lookout {
+            Some(lookout) => lookout,
+            None => self.lookout.insert(Lookout::new(Arc::clone(&self.file))?),
+        };
+        lookout.look(self.time_limit).await
+    }
+}
+
+impl Seen {
+    /// Reads the version, then the keys. `between` is for tests: whatever happens between the two.
+    async fn read(
+        connection: &mut SqliteConnection,
+        between: impl Future<Output = ()>,
+    ) -> Result<Self, sqlx::Error> {
+        // The version first: what is committed after it makes the next poll read again.
+        let version = data_version(connection).await?;
+        between.await;
+        let keys = keys_of(connection).await?;
+        Ok(Self { version, keys })
     }
 }
 
@@ -152,6 +177,29 @@ mod tests {
         let hashes: HashSet<_> = changed(&before, &now).copied().collect();
         assert_eq!(hashes, HashSet::from([KeyHash::of([10]), KeyHash::of([11])]));
         assert_eq!(changed(&now, &now).count(), 0);
+    }
+
+    /// What is committed between the two reads is in the keys, or the next poll finds another version: if neither were so, the
+    /// change would never be noticed.
+    #[tokio::test]
+    async fn a_change_between_the_version_and_the_keys_is_not_missed() {
+        use crate::{NewTrust, TrustLedger};
+
+        let folder = tempfile::tempdir().unwrap();
+        let options = SqliteStore::options(folder.path().join("trusts.db")).durable(false);
+        let store = options.create_if_missing(true).connect().await.unwrap();
+        let trust = store.insert(NewTrust::new("a").unwrap(), KeyHash::of("old")).await.unwrap();
+        let mut connection = store.watchers.acquire().await.unwrap();
+        let rotate = async {
+            store.replace_hash(&trust.id.into(), KeyHash::of("new")).await.unwrap();
+        };
+        let seen = Seen::read(&mut connection, rotate).await.unwrap();
+        let polled = data_version(&mut connection).await.unwrap();
+        let now = keys_of(&mut connection).await.unwrap();
+        assert_eq!(now, HashMap::from([(trust.id, KeyHash::of("new"))]));
+        assert!(polled != seen.version || seen.keys == now, "the next poll would see no change");
+        drop(connection);
+        store.close().await;
     }
 
     proptest! {

@@ -19,12 +19,12 @@ impl SqliteStore {
         self.within(async {
             let mut write = self.begin().await?;
             let version: i32 = sqlx::query_scalar("PRAGMA user_version")
-                .fetch_one(&mut *write.transaction)
+                .fetch_one(write.connection()?)
                 .await
                 .map_err(|error| self.failed(error))?;
             // SQLite writes the page also where the number is the same.
             sqlx::raw_sql(AssertSqlSafe(format!("PRAGMA user_version = {version}")))
-                .execute(&mut *write.transaction)
+                .execute(write.connection()?)
                 .await
                 .map_err(|error| self.failed(error))?;
             write.commit().await

@@ -6,6 +6,7 @@ mod admin;
 mod client;
 mod contract;
 mod deadlines;
+mod disk;
 mod faults;
 mod flood;
 mod health;

@@ -18,14 +18,18 @@ pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let folders = env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
     let found = folders.map(|folder| folder.join(name)).find(|program| program.is_file());
     if found.is_none() {
-        let told = format!("{name} is not installed: {}", how_to_get(name));
-        let required = env::var("TRUST_AUTH_REQUIRE_PROGRAMS").unwrap_or_default();
-        assert!(!required.split_whitespace().any(|required| required == name), "{told}");
-        let test = std::thread::current().name().unwrap_or("a test").to_owned();
-        // Not by `eprintln!`, which the test harness keeps to itself.
-        let _ = writeln!(io::stderr(), "LEFT OUT: {test}: {told}");
+        left_out(name, &format!("{name} is not installed: {}", how_to_get(name)));
     }
     found
+}
+
+/// Reports that a test is left out for want of this program, or of the privilege to use it.
+pub(crate) fn left_out(name: &str, told: &str) {
+    let required = env::var("TRUST_AUTH_REQUIRE_PROGRAMS").unwrap_or_default();
+    assert!(!required.split_whitespace().any(|required| required == name), "{told}");
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    // Not by `eprintln!`, which the test harness keeps to itself.
+    let _ = writeln!(io::stderr(), "LEFT OUT: {test}: {told}");
 }
 
 fn how_to_get(name: &str) -> String {

@@ -47,15 +47,25 @@ impl Server {
 
     /// On this database; a relative path is one in a folder of its own.
     pub(crate) async fn on(database: impl AsRef<Path>, arguments: &[&str]) -> Self {
-        Self::start(database.as_ref(), arguments, Some(ADMIN_KEY)).await
+        Self::start(command, database.as_ref(), arguments, Some(ADMIN_KEY)).await
     }
 
     /// On an SQLite file of its own, with nobody let in to the admin API.
     pub(crate) async fn without_admin_key() -> Self {
-        Self::start(Path::new("trust-auth.db"), &[], None).await
+        Self::start(command, Path::new("trust-auth.db"), &[], None).await
     }
 
-    async fn start(database: &Path, arguments: &[&str], admin_key: Option<&str>) -> Self {
+    /// As [`on`](Self::on), as a process whose writes fail, rather than end it, beyond a limit for the size of files.
+    pub(crate) async fn whose_writes_may_fail(database: impl AsRef<Path>, arguments: &[&str]) -> Self {
+        Self::start(command_ignoring_xfsz, database.as_ref(), arguments, Some(ADMIN_KEY)).await
+    }
+
+    async fn start(
+        command: fn(&Path) -> Command,
+        database: &Path,
+        arguments: &[&str],
+        admin_key: Option<&str>,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut command = command(folder.path());
         // By the environment, so that a flag of the test goes before it.
@@ -207,7 +217,16 @@ impl Drop for Server {
 
 /// The tool, in this working directory, without settings of whoever runs the tests.
 pub(crate) fn command(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_trust-auth"));
+    in_folder(Command::new(env!("CARGO_BIN_EXE_trust-auth")), folder)
+}
+
+fn command_ignoring_xfsz(folder: &Path) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_trust-auth")]);
+    in_folder(command, folder)
+}
+
+fn in_folder(mut command: Command, folder: &Path) -> Command {
     command.current_dir(folder).stdin(Stdio::null());
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TRUST_AUTH_") {

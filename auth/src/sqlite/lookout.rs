@@ -1,0 +1,56 @@
+//! [`Lookout`]: looks at the files on a thread of its own, so that a file system that hangs holds neither a worker nor the
+//! end of the process.
+
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::file::File;
+use crate::StoreError;
+
+/// One look is under way at a time: while the file system hangs, no more threads do.
+pub(super) struct Lookout {
+    asks: mpsc::Sender<()>,
+    answers: UnboundedReceiver<Result<(), StoreError>>,
+    is_awaited: bool,
+}
+
+impl Lookout {
+    /// Its thread ends with it, once the file system has answered.
+    pub(super) fn new(file: Arc<File>) -> Result<Self, StoreError> {
+        let (asks, asked) = mpsc::channel();
+        let (answer, answers) = unbounded_channel();
+        let look = move || {
+            for () in asked {
+                if answer.send(file.look()).is_err() {
+                    return;
+                }
+            }
+        };
+        thread::Builder::new()
+            .name("trust-auth files".into())
+            .spawn(look)
+            .map_err(|error| StoreError::Other(error.into()))?;
+        Ok(Self { asks, answers, is_awaited: false })
+    }
+
+    /// Whether the files are those that the store has open, told within `limit`.
+    pub(super) async fn look(&mut self, limit: Duration) -> Result<(), StoreError> {
+        if !self.is_awaited {
+            // Without a thread there is no answer either.
+            let _ = self.asks.send(());
+            self.is_awaited = true;
+        }
+        match tokio::time::timeout(limit, self.answers.recv()).await {
+            Ok(Some(answer)) => {
+                self.is_awaited = false;
+                answer
+            }
+            Ok(None) => Err(StoreError::Other("the thread that looks at the files has ended".into())),
+            Err(_) => Err(StoreError::Timeout { after: limit }),
+        }
+    }
+}

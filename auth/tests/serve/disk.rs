@@ -1,0 +1,330 @@
+//! Faults of the disk below an SQLite file: a change fails with advice that helps, grants go on, and changes work at once when the
+//! cause is gone.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection};
+use tempfile::TempDir;
+
+use crate::client::{Answer, ask};
+use crate::programs;
+use crate::server::{PATIENCE, Server, command};
+
+/// More changes than it takes to fill a megabyte.
+const MANY: usize = 5_000;
+
+/// A file system of a megabyte, in memory.
+struct SmallDisk {
+    folder: TempDir,
+}
+
+impl SmallDisk {
+    /// `None` where this process may not mount one, which was said.
+    fn mount() -> Option<Self> {
+        let program = programs::find("mount")?;
+        let folder = tempfile::tempdir().unwrap();
+        let options = ["-t", "tmpfs", "-o", "size=1m", "trust-auth-test"];
+        let mounted = Command::new(program).args(options).arg(folder.path()).output().unwrap();
+        if !mounted.status.success() {
+            let told = format!("mount: {}", String::from_utf8_lossy(&mounted.stderr).trim());
+            programs::left_out("mount", &told);
+            return None;
+        }
+        Some(Self { folder })
+    }
+
+    fn database(&self) -> PathBuf {
+        self.folder.path().join("trusts.db")
+    }
+
+    /// Takes all the room that is left.
+    fn fill(&self) -> PathBuf {
+        let path = self.folder.path().join("filler");
+        let mut file = File::create(&path).unwrap();
+        for size in [4_096, 1] {
+            while file.write_all(&vec![0; size]).is_ok() {}
+        }
+        path
+    }
+
+    fn remount(&self, how: &str) {
+        let options = format!("remount,{how}");
+        let mut remount = Command::new("mount");
+        assert!(remount.args(["-o", &options]).arg(self.folder.path()).status().unwrap().success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily, since a service may not have ended yet.
+        let _ = Command::new("umount").arg("-l").arg(self.folder.path()).status();
+    }
+}
+
+async fn other_program(database: &Path) -> SqliteConnection {
+    SqliteConnectOptions::new().filename(database).connect().await.unwrap()
+}
+
+/// The trust of this name gets a new key, which is returned unless that fails.
+async fn rotate(server: &Server, name: &str) -> Result<String, Answer> {
+    let answer = server.administer("POST", &format!("/admin/trusts/{name}/rotate"), &Value::Null).await;
+    match answer.status {
+        200 => Ok(answer.json()["api_key"].as_str().unwrap().to_owned()),
+        _ => Err(answer),
+    }
+}
+
+/// What a change answers while the disk is at fault.
+fn assert_failed(answer: &Answer, advice: &str) {
+    assert_eq!((answer.status, &*answer.kind()), (503, "cannot_open"), "{answer:?}");
+    assert!(answer.body.contains(advice) && !answer.body.contains("try again"), "{answer:?}");
+}
+
+/// Grants go on, and `/readyz` names what does not.
+async fn assert_changes_alone_fail(server: &Server, key: &str) {
+    assert_eq!(server.verify(key).await.status, 200, "{}", server.log());
+    assert_eq!(server.verify("unknown").await.status, 401, "{}", server.log());
+    let ready = ask(server.main, "GET", "/readyz", &[], "").await;
+    assert_eq!((ready.status, &ready.json()["degraded"]), (200, &json!(["changes"])), "{ready:?}");
+}
+
+/// The first change after the fault is made, and the trust was not half-changed by those that failed.
+async fn assert_changes_work_at_once(server: Server, database: &Path, name: &str, key: &str) {
+    let disabled = server.administer("POST", &format!("/admin/trusts/{name}/disable"), &Value::Null).await;
+    assert_eq!(disabled.status, 200, "{disabled:?}; log: {}", server.log());
+    assert_eq!(server.verify(key).await.status, 401);
+    let enabled = server.administer("POST", &format!("/admin/trusts/{name}/enable"), &Value::Null).await;
+    assert_eq!(enabled.status, 200, "{enabled:?}");
+    assert_eq!(server.verify(key).await.status, 200);
+    assert_eq!(server.administer("DELETE", &format!("/admin/trusts/{name}"), &Value::Null).await.status, 200);
+    server.stop().await;
+    let server = Server::on(database, &[]).await;
+    assert_eq!(server.verify(key).await.status, 401);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_fails_changes_alone_and_no_longer_than_it_is_full() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let database = disk.database();
+    let server = Server::on(&database, &[]).await;
+    let mut key = server.register("Kept").await.key;
+    // While another program reads, `-wal` grows with each change.
+    let mut reader = other_program(&database).await;
+    reader.execute("BEGIN").await.unwrap();
+    reader.execute("SELECT count(*) FROM trust").await.unwrap();
+    let filler = disk.fill();
+    let mut refused = None;
+    for _ in 0..MANY {
+        match rotate(&server, "Kept").await {
+            Ok(new) => key = new,
+            Err(answer) => {
+                refused = Some(answer);
+                break;
+            }
+        }
+    }
+    assert_failed(&refused.expect("the disk is never full"), "make room");
+    for _ in 0..3 {
+        assert_failed(&rotate(&server, "Kept").await.unwrap_err(), "make room");
+        assert_changes_alone_fail(&server, &key).await;
+    }
+    fs::remove_file(filler).unwrap();
+    reader.close().await.unwrap();
+    assert_changes_work_at_once(server, &database, "Kept", &key).await;
+}
+
+/// The database's own file cannot grow, so that no checkpoint ends, while `-wal` has room.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_full_at_the_checkpoint_fails_no_change_that_was_committed() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let database = disk.database();
+    let server = Server::on(&database, &[]).await;
+    let mut reader = other_program(&database).await;
+    // What `-wal` has once, it keeps.
+    reader.execute("BEGIN").await.unwrap();
+    reader.execute("SELECT count(*) FROM trust").await.unwrap();
+    server.register("Kept").await;
+    for _ in 0..40 {
+        rotate(&server, "Kept").await.unwrap();
+    }
+    reader.close().await.unwrap();
+    // All of it is moved on now, so that the next change begins at its start.
+    let key = rotate(&server, "Kept").await.unwrap();
+    let filler = disk.fill();
+    let mut registered = Vec::new();
+    let refused = loop {
+        let body = json!({ "name": format!("New {}", registered.len()), "region": "north ".repeat(200) });
+        let answer = server.administer("POST", "/admin/trusts", &body).await;
+        if answer.status != 201 {
+            break answer;
+        }
+        registered.push(answer.json()["api_key"].as_str().unwrap().to_owned());
+        assert!(registered.len() < MANY, "the disk is never full");
+    };
+    assert_failed(&refused, "make room");
+    assert!(!registered.is_empty());
+    assert_changes_alone_fail(&server, &key).await;
+    for key in &registered {
+        assert_eq!(server.verify(key).await.status, 200, "{}", server.log());
+    }
+    fs::remove_file(filler).unwrap();
+    assert_changes_work_at_once(server, &database, "Kept", &key).await;
+}
+
+/// A limit for the size of files makes each write an error of input and output, as a disk does that fails.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg(target_os = "linux")]
+async fn a_disk_that_fails_to_write_fails_changes_alone_and_no_longer_than_it_does() {
+    let Some(program) = programs::find("prlimit") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("trusts.db");
+    let server = Server::whose_writes_may_fail(&database, &[]).await;
+    let key = server.register("Kept").await.key;
+    let limit = |size: &str| {
+        let process = server.process_id().to_string();
+        let limit = format!("--fsize={size}:");
+        assert!(Command::new(&program).args(["--pid", &process, &limit]).status().unwrap().success());
+    };
+    limit("0");
+    for _ in 0..3 {
+        assert_failed(&rotate(&server, "Kept").await.unwrap_err(), "check the file system");
+        let registered = server.administer("POST", "/admin/trusts", &json!({ "name": "New" })).await;
+        assert_failed(&registered, "check the file system");
+        assert_changes_alone_fail(&server, &key).await;
+    }
+    limit("unlimited");
+    let listed = server.administer("GET", "/admin/trusts", &Value::Null).await;
+    assert_eq!(listed.json()["trusts"].as_array().unwrap().len(), 1, "{listed:?}");
+    assert_changes_work_at_once(server, &database, "Kept", &key).await;
+}
+
+/// A mount with a file open for writing cannot become read-only, so that this is met at the start.
+#[tokio::test]
+async fn a_file_system_that_is_read_only_is_named_as_the_cause() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    let run = |arguments: &[&str]| {
+        let mut command = command(disk.folder.path());
+        command.env("TRUST_AUTH_DATABASE", disk.database()).arg("--json").args(arguments).output().unwrap()
+    };
+    assert!(run(&["register", "--name", "Kept"]).status.success());
+    disk.remount("ro");
+    for arguments in [&["disable", "Kept"][..], &["serve", "--listen", "127.0.0.1:0"]] {
+        let ran = run(arguments);
+        assert_eq!(ran.status.code(), Some(1), "{ran:?}");
+        let told = String::from_utf8_lossy(&[ran.stdout, ran.stderr].concat()).into_owned();
+        assert!(told.contains("cannot_open") && told.contains("read-only"), "{told}");
+    }
+    disk.remount("rw");
+    assert!(run(&["disable", "Kept"]).status.success());
+}
+
+/// What is revoked by the command line, in side files of its own, is not seen by the service; and would be undone when it ends, if
+/// it then tidied up.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg(unix)]
+async fn side_files_that_are_removed_grant_nothing_any_more_and_undo_no_revocation_g9() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("trusts.db");
+    for are_made_anew in [true, false] {
+        let server = Server::on(&database, &[]).await;
+        let revoked_there = server.register("Revoked there").await;
+        let revoked_here = server.register("Revoked here").await;
+        let kept = server.register("Kept").await;
+        for trust in [&revoked_there, &revoked_here, &kept] {
+            assert_eq!(server.verify(&trust.key).await.status, 200);
+        }
+        let path = format!("/admin/trusts/{}/disable", revoked_here.id);
+        assert_eq!(server.administer("POST", &path, &Value::Null).await.status, 200);
+        // A change is moved on into the database's own file at once, and not waited for.
+        until_moved_on(&database, &revoked_here.id, folder.path()).await;
+        for side in ["trusts.db-wal", "trusts.db-shm"] {
+            fs::remove_file(folder.path().join(side)).unwrap();
+        }
+        if are_made_anew {
+            let mut disable = command(folder.path());
+            disable.env("TRUST_AUTH_DATABASE", &database).args(["disable", &revoked_there.id]);
+            let disabled = disable.output().unwrap();
+            assert!(disabled.status.success(), "{disabled:?}");
+        }
+        let begun = Instant::now();
+        while server.verify(&kept.key).await.status == 200 {
+            assert!(begun.elapsed() < PATIENCE, "{}", server.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        for trust in [&revoked_there, &revoked_here, &kept] {
+            assert_eq!(server.verify(&trust.key).await.status, 503);
+        }
+        let ready = ask(server.main, "GET", "/readyz", &[], "").await;
+        assert_eq!((ready.status, &ready.json()["store"]), (503, &json!("cannot_open")), "{ready:?}");
+        let refused =
+            server.administer("POST", "/admin/trusts", &json!({ "name": "It would be lost" })).await;
+        assert_failed(&refused, "leave the files as they are");
+        assert!(server.log().contains("`-wal` and `-shm` were removed or replaced"), "{}", server.log());
+        server.stop().await;
+
+        let server = Server::on(&database, &[]).await;
+        assert_eq!(server.verify(&revoked_there.key).await.status, if are_made_anew { 401 } else { 200 });
+        assert_eq!(server.verify(&revoked_here.key).await.status, 401);
+        assert_eq!(server.verify(&kept.key).await.status, 200);
+        for trust in [&revoked_there, &revoked_here, &kept] {
+            server.delete(trust).await;
+        }
+        server.stop().await;
+    }
+}
+
+/// Until the database's own file, without `-wal`, has the trust as disabled.
+async fn until_moved_on(database: &Path, id: &str, folder: &Path) {
+    let copy = folder.join("copy.db");
+    let begun = Instant::now();
+    loop {
+        fs::copy(database, &copy).unwrap();
+        let mut other = other_program(&copy).await;
+        let disabled: Option<String> = sqlx::query_scalar("SELECT disabled_at FROM trust WHERE id = ?1")
+            .bind(id)
+            .fetch_optional(&mut other)
+            .await
+            .unwrap_or_default()
+            .flatten();
+        other.close().await.unwrap();
+        if disabled.is_some() {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "it stays in `-wal`");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Other programs come and go, truncate `-wal` and rewrite the database: the files stay the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_other_programs_may_do_to_side_files_is_not_taken_for_their_removal() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("trusts.db");
+    let server = Server::on(&database, &[]).await;
+    let trust = server.register("Kept").await;
+    for sql in ["PRAGMA wal_checkpoint(TRUNCATE)", "PRAGMA wal_checkpoint(RESTART)", "VACUUM", "ANALYZE"] {
+        let mut other = other_program(&database).await;
+        other.execute(sql).await.unwrap();
+        other.close().await.unwrap();
+        let mut list = command(folder.path());
+        let listed = list.env("TRUST_AUTH_DATABASE", &database).arg("list").output().unwrap();
+        assert!(listed.status.success(), "{listed:?}");
+    }
+    let seen = server.metric("trust_auth_notifications_total").await;
+    let mut other = other_program(&database).await;
+    other.execute("UPDATE trust SET region = 'north'").await.unwrap();
+    other.close().await.unwrap();
+    // A whole poll after all that.
+    server.until_metric("trust_auth_notifications_total", |now| now > seen).await;
+    assert_eq!(server.metric("trust_auth_listener_failures_total").await, 0.0);
+    assert_eq!(server.verify(&trust.key).await.status, 200);
+    server.register("Another").await;
+    server.stop().await;
+}
