@@ -1,7 +1,7 @@
 //! [`KeyHeader`]: the header that carries the key, and how it is read, which depends on nothing but the request.
 
-use http::HeaderMap;
-use http::header::HeaderName;
+use http::header::{HeaderName, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, Response};
 
 use crate::{Attempt, AuthError, Authenticator, TrustStore};
 
@@ -28,7 +28,12 @@ use crate::{Attempt, AuthError, Authenticator, TrustStore};
 pub struct KeyHeader {
     name: HeaderName,
     scheme: Option<Box<str>>,
+    /// What a 401 names.
+    challenge: HeaderValue,
 }
+
+/// The scheme that a 401 names where none is configured, as in the reference system.
+const CHALLENGE: HeaderValue = HeaderValue::from_static("ApiKey");
 
 impl KeyHeader {
     /// The longest value, in bytes, that is taken for a key.
@@ -37,15 +42,18 @@ impl KeyHeader {
     /// The header of this name, whose whole value is the key.
     #[must_use]
     pub fn new(name: HeaderName) -> Self {
-        Self { name, scheme: None }
+        Self { name, scheme: None, challenge: CHALLENGE }
     }
 
     /// Expects this word before the key, in either case, with spaces between: the scheme of an `Authorization`
-    /// (RFC 9110, section 11.4). A value with another word carries no key. The empty word expects none.
+    /// (RFC 9110, section 11.4). A value with another word carries no key. The empty word expects none. A [refusal](Self::refusal)
+    /// names the word in `WWW-Authenticate`.
     #[must_use]
     pub fn scheme(mut self, word: impl AsRef<str>) -> Self {
         let word = word.as_ref().trim();
         self.scheme = (!word.is_empty()).then(|| word.into());
+        // What is no header value can be no scheme of one either: no request has it.
+        self.challenge = self.scheme.as_deref().and_then(|word| word.parse().ok()).unwrap_or(CHALLENGE);
         self
     }
 
@@ -53,6 +61,26 @@ impl KeyHeader {
     #[must_use]
     pub fn name(&self) -> &HeaderName {
         &self.name
+    }
+
+    /// The response to a request that was refused, as [`AuthError::to_response`] has it, but for `WWW-Authenticate`, which names the
+    /// configured scheme; `ApiKey` if there is none.
+    ///
+    /// ```
+    /// use http::header::AUTHORIZATION;
+    /// use trust_auth::{AuthError, KeyHeader};
+    ///
+    /// let header = KeyHeader::new(AUTHORIZATION).scheme("Bearer");
+    /// let response = header.refusal::<String>(&AuthError::Invalid);
+    /// assert_eq!(response.headers()["www-authenticate"], "Bearer");
+    /// ```
+    #[must_use]
+    pub fn refusal<B: From<&'static str>>(&self, refused: &AuthError) -> Response<B> {
+        let mut response = refused.to_response();
+        if let Some(challenge) = response.headers_mut().get_mut(WWW_AUTHENTICATE) {
+            challenge.clone_from(&self.challenge);
+        }
+        response
     }
 
     /// The key in these headers; `None` if there is none, or an empty one. Nothing of the key is trimmed.
@@ -150,6 +178,20 @@ mod tests {
             {
                 assert_eq!(read(&header, values), Err("invalid"), "{values:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_scheme_that_is_configured() {
+        let challenge = |header: KeyHeader, refused: AuthError| {
+            let response = header.refusal::<String>(&refused);
+            response.headers().get(WWW_AUTHENTICATE).map(|value| value.to_str().unwrap().to_owned())
+        };
+        let bearer = KeyHeader::new(AUTHORIZATION).scheme("Bearer");
+        assert_eq!(challenge(bearer.clone(), AuthError::Missing).as_deref(), Some("Bearer"));
+        assert_eq!(challenge(bearer.clone(), AuthError::Overloaded), None);
+        for none in [KeyHeader::default(), bearer.scheme(""), KeyHeader::default().scheme("no\nheader")] {
+            assert_eq!(challenge(none, AuthError::Invalid).as_deref(), Some("ApiKey"));
         }
     }
 

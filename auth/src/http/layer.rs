@@ -17,7 +17,7 @@ use crate::{AuthError, Authenticator, TrustStore};
 /// A [`tower`](https://docs.rs/tower) layer around a service whose requests need a key.
 ///
 /// A request that is granted reaches the service with its [`Trust`](crate::Trust) among its extensions, where the
-/// extractor `Authenticated` finds it. Any other gets the [response](AuthError::to_response) of its refusal, and the
+/// extractor `Authenticated` finds it. Any other gets the [response](KeyHeader::refusal) of its refusal, and the
 /// service never hears of it. The key's header is marked as sensitive before the service sees it, so that `Debug` does not
 /// show its value.
 ///
@@ -122,7 +122,7 @@ where
                     {
                         tracing::warn!(kind = cause.kind(), %cause, others, "a request could not be authenticated");
                     }
-                    Ok(refused.to_response())
+                    Ok(header.refusal(&refused))
                 }
             }
         })

@@ -21,9 +21,9 @@ async fn a_valid_key_gets_200_and_the_identity_by_any_method_and_below_any_path_
             assert_eq!(answer.header("cache-control"), Some("no-store"));
         }
     }
-    // One sweep, and the cache from then on.
+    // One sweep at the start and one for the key, and the cache from then on.
     let metrics = server.metrics().await;
-    assert_eq!((metrics["trust_auth_sweeps_total"], metrics["trust_auth_hits_total"]), (1.0, 39.0));
+    assert_eq!((metrics["trust_auth_sweeps_total"], metrics["trust_auth_hits_total"]), (2.0, 39.0));
     assert_eq!(metrics["trust_auth_requests_total{outcome=\"granted\"}"], 40.0);
 }
 
@@ -146,7 +146,9 @@ async fn the_probes_tell_whether_the_service_lives_and_is_ready() {
     for listener in [server.main, server.admin] {
         assert_eq!(ask(listener, "GET", "/healthz", &[], "").await.status, 200);
         let ready = ask(listener, "GET", "/readyz", &[], "").await;
-        let expected = json!({ "ready": true, "store": "ok", "listener_connected": true, "draining": false, "degraded": [] });
+        let expected = json!({
+            "ready": true, "store": "ok", "listener_connected": true, "scan": "ok", "draining": false, "degraded": []
+        });
         assert_eq!((ready.status, ready.json()), (200, expected));
         assert_eq!(ask(listener, "GET", "/metrics", &[], "").await.status, 200);
         assert_eq!(ask(listener, "GET", "/elsewhere", &[], "").await.status, 404);

@@ -7,6 +7,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Executor};
 
 use crate::client::{Answer, ask};
+use crate::postgres_server::PostgresServer;
 use crate::server::{PATIENCE, Server};
 
 /// Waits until `/readyz` answers so.
@@ -51,5 +52,64 @@ async fn changes_that_fail_are_named_while_requests_are_answered_and_until_one_c
     // A change that the caller got wrong says nothing of the database.
     assert_eq!(server.administer("POST", "/admin/trusts/nobody/disable", &Value::Null).await.status, 404);
     assert_eq!(server.metric("trust_auth_changes_failing").await, 0.0);
+    server.stop().await;
+}
+
+/// A table whose rows take as long to read as the table `pace` says, each; what is not there is found at once.
+fn slow_down(database: &PostgresServer, url: &str) {
+    database.psql(
+        url,
+        "CREATE TABLE pace (seconds FLOAT NOT NULL); INSERT INTO pace VALUES (0); \
+         CREATE FUNCTION paced(hash TEXT) RETURNS TEXT LANGUAGE plpgsql VOLATILE AS \
+         'BEGIN PERFORM pg_sleep((SELECT seconds FROM pace)); RETURN hash; END'; \
+         ALTER TABLE trust RENAME TO trust_rows; \
+         CREATE VIEW trust AS SELECT id, name, code, region, paced(api_key_hash::text) AS api_key_hash, \
+         created_at, last_heartbeat, disabled_at FROM trust_rows",
+    );
+}
+
+async fn until_logged(server: &Server, text: &str) {
+    let begun = Instant::now();
+    while !server.log().contains(text) {
+        assert!(begun.elapsed() < PATIENCE, "{text:?} is not in the log: {}", server.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_that_cannot_end_is_not_ready_and_one_that_nears_its_limit_is_warned_of() {
+    let Some(database) = PostgresServer::shared() else { return };
+    let url = database.new_database();
+    let server = Server::on(&url, &["--query-timeout", "4s"]).await;
+    server.register("St. Mary").await;
+    slow_down(database, &url);
+
+    database.psql(&url, "UPDATE pace SET seconds = 2.5");
+    assert_eq!(server.verify("unknown").await.status, 401);
+    until_logged(&server, "more than half of --query-timeout").await;
+    assert_eq!(ask(server.main, "GET", "/readyz", &[], "").await.status, 200);
+
+    database.psql(&url, "UPDATE pace SET seconds = 60");
+    assert_eq!(server.verify("unknown").await.status, 503);
+    let ready = until_ready(&server, "/readyz", |answer| answer.json()["scan"] == json!("timeout")).await;
+    assert_eq!((&ready["ready"], &ready["store"]), (&json!(false), &json!("ok")));
+    assert_eq!(ask(server.main, "GET", "/readyz", &[], "").await.status, 503);
+    until_logged(&server, "no key that is not cached can be verified").await;
+
+    // Nobody asks any more, and it finds out all the same.
+    database.psql(&url, "UPDATE pace SET seconds = 0");
+    let ready = until_ready(&server, "/readyz", |answer| answer.status == 200).await;
+    assert_eq!(ready["scan"], json!("ok"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_empty_table_is_logged_at_the_start_and_so_is_its_first_trust() {
+    let server = Server::on_sqlite(&[]).await;
+    until_logged(&server, "no enabled trust with a key").await;
+    assert!(!server.log().contains("has trusts now"), "{}", server.log());
+    let trust = server.register("St. Mary").await;
+    assert_eq!(server.verify(&trust.key).await.status, 200);
+    until_logged(&server, "the database has trusts now").await;
     server.stop().await;
 }

@@ -17,6 +17,7 @@ mod programs;
 mod proxies;
 mod server;
 mod stalls;
+mod waiting;
 
 #[path = "../postgres_server/mod.rs"]
 mod postgres_server;

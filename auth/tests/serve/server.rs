@@ -66,6 +66,24 @@ impl Server {
         arguments: &[&str],
         admin_key: Option<&str>,
     ) -> Self {
+        let server = Self::begin(command, database, arguments, admin_key);
+        // Its cache is emptied once when the watcher connects, and all trusts are read once: not in the middle of a test.
+        server.until_metric("trust_auth_listener_connected", |value| value == 1.0).await;
+        server.until_metric("trust_auth_sweeps_total", |value| value >= 1.0).await;
+        server
+    }
+
+    /// On this database, which need not be there yet.
+    pub(crate) fn before(database: impl AsRef<Path>, arguments: &[&str]) -> Self {
+        Self::begin(command, database.as_ref(), arguments, Some(ADMIN_KEY))
+    }
+
+    fn begin(
+        command: fn(&Path) -> Command,
+        database: &Path,
+        arguments: &[&str],
+        admin_key: Option<&str>,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut command = command(folder.path());
         // By the environment, so that a flag of the test goes before it.
@@ -99,10 +117,7 @@ impl Server {
         };
         let (main, admin) = (address("listen"), address("admin_listen"));
         assert_ne!(main.port(), 0, "{told}");
-        let server = Self { child, main, admin, told, log, _folder: folder };
-        // Its cache is emptied once when the watcher connects: not in the middle of a test.
-        server.until_metric("trust_auth_listener_connected", |value| value == 1.0).await;
-        server
+        Self { child, main, admin, told, log, _folder: folder }
     }
 
     /// What `/verify` answers to this key.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use trust_auth::{PostgresStore, SqliteStore, TrustRegistry};
+use trust_auth::{PostgresStore, SqliteStore, StoreError, TrustRegistry};
 use trust_key_cache::TrustKeyCache;
 
 use crate::failure::Failure;
@@ -34,7 +34,7 @@ pub(crate) struct Database {
 impl Database {
     /// For a single command.
     pub(crate) async fn open(url: &Path, if_missing: IfMissing) -> Result<Self, Failure> {
-        Self::open_with(url, if_missing, None).await
+        Ok(Self::open_with(url, if_missing, None).await?)
     }
 
     /// For a service.
@@ -42,7 +42,7 @@ impl Database {
         url: &Path,
         if_missing: IfMissing,
         pool: Option<Pool>,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, StoreError> {
         let create = if_missing == IfMissing::Create;
         let store = match Store::is_postgres(url) {
             Some(url) => {

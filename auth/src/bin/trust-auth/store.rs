@@ -54,6 +54,15 @@ impl Store {
         }
     }
 
+    /// Where it should be, as far as is known before it is open. The URL of a server is not repeated: it may hold a password.
+    pub(crate) fn expected(url: &Path, error: &StoreError) -> String {
+        match error {
+            StoreError::CannotConnect { server, .. } | StoreError::ReadOnly { server } => server.clone(),
+            _ if Self::is_postgres(url).is_some() => "postgres".to_owned(),
+            _ => url.display().to_string(),
+        }
+    }
+
     /// Where it is, without user and password.
     pub(crate) fn described(&self) -> String {
         match &self.database {

@@ -39,8 +39,8 @@ impl Drain {
         let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
     }
 
-    /// Waits for a signal, and then for the end.
-    pub(crate) async fn run(
+    /// Ends the service, after a first signal. A second one ends it at once.
+    pub(crate) async fn end(
         self,
         mut interrupt: Interrupt,
         listeners: Vec<JoinHandle<()>>,
@@ -48,7 +48,6 @@ impl Drain {
         delay: Duration,
         timeout: Duration,
     ) -> Result<(), Failure> {
-        interrupt.received().await;
         tracing::info!("draining: answering what was asked, and telling clients to go elsewhere");
         // Relaxed: as in `is_draining`.
         self.draining.store(true, Ordering::Relaxed);

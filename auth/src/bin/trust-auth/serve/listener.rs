@@ -9,7 +9,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::http::header::CONNECTION;
 use axum::http::{HeaderValue, Request, Response};
@@ -26,6 +25,7 @@ use tower_service::Service;
 use super::connections::{Connections, Entered, Owed};
 use super::limits::Limits;
 use super::output::Output;
+use super::stage::Stage;
 use crate::failure::Failure;
 
 /// How many connections the kernel keeps for us while we are at the limit or busy.
@@ -60,18 +60,23 @@ impl Listener {
         Ok(Self { name, socket, address, limits: limits.clone() })
     }
 
+    /// Its name, for metrics and the log.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// The address, with the port that the kernel chose if it was to.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Accepts and serves until the drain says stop; what is under way then is finished by [`Connections`].
-    pub(crate) async fn serve(self, routes: Router, connections: Connections, open: Gauge) {
+    pub(crate) async fn serve(self, stage: Stage, connections: Connections, open: Gauge) {
         let room = Arc::new(Semaphore::new(self.limits.connections));
         let http = Arc::new(http(&self.limits));
         let serve = |stream: TcpStream, place: Option<OwnedSemaphorePermit>| {
             let open = open.clone();
-            let connection = converse(stream, Arc::clone(&http), routes.clone(), connections.enter());
+            let connection = converse(stream, Arc::clone(&http), stage.clone(), connections.enter());
             tokio::spawn(async move {
                 open.increment(1.0);
                 connection.await;
@@ -138,7 +143,7 @@ fn http(limits: &Limits) -> http1::Builder {
 }
 
 /// One connection, to its end.
-async fn converse(stream: TcpStream, http: Arc<http1::Builder>, routes: Router, entered: Entered) {
+async fn converse(stream: TcpStream, http: Arc<http1::Builder>, stage: Stage, entered: Entered) {
     // Answers are small, and each is written in one go.
     let _ = stream.set_nodelay(true);
     let drain = entered.drain().clone();
@@ -147,7 +152,7 @@ async fn converse(stream: TcpStream, http: Arc<http1::Builder>, routes: Router, 
     let owing = owed.clone();
     let answer = service_fn(move |request: Request<Incoming>| {
         let one = owing.one();
-        let answered = routes.clone().call(request);
+        let answered = stage.routes().clone().call(request);
         let drain = drain.clone();
         async move {
             let _one = one;

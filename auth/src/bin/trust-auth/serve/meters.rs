@@ -3,7 +3,7 @@
 //! No label ever names a trust or a key: every label has a handful of values, which are known when the service starts. `docs/operating.md`
 //! explains each metric.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
@@ -31,25 +31,24 @@ pub(crate) fn recorder() -> PrometheusRecorder {
     builder.build_recorder()
 }
 
-/// The durations of walks.
-pub(crate) fn walk_seconds(recorder: &PrometheusRecorder) -> Histogram {
-    metrics::with_local_recorder(recorder, || histogram!("trust_auth_walk_seconds"))
-}
-
 /// Everything that is measured.
 pub(crate) struct Meters {
     recorder: PrometheusRecorder,
     rendered: PrometheusHandle,
-    authenticator: Authenticator<Walks>,
-    walks: Arc<Walks>,
-    cache: Arc<TrustKeyCache>,
-    watcher: Arc<Watcher>,
-    health: Arc<Health>,
-    impairments: Vec<Gauge>,
+    sources: OnceLock<(Sources, Vec<Gauge>)>,
     log: LogQueue,
     outcomes: Outcomes,
     latency: Latency,
     read: Read,
+}
+
+/// What counts by itself, once the database is open.
+pub(crate) struct Sources {
+    pub(crate) authenticator: Authenticator<Walks>,
+    pub(crate) walks: Arc<Walks>,
+    pub(crate) cache: Arc<TrustKeyCache>,
+    pub(crate) watcher: Arc<Watcher>,
+    pub(crate) health: Arc<Health>,
 }
 
 /// Answers of `/verify`, by outcome.
@@ -91,41 +90,34 @@ struct Read {
 }
 
 impl Meters {
-    pub(crate) fn new(
-        recorder: PrometheusRecorder,
-        authenticator: Authenticator<Walks>,
-        walks: Arc<Walks>,
-        cache: Arc<TrustKeyCache>,
-        watcher: Arc<Watcher>,
-        health: Arc<Health>,
-        log: LogQueue,
-    ) -> Self {
+    pub(crate) fn new(log: LogQueue) -> Self {
+        let recorder = recorder();
         let rendered = recorder.handle();
-        let impairments = health.gauges(&recorder);
         let (outcomes, latency, read) = metrics::with_local_recorder(&recorder, || {
             describe();
             gauge!("trust_auth_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-            gauge!("trust_auth_cache_capacity").set(cache.capacity() as f64);
             // From 0, so that a rate sees the first. The other kinds are no matter of the database's health.
             for kind in ["busy", "timeout", "unreachable"] {
                 counter!("trust_auth_store_failures_total", "kind" => kind).absolute(0);
             }
             (Outcomes::new(), Latency::new(), Read::new())
         });
-        Self {
-            recorder,
-            rendered,
-            authenticator,
-            walks,
-            cache,
-            watcher,
-            health,
-            impairments,
-            log,
-            outcomes,
-            latency,
-            read,
-        }
+        Self { recorder, rendered, sources: OnceLock::new(), log, outcomes, latency, read }
+    }
+
+    /// Reads these too from now on.
+    pub(crate) fn read_from(&self, sources: Sources) {
+        metrics::with_local_recorder(&self.recorder, || {
+            gauge!("trust_auth_cache_capacity").set(sources.cache.capacity() as f64);
+        });
+        let impairments = sources.health.gauges(&self.recorder);
+        // Once: nothing opens a second database.
+        let _ = self.sources.set((sources, impairments));
+    }
+
+    /// The durations of scans, for whoever runs them.
+    pub(crate) fn walk_seconds(&self) -> Histogram {
+        metrics::with_local_recorder(&self.recorder, || histogram!("trust_auth_walk_seconds"))
     }
 
     /// `/verify` has come to an answer, begun then.
@@ -171,8 +163,10 @@ impl Meters {
 
     /// All of it, as text.
     pub(crate) fn text(&self) -> String {
-        self.read.update(&self.authenticator, &self.walks, &self.cache, &self.watcher);
-        self.health.update(&self.impairments);
+        if let Some((sources, impairments)) = self.sources.get() {
+            self.read.update(sources);
+            sources.health.update(impairments);
+        }
         self.read.log_lines_dropped.absolute(self.log.dropped());
         self.rendered.render()
     }
@@ -241,13 +235,7 @@ impl Read {
         }
     }
 
-    fn update(
-        &self,
-        authenticator: &Authenticator<Walks>,
-        walks: &Walks,
-        cache: &TrustKeyCache,
-        watcher: &Watcher,
-    ) {
+    fn update(&self, Sources { authenticator, walks, cache, watcher, .. }: &Sources) {
         let stats = authenticator.stats();
         self.hits.absolute(stats.hits);
         self.stale_hits.absolute(stats.stale_hits);

@@ -1,7 +1,7 @@
 //! `serve`: the authenticator as a service that any proxy asks before it lets a request through (forward-auth).
 //!
-//! Puts the parts together and takes them apart again in order: database, cache, watcher, two listeners, metrics, drain. It must never begin
-//! to answer before all of them stand, and never end while an answer is owed and the drain's bound is not over.
+//! Puts the parts together and takes them apart again in order: metrics, two listeners, database, cache, watcher, drain. It must never grant
+//! before all of them stand, and never end while an answer is owed and the drain's bound is not over.
 
 mod admin;
 mod alarm;
@@ -12,24 +12,33 @@ mod health;
 mod identity;
 mod limits;
 mod listener;
+mod log_limit;
 mod log_queue;
 mod logs;
 mod meters;
 mod output;
+mod pauses;
 mod probes;
 mod public;
+mod scan_record;
 mod settings;
+mod stage;
 mod verdict;
+mod waiting;
 mod walks;
 
+use std::mem;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use axum::Router;
 use serde::Serialize;
-use trust_auth::{Authenticator, TrustRegistry};
+use tokio::task::{JoinHandle, JoinSet};
+use trust_auth::{Authenticator, TrustRegistry, Watcher};
+use trust_key_cache::TrustKeyCache;
 
 pub(crate) use self::settings::Settings;
 
@@ -37,16 +46,20 @@ use self::admin::Admin;
 use self::connections::Connections;
 use self::drain::Drain;
 use self::health::Health;
+use self::limits::Limits;
 use self::listener::Listener;
 use self::log_queue::LogQueue;
-use self::meters::Meters;
-use self::probes::Probes;
+use self::meters::{Meters, Sources};
+use self::probes::{Opened, Probes};
+use self::scan_record::ScanRecord;
+use self::stage::Stage;
 use self::verdict::Verdict;
 use self::walks::Walks;
 use crate::answer::{Answer, Format};
-use crate::database::{Database, IfMissing};
+use crate::database::Database;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
+use crate::store::Store;
 
 /// How long the end waits for the database's connections. A file system that hangs would hold one without end.
 const CLOSING: Duration = Duration::from_secs(10);
@@ -63,21 +76,100 @@ pub(crate) async fn serve(url: &Path, format: Format, settings: &Settings) -> Re
 
 async fn run(url: &Path, format: Format, settings: &Settings, log: &LogQueue) -> Result<(), Failure> {
     // Before anything is open: from here on, a signal ends the service in order.
-    let interrupt = Interrupt::listen()
+    let mut interrupt = Interrupt::listen()
         .map_err(|error| Failure::new("signals", format!("cannot listen for signals: {error}")))?;
-
-    let database = Database::open_with(url, IfMissing::Create, Some(settings.pool())).await?;
     let cache = Arc::new(settings.cache()?);
-    // Before the first request: what changes from now on is heard of.
-    let watcher = Arc::new(database.store().watch(Arc::clone(&cache)));
-    let recorder = meters::recorder();
-    let walks = Arc::new(Walks::over(database.store(), meters::walk_seconds(&recorder)));
-    let builder = Authenticator::builder(Arc::clone(&walks), Arc::clone(&cache));
-    let authenticator = settings.limit(builder).build();
+    let drain = Drain::new();
+    let meters = Arc::new(Meters::new(log.clone()));
+    let probes = Arc::new(Probes::new(drain.clone()));
+    // What goes on until the end; it ends when this is dropped.
+    let mut upkeep = JoinSet::new();
+    upkeep.spawn(Arc::clone(&meters).keep_up());
 
-    // Whatever is wrong although requests are answered: each its word, its gauge and what the gauge means.
-    let (store, listener) = (database.store(), Arc::clone(&watcher));
-    let health = Health::default()
+    // Alive from here on, and ready when the database is open.
+    let connections = Connections::new(drain.clone());
+    let front = Front::listen(settings, &probes, &meters, &connections)?;
+    let mut announced = false;
+    let mut announce = |database: String| {
+        if !mem::replace(&mut announced, true) {
+            front.announce(format, settings, database);
+        }
+    };
+    let opening = waiting::open(url, settings, |error| {
+        probes.wait_because(error);
+        announce(Store::expected(url, error));
+    });
+    let opened = tokio::select! {
+        opened = opening => Some(opened?),
+        () = interrupt.received() => None,
+    };
+    if let Some(database) = &opened {
+        let parts = Parts { settings, cache, probes: &probes, meters: &meters };
+        parts.serve(database, &front, &mut upkeep);
+        announce(database.store().described());
+        interrupt.received().await;
+    }
+
+    let end = drain.end(interrupt, front.tasks, &connections, settings.drain_delay, settings.drain_timeout);
+    let outcome = end.await;
+    drop(upkeep);
+    if let Some(database) = opened
+        && tokio::time::timeout(CLOSING, database.close()).await.is_err()
+    {
+        tracing::warn!(
+            "the database's connections did not close within {CLOSING:?}; what they were writing may or may not be committed"
+        );
+    }
+    outcome
+}
+
+/// What is put together once the database is open.
+struct Parts<'a> {
+    settings: &'a Settings,
+    cache: Arc<TrustKeyCache>,
+    probes: &'a Probes,
+    meters: &'a Arc<Meters>,
+}
+
+impl Parts<'_> {
+    /// Answers requests from this database.
+    fn serve(self, database: &Database, front: &Front, upkeep: &mut JoinSet<()>) {
+        let Self { settings, cache, probes, meters } = self;
+        // Before the first request: what changes from now on is heard of.
+        let watcher = Arc::new(database.store().watch(Arc::clone(&cache)));
+        let scans = Arc::new(ScanRecord::new(settings.query_timeout));
+        let walks = Arc::new(Walks::over(database.store(), Arc::clone(&scans), meters.walk_seconds()));
+        let builder = Authenticator::builder(Arc::clone(&walks), Arc::clone(&cache));
+        let authenticator = settings.limit(builder).build();
+        let health = Arc::new(impairments(database, &watcher));
+
+        meters.read_from(Sources {
+            authenticator: authenticator.clone(),
+            walks,
+            cache: Arc::clone(&cache),
+            watcher: Arc::clone(&watcher),
+            health: Arc::clone(&health),
+        });
+        upkeep.spawn(change_check::run(database.store()));
+        let (record, scanner) = (Arc::clone(&scans), authenticator.clone());
+        upkeep.spawn(async move { record.keep_trying(scanner).await });
+
+        if let Some(admin) = &front.admin {
+            let registry = TrustRegistry::new(database.store(), cache);
+            let api =
+                Admin::new(registry, settings.admin_key(), settings.request_timeout, Arc::clone(meters));
+            admin.stage.serve(admin::routes(api).merge(admin.probes.clone()));
+        }
+        let verdict = Verdict::new(authenticator, settings.key_header(), Arc::clone(meters));
+        front.main.stage.serve(public::routes(verdict).merge(front.main.probes.clone()));
+        probes.open(Opened { store: database.store(), watcher, scans, health });
+    }
+}
+
+/// Whatever may be wrong although requests are answered: each its word, its gauge and what the gauge means.
+fn impairments(database: &Database, watcher: &Arc<Watcher>) -> Health {
+    let (store, listener) = (database.store(), Arc::clone(watcher));
+    Health::default()
         .degraded_if(
             "changes",
             "trust_auth_changes_failing",
@@ -89,58 +181,66 @@ async fn run(url: &Path, format: Format, settings: &Settings, log: &LogQueue) ->
             "trust_auth_triggers_missing",
             "Whether triggers that tell of changes are missing or turned off: 1 or 0",
             move || listener.status().triggers_missing,
+        )
+}
+
+/// The listeners, from the first moment on.
+struct Front {
+    main: Face,
+    admin: Option<Face>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// One listener: where it is, what it answers, and those of its routes that are the same before and after the database is open.
+struct Face {
+    address: SocketAddr,
+    stage: Stage,
+    probes: Router,
+}
+
+impl Front {
+    fn listen(
+        settings: &Settings,
+        probes: &Arc<Probes>,
+        meters: &Arc<Meters>,
+        connections: &Connections,
+    ) -> Result<Self, Failure> {
+        // Both addresses before the first answer.
+        let main = Listener::bind("main", settings.listen, &settings.limits())?;
+        let admin = match settings.admin_listen.address() {
+            Some(address) => Some(Listener::bind("admin", address, &Limits::of_admin(settings))?),
+            None => None,
+        };
+        let mut tasks = Vec::new();
+        let mut face = |listener: Listener, waiting: Router, probes: Router| {
+            let (name, address) = (listener.name(), listener.address());
+            let stage = Stage::new(waiting.merge(probes.clone()));
+            let serving = listener.serve(stage.clone(), connections.clone(), meters.connections(name));
+            tasks.push(tokio::spawn(serving));
+            Face { address, stage, probes }
+        };
+        let on_main = (!settings.metrics_on_admin_only).then_some(meters);
+        let main = face(
+            main,
+            waiting::verify_routes(probes, meters, settings.key_header()),
+            public::for_probes(probes, on_main),
         );
-    let health = Arc::new(health);
-    let drain = Drain::new();
-    let meters = Arc::new(Meters::new(
-        recorder,
-        authenticator.clone(),
-        walks,
-        Arc::clone(&cache),
-        Arc::clone(&watcher),
-        Arc::clone(&health),
-        log.clone(),
-    ));
-    let probes = Arc::new(Probes::new(database.store(), watcher, drain.clone(), health));
-    let verdict = Verdict::new(authenticator, settings.key_header(), Arc::clone(&meters));
-
-    let main = Listener::bind("main", settings.listen, &settings.limits())?;
-    let admin = match settings.admin_listen.address() {
-        Some(address) => Some(Listener::bind("admin", address, &limits::Limits::of_admin(settings))?),
-        None => None,
-    };
-    let serving = Serving {
-        listen: main.address(),
-        admin_listen: admin.as_ref().map(Listener::address),
-        database: database.store().described(),
-        settings,
-    };
-    serving.announce(format);
-
-    let connections = Connections::new(drain.clone());
-    let upkeep = tokio::spawn(Arc::clone(&meters).keep_up());
-    let change_check = tokio::spawn(change_check::run(database.store()));
-    let on_main = (!settings.metrics_on_admin_only).then_some(&meters);
-    let routes = public::routes(verdict, &probes, on_main);
-    let mut listeners =
-        vec![tokio::spawn(main.serve(routes, connections.clone(), meters.connections("main")))];
-    if let Some(admin) = admin {
-        let registry = TrustRegistry::new(database.store(), cache);
-        let api = Admin::new(registry, settings.admin_key(), settings.request_timeout, Arc::clone(&meters));
-        let routes = admin::routes(api).merge(public::for_probes(&probes, Some(&meters)));
-        listeners.push(tokio::spawn(admin.serve(routes, connections.clone(), meters.connections("admin"))));
+        let admin = admin.map(|listener| {
+            face(listener, waiting::admin_routes(), public::for_probes(probes, Some(meters)))
+        });
+        Ok(Self { main, admin, tasks })
     }
 
-    let end = drain.run(interrupt, listeners, &connections, settings.drain_delay, settings.drain_timeout);
-    let outcome = end.await;
-    upkeep.abort();
-    change_check.abort();
-    if tokio::time::timeout(CLOSING, database.close()).await.is_err() {
-        tracing::warn!(
-            "the database's connections did not close within {CLOSING:?}; what they were writing may or may not be committed"
-        );
+    /// Tells where the service is, and what was decided.
+    fn announce(&self, format: Format, settings: &Settings, database: String) {
+        let serving = Serving {
+            listen: self.main.address,
+            admin_listen: self.admin.as_ref().map(|admin| admin.address),
+            database,
+            settings,
+        };
+        serving.announce(format);
     }
-    outcome
 }
 
 /// What is served, where and how, for whoever started it: without the database's password, and without the admin key's digest.

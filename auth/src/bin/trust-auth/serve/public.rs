@@ -16,14 +16,13 @@ use super::verdict::{Verdict, verify};
 
 const NO_STORE: [(HeaderName, &str); 1] = [(CACHE_CONTROL, "no-store")];
 
-/// What the main listener answers. Anything below `/verify` is `/verify`: Envoy appends the path that it was asked for.
-pub(crate) fn routes(verdict: Verdict, probes: &Arc<Probes>, meters: Option<&Arc<Meters>>) -> Router {
+/// `/verify`. Anything below is the same: Envoy appends the path that it was asked for.
+pub(crate) fn routes(verdict: Verdict) -> Router {
     Router::new()
         .route("/verify", any(verify))
         .route("/verify/", any(verify))
         .route("/verify/{*path}", any(verify))
         .with_state(Arc::new(verdict))
-        .merge(for_probes(probes, meters))
 }
 
 /// `/healthz`, `/readyz`, and `/metrics` where it is wanted.

@@ -95,6 +95,10 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "COUNT", env = "TRUST_AUTH_DATABASE_CONNECTIONS", hide_env_values = true, default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=1_024))]
     pub(crate) database_connections: u32,
 
+    /// End with exit code 1 if the database cannot be reached at the start; otherwise the service waits for it, and is not ready
+    #[arg(long, env = "TRUST_AUTH_EXIT_IF_UNREACHABLE", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) exit_if_unreachable: bool,
+
     /// How long the database may take over one request, all steps together; then the request is answered with 503
     #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_QUERY_TIMEOUT", hide_env_values = true, default_value = "2s", value_parser = humantime::parse_duration)]
     #[serde(serialize_with = "duration")]
@@ -290,6 +294,7 @@ impl Settings {
             waiting_limit = self.waiting_limit,
             reject_floor = ?self.reject_floor,
             database_connections = self.database_connections,
+            exit_if_unreachable = self.exit_if_unreachable,
             query_timeout = ?self.query_timeout,
             request_timeout = ?self.request_timeout,
             header_timeout = ?self.header_timeout,

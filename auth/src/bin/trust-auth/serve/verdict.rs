@@ -46,7 +46,7 @@ pub(crate) async fn verify(State(verdict): State<Arc<Verdict>>, request: Request
             if let AuthError::Unavailable(cause) = &error {
                 verdict.alarm.raise(cause);
             }
-            error.to_response()
+            verdict.key_header.refusal(&error)
         }
     }
 }

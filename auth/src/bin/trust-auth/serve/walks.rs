@@ -10,20 +10,22 @@ use metrics::Histogram;
 use trust_auth::{Candidates, StoreError, Trust, TrustStore};
 use uuid::Uuid;
 
+use super::scan_record::ScanRecord;
 use crate::store::Store;
 
 /// A store, and the walks over it.
 pub(crate) struct Walks {
     store: Arc<Store>,
+    record: Arc<ScanRecord>,
     seconds: Histogram,
     under_way: AtomicU64,
     most: AtomicU64,
 }
 
 impl Walks {
-    /// Over this store, with the duration of each recorded there.
-    pub(crate) fn over(store: Arc<Store>, seconds: Histogram) -> Self {
-        Self { store, seconds, under_way: AtomicU64::new(0), most: AtomicU64::new(0) }
+    /// Over this store, with the duration of each recorded there, and its end here.
+    pub(crate) fn over(store: Arc<Store>, record: Arc<ScanRecord>, seconds: Histogram) -> Self {
+        Self { store, record, seconds, under_way: AtomicU64::new(0), most: AtomicU64::new(0) }
     }
 
     /// How many are under way now.
@@ -44,8 +46,10 @@ impl TrustStore for Walks {
     }
 
     async fn candidates(&self) -> Result<Candidates, StoreError> {
-        let _under_way = UnderWay::begin(self);
-        self.store.candidates().await
+        let under_way = UnderWay::begin(self);
+        let outcome = self.store.candidates().await;
+        self.record.ended(under_way.begun.elapsed(), &outcome);
+        outcome
     }
 }
 
