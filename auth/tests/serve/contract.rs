@@ -127,6 +127,34 @@ async fn bytes_that_are_no_request_are_answered_with_4xx_or_closed_and_the_servi
     assert!(!server.log().contains("panicked"), "{}", server.log());
 }
 
+/// The kernel resets a connection that is closed with input unread. A proxy that cannot write all of its request reports that,
+/// and not the answer.
+#[tokio::test]
+async fn a_client_that_still_sends_when_it_is_answered_is_not_cut_off() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let server = Server::on_sqlite(&[]).await;
+    let trust = server.register("St. Mary").await;
+    let head = format!("POST /verify HTTP/1.1\r\nHost: a\r\nX-Api-Key: {}\r\n", trust.key);
+    let many = format!("{head}{}\r\n", "X-Many: 1\r\n".repeat(200_000));
+    let large = format!("{head}X-Large: {}\r\n\r\n", "x".repeat(2_000_000));
+    let body = format!("{head}Content-Length: 2000000\r\n\r\n{}", "x".repeat(2_000_000));
+    for _ in 0..3 {
+        for (sent, status) in [(&many, "431"), (&large, "431"), (&body, "200")] {
+            let mut stream = tokio::net::TcpStream::connect(server.main).await.unwrap();
+            let (first, rest) = sent.as_bytes().split_at(100_000);
+            stream.write_all(first).await.unwrap();
+            // The answer is there, and the service has done with the request.
+            stream.readable().await.unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            stream.write_all(rest).await.expect("it may send all");
+            stream.shutdown().await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.expect("the connection ends in order");
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{status}: {answer:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_sends_its_headers_byte_by_byte_is_given_up() {
     use tokio::io::AsyncWriteExt;

@@ -24,6 +24,7 @@ use tower_service::Service;
 
 use super::connections::{Connections, Entered, Owed};
 use super::limits::Limits;
+use super::lingering::Lingering;
 use super::output::Output;
 use super::stage::Stage;
 use crate::failure::Failure;
@@ -147,7 +148,7 @@ async fn converse(stream: TcpStream, http: Arc<http1::Builder>, stage: Stage, en
     // Answers are small, and each is written in one go.
     let _ = stream.set_nodelay(true);
     let drain = entered.drain().clone();
-    let output = Output::new(TokioIo::new(stream));
+    let output = Output::new(Lingering::new(TokioIo::new(stream)));
     let owed = Owed::over(output.stuck());
     let owing = owed.clone();
     let answer = service_fn(move |request: Request<Incoming>| {

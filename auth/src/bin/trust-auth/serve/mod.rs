@@ -11,6 +11,7 @@ mod drain;
 mod health;
 mod identity;
 mod limits;
+mod lingering;
 mod listener;
 mod log_limit;
 mod log_queue;
