@@ -54,7 +54,9 @@ fn configuration(
 }
 
 /// What any proxy must do.
-async fn assert_guards(proxy: SocketAddr, server: Server, program: &Program) {
+async fn assert_guards(proxy: Proxy) {
+    let Some(front) = proxy.start(application().await).await else { return };
+    let (proxy, server, program) = (front.address, front.server, &front.program);
     let (trust, revoked) = (server.register("St. Märy").await, server.register("Revoked").await);
     let through = async |headers: &[(&str, &str)]| ask(proxy, "GET", "/orders/7?a=b", headers, "").await;
 
@@ -90,61 +92,83 @@ async fn assert_guards(proxy: SocketAddr, server: Server, program: &Program) {
     assert!([500, 502, 503].contains(&unavailable.status), "{unavailable:?}");
 }
 
+/// A proxy that there is a configuration for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Proxy {
+    Nginx,
+    Caddy,
+    Envoy,
+    Traefik,
+}
+
+/// A proxy that runs with its configuration of `docs/proxies`, between an application and a service.
+pub(crate) struct Front {
+    pub(crate) address: SocketAddr,
+    pub(crate) server: Server,
+    pub(crate) program: Program,
+    _folder: tempfile::TempDir,
+}
+
+impl Proxy {
+    /// Starts the proxy and a service. None: it is not installed, which was said.
+    pub(crate) async fn start(self, application: SocketAddr) -> Option<Front> {
+        let name = match self {
+            Self::Nginx => "nginx",
+            Self::Caddy => "caddy",
+            Self::Envoy => "envoy",
+            Self::Traefik => "traefik",
+        };
+        let mut command = Command::new(find(name)?);
+        let (folder, server, address) =
+            (tempfile::tempdir().unwrap(), Server::on_sqlite(&[]).await, free_port());
+        let path = folder.path();
+        let file = |name: &str| configuration(name, path, address, &server, application);
+        match self {
+            Self::Nginx => {
+                // What the distribution compiled in are folders of the system's own nginx.
+                let own = if is_root() { "daemon off; user root;" } else { "daemon off;" };
+                command.arg("-p").arg(path).args(["-c", &file("nginx.conf"), "-e", "stderr", "-g", own])
+            }
+            Self::Caddy => command
+                .args(["run", "--config", &file("Caddyfile")])
+                .env("HOME", path)
+                .env("XDG_DATA_HOME", path)
+                .env("XDG_CONFIG_HOME", path),
+            Self::Envoy => {
+                command.args(["-c", &file("envoy.yaml"), "--concurrency", "1", "--disable-hot-restart"])
+            }
+            Self::Traefik => {
+                file("traefik-dynamic.yml");
+                command.args(["--configFile", &file("traefik.yml")]).current_dir(path)
+            }
+        };
+        let program = Program::start(command, path, address);
+        // Traefik listens before it has read its routes.
+        while ask(address, "GET", "/", &[], "").await.status == 404 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        Some(Front { address, server, program, _folder: folder })
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nginx_lets_through_whom_the_service_lets_through_and_tells_the_application_who_it_is() {
-    let Some(nginx) = find("nginx") else { return };
-    let (folder, server, proxy) = (tempfile::tempdir().unwrap(), Server::on_sqlite(&[]).await, free_port());
-    let file = configuration("nginx.conf", folder.path(), proxy, &server, application().await);
-    let mut command = Command::new(nginx);
-    // What the distribution compiled in are folders of the system's own nginx.
-    let own = "daemon off; user root;";
-    let own = if is_root() { own } else { "daemon off;" };
-    command.arg("-p").arg(folder.path()).args(["-c", &file, "-e", "stderr", "-g", own]);
-    let program = Program::start(command, folder.path(), proxy);
-    assert_guards(proxy, server, &program).await;
+    assert_guards(Proxy::Nginx).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn caddy_lets_through_whom_the_service_lets_through_and_tells_the_application_who_it_is() {
-    let Some(caddy) = find("caddy") else { return };
-    let (folder, server, proxy) = (tempfile::tempdir().unwrap(), Server::on_sqlite(&[]).await, free_port());
-    let file = configuration("Caddyfile", folder.path(), proxy, &server, application().await);
-    let mut command = Command::new(caddy);
-    command.args(["run", "--config", &file]);
-    command
-        .env("HOME", folder.path())
-        .env("XDG_DATA_HOME", folder.path())
-        .env("XDG_CONFIG_HOME", folder.path());
-    let program = Program::start(command, folder.path(), proxy);
-    assert_guards(proxy, server, &program).await;
+    assert_guards(Proxy::Caddy).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn traefik_lets_through_whom_the_service_lets_through_and_tells_the_application_who_it_is() {
-    let Some(traefik) = find("traefik") else { return };
-    let (folder, server, proxy) = (tempfile::tempdir().unwrap(), Server::on_sqlite(&[]).await, free_port());
-    let application = application().await;
-    configuration("traefik-dynamic.yml", folder.path(), proxy, &server, application);
-    let file = configuration("traefik.yml", folder.path(), proxy, &server, application);
-    let mut command = Command::new(traefik);
-    command.args(["--configFile", &file]).current_dir(folder.path());
-    let program = Program::start(command, folder.path(), proxy);
-    // It listens before it has read its routes.
-    while ask(proxy, "GET", "/", &[], "").await.status == 404 {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
-    assert_guards(proxy, server, &program).await;
+    assert_guards(Proxy::Traefik).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn envoy_lets_through_whom_the_service_lets_through_and_tells_the_application_who_it_is() {
-    let Some(envoy) = find("envoy") else { return };
-    let (folder, server, proxy) = (tempfile::tempdir().unwrap(), Server::on_sqlite(&[]).await, free_port());
-    let file = configuration("envoy.yaml", folder.path(), proxy, &server, application().await);
-    let mut command = Command::new(envoy);
-    command.args(["-c", &file, "--concurrency", "1", "--disable-hot-restart"]);
-    let program = Program::start(command, folder.path(), proxy);
-    assert_guards(proxy, server, &program).await;
+    assert_guards(Proxy::Envoy).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
