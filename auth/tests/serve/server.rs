@@ -75,6 +75,15 @@ impl Server {
 
     /// On this database, which need not be there yet.
     pub(crate) fn before(database: impl AsRef<Path>, arguments: &[&str]) -> Self {
+        Self::before_by(command, database, arguments)
+    }
+
+    /// As [`before`](Self::before), started by this command.
+    pub(crate) fn before_by(
+        command: fn(&Path) -> Command,
+        database: impl AsRef<Path>,
+        arguments: &[&str],
+    ) -> Self {
         Self::begin(command, database.as_ref(), arguments, Some(ADMIN_KEY))
     }
 
@@ -241,7 +250,7 @@ fn command_ignoring_xfsz(folder: &Path) -> Command {
     in_folder(command, folder)
 }
 
-fn in_folder(mut command: Command, folder: &Path) -> Command {
+pub(crate) fn in_folder(mut command: Command, folder: &Path) -> Command {
     command.current_dir(folder).stdin(Stdio::null());
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TRUST_AUTH_") {

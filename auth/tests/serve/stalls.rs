@@ -3,15 +3,16 @@
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, PipeReader, PipeWriter, Read, Write, pipe};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::client::{Client, NoAnswer, ask};
 use crate::postgres_server::PostgresServer;
-use crate::server::{PATIENCE, command};
+use crate::server::{PATIENCE, Server, command, in_folder};
 
 const O_NONBLOCK: i32 = 0o4000;
 
@@ -156,5 +157,54 @@ async fn a_failure_to_start_ends_the_service_although_nobody_reads_what_it_says(
         };
         assert_eq!(status.code(), Some(1), "{arguments:?}");
         drop(unread);
+    }
+}
+
+/// Where the name server of [`whose_resolver_hangs`] is. It takes questions and answers none.
+const NAME_SERVER: &str = "127.0.0.54:53";
+
+/// The tool, for which every look-up of a name takes minutes: a file system of its own has another `resolv.conf`.
+fn whose_resolver_hangs(folder: &Path) -> Command {
+    let settings = "nameserver 127.0.0.54\noptions timeout:30 attempts:5\n";
+    std::fs::write(folder.join("resolv.conf"), settings).unwrap();
+    let script = "mount --bind resolv.conf /etc/resolv.conf && exec \"$0\" \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["-rm", "sh", "-c", script, env!("CARGO_BIN_EXE_trust-auth")]);
+    in_folder(command, folder)
+}
+
+/// The look-up is on a thread of the runtime, which cannot be stopped, and which the end must not wait for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resolver_that_hangs_holds_up_neither_the_probes_nor_the_end() {
+    let name_server = UdpSocket::bind(NAME_SERVER);
+    let allowed = Command::new("unshare").args(["-rm", "true"]).status();
+    let (Ok(_name_server), true) = (name_server, allowed.is_ok_and(|status| status.success())) else {
+        eprintln!("LEFT OUT: a resolver that hangs: it takes port 53 and a mount namespace");
+        return;
+    };
+    let database = "postgres://u:p@db.trust-auth.example/trusts";
+    let server = Server::before_by(whose_resolver_hangs, database, &["--query-timeout", "1s"]);
+    for _ in 0..10 {
+        assert_eq!(ask(server.main, "GET", "/healthz", &[], "").await.status, 200);
+        assert_eq!(ask(server.main, "GET", "/verify", &[("X-Api-Key", "key")], "").await.status, 503);
+    }
+    assert_eq!(ask(server.main, "GET", "/readyz", &[], "").await.status, 503);
+    let begun = Instant::now();
+    server.stop().await;
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+
+    // A single command ends when its own time is over, too.
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [
+        &["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off", "--exit-if-unreachable"] as &[_],
+        &["list"],
+    ] {
+        let begun = Instant::now();
+        let mut command = whose_resolver_hangs(folder.path());
+        command.args(["--database", database]).args(arguments);
+        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains("db.trust-auth.example") && begun.elapsed() < PATIENCE, "{error}");
     }
 }
