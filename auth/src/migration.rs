@@ -2,6 +2,15 @@
 
 use std::fmt;
 
+/// What opening a database may change. By default, nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Permission {
+    /// Makes the table where there is none.
+    pub(crate) create: bool,
+    /// Adds to a table what it lacks.
+    pub(crate) migrate: bool,
+}
+
 /// What a database lacks for this version, and the SQL that adds it; empty where nothing is missing.
 ///
 /// `PostgresOptions::plan_migration` and `SqliteOptions::plan_migration` make one and change nothing, `run_migration` runs it.

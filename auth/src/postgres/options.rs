@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::location::Location;
 use super::pool::{Connector, MAX_WRITER_AGE};
 use super::{PostgresStore, schema};
+use crate::migration::Permission;
 use crate::{MigrationPlan, StoreError};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -47,7 +48,7 @@ const MAX_TIMEOUT: Duration = Duration::from_hours(24);
 pub struct PostgresOptions {
     /// May hold a password.
     url: String,
-    may: schema::Permission,
+    may: Permission,
     connect_timeout: Duration,
     acquire_timeout: Duration,
     lock_timeout: Duration,
@@ -60,7 +61,7 @@ impl PostgresOptions {
     pub(super) fn new(url: &str) -> Self {
         Self {
             url: url.to_owned(),
-            may: schema::Permission::default(),
+            may: Permission::default(),
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             acquire_timeout: DEFAULT_TIMEOUT,
             lock_timeout: DEFAULT_TIMEOUT,

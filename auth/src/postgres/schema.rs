@@ -9,6 +9,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, Postgres, Row};
 use super::failure::{failed, schema};
 use super::location::Location;
 use super::pool::Connector;
+use crate::migration::Permission;
 use crate::{MigrationPlan, StoreError};
 
 const CREATE: &str = include_str!("../../migrations/postgres/0001_trust.sql");
@@ -34,15 +35,6 @@ const WANTED: [(&str, &[&str], bool); 8] = [
     ("last_heartbeat", &TIME, true),
     ("disabled_at", &TIME, true),
 ];
-
-/// What opening the table may change.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Permission {
-    /// Makes the table where there is none.
-    pub(super) create: bool,
-    /// Adds to a table what it lacks.
-    pub(super) migrate: bool,
-}
 
 /// The triggers that tell of changes, as the catalog has them at a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]

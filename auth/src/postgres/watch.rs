@@ -16,9 +16,10 @@ use super::canary::{self, Canary};
 use super::failure::{connect_failed, elsewhere, failed, superseded};
 use super::notice::{CHANNEL, Notice};
 use super::pool::{Connector, jittered};
-use super::schema::{self, Permission};
+use super::schema;
 use super::server::{ServerIdentity, Sighting};
 use super::trigger_watch::TriggerWatch;
+use crate::migration::Permission;
 use crate::watcher::{Backoff, Eviction};
 use crate::{StoreError, Watcher};
 

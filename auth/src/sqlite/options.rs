@@ -1,4 +1,4 @@
-//! [`SqliteOptions`]: how to open a database, and the opening itself, which writes nothing unless it succeeds or was told to create.
+//! [`SqliteOptions`]: how to open a database, and the opening itself, which writes nothing unless it was told to create or to migrate.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,7 +9,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
 use super::file::File;
 use super::location::Location;
 use super::{SqliteStore, creation, schema};
-use crate::StoreError;
+use crate::migration::Permission;
+use crate::{MigrationPlan, StoreError};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_CONNECTIONS: u32 = 8;
@@ -46,7 +47,7 @@ const MAX_TIMEOUT: Duration = Duration::from_hours(24);
 #[must_use = "options open nothing until `connect`"]
 pub struct SqliteOptions {
     database: PathBuf,
-    create_if_missing: bool,
+    may: Permission,
     busy_timeout: Duration,
     query_timeout: Duration,
     max_connections: u32,
@@ -57,7 +58,7 @@ impl SqliteOptions {
     pub(super) fn new(database: &Path) -> Self {
         Self {
             database: database.to_owned(),
-            create_if_missing: false,
+            may: Permission::default(),
             busy_timeout: DEFAULT_TIMEOUT,
             query_timeout: DEFAULT_TIMEOUT,
             max_connections: DEFAULT_CONNECTIONS,
@@ -69,7 +70,13 @@ impl SqliteOptions {
     ///
     /// A URL's `mode=rwc` or `mode=rw` goes before this.
     pub fn create_if_missing(mut self, create: bool) -> Self {
-        self.create_if_missing = create;
+        self.may.create = create;
+        self
+    }
+
+    /// Whether [`connect`](Self::connect) adds to the tables what they lack, as [`run_migration`](Self::run_migration) does. Default: no.
+    pub fn migrate(mut self, migrate: bool) -> Self {
+        self.may.migrate = migrate;
         self
     }
 
@@ -105,44 +112,26 @@ impl SqliteOptions {
         self
     }
 
-    /// Opens the database, makes or updates its tables, and closes it again: connections are opened when they are needed.
+    /// Opens the database, looks at its tables, and closes it again: connections are opened when they are needed.
+    ///
+    /// Nothing is changed unless [`create_if_missing`](Self::create_if_missing) or [`migrate`](Self::migrate) say so. Either also puts
+    /// the file into WAL mode. A file that was restored from text is not in that mode: its reads then wait for a write.
     ///
     /// # Errors
     ///
     /// [`StoreError::UnsupportedUrl`], [`NotFound`](StoreError::NotFound),
-    /// [`CannotOpen`](StoreError::CannotOpen), [`NotADatabase`](StoreError::NotADatabase) and
-    /// [`Schema`](StoreError::Schema) tell what is wrong with the file, in which case nothing was
-    /// written. [`Timeout`](StoreError::Timeout) and [`Busy`](StoreError::Busy): another process holds the
+    /// [`CannotOpen`](StoreError::CannotOpen), [`NotADatabase`](StoreError::NotADatabase),
+    /// [`Schema`](StoreError::Schema) and [`NotMigrated`](StoreError::NotMigrated) tell what is wrong with the file, in which case nothing
+    /// was written. [`Timeout`](StoreError::Timeout) and [`Busy`](StoreError::Busy): another process holds the
     /// lock; a file that was to be made may then be there, empty, and is taken up by the next attempt.
     ///
     /// # Panics
     ///
     /// Outside a Tokio runtime with time enabled.
     pub async fn connect(self) -> Result<SqliteStore, StoreError> {
-        let location = Location::parse(&self.database)?;
-        let create = location.create.unwrap_or(self.create_if_missing);
-        // A file system may take its time, or all of it.
-        let (location, found) = self
-            .off_the_workers(move || {
-                let found = creation::find_or_make(&location, create);
-                (location, found)
-            })
-            .await?;
-        let path = location.path;
-        if !found? {
-            return Err(StoreError::NotFound { path });
-        }
-
-        let options = SqliteConnectOptions::new()
-            .filename(&path)
-            .busy_timeout(self.busy_timeout)
-            .disable_statement_logging();
-        // No settings that read the file: a connection that fails on them closes some time later, one that is
-        // open is waited for.
-        let preparing = options.clone().create_if_missing(create);
-        tokio::time::timeout(self.query_timeout, schema::prepare(&preparing, &path, create))
-            .await
-            .map_err(|_| StoreError::Timeout { after: self.query_timeout })??;
+        let (path, may) = self.locate(None).await?;
+        let options = self.connection(&path);
+        self.within(schema::open(&options.clone().create_if_missing(may.create), &path, may)).await?;
 
         // In WAL mode NORMAL syncs at checkpoints only, and FULL after each commit as well.
         let synchronous = if self.durable { SqliteSynchronous::Full } else { SqliteSynchronous::Normal };
@@ -174,6 +163,69 @@ impl SqliteOptions {
     ) -> Result<T, StoreError> {
         match tokio::time::timeout(self.query_timeout, tokio::task::spawn_blocking(ask)).await {
             Ok(answer) => answer.map_err(|error| StoreError::Other(error.into())),
+            Err(_) => Err(StoreError::Timeout { after: self.query_timeout }),
+        }
+    }
+
+    /// Reads what the tables lack, and returns the SQL that [`run_migration`](Self::run_migration) would run. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime with time enabled.
+    pub async fn plan_migration(&self) -> Result<MigrationPlan, StoreError> {
+        let (path, _) = self.locate(Some(false)).await?;
+        self.within(schema::plan(&self.connection(&path), &path)).await
+    }
+
+    /// Adds what the tables lack, or makes them in an empty file, and returns what was done: an empty plan if there was nothing to do.
+    ///
+    /// One transaction, which waits for another process that does the same, and rewrites no row. Before it, the file is put into WAL mode
+    /// if it is not.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime with time enabled.
+    pub async fn run_migration(&self) -> Result<MigrationPlan, StoreError> {
+        let (path, _) = self.locate(Some(false)).await?;
+        self.within(schema::migrate(&self.connection(&path), &path)).await
+    }
+
+    /// The file, and what may be done with it; an error if it is missing and may not be made, which `create` decides before all else.
+    async fn locate(&self, create: Option<bool>) -> Result<(PathBuf, Permission), StoreError> {
+        let location = Location::parse(&self.database)?;
+        let create = create.or(location.create).unwrap_or(self.may.create);
+        let may = Permission { create, ..self.may };
+        // A file system may take its time, or all of it.
+        let (location, found) = self
+            .off_the_workers(move || {
+                let found = creation::find_or_make(&location, create);
+                (location, found)
+            })
+            .await?;
+        if !found? {
+            return Err(StoreError::NotFound { path: location.path });
+        }
+        Ok((location.path, may))
+    }
+
+    /// How a connection to the file is opened, which it does not make.
+    ///
+    /// No settings that read the file: a connection that fails on them closes some time later, one that is open is waited for.
+    fn connection(&self, path: &Path) -> SqliteConnectOptions {
+        SqliteConnectOptions::new().filename(path).busy_timeout(self.busy_timeout).disable_statement_logging()
+    }
+
+    async fn within<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        match tokio::time::timeout(self.query_timeout, work).await {
+            Ok(outcome) => outcome,
             Err(_) => Err(StoreError::Timeout { after: self.query_timeout }),
         }
     }

@@ -1,77 +1,279 @@
-//! The tables: made in an empty database, checked in one that is not, and never made next to somebody else's.
+//! The tables: looked at whenever the file is opened, made in an empty file, changed by a migration alone, and never made next to somebody
+//! else's.
 
 use std::path::Path;
 use std::time::Duration;
 
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use data_encoding::HEXUPPER;
+use sqlx::migrate::{Migration, MigrationType};
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions, Connection, SqlSafeStr, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, SqlSafeStr, SqliteConnection};
 
 use super::failure::failed;
-use crate::StoreError;
+use crate::migration::Permission;
+use crate::{MigrationPlan, StoreError};
 
 /// Every migration, oldest first. One that was released must not change: its checksum is in the databases.
 const MIGRATIONS: [(i64, &str, &str); 1] =
     [(1, "trust", include_str!("../../migrations/sqlite/0001_trust.sql"))];
 
+/// Which migrations a database has. The name and the columns are those of sqlx, so that its own tool reads them.
+const APPLIED: &str = "\
+CREATE TABLE IF NOT EXISTS _sqlx_migrations (
+    version        BIGINT PRIMARY KEY,
+    description    TEXT NOT NULL,
+    installed_on   TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    success        BOOLEAN NOT NULL,
+    checksum       BLOB NOT NULL,
+    execution_time BIGINT NOT NULL
+);";
+
+/// A column, and whether a migration can add it.
+const WANTED: [(&str, bool); 8] = [
+    ("id", false),
+    ("name", false),
+    ("code", true),
+    ("region", true),
+    ("api_key_hash", false),
+    ("created_at", false),
+    ("last_heartbeat", true),
+    ("disabled_at", true),
+];
+
 /// How long to wait before the journal mode is changed again: SQLite's busy timeout does not cover that
 /// statement.
 const JOURNAL_RETRY: Duration = Duration::from_millis(10);
 
-/// Makes sure that the database at `path` is in WAL mode and has this version's tables. Makes the file, if
-/// `options` say so.
-pub(super) async fn prepare(
+/// Opens the database at `path`: looks at it, and changes what it is permitted to. An error if its tables cannot be used.
+///
+/// Where it may make something, it also makes sure of WAL mode. The file is made if `options` say so.
+pub(super) async fn open(
     options: &SqliteConnectOptions,
     path: &Path,
-    may_create: bool,
+    may: Permission,
 ) -> Result<(), StoreError> {
-    let mut connection = options.connect().await.map_err(|error| failed(error, path))?;
-    let outcome = prepare_on(&mut connection, path, may_create).await;
-    let closed = connection.close().await;
-    outcome?;
-    closed.map_err(|error| failed(error, path))
+    on_connection(options, path, async |connection| open_on(connection, path, may).await).await
 }
 
-async fn prepare_on(
-    connection: &mut SqliteConnection,
+/// What a migration would do.
+pub(super) async fn plan(options: &SqliteConnectOptions, path: &Path) -> Result<MigrationPlan, StoreError> {
+    on_connection(options, path, async |connection| Ok(plan_for(&look(connection, path).await?))).await
+}
+
+/// Adds what is missing, in one transaction. Gives what was done.
+pub(super) async fn migrate(
+    options: &SqliteConnectOptions,
     path: &Path,
-    may_create: bool,
-) -> Result<(), StoreError> {
-    match tables(connection).await.map_err(|error| failed(error, path))? {
-        Tables::Ours => {}
-        Tables::None if may_create => {}
-        Tables::None => {
-            return Err(schema(
-                path,
-                "it is empty; register a trust, which makes the tables, or choose another file",
-            ));
-        }
-        Tables::Foreign => {
-            return Err(schema(path, "it holds another program's tables; choose another file"));
-        }
+) -> Result<MigrationPlan, StoreError> {
+    on_connection(options, path, async |connection| migrate_on(connection, path, Scope::Everything).await)
+        .await
+}
+
+async fn on_connection<T>(
+    options: &SqliteConnectOptions,
+    path: &Path,
+    work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let mut connection = options.connect().await.map_err(|error| failed(error, path))?;
+    let outcome = work(&mut connection).await;
+    let closed = connection.close().await;
+    let outcome = outcome?;
+    closed.map_err(|error| failed(error, path))?;
+    Ok(outcome)
+}
+
+/// What a look found: tables of ours, or nothing.
+struct Found {
+    is_new: bool,
+    is_wal: bool,
+    /// Migrations, by their place among all.
+    pending: Vec<usize>,
+    /// Columns.
+    lacks: Vec<&'static str>,
+}
+
+/// How much a migration may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    Everything,
+    /// Only where there are no tables.
+    NewTables,
+}
+
+async fn open_on(connection: &mut SqliteConnection, path: &Path, may: Permission) -> Result<(), StoreError> {
+    let mut found = look(connection, path).await?;
+    if found.is_new && !may.create && !may.migrate {
+        return Err(schema(
+            path,
+            "it is empty; register a trust, which makes the tables, or choose another file",
+        ));
     }
-    use_wal(connection, path).await?;
-    migrate(connection).await.map_err(|error| migration_failed(error, path))
+    if found.is_new || may.migrate {
+        let scope = if may.migrate { Scope::Everything } else { Scope::NewTables };
+        migrate_on(connection, path, scope).await?;
+        found = look(connection, path).await?;
+    }
+    let missing = missing_from(&found);
+    if !missing.is_empty() {
+        return Err(StoreError::NotMigrated { path: path.into(), missing });
+    }
+    if may.create && !found.is_wal {
+        use_wal(connection, path).await?;
+    }
+    Ok(())
 }
 
-enum Tables {
-    Ours,
-    Foreign,
-    None,
-}
-
-async fn tables(connection: &mut SqliteConnection) -> Result<Tables, sqlx::Error> {
+/// An error if the tables cannot be used whatever is added.
+async fn look(connection: &mut SqliteConnection, path: &Path) -> Result<Found, StoreError> {
+    let wrong = |error| failed(error, path);
     let (all, ours): (i64, i64) = sqlx::query_as(
         "SELECT count(*), count(*) FILTER (WHERE type = 'table' AND name IN ('trust', '_sqlx_migrations')) \
          FROM sqlite_schema",
     )
-    .fetch_one(connection)
-    .await?;
-    Ok(match (all, ours) {
-        (0, _) => Tables::None,
-        (_, 2) => Tables::Ours,
-        _ => Tables::Foreign,
-    })
+    .fetch_one(&mut *connection)
+    .await
+    .map_err(wrong)?;
+    let mode: String =
+        sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *connection).await.map_err(wrong)?;
+    let is_wal = mode == "wal";
+    if all == 0 {
+        return Ok(Found {
+            is_new: true,
+            is_wal,
+            pending: (0..MIGRATIONS.len()).collect(),
+            lacks: Vec::new(),
+        });
+    }
+    if ours != 2 {
+        return Err(schema(path, "it holds another program's tables; choose another file"));
+    }
+    let applied: Vec<(i64, Vec<u8>)> = sqlx::query_as("SELECT version, checksum FROM _sqlx_migrations")
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(wrong)?;
+    let pending = pending(&applied, path)?;
+    let columns: Vec<String> = sqlx::query_scalar("SELECT name FROM pragma_table_info('trust')")
+        .fetch_all(connection)
+        .await
+        .map_err(wrong)?;
+    let mut lacks = Vec::new();
+    for (wanted, can_be_added) in WANTED {
+        if columns.iter().any(|name| name == wanted) {
+            continue;
+        }
+        if !can_be_added {
+            let reason = format!(
+                "its table `trust` has no column `{wanted}`, so it is another program's; choose another file"
+            );
+            return Err(schema(path, &reason));
+        }
+        lacks.push(wanted);
+    }
+    Ok(Found { is_new: false, is_wal, pending, lacks })
+}
+
+/// The migrations that were not applied yet; an error if other ones were.
+fn pending(applied: &[(i64, Vec<u8>)], path: &Path) -> Result<Vec<usize>, StoreError> {
+    for (version, checksum) in applied {
+        let Some(known) = MIGRATIONS.iter().find(|(known, ..)| known == version) else {
+            return Err(schema(
+                path,
+                "a newer version of this program has changed its tables; use that version",
+            ));
+        };
+        if *checksum != checksum_of(known) {
+            return Err(schema(
+                path,
+                "its tables were made by a changed version of this program; use that version, or another file",
+            ));
+        }
+    }
+    let is_pending = |index: &usize| !applied.iter().any(|(version, _)| *version == MIGRATIONS[*index].0);
+    Ok((0..MIGRATIONS.len()).filter(is_pending).collect())
+}
+
+fn missing_from(found: &Found) -> Vec<String> {
+    if found.is_new {
+        return vec!["the table `trust`".to_owned()];
+    }
+    let migrations = found.pending.iter().map(|&index| format!("the migration `{}`", MIGRATIONS[index].1));
+    let columns = found.lacks.iter().map(|column| format!("the column `{column}` of the table `trust`"));
+    migrations.chain(columns).collect()
+}
+
+/// The SQL that adds what is missing.
+fn plan_for(found: &Found) -> MigrationPlan {
+    let mut missing = missing_from(found);
+    let mut steps = Vec::new();
+    if !found.is_wal {
+        missing.push("write-ahead logging".to_owned());
+        // Outside of the transaction, in which it would have no effect.
+        steps.push("PRAGMA journal_mode = WAL;".to_owned());
+    }
+    let inside = steps_inside(found);
+    if !inside.is_empty() {
+        steps.push("BEGIN IMMEDIATE;".to_owned());
+        steps.extend(inside);
+        steps.push("COMMIT;".to_owned());
+    }
+    MigrationPlan::new(missing, steps)
+}
+
+/// What runs in the transaction.
+fn steps_inside(found: &Found) -> Vec<String> {
+    let mut steps = Vec::new();
+    if !found.pending.is_empty() {
+        steps.push(APPLIED.to_owned());
+    }
+    for &index in &found.pending {
+        let migration = &MIGRATIONS[index];
+        let (version, description, sql) = migration;
+        steps.push((*sql).to_owned());
+        steps.push(format!(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+             VALUES ({version}, '{description}', TRUE, X'{}', 0);",
+            HEXUPPER.encode(&checksum_of(migration))
+        ));
+    }
+    // Null in each row, which is not written anew.
+    steps.extend(found.lacks.iter().map(|column| format!("ALTER TABLE trust ADD COLUMN {column} TEXT;")));
+    steps
+}
+
+async fn migrate_on(
+    connection: &mut SqliteConnection,
+    path: &Path,
+    scope: Scope,
+) -> Result<MigrationPlan, StoreError> {
+    let found = look(connection, path).await?;
+    let plan = plan_for(&found);
+    if plan.is_empty() {
+        return Ok(plan);
+    }
+    let was_wal = found.is_wal;
+    if !was_wal {
+        use_wal(connection, path).await?;
+    }
+    // With the lock from the start, so that one of two processes waits for the other.
+    let wrong = |error| failed(error, path);
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(wrong)?;
+    let mut found = look(&mut transaction, path).await?;
+    if scope == Scope::NewTables && !found.is_new {
+        (found.pending, found.lacks) = (Vec::new(), Vec::new());
+    }
+    for step in steps_inside(&found) {
+        // The texts are those of this file and of the migrations.
+        sqlx::raw_sql(AssertSqlSafe(step)).execute(&mut *transaction).await.map_err(wrong)?;
+    }
+    transaction.commit().await.map_err(wrong)?;
+    found.is_wal = was_wal;
+    Ok(plan_for(&found))
+}
+
+/// As sqlx computes it.
+fn checksum_of((version, description, sql): &(i64, &'static str, &'static str)) -> Vec<u8> {
+    let sql = sql.into_sql_str();
+    Migration::new(*version, (*description).into(), MigrationType::Simple, sql, false).checksum.into_owned()
 }
 
 /// WAL stays with the file, so this writes once in a database's life.
@@ -92,50 +294,6 @@ async fn use_wal(connection: &mut SqliteConnection, path: &Path) -> Result<(), S
             Err(StoreError::Busy) => tokio::time::sleep(JOURNAL_RETRY).await,
             Err(error) => return Err(error),
         }
-    }
-}
-
-/// Runs what is pending in one transaction that holds the lock from the start, so that of two processes one
-/// waits for the other.
-async fn migrate(connection: &mut SqliteConnection) -> Result<(), MigrateError> {
-    let migrator = migrator();
-    if !is_pending(connection).await? {
-        // Only compares checksums: it writes nothing, and waits for nobody.
-        return migrator.run_direct(None, connection, false).await;
-    }
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    migrator.run_direct(None, &mut *transaction, false).await?;
-    transaction.commit().await?;
-    Ok(())
-}
-
-async fn is_pending(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
-    if !matches!(tables(connection).await?, Tables::Ours) {
-        return Ok(true);
-    }
-    let applied: Option<i64> =
-        sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations").fetch_one(connection).await?;
-    Ok(applied < MIGRATIONS.last().map(|&(version, ..)| version))
-}
-
-fn migrator() -> Migrator {
-    let migration = |&(version, description, sql): &(i64, &'static str, &'static str)| {
-        Migration::new(version, description.into(), MigrationType::Simple, sql.into_sql_str(), false)
-    };
-    Migrator::with_migrations(MIGRATIONS.iter().map(migration).collect())
-}
-
-fn migration_failed(error: MigrateError, path: &Path) -> StoreError {
-    match error {
-        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => failed(error, path),
-        MigrateError::VersionMissing(_) => {
-            schema(path, "a newer version of this program has changed its tables; use that version")
-        }
-        MigrateError::VersionMismatch(_) => schema(
-            path,
-            "its tables were made by a changed version of this program; use that version, or another file",
-        ),
-        other => StoreError::Other(other.into()),
     }
 }
 
