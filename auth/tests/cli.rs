@@ -7,8 +7,19 @@ use std::process::Output;
 use serde_json::Value;
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 10] =
-    ["register", "list", "disable", "enable", "rotate", "delete", "verify", "serve", "demo", "completions"];
+const COMMANDS: [&str; 11] = [
+    "register",
+    "list",
+    "disable",
+    "enable",
+    "rotate",
+    "delete",
+    "verify",
+    "serve",
+    "migrate",
+    "demo",
+    "completions",
+];
 
 /// A working directory of its own, which goes with the test.
 struct Shell {
@@ -546,8 +557,15 @@ fn control_and_invisible_characters_of_a_row_do_not_reach_a_terminal() {
 #[test]
 fn a_missing_database_is_made_by_register_alone() {
     let shell = Shell::new();
-    for arguments in [&["list"][..], &["disable", "a"], &["enable", "a"], &["rotate", "a"], &["delete", "a"]]
-    {
+    for arguments in [
+        &["list"][..],
+        &["disable", "a"],
+        &["enable", "a"],
+        &["rotate", "a"],
+        &["delete", "a"],
+        &["migrate"],
+        &["migrate", "--dry-run"],
+    ] {
         let ran = shell.run(arguments);
         assert!(ran.error().contains("trust-auth.db") && ran.error().contains("register"), "{}", ran.stderr);
         assert_eq!(shell.run(&[arguments, &["--json"]].concat()).failure(), "not_found");
@@ -555,6 +573,80 @@ fn a_missing_database_is_made_by_register_alone() {
     shell.assert_untouched();
     shell.register("a");
     assert!(shell.database().is_file());
+}
+
+/// A row, and the schema, of a file as another program sees them; it changes nothing.
+fn sqlite(file: &Path, sql: &'static str) -> String {
+    use sqlx::{ConnectOptions, Connection};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut connection =
+            sqlx::sqlite::SqliteConnectOptions::new().filename(file).connect().await.unwrap();
+        let texts: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        texts.join("\n")
+    })
+}
+
+/// As after a restore from text, in which the journal's mode is lost; reading the file leaves each byte as it is.
+#[test]
+fn no_command_that_reads_writes_to_the_file() {
+    let (shell, key) = Shell::with_trust("St. Mary");
+    sqlite(&shell.database(), "PRAGMA journal_mode = DELETE");
+    let before = fs::read(shell.database()).unwrap();
+    assert_eq!(shell.run(&["list"]).code, 0);
+    assert_eq!(shell.verify(key).code, 0);
+    let plan = shell.run(&["migrate", "--dry-run"]);
+    assert_eq!((plan.code, plan.stdout.as_str()), (0, "PRAGMA journal_mode = WAL;\n"));
+    assert!(fs::read(shell.database()).unwrap() == before);
+
+    let ran = shell.run(&["migrate"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "Added write-ahead logging.\n"), "{}", ran.stderr);
+    let before = fs::read(shell.database()).unwrap();
+    for dry_run in [&[][..], &["--dry-run"]] {
+        let ran = shell.run(&[&["migrate"][..], dry_run].concat());
+        assert!(ran.code == 0 && ran.stdout.contains("Nothing to do"), "{ran:?}");
+    }
+    assert_eq!(shell.run(&["migrate", "--json"]).json()["migration"]["needed"], false);
+    assert!(fs::read(shell.database()).unwrap() == before);
+}
+
+#[test]
+fn a_table_that_lacks_a_column_is_left_as_it_is_until_it_is_migrated() {
+    let (shell, key) = Shell::with_trust("St. Mary");
+    sqlite(&shell.database(), "ALTER TABLE trust DROP COLUMN disabled_at");
+    let before = fs::read(shell.database()).unwrap();
+    for arguments in [
+        &["list"][..],
+        &["disable", "St. Mary"],
+        &["delete", "St. Mary"],
+        &["register", "--name", "b"],
+        &["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"],
+    ] {
+        let ran = shell.run(&[arguments, &["--json"]].concat());
+        assert_eq!(ran.failure(), "not_migrated", "{arguments:?}");
+        assert!(ran.stdout.contains("`disabled_at`") && ran.stdout.contains("run `trust-auth migrate`"));
+    }
+    assert_eq!(shell.verify_json(key.clone()).1["reason"], "unavailable");
+    let plan = shell.run(&["migrate", "--dry-run"]).stdout;
+    assert!(plan.contains("ALTER TABLE trust ADD COLUMN disabled_at TEXT;"), "{plan}");
+    assert!(fs::read(shell.database()).unwrap() == before);
+
+    assert_eq!(shell.run(&["migrate", "--json"]).json()["migration"]["sql"], plan);
+    assert_eq!(shell.verify(key).code, 0);
+    assert_eq!(shell.run(&["disable", "St. Mary"]).code, 0);
+    assert_eq!(sqlite(&shell.database(), "SELECT name FROM trust"), "St. Mary");
+}
+
+#[test]
+fn an_empty_file_gets_its_tables_by_a_migration() {
+    let shell = Shell::new();
+    fs::write(shell.database(), "").unwrap();
+    let plan = shell.run(&["migrate", "--dry-run"]).stdout;
+    assert!(plan.contains("BEGIN IMMEDIATE;") && plan.contains("CREATE TABLE trust ("), "{plan}");
+    assert_eq!(fs::read(shell.database()).unwrap(), b"");
+    assert_eq!(shell.run(&["migrate", "--json"]).json()["migration"]["sql"], plan);
+    assert_eq!(shell.run(&["list"]).code, 0);
 }
 
 #[test]

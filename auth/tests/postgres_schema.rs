@@ -31,14 +31,6 @@ const CATALOG: &str = "
     UNION ALL SELECT 'constraint', xmin, conname::text FROM pg_constraint WHERE conrelid = 'trust'::regclass
     ORDER BY 1, 3";
 
-/// The URL for another role, which can log in and nothing else so far.
-fn role(server: &PostgresServer, url: &str) -> (String, String) {
-    let name = format!("role_{}", Uuid::new_v4().simple());
-    server.psql(url, &format!("CREATE ROLE {name} LOGIN PASSWORD 'swordfish'"));
-    let (_, address) = url.rsplit_once('@').unwrap();
-    (name.clone(), format!("postgres://{name}:swordfish@{address}"))
-}
-
 /// Why it cannot be used.
 async fn refusal(url: &str) -> String {
     let error = postgres_options(url).connect().await.unwrap_err();
@@ -172,7 +164,7 @@ async fn a_role_that_may_not_make_the_triggers_opens_the_table_and_says_which_ar
     let url = server.new_database();
     postgres_options(&url).connect().await.unwrap();
     server.psql(&url, "DROP FUNCTION trust_auth_notify CASCADE");
-    let (name, url_of_role) = role(server, &url);
+    let (name, url_of_role) = server.new_role(&url);
     server.psql(&url, &format!("GRANT SELECT, INSERT, UPDATE, DELETE ON trust TO {name}"));
     for migrate in [false, true] {
         let store = postgres_options(&url_of_role).migrate(migrate).connect().await.unwrap();
@@ -198,7 +190,7 @@ async fn no_table_is_made_where_none_was_asked_for() {
 async fn a_role_that_may_only_read_and_write_rows_does_all_but_make_the_table() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
-    let (name, url_of_role) = role(server, &url);
+    let (name, url_of_role) = server.new_role(&url);
     let options = postgres_options(&url_of_role).migrate(true);
     let error = options.clone().connect().await.unwrap_err();
     assert!(error.to_string().contains("it lacks the right CREATE on the schema public"), "{error}");
@@ -235,7 +227,7 @@ async fn a_role_that_may_only_read_authenticates_and_is_told_what_a_change_takes
     let url = server.new_database();
     server.psql(&url, REFERENCE);
     postgres_options(&url).run_migration().await.unwrap();
-    let (name, url_of_role) = role(server, &url);
+    let (name, url_of_role) = server.new_role(&url);
     server.psql(&url, &format!("GRANT SELECT ON trust TO {name}"));
     let world = World::over(Arc::new(postgres_options(&url_of_role).connect().await.unwrap()), None);
     assert!(world.authenticator.authenticate(Some("mary")).await.is_ok());
@@ -256,7 +248,7 @@ async fn a_role_that_may_not_read_the_table_is_told_which_right_it_lacks() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     let store = postgres_options(&url).connect().await.unwrap();
-    let (name, url_of_role) = role(server, &url);
+    let (name, url_of_role) = server.new_role(&url);
     let error = postgres_options(&url_of_role).connect().await.unwrap_err();
     assert!(error.to_string().contains("the right SELECT on the table `trust`"), "{error}");
 

@@ -312,6 +312,17 @@ mod tests {
         assert!(MIGRATIONS.is_sorted_by_key(|&(version, ..)| version));
     }
 
+    /// What databases hold that sqlx has migrated: SHA-384 of the file.
+    #[test]
+    fn a_migration_that_was_released_has_not_changed() {
+        let checksum = HEXUPPER.encode(&checksum_of(&MIGRATIONS[0]));
+        assert_eq!(
+            checksum,
+            "CE630613EB302B3862F7D4653A861EF2B6C1BA553D3F9A198E363953A43A1889\
+             74A857D765ABC467C01DC1A705409703"
+        );
+    }
+
     /// A database in memory cannot be in WAL mode either, and needs no special file system.
     #[tokio::test]
     async fn a_place_without_write_ahead_logging_is_refused() {

@@ -112,13 +112,27 @@ impl PostgresServer {
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
 
-    /// The whole database as `pg_dump` writes it, with its rows.
+    /// Another role, which can log in and nothing else so far: its name, and the URL for it.
+    pub(crate) fn new_role(&self, url: &str) -> (String, String) {
+        let name = format!("role_{}", Uuid::new_v4().simple());
+        self.psql(url, &format!("CREATE ROLE {name} LOGIN PASSWORD 'swordfish'"));
+        let (_, address) = url.rsplit_once('@').unwrap();
+        (name.clone(), format!("postgres://{name}:swordfish@{address}"))
+    }
+
+    /// The whole database as `pg_dump` writes it: schema, rows, owners and grants.
     pub(crate) fn dump(&self, url: &str) -> String {
-        let output = Command::new(self.binaries.join("pg_dump")).args(["--dbname", url]).output().unwrap();
+        self.dump_with(url, &[])
+    }
+
+    /// As [`dump`](Self::dump), with options of `pg_dump`; [`psql`](Self::psql) restores it.
+    pub(crate) fn dump_with(&self, url: &str, options: &[&str]) -> String {
+        let mut pg_dump = Command::new(self.binaries.join("pg_dump"));
+        let output = pg_dump.args(["--inserts", "--dbname", url]).args(options).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let dump = String::from_utf8(output.stdout).unwrap();
-        // Newer versions write a random word into each dump.
-        dump.lines().filter(|line| !line.contains("restrict ")).collect::<Vec<_>>().join("\n")
+        // Newer versions write a random word into each dump, which only `psql` itself would read.
+        dump.lines().filter(|line| !line.starts_with('\\')).collect::<Vec<_>>().join("\n")
     }
 
     /// A connection of another program.

@@ -17,6 +17,7 @@ mod processes;
 mod programs;
 mod proxies;
 mod proxies_hostile;
+mod schema;
 mod server;
 mod stalls;
 mod waiting;

@@ -68,7 +68,7 @@ fn short_text(text: &str) -> Result<String, String> {
 /// What applies to every command.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The database: an SQLite file, as a path or a `sqlite:` URL, or `postgres://`. Only `register` and `serve` create a file or table
+    /// The database: an SQLite file, as a path or a `sqlite:` URL, or `postgres://`. Only `register` and `serve` create a file or table; only `migrate` and `serve --migrate` change a table that is there
     // The value is not shown in `--help`: a URL may carry a password.
     #[arg(
         long,
@@ -120,9 +120,16 @@ pub(crate) enum Command {
     /// Answer a proxy over HTTP whether a request may pass: 200 with the trust's identity, 401, or 503
     ///
     /// For nginx `auth_request`, Traefik ForwardAuth, Caddy `forward_auth` and Envoy's HTTP ext_authz, which ask /verify with the
-    /// client's headers. Creates the database if it is missing. The first line of output tells the addresses and the settings.
+    /// client's headers. Creates the database if it is missing, and changes no table that is there without --migrate. The first line of output tells the addresses and the settings.
     /// SIGTERM or Ctrl-C ends it when every answer that is owed is given; a second one, at once.
     Serve(Box<Settings>),
+
+    /// Add to the database's tables what this version needs, such as columns and triggers
+    ///
+    /// For a table that another program made, one that was restored without its triggers, and after an update of this program.
+    /// Makes the table where a database of PostgreSQL, or an empty SQLite file, has none. Rows, other columns and other programs'
+    /// triggers stay as they are. On PostgreSQL it takes the table's owner. One transaction; where nothing is missing, it says so.
+    Migrate(Migrate),
 
     /// Run real traffic against a temporary database, revoke keys meanwhile, and report whether that held
     ///
@@ -161,6 +168,13 @@ pub(crate) struct Which {
     /// The trust's name or id
     #[arg(value_name = "NAME_OR_ID")]
     pub(crate) trust: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Migrate {
+    /// Print the SQL that would run, and run nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

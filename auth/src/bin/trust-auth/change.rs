@@ -37,6 +37,9 @@ pub(crate) async fn change(
         Change::Delete => registry.delete(&which).await,
     };
     drop(registry);
+    if changed.is_ok() {
+        database.warn_if_unheard();
+    }
     database.close().await;
 
     let trust = changed?;

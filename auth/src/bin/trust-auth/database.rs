@@ -1,6 +1,7 @@
 //! Opening the database that the options name.
 //!
-//! Only `register` and `serve` may bring a database into being: a mistyped path must not look like one without trusts.
+//! Only `register` and `serve` may bring a database into being: a mistyped path must not look like one without trusts. A table that is there
+//! is changed by `migrate` and `serve --migrate` alone.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,10 +13,12 @@ use trust_key_cache::TrustKeyCache;
 use crate::failure::Failure;
 use crate::store::Store;
 
-/// What to do where there is no database.
+/// What to do where there is no database, or no table in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum IfMissing {
     Create,
+    /// Also adds to a table what it lacks.
+    CreateOrMigrate,
     Fail,
 }
 
@@ -43,17 +46,17 @@ impl Database {
         if_missing: IfMissing,
         pool: Option<Pool>,
     ) -> Result<Self, StoreError> {
-        let create = if_missing == IfMissing::Create;
+        let (create, migrate) = (if_missing != IfMissing::Fail, if_missing == IfMissing::CreateOrMigrate);
         let store = match Store::is_postgres(url) {
             Some(url) => {
-                let mut options = PostgresStore::options(url).create_if_missing(create);
+                let mut options = PostgresStore::options(url).create_if_missing(create).migrate(migrate);
                 if let Some(pool) = pool {
                     options = options.max_connections(pool.connections).query_timeout(pool.query_timeout);
                 }
                 Store::from(options.connect().await?)
             }
             None => {
-                let mut options = SqliteStore::options(url).create_if_missing(create);
+                let mut options = SqliteStore::options(url).create_if_missing(create).migrate(migrate);
                 if let Some(pool) = pool {
                     options = options.max_connections(pool.connections).query_timeout(pool.query_timeout);
                 }
@@ -70,6 +73,19 @@ impl Database {
     /// The write side. Its cache is this process's own and empty: servers see a change in the live row.
     pub(crate) fn registry(&self) -> TrustRegistry<Store> {
         TrustRegistry::new(self.store(), Arc::new(TrustKeyCache::new()))
+    }
+
+    /// Warns, after a change, where other processes do not hear of it.
+    pub(crate) fn warn_if_unheard(&self) {
+        let missing = self.store.missing_triggers();
+        if !missing.is_empty() {
+            tracing::warn!(
+                missing = missing.join(", "),
+                "triggers on the table `trust` are missing or turned off: servers do not hear of this change, and keep the entry in their \
+                 cache until its time-to-live ends. They refuse the key at once all the same, because they check the live row. Let the \
+                 table's owner run `trust-auth migrate`"
+            );
+        }
     }
 
     pub(crate) async fn close(self) {

@@ -31,6 +31,9 @@ pub(crate) async fn register(url: &Path, format: Format, asked: Register) -> Res
 pub(crate) async fn rotate(url: &Path, format: Format, which: &str) -> Result<Answer, Failure> {
     let database = Database::open(url, IfMissing::Fail).await?;
     let rotated = database.registry().rotate(&TrustRef::from(which)).await;
+    if rotated.is_ok() {
+        database.warn_if_unheard();
+    }
     database.close().await;
     let (trust, key) = rotated?;
     Ok(issued(format, "Rotated the key of", &trust, &key))

@@ -15,6 +15,7 @@ mod failure;
 mod interrupt;
 mod issue_key;
 mod list;
+mod migrate;
 mod plain;
 mod presented_key;
 mod serve;
@@ -97,6 +98,7 @@ async fn run(line: CommandLine, format: Format) -> Result<Answer, Failure> {
         Command::Delete(which) => change(database, format, Change::Delete, &which.trust).await,
         Command::Verify => verify::verify(database, format).await,
         Command::Serve(settings) => serve::serve(database, format, &settings).await,
+        Command::Migrate(asked) => migrate::migrate(database, format, asked).await,
         Command::Demo(asked) => demo::demo(format, asked).await,
         Command::Completions { shell } => Ok(completions::completions(format, shell)),
     }

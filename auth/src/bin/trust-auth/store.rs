@@ -71,6 +71,14 @@ impl Store {
         }
     }
 
+    /// The triggers that were missing when it was opened. SQLite needs none.
+    pub(crate) fn missing_triggers(&self) -> &[String] {
+        match &self.database {
+            Database::Sqlite(_) => &[],
+            Database::Postgres(store) => store.missing_triggers(),
+        }
+    }
+
     /// How changes end.
     pub(crate) fn changes(&self) -> &Changes {
         &self.changes

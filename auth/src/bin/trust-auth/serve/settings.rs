@@ -17,7 +17,7 @@ use trust_key_cache::{KeyHash, TrustKeyCache};
 use super::connections::UNHEARD;
 use super::limits::Limits;
 use super::logs::{LogFormat, LogLevel};
-use crate::database::Pool;
+use crate::database::{IfMissing, Pool};
 use crate::failure::Failure;
 
 /// Each flag has an environment variable, `TRUST_AUTH_` and its name; the flag goes before it. `--help` shows no value of the environment: it is
@@ -57,6 +57,10 @@ pub(crate) struct Settings {
     /// Leave /metrics out of the main listener: only the admin listener has it then
     #[arg(long, env = "TRUST_AUTH_METRICS_ON_ADMIN_ONLY", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub(crate) metrics_on_admin_only: bool,
+
+    /// Add to a table that is there what it lacks, as `trust-auth migrate` does, before serving; without it, a table is only looked at
+    #[arg(long, env = "TRUST_AUTH_MIGRATE", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) migrate: bool,
 
     /// The header that carries the API key
     #[arg(long, value_name = "NAME", env = "TRUST_AUTH_HEADER", hide_env_values = true, default_value = "X-Api-Key", value_parser = header_name)]
@@ -264,6 +268,11 @@ impl Settings {
         builder.waiting_limit(self.waiting_limit).reject_floor(self.reject_floor).deadline(self.query_timeout)
     }
 
+    /// What to do where the table is missing, or lacks something.
+    pub(crate) fn if_missing(&self) -> IfMissing {
+        if self.migrate { IfMissing::CreateOrMigrate } else { IfMissing::Create }
+    }
+
     /// How the database is used.
     pub(crate) fn pool(&self) -> Pool {
         Pool { connections: self.database_connections, query_timeout: self.query_timeout }
@@ -287,6 +296,7 @@ impl Settings {
             admin_key_configured = self.admin_key_sha256.is_some(),
             metrics_on_admin_only = self.metrics_on_admin_only,
             database,
+            migrate = self.migrate,
             header = %self.header,
             scheme = self.scheme.as_deref(),
             ttl = ?self.ttl,

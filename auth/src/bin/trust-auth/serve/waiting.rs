@@ -22,7 +22,7 @@ use super::meters::Meters;
 use super::pauses::Pauses;
 use super::probes::Probes;
 use super::settings::Settings;
-use crate::database::{Database, IfMissing};
+use crate::database::Database;
 use crate::failure::{Failure, with_causes};
 
 /// Between two tries.
@@ -47,7 +47,7 @@ pub(crate) async fn open(
     let limit = LogLimit::new(QUIET);
     let mut waited = false;
     loop {
-        let error = match Database::open_with(url, IfMissing::Create, Some(settings.pool())).await {
+        let error = match Database::open_with(url, settings.if_missing(), Some(settings.pool())).await {
             Ok(database) => {
                 if waited {
                     tracing::info!("the database is reached: the service is ready to answer");
