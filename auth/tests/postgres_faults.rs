@@ -6,9 +6,9 @@ mod stores;
 use std::time::{Duration, Instant};
 
 use sqlx::{Connection, Executor};
-use stores::postgres_server::network::Network;
+use stores::postgres_server::network::{Cut, Network};
 use stores::postgres_server::{PASSWORD, PostgresServer};
-use stores::{by_name, postgres_options};
+use stores::{by_name, eventually, postgres_options};
 use tokio::net::TcpListener;
 use trust_auth::{KeyHash, NewTrust, PostgresStore, StoreError, Trust, TrustLedger, TrustStore};
 
@@ -386,4 +386,310 @@ async fn a_read_whose_connection_is_lost_is_done_again_once_and_not_at_all_on_a_
         assert_eq!(server.psql(&url, "SELECT last_value FROM reads WHERE is_called").trim(), attempts);
         server.psql(&url, "DELETE FROM cut");
     }
+}
+
+/// Makes a change and asserts that it works, and that reads do.
+async fn assert_changes_work(store: &PostgresStore, trust: &Trust) {
+    for enabled in [true, false, true] {
+        let change = store.set_enabled(&trust.id.into(), enabled).await.unwrap();
+        assert_eq!(change.trust.is_enabled(), enabled);
+        assert_eq!(store.fetch(trust.id).await.unwrap().unwrap().is_enabled(), enabled);
+    }
+}
+
+/// A change that is cut off: made, not made or unknown, and the connection is not used again.
+#[tokio::test]
+async fn a_change_whose_connection_is_cut_says_what_is_known_and_the_next_one_works() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let network = Network::before(server).await;
+    let (store, trust) = store_with_a_trust(&network.url(&url, server)).await;
+    for (statement, when, kind, is_made) in [
+        ("BEGIN", Cut::Before, "unreachable", false),
+        ("BEGIN", Cut::After, "unreachable", false),
+        ("FOR UPDATE", Cut::Before, "unreachable", false),
+        ("FOR UPDATE", Cut::After, "unreachable", false),
+        ("UPDATE trust", Cut::Before, "unreachable", false),
+        ("UPDATE trust", Cut::After, "unreachable", false),
+        // Not the one in `READ COMMITTED`.
+        ("COMMIT\0", Cut::Before, "outcome_unknown", false),
+        ("COMMIT\0", Cut::After, "outcome_unknown", true),
+    ] {
+        assert_changes_work(&store, &trust).await;
+        // Onto a new connection: one that was used before would be replaced within the change, and its statements are prepared.
+        server.kill_connections(&url);
+        assert!(store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
+        // What the pool has of killed connections goes by a change that needs no second attempt.
+        let _ = store.delete(&by_name("none")).await;
+        network.cut(statement, when);
+        let error = store.set_enabled(&trust.id.into(), false).await.unwrap_err();
+        assert!(network.has_cut(), "{statement}");
+        assert_eq!(error.kind(), kind, "{statement} {when:?}: {error}");
+        assert_eq!(error.to_string().contains("look whether it was made"), kind == "outcome_unknown");
+        eventually("the server has ended what was cut", || {
+            let state = server.psql(&url, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()");
+            state == "0"
+        })
+        .await;
+        assert_eq!(store.fetch(trust.id).await.unwrap().unwrap().is_enabled(), !is_made, "{statement}");
+    }
+    assert_changes_work(&store, &trust).await;
+}
+
+/// The server itself ends the session, in the middle of the change or of its commit.
+#[tokio::test]
+async fn a_change_whose_session_the_server_ends_says_what_is_known_and_the_next_one_works() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let (store, trust) = store_with_a_trust(&url).await;
+    server.psql(
+        &url,
+        "CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS
+             $$BEGIN PERFORM pg_terminate_backend(pg_backend_pid()), pg_sleep(60); RETURN NULL; END$$",
+    );
+    for (trigger, kind) in [
+        ("CREATE TRIGGER stop AFTER UPDATE ON trust FOR EACH ROW EXECUTE FUNCTION stop()", "unreachable"),
+        (
+            "CREATE CONSTRAINT TRIGGER stop AFTER UPDATE ON trust DEFERRABLE INITIALLY DEFERRED \
+             FOR EACH ROW EXECUTE FUNCTION stop()",
+            "outcome_unknown",
+        ),
+    ] {
+        server.psql(&url, trigger);
+        let error = store.set_enabled(&trust.id.into(), false).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
+        server.psql(&url, "DROP TRIGGER stop ON trust");
+        assert_changes_work(&store, &trust).await;
+    }
+}
+
+/// A file system that a test can fill, gone when the test ends.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    /// `None`: this process may mount none, which was said.
+    fn before(server: &PostgresServer) -> Option<Self> {
+        let folder = server.folder().join("small");
+        std::fs::create_dir(&folder).unwrap();
+        let data = std::fs::metadata(server.folder()).unwrap();
+        let (user, group) = {
+            use std::os::unix::fs::MetadataExt;
+            (data.uid(), data.gid())
+        };
+        let mount = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size=2m,mode=0700,uid={user},gid={group}"), "tmpfs"])
+            .arg(&folder)
+            .output();
+        if mount.is_ok_and(|mount| mount.status.success()) {
+            return Some(Self(folder));
+        }
+        use std::io::Write;
+        let _ = writeln!(
+            std::io::stderr(),
+            "LEFT OUT: a full disk on PostgreSQL: this process may not mount a tmpfs"
+        );
+        None
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_fails_changes_alone_and_they_work_at_once_when_there_is_room() {
+    let Some(server) = PostgresServer::start() else { return };
+    let url = server.new_database();
+    let Some(disk) = SmallDisk::before(&server) else { return };
+    let (store, trust) = store_with_a_trust(&url).await;
+    server.psql(&url, &format!("CREATE TABLESPACE small LOCATION '{}'", disk.0.display()));
+    server.psql(&url, "ALTER TABLE trust SET TABLESPACE small");
+    let filler = disk.0.join("filler");
+    for round in 0..2 {
+        let full = "dd if=/dev/zero of=\"$0\" bs=4096 2>/dev/null; true";
+        assert!(std::process::Command::new("sh").args(["-c", full]).arg(&filler).status().unwrap().success());
+        let mut failures = Vec::new();
+        for number in 0..2_000 {
+            if let Err(error) = insert(&store, &format!("{round} {number}")).await {
+                failures.push(error);
+                if failures.len() == 5 {
+                    break;
+                }
+            }
+        }
+        assert_eq!(failures.len(), 5, "the disk is not full");
+        for error in failures {
+            assert_eq!(error.kind(), "cannot_connect", "{error}");
+            assert!(
+                error.to_string().contains("make room") && !error.to_string().contains("again"),
+                "{error}"
+            );
+        }
+        assert_eq!(store.fetch(trust.id).await.unwrap().as_ref(), Some(&trust));
+        assert!(!store.candidates().await.unwrap().is_empty());
+        std::fs::remove_file(&filler).unwrap();
+        insert(&store, &format!("after {round}")).await.unwrap();
+        assert_changes_work(&store, &trust).await;
+    }
+    drop(store);
+    drop(server);
+}
+
+/// What fails, how it is undone, and what a change and a read of a store with open connections return meanwhile.
+#[tokio::test]
+async fn changes_that_a_setting_or_a_limit_forbids_work_at_once_when_it_is_lifted() {
+    let Some(server) = PostgresServer::start() else { return };
+    let url = server.new_database();
+    let name = url.rsplit('/').next().unwrap().to_owned();
+    server.psql(&url, "CREATE ROLE service LOGIN PASSWORD 'hunter2' CONNECTION LIMIT 3");
+    let (_, trust) = store_with_a_trust(&url).await;
+    server.psql(&url, "GRANT SELECT, INSERT, UPDATE, DELETE ON trust TO service");
+    let store = postgres_options(&url.replace("//postgres:", "//service:")).connect().await.unwrap();
+    let others = "pid <> pg_backend_pid() AND datname = current_database()";
+    let idle = format!("SELECT count(*) FROM pg_stat_activity WHERE {others} AND usename = 'service'");
+    for (fault, remedy, kind, told) in [
+        (
+            "REVOKE UPDATE ON trust FROM service".to_owned(),
+            "GRANT UPDATE ON trust TO service".to_owned(),
+            "schema",
+            "grant it SELECT, INSERT, UPDATE and DELETE",
+        ),
+        (
+            "ALTER ROLE service CONNECTION LIMIT 1".into(),
+            "ALTER ROLE service CONNECTION LIMIT 3".into(),
+            "cannot_connect",
+            "no connection left",
+        ),
+        (
+            format!("ALTER DATABASE {name} SET default_transaction_read_only = on"),
+            format!("ALTER DATABASE {name} RESET default_transaction_read_only"),
+            "read_only",
+            "takes no writes",
+        ),
+        (
+            format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false"),
+            format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true"),
+            "cannot_connect",
+            "it reported error 55000",
+        ),
+    ] {
+        assert_changes_work(&store, &trust).await;
+        // The connection for changes goes, the one for reads stays.
+        server.kill_where(&url, "usename = 'service'");
+        assert!(store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
+        eventually("one connection is left", || server.psql(&url, &idle) == "1").await;
+        // The table is in one database; who would forbid connections to a database must be in another.
+        let there = |sql: &str| if sql.contains(" ON trust") { &*url } else { "postgres" };
+        server.psql(there(&fault), &fault);
+        for _ in 0..3 {
+            let error = store.set_enabled(&trust.id.into(), false).await.unwrap_err();
+            assert_eq!(error.kind(), kind, "{fault}: {error}");
+            assert!(error.to_string().contains(told), "{fault}: {error}");
+            assert!(store.fetch(trust.id).await.unwrap().unwrap().is_enabled(), "{fault}");
+        }
+        server.psql(there(&remedy), &remedy);
+        assert_changes_work(&store, &trust).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_stopping_or_starting_refuses_new_connections_and_asks_for_another_try() {
+    let Some(server) = PostgresServer::start() else { return };
+    let url = server.new_database();
+    let (store, trust) = store_with_a_trust(&url).await;
+    server.kill_connections(&url);
+    assert!(store.fetch(trust.id).await.unwrap().is_some());
+    server.stop_when_idle();
+    let begun = Instant::now();
+    loop {
+        // The connection for reads is there. A change needs a new one.
+        assert_eq!(store.fetch(trust.id).await.unwrap().as_ref(), Some(&trust));
+        match store.set_enabled(&trust.id.into(), true).await {
+            Err(error) => {
+                assert_eq!(error.kind(), "cannot_connect", "{error}");
+                assert!(error.to_string().contains("starting or stopping; try again"), "{error}");
+                break;
+            }
+            Ok(_) => {
+                assert!(begun.elapsed() < SOON, "it does not stop");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    store.close().await;
+    eventually("it has stopped", || !server.is_running()).await;
+    server.start_again();
+    let store = postgres_options(&url).connect().await.unwrap();
+    assert_changes_work(&store, &trust).await;
+}
+
+/// Two servers, and an address that leads to the second one from some time on while the connections to the first stay up.
+struct Failover {
+    old: PostgresServer,
+    new: PostgresServer,
+    network: Network,
+    url: String,
+}
+
+impl Failover {
+    async fn of(old: PostgresServer, url: String, network: Network) -> Self {
+        let new = old.replica();
+        new.promote();
+        Self { old, new, network, url }
+    }
+
+    fn on_the_new_server(&self, sql: &str) -> String {
+        self.new.psql(self.url.rsplit('/').next().unwrap(), sql)
+    }
+}
+
+#[tokio::test]
+async fn no_connection_to_an_old_primary_is_read_beyond_its_age() {
+    let Some(old) = PostgresServer::start() else { return };
+    let url = old.new_database();
+    let network = Network::before(&old).await;
+    let age = Duration::from_secs(1);
+    let options = postgres_options(&network.url(&url, &old)).max_connection_age(age);
+    let store = options.connect().await.unwrap();
+    let trust = insert(&store, "a").await.unwrap();
+    let failover = Failover::of(old, url, network).await;
+    assert!(store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
+    failover.network.move_to(&failover.new);
+    failover.on_the_new_server("UPDATE trust SET disabled_at = now()");
+    tokio::time::sleep(age + Duration::from_millis(100)).await;
+    assert!(!store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
+    assert_eq!(failover.old.psql(&failover.url, "SELECT disabled_at IS NULL FROM trust"), "t", "the test");
+}
+
+/// Nothing else has found out: it is the change itself that does.
+#[tokio::test]
+async fn a_revocation_after_a_failover_is_made_on_the_new_server_and_seen_by_the_next_read() {
+    let Some(old) = PostgresServer::start() else { return };
+    let url = old.new_database();
+    let network = Network::before(&old).await;
+    let (store, trust) = store_with_a_trust(&network.url(&url, &old)).await;
+    let failover = Failover::of(old, url, network).await;
+    assert!(store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
+    failover.network.move_to(&failover.new);
+    // The connection for changes is too old for another one.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert!(store.fetch(trust.id).await.unwrap().unwrap().is_enabled(), "the connection is the old one");
+    store.set_enabled(&trust.id.into(), false).await.unwrap();
+    assert!(!store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
+    assert_eq!(failover.on_the_new_server("SELECT disabled_at IS NULL FROM trust"), "f");
+
+    // Back to where the revocation is not: a server whose successor was seen is not asked.
+    failover.network.move_to(&failover.old);
+    failover.new.stop();
+    for _ in 0..2 {
+        let error = store.fetch(trust.id).await.unwrap_err();
+        assert_eq!(error.kind(), "cannot_connect", "{error}");
+        assert!(error.to_string().contains("an old primary"), "{error}");
+    }
+    failover.new.start_again();
+    failover.network.move_to(&failover.new);
+    assert!(!store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
 }

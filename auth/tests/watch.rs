@@ -327,6 +327,63 @@ async fn a_connection_that_dies_without_a_word_is_found_out() {
     assert_eq!(watched.world.cached(key), None);
 }
 
+/// The connection answers, and nothing is delivered on it.
+#[tokio::test]
+async fn a_connection_that_delivers_nothing_is_found_out_and_said_to_be_deaf() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let network = Network::before(server).await;
+    let watched = Watched::at(&network.url(&url, server), &url).await;
+    let [(_, key)] = &hot(&watched, ["a"]).await;
+    assert!(watched.status().canaries_heard >= 1 && watched.status().canaries_missed == 0);
+    watched.world.store.check_notifications().await.unwrap();
+
+    network.deafen(true);
+    server.psql(&url, "DELETE FROM trust");
+    eventually("the loss is noticed", || !watched.status().connected).await;
+    let status = watched.status();
+    assert!(status.failures >= 1 && status.canaries_missed >= 1, "{status:?}");
+    let error = watched.world.store.check_notifications().await.unwrap_err();
+    assert_eq!(error.kind(), "deaf", "{error}");
+    assert!(error.to_string().contains("PgBouncer") && !watched.status().connected, "{error}");
+
+    network.deafen(false);
+    watched.connected(2).await;
+    assert_eq!(watched.world.cached(key), None);
+}
+
+/// The former connection is listened to until the next one hears everything.
+#[tokio::test]
+async fn a_listener_that_is_replaced_for_its_age_misses_no_change_and_forgets_no_other_key() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let elsewhere = postgres_options(&url).connect().await.unwrap();
+    let options = postgres_options(&url).max_connection_age(Duration::from_secs(1));
+    let world = World::over(Arc::new(options.connect().await.unwrap()), None);
+    let watched = Watched::over(world, elsewhere, PostgresStore::watch).await;
+    let [(kept, kept_key)] = &hot(&watched, ["kept"]).await;
+    let name = url.rsplit('/').next().unwrap();
+    let sql = format!(
+        "SELECT min(pid), count(*) = 1 FROM pg_stat_activity WHERE datname = '{name}' AND application_name = 'trust-auth watch'"
+    );
+    let listening = || server.psql("postgres", &sql);
+    for round in 0..3 {
+        let before = listening();
+        let begun = Instant::now();
+        let mut number = 0;
+        // Changes go on while it is replaced.
+        while listening() == before || !listening().ends_with('t') {
+            let (_, key) = watched.world.register(&format!("{round} {number}")).await;
+            server.psql(&url, &format!("DELETE FROM trust WHERE name = '{round} {number}'"));
+            watched.gone(&key).await;
+            number += 1;
+            assert!(begun.elapsed() < Duration::from_secs(60), "{before} is not replaced");
+        }
+        assert_eq!(watched.world.cached(kept_key), Some(kept.id));
+    }
+    watched.assert_targeted();
+}
+
 /// As a restore of the table leaves it: found on the connection that listens, without another one.
 #[tokio::test]
 async fn triggers_that_go_while_it_listens_are_missed_and_their_return_invalidates_everything() {

@@ -56,6 +56,29 @@ impl PostgresServer {
             let _ = writeln!(io::stderr(), "LEFT OUT: {test}: {told}");
             return None;
         };
+        let mut server = Self::with_folder(binaries);
+        server.make_cluster();
+        server.start_at_a_free_port();
+        Some(server)
+    }
+
+    /// A replica of this server, with its data. It follows until it is [promoted](Self::promote).
+    pub(crate) fn replica(&self) -> Self {
+        let mut replica = Self::with_folder(self.binaries.clone());
+        let backup = replica
+            .command(replica.binaries.join("pg_basebackup"))
+            .args(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync"])
+            .arg("--pgdata")
+            .arg(replica.folder.join("data"))
+            .args(["--dbname", &self.url("postgres")])
+            .output()
+            .unwrap();
+        assert!(backup.status.success(), "{}", String::from_utf8_lossy(&backup.stderr));
+        replica.start_at_a_free_port();
+        replica
+    }
+
+    fn with_folder(binaries: PathBuf) -> Self {
         let (prefix, owner) = other_user();
         // Where another user may go.
         let parent = if owner.is_some() { PathBuf::from("/tmp") } else { env::temp_dir() };
@@ -67,15 +90,18 @@ impl PostgresServer {
         }
         let mut server = Self { folder, binaries, prefix, port: 0, undertaker: None };
         server.undertaker = Some(server.hire());
-        server.make_cluster();
+        server
+    }
+
+    fn start_at_a_free_port(&mut self) {
         for _ in 0..ATTEMPTS {
             let random = u16::from_le_bytes(Uuid::new_v4().as_bytes()[..2].try_into().unwrap());
-            server.port = PORTS.start + random % (PORTS.end - PORTS.start);
-            if server.try_start() {
-                return Some(server);
+            self.port = PORTS.start + random % (PORTS.end - PORTS.start);
+            if self.try_start() {
+                return;
             }
         }
-        panic!("the server does not start: {}", server.log());
+        panic!("the server does not start: {}", self.log());
     }
 
     /// A new database without a table, and its URL.
@@ -160,6 +186,15 @@ impl PostgresServer {
         self.pg_ctl(&["stop", "--mode=immediate"]);
     }
 
+    /// Lets no new session in, and ends with the last one that is there.
+    pub(crate) fn stop_when_idle(&self) {
+        self.pg_ctl(&["stop", "--mode=smart", "--no-wait"]);
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.pg_ctl_output(&[OsStr::new("status")]).status.success()
+    }
+
     pub(crate) fn start_again(&self) {
         assert!(self.try_start(), "the server does not start again: {}", self.log());
     }
@@ -175,6 +210,11 @@ impl PostgresServer {
     /// Makes a primary of a replica.
     pub(crate) fn promote(&self) {
         self.pg_ctl(&["promote"]);
+    }
+
+    /// A folder that the server may write to.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// What the server has logged.
@@ -234,7 +274,7 @@ impl PostgresServer {
     }
 
     /// A command as the server's user.
-    fn command(&self, program: impl AsRef<OsStr>) -> Command {
+    pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = match self.prefix.split_first() {
             None => Command::new(program),
             Some((first, rest)) => {
@@ -278,7 +318,9 @@ impl Drop for PostgresServer {
 /// Where PostgreSQL's programs are: on the path, or where Debian puts the newest version.
 fn binaries() -> Option<PathBuf> {
     let has_all = |folder: &PathBuf| {
-        ["initdb", "pg_ctl", "pg_dump", "postgres", "psql"].iter().all(|name| folder.join(name).is_file())
+        ["initdb", "pg_basebackup", "pg_ctl", "pg_dump", "postgres", "psql"]
+            .iter()
+            .all(|name| folder.join(name).is_file())
     };
     let path = env::var_os("PATH").unwrap_or_default();
     let on_path = env::split_paths(&path).find(has_all);
@@ -294,7 +336,7 @@ fn version(binaries: &Path) -> Option<u32> {
 }
 
 /// How to run a command as somebody else, and who that is, where this process is root: as root, PostgreSQL refuses to run.
-fn other_user() -> (Vec<OsString>, Option<(u32, u32)>) {
+pub(crate) fn other_user() -> (Vec<OsString>, Option<(u32, u32)>) {
     if fs::metadata("/proc/self").map_or(1, |process| process.uid()) != 0 {
         return (Vec::new(), None);
     }

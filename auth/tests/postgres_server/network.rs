@@ -1,5 +1,8 @@
 //! A network that fails without a word, or holds back what a test wants to be late: no connection is closed, and something does not arrive.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -10,8 +13,19 @@ use super::PostgresServer;
 /// Between client and server: it passes everything on, other than what it is told to keep to itself.
 pub(crate) struct Network {
     port: u16,
+    upstream: Arc<AtomicU16>,
     frozen: watch::Sender<bool>,
     listen: watch::Sender<Listen>,
+    cut: watch::Sender<Option<(&'static str, Cut)>>,
+}
+
+/// When a connection is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// Before the statement gets through: the server never has it.
+    Before,
+    /// After the server has carried it out: only its answer is lost.
+    After,
 }
 
 /// What becomes of a client's `LISTEN`.
@@ -28,29 +42,48 @@ impl Network {
         let port = listener.local_addr().unwrap().port();
         let (frozen, is_frozen) = watch::channel(false);
         let (listen, _) = watch::channel(Listen::Passes);
-        let (upstream, shared) = (server.port(), listen.clone());
+        let (cut, _) = watch::channel(None);
+        let upstream = Arc::new(AtomicU16::new(server.port()));
+        let (shared, port_of, cuts) = (listen.clone(), Arc::clone(&upstream), cut.clone());
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                let (mut is_frozen, listen) = (is_frozen.clone(), shared.clone());
+                let (mut is_frozen, listen, cut) = (is_frozen.clone(), shared.clone(), cuts.clone());
+                let upstream = port_of.load(Ordering::SeqCst);
                 tokio::spawn(async move {
-                    let far = TcpStream::connect(("127.0.0.1", upstream)).await.unwrap();
+                    let Ok(far) = TcpStream::connect(("127.0.0.1", upstream)).await else { return };
                     let ((from_near, mut to_near), (mut from_far, to_far)) =
                         (near.into_split(), far.into_split());
+                    let loses_answer = AtomicBool::new(false);
                     tokio::select! {
-                        () = requests(from_near, to_far, listen) => {}
-                        _ = tokio::io::copy(&mut from_far, &mut to_near) => {}
+                        () = requests(from_near, to_far, listen, cut, &loses_answer) => {}
+                        () = answers(&mut from_far, &mut to_near, &loses_answer) => {}
                         // For good: what was frozen stays so, and only new connections get through again.
                         true = async { is_frozen.wait_for(|frozen| *frozen).await.is_ok() } => std::future::pending().await,
                     }
                 });
             }
         });
-        Self { port, frozen, listen }
+        Self { port, upstream, frozen, listen, cut }
     }
 
     /// The URL of the same database by this way.
     pub(crate) fn url(&self, url: &str, server: &PostgresServer) -> String {
         url.replace(&server.port().to_string(), &self.port.to_string())
+    }
+
+    /// New connections lead to that server from now on; those that are there stay, as after a failover that moved the address.
+    pub(crate) fn move_to(&self, server: &PostgresServer) {
+        self.upstream.store(server.port(), Ordering::SeqCst);
+    }
+
+    /// Cuts the next connection on which a statement with this text is sent.
+    pub(crate) fn cut(&self, statement: &'static str, when: Cut) {
+        self.cut.send_replace(Some((statement, when)));
+    }
+
+    /// Whether that has happened.
+    pub(crate) fn has_cut(&self) -> bool {
+        self.cut.borrow().is_none()
     }
 
     /// Keeps to itself, for good, whatever comes on the connections of now and until [`thaw`](Self::thaw).
@@ -79,7 +112,13 @@ impl Network {
 }
 
 /// Passes on what the client says. A statement as short as `LISTEN` comes in one piece.
-async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, listen: watch::Sender<Listen>) {
+async fn requests(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    listen: watch::Sender<Listen>,
+    cut: watch::Sender<Option<(&'static str, Cut)>>,
+    loses_answer: &AtomicBool,
+) {
     let mut buffer = vec![0; 65_536];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         let said = &buffer[..length];
@@ -90,7 +129,28 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, listen: watch
                 return;
             }
         }
+        let wanted = *cut.borrow();
+        if let Some((statement, when)) = wanted
+            && said.windows(statement.len()).any(|text| text == statement.as_bytes())
+        {
+            if when == Cut::Before {
+                cut.send_replace(None);
+                return;
+            }
+            loses_answer.store(true, Ordering::SeqCst);
+            cut.send_replace(None);
+        }
         if to.write_all(said).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Passes on what the server answers, until an answer is to be lost.
+async fn answers(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, loses_answer: &AtomicBool) {
+    let mut buffer = vec![0; 65_536];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        if loses_answer.load(Ordering::SeqCst) || to.write_all(&buffer[..length]).await.is_err() {
             return;
         }
     }

@@ -38,6 +38,7 @@ fn settings_that_cannot_work_are_refused_with_what_to_do() {
             "--reject-floor and --query-timeout must be at most",
         ),
         (&["--query-timeout", "0s"], &[], "--query-timeout must be longer"),
+        (&["--database-connection-max-age", "0s"], &[], "--database-connection-max-age must be at least"),
         (&["--query-timeout", "11s"], &[], "--query-timeout must be at most --request-timeout"),
         (&["--metrics-on-admin-only", "--admin-listen", "off"], &[], "leaves nobody"),
         (&["--admin-listen", "off"], &[("TRUST_AUTH_METRICS_ON_ADMIN_ONLY", "1")], "leaves nobody"),

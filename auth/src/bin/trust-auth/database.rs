@@ -26,6 +26,8 @@ pub(crate) enum IfMissing {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pool {
     pub(crate) connections: u32,
+    /// On PostgreSQL.
+    pub(crate) max_connection_age: Duration,
     pub(crate) query_timeout: Duration,
 }
 
@@ -51,7 +53,10 @@ impl Database {
             Some(url) => {
                 let mut options = PostgresStore::options(url).create_if_missing(create).migrate(migrate);
                 if let Some(pool) = pool {
-                    options = options.max_connections(pool.connections).query_timeout(pool.query_timeout);
+                    options = options
+                        .max_connections(pool.connections)
+                        .max_connection_age(pool.max_connection_age)
+                        .query_timeout(pool.query_timeout);
                 }
                 Store::from(options.connect().await?)
             }

@@ -63,6 +63,14 @@ impl Store {
         }
     }
 
+    /// Checks that changes by other processes are notified of. SQLite's watcher polls, and needs no check.
+    pub(crate) async fn check_notifications(&self) -> Result<(), StoreError> {
+        match &self.database {
+            Database::Sqlite(_) => Ok(()),
+            Database::Postgres(store) => store.check_notifications().await,
+        }
+    }
+
     /// Where it is, without user and password.
     pub(crate) fn described(&self) -> String {
         match &self.database {

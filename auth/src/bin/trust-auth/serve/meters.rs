@@ -85,6 +85,8 @@ struct Read {
     notifications: Counter,
     listener_connected: Gauge,
     listener_failures: Counter,
+    canaries_heard: Counter,
+    canaries_missed: Counter,
     cache_entries: Gauge,
     log_lines_dropped: Counter,
 }
@@ -230,6 +232,8 @@ impl Read {
             notifications: counter!("trust_auth_notifications_total"),
             listener_connected: gauge!("trust_auth_listener_connected"),
             listener_failures: counter!("trust_auth_listener_failures_total"),
+            canaries_heard: counter!("trust_auth_listener_canaries_total", "outcome" => "heard"),
+            canaries_missed: counter!("trust_auth_listener_canaries_total", "outcome" => "missed"),
             cache_entries: gauge!("trust_auth_cache_entries"),
             log_lines_dropped: counter!("trust_auth_log_lines_dropped_total"),
         }
@@ -253,6 +257,8 @@ impl Read {
         self.notifications.absolute(watch.notifications);
         self.listener_connected.set(f64::from(u8::from(watch.connected)));
         self.listener_failures.absolute(watch.failures);
+        self.canaries_heard.absolute(watch.canaries_heard);
+        self.canaries_missed.absolute(watch.canaries_missed);
         self.cache_entries.set(cache.len() as f64);
     }
 }
@@ -305,6 +311,10 @@ fn describe() {
     describe_counter!(
         "trust_auth_log_lines_dropped_total",
         "Lines of the log that were dropped, because standard error took none"
+    );
+    describe_counter!(
+        "trust_auth_listener_canaries_total",
+        "Notifications sent to that listener as a test, by outcome: heard or missed. PostgreSQL only"
     );
     describe_gauge!("trust_auth_cache_entries", "Keys in the cache");
     describe_gauge!("trust_auth_cache_capacity", "How many keys the cache is made for");

@@ -103,6 +103,13 @@ pub(crate) struct Settings {
     #[arg(long, env = "TRUST_AUTH_EXIT_IF_UNREACHABLE", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub(crate) exit_if_unreachable: bool,
 
+    /// How old a connection to PostgreSQL may become before another one replaces it
+    ///
+    /// It bounds how long an old primary is read after a failover that left the connections to it up.
+    #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_DATABASE_CONNECTION_MAX_AGE", hide_env_values = true, default_value = "2m", value_parser = humantime::parse_duration)]
+    #[serde(serialize_with = "duration")]
+    pub(crate) database_connection_max_age: Duration,
+
     /// How long the database may take over one request, all steps together; then the request is answered with 503
     #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_QUERY_TIMEOUT", hide_env_values = true, default_value = "2s", value_parser = humantime::parse_duration)]
     #[serde(serialize_with = "duration")]
@@ -204,6 +211,9 @@ impl Settings {
                 "--query-timeout must be at most --request-timeout, which would end the request first",
             );
         }
+        if !(LEAST_CONNECTION_AGE..=MAX_TIMEOUT).contains(&self.database_connection_max_age) {
+            return wrong("--database-connection-max-age must be at least 1s, and at most a day");
+        }
         // A refusal takes a whole multiple of the floor, the last one after the deadline.
         if self.reject_floor > self.request_timeout - self.query_timeout {
             return wrong(
@@ -275,7 +285,11 @@ impl Settings {
 
     /// How the database is used.
     pub(crate) fn pool(&self) -> Pool {
-        Pool { connections: self.database_connections, query_timeout: self.query_timeout }
+        Pool {
+            connections: self.database_connections,
+            max_connection_age: self.database_connection_max_age,
+            query_timeout: self.query_timeout,
+        }
     }
 
     /// The limits of the main listener.
@@ -305,6 +319,7 @@ impl Settings {
             reject_floor = ?self.reject_floor,
             database_connections = self.database_connections,
             exit_if_unreachable = self.exit_if_unreachable,
+            database_connection_max_age = ?self.database_connection_max_age,
             query_timeout = ?self.query_timeout,
             request_timeout = ?self.request_timeout,
             header_timeout = ?self.header_timeout,
@@ -316,6 +331,9 @@ impl Settings {
         );
     }
 }
+
+/// Below this, connecting would be most of the work.
+const LEAST_CONNECTION_AGE: Duration = Duration::from_secs(1);
 
 /// Timers count from an instant, which has an end.
 const MAX_TIMEOUT: Duration = Duration::from_hours(24);

@@ -37,7 +37,7 @@ const QUIET: Duration = Duration::from_mins(1);
 ///
 /// # Errors
 ///
-/// What no waiting mends: a wrong URL, a table that does not fit, a file that cannot be used.
+/// What no waiting mends: a wrong URL, a table that does not fit, a file that cannot be used, a pooler that delivers no notifications.
 pub(crate) async fn open(
     url: &Path,
     settings: &Settings,
@@ -49,6 +49,10 @@ pub(crate) async fn open(
     loop {
         let error = match Database::open_with(url, settings.if_missing(), Some(settings.pool())).await {
             Ok(database) => {
+                // A listener to which nothing is delivered would look healthy. Any other failure is the watcher's, which tries again.
+                if let Err(error @ StoreError::Deaf { .. }) = database.store().check_notifications().await {
+                    return Err(error.into());
+                }
                 if waited {
                     tracing::info!("the database is reached: the service is ready to answer");
                 }
@@ -135,6 +139,7 @@ mod tests {
         for error in [
             StoreError::UnsupportedUrl { reason: "no scheme".into() },
             StoreError::Schema { path: "trusts.db".into(), reason: "no column".into() },
+            StoreError::Deaf { server: server() },
             StoreError::NotADatabase { path: "trusts.db".into() },
             StoreError::CannotOpen { path: "trusts.db".into(), reason: "no folder".into() },
             StoreError::Other("a bug".into()),
