@@ -17,6 +17,7 @@ pub(crate) struct Network {
     frozen: watch::Sender<bool>,
     listen: watch::Sender<Listen>,
     cut: watch::Sender<Option<(&'static str, Cut)>>,
+    is_deaf: Arc<AtomicBool>,
 }
 
 /// When a connection is cut.
@@ -44,10 +45,13 @@ impl Network {
         let (listen, _) = watch::channel(Listen::Passes);
         let (cut, _) = watch::channel(None);
         let upstream = Arc::new(AtomicU16::new(server.port()));
+        let is_deaf = Arc::new(AtomicBool::new(false));
         let (shared, port_of, cuts) = (listen.clone(), Arc::clone(&upstream), cut.clone());
+        let deaf = Arc::clone(&is_deaf);
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
                 let (mut is_frozen, listen, cut) = (is_frozen.clone(), shared.clone(), cuts.clone());
+                let is_deaf = Arc::clone(&deaf);
                 let upstream = port_of.load(Ordering::SeqCst);
                 tokio::spawn(async move {
                     let Ok(far) = TcpStream::connect(("127.0.0.1", upstream)).await else { return };
@@ -56,14 +60,14 @@ impl Network {
                     let loses_answer = AtomicBool::new(false);
                     tokio::select! {
                         () = requests(from_near, to_far, listen, cut, &loses_answer) => {}
-                        () = answers(&mut from_far, &mut to_near, &loses_answer) => {}
+                        () = answers(&mut from_far, &mut to_near, &loses_answer, &is_deaf) => {}
                         // For good: what was frozen stays so, and only new connections get through again.
                         true = async { is_frozen.wait_for(|frozen| *frozen).await.is_ok() } => std::future::pending().await,
                     }
                 });
             }
         });
-        Self { port, upstream, frozen, listen, cut }
+        Self { port, upstream, frozen, listen, cut, is_deaf }
     }
 
     /// The URL of the same database by this way.
@@ -84,6 +88,11 @@ impl Network {
     /// Whether that has happened.
     pub(crate) fn has_cut(&self) -> bool {
         self.cut.borrow().is_none()
+    }
+
+    /// Delivers no notification from now on, as a pooler that shares connections does, or delivers them again.
+    pub(crate) fn deafen(&self, is_deaf: bool) {
+        self.is_deaf.store(is_deaf, Ordering::SeqCst);
     }
 
     /// Keeps to itself, for good, whatever comes on the connections of now and until [`thaw`](Self::thaw).
@@ -146,10 +155,19 @@ async fn requests(
     }
 }
 
-/// Passes on what the server answers, until an answer is to be lost.
-async fn answers(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, loses_answer: &AtomicBool) {
+/// Passes on what the server answers, until an answer is to be lost. What an idle session is notified of comes in a piece of its
+/// own, which begins with an `A`.
+async fn answers(
+    from: &mut OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
+    loses_answer: &AtomicBool,
+    is_deaf: &AtomicBool,
+) {
     let mut buffer = vec![0; 65_536];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        if is_deaf.load(Ordering::SeqCst) && buffer[0] == b'A' {
+            continue;
+        }
         if loses_answer.load(Ordering::SeqCst) || to.write_all(&buffer[..length]).await.is_err() {
             return;
         }
