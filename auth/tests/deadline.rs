@@ -1,5 +1,5 @@
-//! The deadline: what the store may take over one request, all steps together. On a clock that stands still unless everybody waits, so that
-//! times are exact up to the runtime's millisecond.
+//! The deadline: what the store may take over one request, all steps together. On a clock that
+//! stands still unless everybody waits, so that times are exact up to the runtime's millisecond.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

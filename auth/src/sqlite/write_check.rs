@@ -8,9 +8,10 @@ use crate::StoreError;
 impl SqliteStore {
     /// Commits one page of the file as it was.
     ///
-    /// `Ok` proves what a change needs: the write lock, a connection that can begin and commit, and room for a page. A larger change may still
-    /// find no room. For a service whose last change failed, and that wants to know whether the next one would.
-    /// Watchers of the file see a commit, and read it again.
+    /// `Ok` proves what a change needs: the write lock, a connection that can begin and commit, and
+    /// room for a page. A larger change may still find no room. For a service whose last change
+    /// failed, and that wants to know whether the next one would. Watchers of the file see a
+    /// commit, and read it again.
     ///
     /// # Errors
     ///

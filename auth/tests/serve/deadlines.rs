@@ -1,4 +1,5 @@
-//! Deadlines: how long a request may take in all, whatever the database does, and for whom the answer is.
+//! Deadlines: how long a request may take in all, whatever the database does, and for whom the
+//! answer is.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,8 @@ use crate::load::{Keys, Load, assert_answered};
 use crate::postgres_server::PostgresServer;
 use crate::server::Server;
 
-/// Less than two limits of 4 s, and long beside what a loaded machine adds to one: where each step has its own limit, a request takes two.
+/// Less than two limits of 4 s, and long beside what a loaded machine adds to one: where each step
+/// has its own limit, a request takes two.
 const LATEST: Duration = Duration::from_millis(6_500);
 
 /// A request that comes during a scan waits for its rest, and then for the whole of the next.

@@ -55,7 +55,8 @@ async fn changes_that_fail_are_named_while_requests_are_answered_and_until_one_c
     server.stop().await;
 }
 
-/// A table whose rows take as long to read as the table `pace` says, each; what is not there is found at once.
+/// A table whose rows take as long to read as the table `pace` says, each; what is not there is
+/// found at once.
 fn slow_down(database: &PostgresServer, url: &str) {
     database.psql(
         url,

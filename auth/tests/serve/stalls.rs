@@ -1,4 +1,5 @@
-//! Nothing outside stalls the service: those who read its output may stop reading, and it goes on answering and ends when it is told to.
+//! Nothing outside stalls the service: those who read its output may stop reading, and it goes on
+//! answering and ends when it is told to.
 #![cfg(target_os = "linux")]
 
 use std::fs::OpenOptions;
@@ -16,7 +17,8 @@ use crate::server::{PATIENCE, Server, command, in_folder};
 
 const O_NONBLOCK: i32 = 0o4000;
 
-/// A service whose standard output and error are what the test wants them to be. Dropped, it is killed.
+/// A service whose standard output and error are what the test wants them to be. Dropped, it is
+/// killed.
 struct Piped {
     child: Child,
     main: SocketAddr,
@@ -70,7 +72,8 @@ impl Drop for Piped {
     }
 }
 
-/// Leaves the pipe without room. It is opened a second time, so that not to block is a matter of this description alone.
+/// Leaves the pipe without room. It is opened a second time, so that not to block is a matter of
+/// this description alone.
 fn fill(pipe: &PipeWriter) {
     let path = format!("/proc/self/fd/{}", pipe.as_raw_fd());
     let mut pipe = OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(path).unwrap();
@@ -163,7 +166,8 @@ async fn a_failure_to_start_ends_the_service_although_nobody_reads_what_it_says(
 /// Where the name server of [`whose_resolver_hangs`] is. It takes questions and answers none.
 const NAME_SERVER: &str = "127.0.0.54:53";
 
-/// The tool, for which every look-up of a name takes minutes: a file system of its own has another `resolv.conf`.
+/// The tool, for which every look-up of a name takes minutes: a file system of its own has another
+/// `resolv.conf`.
 fn whose_resolver_hangs(folder: &Path) -> Command {
     let settings = "nameserver 127.0.0.54\noptions timeout:30 attempts:5\n";
     std::fs::write(folder.join("resolv.conf"), settings).unwrap();
@@ -173,7 +177,8 @@ fn whose_resolver_hangs(folder: &Path) -> Command {
     in_folder(command, folder)
 }
 
-/// The look-up is on a thread of the runtime, which cannot be stopped, and which the end must not wait for.
+/// The look-up is on a thread of the runtime, which cannot be stopped, and which the end must not
+/// wait for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resolver_that_hangs_holds_up_neither_the_probes_nor_the_end() {
     let name_server = UdpSocket::bind(NAME_SERVER);

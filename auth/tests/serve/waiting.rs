@@ -1,4 +1,5 @@
-//! The start before the database: the service listens, is alive and not ready, and is there when the database is.
+//! The start before the database: the service listens, is alive and not ready, and is there when
+//! the database is.
 
 use serde_json::{Value, json};
 

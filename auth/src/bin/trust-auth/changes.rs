@@ -1,6 +1,7 @@
 //! [`Changes`]: whether the last change of a trust reached the database.
 //!
-//! Requests are answered by reads. A service whose every change fails looks healthy by them, while a key that should be revoked is granted.
+//! Requests are answered by reads. A service whose every change fails looks healthy by them, while
+//! a key that should be revoked is granted.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

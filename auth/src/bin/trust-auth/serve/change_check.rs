@@ -1,5 +1,5 @@
-//! While changes of the trusts fail: tries now and then whether one could be made, so that the service notices its recovery
-//! where no client asks for a change.
+//! While changes of the trusts fail: tries now and then whether one could be made, so that the
+//! service notices its recovery where no client asks for a change.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,8 +1,9 @@
 //! [`Health`]: what is wrong with the service although it answers requests as it should.
 //!
-//! Each such impairment has a word in `/readyz`'s list `degraded`, a gauge in `/metrics` and an alert rule in `docs/operating.md`. The three come
-//! from one entry, so that none of them is forgotten. An impairment never takes the service out of a balancer: where every process
-//! has it, nobody could authenticate.
+//! Each such impairment has a word in `/readyz`'s list `degraded`, a gauge in `/metrics` and an
+//! alert rule in `docs/operating.md`. The three come from one entry, so that none of them is
+//! forgotten. An impairment never takes the service out of a balancer: where every process has it,
+//! nobody could authenticate.
 
 use metrics::{Gauge, describe_gauge, gauge};
 use metrics_exporter_prometheus::PrometheusRecorder;
@@ -22,9 +23,11 @@ struct Impairment {
 }
 
 impl Health {
-    /// Adds an impairment. `is_there` is called for each probe and each look at the metrics, and must not block.
+    /// Adds an impairment. `is_there` is called for each probe and each look at the metrics, and
+    /// must not block.
     ///
-    /// `word` names it in `/readyz`, `gauge` is 1 in `/metrics` while it is there, and `meaning` explains the gauge.
+    /// `word` names it in `/readyz`, `gauge` is 1 in `/metrics` while it is there, and `meaning`
+    /// explains the gauge.
     pub(crate) fn degraded_if(
         mut self,
         word: &'static str,

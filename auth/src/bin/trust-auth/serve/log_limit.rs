@@ -1,4 +1,5 @@
-//! [`LogLimit`]: lets a line through now and then, for what requests or retries set off again and again.
+//! [`LogLimit`]: lets a line through now and then, for what requests or retries set off again and
+//! again.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};

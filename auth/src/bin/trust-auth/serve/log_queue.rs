@@ -1,10 +1,12 @@
 //! [`LogQueue`]: lines of the log on their way to standard error, which a thread of its own writes.
 //!
-//! Standard error is somebody else's: a pipe whose reader has stopped takes nothing more, and whoever writes to it then waits without end. No
-//! worker of the runtime may, so a line for which the queue has no room is dropped and counted.
+//! Standard error is somebody else's: a pipe whose reader has stopped takes nothing more, and
+//! whoever writes to it then waits without end. No worker of the runtime may, so a line for which
+//! the queue has no room is dropped and counted.
 //!
-//! `tracing-appender`'s non-blocking writer is not used: when its queue is full at the end, its guard writes to standard output, which
-//! may be as full, and which `--json` promises to a single line.
+//! `tracing-appender`'s non-blocking writer is not used: when its queue is full at the end, its
+//! guard writes to standard output, which may be as full, and which `--json` promises to a single
+//! line.
 
 use std::io::{self, Write};
 use std::sync::Arc;

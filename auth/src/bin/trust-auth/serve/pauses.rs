@@ -1,8 +1,10 @@
-//! [`Pauses`]: how long to wait before the next try, so that what fails is not tried without end at once.
+//! [`Pauses`]: how long to wait before the next try, so that what fails is not tried without end at
+//! once.
 
 use std::time::Duration;
 
-/// Pauses that double, each shortened at random by up to a half: processes that began together do not try together.
+/// Pauses that double, each shortened at random by up to a half: processes that began together do
+/// not try together.
 pub(crate) struct Pauses {
     first: Duration,
     longest: Duration,

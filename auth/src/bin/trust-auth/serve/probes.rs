@@ -1,4 +1,5 @@
-//! [`Probes`]: `/healthz`, whether the process answers, and `/readyz`, whether it should be sent requests.
+//! [`Probes`]: `/healthz`, whether the process answers, and `/readyz`, whether it should be sent
+//! requests.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -42,7 +43,8 @@ pub(crate) struct Readiness {
     /// `ok`, `pending`, or the kind of the failure of the last scan.
     scan: &'static str,
     draining: bool,
-    /// What is wrong although requests are answered as they should be: a word for each, see [`Health`].
+    /// What is wrong although requests are answered as they should be: a word for each, see
+    /// [`Health`].
     pub(crate) degraded: Vec<&'static str>,
 }
 

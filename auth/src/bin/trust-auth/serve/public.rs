@@ -41,7 +41,7 @@ async fn readyz(State(probes): State<Arc<Probes>>, uri: Uri) -> Response<Body> {
     let mut parameters = uri.query().unwrap_or_default().split('&');
     let strict = parameters.any(|parameter| parameter.split('=').next() == Some("strict"));
     let readiness = probes.readiness().await;
-    let good = readiness.ready && !(strict && !readiness.degraded.is_empty());
+    let good = readiness.ready && (!strict || readiness.degraded.is_empty());
     let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, NO_STORE, Json(readiness)).into_response()
 }

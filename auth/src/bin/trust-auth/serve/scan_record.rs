@@ -1,7 +1,7 @@
 //! [`ScanRecord`]: how the last scan of all trusts ended, and what an operator should know of it.
 //!
-//! A scan is how a key that is not cached is verified. One that can never end within its limit leaves the probes green, since these read one row,
-//! and every such key refused.
+//! A scan is how a key that is not cached is verified. One that can never end within its limit
+//! leaves the probes green, since these read one row, and every such key refused.
 
 use std::time::Duration;
 
@@ -15,8 +15,9 @@ use super::walks::Walks;
 /// Between two lines about the same thing.
 const QUIET: Duration = Duration::from_mins(1);
 
-/// Before the service scans by itself because the last scan failed. The longest keeps the database's load low where every scan runs into its
-/// limit: with one of 2 s, an eighth of the time.
+/// Before the service scans by itself because the last scan failed. The longest keeps the
+/// database's load low where every scan runs into its limit: with one of 2 s, an eighth of the
+/// time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
@@ -48,7 +49,8 @@ impl ScanRecord {
         }
     }
 
-    /// The word for the probe: `ok`, `pending` if none has ended yet, or the kind of the last one's failure.
+    /// The word for the probe: `ok`, `pending` if none has ended yet, or the kind of the last one's
+    /// failure.
     pub(crate) fn word(&self) -> &'static str {
         match *self.last.borrow() {
             Last::None => "pending",
@@ -57,8 +59,8 @@ impl ScanRecord {
         }
     }
 
-    /// Whether the last scan failed in a way that the next one will meet again. A database that is unreachable for a moment is another
-    /// matter, which the probe sees for itself.
+    /// Whether the last scan failed in a way that the next one will meet again. A database that is
+    /// unreachable for a moment is another matter, which the probe sees for itself.
     pub(crate) fn cannot_end(&self) -> bool {
         match *self.last.borrow() {
             Last::None | Last::Rows(_) => false,
@@ -113,12 +115,13 @@ impl ScanRecord {
         }
     }
 
-    /// Runs a scan now, and one after a pause whenever the last one has failed, so that the service knows how it is without a request
-    /// that tells it.
+    /// Runs a scan now, and one after a pause whenever the last one has failed, so that the service
+    /// knows how it is without a request that tells it.
     pub(crate) async fn keep_trying(&self, authenticator: Authenticator<Walks>) {
         let mut last = self.last.subscribe();
         let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
-        // Its outcome is recorded where all are, and "too many wait for a scan" means that one is under way.
+        // Its outcome is recorded where all are, and "too many wait for a scan" means that one is
+        // under way.
         let _ = authenticator.scan().await;
         while last.wait_for(|last| matches!(last, Last::Failed(_))).await.is_ok() {
             tokio::time::sleep(pauses.next()).await;

@@ -1,7 +1,7 @@
 //! The service before its database is open: it listens, is alive and not ready, and tries again.
 //!
-//! A service that ended instead would be started again and again by its supervisor, which gives up at some point, and the two would then
-//! have to be brought back in the right order by hand.
+//! A service that ended instead would be started again and again by its supervisor, which gives up
+//! at some point, and the two would then have to be brought back in the right order by hand.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -32,8 +32,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Between two lines of the log.
 const QUIET: Duration = Duration::from_mins(1);
 
-/// Opens the database. One that cannot be reached now may be reached later, and is waited for, unless the settings say otherwise; `waits` is
-/// told why, each time.
+/// Opens the database. One that cannot be reached now may be reached later, and is waited for,
+/// unless the settings say otherwise; `waits` is told why, each time.
 ///
 /// # Errors
 ///
@@ -108,7 +108,8 @@ async fn verify(State(waiting): State<Arc<Waiting>>) -> Response<Body> {
     waiting.key_header.refusal(&AuthError::Unavailable(StoreError::Unreachable))
 }
 
-/// Everything below `/admin`, on the admin listener: the same for each client, so that none learns anything.
+/// Everything below `/admin`, on the admin listener: the same for each client, so that none learns
+/// anything.
 pub(crate) fn admin_routes() -> Router {
     let unavailable = async || {
         let error = serde_json::json!({
