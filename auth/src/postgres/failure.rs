@@ -6,6 +6,7 @@
 use sqlx::postgres::PgDatabaseError;
 
 use super::location::Location;
+use super::password::Found;
 use crate::StoreError;
 
 /// What failed, without any value.
@@ -78,15 +79,18 @@ pub(super) fn failed(error: &sqlx::Error, location: &Location, after: std::time:
 }
 
 /// The diagnosis of an attempt to connect that failed.
-pub(super) fn connect_failed(error: &sqlx::Error, location: &Location) -> StoreError {
+pub(super) fn connect_failed(error: &sqlx::Error, location: &Location, found: &Found) -> StoreError {
     let reason = match (error, code(error).unwrap_or_default()) {
         (sqlx::Error::Io(error), _) => format!("{error}; check the address, and that it runs"),
         (sqlx::Error::PoolTimedOut, _) => {
             "it accepted no connection in time; check the address, and that it runs".into()
         }
-        (sqlx::Error::Tls(error), _) => format!("{error}; check its certificate, and `sslmode`"),
         (sqlx::Error::Configuration(_), _) => {
-            "its certificate or key file cannot be read; check `sslrootcert`, `sslcert` and `sslkey`".into()
+            "the user or the password has characters that a login cannot have; change them".into()
+        }
+        (_, "28P01") if found.password.is_none() => {
+            let hint = found.hint.map_or(String::new(), |hint| format!(" ({hint})"));
+            format!("it asks for a password, and there is none{hint}; give one")
         }
         (_, "28P01") => "it refused the password; check user and password".into(),
         (_, "28000") => "it refused the login; check the user, and its pg_hba.conf".into(),
@@ -128,7 +132,8 @@ fn database(error: &sqlx::Error) -> Option<&PgDatabaseError> {
     error.as_database_error()?.try_downcast_ref()
 }
 
-fn code(error: &sqlx::Error) -> Option<&str> {
+/// The SQLSTATE, if the server sent one.
+pub(super) fn code(error: &sqlx::Error) -> Option<&str> {
     database(error).map(PgDatabaseError::code)
 }
 

@@ -1,89 +1,342 @@
-//! Which server and database a URL means. The driver logs parameters that it does not know, with their values, so none of
-//! those reach it; what is shown of a URL has neither user nor password.
+//! [`Location`]: which servers and which database a connection string means, as libpq means it.
+//!
+//! A value comes from the connection string, or else from its service, the environment, or a default.
+//! What is shown of a location has neither user nor password.
 
-use std::fmt;
-use std::str::FromStr;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{env, fmt};
 
-use sqlx::ConnectOptions;
-use sqlx::postgres::PgConnectOptions;
-
+use super::connection_string::{self, Pairs, unsupported};
+use super::parameters::{self, PARAMETERS};
+use super::service_file;
 use crate::StoreError;
 
-/// The parameters of a URL that mean to the driver what they mean to libpq.
-const PARAMETERS: [&str; 13] = [
-    "application_name",
-    "dbname",
-    "host",
-    "hostaddr",
-    "options",
-    "password",
-    "port",
-    "sslcert",
-    "sslkey",
-    "sslmode",
-    "sslrootcert",
-    "target_session_attrs",
-    "user",
-];
+const DEFAULT_PORT: u16 = 5432;
 
-/// How to reach a database, and how to name it.
+/// Where libpq as Debian, Homebrew and upstream build it looks for the server's socket.
+const SOCKET_FOLDERS: [&str; 3] = ["/var/run/postgresql", "/private/tmp", "/tmp"];
+
+/// The parameters of a connection string, resolved.
 #[derive(Clone)]
 pub(super) struct Location {
-    pub(super) options: PgConnectOptions,
+    /// In the order of trial. There is one at least.
+    pub(super) hosts: Vec<Host>,
+    pub(super) user: String,
+    pub(super) database: String,
+    /// The password of the connection string, the service or `PGPASSWORD`.
+    pub(super) password: Option<String>,
+    /// Whether the connection string itself has a password.
+    pub(super) has_own_password: bool,
+    /// The file of passwords that is read where there is no password.
+    pub(super) passfile: Option<PathBuf>,
+    pub(super) application_name: String,
+    /// Settings for the session, as a command line of the server.
+    pub(super) session_options: Option<String>,
+    /// The limit for each host. Zero: none.
+    pub(super) connect_timeout: Option<Duration>,
+    pub(super) tls: TlsSettings,
     /// `postgres://host:port/database`.
     shown: String,
 }
 
+/// A server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Host {
+    /// The name, the address, or the folder of the socket; empty where only `hostaddr` is given.
+    pub(super) name: String,
+    /// The address, which spares looking the name up.
+    pub(super) address: Option<IpAddr>,
+    pub(super) port: u16,
+}
+
+impl Host {
+    /// Whether the server is reached by a socket of this machine.
+    pub(super) fn is_socket(&self) -> bool {
+        self.address.is_none() && self.name.starts_with(['/', '@'])
+    }
+}
+
+/// How far TLS is asked for and checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SslMode {
+    Disable,
+    Allow,
+    Prefer,
+    Require,
+    VerifyCa,
+    VerifyFull,
+}
+
+/// Which certificate authorities the server's certificate must come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Roots {
+    System,
+    File(PathBuf),
+    /// A file that need not exist: without it, only the `verify` modes fail.
+    DefaultFile(PathBuf),
+    /// There is no home folder, so there is no default file.
+    Nowhere,
+}
+
+/// The TLS parameters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TlsSettings {
+    pub(super) mode: SslMode,
+    pub(super) roots: Roots,
+    /// The client's certificate. As for libpq, a file that does not exist is left out.
+    pub(super) certificate: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
+}
+
+/// What libpq takes from the process.
+pub(super) struct Environment {
+    /// The variables whose names begin with `PG`.
+    variables: BTreeMap<String, String>,
+    home: Option<PathBuf>,
+    /// The name of the operating system's user, if that has one.
+    user: Option<String>,
+}
+
+impl Environment {
+    fn of_this_process() -> Result<Self, StoreError> {
+        let mut variables = BTreeMap::new();
+        for (name, value) in env::vars_os() {
+            let Some(name) = name.to_str().filter(|name| name.starts_with("PG")) else { continue };
+            let Some(value) = value.to_str() else {
+                return Err(unsupported(&format!("the variable `{name}` is no UTF-8; unset it")));
+            };
+            variables.insert(name.to_owned(), value.to_owned());
+        }
+        // Not `USER`: libpq asks the system for the name of the effective user, too.
+        Ok(Self { variables, home: env::home_dir(), user: whoami::username().ok() })
+    }
+
+    fn variable(&self, name: &str) -> Option<String> {
+        self.variables.get(name).cloned()
+    }
+
+    fn in_home(&self, file: &str) -> Option<PathBuf> {
+        self.home.as_ref().map(|home| home.join(file))
+    }
+}
+
+/// The values of the parameters.
+#[derive(Default)]
+struct Values {
+    /// Each with the words that name its origin.
+    given: BTreeMap<&'static str, (String, String)>,
+    /// `options[name]=value`, which the driver takes in a URL, and libpq does not.
+    settings: Vec<String>,
+}
+
+impl Values {
+    fn read(text: &str, environment: &Environment) -> Result<Self, StoreError> {
+        let mut values = Self::default();
+        // In a URL, as for libpq, the last value of a name holds.
+        values
+            .add(connection_string::parse(text)?.into_iter().rev().collect(), |name| format!("`{name}`"))?;
+        let service = values.text("service").map(str::to_owned).or_else(|| environment.variable("PGSERVICE"));
+        if let Some(service) = service {
+            let pairs =
+                service_file::load(&service, |name| environment.variable(name), environment.home.as_deref())?;
+            values.add(pairs, |name| format!("`{name}` in the service file"))?;
+        }
+        for parameter in PARAMETERS {
+            let Some(variable) = parameter.variable else { continue };
+            if let Some(value) = environment.variable(variable) {
+                values.add(vec![(parameter.name.into(), value)], |_| format!("the variable `{variable}`"))?;
+            }
+        }
+        if environment.variable("PGREQUIRESSL").is_some_and(|value| value == "1") {
+            values
+                .add(vec![("sslmode".into(), "require".into())], |_| "the variable `PGREQUIRESSL`".into())?;
+        }
+        Ok(values)
+    }
+
+    /// Adds values of parameters that have none yet.
+    fn add(&mut self, pairs: Pairs, origin: impl Fn(&str) -> String) -> Result<(), StoreError> {
+        for (name, value) in pairs {
+            if let Some(setting) = name.strip_prefix("options[").and_then(|name| name.strip_suffix(']')) {
+                let value = value.replace('\\', r"\\").replace(' ', r"\ ");
+                self.settings.insert(0, format!("-c {setting}={value}"));
+                continue;
+            }
+            let Some(parameter) = parameters::find(&name) else {
+                // The name is not repeated: after an unencoded `?` it is a part of the password.
+                return Err(unsupported(
+                    "it has a parameter that is not understood; leave it out. \"Reaching PostgreSQL\" in \
+                     docs/operating.md lists the parameters",
+                ));
+            };
+            if self.given.contains_key(parameter.name) {
+                continue;
+            }
+            let origin = origin(parameter.name);
+            if let Some(advice) = parameters::refusal(parameter, &value) {
+                return Err(unsupported(&format!("{origin} has a value that is not supported: {advice}")));
+            }
+            self.given.insert(parameter.name, (value, origin));
+        }
+        Ok(())
+    }
+
+    fn session_options(&self, environment: &Environment) -> Result<Option<String>, StoreError> {
+        let options = self.text("options").into_iter().chain(self.settings.iter().map(String::as_str));
+        let options = options.collect::<Vec<_>>().join(" ");
+        // The driver reads the variable in any case.
+        let variable = environment.variable("PGOPTIONS").unwrap_or_default();
+        match options.strip_prefix(&variable) {
+            Some(options) => Ok(Some(options.trim().to_owned()).filter(|options| !options.is_empty())),
+            None => Err(unsupported(
+                "`options` and the variable `PGOPTIONS` give different settings; give the settings in one of them",
+            )),
+        }
+    }
+
+    /// The value of a parameter; `None` for an empty one, which means the default.
+    fn text(&self, name: &str) -> Option<&str> {
+        self.given.get(name).map(|(value, _)| value.as_str()).filter(|value| !value.is_empty())
+    }
+
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        self.text(name).map(PathBuf::from)
+    }
+
+    /// Says that the value of a parameter cannot be used, and what to do.
+    fn wrong(&self, name: &str, advice: &str) -> StoreError {
+        let origin = self.given.get(name).map_or_else(|| format!("`{name}`"), |(_, origin)| origin.clone());
+        unsupported(&format!("{origin} cannot be used: {advice}"))
+    }
+
+    fn list(&self, name: &str) -> Vec<&str> {
+        self.text(name).map(|list| list.split(',').collect()).unwrap_or_default()
+    }
+
+    fn hosts(&self) -> Result<Vec<Host>, StoreError> {
+        let (names, addresses, ports) = (self.list("host"), self.list("hostaddr"), self.list("port"));
+        let count = names.len().max(addresses.len()).max(1);
+        if !names.is_empty() && !addresses.is_empty() && names.len() != addresses.len() {
+            return Err(self.wrong("hostaddr", "give one address for each host"));
+        }
+        if ports.len() > 1 && ports.len() != count {
+            return Err(self.wrong("port", "give one port, or one for each host"));
+        }
+        let host = |index: usize| {
+            let address = match addresses.get(index).copied().unwrap_or_default() {
+                "" => None,
+                address => Some(address.parse().map_err(|_| self.wrong("hostaddr", "give an IP address"))?),
+            };
+            let port = match ports.get(index).or(ports.first()).map(|port| port.trim()) {
+                None | Some("") => DEFAULT_PORT,
+                Some(port) => match port.parse() {
+                    Ok(port) if port > 0 => port,
+                    _ => return Err(self.wrong("port", "give a number from 1 to 65535")),
+                },
+            };
+            let name = match (names.get(index).copied().unwrap_or_default(), address) {
+                ("", None) => default_socket_folder(port),
+                (name, _) => name.to_owned(),
+            };
+            Ok(Host { name, address, port })
+        };
+        (0..count).map(host).collect()
+    }
+
+    fn tls(&self, environment: &Environment) -> Result<TlsSettings, StoreError> {
+        let system = self.text("sslrootcert") == Some("system");
+        let mode = match self.given.get("sslmode").map(|(mode, _)| mode.as_str()) {
+            None if system => SslMode::VerifyFull,
+            None => SslMode::Prefer,
+            Some("disable") => SslMode::Disable,
+            Some("allow") => SslMode::Allow,
+            Some("prefer") => SslMode::Prefer,
+            Some("require") => SslMode::Require,
+            Some("verify-ca") => SslMode::VerifyCa,
+            Some("verify-full") => SslMode::VerifyFull,
+            Some(_) => {
+                return Err(
+                    self.wrong("sslmode", "give disable, allow, prefer, require, verify-ca or verify-full")
+                );
+            }
+        };
+        if system && mode != SslMode::VerifyFull {
+            return Err(self.wrong("sslmode", "with `sslrootcert=system` it must be verify-full"));
+        }
+        let roots = match self.path("sslrootcert") {
+            _ if system => Roots::System,
+            Some(file) => Roots::File(file),
+            None => environment.in_home(".postgresql/root.crt").map_or(Roots::Nowhere, Roots::DefaultFile),
+        };
+        let certificate = self.path("sslcert").or_else(|| environment.in_home(".postgresql/postgresql.crt"));
+        let key = self.path("sslkey").or_else(|| environment.in_home(".postgresql/postgresql.key"));
+        Ok(TlsSettings { mode, roots, certificate, key })
+    }
+
+    fn connect_timeout(&self) -> Result<Option<Duration>, StoreError> {
+        let Some(seconds) = self.text("connect_timeout") else { return Ok(None) };
+        let seconds: i32 = seconds
+            .trim()
+            .parse()
+            .map_err(|_| self.wrong("connect_timeout", "give a whole number of seconds"))?;
+        // libpq takes nothing below two seconds, and no limit for zero and less.
+        Ok(Some(Duration::from_secs(match u64::try_from(seconds) {
+            Ok(seconds) if seconds > 0 => seconds.max(2),
+            _ => 0,
+        })))
+    }
+}
+
 impl Location {
-    /// Reads a URL of the scheme `postgres` or `postgresql`. What it leaves out comes from the environment, as for libpq: `PGHOST`,
-    /// `PGUSER`, `PGPASSWORD`, the password file and so on.
-    pub(super) fn parse(url: &str) -> Result<Self, StoreError> {
-        let Some((scheme, rest)) = url.split_once(':') else {
-            return Err(unsupported("it is no URL; give one such as `postgres://user@host/database`"));
-        };
-        if !matches!(scheme, "postgres" | "postgresql") {
-            return Err(unsupported(
-                "it has another scheme than `postgres:`; give a URL such as `postgres://user@host/database`",
+    /// Reads a connection string and the environment.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::UnsupportedUrl`] names the parameter or the variable, and does not repeat its
+    /// value.
+    pub(super) fn parse(text: &str) -> Result<Self, StoreError> {
+        Self::resolve(text, &Environment::of_this_process()?)
+    }
+
+    fn resolve(text: &str, environment: &Environment) -> Result<Self, StoreError> {
+        let values = Values::read(text, environment)?;
+        let hosts = values.hosts()?;
+        let tls = values.tls(environment)?;
+        if tls.mode == SslMode::VerifyFull && hosts.iter().any(|host| host.name.is_empty()) {
+            return Err(values.wrong(
+                "hostaddr",
+                "`sslmode=verify-full` compares the certificate with the server's name; give `host`, too",
             ));
         }
-        if rest.contains('\0') || rest.contains("%00") {
-            return Err(unsupported("it contains a NUL character; leave it out"));
-        }
-        let (address, parameters) = rest.split_once('?').unwrap_or((rest, ""));
-        let host = address.rsplit_once('@').map_or(address, |(_, host)| host);
-        // The driver would take for the database's name, which is shown, what follows a `/` in a password, or all of a URL
-        // without `//`; and for the end of the URL what follows a `#`.
-        let path = match address.strip_prefix("//") {
-            Some(rest) => rest.split_once('/').map_or("", |(_, path)| path),
-            None => address,
+        let user = match (values.text("user"), &environment.user) {
+            (Some(user), _) => user.to_owned(),
+            (None, Some(user)) => user.clone(),
+            (None, None) => {
+                return Err(unsupported(
+                    "it has no user, and the operating system has no name for the user of this process; give \
+                     the user",
+                ));
+            }
         };
-        if address.contains('#') || path.contains(['@', ':']) {
-            return Err(unsupported(
-                "its `//` is missing, or a character is not encoded; encode `@`, `:`, `/`, `?`, `#` and `%` in user, \
-                 password and database with `%`",
-            ));
-        }
-        if host.contains(',') {
-            return Err(unsupported("it names several servers; give the one that is the primary"));
-        }
-        let parameters = parameters.split('&').filter(|parameter| !parameter.is_empty());
-        let kept: Result<Vec<&str>, StoreError> =
-            parameters.filter_map(|parameter| checked(parameter).transpose()).collect();
-        let options = PgConnectOptions::from_str(&format!("postgres:{address}?{}", kept?.join("&")))
-            .map_err(|_| {
-                unsupported(
-                    "it is not a valid URL; encode `@`, `/`, `?`, `#` and `%` in user and password with `%`, and \
-                     check the values of its parameters",
-                )
-            })?
-            // A slow statement is logged with its text by the driver, and nobody asked for it.
-            .disable_statement_logging();
-        let options = match options.get_application_name() {
-            Some(_) => options,
-            None => options.application_name("trust-auth"),
-        };
-        let shown = shown(&options);
-        Ok(Self { options, shown })
+        let database = values.text("dbname").unwrap_or(&user).to_owned();
+        let name = values.text("application_name").or(values.text("fallback_application_name"));
+        let shown = shown(&hosts, &database);
+        Ok(Self {
+            hosts,
+            database,
+            password: values.text("password").map(str::to_owned),
+            has_own_password: values.given.get("password").is_some_and(|(_, origin)| origin == "`password`"),
+            passfile: values.path("passfile").or_else(|| environment.in_home(".pgpass")),
+            application_name: name.unwrap_or("trust-auth").to_owned(),
+            session_options: values.session_options(environment)?,
+            connect_timeout: values.connect_timeout()?,
+            tls,
+            user,
+            shown,
+        })
     }
 }
 
@@ -93,48 +346,28 @@ impl fmt::Display for Location {
     }
 }
 
-/// The driver's options hold the password, and show it.
+/// The location holds the password.
 impl fmt::Debug for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Location").field(&self.shown).finish()
     }
 }
 
-/// A parameter for the driver; `None` for one that only says what is done anyway.
-fn checked(parameter: &str) -> Result<Option<&str>, StoreError> {
-    let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-    if name == "target_session_attrs" {
-        return match value {
-            "primary" | "read-write" => Ok(None),
-            _ => Err(unsupported(
-                "trusts are read from the primary alone, since a replica shows revocations late; leave out \
-                 `target_session_attrs`",
-            )),
-        };
-    }
-    let is_option = name.starts_with("options[") || name.to_ascii_lowercase().starts_with("options%5b");
-    if is_option || PARAMETERS.contains(&name) {
-        Ok(Some(parameter))
-    } else {
-        // It is not repeated: in a URL with an unencoded `?` it is a part of the password.
-        Err(unsupported(&format!(
-            "it has a parameter that is not understood; leave it out. These are: {}",
-            PARAMETERS.join(", ")
-        )))
-    }
+/// Returns the first folder with a socket for this port, or else with room for one.
+fn default_socket_folder(port: u16) -> String {
+    let has_socket = |folder: &&str| Path::new(folder).join(format!(".s.PGSQL.{port}")).exists();
+    let mut folders = SOCKET_FOLDERS.into_iter();
+    let found =
+        folders.clone().find(has_socket).or_else(|| folders.find(|folder| Path::new(folder).exists()));
+    found.unwrap_or("/tmp").to_owned()
 }
 
-fn shown(options: &PgConnectOptions) -> String {
-    let database = options.get_database().unwrap_or_else(|| options.get_username());
-    let host = match options.get_socket() {
-        Some(folder) => folder.display().to_string(),
-        None => options.get_host().to_owned(),
-    };
-    format!("postgres://{host}:{}/{database}", options.get_port())
-}
-
-fn unsupported(reason: &str) -> StoreError {
-    StoreError::UnsupportedUrl { reason: reason.into() }
+fn shown(hosts: &[Host], database: &str) -> String {
+    let servers = hosts.iter().map(|Host { name, address, port }| match address {
+        Some(address) if name.is_empty() => format!("{address}:{port}"),
+        _ => format!("{name}:{port}"),
+    });
+    format!("postgres://{}/{database}", servers.collect::<Vec<_>>().join(","))
 }
 
 #[cfg(test)]
@@ -170,22 +403,94 @@ mod tests {
     fn what_is_not_understood_is_refused_and_not_repeated() {
         assert!(refusal("trusts.db").contains("no URL"));
         assert!(refusal("mysql://admin:hunter2@db.example/trusts").contains("another scheme"));
-        assert!(refusal("postgres://a,b/trusts").contains("several servers"));
         assert!(refusal("postgres://a/trusts?target_session_attrs=any").contains("replica"));
-        assert!(refusal("postgres://a/trusts?sslmode=hunter2").contains("valid URL"));
-        assert!(refusal("postgres://a:port/trusts").contains("valid URL"));
+        assert!(refusal("postgres://a/trusts?sslmode=hunter2").contains("`sslmode`"));
+        assert!(refusal("postgres://a:hunter2/trusts").contains("`port`"));
+        assert!(refusal("postgres://a/trusts?port=1,2").contains("`port`"));
+        assert!(refusal("postgres://a/trusts?hostaddr=hunter2").contains("`hostaddr`"));
+        assert!(refusal("postgres://a/trusts?hostaddr=::1,::2").contains("`hostaddr`"));
+        assert!(refusal("postgres://a/trusts?connect_timeout=hunter2").contains("`connect_timeout`"));
+        assert!(refusal("postgres:///trusts?hostaddr=::1&sslmode=verify-full").contains("`host`"));
+        assert!(refusal("postgres://a/trusts?sslrootcert=system&sslmode=require").contains("verify-full"));
         assert!(refusal("postgres://a/tru\0sts").contains("NUL"));
         assert!(refusal("postgres://a/tru%00sts").contains("NUL"));
-        for url in ["postgres://a/trusts?hunter2", "postgres://admin:hun?ter2=x@a/trusts"] {
+        for url in ["postgres://a/trusts?hunter2", "postgres://a/trusts?hunter2=x"] {
             let message = refusal(url);
             assert!(message.contains("leave it out") && !message.contains("hun"), "{message}");
         }
     }
 
+    fn resolved(text: &str, variables: &[(&str, &str)]) -> Result<Location, StoreError> {
+        let variables = variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        let environment = Environment { variables, home: Some("/home/me".into()), user: Some("me".into()) };
+        Location::resolve(text, &environment)
+    }
+
     #[test]
     fn the_servers_own_options_are_passed_on_in_either_spelling() {
-        for spelling in ["options[geqo]=off", "options%5bgeqo%5d=off", "options%5Bgeqo%5D=off"] {
-            assert_eq!(checked(spelling).unwrap(), Some(spelling));
+        for spelling in ["options[geqo]=a b", "options%5bgeqo%5d=a%20b", "options=-c%20geqo%3Da%5C%20b"] {
+            let location = resolved(&format!("postgres://a/b?{spelling}"), &[]).unwrap();
+            assert_eq!(location.session_options.as_deref(), Some(r"-c geqo=a\ b"));
+        }
+        let both = resolved("postgres://a/b?options[x]=1&options=-c%20z%3D3&options[y]=2", &[]).unwrap();
+        assert_eq!(both.session_options.as_deref(), Some("-c z=3 -c x=1 -c y=2"));
+    }
+
+    #[test]
+    fn what_a_connection_string_leaves_out_comes_from_the_environment_and_the_system() {
+        let location = resolved("postgres://", &[]).unwrap();
+        assert_eq!((location.user.as_str(), location.database.as_str()), ("me", "me"));
+        assert!(location.hosts[0].is_socket() && location.hosts[0].port == 5432);
+        assert_eq!(location.passfile.as_deref(), Some(Path::new("/home/me/.pgpass")));
+        assert_eq!(location.tls.roots, Roots::DefaultFile("/home/me/.postgresql/root.crt".into()));
+        assert_eq!((location.tls.mode, location.connect_timeout), (SslMode::Prefer, None));
+        assert_eq!(location.application_name, "trust-auth");
+
+        let variables = [
+            ("PGHOST", "x"),
+            ("PGHOSTADDR", "::1"),
+            ("PGPORT", "7"),
+            ("PGUSER", "u"),
+            ("PGPASSWORD", "p"),
+            ("PGSSLMODE", "require"),
+            ("PGCONNECT_TIMEOUT", "1"),
+            ("PGAPPNAME", "n"),
+        ];
+        let location = resolved("user=v", &variables).unwrap();
+        assert_eq!(location.to_string(), "postgres://x:7/v");
+        assert_eq!(location.hosts[0].address, Some("::1".parse().unwrap()));
+        assert_eq!(location.connect_timeout, Some(Duration::from_secs(2)));
+        assert_eq!((location.password.as_deref(), location.has_own_password), (Some("p"), false));
+        assert_eq!((location.tls.mode, &*location.application_name), (SslMode::Require, "n"));
+        assert!(resolved("postgres://u:q@h", &variables).unwrap().has_own_password);
+    }
+
+    #[test]
+    fn several_hosts_have_a_port_each_or_one_for_all() {
+        let hosts = |text: &str| {
+            let hosts = resolved(text, &[]).unwrap().hosts;
+            hosts.into_iter().map(|host| format!("{}:{}", host.name, host.port)).collect::<Vec<_>>()
+        };
+        assert_eq!(hosts("postgres://a:1,b,[::1]:3/d"), ["a:1", "b:5432", "::1:3"]);
+        assert_eq!(hosts("host=a,b port=7 dbname=d"), ["a:7", "b:7"]);
+    }
+
+    #[test]
+    fn a_parameter_that_psql_takes_and_this_store_does_not_is_named_and_its_value_is_not() {
+        for parameter in PARAMETERS {
+            let told = |origin: &str, outcome: Result<Location, StoreError>| {
+                let told = outcome.unwrap_err().to_string();
+                assert!(told.contains(origin) && !told.contains("hunter2"), "{told}");
+            };
+            if matches!(parameter.support, parameters::Support::Taken) {
+                continue;
+            }
+            let name = parameter.name;
+            told(&format!("`{name}`"), resolved(&format!("postgres://a/b?{name}=hunter2"), &[]));
+            told(&format!("`{name}`"), resolved(&format!("host=a {name}=hunter2"), &[]));
+            if let Some(variable) = parameter.variable {
+                told(&format!("`{variable}`"), resolved("postgres://a/b", &[(variable, "hunter2")]));
+            }
         }
     }
 
@@ -194,7 +499,7 @@ mod tests {
         for url in [
             "postgres://admin:/hunter2@db.example/trusts",
             "postgres://admin:5/hunter2@db.example/trusts",
-            "postgres://admin:5#hunter2@db.example/trusts",
+            "postgres://admin:p@hunter2@db.example/trusts",
             "postgres:admin:hunter2@db.example/trusts",
             "postgres:/admin:hunter2@db.example/trusts",
             "postgres:///admin:hunter2@db.example/trusts",

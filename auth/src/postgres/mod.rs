@@ -4,16 +4,23 @@
 //! its digest, and nothing is read from a replica.
 
 mod canary;
+mod connection_string;
+mod dial;
 mod failure;
 mod location;
 mod notice;
 mod options;
+mod parameters;
+mod password;
 mod pool;
 mod rights;
 mod row;
 mod schema;
 mod server;
+mod service_file;
+mod tls;
 mod trigger_watch;
+mod tunnel;
 mod watch;
 
 use std::fmt;
@@ -93,7 +100,24 @@ struct Write<'a> {
 }
 
 impl PostgresStore {
-    /// How to open a database: a URL such as `postgres://user:password@host:5432/database?sslmode=verify-full`.
+    /// Returns whether a text is meant for PostgreSQL: a URL of its schemes, or `name=value` pairs that begin with a
+    /// parameter of libpq, as in `host=db.example dbname=trusts`.
+    ///
+    /// ```
+    /// use trust_auth::PostgresStore;
+    ///
+    /// assert!(PostgresStore::recognizes("postgres:///trusts?host=/run/postgresql"));
+    /// assert!(PostgresStore::recognizes("host=db.example dbname=trusts"));
+    /// assert!(!PostgresStore::recognizes("trusts.db"));
+    /// ```
+    #[must_use]
+    pub fn recognizes(text: &str) -> bool {
+        let name = text.split_once('=').map_or("", |(name, _)| name.trim());
+        text.starts_with("postgres:") || text.starts_with("postgresql:") || parameters::find(name).is_some()
+    }
+
+    /// How to open a database, by a URL such as `postgres://user@host:5432/database?sslmode=verify-full` or by
+    /// `name=value` pairs. [`PostgresOptions`] says what they may hold.
     ///
     /// Nothing is looked at before [`PostgresOptions::connect`].
     pub fn options(url: &str) -> PostgresOptions {

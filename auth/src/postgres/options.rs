@@ -1,10 +1,14 @@
 //! [`PostgresOptions`]: how to open a database, and the opening itself, which changes nothing unless it was told to.
 
+use std::ffi::OsString;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::connection_string::unsupported;
 use super::location::Location;
+use super::password::PasswordSource;
 use super::pool::{Connector, MAX_WRITER_AGE};
 use super::{PostgresStore, schema};
 use crate::migration::Permission;
@@ -25,6 +29,22 @@ pub(super) const WRITERS: u32 = 2;
 const MAX_TIMEOUT: Duration = Duration::from_hours(24);
 
 /// How to open a database; made by [`PostgresStore::options`].
+///
+/// # Connection strings
+///
+/// A connection string means what it means to `psql`: a URL or `name=value` pairs, whose gaps are filled by the
+/// connection service file, by the variables that begin with `PG`, and by the operating system's user. A host that
+/// begins with `/` is the folder of a socket; several hosts are tried in turn until one of them is the primary. A
+/// parameter that `psql` takes and this store does not is refused by its name.
+///
+/// With a file of certificate authorities (`sslrootcert`, or `~/.postgresql/root.crt`), the server's certificate must
+/// come from one of them in every `sslmode` that uses TLS. `sslrootcert=system` takes the system's.
+///
+/// # Passwords
+///
+/// Each new connection looks for the password again: in the connection string, the service, `PGPASSWORD` and the
+/// password file of libpq, or in what [`password_file`](Self::password_file) or
+/// [`password_command`](Self::password_command) names.
 ///
 /// # Examples
 ///
@@ -48,8 +68,9 @@ const MAX_TIMEOUT: Duration = Duration::from_hours(24);
 pub struct PostgresOptions {
     /// May hold a password.
     url: String,
+    password: PasswordSource,
     may: Permission,
-    connect_timeout: Duration,
+    connect_timeout: Option<Duration>,
     acquire_timeout: Duration,
     lock_timeout: Duration,
     query_timeout: Duration,
@@ -61,8 +82,9 @@ impl PostgresOptions {
     pub(super) fn new(url: &str) -> Self {
         Self {
             url: url.to_owned(),
+            password: PasswordSource::Location,
             may: Permission::default(),
-            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            connect_timeout: None,
             acquire_timeout: DEFAULT_TIMEOUT,
             lock_timeout: DEFAULT_TIMEOUT,
             query_timeout: DEFAULT_TIMEOUT,
@@ -90,9 +112,38 @@ impl PostgresOptions {
     }
 
     /// How long it may take to connect, log in and find the primary, before it gives [`StoreError::CannotConnect`].
-    /// Default: 2 s. At most a day.
+    /// At most a day. Several servers share the time. Default: for each server what the connection string's
+    /// `connect_timeout` gives, and where it gives nothing, 2 s for all servers.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout.min(MAX_TIMEOUT);
+        self.connect_timeout = Some(timeout.min(MAX_TIMEOUT));
+        self
+    }
+
+    /// Takes the password from this file, whose content is the password and at most one newline. Each new connection
+    /// reads the file again, so that the password may change while the process runs.
+    ///
+    /// The file goes before `PGPASSWORD` and the file of `PGPASSFILE`. A connection string with a password of its own
+    /// is then refused.
+    pub fn password_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.password = PasswordSource::File(path.into());
+        self
+    }
+
+    /// Takes the password from the standard output of this program, less one newline at its end: for tokens that hold
+    /// for minutes. New connections run the program again; those of the same five seconds share one run.
+    ///
+    /// No shell is started. The program ends within the time to connect, or is killed. It gets no standard input, and
+    /// what it writes to standard error is dropped. The order is that of [`password_file`](Self::password_file).
+    pub fn password_command<A: Into<OsString>>(
+        mut self,
+        program: impl Into<OsString>,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Self {
+        self.password = PasswordSource::Command {
+            program: program.into(),
+            arguments: arguments.into_iter().map(Into::into).collect(),
+            last: Arc::default(),
+        };
         self
     }
 
@@ -196,9 +247,18 @@ impl PostgresOptions {
     }
 
     fn connector(&self) -> Result<Connector, StoreError> {
+        let location = Location::parse(&self.url)?;
+        if location.has_own_password && !matches!(self.password, PasswordSource::Location) {
+            return Err(unsupported(
+                "it has a password, and a password file or command is given, too; leave one of them out",
+            ));
+        }
+        let (host_timeout, connect_timeout) = self.connect_timeouts(&location);
         Ok(Connector {
-            location: Location::parse(&self.url)?,
-            connect_timeout: self.connect_timeout,
+            location,
+            password: self.password.clone(),
+            host_timeout,
+            connect_timeout,
             query_timeout: self.query_timeout,
             lock_timeout: self.lock_timeout,
             max_age: self.max_connection_age,
@@ -210,6 +270,19 @@ impl PostgresOptions {
         match tokio::time::timeout(self.query_timeout, work).await {
             Ok(outcome) => outcome,
             Err(_) => Err(StoreError::Timeout { after: self.query_timeout }),
+        }
+    }
+
+    /// How long one server may take, and how long all of them together.
+    fn connect_timeouts(&self, location: &Location) -> (Duration, Duration) {
+        let hosts = u32::try_from(location.hosts.len()).unwrap_or(u32::MAX);
+        match (self.connect_timeout, location.connect_timeout) {
+            (None, Some(Duration::ZERO)) => (MAX_TIMEOUT, MAX_TIMEOUT),
+            (None, Some(each)) => (each.min(MAX_TIMEOUT), each.saturating_mul(hosts).min(MAX_TIMEOUT)),
+            (all, _) => {
+                let all = all.unwrap_or(DEFAULT_CONNECT_TIMEOUT);
+                (all / hosts, all)
+            }
         }
     }
 }

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool::managed::{self, Metrics, Object, PoolError, RecycleError, RecycleResult, TimeoutType};
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Row};
 
-use super::failure::{connect_failed, failed, superseded};
+use super::dial::Refused;
+use super::failure::{failed, superseded};
 use super::location::Location;
+use super::password::PasswordSource;
 use super::server::{CurrentServer, ServerIdentity, Sighting};
 use crate::StoreError;
 
@@ -29,7 +31,11 @@ pub(super) type Pool = managed::Pool<Connector>;
 #[derive(Clone, Debug)]
 pub(super) struct Connector {
     pub(super) location: Location,
+    pub(super) password: PasswordSource,
+    /// For all servers together.
     pub(super) connect_timeout: Duration,
+    /// For each server.
+    pub(super) host_timeout: Duration,
     pub(super) query_timeout: Duration,
     pub(super) lock_timeout: Duration,
     /// How old a connection may become.
@@ -65,9 +71,7 @@ impl Connector {
     /// The same, under a name by which an administrator can tell its connections from others in `pg_stat_activity`.
     pub(super) fn named(&self, purpose: &str) -> Self {
         let mut named = self.clone();
-        let options = named.location.options;
-        let name = format!("{} {purpose}", options.get_application_name().unwrap_or("trust-auth"));
-        named.location.options = options.application_name(&name);
+        named.location.application_name = format!("{} {purpose}", self.location.application_name);
         named
     }
 
@@ -78,15 +82,13 @@ impl Connector {
 
     async fn reach(&self) -> Result<LiveConnection, StoreError> {
         // On the heap: the driver's connecting is a large future, and everything that may need a connection would hold it.
-        match tokio::time::timeout(self.connect_timeout, Box::pin(self.establish())).await {
+        let dialing = Box::pin(self.establish());
+        match tokio::time::timeout(self.connect_timeout, dialing).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(StoreError::CannotConnect {
-                server: self.location.to_string(),
-                reason: format!(
-                    "it accepted no connection within {:?}; check the address, and that it runs",
-                    self.connect_timeout
-                ),
-            }),
+            Err(_) => Err(self.cannot_connect(format!(
+                "it accepted no connection within {:?}; check the address, and that it runs",
+                self.connect_timeout
+            ))),
         }
     }
 
@@ -108,8 +110,15 @@ impl Connector {
     }
 
     async fn log_in(&self) -> Result<PgConnection, StoreError> {
-        let connecting = self.location.options.connect().await;
-        let mut connection = connecting.map_err(|error| connect_failed(&error, &self.location))?;
+        self.dial(|options: PgConnectOptions| async move {
+            let connection = options.connect().await.map_err(Refused::Connecting)?;
+            self.prepare(connection).await.map_err(Refused::Connected)
+        })
+        .await
+    }
+
+    /// Sets the limits of a new connection, and makes sure that it leads to the primary.
+    async fn prepare(&self, mut connection: PgConnection) -> Result<PgConnection, StoreError> {
         // The statement's limit is a little shorter than the caller's own: a server that still answers stops its work by
         // itself, and says so on a connection that is then closed cleanly. Zero would mean no limit.
         let milliseconds = |limit: Duration| limit.as_millis().max(1).to_string();

@@ -7,13 +7,14 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::{PgListener, PgNotification, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions};
 use sqlx::{Acquire, Executor};
 use trust_key_cache::TrustKeyCache;
 
 use super::PostgresStore;
 use super::canary::{self, Canary};
-use super::failure::{connect_failed, elsewhere, failed, superseded};
+use super::dial::Refused;
+use super::failure::{elsewhere, failed, superseded};
 use super::notice::{CHANNEL, Notice};
 use super::pool::{Connector, jittered};
 use super::schema;
@@ -127,6 +128,30 @@ async fn follow(store: &PostgresStore, channel: &str, eviction: &Eviction) -> Re
     }
 }
 
+/// A connection that listens, made with these options.
+async fn listening(
+    connector: &Connector,
+    options: PgConnectOptions,
+    channel: &str,
+) -> Result<PgListener, Refused> {
+    // The driver's listener takes its connection from a pool. One of its own, and a new one each time: the old connection may
+    // be held back by a farewell that nobody will hear.
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(connector.connect_timeout.min(ONE_ATTEMPT))
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .connect_lazy_with(options);
+    let mut listener = PgListener::connect_with(&pool).await.map_err(Refused::Connecting)?;
+    // What is missed between two connections is made up for by whoever sees that there were two.
+    listener.eager_reconnect(false);
+    // A replica refuses this.
+    let heard = listener.listen_all([CHANNEL, channel]).await;
+    let fails = |error| failed(&error, &connector.location, connector.connect_timeout);
+    heard.map_err(|error| Refused::Connected(fails(error)))?;
+    Ok(listener)
+}
+
 /// A connection that hears of every change that is committed from now on, which a canary has shown.
 struct Ear {
     listener: PgListener,
@@ -160,18 +185,8 @@ impl Ear {
         // has all columns.
         schema::open(connector, Permission::default()).await?;
         let attempt = connector.current.begin();
-        // The driver's listener takes its connection from a pool. One of its own, and a new one each time: the old connection may
-        // be held back by a farewell that nobody will hear.
-        let pool = PgPoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(connector.connect_timeout.min(ONE_ATTEMPT))
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connect_lazy_with(connector.named("watch").location.options);
-        let refused = |error| connect_failed(&error, &connector.location);
-        let mut listener = PgListener::connect_with(&pool).await.map_err(refused)?;
-        // What is missed between two connections is made up for by whoever sees that there were two.
-        listener.eager_reconnect(false);
+        let named = connector.named("watch");
+        let mut listener = named.dial(|options| listening(connector, options, channel)).await?;
         let fails = |error| failed(&error, &connector.location, connector.connect_timeout);
         let connection = Acquire::acquire(&mut listener).await.map_err(fails)?;
         let server = ServerIdentity::of(connection).await.map_err(fails)?;
@@ -180,8 +195,6 @@ impl Ear {
             Sighting::Outdated => return Err(elsewhere(&connector.location)),
             Sighting::Superseded => return Err(superseded(&connector.location)),
         }
-        // A replica refuses this.
-        listener.listen_all([CHANNEL, channel]).await.map_err(fails)?;
         Ok(Self {
             listener,
             server,

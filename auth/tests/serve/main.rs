@@ -15,6 +15,7 @@ mod hostile_requests;
 mod load;
 mod operation;
 mod pooler;
+mod passwords;
 mod processes;
 mod programs;
 mod proxies;

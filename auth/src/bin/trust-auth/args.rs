@@ -3,7 +3,6 @@
 //! No argument ever carries a key: other users of the machine can read a command line, and shells keep it.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -11,6 +10,7 @@ use clap_complete::Shell;
 use trust_auth::{ApiKey, TextFlaw};
 
 use crate::answer::complain;
+use crate::database::Target;
 use crate::serve::Settings;
 
 const AFTER_HELP: &str = "\
@@ -39,7 +39,7 @@ impl CommandLine {
         Self::try_parse_from(&arguments).map_err(|error| {
             // clap quotes what it cannot place or read, of arguments and of the environment: it may be a key, or a URL with a password.
             let text = error.to_string();
-            let tells_a_secret = ApiKey::may_be_in(&text) || text.contains("://");
+            let tells_a_secret = ApiKey::may_be_in(&text) || text.contains("://") || text.contains("password=");
             if error.use_stderr() && arguments.iter().any(|argument| argument == "verify") {
                 complain("`verify` takes no key as an argument: it reads the key from standard input. See `trust-auth verify --help`.");
             } else if error.use_stderr() && tells_a_secret {
@@ -68,21 +68,11 @@ fn short_text(text: &str) -> Result<String, String> {
 /// What applies to every command.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The database: an SQLite file, as a path or a `sqlite:` URL, or `postgres://`. Only `register` and `serve` create a file or table; only `migrate` and `serve --migrate` change a table that is there
-    // The value is not shown in `--help`: a URL may carry a password.
-    #[arg(
-        long,
-        global = true,
-        value_name = "URL",
-        display_order = 100,
-        env = "TRUST_AUTH_DATABASE",
-        hide_env_values = true,
-        default_value = "sqlite:trust-auth.db"
-    )]
-    pub(crate) database: PathBuf,
+    #[command(flatten)]
+    pub(crate) database: Target,
 
     /// Write one line of JSON instead of text
-    #[arg(long, global = true, display_order = 101)]
+    #[arg(long, global = true, display_order = 103)]
     pub(crate) json: bool,
 }
 

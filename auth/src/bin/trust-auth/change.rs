@@ -1,11 +1,10 @@
 //! `disable`, `enable`, `delete`: a change of one trust, which is named or given by its id.
 
 use serde::Serialize;
-use std::path::Path;
 use trust_auth::{Trust, TrustRef};
 
 use crate::answer::{Answer, Format};
-use crate::database::{Database, IfMissing};
+use crate::database::{Database, IfMissing, Target};
 use crate::failure::Failure;
 use crate::trust_text::named;
 
@@ -18,7 +17,7 @@ pub(crate) enum Change {
 
 /// Does it, and answers with the trust as it is now; after `delete`, as it was.
 pub(crate) async fn change(
-    url: &Path,
+    target: &Target,
     format: Format,
     change: Change,
     which: &str,
@@ -28,7 +27,7 @@ pub(crate) async fn change(
         trust: &'a Trust,
     }
 
-    let database = Database::open(url, IfMissing::Fail).await?;
+    let database = Database::open(target, IfMissing::Fail).await?;
     let registry = database.registry();
     let which = TrustRef::from(which);
     let changed = match change {

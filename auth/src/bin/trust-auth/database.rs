@@ -3,15 +3,103 @@
 //! Only `register` and `serve` may bring a database into being: a mistyped path must not look like one without trusts. A table that is there
 //! is changed by `migrate` and `serve --migrate` alone.
 
-use std::path::Path;
+use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use trust_auth::{PostgresStore, SqliteStore, StoreError, TrustRegistry};
+use clap::Args;
+use trust_auth::{PostgresOptions, PostgresStore, SqliteStore, StoreError, TrustRegistry};
 use trust_key_cache::TrustKeyCache;
 
 use crate::failure::Failure;
 use crate::store::Store;
+
+/// Which database, and where its password comes from.
+#[derive(Args)]
+pub(crate) struct Target {
+    /// The database: an SQLite file, as a path or a `sqlite:` URL, or PostgreSQL, as `postgres://` or `host=... dbname=...`. Only `register` and `serve` create a file or table; only `migrate` and `serve --migrate` change a table that is there
+    // The value is not shown in `--help`: a URL may carry a password.
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        display_order = 100,
+        env = "TRUST_AUTH_DATABASE",
+        hide_env_values = true,
+        default_value = "sqlite:trust-auth.db"
+    )]
+    database: PathBuf,
+
+    /// A file with PostgreSQL's password; each new connection reads the file again
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        display_order = 101,
+        env = "TRUST_AUTH_DATABASE_PASSWORD_FILE",
+        hide_env_values = true
+    )]
+    database_password_file: Option<PathBuf>,
+
+    /// A program and its arguments that print PostgreSQL's password, such as a cloud's token; new connections run it again, without a shell
+    #[arg(
+        long,
+        global = true,
+        value_name = "COMMAND",
+        display_order = 102,
+        env = "TRUST_AUTH_DATABASE_PASSWORD_COMMAND",
+        hide_env_values = true
+    )]
+    database_password_command: Option<String>,
+}
+
+/// The URL and the command may hold secrets.
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Target")
+    }
+}
+
+impl Target {
+    /// Where the database should be, as far as is known before it is open. The URL of a server is not repeated: it may
+    /// hold a password.
+    pub(crate) fn expected(&self, error: &StoreError) -> String {
+        match error {
+            StoreError::CannotConnect { server, .. } | StoreError::ReadOnly { server } => server.clone(),
+            _ if self.database.to_str().is_some_and(PostgresStore::recognizes) => "postgres".to_owned(),
+            _ => self.database.display().to_string(),
+        }
+    }
+
+    /// Returns the options for a database of PostgreSQL; `None` for one of SQLite.
+    pub(crate) fn postgres(&self) -> Result<Option<PostgresOptions>, StoreError> {
+        let wrong = |reason: &str| Err(StoreError::UnsupportedUrl { reason: reason.into() });
+        let url = self.database.to_str().filter(|url| PostgresStore::recognizes(url));
+        let options = url.map(PostgresStore::options);
+        match (options, &self.database_password_file, &self.database_password_command) {
+            (options, None, None) => Ok(options),
+            (_, Some(_), Some(_)) => wrong(
+                "--database-password-file and --database-password-command are both given; leave one of them out",
+            ),
+            (None, _, _) => wrong(
+                "--database-password-file and --database-password-command are for PostgreSQL; leave them out for SQLite",
+            ),
+            (Some(options), Some(file), None) => Ok(Some(options.password_file(file))),
+            (Some(options), None, Some(command)) => {
+                match shlex::split(command).map(|words| words.into_iter()) {
+                    Some(mut words) if words.len() > 0 => {
+                        let program = words.next().unwrap_or_default();
+                        Ok(Some(options.password_command(program, words)))
+                    }
+                    _ => wrong(
+                        "--database-password-command must be a program and its arguments, with each quote closed",
+                    ),
+                }
+            }
+        }
+    }
+}
 
 /// What to do where there is no database, or no table in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,20 +126,20 @@ pub(crate) struct Database {
 
 impl Database {
     /// For a single command.
-    pub(crate) async fn open(url: &Path, if_missing: IfMissing) -> Result<Self, Failure> {
-        Ok(Self::open_with(url, if_missing, None).await?)
+    pub(crate) async fn open(target: &Target, if_missing: IfMissing) -> Result<Self, Failure> {
+        Ok(Self::open_with(target, if_missing, None).await?)
     }
 
     /// For a service.
     pub(crate) async fn open_with(
-        url: &Path,
+        target: &Target,
         if_missing: IfMissing,
         pool: Option<Pool>,
     ) -> Result<Self, StoreError> {
         let (create, migrate) = (if_missing != IfMissing::Fail, if_missing == IfMissing::CreateOrMigrate);
-        let store = match Store::is_postgres(url) {
-            Some(url) => {
-                let mut options = PostgresStore::options(url).create_if_missing(create).migrate(migrate);
+        let store = match target.postgres()? {
+            Some(options) => {
+                let mut options = options.create_if_missing(create).migrate(migrate);
                 if let Some(pool) = pool {
                     options = options
                         .max_connections(pool.connections)
@@ -61,7 +149,7 @@ impl Database {
                 Store::from(options.connect().await?)
             }
             None => {
-                let mut options = SqliteStore::options(url).create_if_missing(create).migrate(migrate);
+                let mut options = SqliteStore::options(&target.database).create_if_missing(create).migrate(migrate);
                 if let Some(pool) = pool {
                     options = options.max_connections(pool.connections).query_timeout(pool.query_timeout);
                 }

@@ -1,17 +1,16 @@
 //! `register` and `rotate`: the two commands that make a key, and the only moments at which it can be read.
 
 use serde::Serialize;
-use std::path::Path;
 use trust_auth::{ApiKey, NewTrust, Trust, TrustRef};
 
 use crate::answer::{Answer, Format};
 use crate::args::Register;
-use crate::database::{Database, IfMissing};
+use crate::database::{Database, IfMissing, Target};
 use crate::failure::Failure;
 use crate::trust_text::named;
 
 /// Registers a trust. What was asked for is checked before the database is touched: a refusal writes nothing.
-pub(crate) async fn register(url: &Path, format: Format, asked: Register) -> Result<Answer, Failure> {
+pub(crate) async fn register(target: &Target, format: Format, asked: Register) -> Result<Answer, Failure> {
     let mut new = NewTrust::new(asked.name)?;
     if let Some(code) = asked.code {
         new = new.code(code);
@@ -20,7 +19,7 @@ pub(crate) async fn register(url: &Path, format: Format, asked: Register) -> Res
         new = new.region(region);
     }
 
-    let database = Database::open(url, IfMissing::Create).await?;
+    let database = Database::open(target, IfMissing::Create).await?;
     let registered = database.registry().register(new).await;
     database.close().await;
     let (trust, key) = registered?;
@@ -28,8 +27,8 @@ pub(crate) async fn register(url: &Path, format: Format, asked: Register) -> Res
 }
 
 /// Replaces a trust's key.
-pub(crate) async fn rotate(url: &Path, format: Format, which: &str) -> Result<Answer, Failure> {
-    let database = Database::open(url, IfMissing::Fail).await?;
+pub(crate) async fn rotate(target: &Target, format: Format, which: &str) -> Result<Answer, Failure> {
+    let database = Database::open(target, IfMissing::Fail).await?;
     let rotated = database.registry().rotate(&TrustRef::from(which)).await;
     if rotated.is_ok() {
         database.warn_if_unheard();

@@ -1,6 +1,5 @@
 //! [`Store`]: the trusts in whichever database the options name, behind one type, with a record of how changes of them end.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use trust_auth::{
@@ -40,26 +39,11 @@ impl From<PostgresStore> for Store {
 }
 
 impl Store {
-    /// Whether the URL is one of PostgreSQL. Anything else is for SQLite to understand, or to refuse.
-    pub(crate) fn is_postgres(url: &Path) -> Option<&str> {
-        let url = url.to_str()?;
-        (url.starts_with("postgres:") || url.starts_with("postgresql:")).then_some(url)
-    }
-
     /// Invalidates in this cache what is changed in the database, whoever changes it, until the watcher is dropped.
     pub(crate) fn watch(&self, cache: Arc<TrustKeyCache>) -> Watcher {
         match &self.database {
             Database::Sqlite(store) => store.watch(cache),
             Database::Postgres(store) => store.watch(cache),
-        }
-    }
-
-    /// Where it should be, as far as is known before it is open. The URL of a server is not repeated: it may hold a password.
-    pub(crate) fn expected(url: &Path, error: &StoreError) -> String {
-        match error {
-            StoreError::CannotConnect { server, .. } | StoreError::ReadOnly { server } => server.clone(),
-            _ if Self::is_postgres(url).is_some() => "postgres".to_owned(),
-            _ => url.display().to_string(),
         }
     }
 

@@ -2,7 +2,6 @@
 //!
 //! A refusal is an answer, so its reason goes to standard output. The key goes nowhere.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -10,14 +9,14 @@ use trust_auth::{AuthError, Authenticator, Trust};
 use trust_key_cache::TrustKeyCache;
 
 use crate::answer::{Answer, Format};
-use crate::database::{Database, IfMissing};
+use crate::database::{Database, IfMissing, Target};
 use crate::failure::{Failure, with_causes};
 use crate::presented_key::{MAX_BYTES, PresentedKey};
 use crate::trust_text::described;
 
-pub(crate) async fn verify(url: &Path, format: Format) -> Result<Answer, Failure> {
+pub(crate) async fn verify(target: &Target, format: Format) -> Result<Answer, Failure> {
     // The database first: nobody should type a key only to learn that there is no database.
-    let database = match Database::open(url, IfMissing::Fail).await {
+    let database = match Database::open(target, IfMissing::Fail).await {
         Ok(database) => database,
         Err(failure) => return Ok(refused(format, "unavailable", failure.message())),
     };

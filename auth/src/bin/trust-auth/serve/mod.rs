@@ -30,7 +30,6 @@ mod walks;
 
 use std::mem;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -57,7 +56,7 @@ use self::stage::Stage;
 use self::verdict::Verdict;
 use self::walks::Walks;
 use crate::answer::{Answer, Format};
-use crate::database::Database;
+use crate::database::{Database, Target};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::store::Store;
@@ -66,16 +65,16 @@ use crate::store::Store;
 const CLOSING: Duration = Duration::from_secs(10);
 
 /// Serves until a signal ends it. Returns when every answer that was owed is given.
-pub(crate) async fn serve(url: &Path, format: Format, settings: &Settings) -> Result<Answer, Failure> {
+pub(crate) async fn serve(target: &Target, format: Format, settings: &Settings) -> Result<Answer, Failure> {
     settings.check()?;
     let log = logs::start(settings.log_format, settings.log_level)?;
-    let outcome = run(url, format, settings, &log).await;
+    let outcome = run(target, format, settings, &log).await;
     // Nothing else is left that this could keep waiting.
     log.flush(logs::LAST_LINES);
     outcome.map(|()| Answer::nothing())
 }
 
-async fn run(url: &Path, format: Format, settings: &Settings, log: &LogQueue) -> Result<(), Failure> {
+async fn run(target: &Target, format: Format, settings: &Settings, log: &LogQueue) -> Result<(), Failure> {
     // Before anything is open: from here on, a signal ends the service in order.
     let mut interrupt = Interrupt::listen()
         .map_err(|error| Failure::new("signals", format!("cannot listen for signals: {error}")))?;
@@ -96,9 +95,9 @@ async fn run(url: &Path, format: Format, settings: &Settings, log: &LogQueue) ->
             front.announce(format, settings, database);
         }
     };
-    let opening = waiting::open(url, settings, |error| {
+    let opening = waiting::open(target, settings, |error| {
         probes.wait_because(error);
-        announce(Store::expected(url, error));
+        announce(target.expected(error));
     });
     let opened = tokio::select! {
         opened = opening => Some(opened?),

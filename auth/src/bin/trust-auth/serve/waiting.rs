@@ -3,7 +3,6 @@
 //! A service that ended instead would be started again and again by its supervisor, which gives up
 //! at some point, and the two would then have to be brought back in the right order by hand.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,7 +21,7 @@ use super::meters::Meters;
 use super::pauses::Pauses;
 use super::probes::Probes;
 use super::settings::Settings;
-use crate::database::Database;
+use crate::database::{Database, Target};
 use crate::failure::{Failure, with_causes};
 
 /// Between two tries.
@@ -39,7 +38,7 @@ const QUIET: Duration = Duration::from_mins(1);
 ///
 /// What no waiting mends: a wrong URL, a table that does not fit, a file that cannot be used, a pooler that delivers no notifications.
 pub(crate) async fn open(
-    url: &Path,
+    target: &Target,
     settings: &Settings,
     mut waits: impl FnMut(&StoreError),
 ) -> Result<Database, Failure> {
@@ -47,7 +46,7 @@ pub(crate) async fn open(
     let limit = LogLimit::new(QUIET);
     let mut waited = false;
     loop {
-        let error = match Database::open_with(url, settings.if_missing(), Some(settings.pool())).await {
+        let error = match Database::open_with(target, settings.if_missing(), Some(settings.pool())).await {
             Ok(database) => {
                 // A listener to which nothing is delivered would look healthy. Any other failure is the watcher's, which tries again.
                 if let Err(error @ StoreError::Deaf { .. }) = database.store().check_notifications().await {

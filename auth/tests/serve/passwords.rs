@@ -1,0 +1,69 @@
+//! The database's password changes while the service runs.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::postgres_server::{PASSWORD, PostgresServer};
+use crate::server::Server;
+
+#[tokio::test]
+async fn a_new_password_in_the_password_file_of_libpq_is_found_by_the_running_service() {
+    rotated(|file, password| {
+        write(file, &format!("*:*:*:rotated:{password}\n"));
+        (format!("?passfile={}", file.display()), Vec::new())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_new_password_in_the_file_of_the_flag_is_found_by_the_running_service() {
+    rotated(|file, password| {
+        write(file, &format!("{password}\n"));
+        (String::new(), vec!["--database-password-file".into(), file.display().to_string()])
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_new_password_from_the_command_is_found_by_the_running_service() {
+    rotated(|file, password| {
+        write(file, &format!("{password}\n"));
+        (String::new(), vec!["--database-password-command".into(), format!("cat '{}'", file.display())])
+    })
+    .await;
+}
+
+fn write(file: &Path, content: &str) {
+    fs::write(file, content).unwrap();
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// Runs a service as a role whose password changes. `give` writes the password where the service finds it, and returns
+/// the end of the URL and the flags.
+async fn rotated(give: impl Fn(&Path, &str) -> (String, Vec<String>)) {
+    let Some(server) = PostgresServer::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pass word");
+    let url = server.new_database();
+    server.psql(&url, "CREATE ROLE rotated SUPERUSER LOGIN PASSWORD 'first-of-two'");
+    let (end, flags) = give(&file, "first-of-two");
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let without_password = url.replace(&format!("postgres:{PASSWORD}@"), "rotated@") + &end;
+    let service = Server::on(&without_password, &flags).await;
+    let trust = service.register("a").await;
+    assert_eq!(service.verify(&trust.key).await.status, 200);
+
+    server.psql(&url, "ALTER ROLE rotated PASSWORD 'second-of-two'");
+    give(&file, "second-of-two");
+    assert!(server.kill_connections(&url) > 0);
+    // A command's output holds for some seconds, unless the server refuses it.
+    service.until_metric("trust_auth_listener_connected", |connected| connected == 1.0).await;
+    let begun = std::time::Instant::now();
+    while service.verify(&trust.key).await.status != 200 {
+        assert!(begun.elapsed() < crate::server::PATIENCE, "{}", service.log());
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let (log, told) = (service.log(), service.told.to_string());
+    assert!(!log.contains("of-two") && !told.contains("of-two"), "{log} {told}");
+}
