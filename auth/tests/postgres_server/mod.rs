@@ -35,6 +35,10 @@ pub(crate) struct PostgresServer {
     /// What a command must begin with to run as the server's user.
     prefix: Vec<OsString>,
     port: u16,
+    /// The user and group that run it, where this process is root.
+    owner: Option<(u32, u32)>,
+    /// More of its settings, as arguments.
+    settings: String,
     /// Removes everything as soon as the pipe to it breaks, for which this process need not be alive.
     undertaker: Option<(Child, ChildStdin)>,
 }
@@ -48,6 +52,12 @@ impl PostgresServer {
 
     /// One of the test's own, which it may stop.
     pub(crate) fn start() -> Option<Self> {
+        Self::start_with(|_| String::new())
+    }
+
+    /// Starts a server of the test's own, with settings that `configure` returns, as arguments such as `-c name=value`.
+    /// The files that they name are made by [`give`](Self::give).
+    pub(crate) fn start_with(configure: impl FnOnce(&Self) -> String) -> Option<Self> {
         let Some(binaries) = binaries() else {
             let told = "PostgreSQL is not installed: on Debian, `apt-get install postgresql`";
             assert!(env::var_os("TRUST_AUTH_REQUIRE_POSTGRES").is_none(), "{told}");
@@ -58,6 +68,7 @@ impl PostgresServer {
         };
         let mut server = Self::with_folder(binaries);
         server.make_cluster();
+        server.settings = configure(&server);
         server.start_at_a_free_port();
         Some(server)
     }
@@ -88,7 +99,8 @@ impl PostgresServer {
         if let Some((user, group)) = owner {
             chown(&folder, Some(user), Some(group)).unwrap();
         }
-        let mut server = Self { folder, binaries, prefix, port: 0, undertaker: None };
+        let mut server =
+            Self { folder, binaries, prefix, port: 0, owner, settings: String::new(), undertaker: None };
         server.undertaker = Some(server.hire());
         server
     }
@@ -102,6 +114,27 @@ impl PostgresServer {
             }
         }
         panic!("the server does not start: {}", self.log());
+    }
+
+    /// Makes a file that belongs to the server's user, in the server's folder.
+    pub(crate) fn give(&self, name: &str, content: &str, mode: u32) -> PathBuf {
+        let path = self.folder.join(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        if let Some((user, group)) = self.owner {
+            chown(&path, Some(user), Some(group)).unwrap();
+        }
+        path
+    }
+
+    /// The folder of the server's files, where the server's user may write.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The program `psql` of this server's version.
+    pub(crate) fn psql_program(&self) -> PathBuf {
+        self.binaries.join("psql")
     }
 
     /// A new database without a table, and its URL.
@@ -240,8 +273,8 @@ impl PostgresServer {
     fn try_start(&self) -> bool {
         let settings = format!(
             "-c listen_addresses=127.0.0.1 -c port={} -c unix_socket_directories= -c max_connections=100 \
-             -c fsync=off -c full_page_writes=off -c shared_buffers=16MB -c autovacuum=off",
-            self.port
+             -c fsync=off -c full_page_writes=off -c shared_buffers=16MB -c autovacuum=off {}",
+            self.port, self.settings
         );
         let log = self.folder.join("log");
         let output = self.pg_ctl_output(&[

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use trust_auth::{PostgresOptions, PostgresStore, SqliteStore, StoreError, TrustRegistry};
+use trust_auth::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, StoreError, TrustRegistry};
 use trust_key_cache::TrustKeyCache;
 
 use crate::failure::Failure;
@@ -70,6 +70,11 @@ impl Target {
             _ if self.database.to_str().is_some_and(PostgresStore::recognizes) => "postgres".to_owned(),
             _ => self.database.display().to_string(),
         }
+    }
+
+    /// Returns the options for a database of SQLite.
+    pub(crate) fn sqlite(&self) -> SqliteOptions {
+        SqliteStore::options(&self.database)
     }
 
     /// Returns the options for a database of PostgreSQL; `None` for one of SQLite.
@@ -149,7 +154,7 @@ impl Database {
                 Store::from(options.connect().await?)
             }
             None => {
-                let mut options = SqliteStore::options(&target.database).create_if_missing(create).migrate(migrate);
+                let mut options = target.sqlite().create_if_missing(create).migrate(migrate);
                 if let Some(pool) = pool {
                     options = options.max_connections(pool.connections).query_timeout(pool.query_timeout);
                 }

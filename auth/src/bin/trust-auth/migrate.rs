@@ -1,18 +1,16 @@
 //! `migrate`: adds to the database's tables what this version needs, or shows the SQL that would. No other command changes a table that is
 //! there.
 
-use std::path::Path;
-
 use serde::Serialize;
-use trust_auth::{MigrationPlan, PostgresStore, SqliteStore};
+use trust_auth::MigrationPlan;
 
 use crate::answer::{Answer, Format};
 use crate::args::Migrate;
+use crate::database::Target;
 use crate::failure::Failure;
 use crate::plain::plain;
-use crate::store::Store;
 
-pub(crate) async fn migrate(url: &Path, format: Format, asked: Migrate) -> Result<Answer, Failure> {
+pub(crate) async fn migrate(target: &Target, format: Format, asked: Migrate) -> Result<Answer, Failure> {
     #[derive(Serialize)]
     struct Migrated<'a> {
         migration: Migration<'a>,
@@ -25,11 +23,11 @@ pub(crate) async fn migrate(url: &Path, format: Format, asked: Migrate) -> Resul
         sql: String,
     }
 
-    let plan = match (Store::is_postgres(url), asked.dry_run) {
-        (Some(url), true) => PostgresStore::options(url).plan_migration().await?,
-        (Some(url), false) => PostgresStore::options(url).run_migration().await?,
-        (None, true) => SqliteStore::options(url).plan_migration().await?,
-        (None, false) => SqliteStore::options(url).run_migration().await?,
+    let plan = match (target.postgres()?, asked.dry_run) {
+        (Some(options), true) => options.plan_migration().await?,
+        (Some(options), false) => options.run_migration().await?,
+        (None, true) => target.sqlite().plan_migration().await?,
+        (None, false) => target.sqlite().run_migration().await?,
     };
     let migration = Migration {
         needed: !plan.is_empty(),
