@@ -59,7 +59,6 @@ use crate::answer::{Answer, Format};
 use crate::database::{Database, Target};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
-use crate::store::Store;
 
 /// How long the end waits for the database's connections. A file system that hangs would hold one without end.
 const CLOSING: Duration = Duration::from_secs(10);
