@@ -127,11 +127,6 @@ impl PostgresServer {
         path
     }
 
-    /// The folder of the server's files, where the server's user may write.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     /// The program `psql` of this server's version.
     pub(crate) fn psql_program(&self) -> PathBuf {
         self.binaries.join("psql")
