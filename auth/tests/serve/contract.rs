@@ -179,10 +179,13 @@ async fn the_probes_tell_whether_the_service_lives_and_is_ready() {
         });
         assert_eq!((ready.status, ready.json()), (200, expected));
         assert_eq!(ask(listener, "GET", "/metrics", &[], "").await.status, 200);
-        assert_eq!(ask(listener, "GET", "/elsewhere", &[], "").await.status, 404);
     }
     assert_eq!(ask(server.main, "GET", "/admin/trusts", &[], "").await.status, 404);
-    assert_eq!(ask(server.admin, "GET", "/verify", &[], "").await.status, 404);
+    // The admin listener tells an unauthenticated client of no path.
+    for path in ["/elsewhere", "/verify"] {
+        assert_eq!(ask(server.admin, "GET", path, &[], "").await.status, 401);
+    }
+    assert_eq!(ask(server.main, "GET", "/elsewhere", &[], "").await.status, 404);
 
     let server = Server::on_sqlite(&["--drain-delay", "5s"]).await;
     server.signal("TERM");

@@ -3,6 +3,7 @@
 //! No figure of performance is asserted here: those are measured by `benches/service`. What is asserted holds on a machine of any speed.
 
 mod admin;
+mod admin_statuses;
 mod client;
 mod contract;
 mod deadlines;

@@ -24,10 +24,16 @@ async fn a_service_that_starts_before_its_database_waits_for_it_alive_and_not_re
     let verified = ask(server.main, "GET", "/verify/path", &[("Authorization", "Bearer key")], "").await;
     assert_eq!((verified.status, verified.header("retry-after")), (503, Some("1")), "{verified:?}");
     assert_eq!(verified.json(), json!({ "detail": "Authentication is unavailable; try again." }));
-    for authorization in ["Bearer nobody", &format!("Bearer {ADMIN_KEY}")] {
+    let administered = [
+        ("Bearer nobody", (401, "unauthorized")),
+        (&format!("Bearer {ADMIN_KEY}"), (503, "unreachable")),
+    ];
+    for (authorization, expected) in administered {
         let headers = [("Authorization", authorization)];
-        let answer = ask(server.admin, "GET", "/admin/trusts", &headers, "").await;
-        assert_eq!((answer.status, &*answer.kind()), (503, "unreachable"), "{answer:?}");
+        for path in ["/admin/trusts", "/admin/nothing", "/elsewhere"] {
+            let answer = ask(server.admin, "GET", path, &headers, "").await;
+            assert_eq!((answer.status, &*answer.kind()), expected, "{path}: {answer:?}");
+        }
     }
     assert_eq!(server.metric("trust_auth_store_failures_total{kind=\"cannot_connect\"}").await, 1.0);
     let told = server.told.to_string() + &server.log();

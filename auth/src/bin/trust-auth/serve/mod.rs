@@ -42,7 +42,7 @@ use trust_key_cache::TrustKeyCache;
 
 pub(crate) use self::settings::Settings;
 
-use self::admin::Admin;
+use self::admin::{Admin, Guard};
 use self::connections::Connections;
 use self::drain::Drain;
 use self::health::Health;
@@ -155,9 +155,8 @@ impl Parts<'_> {
 
         if let Some(admin) = &front.admin {
             let registry = TrustRegistry::new(database.store(), cache);
-            let api =
-                Admin::new(registry, settings.admin_key(), settings.request_timeout, Arc::clone(meters));
-            admin.stage.serve(admin::routes(api).merge(admin.probes.clone()));
+            let api = Admin::new(registry, settings.request_timeout, Arc::clone(meters));
+            admin.stage.serve(admin::routes(api, &front.guard, admin.probes.clone()));
         }
         let verdict = Verdict::new(authenticator, settings.key_header(), Arc::clone(meters));
         front.main.stage.serve(public::routes(verdict).merge(front.main.probes.clone()));
@@ -187,6 +186,8 @@ fn impairments(database: &Database, watcher: &Arc<Watcher>) -> Health {
 struct Front {
     main: Face,
     admin: Option<Face>,
+    /// Of the admin listener.
+    guard: Arc<Guard>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -213,21 +214,22 @@ impl Front {
         let mut tasks = Vec::new();
         let mut face = |listener: Listener, waiting: Router, probes: Router| {
             let (name, address) = (listener.name(), listener.address());
-            let stage = Stage::new(waiting.merge(probes.clone()));
+            let stage = Stage::new(waiting);
             let serving = listener.serve(stage.clone(), connections.clone(), meters.connections(name));
             tasks.push(tokio::spawn(serving));
             Face { address, stage, probes }
         };
         let on_main = (!settings.metrics_on_admin_only).then_some(meters);
-        let main = face(
-            main,
-            waiting::verify_routes(probes, meters, settings.key_header()),
-            public::for_probes(probes, on_main),
-        );
+        let open = public::for_probes(probes, on_main);
+        let verify = waiting::verify_routes(probes, meters, settings.key_header());
+        let main = face(main, verify.merge(open.clone()), open);
+        let guard = Arc::new(Guard::new(settings.admin_key(), Arc::clone(meters)));
         let admin = admin.map(|listener| {
-            face(listener, waiting::admin_routes(), public::for_probes(probes, Some(meters)))
+            let open = public::for_probes(probes, Some(meters));
+            let waiting = admin::guarded(&guard, waiting::admin_routes().merge(open.clone()));
+            face(listener, waiting, open)
         });
-        Ok(Self { main, admin, tasks })
+        Ok(Self { main, admin, guard, tasks })
     }
 
     /// Tells where the service is, and what was decided.

@@ -107,8 +107,8 @@ async fn verify(State(waiting): State<Arc<Waiting>>) -> Response<Body> {
     waiting.key_header.refusal(&AuthError::Unavailable(StoreError::Unreachable))
 }
 
-/// Everything below `/admin`, on the admin listener: the same for each client, so that none learns
-/// anything.
+/// Everything on the admin listener but the probes and metrics. The guard is around it, as it is
+/// later.
 pub(crate) fn admin_routes() -> Router {
     let unavailable = async || {
         let error = serde_json::json!({
@@ -117,7 +117,7 @@ pub(crate) fn admin_routes() -> Router {
         let retry = [(RETRY_AFTER, HeaderValue::from_static("1"))];
         (StatusCode::SERVICE_UNAVAILABLE, retry, Json(error)).into_response()
     };
-    Router::new().nest("/admin", Router::new().fallback(any(unavailable)))
+    Router::new().fallback(any(unavailable))
 }
 
 #[cfg(test)]

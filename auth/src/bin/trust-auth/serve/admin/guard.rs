@@ -1,22 +1,47 @@
-//! The guard of the admin API: the internal service key, of which this process knows only the SHA-256.
+//! [`Guard`]: lets nothing through to the admin listener's routes without the internal service key, of which this process
+//! knows only the SHA-256. It must answer each unauthenticated request alike.
 
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL};
-use axum::http::{HeaderMap, HeaderValue, Response};
+use axum::http::{HeaderMap, HeaderValue, Method, Response};
 use axum::middleware::Next;
+use axum::response::IntoResponse;
 use trust_key_cache::KeyHash;
 
-use super::Admin;
 use super::failure::Failure;
+use crate::serve::meters::Meters;
 
-/// Lets a request through that carries the key; refuses any other.
-pub(crate) async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response<Body> {
-    let mut response = match admit(admin.key.as_ref(), request.headers()) {
+/// What needs no key, to be read.
+const PUBLIC: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
+/// The key, and where refusals are counted.
+pub(crate) struct Guard {
+    /// Without it, each request is refused.
+    key: Option<KeyHash>,
+    meters: Arc<Meters>,
+}
+
+impl Guard {
+    pub(crate) fn new(key: Option<KeyHash>, meters: Arc<Meters>) -> Self {
+        Self { key, meters }
+    }
+}
+
+/// Lets a request through that carries the key, or that needs none; refuses any other.
+pub(crate) async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response<Body> {
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    if is_read && PUBLIC.contains(&request.uri().path()) {
+        return next.run(request).await;
+    }
+    let mut response = match admit(guard.key.as_ref(), request.headers()) {
         Ok(()) => next.run(request).await,
-        Err(refusal) => admin.refuse(refusal),
+        Err(refusal) => {
+            guard.meters.administered("none", refusal.kind());
+            refusal.into_response()
+        }
     };
     // An answer may hold a new key.
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -15,7 +15,8 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use tower_layer::Layer;
 use trust_auth::TrustRegistry;
-use trust_key_cache::KeyHash;
+
+pub(crate) use self::guard::Guard;
 
 use super::meters::Meters;
 use crate::store::Store;
@@ -26,37 +27,35 @@ const BODY_BYTES: usize = 16 * 1024;
 /// What the requests need.
 pub(crate) struct Admin {
     registry: TrustRegistry<Store>,
-    /// Without it, everybody is refused.
-    key: Option<KeyHash>,
     /// For a whole request, its body included.
     limit: Duration,
     meters: Arc<Meters>,
 }
 
 impl Admin {
-    pub(crate) fn new(
-        registry: TrustRegistry<Store>,
-        key: Option<KeyHash>,
-        limit: Duration,
-        meters: Arc<Meters>,
-    ) -> Self {
-        Self { registry, key, limit, meters }
+    pub(crate) fn new(registry: TrustRegistry<Store>, limit: Duration, meters: Arc<Meters>) -> Self {
+        Self { registry, limit, meters }
     }
 }
 
-/// All below `/admin`, guarded: also what does not exist, so that a stranger cannot find out what does.
-pub(crate) fn routes(admin: Admin) -> Router {
-    let admin = Arc::new(admin);
+/// The whole of the admin listener: the API, and the probes and metrics, which need no key.
+pub(crate) fn routes(admin: Admin, guard: &Arc<Guard>, probes: Router) -> Router {
     let api = Router::new()
-        .route("/trusts", get(requests::list).post(requests::register))
-        .route("/trusts/{trust}", get(requests::show).delete(requests::delete))
-        .route("/trusts/{trust}/disable", post(requests::disable))
-        .route("/trusts/{trust}/enable", post(requests::enable))
-        .route("/trusts/{trust}/rotate", post(requests::rotate))
+        .route("/admin/trusts", get(requests::list).post(requests::register))
+        .route("/admin/trusts/{trust}", get(requests::show).delete(requests::delete))
+        .route("/admin/trusts/{trust}/disable", post(requests::disable))
+        .route("/admin/trusts/{trust}/enable", post(requests::enable))
+        .route("/admin/trusts/{trust}/rotate", post(requests::rotate))
+        .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .merge(probes.with_state(()))
         .fallback(requests::no_such_path)
         .method_not_allowed_fallback(requests::no_such_method)
-        .layer(DefaultBodyLimit::max(BODY_BYTES))
-        .with_state(Arc::clone(&admin));
-    // Around the whole: a layer of the routes would let their 405 tell a stranger, by `Allow`, which paths there are.
-    Router::new().nest_service("/admin", from_fn_with_state(admin, guard::guard).layer(api))
+        .with_state(Arc::new(admin));
+    guarded(guard, api)
+}
+
+/// Puts the guard around everything, also around what does not exist: an unauthenticated client learns no path and no method.
+pub(crate) fn guarded(guard: &Arc<Guard>, routes: Router) -> Router {
+    // Around the whole: a layer of the routes would leave their 405 the header `Allow`, which names the methods.
+    Router::new().fallback_service(from_fn_with_state(Arc::clone(guard), guard::guard).layer(routes))
 }

@@ -114,7 +114,7 @@ pub(crate) async fn rotate(State(admin): State<Arc<Admin>>, named: Named) -> Res
     admin.answer("rotate", rotated, |(trust, key): &(Trust, ApiKey)| issued(trust, key)).await
 }
 
-/// Any other path below `/admin`.
+/// Any other path.
 pub(crate) async fn no_such_path(State(admin): State<Arc<Admin>>) -> Response<Body> {
     admin.refuse(Failure::no_such_path())
 }
@@ -190,7 +190,7 @@ impl Admin {
     }
 
     /// Refuses what is no operation at all.
-    pub(crate) fn refuse(&self, refusal: Failure) -> Response<Body> {
+    fn refuse(&self, refusal: Failure) -> Response<Body> {
         self.meters.administered("none", refusal.kind());
         refusal.into_response()
     }
