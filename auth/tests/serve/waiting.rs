@@ -24,10 +24,8 @@ async fn a_service_that_starts_before_its_database_waits_for_it_alive_and_not_re
     let verified = ask(server.main, "GET", "/verify/path", &[("Authorization", "Bearer key")], "").await;
     assert_eq!((verified.status, verified.header("retry-after")), (503, Some("1")), "{verified:?}");
     assert_eq!(verified.json(), json!({ "detail": "Authentication is unavailable; try again." }));
-    let administered = [
-        ("Bearer nobody", (401, "unauthorized")),
-        (&format!("Bearer {ADMIN_KEY}"), (503, "unreachable")),
-    ];
+    let administered =
+        [("Bearer nobody", (401, "unauthorized")), (&format!("Bearer {ADMIN_KEY}"), (503, "unreachable"))];
     for (authorization, expected) in administered {
         let headers = [("Authorization", authorization)];
         for path in ["/admin/trusts", "/admin/nothing", "/elsewhere"] {
