@@ -1,4 +1,5 @@
-//! [`MigrationPlan`]: what a database lacks, and the SQL that adds it. It must never hold anything of a row.
+//! [`MigrationPlan`]: what a database lacks, and the SQL that adds it. It must never hold anything
+//! of a row.
 
 use std::fmt;
 
@@ -11,17 +12,20 @@ pub(crate) struct Permission {
     pub(crate) migrate: bool,
 }
 
-/// What a database lacks for this version, and the SQL that adds it; empty where nothing is missing.
+/// What a database lacks for this version, and the SQL that adds it; empty where nothing is
+/// missing.
 ///
-/// `PostgresOptions::plan_migration` and `SqliteOptions::plan_migration` make one and change nothing, `run_migration` runs it.
-/// The SQL adds tables, columns and triggers, and keeps every row, every column, and whatever another program has made.
+/// `PostgresOptions::plan_migration` and `SqliteOptions::plan_migration` make one and change
+/// nothing, `run_migration` runs it. The SQL adds tables, columns and triggers, and keeps every
+/// row, every column, and whatever another program has made.
 ///
 /// # Examples
 ///
 /// ```
 /// use trust_auth::SqliteStore;
 ///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # type Done = Result<(), Box<dyn std::error::Error>>;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Done {
 /// # let folder = tempfile::tempdir()?;
 /// # let file = folder.path().join("trusts.db");
 /// std::fs::write(&file, "")?;
@@ -55,7 +59,8 @@ impl MigrationPlan {
         &self.missing
     }
 
-    /// The SQL in the order in which it runs, from `BEGIN` to `COMMIT`. A step may have several statements.
+    /// The SQL in the order in which it runs, from `BEGIN` to `COMMIT`. A step may have several
+    /// statements.
     #[must_use]
     pub fn steps(&self) -> &[String] {
         &self.steps

@@ -63,11 +63,11 @@ pub enum StoreError {
         /// What is wrong, and what to do.
         reason: String,
     },
-    /// The tables are ours, or can be made so, and lack something that each operation needs, such as a column. Opening changes nothing
-    /// unless it was told to migrate.
+    /// The tables are ours, or can be made so, and lack something that each operation needs, such
+    /// as a column. Opening changes nothing unless it was told to migrate.
     #[error(
-        "the database {path} cannot be used: it lacks {}; run `trust-auth migrate`, which adds that and keeps everything else \
-         (`--dry-run` shows its SQL)",
+        "the database {path} cannot be used: it lacks {}; run `trust-auth migrate`, which adds that and \
+         keeps everything else (`--dry-run` shows its SQL)",
         missing.join(", "),
         path = path.display()
     )]
@@ -202,9 +202,9 @@ impl fmt::Debug for Cause {
 
 impl StoreError {
     /// A short stable word for the variant, for metrics and output that programs read: `not_found`,
-    /// `not_a_database`, `cannot_open`, `schema`, `not_migrated`, `missing_right`, `unsupported_url`, `cannot_connect`,
-    /// `read_only`, `timeout`, `busy`, `unreachable`, `deaf`, `outcome_unknown`, `unsettled`, `name_taken`, `no_such_trust`,
-    /// `bad_row`, `other`.
+    /// `not_a_database`, `cannot_open`, `schema`, `not_migrated`, `missing_right`,
+    /// `unsupported_url`, `cannot_connect`, `read_only`, `timeout`, `busy`, `unreachable`, `deaf`,
+    /// `outcome_unknown`, `unsettled`, `name_taken`, `no_such_trust`, `bad_row`, `other`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {

@@ -588,7 +588,8 @@ fn sqlite(file: &Path, sql: &'static str) -> String {
     })
 }
 
-/// As after a restore from text, in which the journal's mode is lost; reading the file leaves each byte as it is.
+/// As after a restore from text, in which the journal's mode is lost; reading the file leaves each
+/// byte as it is.
 #[test]
 fn no_command_that_reads_writes_to_the_file() {
     let (shell, key) = Shell::with_trust("St. Mary");

@@ -1,4 +1,5 @@
-//! What opening a PostgreSQL database does to it: nothing, unless it was told to make the table or to migrate; and what it says then.
+//! What opening a PostgreSQL database does to it: nothing, unless it was told to make the table or
+//! to migrate; and what it says then.
 
 mod stores;
 
@@ -110,7 +111,8 @@ async fn of_processes_that_start_at_once_one_makes_the_table_and_all_use_it() {
     }
 }
 
-/// Another program's table, which lacks columns: opening it changes nothing and names them, whatever else may be made.
+/// Another program's table, which lacks columns: opening it changes nothing and names them,
+/// whatever else may be made.
 #[tokio::test]
 async fn a_table_that_lacks_columns_is_left_as_it_is_and_they_are_named() {
     let Some(server) = PostgresServer::shared() else { return };

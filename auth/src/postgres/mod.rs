@@ -151,8 +151,9 @@ impl PostgresStore {
 
     /// The names of the triggers that were missing or turned off when the store was opened.
     ///
-    /// Without them everything works, and other processes' caches keep a changed key until it expires: it grants nothing there, because
-    /// the live row is read. `trust-auth migrate`, or [`PostgresOptions::run_migration`], makes them. What becomes of them later is in
+    /// Without them everything works, and other processes' caches keep a changed key until it
+    /// expires: it grants nothing there, because the live row is read. `trust-auth migrate`, or
+    /// [`PostgresOptions::run_migration`], makes them. What becomes of them later is in
     /// [`WatchStatus::triggers_missing`](crate::WatchStatus::triggers_missing).
     #[must_use]
     pub fn missing_triggers(&self) -> &[String] {

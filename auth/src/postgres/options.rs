@@ -1,4 +1,5 @@
-//! [`PostgresOptions`]: how to open a database, and the opening itself, which changes nothing unless it was told to.
+//! [`PostgresOptions`]: how to open a database, and the opening itself, which changes nothing
+//! unless it was told to.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -101,11 +102,11 @@ impl PostgresOptions {
         self
     }
 
-    /// Whether [`connect`](Self::connect) adds to the table what it lacks, as [`run_migration`](Self::run_migration) does, or makes it.
-    /// Default: no.
+    /// Whether [`connect`](Self::connect) adds to the table what it lacks, as
+    /// [`run_migration`](Self::run_migration) does, or makes it. Default: no.
     ///
-    /// Triggers that the role may not make are left out with a warning, because no grant needs them; see
-    /// [`PostgresStore::missing_triggers`].
+    /// Triggers that the role may not make are left out with a warning, because no grant needs
+    /// them; see [`PostgresStore::missing_triggers`].
     pub fn migrate(mut self, migrate: bool) -> Self {
         self.may.migrate = migrate;
         self
@@ -191,17 +192,21 @@ impl PostgresOptions {
         self
     }
 
-    /// Connects, looks at the table, and closes the connection again: others are opened when they are needed.
+    /// Connects, looks at the table, and closes the connection again: others are opened when they
+    /// are needed.
     ///
-    /// Nothing is changed unless [`create_if_missing`](Self::create_if_missing) or [`migrate`](Self::migrate) say so. Any role that can
-    /// read the table will do; making or extending it takes its owner.
+    /// Nothing is changed unless [`create_if_missing`](Self::create_if_missing) or
+    /// [`migrate`](Self::migrate) say so. Any role that can read the table will do; making or
+    /// extending it takes its owner.
     ///
     /// # Errors
     ///
-    /// [`StoreError::UnsupportedUrl`], [`CannotConnect`](StoreError::CannotConnect), [`ReadOnly`](StoreError::ReadOnly),
-    /// [`Schema`](StoreError::Schema), [`NotMigrated`](StoreError::NotMigrated) and [`MissingRight`](StoreError::MissingRight) tell what is
-    /// wrong, in which case nothing was changed. Missing triggers are no error: [`PostgresStore::missing_triggers`] names them.
-    /// [`Timeout`](StoreError::Timeout) and [`Busy`](StoreError::Busy): another session holds a lock.
+    /// [`StoreError::UnsupportedUrl`], [`CannotConnect`](StoreError::CannotConnect),
+    /// [`ReadOnly`](StoreError::ReadOnly), [`Schema`](StoreError::Schema),
+    /// [`NotMigrated`](StoreError::NotMigrated) and [`MissingRight`](StoreError::MissingRight) tell
+    /// what is wrong, in which case nothing was changed. Missing triggers are no error:
+    /// [`PostgresStore::missing_triggers`] names them. [`Timeout`](StoreError::Timeout) and
+    /// [`Busy`](StoreError::Busy): another session holds a lock.
     ///
     /// # Panics
     ///
@@ -215,8 +220,8 @@ impl PostgresOptions {
         Ok(PostgresStore::new(readers, writers, connector, triggers.missing))
     }
 
-    /// Reads what the table lacks, triggers included, and returns the SQL that [`run_migration`](Self::run_migration) would run. Changes
-    /// nothing.
+    /// Reads what the table lacks, triggers included, and returns the SQL that
+    /// [`run_migration`](Self::run_migration) would run. Changes nothing.
     ///
     /// # Errors
     ///
@@ -229,15 +234,18 @@ impl PostgresOptions {
         self.within(schema::plan(&self.connector()?)).await
     }
 
-    /// Adds what the table lacks, or makes it, and returns what was done: an empty plan if there was nothing to do.
+    /// Adds what the table lacks, or makes it, and returns what was done: an empty plan if there
+    /// was nothing to do.
     ///
-    /// One transaction, which waits for another process that does the same. It adds columns that may be null, the triggers and their
-    /// function, and rewrites no row. It takes the table's owner, with the right to create in its schema.
+    /// One transaction, which waits for another process that does the same. It adds columns that
+    /// may be null, the triggers and their function, and rewrites no row. It takes the table's
+    /// owner, with the right to create in its schema.
     ///
     /// # Errors
     ///
-    /// As [`connect`](Self::connect); nothing was changed then, unless it is [`Timeout`](StoreError::Timeout) or
-    /// [`Unreachable`](StoreError::Unreachable), which may hide a commit: run it again.
+    /// As [`connect`](Self::connect); nothing was changed then, unless it is
+    /// [`Timeout`](StoreError::Timeout) or [`Unreachable`](StoreError::Unreachable), which may hide
+    /// a commit: run it again.
     ///
     /// # Panics
     ///

@@ -1,4 +1,5 @@
-//! The rights that operations take on the table, and which of them a role lacks: the server's error names none.
+//! The rights that operations take on the table, and which of them a role lacks: the server's error
+//! names none.
 
 use super::PostgresStore;
 use super::pool::Lent;
@@ -13,7 +14,8 @@ pub(super) const UPDATE: &[&str] = &["SELECT", "UPDATE"];
 pub(super) const DELETE: &[&str] = &["SELECT", "UPDATE", "DELETE"];
 
 impl PostgresStore {
-    /// Names the right that an operation was refused for, of those that it needs; leaves the error as it is where the role has them all.
+    /// Names the right that an operation was refused for, of those that it needs; leaves the error
+    /// as it is where the role has them all.
     pub(super) async fn name_right(&self, refused: StoreError, needed: &[&str]) -> StoreError {
         let Ok(lacking) = self.lacking(needed).await else { return refused };
         let noun = match &*lacking {

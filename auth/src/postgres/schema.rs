@@ -1,7 +1,8 @@
-//! The table: looked at whenever it is opened, and changed by a migration alone. Rows and columns that another program made stay as they
-//! are.
+//! The table: looked at whenever it is opened, and changed by a migration alone. Rows and columns
+//! that another program made stay as they are.
 //!
-//! There is no table of migrations: the database may be another program's, with a tool of its own. The catalog shows what is missing.
+//! There is no table of migrations: the database may be another program's, with a tool of its own.
+//! The catalog shows what is missing.
 
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection, Executor, Postgres, Row};
@@ -18,7 +19,8 @@ const NOTIFY: &str = include_str!("../../migrations/postgres/0003_notify.sql");
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;";
 
-/// One of two processes that migrate at once waits for the other. The number is that of no other program, with luck.
+/// One of two processes that migrate at once waits for the other. The number is that of no other
+/// program, with luck.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(7238140519365264751);";
 
 const TEXT: [&str; 2] = ["text", "character varying"];
@@ -39,14 +41,15 @@ const WANTED: [(&str, &[&str], bool); 8] = [
 /// The triggers that tell of changes, as the catalog has them at a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Triggers {
-    /// The names of those that are not there as this version makes them: gone, turned off, or with another function.
+    /// The names of those that are not there as this version makes them: gone, turned off, or with
+    /// another function.
     pub(super) missing: Vec<String>,
     /// Another text whenever one of them was made, changed, or turned on or off since.
     fingerprint: String,
 }
 
-/// Opens the table: looks at it, and changes what it is permitted to. Gives the triggers as they are then; an error if the table cannot be
-/// used.
+/// Opens the table: looks at it, and changes what it is permitted to. Gives the triggers as they
+/// are then; an error if the table cannot be used.
 ///
 /// Triggers that are missing are no error: grants rest on the live row, which needs none.
 pub(super) async fn open(connector: &Connector, may: Permission) -> Result<Triggers, StoreError> {
@@ -63,19 +66,26 @@ pub(super) async fn migrate(connector: &Connector) -> Result<MigrationPlan, Stor
     on_connection(connector, async |work, connection| work.migrate(connection, Scope::Everything).await).await
 }
 
-/// Looks at the triggers alone, for whoever has a connection to the database. Where there is no table, all of them are missing.
+/// Looks at the triggers alone, for whoever has a connection to the database. Where there is no
+/// table, all of them are missing.
 pub(super) async fn triggers<'c>(
     connection: impl Executor<'c, Database = Postgres>,
 ) -> Result<Triggers, sqlx::Error> {
     let rows: Vec<(String, Option<String>)> = sqlx::query_as(
-        // tgtype: 1 for each row, 4 insert, 8 delete, 16 update, 32 truncate. A row's xmin is the transaction that wrote it last.
-        "SELECT wanted.name, found.tgrelid::text || '.' || found.oid || '.' || found.xmin || '.' || pg_proc.xmin \
+        // tgtype: 1 for each row, 4 insert, 8 delete, 16 update, 32 truncate. A row's xmin is the
+        // transaction that wrote it last.
+        "SELECT wanted.name, \
+             found.tgrelid::text || '.' || found.oid || '.' || found.xmin || '.' || pg_proc.xmin \
          FROM (VALUES \
-             ('trust_auth_row', 1 + 4 + 8, FALSE), ('trust_auth_update', 1 + 16, TRUE), ('trust_auth_truncate', 32, FALSE) \
+             ('trust_auth_row', 1 + 4 + 8, FALSE), ('trust_auth_update', 1 + 16, TRUE), \
+             ('trust_auth_truncate', 32, FALSE) \
          ) AS wanted (name, type, is_conditional) \
-         LEFT JOIN (pg_trigger AS found JOIN pg_proc ON pg_proc.oid = found.tgfoid AND pg_proc.prosrc = $1) \
-             ON found.tgrelid = to_regclass('trust')::oid AND found.tgname = wanted.name AND found.tgtype = wanted.type \
-             AND (found.tgqual IS NOT NULL) = wanted.is_conditional AND found.tgattr::text = '' AND found.tgenabled = 'A' \
+         LEFT JOIN (pg_trigger AS found \
+             JOIN pg_proc ON pg_proc.oid = found.tgfoid AND pg_proc.prosrc = $1) \
+             ON found.tgrelid = to_regclass('trust')::oid \
+             AND found.tgname = wanted.name AND found.tgtype = wanted.type \
+             AND (found.tgqual IS NOT NULL) = wanted.is_conditional \
+             AND found.tgattr::text = '' AND found.tgenabled = 'A' \
          ORDER BY wanted.name",
     )
     .bind(function_body())
@@ -232,7 +242,8 @@ impl Work<'_> {
         Ok(plan)
     }
 
-    /// Whether the role may make what is missing: an error that names the right is better than the server's.
+    /// Whether the role may make what is missing: an error that names the right is better than the
+    /// server's.
     async fn check_rights(&self, connection: &mut PgConnection, found: &Table) -> Result<(), StoreError> {
         let (oid, namespace, makes_triggers) = match found {
             Table::Missing { namespace } => (0, namespace.as_deref().unwrap_or_default(), true),
@@ -299,7 +310,8 @@ impl Work<'_> {
         Ok(Table::There(There { oid, namespace, lacks, triggers, may_be_read: may_be_read.unwrap_or(false) }))
     }
 
-    /// An error if there is a table in a schema of the search path that the role may not use: the server then says that there is none.
+    /// An error if there is a table in a schema of the search path that the role may not use: the
+    /// server then says that there is none.
     async fn look_behind_schemas(&self, connection: &mut PgConnection) -> Result<(), StoreError> {
         let hidden: Option<String> = sqlx::query_scalar(
             "SELECT quote_ident(nspname) FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace \
@@ -383,7 +395,8 @@ impl Work<'_> {
     }
 
     async fn run(&self, connection: &mut PgConnection, sql: &str) -> Result<(), StoreError> {
-        // Every text comes from the files of this version, but for a schema's name, which the server has quoted.
+        // Every text comes from the files of this version, but for a schema's name, which the
+        // server has quoted.
         match sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await {
             Ok(_) => Ok(()),
             Err(error) => Err(self.failed(&error)),

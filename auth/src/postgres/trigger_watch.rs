@@ -1,6 +1,8 @@
-//! [`TriggerWatch`]: whether the triggers are there, looked at again and again on the connection that listens.
+//! [`TriggerWatch`]: whether the triggers are there, looked at again and again on the connection
+//! that listens.
 //!
-//! A restore of the table may leave them out, or turn them off. Nothing arrives then, and nothing else would show it.
+//! A restore of the table may leave them out, or turn them off. Nothing arrives then, and nothing
+//! else would show it.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +25,8 @@ pub(super) struct TriggerWatch {
 }
 
 impl TriggerWatch {
-    /// Looks for the first time. Call it before the connection invalidates every key, which makes up for what was changed earlier.
+    /// Looks for the first time. Call it before the connection invalidates every key, which makes
+    /// up for what was changed earlier.
     pub(super) async fn begin(
         listener: &mut PgListener,
         connector: &Connector,

@@ -43,9 +43,11 @@ impl PostgresStore {
     /// with `psql`. The connection is not one of the pool's. When it is lost, or silent without a sign of life
     /// for 5 s, another one is made, after pauses of 50 ms to 2 s.
     ///
-    /// Each connection, and then each 5 s, looks whether the triggers are there and turned on. Where they are not, changes are not heard of:
-    /// [`WatchStatus::triggers_missing`](crate::WatchStatus::triggers_missing) and a warning once a minute say so, and entries stay until
-    /// they expire. When they are back, or were changed meanwhile, every key is invalidated. A watcher makes no trigger.
+    /// Each connection, and then each 5 s, looks whether the triggers are there and turned on.
+    /// Where they are not, changes are not heard of:
+    /// [`WatchStatus::triggers_missing`](crate::WatchStatus::triggers_missing) and a warning once a
+    /// minute say so, and entries stay until they expire. When they are back, or were changed
+    /// meanwhile, every key is invalidated. A watcher makes no trigger.
     ///
     /// Every 5 s a new connection sends a canary notification to a channel of this watcher's own. If the canary does not
     /// arrive within 10 s, or the new connection leads to another server, the listener reconnects. The store's pooled
@@ -181,8 +183,8 @@ impl Ear {
     }
 
     async fn listen(connector: &Connector, channel: &str) -> Result<Self, StoreError> {
-        // The driver's pool would keep trying, and not tell why. This tells, and finds out whether it is the primary, and whether the table
-        // has all columns.
+        // The driver's pool would keep trying, and not tell why. This tells, and finds out whether
+        // it is the primary, and whether the table has all columns.
         schema::open(connector, Permission::default()).await?;
         let attempt = connector.current.begin();
         let named = connector.named("watch");

@@ -1,4 +1,5 @@
-//! [`SqliteOptions`]: how to open a database, and the opening itself, which writes nothing unless it was told to create or to migrate.
+//! [`SqliteOptions`]: how to open a database, and the opening itself, which writes nothing unless
+//! it was told to create or to migrate.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -74,7 +75,8 @@ impl SqliteOptions {
         self
     }
 
-    /// Whether [`connect`](Self::connect) adds to the tables what they lack, as [`run_migration`](Self::run_migration) does. Default: no.
+    /// Whether [`connect`](Self::connect) adds to the tables what they lack, as
+    /// [`run_migration`](Self::run_migration) does. Default: no.
     pub fn migrate(mut self, migrate: bool) -> Self {
         self.may.migrate = migrate;
         self
@@ -112,18 +114,21 @@ impl SqliteOptions {
         self
     }
 
-    /// Opens the database, looks at its tables, and closes it again: connections are opened when they are needed.
+    /// Opens the database, looks at its tables, and closes it again: connections are opened when
+    /// they are needed.
     ///
-    /// Nothing is changed unless [`create_if_missing`](Self::create_if_missing) or [`migrate`](Self::migrate) say so. Either also puts
-    /// the file into WAL mode. A file that was restored from text is not in that mode: its reads then wait for a write.
+    /// Nothing is changed unless [`create_if_missing`](Self::create_if_missing) or
+    /// [`migrate`](Self::migrate) say so. Either also puts the file into WAL mode. A file that was
+    /// restored from text is not in that mode: its reads then wait for a write.
     ///
     /// # Errors
     ///
     /// [`StoreError::UnsupportedUrl`], [`NotFound`](StoreError::NotFound),
     /// [`CannotOpen`](StoreError::CannotOpen), [`NotADatabase`](StoreError::NotADatabase),
-    /// [`Schema`](StoreError::Schema) and [`NotMigrated`](StoreError::NotMigrated) tell what is wrong with the file, in which case nothing
-    /// was written. [`Timeout`](StoreError::Timeout) and [`Busy`](StoreError::Busy): another process holds the
-    /// lock; a file that was to be made may then be there, empty, and is taken up by the next attempt.
+    /// [`Schema`](StoreError::Schema) and [`NotMigrated`](StoreError::NotMigrated) tell what is
+    /// wrong with the file, in which case nothing was written. [`Timeout`](StoreError::Timeout) and
+    /// [`Busy`](StoreError::Busy): another process holds the lock; a file that was to be made may
+    /// then be there, empty, and is taken up by the next attempt.
     ///
     /// # Panics
     ///
@@ -167,7 +172,8 @@ impl SqliteOptions {
         }
     }
 
-    /// Reads what the tables lack, and returns the SQL that [`run_migration`](Self::run_migration) would run. Changes nothing.
+    /// Reads what the tables lack, and returns the SQL that [`run_migration`](Self::run_migration)
+    /// would run. Changes nothing.
     ///
     /// # Errors
     ///
@@ -181,10 +187,11 @@ impl SqliteOptions {
         self.within(schema::plan(&self.connection(&path), &path)).await
     }
 
-    /// Adds what the tables lack, or makes them in an empty file, and returns what was done: an empty plan if there was nothing to do.
+    /// Adds what the tables lack, or makes them in an empty file, and returns what was done: an
+    /// empty plan if there was nothing to do.
     ///
-    /// One transaction, which waits for another process that does the same, and rewrites no row. Before it, the file is put into WAL mode
-    /// if it is not.
+    /// One transaction, which waits for another process that does the same, and rewrites no row.
+    /// Before it, the file is put into WAL mode if it is not.
     ///
     /// # Errors
     ///
@@ -198,7 +205,8 @@ impl SqliteOptions {
         self.within(schema::migrate(&self.connection(&path), &path)).await
     }
 
-    /// The file, and what may be done with it; an error if it is missing and may not be made, which `create` decides before all else.
+    /// The file, and what may be done with it; an error if it is missing and may not be made, which
+    /// `create` decides before all else.
     async fn locate(&self, create: Option<bool>) -> Result<(PathBuf, Permission), StoreError> {
         let location = Location::parse(&self.database)?;
         let create = create.or(location.create).unwrap_or(self.may.create);
@@ -218,7 +226,8 @@ impl SqliteOptions {
 
     /// How a connection to the file is opened, which it does not make.
     ///
-    /// No settings that read the file: a connection that fails on them closes some time later, one that is open is waited for.
+    /// No settings that read the file: a connection that fails on them closes some time later, one
+    /// that is open is waited for.
     fn connection(&self, path: &Path) -> SqliteConnectOptions {
         SqliteConnectOptions::new().filename(path).busy_timeout(self.busy_timeout).disable_statement_logging()
     }

@@ -1,5 +1,5 @@
-//! The tables: looked at whenever the file is opened, made in an empty file, changed by a migration alone, and never made next to somebody
-//! else's.
+//! The tables: looked at whenever the file is opened, made in an empty file, changed by a migration
+//! alone, and never made next to somebody else's.
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,7 +17,8 @@ use crate::{MigrationPlan, StoreError};
 const MIGRATIONS: [(i64, &str, &str); 1] =
     [(1, "trust", include_str!("../../migrations/sqlite/0001_trust.sql"))];
 
-/// Which migrations a database has. The name and the columns are those of sqlx, so that its own tool reads them.
+/// Which migrations a database has. The name and the columns are those of sqlx, so that its own
+/// tool reads them.
 const APPLIED: &str = "\
 CREATE TABLE IF NOT EXISTS _sqlx_migrations (
     version        BIGINT PRIMARY KEY,
@@ -44,9 +45,11 @@ const WANTED: [(&str, bool); 8] = [
 /// statement.
 const JOURNAL_RETRY: Duration = Duration::from_millis(10);
 
-/// Opens the database at `path`: looks at it, and changes what it is permitted to. An error if its tables cannot be used.
+/// Opens the database at `path`: looks at it, and changes what it is permitted to. An error if its
+/// tables cannot be used.
 ///
-/// Where it may make something, it also makes sure of WAL mode. The file is made if `options` say so.
+/// Where it may make something, it also makes sure of WAL mode. The file is made if `options` say
+/// so.
 pub(super) async fn open(
     options: &SqliteConnectOptions,
     path: &Path,

@@ -33,9 +33,9 @@ use self::status::Counters;
 ///
 /// * A change that names its keys: exactly those keys, each by
 ///   [`invalidate_key`](trust_key_cache::KeyCache::invalidate_key).
-/// * Anything that leaves open what has changed: every key. That is each connection, the first and every one after a
-///   loss, because changes before it were not heard; a message that cannot be read; a table that was truncated; and triggers of
-///   PostgreSQL that are back, or have changed.
+/// * Anything that leaves open what has changed: every key. That is each connection, the first and
+///   every one after a loss, because changes before it were not heard; a message that cannot be
+///   read; a table that was truncated; and triggers of PostgreSQL that are back, or have changed.
 ///
 /// # When it is not connected
 ///
@@ -178,8 +178,9 @@ impl Eviction {
         self.counters.canary_missed();
     }
 
-    /// The triggers that tell of changes were looked at. Those with these names are missing; `changed` says that they are not as they were
-    /// at the last look, so that changes in between may not have been heard of.
+    /// The triggers that tell of changes were looked at. Those with these names are missing;
+    /// `changed` says that they are not as they were at the last look, so that changes in between
+    /// may not have been heard of.
     #[cfg(feature = "postgres")]
     pub(crate) fn triggers(&self, missing: &[String], changed: bool) {
         if changed {
@@ -193,8 +194,9 @@ impl Eviction {
         } else if self.missing.speaks().is_some() {
             tracing::warn!(
                 missing = missing.join(", "),
-                "triggers on the table `trust` are missing or turned off: changes by other processes are not heard of, and their entries \
-                 stay until they expire, although they grant nothing; let the table's owner run `trust-auth migrate`"
+                "triggers on the table `trust` are missing or turned off: changes by other processes are \
+                 not heard of, and their entries stay until they expire, although they grant nothing; \
+                 let the table's owner run `trust-auth migrate`"
             );
         }
     }

@@ -30,8 +30,9 @@ pub struct WatchStatus {
     pub canaries_heard: u64,
     /// Canary notifications that did not arrive in time, or could not be sent. Always 0 on SQLite.
     pub canaries_missed: u64,
-    /// Whether, at the last look, triggers of PostgreSQL were missing or turned off, so that changes are not heard of. What was revoked is
-    /// refused all the same, by its live row. SQLite needs no triggers.
+    /// Whether, at the last look, triggers of PostgreSQL were missing or turned off, so that
+    /// changes are not heard of. What was revoked is refused all the same, by its live row. SQLite
+    /// needs no triggers.
     pub triggers_missing: bool,
     /// Looks at which these triggers were not as before. Each has invalidated every key.
     pub trigger_changes: u64,

@@ -1,5 +1,6 @@
-//! The table of PostgreSQL through the real program: looked at by every command and changed by `migrate` alone; and a table that was restored
-//! without its triggers, or under another owner, on which everything goes on.
+//! The table of PostgreSQL through the real program: looked at by every command and changed by
+//! `migrate` alone; and a table that was restored without its triggers, or under another owner, on
+//! which everything goes on.
 
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -147,7 +148,8 @@ async fn a_service_that_was_told_to_migrate_does_so_before_it_serves() {
     until_degraded(&server, &[]).await;
 }
 
-/// From a dump, as another role, without what is not the table itself: neither the next start nor the command line may need it.
+/// From a dump, as another role, without what is not the table itself: neither the next start nor
+/// the command line may need it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_was_restored_without_triggers_under_another_owner_is_served_and_administered() {
     let Some(database) = PostgresServer::shared() else { return };
@@ -220,7 +222,8 @@ async fn a_table_that_was_restored_without_triggers_under_another_owner_is_serve
     assert!(server.log().contains("are back"), "{}", server.log());
 }
 
-/// Each way in which a trigger can be there and not work, under a service that runs: found, named, and healed.
+/// Each way in which a trigger can be there and not work, under a service that runs: found, named,
+/// and healed.
 #[tokio::test(flavor = "multi_thread")]
 async fn triggers_that_go_while_the_service_runs_are_found_and_their_return_heals_it() {
     let Some(database) = PostgresServer::shared() else { return };
@@ -242,7 +245,65 @@ async fn triggers_that_go_while_the_service_runs_are_found_and_their_return_heal
     assert_eq!(server.metric("trust_auth_listener_failures_total").await, 0.0);
 }
 
-/// Constraints are in that section, too, without which a row would not be one trust: that is no table to serve from.
+/// As an administrator restores it under a service that runs: the table goes, and comes back as another role's, without triggers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_restored_under_a_running_service_is_read_from_then_on_without_a_restart() {
+    let Some(database) = PostgresServer::shared() else { return };
+    let url = database.new_database();
+    let (owner, url_of_owner) = database.new_role(&url);
+    let (service, url_of_service) = database.new_role(&url);
+    database.psql(&url, &format!("GRANT CREATE ON SCHEMA public TO {owner}"));
+    assert_eq!(run(&url, &["migrate"], "").code, 0);
+    let grant = format!("GRANT SELECT, INSERT, UPDATE, DELETE ON trust TO {service}");
+    database.psql(&url, &grant);
+    let server = Server::on(&url_of_service, &[]).await;
+    let (trust, other) = (server.register("St. Mary").await, server.register("St. John").await);
+    assert_eq!(server.verify(&trust.key).await.status, 200);
+
+    let dump =
+        database.dump_with(&url, &["--no-owner", "--no-privileges", "--schema=public", "--table=trust"]);
+    let dump: Vec<&str> = dump.lines().filter(|line| !line.contains("TRIGGER")).collect();
+    database.psql(&url, "DROP TABLE trust");
+    assert_eq!(server.verify(&trust.key).await.status, 503);
+    database.psql(&url_of_owner, &dump.join("\n"));
+    let refused = server.verify(&trust.key).await;
+    assert_eq!(refused.status, 503, "its rights did not come along: {refused:?}");
+    let failures = "trust_auth_store_failures_total{kind=\"missing_right\"}";
+    assert_eq!(server.metric(failures).await, 1.0);
+    database.psql(&url_of_owner, &grant);
+
+    until_degraded(&server, &["triggers_missing"]).await;
+    assert_eq!(server.verify(&trust.key).await.status, 200);
+    let path = format!("/admin/trusts/{}/disable", trust.id);
+    assert_eq!(server.administer("POST", &path, &Value::Null).await.status, 200);
+    assert_eq!(server.verify(&trust.key).await.status, 401);
+    assert_eq!(run(&url_of_owner, &["migrate"], "").code, 0);
+    until_degraded(&server, &[]).await;
+    assert_eq!(server.verify(&other.key).await.status, 200);
+}
+
+/// Whatever becomes of the columns while it is open, a migration mends without a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_goes_under_a_running_service_is_503_until_a_migration() {
+    let Some(database) = PostgresServer::shared() else { return };
+    let url = database.new_database();
+    let server = Server::on(&url, &[]).await;
+    let trust = server.register("St. Mary").await;
+    assert_eq!(server.verify(&trust.key).await.status, 200);
+    database.psql(&url, "ALTER TABLE trust DROP COLUMN disabled_at CASCADE");
+    assert_eq!(server.verify(&trust.key).await.status, 503);
+    let ready = ask(server.main, "GET", "/readyz", &[], "").await;
+    assert_eq!((ready.status, &ready.json()["store"]), (503, &json!("schema")));
+    assert_eq!(run(&url, &["migrate"], "").code, 0);
+    let begun = Instant::now();
+    while server.verify(&trust.key).await.status != 200 {
+        assert!(begun.elapsed() < PATIENCE, "{}", server.log());
+    }
+    until_degraded(&server, &[]).await;
+}
+
+/// Constraints are in that section, too, without which a row would not be one trust: that is no
+/// table to serve from.
 #[test]
 fn a_table_that_was_restored_without_its_constraints_is_refused_with_what_to_do() {
     let Some(database) = PostgresServer::shared() else { return };

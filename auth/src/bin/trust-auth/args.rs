@@ -109,16 +109,20 @@ pub(crate) enum Command {
 
     /// Answer a proxy over HTTP whether a request may pass: 200 with the trust's identity, 401, or 503
     ///
-    /// For nginx `auth_request`, Traefik ForwardAuth, Caddy `forward_auth` and Envoy's HTTP ext_authz, which ask /verify with the
-    /// client's headers. Creates the database if it is missing, and changes no table that is there without --migrate. The first line of output tells the addresses and the settings.
-    /// SIGTERM or Ctrl-C ends it when every answer that is owed is given; a second one, at once.
+    /// For nginx `auth_request`, Traefik ForwardAuth, Caddy `forward_auth` and Envoy's HTTP
+    /// ext_authz, which ask /verify with the client's headers. Creates the database if it is
+    /// missing, and changes no table that is there without --migrate. The first line of output
+    /// tells the addresses and the settings. SIGTERM or Ctrl-C ends it when every answer that is
+    /// owed is given; a second one, at once.
     Serve(Box<Settings>),
 
     /// Add to the database's tables what this version needs, such as columns and triggers
     ///
-    /// For a table that another program made, one that was restored without its triggers, and after an update of this program.
-    /// Makes the table where a database of PostgreSQL, or an empty SQLite file, has none. Rows, other columns and other programs'
-    /// triggers stay as they are. On PostgreSQL it takes the table's owner. One transaction; where nothing is missing, it says so.
+    /// For a table that another program made, one that was restored without its triggers, and after
+    /// an update of this program. Makes the table where a database of PostgreSQL, or an empty
+    /// SQLite file, has none. Rows, other columns and other programs' triggers stay as they are. On
+    /// PostgreSQL it takes the table's owner. One transaction; where nothing is missing, it says
+    /// so.
     Migrate(Migrate),
 
     /// Run real traffic against a temporary database, revoke keys meanwhile, and report whether that held

@@ -1,7 +1,7 @@
 //! Opening the database that the options name.
 //!
-//! Only `register` and `serve` may bring a database into being: a mistyped path must not look like one without trusts. A table that is there
-//! is changed by `migrate` and `serve --migrate` alone.
+//! Only `register` and `serve` may bring a database into being: a mistyped path must not look like
+//! one without trusts. A table that is there is changed by `migrate` and `serve --migrate` alone.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -179,9 +179,10 @@ impl Database {
         if !missing.is_empty() {
             tracing::warn!(
                 missing = missing.join(", "),
-                "triggers on the table `trust` are missing or turned off: servers do not hear of this change, and keep the entry in their \
-                 cache until its time-to-live ends. They refuse the key at once all the same, because they check the live row. Let the \
-                 table's owner run `trust-auth migrate`"
+                "triggers on the table `trust` are missing or turned off: servers do not hear of this \
+                 change, and keep the entry in their cache until its time-to-live ends. They refuse the \
+                 key at once all the same, because they check the live row. Let the table's owner run \
+                 `trust-auth migrate`"
             );
         }
     }

@@ -1,5 +1,5 @@
-//! `migrate`: adds to the database's tables what this version needs, or shows the SQL that would. No other command changes a table that is
-//! there.
+//! `migrate`: adds to the database's tables what this version needs, or shows the SQL that would.
+//! No other command changes a table that is there.
 
 use serde::Serialize;
 use trust_auth::MigrationPlan;
@@ -38,7 +38,8 @@ pub(crate) async fn migrate(target: &Target, format: Format, asked: Migrate) -> 
     Ok(Answer::new(format, &Migrated { migration }, || text(&plan, asked.dry_run)))
 }
 
-/// Of a dry run, a script that can be piped to `psql` or `sqlite3`, also where there is nothing to do.
+/// Of a dry run, a script that can be piped to `psql` or `sqlite3`, also where there is nothing to
+/// do.
 fn text(plan: &MigrationPlan, dry_run: bool) -> String {
     let nothing = "Nothing to do: the database has what this version needs.";
     match (plan.is_empty(), dry_run) {

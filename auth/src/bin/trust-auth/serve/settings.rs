@@ -58,7 +58,8 @@ pub(crate) struct Settings {
     #[arg(long, env = "TRUST_AUTH_METRICS_ON_ADMIN_ONLY", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub(crate) metrics_on_admin_only: bool,
 
-    /// Add to a table that is there what it lacks, as `trust-auth migrate` does, before serving; without it, a table is only looked at
+    /// Add to a table that is there what it lacks, as `trust-auth migrate` does, before serving;
+    /// without it, a table is only looked at
     #[arg(long, env = "TRUST_AUTH_MIGRATE", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub(crate) migrate: bool,
 
