@@ -270,7 +270,8 @@ impl Work<'_> {
         }
         if makes_triggers && !owns_function {
             return Err(self.missing_right(format!(
-                "ownership of the function `trust_auth_notify` in the schema {namespace}; {advice}, or drop it"
+                "ownership of the function `trust_auth_notify` in the schema {namespace}; let its owner or a \
+                 superuser drop it, and try again"
             )));
         }
         Ok(())

@@ -277,6 +277,10 @@ async fn a_table_that_is_restored_under_a_running_service_is_read_from_then_on_w
     let path = format!("/admin/trusts/{}/disable", trust.id);
     assert_eq!(server.administer("POST", &path, &Value::Null).await.status, 200);
     assert_eq!(server.verify(&trust.key).await.status, 401);
+    // The triggers' function outlived the table, and is its former owner's.
+    let ran = run(&url_of_owner, &["migrate"], "");
+    assert!(ran.stderr.contains("ownership of the function `trust_auth_notify`"), "{}", ran.stderr);
+    database.psql(&url, "DROP FUNCTION trust_auth_notify");
     assert_eq!(run(&url_of_owner, &["migrate"], "").code, 0);
     until_degraded(&server, &[]).await;
     assert_eq!(server.verify(&other.key).await.status, 200);
