@@ -13,6 +13,8 @@ use crate::StoreError;
 /// A database's file.
 pub(super) struct File {
     path: PathBuf,
+    /// Beside the file that a link leads to.
+    side_paths: [PathBuf; 2],
     /// `None` where the system tells no identities: then no change is noticed.
     identity: Option<Identity>,
     /// The side files, in the order of [`side_files`], once a connection holds them.
@@ -31,10 +33,12 @@ enum Lost {
     Side,
 }
 
-/// Where SQLite keeps what is not in the database yet, and what its processes tell each other: `-wal` and `-shm`.
+/// Where SQLite keeps what is not in the database yet, and what its processes tell each other: `-wal` and `-shm`, beside the
+/// file itself, wherever a link to it is.
 pub(super) fn side_files(path: &Path) -> [PathBuf; 2] {
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     ["-wal", "-shm"].map(|end| {
-        let mut name = OsString::from(path);
+        let mut name = OsString::from(&path);
         name.push(end);
         name.into()
     })
@@ -44,8 +48,10 @@ impl File {
     /// The one that is at this path now, and is open or about to be opened.
     pub(super) fn at(path: PathBuf) -> Self {
         let identity = std::fs::metadata(&path).ok().and_then(|found| identity(&found));
+        let side_paths = side_files(&path);
         Self {
             path,
+            side_paths,
             identity,
             sides: OnceLock::new(),
             sides_are_held: AtomicBool::new(false),
@@ -96,8 +102,8 @@ impl File {
     }
 
     fn sides_found(&self) -> Result<[Option<Identity>; 2], StoreError> {
-        let [wal, shm] = side_files(&self.path);
-        Ok([self.found(&wal)?, self.found(&shm)?])
+        let [wal, shm] = &self.side_paths;
+        Ok([self.found(wal)?, self.found(shm)?])
     }
 
     /// What is at this path; `None` if nothing is.
