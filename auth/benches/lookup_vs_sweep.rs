@@ -33,7 +33,7 @@ fn rows(trusts: usize) -> impl Iterator<Item = Trust> {
         code: None,
         region: Some("north".into()),
         api_key_hash: Some(KeyHash::of(key(at))),
-        created_at: OffsetDateTime::UNIX_EPOCH,
+        created_at: Some(OffsetDateTime::UNIX_EPOCH),
         last_heartbeat: None,
         disabled_at: None,
     })
@@ -54,7 +54,7 @@ async fn sqlite(folder: &std::path::Path, trusts: usize) -> SqliteStore {
         .bind(row.name)
         .bind(row.region)
         .bind(row.api_key_hash.unwrap().to_string())
-        .bind(row.created_at.format(&Rfc3339).unwrap())
+        .bind(row.created_at.unwrap().format(&Rfc3339).unwrap())
         .execute(&mut *transaction)
         .await
         .unwrap();

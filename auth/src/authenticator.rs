@@ -236,7 +236,7 @@ impl<S: TrustStore> Authenticator<S> {
                     self.counters.hit();
                     return Ok(trust);
                 }
-                Ok(None) => {
+                Ok(None) | Err(StoreError::BadRow { .. }) => {
                     self.counters.stale_hit();
                     way.path = Path::StaleHit;
                 }
@@ -266,6 +266,8 @@ impl<S: TrustStore> Authenticator<S> {
                 // Revoked since, as a rule. But another row may have the key, by now or all the time: sweep once
                 // more, so that a key which is valid throughout is not refused as invalid.
                 Ok(None) => {}
+                // The fault of this row alone, which another try does not mend. The store has logged it.
+                Err(StoreError::BadRow { .. }) => return Err(AuthError::Invalid),
                 Err(error) => return Err(AuthError::Unavailable(error)),
             }
         }

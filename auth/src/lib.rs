@@ -68,6 +68,8 @@ mod api_key;
 mod auth_error;
 mod authenticator;
 mod authenticator_builder;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod columns;
 #[cfg(feature = "http")]
 mod http;
 mod log_limit;
@@ -110,7 +112,7 @@ pub use registry_error::RegistryError;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore};
 pub use stats::Stats;
-pub use store::{Candidates, Change, TrustLedger, TrustStore};
+pub use store::{Candidates, Change, Listing, MalformedRow, TrustLedger, TrustStore};
 pub use store_error::{Cause, StoreError};
 pub use text_flaw::TextFlaw;
 pub use trust::{InvalidName, NewTrust, Trust, TrustRef};

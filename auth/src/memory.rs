@@ -66,7 +66,7 @@ impl MemoryStore {
     ///     code: None,
     ///     region: None,
     ///     api_key_hash: Some(KeyHash::of("key")),
-    ///     created_at: time::OffsetDateTime::UNIX_EPOCH,
+    ///     created_at: Some(time::OffsetDateTime::UNIX_EPOCH),
     ///     last_heartbeat: None,
     ///     disabled_at: None,
     /// };

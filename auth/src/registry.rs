@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use trust_key_cache::{KeyHash, TrustKeyCache};
 
-use crate::{ApiKey, Change, NewTrust, RegistryError, StoreError, Trust, TrustLedger, TrustRef};
+use crate::{ApiKey, Change, Listing, NewTrust, RegistryError, StoreError, Trust, TrustLedger, TrustRef};
 
 /// Registers, rotates, disables, enables and deletes trusts, and keeps the cache honest about it. A clone
 /// shares both.
@@ -128,13 +128,22 @@ impl<L: TrustLedger> TrustRegistry<L> {
         Ok(self.commit(self.ledger.delete(which), concerned).await?.trust)
     }
 
-    /// Every trust, enabled or not, by name.
+    /// Every trust whose row can be read, enabled or not, by name.
     ///
     /// # Errors
     ///
     /// The [`StoreError`] of the store.
     pub async fn list(&self) -> Result<Vec<Trust>, RegistryError> {
         Ok(self.ledger.list().await?)
+    }
+
+    /// Every trust as [`list`](Self::list) returns them, and the rows that cannot be read.
+    ///
+    /// # Errors
+    ///
+    /// The [`StoreError`] of the store; none for a malformed row.
+    pub async fn listing(&self) -> Result<Listing, RegistryError> {
+        Ok(self.ledger.listing().await?)
     }
 
     /// Runs a write, and invalidates the keys that it concerns: after the commit, before anybody hears of it.

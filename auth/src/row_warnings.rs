@@ -31,6 +31,7 @@ struct Minute {
 enum What {
     Hash,
     Heartbeat,
+    Column(&'static str),
     #[cfg(feature = "sqlite")]
     Id,
 }
@@ -47,6 +48,17 @@ impl RowWarnings {
     pub(crate) fn last_heartbeat(&self, id: Uuid) {
         if self.may_say(What::Heartbeat, Some(id), Instant::now()) {
             tracing::warn!(%id, "a trust's last_heartbeat is no time that can be told; it is left out");
+        }
+    }
+
+    /// A column holds what it should not, so that the trust is refused.
+    pub(crate) fn column(&self, id: Uuid, column: &'static str) {
+        if self.may_say(What::Column(column), Some(id), Instant::now()) {
+            tracing::warn!(
+                %id,
+                column,
+                "a trust is refused because a column of its row is malformed; repair the row, or delete the trust"
+            );
         }
     }
 

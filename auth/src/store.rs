@@ -5,6 +5,7 @@
 
 use std::future::Future;
 
+use serde::Serialize;
 use trust_key_cache::KeyHash;
 use uuid::Uuid;
 
@@ -109,12 +110,43 @@ pub trait TrustLedger: TrustStore {
     /// [`StoreError::NoSuchTrust`] if there is no such row, or any other [`StoreError`].
     fn delete(&self, which: &TrustRef) -> impl Future<Output = Result<Change, StoreError>> + Send;
 
-    /// Every row, enabled or not, in the order of the names' bytes.
+    /// Every row that can be read, enabled or not, in the order of the names' bytes.
     ///
     /// # Errors
     ///
     /// Any [`StoreError`].
     fn list(&self) -> impl Future<Output = Result<Vec<Trust>, StoreError>> + Send;
+
+    /// As [`list`](Self::list), with the rows that cannot be read. A store in which there are none need not implement it.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`], but none for a malformed row.
+    fn listing(&self) -> impl Future<Output = Result<Listing, StoreError>> + Send {
+        async { Ok(Listing { trusts: self.list().await?, malformed: Vec::new() }) }
+    }
+}
+
+/// All rows of a store, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Listing {
+    /// Those that can be read.
+    pub trusts: Vec<Trust>,
+    /// Those that cannot. Serialised only if there are any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub malformed: Vec<MalformedRow>,
+}
+
+/// A row with a malformed column: another program has written it. Its trust is refused until the row is repaired. It can
+/// be disabled, rotated and deleted, unless the column is its id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MalformedRow {
+    /// The row's id, if that can be read.
+    pub id: Option<Uuid>,
+    /// The row's name, if that can be read.
+    pub name: Option<String>,
+    /// The first column that is malformed.
+    pub column: &'static str,
 }
 
 /// What a sweep runs over: two packed columns, so that it walks through nothing but digests.
@@ -176,7 +208,7 @@ impl Candidates {
 /// What a committed write has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// The row after the write; for a deletion, as it was.
+    /// The row after the write; for a deletion, as it was. What is malformed in it is left out.
     pub trust: Trust,
     /// The digest that the row had before, if any: the key whose cached entry the write makes stale.
     pub former_hash: Option<KeyHash>,

@@ -43,9 +43,9 @@ pub struct Trust {
     /// The digest of the API key; `None` if there is no usable one, in which case no key is accepted.
     #[serde(skip)]
     pub api_key_hash: Option<KeyHash>,
-    /// When the row was made, in UTC.
-    #[serde(with = "time::serde::rfc3339")]
-    pub created_at: OffsetDateTime,
+    /// When the row was made, in UTC; `None` only after a change of a row in which this is malformed.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub created_at: Option<OffsetDateTime>,
     /// When the trust was last heard of, in UTC. The application's column: nothing here writes it.
     #[serde(with = "time::serde::rfc3339::option")]
     pub last_heartbeat: Option<OffsetDateTime>,
@@ -135,7 +135,7 @@ impl NewTrust {
             code: self.code,
             region: self.region,
             api_key_hash: Some(hash),
-            created_at: now(),
+            created_at: Some(now()),
             last_heartbeat: None,
             disabled_at: None,
         }

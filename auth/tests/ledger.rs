@@ -249,7 +249,7 @@ fn a_memory_store_of_rows_refuses_two_with_one_name_or_one_id() {
         code: None,
         region: None,
         api_key_hash: None,
-        created_at: time::OffsetDateTime::UNIX_EPOCH,
+        created_at: Some(time::OffsetDateTime::UNIX_EPOCH),
         last_heartbeat: None,
         disabled_at: None,
     };

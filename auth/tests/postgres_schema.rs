@@ -61,7 +61,7 @@ async fn the_references_table_is_extended_and_its_rows_stay_as_they_are() {
     assert_eq!(names, [("No key", true), ("St. John", true), ("St. Mary", true)]);
     let mary = world.authenticator.authenticate(Some("mary")).await.unwrap();
     assert_eq!((mary.id, mary.code.as_deref()), (Uuid::from_u128(0x4000_8000_0000_0000_0001), Some("SM")));
-    assert_eq!(mary.created_at.unix_timestamp(), 1_709_208_000, "a time without a zone is UTC");
+    assert_eq!(mary.created_at.unwrap().unix_timestamp(), 1_709_208_000, "a time without a zone is UTC");
     assert_eq!(world.authenticator.authenticate(Some("john")).await.unwrap().name, "St. John");
 
     // And everything else can be done to them.
@@ -435,4 +435,19 @@ async fn malformed_rows_are_refused_and_the_others_are_read() {
     let error = store.fetch(ids[0]).await.unwrap_err();
     assert!(matches!(error, StoreError::BadRow { column: "created_at", .. }), "{error}");
     assert!(store.fetch(ids[2]).await.unwrap().is_some());
+
+    let listing = store.listing().await.unwrap();
+    assert_eq!(listing.trusts.len(), 2);
+    let malformed: Vec<_> = listing.malformed.iter().map(|row| (row.id, row.column)).collect();
+    assert_eq!(malformed, [(Some(ids[0]), "created_at")]);
+    let rotated = store.replace_hash(&ids[0].into(), KeyHash::of("new")).await.unwrap();
+    assert_eq!(rotated.trust.created_at, None);
+    let disable = "UPDATE trust SET disabled_at = 'infinity' WHERE id = ";
+    server.psql(&url, &format!("{disable}'{}'", ids[0]));
+    assert!(!store.set_enabled(&ids[0].into(), false).await.unwrap().trust.is_enabled());
+    server.psql(&url, &format!("UPDATE trust SET created_at = now() WHERE id = '{}'", ids[0]));
+    assert!(!store.fetch(ids[0]).await.unwrap().unwrap().is_enabled(), "since now, which can be read");
+    server.psql(&url, &format!("UPDATE trust SET created_at = '-infinity' WHERE id = '{}'", ids[0]));
+    store.delete(&ids[0].into()).await.unwrap();
+    assert_eq!(store.listing().await.unwrap().malformed, []);
 }

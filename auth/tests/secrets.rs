@@ -220,7 +220,7 @@ fn a_trust_is_serialised_with_its_times_in_rfc_3339() {
         code: None,
         region: Some("north".into()),
         api_key_hash: Some(KeyHash::of("key")),
-        created_at: time::OffsetDateTime::UNIX_EPOCH,
+        created_at: Some(time::OffsetDateTime::UNIX_EPOCH),
         last_heartbeat: None,
         disabled_at: Some(time::OffsetDateTime::UNIX_EPOCH),
     };

@@ -12,7 +12,9 @@ use stores::{
     Backend, Moment, Tampered, World, by_name, eventually, postgres_options, second_connection,
     sqlite_options,
 };
-use trust_auth::{AuthError, KeyHash, NewTrust, Path, SqliteStore, StoreError, TrustLedger, TrustStore};
+use trust_auth::{
+    AuthError, KeyHash, MalformedRow, NewTrust, Path, SqliteStore, StoreError, TrustLedger, TrustStore,
+};
 use uuid::Uuid;
 
 on_every_store!(
@@ -281,22 +283,54 @@ async fn a_row_whose_hash_is_malformed_is_refused_and_costs_the_others_nothing()
 }
 
 #[tokio::test]
-async fn a_row_whose_other_columns_are_malformed_is_an_error_that_names_them() {
-    let columns = ["created_at", "disabled_at"];
-    for column in columns {
+async fn a_row_with_a_malformed_column_refuses_its_own_trust_alone_and_can_still_be_revoked_g9() {
+    for (column, spoil) in [
+        ("created_at", "UPDATE trust SET created_at = 'soon' WHERE name = 'a'"),
+        ("disabled_at", "UPDATE trust SET disabled_at = 'soon' WHERE name = 'a'"),
+        ("code", "UPDATE trust SET code = CAST(x'ff736f6f6e' AS TEXT) WHERE name = 'a'"),
+        ("region", "UPDATE trust SET region = CAST(x'ff736f6f6e' AS TEXT) WHERE name = 'a'"),
+        ("name", "UPDATE trust SET name = CAST(x'ff736f6f6e' AS TEXT) WHERE name = 'a'"),
+    ] {
         let world = World::<SqliteStore>::new().await;
         let (trust, key) = world.register_hot("a").await;
-        let sql = match column {
-            "created_at" => "UPDATE trust SET created_at = 'soon'",
-            _ => "UPDATE trust SET disabled_at = 'soon'",
-        };
-        sqlx::query(sql).execute(&mut second_connection(&world.store).await).await.unwrap();
-        let refused = world.attempt(&key).await.result;
-        assert_unavailable(&refused, "bad_row");
-        let message = refused.unwrap_err().source().unwrap().to_string();
-        assert!(message.contains(column) && message.contains(&trust.id.to_string()), "{message}");
-        assert!(!message.contains("soon"), "{message}");
-        assert_eq!(world.registry.list().await.unwrap_err().kind(), "bad_row");
+        let (sound, sound_key) = world.register("b").await;
+        let which = trust.id.into();
+        let mut other = second_connection(&world.store).await;
+        sqlx::query(spoil).execute(&mut other).await.unwrap();
+        let (log, guard) = stores::Log::start();
+        for _ in 0..2 {
+            let refused = world.attempt(&key).await.result;
+            assert!(matches!(refused, Err(AuthError::Invalid)), "{column}: {refused:?}");
+        }
+        drop(guard);
+        // A trust that may be disabled is not even compared.
+        let log = log.text();
+        let is_named = log.contains(&trust.id.to_string()) && log.contains(column) && !log.contains("soon");
+        assert!(is_named, "{log}");
+        assert_eq!(world.attempt(&sound_key).await.result.unwrap(), sound);
+
+        assert_eq!(world.registry.list().await.unwrap(), std::slice::from_ref(&sound));
+        let listing = world.registry.listing().await.unwrap();
+        let name = (column != "name").then(|| "a".to_owned());
+        assert_eq!(listing.trusts, std::slice::from_ref(&sound));
+        assert_eq!(listing.malformed, [MalformedRow { id: Some(trust.id), name, column }]);
+
+        let (rotated, new_key) = world.registry.rotate(&which).await.unwrap();
+        assert_eq!((rotated.id, rotated.created_at.is_some()), (trust.id, column != "created_at"));
+        assert!(matches!(world.attempt(&new_key).await.result, Err(AuthError::Invalid)));
+        assert!(!world.registry.disable(&which).await.unwrap().is_enabled());
+        let disabled: String = sqlx::query_scalar("SELECT disabled_at FROM trust WHERE id = ?1")
+            .bind(trust.id.to_string())
+            .fetch_one(&mut other)
+            .await
+            .unwrap();
+        assert_ne!(disabled, "soon");
+        assert!(world.registry.enable(&which).await.unwrap().is_enabled());
+        let granted = world.attempt(&new_key).await.result.is_ok();
+        assert_eq!(granted, column == "disabled_at", "that is repaired by it");
+        world.registry.delete(&which).await.unwrap();
+        assert_eq!(world.registry.listing().await.unwrap().malformed, []);
+        assert!(matches!(world.attempt(&new_key).await.result, Err(AuthError::Invalid)));
     }
 }
 
@@ -508,7 +542,9 @@ async fn a_row_whose_id_is_malformed_is_skipped_by_the_sweep() {
     sqlx::query("UPDATE trust SET id = 'x' WHERE name = 'a'").execute(&mut other).await.unwrap();
     assert!(matches!(world.attempt(&key).await.result, Err(AuthError::Invalid)));
     assert_eq!(world.attempt(&sound_key).await.result.unwrap(), sound);
-    assert_eq!(world.store.list().await.unwrap_err().kind(), "bad_row");
+    let listing = world.store.listing().await.unwrap();
+    assert_eq!(listing.trusts, [sound]);
+    assert_eq!(listing.malformed, [MalformedRow { id: None, name: Some("a".into()), column: "id" }]);
     let attempt = world.authenticator.attempt(Some("no trust has this")).await;
     assert_eq!(attempt.rows_swept, 1);
     assert_eq!(world.cache.lookup(&KeyHash::of(key.expose())), None);

@@ -41,7 +41,7 @@ use self::pool::{Connector, Lent, Pool};
 use crate::row_warnings::RowWarnings;
 use crate::text_flaw::nfc;
 use crate::trust::now;
-use crate::{Candidates, Change, NewTrust, StoreError, Trust, TrustLedger, TrustRef, TrustStore};
+use crate::{Candidates, Change, Listing, NewTrust, StoreError, Trust, TrustLedger, TrustRef, TrustStore};
 
 /// How long closing may take. Connections that take longer are cut.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -280,9 +280,10 @@ impl TrustStore for PostgresStore {
                    created_at::timestamptz, last_heartbeat::timestamptz, disabled_at::timestamptz \
                    FROM (SELECT pg_is_in_recovery() AS is_replica) AS server LEFT JOIN trust ON id = $1";
         let found = self
-            .within(rights::READ, self.rows(sql, Some(id), |row| row::trust(row, &self.warnings)))
+            .within(rights::READ, self.rows(sql, Some(id), |row| row::columns(row, &self.warnings)))
             .await?;
-        found.into_iter().next().transpose().map(Option::flatten)
+        let Some(columns) = found.into_iter().next().transpose()?.flatten() else { return Ok(None) };
+        columns.trust(&self.warnings).map(Some)
     }
 
     async fn candidates(&self) -> Result<Candidates, StoreError> {
@@ -315,7 +316,7 @@ impl TrustLedger for PostgresStore {
             .bind(&trust.code)
             .bind(&trust.region)
             .bind(hash.to_string())
-            .bind(time_text(trust.created_at)?);
+            .bind(trust.created_at.map(time_text).transpose()?);
             let done = query.execute(write.lent.connection()?).await.map_err(|error| self.failed(&error))?;
             if done.rows_affected() == 0 {
                 return Err(StoreError::NameTaken { name: trust.name });
@@ -377,13 +378,23 @@ impl TrustLedger for PostgresStore {
     }
 
     async fn list(&self) -> Result<Vec<Trust>, StoreError> {
+        Ok(self.listing().await?.trusts)
+    }
+
+    async fn listing(&self) -> Result<Listing, StoreError> {
         let sql = "SELECT server.is_replica, id, name::text, code::text, region::text, api_key_hash::text, \
                    created_at::timestamptz, last_heartbeat::timestamptz, disabled_at::timestamptz \
                    FROM (SELECT pg_is_in_recovery() AS is_replica) AS server LEFT JOIN trust ON true \
                    ORDER BY name COLLATE \"C\"";
         let rows =
-            self.within(rights::READ, self.rows(sql, None, |row| row::trust(row, &self.warnings))).await?;
-        rows.into_iter().filter_map(Result::transpose).collect()
+            self.within(rights::READ, self.rows(sql, None, |row| row::columns(row, &self.warnings))).await?;
+        let mut listing = Listing::default();
+        for columns in rows {
+            if let Some(columns) = columns? {
+                columns.list(&mut listing);
+            }
+        }
+        Ok(listing)
     }
 }
 
@@ -414,8 +425,8 @@ impl Write<'_> {
         };
         let row = query.fetch_optional(self.lent.connection()?).await;
         let row = row.map_err(|error| self.store.failed(&error))?;
-        match row.as_ref().map(|row| row::trust(row, &self.store.warnings)).transpose()?.flatten() {
-            Some(trust) => Ok(trust),
+        match row.as_ref().map(|row| row::columns(row, &self.store.warnings)).transpose()?.flatten() {
+            Some(columns) => Ok(columns.for_change(&self.store.warnings)),
             None => Err(StoreError::NoSuchTrust { which: which.clone() }),
         }
     }

@@ -7,8 +7,9 @@ use time::{Duration, OffsetDateTime};
 use trust_key_cache::KeyHash;
 use uuid::Uuid;
 
+use crate::StoreError;
+use crate::columns::{Columns, Malformed};
 use crate::row_warnings::RowWarnings;
-use crate::{StoreError, Trust};
 
 /// From where PostgreSQL counts its microseconds.
 const EPOCH: OffsetDateTime = datetime!(2000-01-01 0:00 UTC);
@@ -21,25 +22,23 @@ pub(super) fn is_replica(row: &PgRow) -> bool {
 
 /// The row of a query for a flag, and `id, name, code, region, api_key_hash, created_at, last_heartbeat, disabled_at`; `None` if the id is
 /// null, which stands for no row.
-pub(super) fn trust(row: &PgRow, warnings: &RowWarnings) -> Result<Option<Trust>, StoreError> {
+pub(super) fn columns(row: &PgRow, warnings: &RowWarnings) -> Result<Option<Columns>, StoreError> {
     let id: Option<Uuid> = row.try_get(1).map_err(|_| StoreError::BadRow { id: None, column: "id" })?;
     let Some(id) = id else { return Ok(None) };
-    let bad = |column| StoreError::BadRow { id: Some(id), column };
-    let text = |index, column| row.try_get::<Option<String>, usize>(index).map_err(|_| bad(column));
-    // The application writes this one, and nothing is decided by it.
-    let last_heartbeat = time(row, 7).unwrap_or_else(|_| {
-        warnings.last_heartbeat(id);
-        None
-    });
-    Ok(Some(Trust {
+    let text = |index| row.try_get::<Option<String>, usize>(index).map_err(|_| Malformed);
+    Ok(Some(Columns {
         id,
-        name: text(2, "name")?.ok_or_else(|| bad("name"))?,
-        code: text(3, "code")?,
-        region: text(4, "region")?,
-        api_key_hash: text(5, "api_key_hash")?.and_then(|digits| hash(id, &digits, warnings)),
-        created_at: time(row, 6).ok().flatten().ok_or_else(|| bad("created_at"))?,
-        last_heartbeat,
-        disabled_at: time(row, 8).map_err(|_| bad("disabled_at"))?,
+        name: text(2).and_then(|name| name.ok_or(Malformed)),
+        code: text(3),
+        region: text(4),
+        api_key_hash: text(5).map(|digits| digits.and_then(|digits| hash(id, &digits, warnings))),
+        created_at: time(row, 6).and_then(|time| time.ok_or(Malformed)),
+        // The application writes this one.
+        last_heartbeat: time(row, 7).unwrap_or_else(|Malformed| {
+            warnings.last_heartbeat(id);
+            None
+        }),
+        disabled_at: time(row, 8),
     }))
 }
 
@@ -58,16 +57,14 @@ fn hash(id: Uuid, digits: &str, warnings: &RowWarnings) -> Option<KeyHash> {
     hash
 }
 
-/// Why a time cannot be told: it is infinite, or of a year that no calendar here has.
-struct NoTime;
-
-/// A `timestamptz`, read as the microseconds that it is: the driver's own conversion panics at infinity.
-fn time(row: &PgRow, index: usize) -> Result<Option<OffsetDateTime>, NoTime> {
+/// A `timestamptz`, read as the microseconds that it is: the driver's own conversion panics at infinity. One that is infinite, or of a year
+/// that no calendar here has, is malformed.
+fn time(row: &PgRow, index: usize) -> Result<Option<OffsetDateTime>, Malformed> {
     match row.try_get_unchecked::<Option<i64>, usize>(index) {
         Ok(None) => Ok(None),
-        Ok(Some(i64::MIN | i64::MAX)) | Err(_) => Err(NoTime),
+        Ok(Some(i64::MIN | i64::MAX)) | Err(_) => Err(Malformed),
         Ok(Some(microseconds)) => {
-            EPOCH.checked_add(Duration::microseconds(microseconds)).map(Some).ok_or(NoTime)
+            EPOCH.checked_add(Duration::microseconds(microseconds)).map(Some).ok_or(Malformed)
         }
     }
 }

@@ -34,7 +34,7 @@ use self::file::File;
 use crate::row_warnings::RowWarnings;
 use crate::text_flaw::nfc;
 use crate::trust::now;
-use crate::{Candidates, Change, NewTrust, StoreError, Trust, TrustLedger, TrustRef, TrustStore};
+use crate::{Candidates, Change, Listing, NewTrust, StoreError, Trust, TrustLedger, TrustRef, TrustStore};
 
 /// The trusts in an SQLite file, through a pool of connections. A clone shares the pool.
 ///
@@ -168,7 +168,9 @@ impl TrustStore for SqliteStore {
             .fetch_optional(&self.readers)
             .await
             .map_err(|error| self.failed(error))?;
-            row.as_ref().map(|row| row::trust(row, &self.warnings)).transpose()
+            let Some(row) = row else { return Ok(None) };
+            let columns = row::columns(&row, &self.warnings).map_err(row::without_id)?;
+            columns.trust(&self.warnings).map(Some)
         })
         .await
     }
@@ -195,7 +197,7 @@ impl TrustLedger for SqliteStore {
             .bind(trust.code.clone())
             .bind(trust.region.clone())
             .bind(hash.to_string())
-            .bind(row::time_text(trust.created_at)?)
+            .bind(trust.created_at.map(row::time_text).transpose()?)
             .execute(write.connection()?)
             .await
             .map_err(|error| self.failed(error))?;
@@ -263,6 +265,10 @@ impl TrustLedger for SqliteStore {
     }
 
     async fn list(&self) -> Result<Vec<Trust>, StoreError> {
+        Ok(self.listing().await?.trusts)
+    }
+
+    async fn listing(&self) -> Result<Listing, StoreError> {
         self.within(async {
             let rows = sqlx::query(
                 "SELECT id, name, code, region, api_key_hash, created_at, last_heartbeat, disabled_at \
@@ -271,7 +277,14 @@ impl TrustLedger for SqliteStore {
             .fetch_all(&self.readers)
             .await
             .map_err(|error| self.failed(error))?;
-            rows.iter().map(|row| row::trust(row, &self.warnings)).collect()
+            let mut listing = Listing::default();
+            for row in &rows {
+                match row::columns(row, &self.warnings) {
+                    Ok(columns) => columns.list(&mut listing),
+                    Err(malformed) => listing.malformed.push(malformed),
+                }
+            }
+            Ok(listing)
         })
         .await
     }
@@ -294,10 +307,9 @@ impl Write<'_> {
             .bind(nfc(name).into_owned()),
         };
         let row = query.fetch_optional(self.connection()?).await.map_err(|error| self.store.failed(error))?;
-        match row {
-            Some(row) => row::trust(&row, &self.store.warnings),
-            None => Err(StoreError::NoSuchTrust { which: which.clone() }),
-        }
+        let Some(row) = row else { return Err(StoreError::NoSuchTrust { which: which.clone() }) };
+        let columns = row::columns(&row, &self.store.warnings).map_err(row::without_id)?;
+        Ok(columns.for_change(&self.store.warnings))
     }
 
     /// Makes sure that a statement has changed the row that was found, and nothing else. Whoever is told of a

@@ -10,33 +10,39 @@ use trust_key_cache::KeyHash;
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
+use crate::columns::{Columns, Malformed};
 use crate::row_warnings::RowWarnings;
-use crate::{StoreError, Trust};
+use crate::{MalformedRow, StoreError};
 
-/// The row of a query for `id, name, code, region, api_key_hash, created_at, last_heartbeat, disabled_at`.
-pub(super) fn trust(row: &SqliteRow, warnings: &RowWarnings) -> Result<Trust, StoreError> {
-    let id = id(row).ok_or(StoreError::BadRow { id: None, column: "id" })?;
-    let bad = |column| StoreError::BadRow { id: Some(id), column };
-    let text = |index, column| row.try_get::<Option<String>, usize>(index).map_err(|_| bad(column));
-    let time_of = |index, column| match text(index, column)? {
-        Some(text) => time(&text).map(Some).ok_or_else(|| bad(column)),
+/// The row of a query for `id, name, code, region, api_key_hash, created_at, last_heartbeat, disabled_at`; or that its id is
+/// malformed.
+pub(super) fn columns(row: &SqliteRow, warnings: &RowWarnings) -> Result<Columns, MalformedRow> {
+    let text = |index| row.try_get::<Option<String>, usize>(index).map_err(|_| Malformed);
+    let name = text(1).and_then(|name| name.ok_or(Malformed));
+    let Some(id) = id(row) else { return Err(MalformedRow { id: None, name: name.ok(), column: "id" }) };
+    let time_of = |index| match text(index)? {
+        Some(text) => time(&text).map(Some).ok_or(Malformed),
         None => Ok(None),
     };
-    // The application writes this one, and nothing is decided by it.
-    let last_heartbeat = time_of(6, "last_heartbeat").unwrap_or_else(|_| {
-        warnings.last_heartbeat(id);
-        None
-    });
-    Ok(Trust {
+    Ok(Columns {
         id,
-        name: text(1, "name")?.ok_or_else(|| bad("name"))?,
-        code: text(2, "code")?,
-        region: text(3, "region")?,
-        api_key_hash: text(4, "api_key_hash")?.and_then(|digits| hash(id, &digits, warnings)),
-        created_at: time_of(5, "created_at")?.ok_or_else(|| bad("created_at"))?,
-        last_heartbeat,
-        disabled_at: time_of(7, "disabled_at")?,
+        name,
+        code: text(2),
+        region: text(3),
+        api_key_hash: text(4).map(|digits| digits.and_then(|digits| hash(id, &digits, warnings))),
+        created_at: time_of(5).and_then(|time| time.ok_or(Malformed)),
+        // The application writes this one.
+        last_heartbeat: time_of(6).unwrap_or_else(|Malformed| {
+            warnings.last_heartbeat(id);
+            None
+        }),
+        disabled_at: time_of(7),
     })
+}
+
+/// That a row's id is malformed, as an error.
+pub(super) fn without_id(row: MalformedRow) -> StoreError {
+    StoreError::BadRow { id: row.id, column: row.column }
 }
 
 /// The row of a query for `id, api_key_hash`; `None` if it is malformed.

@@ -160,7 +160,8 @@ async fn a_disk_that_is_full_at_the_checkpoint_fails_no_change_that_was_committe
     let filler = disk.fill();
     let mut registered = Vec::new();
     let refused = loop {
-        let body = json!({ "name": format!("New {}", registered.len()), "region": "north ".repeat(200) });
+        let body =
+            json!({ "name": format!("New {}", registered.len()), "region": "north ".repeat(200).trim() });
         let answer = server.administer("POST", "/admin/trusts", &body).await;
         if answer.status != 201 {
             break answer;
@@ -326,5 +327,84 @@ async fn what_other_programs_may_do_to_side_files_is_not_taken_for_their_removal
     assert_eq!(server.metric("trust_auth_listener_failures_total").await, 0.0);
     assert_eq!(server.verify(&trust.key).await.status, 200);
     server.register("Another").await;
+    server.stop().await;
+}
+
+/// By the command line in a shell that takes nothing away, and by the service.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg(unix)]
+async fn the_files_are_their_owners_alone_and_one_that_is_not_is_warned_of() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("trusts.db");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let run = |arguments: &[&str]| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "umask 000; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_trust-auth")]);
+        shell.arg("--database").arg(&database).args(arguments).output().unwrap()
+    };
+    let registered = run(&["register", "--name", "a"]);
+    assert!(registered.status.success(), "{registered:?}");
+    assert_eq!(mode(&database), 0o600);
+    let told = String::from_utf8(run(&["list"]).stderr).unwrap();
+    assert!(told.is_empty(), "{told}");
+
+    // Through a link to nothing, as SQLite would make it.
+    let link = folder.path().join("link.db");
+    std::os::unix::fs::symlink(folder.path().join("linked.db"), &link).unwrap();
+    let server = Server::on(&link, &[]).await;
+    server.register("a").await;
+    for end in ["", "-wal", "-shm"] {
+        assert_eq!(mode(&folder.path().join(format!("linked.db{end}"))), 0o600, "{end}");
+    }
+    server.stop().await;
+
+    fs::set_permissions(&database, fs::Permissions::from_mode(0o644)).unwrap();
+    let told = String::from_utf8(run(&["list"]).stderr).unwrap();
+    assert!(told.contains("every user of this machine") && told.contains("trusts.db"), "{told}");
+    assert_eq!(mode(&database), 0o644, "what its owner has chosen stays");
+}
+
+/// The others are listed, and the command line and the admin API name this one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_malformed_row_is_named_beside_the_list_and_can_be_disabled_by_either() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("trusts.db");
+    let server = Server::on(&database, &[]).await;
+    let (bad, sound) = (server.register("bad").await, server.register("sound").await);
+    assert_eq!(server.verify(&bad.key).await.status, 200);
+    let mut other = other_program(&database).await;
+    other.execute("UPDATE trust SET created_at = 'soon' WHERE name = 'bad'").await.unwrap();
+    other.close().await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(server.verify(&bad.key).await.status, 401);
+        assert_eq!(server.verify(&sound.key).await.status, 200);
+    }
+    let named = json!([{ "id": bad.id, "name": "bad", "column": "created_at" }]);
+    let listed = server.administer("GET", "/admin/trusts", &Value::Null).await;
+    assert_eq!((listed.status, listed.json()["trusts"].as_array().unwrap().len()), (200, 1));
+    assert_eq!(listed.json()["malformed"], named);
+    let shown = server.administer("GET", &format!("/admin/trusts/{}", bad.id), &Value::Null).await;
+    assert_eq!((shown.status, &*shown.kind(), shown.header("retry-after")), (500, "bad_row", None));
+    let run = |arguments: &[&str]| {
+        let mut command = command(folder.path());
+        let ran = command.arg("--database").arg(&database).args(arguments).output().unwrap();
+        assert!(ran.status.success(), "{ran:?}");
+        (String::from_utf8(ran.stdout).unwrap(), String::from_utf8(ran.stderr).unwrap())
+    };
+    let (stdout, stderr) = run(&["list"]);
+    assert!(stdout.contains(&sound.id) && !stdout.contains(&bad.id), "{stdout}");
+    assert!(
+        stderr.contains(&bad.id) && stderr.contains("created_at") && !stderr.contains("soon"),
+        "{stderr}"
+    );
+    let (stdout, _) = run(&["list", "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(&stdout).unwrap()["malformed"], named);
+    run(&["rotate", &bad.id]);
+    let (stdout, _) = run(&["disable", "bad", "--json"]);
+    let disabled = serde_json::from_str::<Value>(&stdout).unwrap();
+    assert!(disabled["trust"]["created_at"].is_null() && disabled["trust"]["disabled_at"].is_string());
+    server.delete(&bad).await;
     server.stop().await;
 }

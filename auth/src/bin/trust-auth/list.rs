@@ -1,9 +1,6 @@
-//! `list`: every trust, by name. No key is known, and no hash is shown.
+//! `list`: every trust, by name, and on standard error the rows that cannot be read. No key is known, and no hash is shown.
 
 use std::io::{self, IsTerminal};
-
-use serde::Serialize;
-use trust_auth::Trust;
 
 use crate::answer::{Answer, Format};
 use crate::database::{Database, IfMissing, Target};
@@ -11,15 +8,15 @@ use crate::failure::Failure;
 use crate::trust_text;
 
 pub(crate) async fn list(target: &Target, format: Format) -> Result<Answer, Failure> {
-    #[derive(Serialize)]
-    struct Listed<'a> {
-        trusts: &'a [Trust],
-    }
-
     let database = Database::open(target, IfMissing::Fail).await?;
-    let listed = database.registry().list().await;
+    let listed = database.registry().listing().await;
     database.close().await;
-    let trusts = listed?;
-    let text = || trust_text::table(&trusts, io::stdout().is_terminal());
-    Ok(Answer::new(format, &Listed { trusts: &trusts }, text))
+    let listing = listed?;
+    let text = || trust_text::table(&listing.trusts, io::stdout().is_terminal());
+    let answer = Answer::new(format, &listing, text);
+    if listing.malformed.is_empty() {
+        return Ok(answer);
+    }
+    let remarks: Vec<String> = listing.malformed.iter().map(trust_text::malformed).collect();
+    Ok(answer.remark(remarks.join("\n")))
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use trust_auth::{
-    Candidates, Change, KeyHash, NewTrust, PostgresStore, SqliteStore, StoreError, Trust, TrustKeyCache,
-    TrustLedger, TrustRef, TrustStore, Watcher,
+    Candidates, Change, KeyHash, Listing, NewTrust, PostgresStore, SqliteStore, StoreError, Trust,
+    TrustKeyCache, TrustLedger, TrustRef, TrustStore, Watcher,
 };
 use uuid::Uuid;
 
@@ -161,6 +161,13 @@ impl TrustLedger for Store {
         match &self.database {
             Database::Sqlite(store) => store.list().await,
             Database::Postgres(store) => store.list().await,
+        }
+    }
+
+    async fn listing(&self) -> Result<Listing, StoreError> {
+        match &self.database {
+            Database::Sqlite(store) => store.listing().await,
+            Database::Postgres(store) => store.listing().await,
         }
     }
 }

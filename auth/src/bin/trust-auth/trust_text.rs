@@ -8,7 +8,7 @@ use comfy_table::presets::{NOTHING, UTF8_BORDERS_ONLY};
 use comfy_table::{ColumnConstraint, ContentArrangement, Table};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use trust_auth::Trust;
+use trust_auth::{MalformedRow, Trust};
 
 use crate::plain::plain;
 
@@ -29,6 +29,21 @@ pub(crate) fn described(trust: &Trust) -> String {
     text
 }
 
+/// Which row cannot be read, and what to do.
+pub(crate) fn malformed(row: &MalformedRow) -> String {
+    let name = row.name.as_deref().map_or("a trust whose name cannot be read".into(), plain);
+    let column = row.column;
+    match row.id {
+        Some(id) => format!(
+            "not listed: {name} ({id}): its {column} is malformed, so that its key is refused; repair the row, or disable, \
+             rotate or delete the trust by this id"
+        ),
+        None => format!(
+            "not listed: {name}: its {column} is malformed, so that its key is refused; repair the row"
+        ),
+    }
+}
+
 /// A column's heading, and what a trust has there, if anything; the flag says whether it is for a terminal, where
 /// there is little room.
 type Column = (&'static str, fn(&Trust, bool) -> Option<String>);
@@ -40,7 +55,7 @@ const COLUMNS: [Column; 7] = [
     ("CODE", |trust, _| trust.code.as_deref().map(plain)),
     ("REGION", |trust, _| trust.region.as_deref().map(plain)),
     ("CREATED", |trust, at_terminal| {
-        Some(if at_terminal { trust.created_at.date().to_string() } else { moment(trust.created_at) })
+        trust.created_at.map(|time| if at_terminal { time.date().to_string() } else { moment(time) })
     }),
     ("LAST HEARTBEAT", |trust, _| trust.last_heartbeat.map(moment)),
 ];

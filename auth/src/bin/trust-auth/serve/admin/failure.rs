@@ -90,6 +90,8 @@ impl From<RegistryError> for Failure {
         let status = match &error {
             RegistryError::Store(StoreError::NameTaken { .. }) => StatusCode::CONFLICT,
             RegistryError::Store(StoreError::NoSuchTrust { .. }) => StatusCode::NOT_FOUND,
+            // Another try does not mend it.
+            RegistryError::Store(StoreError::BadRow { .. }) => StatusCode::INTERNAL_SERVER_ERROR,
             RegistryError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };

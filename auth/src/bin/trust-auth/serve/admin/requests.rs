@@ -11,7 +11,10 @@ use axum::http::header::LOCATION;
 use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
-use trust_auth::{ApiKey, NewTrust, RegistryError, StoreError, TextFlaw, Trust, TrustRef, TrustRegistry};
+use trust_auth::{
+    ApiKey, Listing, MalformedRow, NewTrust, RegistryError, StoreError, TextFlaw, Trust, TrustRef,
+    TrustRegistry,
+};
 
 use super::failure::Failure;
 use super::{Admin, BODY_BYTES};
@@ -42,12 +45,6 @@ struct Issued<'a> {
     api_key: &'a str,
 }
 
-/// All trusts, by name.
-#[derive(Serialize)]
-struct All {
-    trusts: Vec<Trust>,
-}
-
 /// `POST /admin/trusts`.
 pub(crate) async fn register(State(admin): State<Arc<Admin>>, request: Request) -> Response<Body> {
     let registered = async {
@@ -71,8 +68,8 @@ pub(crate) async fn register(State(admin): State<Arc<Admin>>, request: Request) 
 
 /// `GET /admin/trusts`.
 pub(crate) async fn list(State(admin): State<Arc<Admin>>) -> Response<Body> {
-    let listed = async { admin.registry.list().await.map_err(Failure::from) };
-    admin.answer("list", listed, |trusts| Json(All { trusts: trusts.clone() }).into_response()).await
+    let listed = async { admin.registry.listing().await.map_err(Failure::from) };
+    admin.answer("list", listed, |listing: &Listing| Json(listing).into_response()).await
 }
 
 /// `GET /admin/trusts/{trust}`.
@@ -80,11 +77,18 @@ pub(crate) async fn show(State(admin): State<Arc<Admin>>, named: Named) -> Respo
     let found = async {
         let which = which(named)?;
         // Of the list, because a store has no way to find a name, and needs none: this is not the hot path.
-        let listed = admin.registry.list().await?;
-        which
-            .find_in(&listed)
-            .cloned()
-            .ok_or_else(|| Failure::no_such_trust(&StoreError::NoSuchTrust { which }))
+        let listing = admin.registry.listing().await?;
+        if let Some(trust) = which.find_in(&listing.trusts) {
+            return Ok(trust.clone());
+        }
+        let is_meant = |row: &&MalformedRow| match &which {
+            TrustRef::Id(id) => row.id == Some(*id),
+            TrustRef::Name(name) => row.name.as_ref() == Some(name),
+        };
+        Err(match listing.malformed.iter().find(is_meant) {
+            Some(row) => RegistryError::from(StoreError::BadRow { id: row.id, column: row.column }).into(),
+            None => Failure::no_such_trust(&StoreError::NoSuchTrust { which }),
+        })
     };
     admin.answer("show", found, one).await
 }
