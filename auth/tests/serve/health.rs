@@ -96,12 +96,30 @@ async fn a_scan_that_cannot_end_is_not_ready_and_one_that_nears_its_limit_is_war
     assert_eq!((&ready["ready"], &ready["store"]), (&json!(false), &json!("ok")));
     assert_eq!(ask(server.main, "GET", "/readyz", &[], "").await.status, 503);
     until_logged(&server, "no key that is not cached can be verified").await;
+    assert_eq!(server.metric("trust_auth_scans_failing").await, 1.0);
 
     // Nobody asks any more, and it finds out all the same.
     database.psql(&url, "UPDATE pace SET seconds = 0");
     let ready = until_ready(&server, "/readyz", |answer| answer.status == 200).await;
     assert_eq!(ready["scan"], json!("ok"));
+    assert_eq!(server.metric("trust_auth_scans_failing").await, 0.0);
     server.stop().await;
+}
+
+/// A part that is added to `degraded` without the rest would be seen by those alone who look at `/readyz`.
+#[test]
+fn every_word_of_degraded_has_a_gauge_and_an_alert_in_the_manual() {
+    let manual = include_str!("../../../docs/operating.md");
+    let program = include_str!("../../src/bin/trust-auth/serve/mod.rs");
+    let mut entries = 0;
+    for entry in program.split(".degraded_if(").skip(1) {
+        let mut texts = entry.split('"').skip(1).step_by(2);
+        let (word, gauge) = (texts.next().unwrap(), texts.next().unwrap());
+        assert!(manual.contains(&format!("| `{word}` | `{gauge}` |")), "{word} is not explained");
+        assert!(manual.contains(&format!("expr: {gauge} == 1")), "{word} has no alert");
+        entries += 1;
+    }
+    assert!(entries >= 2);
 }
 
 #[tokio::test]

@@ -77,6 +77,7 @@ struct Read {
     waiting: Gauge,
     walks_under_way: Gauge,
     walks_most: Gauge,
+    scans_failing: Gauge,
     evicted_notification: Counter,
     evicted_connected: Counter,
     evicted_malformed: Counter,
@@ -224,6 +225,7 @@ impl Read {
             waiting: gauge!("trust_auth_waiting_requests"),
             walks_under_way: gauge!("trust_auth_walks_under_way"),
             walks_most: gauge!("trust_auth_walks_under_way_max"),
+            scans_failing: gauge!("trust_auth_scans_failing"),
             evicted_notification: evicted("notification"),
             evicted_connected: evicted("connected"),
             evicted_malformed: evicted("malformed"),
@@ -248,6 +250,7 @@ impl Read {
         self.waiting.set(stats.waiting as f64);
         self.walks_under_way.set(walks.under_way() as f64);
         self.walks_most.set(walks.most() as f64);
+        self.scans_failing.set(f64::from(u8::from(walks.cannot_end())));
         let watch = watcher.status();
         self.evicted_notification.absolute(watch.evicted_keys);
         self.evicted_connected.absolute(watch.connects);
@@ -285,6 +288,10 @@ fn describe() {
     describe_gauge!(
         "trust_auth_walks_under_way_max",
         "The most walks that have ever been under way at a time: 1, if any was"
+    );
+    describe_gauge!(
+        "trust_auth_scans_failing",
+        "Whether the last scan of all trusts failed, other than because the database was unreachable: 1 or 0"
     );
     describe_histogram!(
         "trust_auth_walk_seconds",

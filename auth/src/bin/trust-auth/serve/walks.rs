@@ -34,6 +34,11 @@ impl Walks {
         self.under_way.load(Ordering::Relaxed)
     }
 
+    /// Whether the last one failed in a way that the next one will meet again.
+    pub(crate) fn cannot_end(&self) -> bool {
+        self.record.cannot_end()
+    }
+
     /// How many have ever been under way at a time.
     pub(crate) fn most(&self) -> u64 {
         self.most.load(Ordering::Relaxed)
