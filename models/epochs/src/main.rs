@@ -120,8 +120,10 @@ fn main() -> ExitCode {
     if arguments.bug.is_some() {
         let found = protocol.shortest_fault();
         let seconds = started.elapsed().as_secs_f64();
-        report_fault(&arguments, found.map(|(fault, path)| (format!("{fault:?}"), path)), seconds);
-        return ExitCode::from(1);
+        let found = found.map(|(fault, path)| (format!("{fault:?}"), path));
+        let status = u8::from(found.is_some());
+        report_fault(&arguments, found, seconds);
+        return ExitCode::from(status);
     }
     let limit = arguments.at_most.map_or(usize::MAX, |millions| millions * 1_000_000);
     let checker = protocol.checker().finish_when(HasDiscoveries::AnyFailures);
