@@ -32,6 +32,10 @@ pub(super) fn light() {
 ///
 /// It can fail even so: a filter may have been put in place since.
 pub(super) fn heavy() -> bool {
+    #[cfg(test)]
+    if tests::refuse() {
+        return false;
+    }
     // The registration is the process's; after a `fork` it may have to be made again.
     system::barrier() || system::register()
 }
@@ -60,5 +64,95 @@ mod system {
 
     pub(super) fn barrier() -> bool {
         false
+    }
+}
+
+/// How often writers ask for the barrier. These are unit tests since only the crate can count that.
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::sync::Arc;
+    use std::sync::mpsc::channel;
+    use std::thread;
+
+    use crate::{KeyCache, KeyHash, Reclamation, reclamation};
+
+    std::thread_local! {
+        /// How often this thread has asked.
+        static ASKED: Cell<u32> = const { Cell::new(0) };
+        static REFUSED: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Counts, and tells whether this thread is to be refused.
+    pub(super) fn refuse() -> bool {
+        ASKED.set(ASKED.get() + 1);
+        REFUSED.get()
+    }
+
+    /// How many snapshots a cache of one bucket takes for a batch.
+    const BATCH: usize = 8;
+
+    fn cache() -> (KeyCache<Arc<()>>, KeyHash) {
+        (KeyCache::builder().capacity(1).build().unwrap(), KeyHash::of("key"))
+    }
+
+    #[test]
+    fn g6_no_barrier_is_asked_for_while_a_reader_is_parked() {
+        if reclamation() != Reclamation::Membarrier {
+            return;
+        }
+        let (cache, key) = cache();
+        let write = |batches| {
+            for _ in 0..batches * BATCH {
+                assert!(cache.lease(&key).remember(Arc::new(())));
+            }
+        };
+        write(3);
+        let asked = cache.lookup_with(&key, |_| {
+            // What was replaced before the reader came may need one.
+            write(3);
+            let before = ASKED.get();
+            write(100);
+            ASKED.get() - before
+        });
+        assert_eq!(asked, Some(0), "the reader is still there after each of them");
+    }
+
+    #[test]
+    fn g6_a_barrier_that_was_refused_is_asked_for_ever_more_seldom_until_it_is_made() {
+        if reclamation() != Reclamation::Membarrier {
+            return;
+        }
+        let (cache, key) = cache();
+        let value = Arc::new(());
+        let alive = || Arc::strong_count(&value) - 1;
+        let write = |batches| {
+            for _ in 0..batches * BATCH {
+                assert!(cache.lease(&key).remember(Arc::clone(&value)));
+            }
+        };
+        let (reads, has_read) = channel();
+        let (rests, may_end) = channel::<()>();
+        thread::scope(|scope| {
+            let cache = &cache;
+            scope.spawn(move || {
+                let _ = cache.lookup(&key);
+                reads.send(()).unwrap();
+                may_end.recv().ok();
+            });
+            // Dropped if this fails, so that nobody waits for it.
+            let _rests = rests;
+            has_read.recv().unwrap();
+            REFUSED.set(true);
+            let before = ASKED.get();
+            write(1_000);
+            let asked = ASKED.get() - before;
+            // After 1, 2, 4, ... batches more, and a few of them to see that it is wanted.
+            assert!((8..=12).contains(&asked), "{asked} barriers were asked for");
+            assert!(alive() > 900 * BATCH, "{} values, though the barrier was refused", alive());
+            REFUSED.set(false);
+            write(1_024 + 2);
+            assert!(alive() <= 1 + 2 * BATCH, "{} values, though the barrier is made again", alive());
+        });
     }
 }

@@ -83,6 +83,77 @@ fn g6_threads_that_rest_hold_nothing_back() {
     assert_eq!(alive.load(Ordering::Relaxed), 0);
 }
 
+/// A value that writes one to the next cache of a chain when it is dropped.
+#[derive(Clone)]
+struct Linked {
+    counted: Counted,
+    place: usize,
+    chain: &'static Chain,
+}
+
+struct Chain {
+    caches: Vec<KeyCache<Linked>>,
+    alive: Vec<Arc<AtomicIsize>>,
+}
+
+impl Chain {
+    fn of(caches: usize) -> &'static Self {
+        let cache = || KeyCache::builder().capacity(1).build().unwrap();
+        let caches: Vec<_> = std::iter::repeat_with(cache).take(caches).collect();
+        let alive = caches.iter().map(|_| Arc::default()).collect();
+        // The values borrow it.
+        Box::leak(Box::new(Self { caches, alive }))
+    }
+
+    fn write(&'static self, place: usize) {
+        let value = Linked { counted: Counted::new(7, &self.alive[place]), place, chain: self };
+        assert!(self.caches[place].lease(&KeyHash::of("key")).remember(value));
+    }
+
+    fn alive(&self) -> Vec<isize> {
+        self.alive.iter().map(|alive| alive.load(Ordering::Relaxed)).collect()
+    }
+}
+
+impl Drop for Linked {
+    fn drop(&mut self) {
+        self.counted.check();
+        if self.place + 1 < self.chain.caches.len() {
+            self.chain.write(self.place + 1);
+        }
+    }
+}
+
+/// Each of these caches is written to by destructors alone, but for the first.
+#[test]
+fn g6_what_destructors_write_to_other_caches_is_bounded_in_each_of_eight() {
+    let _alone = alone();
+    let chain = Chain::of(8);
+    for _ in 0..50_000 {
+        chain.write(0);
+    }
+    let alive = chain.alive();
+    assert!(alive.iter().all(|&alive| alive <= 1 + waiting_at_most()), "{alive:?}");
+}
+
+/// From the ninth on it takes a write of somebody else's.
+#[test]
+fn g6_what_destructors_write_deeper_than_that_goes_with_the_next_write_that_is_not_so_deep() {
+    let _alone = alone();
+    let chain = Chain::of(10);
+    for _ in 0..2_000 {
+        chain.write(0);
+    }
+    let before = chain.alive();
+    assert!(before[8] > 1_000 || reclamation() != Reclamation::Membarrier, "{before:?}");
+    // The first write takes all for one batch. Where crossbeam-epoch stands in, that waits for some more.
+    for _ in 0..waiting_at_most() {
+        chain.write(8);
+    }
+    let after = chain.alive();
+    assert!(after[..9].iter().all(|&alive| alive <= 1 + waiting_at_most()), "{before:?}, then {after:?}");
+}
+
 /// It rests afterwards, so that only the barrier tells that it is done; what the barrier shows to be over is freed at once, however much it is.
 #[test]
 fn g6_what_a_reader_held_back_goes_at_the_first_look_after_it() {

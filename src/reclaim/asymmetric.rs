@@ -357,7 +357,7 @@ impl Fence {
 #[derive(Clone, Copy)]
 pub(crate) struct Horizon {
     /// The oldest of the epochs that are the newest which a thread has seen.
-    seen: u64,
+    pub(crate) seen: u64,
     /// The oldest epoch in which a reader is pinned, as far as can be seen without a barrier.
     pub(crate) pinned: u64,
 }

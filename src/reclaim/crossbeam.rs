@@ -65,7 +65,7 @@ impl Fence {
 pub(crate) struct Horizon(u64);
 
 impl Horizon {
-    pub(super) fn furthest(&self) -> u64 {
+    pub(super) fn furthest(&self, _fence: bool) -> u64 {
         self.0
     }
 }

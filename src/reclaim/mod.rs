@@ -174,11 +174,13 @@ pub(super) enum Horizon {
 }
 
 impl Horizon {
-    /// As long as this stays the same, no grace period is over that was not over before, nor would be with a fence.
-    pub(super) fn furthest(&self) -> u64 {
+    /// As long as this stays the same, no grace period is over that was not over before, nor, with `fence`, would be
+    /// after a fence. [`u64::MAX`] if there is no such number.
+    pub(super) fn furthest(&self, fence: bool) -> u64 {
         match self {
-            Self::Asymmetric(horizon) => horizon.pinned,
-            Self::Crossbeam(horizon) => horizon.furthest(),
+            Self::Asymmetric(horizon) if fence => horizon.pinned,
+            Self::Asymmetric(horizon) => horizon.seen,
+            Self::Crossbeam(horizon) => horizon.furthest(fence),
         }
     }
 }

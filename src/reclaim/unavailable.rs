@@ -42,6 +42,7 @@ impl Fence {
 
 #[derive(Clone, Copy)]
 pub(crate) struct Horizon {
+    pub(crate) seen: u64,
     pub(crate) pinned: u64,
 }
 

@@ -7,12 +7,17 @@
 //!
 //! Both lists are Treiber stacks (*Systems Programming: Coping with Parallelism*, 1986) of which nothing is popped but all at once, by a
 //! swap: so no node is looked at by anybody but its owner, and addresses that are used again do no harm.
+//!
+//! Freeing runs values' destructors, which may write to caches. A thread collects one limbo within
+//! another's collection, [`DEEPEST`] limbos deep, and never a limbo within its own. A collection that
+//! is refused for one of these reasons is remembered as *due*, and made by the next push to that limbo
+//! which is not refused.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 // Not of `sync.rs`: what is counted decides when to collect, and nothing else, so a model need not explore it.
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::super::reclaim::{self, Grace, Horizon};
 use super::super::sync::{AtomicPtr, Ordering, batch, thread_cell};
@@ -27,37 +32,65 @@ pub(super) struct Limbo<V> {
     count: AtomicU64,
     /// Every how many of them a batch is taken.
     every: u64,
+    /// A collection was refused, and has not been made since.
+    due: AtomicBool,
     /// Batches whose grace period was not over when they were last looked at.
     waiting: AtomicPtr<Batch<V>>,
     /// The horizon at which the last look was in vain, or [`NOT_IN_VAIN`]. A hint: batches that one writer puts back while another looks in
     /// vain may be overlooked until the horizon moves.
     in_vain: AtomicU64,
-    /// Batches that are freed with the map: the fence was refused.
-    stranded: AtomicPtr<Batch<V>>,
+    /// After the kernel has refused a fence: how many collections go by before another is asked for. Zero if it
+    /// did not refuse the last one.
+    pause: AtomicU64,
+    /// How many of them have gone by.
+    paused: AtomicU64,
 }
+
+/// The longest [`Limbo::pause`], in collections.
+const LONGEST_PAUSE: u64 = 1_024;
+
+/// How many limbos a thread collects at a time, each within a destructor that the one before it has run.
+///
+/// Each takes stack, so the number is small. Caches whose values write to another cache when they are
+/// dropped are rare, and chains of such caches rarer.
+const DEEPEST: usize = 8;
 
 /// No horizon.
 const NOT_IN_VAIN: u64 = u64::MAX;
 
 thread_cell! {
-    /// Whether this thread is collecting. A value's `Drop` may write to a cache and come here again.
-    static COLLECTING: Cell<bool> = Cell::new(false);
+    /// The addresses of the limbos that this thread is collecting; zero in places that are free.
+    static COLLECTING: Cell<[usize; DEEPEST]> = Cell::new([0; DEEPEST]);
 }
 
-/// Marks the thread as collecting until it is dropped.
-struct Collecting;
+/// Marks a limbo as collected by this thread, until it is dropped. The marks of a thread may end in any
+/// order: a destructor may be suspended in a coroutine.
+struct Collecting(usize);
 
 impl Collecting {
-    /// `None` if it already is, or is about to end.
-    fn begin() -> Option<Self> {
-        // `then`, since a mark that is made must be a mark that ends: `then_some` would make it in any case.
-        COLLECTING.try_with(|collecting| !collecting.replace(true)).unwrap_or(false).then(|| Self)
+    /// `None` if this thread is collecting the limbo, or [`DEEPEST`] others, or is about to end.
+    fn begin<V>(limbo: &Limbo<V>) -> Option<Self> {
+        // Borrowed until the mark is dropped, so no other limbo can have the address.
+        let address = ptr::from_ref(limbo).addr();
+        let begin = |collecting: &Cell<[usize; DEEPEST]>| {
+            let mut limbos = collecting.get();
+            if limbos.contains(&address) {
+                return None;
+            }
+            *limbos.iter_mut().find(|place| **place == 0)? = address;
+            collecting.set(limbos);
+            Some(Self(address))
+        };
+        COLLECTING.try_with(begin).ok().flatten()
     }
 }
 
 impl Drop for Collecting {
     fn drop(&mut self) {
-        COLLECTING.try_with(|collecting| collecting.set(false)).ok();
+        let end = |collecting: &Cell<[usize; DEEPEST]>| {
+            collecting.set(collecting.get().map(|limbo| if limbo == self.0 { 0 } else { limbo }));
+        };
+        COLLECTING.try_with(end).ok();
     }
 }
 
@@ -110,8 +143,10 @@ impl<V> Limbo<V> {
             count: AtomicU64::new(0),
             every: batch().min((slots as u64).max(8)),
             waiting: AtomicPtr::new(ptr::null_mut()),
+            due: AtomicBool::new(false),
             in_vain: AtomicU64::new(NOT_IN_VAIN),
-            stranded: AtomicPtr::new(ptr::null_mut()),
+            pause: AtomicU64::new(0),
+            paused: AtomicU64::new(0),
         }
     }
 
@@ -134,7 +169,18 @@ impl<V> Limbo<V> {
         }
         // Relaxed: it decides when to collect, and orders nothing.
         let full = (self.count.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(self.every);
-        if full && let Some(_collecting) = Collecting::begin() {
+        // Relaxed: a hint. One that is missed is found by a later push.
+        if full || self.due.load(Ordering::Relaxed) {
+            self.collect_or_remember();
+        }
+    }
+
+    #[cold]
+    fn collect_or_remember(&self) {
+        let collecting = Collecting::begin(self);
+        // Relaxed: as in `retire`.
+        self.due.store(collecting.is_none(), Ordering::Relaxed);
+        if collecting.is_some() {
             self.collect();
         }
     }
@@ -151,8 +197,11 @@ impl<V> Limbo<V> {
         let newest = Box::new(Batch { grace: Grace::start(), next: ptr::null_mut(), buckets });
         let mut kept = Chain::default();
         // Relaxed, here and below: a look that is left out, or made in vain, does no harm.
-        let in_vain = self.in_vain.load(Ordering::Relaxed);
-        if in_vain != NOT_IN_VAIN && in_vain == reclaim::horizon().furthest() {
+        let (pause, in_vain) = (self.pause.load(Ordering::Relaxed), self.in_vain.load(Ordering::Relaxed));
+        let may_fence = pause == 0 || self.paused.fetch_add(1, Ordering::Relaxed) + 1 >= pause;
+        // The hint is of looks with the fence, or of looks without it. The first one that tries it again has none.
+        let is_hint = in_vain != NOT_IN_VAIN && may_fence == (pause == 0);
+        if is_hint && in_vain == reclaim::horizon().furthest(may_fence) {
             kept.push(newest);
             kept.append_to(&self.waiting);
             return;
@@ -166,22 +215,27 @@ impl<V> Limbo<V> {
             fence = fence.max(batch.grace.wants_fence(&horizon));
             in_vain &= !kept.free_or_push(batch, &horizon);
         }
-        if let Some(fence) = fence {
-            let Some(fenced) = fence.make() else {
-                kept.push(newest);
-                kept.append_to(&self.stranded);
-                return;
-            };
-            horizon = fenced;
-            for batch in Batches(std::mem::take(&mut kept).first) {
-                in_vain &= !kept.free_or_push(batch, &horizon);
+        let mut fenced = may_fence;
+        if may_fence && let Some(fence) = fence {
+            if let Some(past_fence) = fence.make() {
+                self.pause.store(0, Ordering::Relaxed);
+                horizon = past_fence;
+                for batch in Batches(std::mem::take(&mut kept).first) {
+                    in_vain &= !kept.free_or_push(batch, &horizon);
+                }
+            } else {
+                fenced = false;
+                self.pause.store((2 * pause).clamp(1, LONGEST_PAUSE), Ordering::Relaxed);
+                self.paused.store(0, Ordering::Relaxed);
             }
         }
         // The newest may wait for threads that have yet to come by. They have until the next look, which makes the fence.
         in_vain &= newest.grace.wants_fence(&horizon).is_none();
         kept.free_or_push(newest, &horizon);
         kept.append_to(&self.waiting);
-        self.in_vain.store(if in_vain { horizon.furthest() } else { NOT_IN_VAIN }, Ordering::Relaxed);
+        // Without the fence, all that this horizon allows has been freed.
+        let hint = if in_vain || !fenced { horizon.furthest(fenced) } else { NOT_IN_VAIN };
+        self.in_vain.store(hint, Ordering::Relaxed);
     }
 }
 
@@ -263,11 +317,9 @@ impl<V> Drop for Limbo<V> {
         let retired = Buckets::<V> { first: self.retired.load(Ordering::Relaxed), values: PhantomData };
         // SAFETY: readers borrow the map.
         unsafe { retired.free() };
-        for list in [&self.waiting, &self.stranded] {
-            for batch in Batches(list.load(Ordering::Relaxed)) {
-                // SAFETY: readers borrow the map.
-                unsafe { batch.buckets.free() };
-            }
+        for batch in Batches(self.waiting.load(Ordering::Relaxed)) {
+            // SAFETY: readers borrow the map.
+            unsafe { batch.buckets.free() };
         }
     }
 }
