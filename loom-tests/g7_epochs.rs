@@ -8,7 +8,9 @@ use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
-use trust_key_cache::model::epochs::{Grace, leave_out_barriers, pin, pinned};
+use trust_key_cache::model::epochs::{
+    Grace, leave_out_barriers, pin, pin_while_ending, pinned, records, register,
+};
 
 use crate::explore::{bounded, exhaustively};
 
@@ -301,6 +303,55 @@ fn g7_a_thread_leaves_its_record_to_the_next() {
         let grace = slot.unlink(0, NONE);
         slot.free_if(grace.is_over(), 0);
         reading.join().unwrap();
+    });
+}
+
+/// A destructor of a thread-local may read after that of the registration has run.
+#[test]
+fn g7_a_thread_that_reads_after_its_registration_has_ended_shares_no_record() {
+    bounded("g7_a_thread_that_reads_after_its_registration_has_ended_shares_no_record", 3, || {
+        let slot = Slot::new();
+        let shared = slot.clone();
+        let ending = thread::spawn(move || {
+            let registration = register();
+            shared.read();
+            drop(registration);
+            shared.read();
+        });
+        // Maybe with the record that was given back.
+        slot.read();
+        ending.join().unwrap();
+    });
+}
+
+#[test]
+fn g7_a_borrowed_record_is_unpinned_before_another_thread_has_it() {
+    bounded("g7_a_borrowed_record_is_unpinned_before_another_thread_has_it", 2, || {
+        drop(Slot::new());
+        let ending = thread::spawn(|| drop(pin_while_ending()));
+        // Maybe with the record that was borrowed.
+        let guard = pin();
+        assert!(!Grace::start().is_over_past_a_barrier(), "over under a guard that was there at its start");
+        drop(guard);
+        ending.join().unwrap();
+    });
+}
+
+/// A reader may be suspended in a coroutine when its thread ends.
+#[test]
+fn g7_a_record_that_outlives_its_threads_registration_goes_to_the_next_thread() {
+    bounded("g7_a_record_that_outlives_its_threads_registration_goes_to_the_next_thread", 3, || {
+        drop(Slot::new());
+        let ending = thread::spawn(|| {
+            let registration = register();
+            let suspended = pin();
+            drop(registration);
+            drop(suspended);
+        });
+        let _ = Grace::start().is_over_past_a_barrier();
+        ending.join().unwrap();
+        drop(pin());
+        assert_eq!(records(), 1, "the record was left behind");
     });
 }
 

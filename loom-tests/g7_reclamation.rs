@@ -76,6 +76,42 @@ fn g7_a_reader_between_two_writers_sees_a_whole_and_living_value() {
     });
 }
 
+/// While a writer copies a bucket, its guard keeps the address from meaning another one (fact 2). The models'
+/// allocator hands out again at once what was freed, and the second of the other thread's buckets is as large as
+/// the one that is copied.
+#[test]
+fn g7_a_remember_takes_no_bucket_for_another_that_has_its_address() {
+    bounded("g7_a_remember_takes_no_bucket_for_another_that_has_its_address", 2, || {
+        let (cache, _) = one_bucket(2);
+        assert!(cache.lease(&key(1)).remember(1));
+        let shared = cache.clone();
+        let writing = thread::spawn(move || {
+            for value in [2, 3] {
+                assert!(shared.lease(&key(1)).remember(value));
+            }
+        });
+        assert!(cache.lease(&key(2)).remember(9));
+        writing.join().unwrap();
+        assert_eq!((cache.lookup(&key(1)), cache.lookup(&key(2))), (Some(3), Some(9)));
+    });
+}
+
+#[test]
+fn g7_an_invalidate_key_takes_no_bucket_for_another_that_has_its_address() {
+    bounded("g7_an_invalidate_key_takes_no_bucket_for_another_that_has_its_address", 2, || {
+        let (cache, _) = one_bucket(2);
+        assert!(cache.lease(&key(1)).remember(1));
+        let shared = cache.clone();
+        let writing = thread::spawn(move || {
+            let stored = [2, 3].map(|value| shared.lease(&key(1)).remember(value).then_some(value));
+            stored[1].or(stored[0])
+        });
+        cache.invalidate_key(&key(2));
+        let stored = writing.join().unwrap();
+        assert_eq!(cache.lookup(&key(1)), stored.or(Some(1)));
+    });
+}
+
 /// The other writer must have taken what it frees before it starts the grace period: this reader retires its own snapshot. Bounded although it
 /// is of two threads: what a writer does beside a writer is explored without a bound above.
 #[test]

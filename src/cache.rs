@@ -37,13 +37,18 @@ pub type TrustKeyCache = KeyCache<uuid::Uuid>;
 /// [`invalidate_key`](Self::invalidate_key) are lock-free; one in 128 (in a small cache, in 8 at least) also frees what was replaced, and where a thread rests
 /// makes a system call for it. [`invalidate`](Self::invalidate) is one atomic read-modify-write. Where
 /// [`reclamation`](crate::reclamation) is `CrossbeamEpoch`, each 128th lookup of a thread helps that collector, too.
+/// What the platform's clock and atomic instructions make of "wait-free" is in `docs/limits.md`.
+///
+/// No method may be called in a signal handler: a handler that interrupts a lookup finds the thread's
+/// registration half-made.
 ///
 /// # Values
 ///
 /// A value is cloned whenever its bucket is copied: up to 15 times in each `remember` or `invalidate_key` of
 /// a neighbour. Ids and [`Arc`](std::sync::Arc)s are what this is made for. `Clone` must not write to the
 /// cache: a copy that undoes itself never ends. A value's `Drop` runs on a thread that writes to the
-/// cache or drops it, some time after the value was replaced, and must not panic.
+/// cache or drops it, some time after the value was replaced, and must not panic. It may write to other caches,
+/// and to its own if it does not do so each time: see `docs/limits.md`.
 ///
 /// # Examples
 ///

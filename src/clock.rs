@@ -169,10 +169,24 @@ pub(crate) fn nanos(time: Duration) -> u64 {
     time.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(time.subsec_nanos()))
 }
 
-#[cfg(all(test, any(target_os = "linux", target_os = "android")))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
+    #[test]
+    fn g3_times_beyond_584_years_are_all_the_same() {
+        let last = Duration::from_nanos(u64::MAX);
+        assert_eq!(nanos(last), u64::MAX);
+        assert_eq!(nanos(last - Duration::from_nanos(1)), u64::MAX - 1);
+        for beyond in [1, 1_000_000_000, 1 << 62].map(Duration::from_nanos) {
+            assert_eq!(nanos(last + beyond), u64::MAX, "{beyond:?} beyond");
+        }
+        for seconds in [18_446_744_073, 18_446_744_074, 2 * 18_446_744_074, u64::MAX / 2, u64::MAX] {
+            assert_eq!(nanos(Duration::new(seconds, 999_999_999)), u64::MAX, "{seconds} s");
+        }
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
     #[test]
     fn g3_a_coarse_clock_promises_ten_ticks_and_a_tenth_of_a_second_at_least() {
         let promise = |tick| promised(Duration::from_millis(tick)).as_millis();

@@ -108,6 +108,8 @@ impl KeyHash {
     /// 1 if the two differ, 0 if not, by arithmetic alone.
     #[inline]
     pub(crate) fn differs_from(&self, other: &Self) -> u8 {
+        #[cfg(test)]
+        tests::COMPARED.set(tests::COMPARED.get() + 1);
         let difference = self.difference(other);
         // The sign of a number or of its negative is set, unless it is zero.
         ((difference | difference.wrapping_neg()) >> 63) as u8
@@ -230,3 +232,13 @@ impl fmt::Display for ParseKeyHashError {
 }
 
 impl core::error::Error for ParseKeyHashError {}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::cell::Cell;
+
+    std::thread_local! {
+        /// How many pairs of digests this thread has compared.
+        pub(crate) static COMPARED: Cell<usize> = const { Cell::new(0) };
+    }
+}

@@ -97,3 +97,26 @@ impl Found {
         Some(self.0).filter(|&index| index != Self::NOTHING.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key_hash::tests::COMPARED;
+
+    /// Whichever row matches, and whether a candidate is one of four or of what is left of them.
+    #[test]
+    fn g8_a_sweep_for_many_candidates_compares_each_with_every_row() {
+        let hashes: Vec<_> = (0..20_u8).map(|number| KeyHash::of([number])).collect();
+        let rows = &hashes[..10];
+        for first in [0, 4, 9, 10] {
+            for count in 0..=7 {
+                let candidates = &hashes[first..first + count];
+                let before = COMPARED.get();
+                let found = sweep_all(candidates, rows);
+                assert_eq!(COMPARED.get() - before, count * rows.len(), "{count} candidates from {first} on");
+                let expected = (first..first + count).map(|index| Some(index).filter(|&index| index < 10));
+                assert!(found.into_iter().eq(expected));
+            }
+        }
+    }
+}

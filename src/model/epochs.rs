@@ -18,6 +18,27 @@ pub fn pin() -> Guard {
     Guard(asymmetric::pin())
 }
 
+/// A thread's registration, of which the model tells when it ends: what the destructor of a thread-local does
+/// in a thread that ends.
+#[must_use]
+pub struct Registration(#[expect(dead_code, reason = "lives until it is dropped")] asymmetric::Owner);
+
+/// Registers the calling thread, which must not have pinned before.
+pub fn register() -> Registration {
+    Registration(asymmetric::Owner::register())
+}
+
+/// As a lookup does in a thread whose registration has ended for good.
+pub fn pin_while_ending() -> Guard {
+    Guard(asymmetric::pin_borrowed())
+}
+
+/// How many records were ever made for threads and for guards of their own.
+#[must_use]
+pub fn records() -> usize {
+    asymmetric::records()
+}
+
 impl Grace {
     /// As a writer does with a batch in hand.
     pub fn start() -> Self {

@@ -1,12 +1,72 @@
 //! What the concurrent code is built from, in a model: the twin of `sync.rs`, with the same names.
 
-pub(super) use loom::alloc::{alloc, dealloc};
 pub(super) use loom::cell::Cell;
 pub(super) use loom::sync::atomic::Ordering;
 pub(super) use loom::{lazy_static, thread_local, thread_local as thread_cell};
 
+pub(super) use memory::{alloc, dealloc};
+
+use loom::alloc::Track;
 use loom::cell::UnsafeCell;
 use loom::sync::atomic;
+
+/// An allocator that is as unlucky as one can be for code that takes an address for the object which was
+/// there: memory that was freed is handed out again at once, to whoever next asks for as much.
+///
+/// Its books are no part of the model: loom runs all threads of a model on one thread of the operating
+/// system, and switches in its own operations alone.
+mod memory {
+    use std::alloc::{self, Layout};
+    use std::cell::RefCell;
+    use std::collections::HashMap;
+
+    std::thread_local!(static BLOCKS: RefCell<Blocks> = RefCell::default());
+
+    #[derive(Default)]
+    struct Blocks {
+        used: HashMap<*mut u8, Layout>,
+        /// What was freed last is used first.
+        free: HashMap<Layout, Vec<*mut u8>>,
+    }
+
+    /// # Safety
+    ///
+    /// As of [`std::alloc::alloc`].
+    pub(in super::super) unsafe fn alloc(layout: Layout) -> *mut u8 {
+        BLOCKS.with_borrow_mut(|blocks| {
+            let left = blocks.free.get_mut(&layout).and_then(Vec::pop);
+            // SAFETY: the caller's promise.
+            let block = left.unwrap_or_else(|| unsafe { alloc::alloc(layout) });
+            blocks.used.insert(block, layout);
+            block
+        })
+    }
+
+    /// # Safety
+    ///
+    /// As of [`std::alloc::dealloc`].
+    ///
+    /// # Panics
+    ///
+    /// When the layout is not the one that the block was allocated with.
+    pub(in super::super) unsafe fn dealloc(block: *mut u8, layout: Layout) {
+        BLOCKS.with_borrow_mut(|blocks| {
+            assert_eq!(blocks.used.remove(&block), Some(layout), "freed with another layout");
+            blocks.free.entry(layout).or_default().push(block);
+        });
+    }
+
+    impl Drop for Blocks {
+        fn drop(&mut self) {
+            for (layout, blocks) in self.free.drain() {
+                for block in blocks {
+                    // SAFETY: allocated in `alloc` with this layout, and nobody has it.
+                    unsafe { alloc::dealloc(block, layout) };
+                }
+            }
+        }
+    }
+}
 
 loom::lazy_static! {
     static ref BATCH: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
@@ -216,21 +276,22 @@ impl<T> AtomicPtr<T> {
 }
 
 /// Stands for a snapshot's whole memory. Loom reports each read that no happens-before orders after the
-/// writes that built the snapshot, and each freeing that none orders after the reads.
+/// writes that built the snapshot, each freeing that none orders after the reads, and each snapshot that
+/// was not freed.
 #[derive(Debug)]
-pub(super) struct AccessCheck(UnsafeCell<()>);
+pub(super) struct AccessCheck(Track<UnsafeCell<()>>);
 
 impl AccessCheck {
     pub(super) fn new() -> Self {
-        Self(UnsafeCell::new(()))
+        Self(Track::new(UnsafeCell::new(())))
     }
 
     pub(super) fn reading<R>(&self, read: impl FnOnce() -> R) -> R {
-        self.0.with(|_| read())
+        self.0.get_ref().with(|_| read())
     }
 
     pub(super) fn writing<R>(&self, write: impl FnOnce() -> R) -> R {
-        self.0.with_mut(|_| write())
+        self.0.get_ref().with_mut(|_| write())
     }
 }
 

@@ -245,11 +245,20 @@ thread_cell! {
 }
 
 thread_local! {
-    static OWNER: Owner = Owner(REGISTRY.take());
+    static OWNER: Owner = Owner::register();
 }
 
 /// Gives the record back when its thread ends.
-struct Owner(&'static Record);
+pub(super) struct Owner(&'static Record);
+
+impl Owner {
+    /// Gives this thread a record, until the owner is dropped.
+    pub(super) fn register() -> Self {
+        let record = REGISTRY.take();
+        RECORD.with(|mine| mine.set(Some(record)));
+        Self(record)
+    }
+}
 
 impl Drop for Owner {
     fn drop(&mut self) {
@@ -279,17 +288,17 @@ pub(super) fn pin_registered() -> Option<Guard> {
 /// Pins, and registers this thread if it is not.
 pub(crate) fn pin() -> Guard {
     pin_registered().unwrap_or_else(|| match OWNER.try_with(|owner| owner.0) {
-        Ok(record) => {
-            RECORD.with(|mine| mine.set(Some(record)));
-            record.pin()
-        }
+        Ok(record) => record.pin(),
         // The thread is ending, and a destructor of another thread-local has come here.
-        Err(_) => {
-            let guard = REGISTRY.take().pin();
-            guard.record.depth.set(BORROWED + guard.record.depth.get());
-            guard
-        }
+        Err(_) => pin_borrowed(),
     })
+}
+
+/// Pins with a record of the guard's own, which goes back with it.
+pub(super) fn pin_borrowed() -> Guard {
+    let guard = REGISTRY.take().pin();
+    guard.record.depth.set(BORROWED + guard.record.depth.get());
+    guard
 }
 
 impl Drop for Guard {
@@ -351,6 +360,13 @@ impl Fence {
             REGISTRY.records().filter_map(|record| record.pinned_or_detached(mark)).fold(NEVER, u64::min);
         Some(Horizon { seen: pinned, pinned })
     }
+}
+
+/// How many records there are.
+#[cfg(feature = "loom")]
+#[allow(dead_code, reason = "for the models")]
+pub(super) fn records() -> usize {
+    REGISTRY.records().count()
 }
 
 /// How far readers have come; [`NEVER`] where nobody is behind.

@@ -117,6 +117,21 @@ mod tests {
     }
 
     #[test]
+    fn each_word_of_the_seed_moves_keys_to_other_slots() {
+        let seed = [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03];
+        let here = Placement::new(1 << 20, seed);
+        for word in 0..seed.len() {
+            let mut other = seed;
+            other[word] ^= 0x2545_f491_4f6c_dd1d;
+            let there = Placement::new(1 << 20, other);
+            let keys = (0..1_000_u32).map(|n| KeyHash::of(n.to_le_bytes()));
+            let stay = keys.filter(|key| here.of(key).slot == there.of(key).slot).count();
+            // One in a million would stay by chance.
+            assert!(stay <= 2, "{stay} of 1,000 keys stay with another word {word}");
+        }
+    }
+
+    #[test]
     fn every_bit_of_two_words_of_a_digest_moves_it_to_another_slot() {
         let placement = Placement::new(u32::MAX as usize, [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03]);
         let bytes = KeyHash::of("a key").to_bytes();

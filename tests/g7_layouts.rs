@@ -1,0 +1,103 @@
+//! G7: what is freed is freed as it was allocated. Alone in its binary, since the allocator is the process's.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use trust_key_cache::{KeyCache, KeyHash};
+
+/// Writes each block's layout down before the block, and counts those that are freed with another.
+struct Checking;
+
+static WRONG: AtomicUsize = AtomicUsize::new(0);
+
+/// The layout of a block with its layout before it, and where the block begins.
+fn with_note(layout: Layout) -> (Layout, usize) {
+    let (whole, offset) = Layout::new::<Layout>().extend(layout).unwrap();
+    (whole.pad_to_align(), offset)
+}
+
+// SAFETY: a block lies within one of `System`'s, aligned as asked, and goes back with the layout that one was
+// allocated with.
+unsafe impl GlobalAlloc for Checking {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let (whole, offset) = with_note(layout);
+        // SAFETY: the note has a size.
+        let note = unsafe { System.alloc(whole) };
+        if note.is_null() {
+            return note;
+        }
+        // SAFETY: the note and then the block lie in the allocation; the note ends before the block.
+        unsafe {
+            let block = note.byte_add(offset);
+            block.cast::<Layout>().sub(1).write_unaligned(layout);
+            block
+        }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: `alloc` has written it.
+        let allocated = unsafe { block.cast::<Layout>().sub(1).read_unaligned() };
+        if allocated != layout {
+            WRONG.fetch_add(1, Ordering::Relaxed);
+        }
+        let (whole, offset) = with_note(allocated);
+        // SAFETY: as `alloc` has allocated it.
+        unsafe { System.dealloc(block.byte_sub(offset), whole) };
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Checking = Checking;
+
+fn hash(number: u64) -> KeyHash {
+    KeyHash::of(number.to_le_bytes())
+}
+
+#[derive(Debug)]
+struct Fragile(bool);
+
+impl Clone for Fragile {
+    fn clone(&self) -> Self {
+        assert!(!self.0, "too fragile to copy");
+        Self(false)
+    }
+}
+
+#[test]
+fn g7_every_bucket_is_freed_with_the_layout_that_it_was_allocated_with() {
+    // The instrument sees what it is for.
+    let layout = Layout::new::<[u64; 4]>();
+    // SAFETY: allocated just before; the checking allocator frees by the layout that it has written down.
+    unsafe { std::alloc::dealloc(std::alloc::alloc(layout), Layout::new::<[u64; 3]>()) };
+    assert_eq!(WRONG.swap(0, Ordering::Relaxed), 1);
+
+    // A copy that is given up half-way: its bucket has room for more than it holds.
+    let cache = KeyCache::<Fragile>::builder().capacity(4).build().unwrap();
+    assert!(cache.lease(&hash(1)).remember(Fragile(false)));
+    assert!(cache.lease(&hash(2)).remember(Fragile(true)));
+    let panicked = catch_unwind(AssertUnwindSafe(|| cache.lease(&hash(3)).remember(Fragile(false))));
+    assert!(panicked.is_err());
+    drop(cache);
+
+    // Copies that are given up since another writer was first, and buckets of all sizes.
+    let cache = KeyCache::<u64>::builder().capacity(16).build().unwrap();
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for round in 0..5_000 {
+                    cache.lease(&hash(round % 20)).remember(round);
+                    if round % 7 == 0 {
+                        cache.invalidate_key(&hash(round % 20));
+                    }
+                    if round % 100 == 0 {
+                        cache.invalidate();
+                    }
+                }
+            });
+        }
+    });
+    drop(cache);
+    assert_eq!(WRONG.load(Ordering::Relaxed), 0, "blocks were freed with another layout");
+}
