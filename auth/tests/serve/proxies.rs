@@ -54,8 +54,8 @@ fn configuration(
 }
 
 /// What any proxy must do.
-async fn assert_guards(proxy: Proxy) {
-    let Some(front) = proxy.start(application().await).await else { return };
+async fn assert_guards(which: Proxy) {
+    let Some(front) = which.start(application().await).await else { return };
     let (proxy, server, program) = (front.address, front.server, &front.program);
     let (trust, revoked) = (server.register("St. Märy").await, server.register("Revoked").await);
     let through = async |headers: &[(&str, &str)]| ask(proxy, "GET", "/orders/7?a=b", headers, "").await;
@@ -85,12 +85,36 @@ async fn assert_guards(proxy: Proxy) {
     server.delete(&revoked).await;
     assert_eq!(through(&key).await.status, 401);
 
-    // Nobody to ask: nobody is let in.
+    // The service answers that the database failed, and each proxy passes that on.
+    std::fs::remove_file(front.folder.path().join(DATABASE)).unwrap();
+    let begun = std::time::Instant::now();
+    let unavailable = loop {
+        let answer = through(&forged[..1]).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        assert!(begun.elapsed() < crate::server::PATIENCE, "{}", server.log());
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    assert_eq!(unavailable.status, 503, "{unavailable:?}");
+    // Envoy takes a 503 for a failure of the check, of which it tells the status alone.
+    if which != Proxy::Envoy {
+        let detail = serde_json::json!({ "detail": "Authentication is unavailable; try again." });
+        assert_eq!((unavailable.header("retry-after"), unavailable.json()), (Some("1"), detail));
+    }
+
+    // No service to ask: no request is let in.
     server.stop().await;
-    let unavailable = through(&forged[..1]).await;
-    // Traefik says 500.
-    assert!([500, 502, 503].contains(&unavailable.status), "{unavailable:?}");
+    let status = match which {
+        Proxy::Nginx | Proxy::Envoy => 503,
+        Proxy::Caddy => 502,
+        Proxy::Traefik => 500,
+    };
+    assert_eq!(through(&forged[..1]).await.status, status);
 }
+
+/// The service's, in the folder of the proxy.
+const DATABASE: &str = "trusts.db";
 
 /// A proxy that there is a configuration for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +130,7 @@ pub(crate) struct Front {
     pub(crate) address: SocketAddr,
     pub(crate) server: Server,
     pub(crate) program: Program,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Proxy {
@@ -119,9 +143,9 @@ impl Proxy {
             Self::Traefik => "traefik",
         };
         let mut command = Command::new(find(name)?);
-        let (folder, server, address) =
-            (tempfile::tempdir().unwrap(), Server::on_sqlite(&[]).await, free_port());
+        let (folder, address) = (tempfile::tempdir().unwrap(), free_port());
         let path = folder.path();
+        let server = Server::on(path.join(DATABASE), &[]).await;
         let file = |name: &str| configuration(name, path, address, &server, application);
         match self {
             Self::Nginx => {
@@ -147,7 +171,7 @@ impl Proxy {
         while ask(address, "GET", "/", &[], "").await.status == 404 {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
-        Some(Front { address, server, program, _folder: folder })
+        Some(Front { address, server, program, folder })
     }
 }
 
