@@ -416,3 +416,93 @@ fn another_user_of_the_system_is_let_in_by_the_socket_as_that_user() {
     let log = fixture.server.log();
     assert!(!log.contains(PASSWORD), "{log}");
 }
+
+#[test]
+fn of_several_servers_the_primary_is_taken_wherever_it_is_in_the_list() {
+    let Some(primary) = PostgresServer::start() else { return };
+    let url = primary.new_database();
+    let replica = primary.replica();
+    let servers = |ports: [u16; 2]| {
+        let one = format!("127.0.0.1:{}", primary.port());
+        let both = format!("127.0.0.1:{},127.0.0.1:{}", ports[0], ports[1]);
+        url.replace(&one, &both) + "?target_session_attrs=read-write"
+    };
+    for (name, ports) in
+        [("first", [replica.port(), primary.port()]), ("second", [primary.port(), replica.port()])]
+    {
+        let database = servers(ports);
+        let registered = Command::new(trust_auth_program())
+            .args(["--database", &database, "register", "--name", name])
+            .output()
+            .unwrap();
+        assert!(registered.status.success(), "{name}: {registered:?}");
+        let psql = Command::new(primary.psql_program())
+            .args([
+                "--no-psqlrc",
+                "--tuples-only",
+                "--command=SELECT pg_is_in_recovery()",
+                "--dbname",
+                &database,
+            ])
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8_lossy(&psql.stdout).trim(), "f", "{psql:?}");
+    }
+    let replicas = servers([replica.port(), replica.port()]);
+    let refused = Command::new(trust_auth_program())
+        .args(["--json", "--database", &replicas, "list"])
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&refused.stdout).contains("\"read_only\""), "{refused:?}");
+}
+
+#[test]
+fn a_password_file_or_command_that_gives_nothing_is_an_error_that_does_not_repeat_its_output() {
+    let Some(server) = PostgresServer::start() else { return };
+    let url = server.new_database();
+    let without_password = url.replace(&format!(":{PASSWORD}@"), "@");
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, content).unwrap();
+        path.display().to_string()
+    };
+    let run = |database: &str, flags: &[&str]| {
+        let output = Command::new(trust_auth_program())
+            .args(["--json", "--database", database])
+            .args(flags)
+            .args(["register", "--name=a"])
+            .output()
+            .unwrap();
+        let told = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+        (output.status.success(), told)
+    };
+    let (good, bad) = (file("good", &format!("{PASSWORD}\n")), file("bad", "hunter3\n"));
+    let (empty, two) = (file("empty", "\n"), file("two", "hunter3\0\n"));
+    let command = "--database-password-command";
+    for (flags, kind, words) in [
+        (vec!["--database-password-file", "/nothing"], "cannot_connect", "password file /nothing"),
+        (vec!["--database-password-file", &empty], "cannot_connect", "is empty"),
+        (vec!["--database-password-file", &two], "cannot_connect", "NUL"),
+        (vec!["--database-password-file", &bad], "cannot_connect", "refused the password"),
+        (vec![command, "/nothing"], "cannot_connect", "cannot be started"),
+        (vec![command, "sh -c 'echo hunter3; echo hunter4 >&2; exit 3'"], "cannot_connect", "exit status: 3"),
+        (vec![command, "sh -c 'echo hunter3; exec sleep 600'"], "cannot_connect", "did not end"),
+        (vec![command, "true"], "cannot_connect", "is empty"),
+        (vec![command, "echo 'hunter3"], "unsupported_url", command),
+        (
+            vec![command, "true", "--database-password-file", &good],
+            "unsupported_url",
+            "leave one of them out",
+        ),
+    ] {
+        let (succeeded, told) = run(&without_password, &flags);
+        assert!(!succeeded && told.contains(kind) && told.contains(words), "{flags:?}: {told}");
+        assert!(!told.contains("hunter"), "{flags:?}: {told}");
+    }
+    let flags = ["--database-password-file", &good];
+    assert!(run(&url, &flags).1.contains("leave one of them out"), "the URL has a password, too");
+    let sqlite = folder.path().join("trusts.db").display().to_string();
+    assert!(run(&sqlite, &flags).1.contains("are for PostgreSQL"));
+    assert!(run(&without_password, &flags).0);
+}
