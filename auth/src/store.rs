@@ -21,7 +21,8 @@ use crate::{NewTrust, StoreError, Trust, TrustRef};
 /// * **Time is bounded.** A `fetch` that hangs hangs its request. A `candidates` that hangs hangs **every** request that
 ///   misses, for as long, since one walk runs at a time, and nobody else ends it: also not the end of the request that
 ///   began it. Give both a time limit of their own, and return [`StoreError::Timeout`].
-/// * **Failures are errors.** `Ok(None)` says that there is no such row, never that it could not be read.
+/// * **Failures are errors.** `Ok(None)` says that there is no such row, never that it could not be read. For a row that was
+///   read and makes no sense, return [`StoreError::BadRow`]: its key is refused as invalid, and everybody else is answered.
 ///
 /// # Examples
 ///

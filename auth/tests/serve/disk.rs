@@ -193,9 +193,17 @@ async fn a_disk_that_fails_to_write_fails_changes_alone_and_no_longer_than_it_do
         let limit = format!("--fsize={size}:");
         assert!(Command::new(&program).args(["--pid", &process, &limit]).status().unwrap().success());
     };
+    // The watcher may hear of the registration only now.
+    let begun = Instant::now();
+    while server.metric("trust_auth_cache_entries").await != 1.0 {
+        assert_eq!(server.verify(&key).await.status, 200);
+        assert!(begun.elapsed() < PATIENCE, "{}", server.log());
+    }
     limit("0");
     for _ in 0..3 {
         assert_failed(&rotate(&server, "Kept").await.unwrap_err(), "check the file system");
+        let entries = server.metric("trust_auth_cache_entries").await;
+        assert_eq!(entries, 0.0, "whether a COMMIT that failed was made is unknown");
         let registered = server.administer("POST", "/admin/trusts", &json!({ "name": "New" })).await;
         assert_failed(&registered, "check the file system");
         assert_changes_alone_fail(&server, &key).await;
