@@ -22,6 +22,7 @@ mod tls;
 mod trigger_watch;
 mod tunnel;
 mod watch;
+mod write_check;
 
 use std::fmt;
 use std::sync::Arc;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions, Executor};
+use sqlx::{ConnectOptions, Connection, Executor};
 
 use crate::client::{Answer, ask};
 use crate::postgres_server::PostgresServer;
@@ -52,6 +52,33 @@ async fn changes_that_fail_are_named_while_requests_are_answered_and_until_one_c
     // A change that the caller got wrong says nothing of the database.
     assert_eq!(server.administer("POST", "/admin/trusts/nobody/disable", &Value::Null).await.status, 404);
     assert_eq!(server.metric("trust_auth_changes_failing").await, 0.0);
+    server.stop().await;
+}
+
+/// The lock lets rows be read, and found for an update, and none be changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_on_postgresql_that_lets_reads_through_is_named_until_it_is_gone() {
+    let Some(database) = PostgresServer::shared() else { return };
+    let url = database.new_database();
+    let server = Server::on(&url, &["--query-timeout", "1s"]).await;
+    let trust = server.register("St. Mary").await;
+    let mut other = database.connect(&url).await;
+    let mut locked = other.begin().await.unwrap();
+    locked.execute("LOCK TABLE trust IN SHARE MODE").await.unwrap();
+    let path = format!("/admin/trusts/{}/disable", trust.id);
+    assert_eq!(server.administer("POST", &path, &Value::Null).await.status, 503);
+    assert_eq!(server.verify(&trust.key).await.status, 200);
+    // Over more than one check.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(12) {
+        let ready = ask(server.main, "GET", "/readyz", &[], "").await;
+        assert_eq!((ready.status, &ready.json()["degraded"]), (200, &json!(["changes"])));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    locked.rollback().await.unwrap();
+    until_ready(&server, "/readyz?strict", |answer| answer.status == 200).await;
+    assert_eq!(server.administer("POST", &path, &Value::Null).await.status, 200);
+    assert_eq!(server.verify(&trust.key).await.status, 401);
     server.stop().await;
 }
 
@@ -106,7 +133,8 @@ async fn a_scan_that_cannot_end_is_not_ready_and_one_that_nears_its_limit_is_war
     server.stop().await;
 }
 
-/// A part that is added to `degraded` without the rest would be seen by those alone who look at `/readyz`.
+/// A part that is added to `degraded` without the rest would be seen by those alone who look at
+/// `/readyz`.
 #[test]
 fn every_word_of_degraded_has_a_gauge_and_an_alert_in_the_manual() {
     let manual = include_str!("../../../docs/operating.md");
