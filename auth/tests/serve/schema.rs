@@ -59,12 +59,13 @@ fn run(url: &str, arguments: &[&str], key: &str) -> Ran {
     ran
 }
 
+/// Waits until the service is ready, and degraded by exactly these.
 async fn until_degraded(server: &Server, wanted: &[&str]) {
     let begun = Instant::now();
     loop {
         let answer = ask(server.main, "GET", "/readyz", &[], "").await;
-        assert_eq!(answer.status, 200, "{answer:?}");
-        if answer.json()["degraded"] == json!(wanted) {
+        // After a failure, the next scan of all trusts may be 15 s away.
+        if answer.status == 200 && answer.json()["degraded"] == json!(wanted) {
             let strict = ask(server.main, "GET", "/readyz?strict", &[], "").await;
             assert_eq!(strict.status == 200, wanted.is_empty(), "{strict:?}");
             let gauge = server.metric("trust_auth_triggers_missing").await;
