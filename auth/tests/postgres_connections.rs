@@ -11,11 +11,14 @@ use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
 };
 use tempfile::TempDir;
+use trust_auth::{NewTrust, PostgresStore, TrustKeyCache, TrustLedger, TrustRegistry};
 
 use self::Expected::{ByName, Connect, Refused};
 use self::postgres_server::{PASSWORD, PostgresServer};
@@ -505,4 +508,35 @@ fn a_password_file_or_command_that_gives_nothing_is_an_error_that_does_not_repea
     let sqlite = folder.path().join("trusts.db").display().to_string();
     assert!(run(&sqlite, &flags).1.contains("are for PostgreSQL"));
     assert!(run(&without_password, &flags).0);
+}
+
+#[tokio::test]
+async fn a_watched_store_works_over_verified_tls_and_recovers_when_its_connections_are_cut() {
+    let Some(fixture) = Fixture::new() else { return };
+    let url = format!(
+        "postgres://postgres:{PASSWORD}@localhost:PORT/trusts?sslmode=verify-full&sslrootcert=FILES/ca.crt"
+    );
+    let store = PostgresStore::options(&fixture.filled(&url)).connect().await.unwrap();
+    let watcher = store.watch(Arc::new(TrustKeyCache::new()));
+    let registry = TrustRegistry::new(Arc::new(store.clone()), Arc::new(TrustKeyCache::new()));
+    // More than one read of the tunnel.
+    let code = "x".repeat(2_000);
+    for number in 0..40 {
+        registry.register(NewTrust::new(format!("t{number}")).unwrap().code(&code)).await.unwrap();
+    }
+    let patience = Duration::from_secs(30);
+    for connects in 1..3 {
+        let begun = Instant::now();
+        while !watcher.status().connected || watcher.status().connects < connects {
+            assert!(begun.elapsed() < patience, "{:?}", watcher.status());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // One trust is the fixture's.
+        assert_eq!(store.list().await.unwrap().len(), 41);
+        let encrypted = "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
+                         WHERE application_name LIKE 'trust-auth%'";
+        assert_eq!(fixture.server.psql("trusts", encrypted), "t");
+        assert!(fixture.server.kill_connections("/trusts") >= 2);
+    }
+    store.close().await;
 }
