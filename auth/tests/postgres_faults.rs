@@ -554,8 +554,8 @@ async fn changes_that_a_setting_or_a_limit_forbids_work_at_once_when_it_is_lifte
         (
             "REVOKE UPDATE ON trust FROM service".to_owned(),
             "GRANT UPDATE ON trust TO service".to_owned(),
-            "schema",
-            "grant it SELECT, INSERT, UPDATE and DELETE",
+            "missing_right",
+            "it lacks the right UPDATE",
         ),
         (
             "ALTER ROLE service CONNECTION LIMIT 1".into(),
@@ -692,4 +692,30 @@ async fn a_revocation_after_a_failover_is_made_on_the_new_server_and_seen_by_the
     failover.new.start_again();
     failover.network.move_to(&failover.new);
     assert!(!store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
+}
+
+/// A connection string with both servers: the old primary comes first, and comes back.
+#[tokio::test]
+async fn an_old_primary_is_passed_over_for_the_next_host_once_its_successor_was_seen() {
+    let Some(old) = PostgresServer::start() else { return };
+    let url = old.new_database();
+    let (_, trust) = store_with_a_trust(&url).await;
+    let new = old.replica();
+    new.promote();
+    let port = old.port().to_string();
+    let both = url.replace(&format!(":{port}"), &format!(":{port},127.0.0.1:{}", new.port()));
+    let store = postgres_options(&both).connect().await.unwrap();
+    assert!(store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
+
+    old.stop();
+    assert!(store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
+    let database = url.rsplit('/').next().unwrap();
+    new.psql(database, "UPDATE trust SET disabled_at = now()");
+    old.start_again();
+    new.kill_connections(&url);
+    for _ in 0..2 {
+        assert!(!store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
+    }
+    store.set_enabled(&trust.id.into(), true).await.unwrap();
+    assert_eq!(new.psql(database, "SELECT disabled_at IS NULL FROM trust"), "t");
 }

@@ -22,6 +22,8 @@ pub(super) enum Refused {
     Connecting(sqlx::Error),
     /// There was a connection, and it will not do.
     Connected(StoreError),
+    /// There was a connection, to an old primary whose successor may be at another host.
+    OldPrimary(StoreError),
 }
 
 /// How a server is spoken to.
@@ -109,9 +111,10 @@ impl Connector {
     {
         let error = match open(options).await {
             Ok(opened) => return Ok(opened),
-            Err(Refused::Connected(error @ (StoreError::ReadOnly { .. } | StoreError::Unreachable))) => {
-                return Err(Next::OtherHost(error));
-            }
+            Err(
+                Refused::Connected(error @ (StoreError::ReadOnly { .. } | StoreError::Unreachable))
+                | Refused::OldPrimary(error),
+            ) => return Err(Next::OtherHost(error)),
             Err(Refused::Connected(error)) => return Err(Next::Nothing(error)),
             Err(Refused::Connecting(error)) => error,
         };

@@ -11,7 +11,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Row};
 
 use super::dial::Refused;
-use super::failure::{failed, superseded};
+use super::failure::{elsewhere, failed, superseded};
 use super::location::Location;
 use super::password::PasswordSource;
 use super::server::{CurrentServer, ServerIdentity, Sighting};
@@ -93,28 +93,30 @@ impl Connector {
     }
 
     async fn establish(&self) -> Result<LiveConnection, StoreError> {
-        loop {
-            let attempt = self.current.begin();
-            let mut connection = self.log_in().await?;
-            let server = ServerIdentity::of(&mut connection)
-                .await
-                .map_err(|error| failed(&error, &self.location, self.connect_timeout))?;
-            match self.current.record(attempt, &server) {
-                Sighting::Current => {
-                    return Ok(LiveConnection { connection, server, lasts: jittered(self.max_age) });
-                }
-                Sighting::Outdated => {}
-                Sighting::Superseded => return Err(superseded(&self.location)),
-            }
-        }
-    }
-
-    async fn log_in(&self) -> Result<PgConnection, StoreError> {
         self.dial(|options: PgConnectOptions| async move {
+            let attempt = self.current.begin();
             let connection = options.connect().await.map_err(Refused::Connecting)?;
-            self.prepare(connection).await.map_err(Refused::Connected)
+            let mut connection = self.prepare(connection).await.map_err(Refused::Connected)?;
+            let server = self.identify(attempt, &mut connection).await?;
+            Ok(LiveConnection { connection, server, lasts: jittered(self.max_age) })
         })
         .await
+    }
+
+    /// Finds out which server a new connection leads to, and refuses it if that is an old one. `attempt` was begun before it
+    /// was opened.
+    pub(super) async fn identify(
+        &self,
+        attempt: u64,
+        connection: &mut PgConnection,
+    ) -> Result<ServerIdentity, Refused> {
+        let fails = |error| Refused::Connected(failed(&error, &self.location, self.connect_timeout));
+        let server = ServerIdentity::of(connection).await.map_err(fails)?;
+        match self.current.record(attempt, &server) {
+            Sighting::Current => Ok(server),
+            Sighting::Outdated => Err(Refused::Connected(elsewhere(&self.location))),
+            Sighting::Superseded => Err(Refused::OldPrimary(superseded(&self.location))),
+        }
     }
 
     /// Sets the limits of a new connection, and makes sure that it leads to the primary.

@@ -14,11 +14,11 @@ use trust_key_cache::TrustKeyCache;
 use super::PostgresStore;
 use super::canary::{self, Canary};
 use super::dial::Refused;
-use super::failure::{elsewhere, failed, superseded};
+use super::failure::{elsewhere, failed};
 use super::notice::{CHANNEL, Notice};
 use super::pool::{Connector, jittered};
 use super::schema;
-use super::server::{ServerIdentity, Sighting};
+use super::server::ServerIdentity;
 use super::trigger_watch::TriggerWatch;
 use crate::migration::Permission;
 use crate::watcher::{Backoff, Eviction};
@@ -130,12 +130,13 @@ async fn follow(store: &PostgresStore, channel: &str, eviction: &Eviction) -> Re
     }
 }
 
-/// A connection that listens, made with these options.
+/// A connection that listens, made with these options, and the server that it leads to.
 async fn listening(
     connector: &Connector,
     options: PgConnectOptions,
     channel: &str,
-) -> Result<PgListener, Refused> {
+) -> Result<(PgListener, ServerIdentity), Refused> {
+    let attempt = connector.current.begin();
     // The driver's listener takes its connection from a pool. One of its own, and a new one each time: the old connection may
     // be held back by a farewell that nobody will hear.
     let pool = PgPoolOptions::new()
@@ -147,11 +148,12 @@ async fn listening(
     let mut listener = PgListener::connect_with(&pool).await.map_err(Refused::Connecting)?;
     // What is missed between two connections is made up for by whoever sees that there were two.
     listener.eager_reconnect(false);
+    let fails = |error| Refused::Connected(failed(&error, &connector.location, connector.connect_timeout));
+    let connection = Acquire::acquire(&mut listener).await.map_err(fails)?;
+    let server = connector.identify(attempt, connection).await?;
     // A replica refuses this.
-    let heard = listener.listen_all([CHANNEL, channel]).await;
-    let fails = |error| failed(&error, &connector.location, connector.connect_timeout);
-    heard.map_err(|error| Refused::Connected(fails(error)))?;
-    Ok(listener)
+    listener.listen_all([CHANNEL, channel]).await.map_err(fails)?;
+    Ok((listener, server))
 }
 
 /// A connection that hears of every change that is committed from now on, which a canary has shown.
@@ -186,17 +188,8 @@ impl Ear {
         // The driver's pool would keep trying, and not tell why. This tells, and finds out whether
         // it is the primary, and whether the table has all columns.
         schema::open(connector, Permission::default()).await?;
-        let attempt = connector.current.begin();
         let named = connector.named("watch");
-        let mut listener = named.dial(|options| listening(connector, options, channel)).await?;
-        let fails = |error| failed(&error, &connector.location, connector.connect_timeout);
-        let connection = Acquire::acquire(&mut listener).await.map_err(fails)?;
-        let server = ServerIdentity::of(connection).await.map_err(fails)?;
-        match connector.current.record(attempt, &server) {
-            Sighting::Current => {}
-            Sighting::Outdated => return Err(elsewhere(&connector.location)),
-            Sighting::Superseded => return Err(superseded(&connector.location)),
-        }
+        let (listener, server) = named.dial(|options| listening(connector, options, channel)).await?;
         Ok(Self {
             listener,
             server,
