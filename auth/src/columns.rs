@@ -1,8 +1,8 @@
-//! [`Columns`]: a row of the table, each column as far as it can be read, and what becomes of it: a trust, a line of the list, or
-//! the row of a change.
+//! [`Columns`]: a row of the table, each column as far as it can be read, and what becomes of it: a
+//! trust, a line of the list, or the row of a change.
 //!
-//! A malformed column must refuse its own trust and nothing else: the others are listed, and this one can be disabled, rotated
-//! and deleted.
+//! A malformed column must refuse its own trust and nothing else: the others are listed, and this
+//! one can be disabled, rotated and deleted.
 
 use time::OffsetDateTime;
 use trust_key_cache::KeyHash;
@@ -30,7 +30,8 @@ pub(crate) struct Columns {
 }
 
 impl Columns {
-    /// The trust, if the whole row can be read: what a grant may rest on. Warns of a row that cannot.
+    /// The trust, if the whole row can be read: what a grant may rest on. Warns of a row that
+    /// cannot.
     pub(crate) fn trust(self, warnings: &RowWarnings) -> Result<Trust, StoreError> {
         let id = self.id;
         self.whole().map_err(|row| {
@@ -47,7 +48,8 @@ impl Columns {
         }
     }
 
-    /// The row as a change finds it. What is malformed is left out; a malformed `disabled_at` counts as disabled now.
+    /// The row as a change finds it. What is malformed is left out; a malformed `disabled_at`
+    /// counts as disabled now.
     pub(crate) fn for_change(self, warnings: &RowWarnings) -> Trust {
         if let Some(column) = self.malformed() {
             warnings.column(self.id, column);

@@ -21,8 +21,9 @@ use crate::{NewTrust, StoreError, Trust, TrustRef};
 /// * **Time is bounded.** A `fetch` that hangs hangs its request. A `candidates` that hangs hangs **every** request that
 ///   misses, for as long, since one walk runs at a time, and nobody else ends it: also not the end of the request that
 ///   began it. Give both a time limit of their own, and return [`StoreError::Timeout`].
-/// * **Failures are errors.** `Ok(None)` says that there is no such row, never that it could not be read. For a row that was
-///   read and makes no sense, return [`StoreError::BadRow`]: its key is refused as invalid, and everybody else is answered.
+/// * **Failures are errors.** `Ok(None)` says that there is no such row, never that it could not be
+///   read. For a row that was read and makes no sense, return [`StoreError::BadRow`]: its key is
+///   refused as invalid, and other keys are answered as ever.
 ///
 /// # Examples
 ///
@@ -118,7 +119,8 @@ pub trait TrustLedger: TrustStore {
     /// Any [`StoreError`].
     fn list(&self) -> impl Future<Output = Result<Vec<Trust>, StoreError>> + Send;
 
-    /// As [`list`](Self::list), with the rows that cannot be read. A store in which there are none need not implement it.
+    /// As [`list`](Self::list), with the rows that cannot be read. A store without such rows need
+    /// not implement it.
     ///
     /// # Errors
     ///
@@ -138,8 +140,10 @@ pub struct Listing {
     pub malformed: Vec<MalformedRow>,
 }
 
-/// A row with a malformed column: another program has written it. Its trust is refused until the row is repaired. It can
-/// be disabled, rotated and deleted, unless the column is its id.
+/// A row with a malformed column: another program has written it.
+///
+/// Its trust is refused until the row is repaired. The trust can be disabled, rotated and deleted,
+/// unless the column is its id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MalformedRow {
     /// The row's id, if that can be read.

@@ -212,6 +212,34 @@ async fn a_lock_that_is_not_released_is_reported_as_busy_and_nothing_is_written(
     assert_eq!(world.registry.list().await.unwrap(), [trust]);
 }
 
+/// Whichever step of the driver it is dropped at: the next change is made, and none was made by half.
+#[tokio::test]
+async fn a_change_that_is_cancelled_at_any_moment_leaves_the_next_one_a_sound_connection() {
+    use std::future::poll_fn;
+    use std::task::Poll;
+
+    let world = World::<SqliteStore>::new().await;
+    let (trust, _) = world.register("a").await;
+    let which = trust.id.into();
+    for polls in 1..30 {
+        let digest = KeyHash::of([polls]);
+        let mut change = Box::pin(world.store.replace_hash(&which, digest));
+        for _ in 0..polls {
+            if poll_fn(|context| Poll::Ready(change.as_mut().poll(context))).await.is_ready() {
+                break;
+            }
+            // The driver's thread may or may not be done with the step by then.
+            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_micros(u64::from(polls % 4) * 200)).await;
+        }
+        drop(change);
+        let row = world.store.fetch(trust.id).await.unwrap().unwrap();
+        assert!(row.api_key_hash.is_some());
+        let disabled = world.registry.disable(&which).await.unwrap();
+        assert!(!disabled.is_enabled() && world.registry.enable(&which).await.unwrap().is_enabled());
+    }
+}
+
 #[tokio::test]
 async fn writes_that_wait_hold_no_connection_that_a_read_could_use() {
     let folder = tempfile::tempdir().unwrap();

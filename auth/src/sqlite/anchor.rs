@@ -1,8 +1,9 @@
-//! [`Anchor`]: a connection that stays open while files are watched, and is never used. As long as it is open, no process
-//! removes `-wal` and `-shm` in good order, so that these two must stay the same files.
+//! [`Anchor`]: a connection that stays open while files are watched, and is never used. As long as
+//! it is open, no process removes `-wal` and `-shm` in good order, so that these two must stay the
+//! same files.
 //!
-//! It must never close where another program's `-wal` has taken the place of ours: SQLite would remove that by its name,
-//! and with it what is revoked there.
+//! It must never close where another program's `-wal` has taken the place of ours: SQLite would
+//! remove that by its name, and with it what is revoked there.
 
 use std::sync::Arc;
 
@@ -34,15 +35,17 @@ impl Anchor {
         Ok(())
     }
 
-    /// Closes the connection, the last of the store: SQLite then moves what is in `-wal` into the database and removes both.
-    /// Where they are another's by now the connection is left open, until the process ends.
+    /// Closes the connection, the last of the store: SQLite then moves what is in `-wal` into the
+    /// database and removes both. Where they are another's by now the connection is left open,
+    /// until the process ends.
     pub(super) async fn release(&self) {
         let Some(connection) = self.connection.lock().await.take() else { return };
         let file = Arc::clone(&self.file);
         // If it cannot be told, both are left as they are.
         let are_ours = tokio::task::spawn_blocking(move || !file.has_others_sides()).await.unwrap_or(false);
         if are_ours {
-            // It is closed all the same: what is in `-wal` then stays there for the next that opens the database.
+            // It is closed all the same: what is in `-wal` then stays there for the next that opens
+            // the database.
             let _ = connection.close().await;
         } else {
             std::mem::forget(connection);

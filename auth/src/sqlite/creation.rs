@@ -1,5 +1,5 @@
-//! Makes the database's file so that its owner alone can read it, before SQLite opens it, which would make it readable by
-//! all. SQLite gives its side files the mode of the database.
+//! Makes the database's file so that its owner alone can read it, before SQLite opens it, which
+//! would make it readable by all. SQLite gives its side files the mode of the database.
 
 use std::fs::OpenOptions;
 use std::io::{Error, ErrorKind};
@@ -10,8 +10,9 @@ use super::file::side_files;
 use super::location::Location;
 use crate::StoreError;
 
-/// One store of the process opens its file at a time, up to here. To close a file drops all locks that the process has on it,
-/// SQLite's too; while this is held, nobody here has yet opened a file that was just made.
+/// One store of the process opens its file at a time, up to here. To close a file drops all locks
+/// that the process has on it, SQLite's too; while this is held, nobody here has yet opened a file
+/// that was just made.
 static OPENING: Mutex<()> = Mutex::new(());
 
 /// Whether the file is there, made just now if it may be.
@@ -27,7 +28,8 @@ pub(super) fn find_or_make(location: &Location, may_create: bool) -> Result<bool
     Ok(may_create)
 }
 
-/// Through a link too, as SQLite would make it; a file that another process has made meanwhile stays as it is.
+/// Through a link too, as SQLite would make it; a file that another process has made meanwhile
+/// stays as it is.
 fn make(path: &Path) -> Result<(), Error> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false);

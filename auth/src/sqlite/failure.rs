@@ -24,8 +24,8 @@ mod code {
     pub(super) const NOTADB: i32 = 26;
 }
 
-/// The diagnosis of an error on the database at `path`. Each says what helps, and only what passes by itself asks for
-/// another try.
+/// The diagnosis of an error on the database at `path`. Each says what helps, and only what passes
+/// by itself asks for another try.
 pub(super) fn failed(error: sqlx::Error, path: &Path) -> StoreError {
     let cannot_open = |reason: &str| StoreError::CannotOpen { path: path.into(), reason: reason.into() };
     let schema = |reason: &str| StoreError::Schema { path: path.into(), reason: reason.into() };

@@ -1,5 +1,6 @@
-//! [`File`]: the file that is open with its side files, and whether they are still those at their paths. Once they are not, nothing may be
-//! read from them: what is revoked in their successors would be granted, and what is written would be lost.
+//! [`File`]: the file that is open with its side files, and whether they are still those at their
+//! paths. Once they are not, nothing may be read from them: what is revoked in their successors
+//! would be granted, and what is written would be lost.
 
 use std::ffi::OsString;
 use std::fs::Metadata;
@@ -33,8 +34,8 @@ enum Lost {
     Side,
 }
 
-/// Where SQLite keeps what is not in the database yet, and what its processes tell each other: `-wal` and `-shm`, beside the
-/// file itself, wherever a link to it is.
+/// Where SQLite keeps what is not in the database yet, and what its processes tell each other:
+/// `-wal` and `-shm`, beside the file itself, wherever a link to it is.
 pub(super) fn side_files(path: &Path) -> [PathBuf; 2] {
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     ["-wal", "-shm"].map(|end| {
@@ -68,8 +69,9 @@ impl File {
         self.lost.get().map_or(Ok(()), |lost| Err(self.error(*lost)))
     }
 
-    /// Looks whether the files are still there, by their names alone: to open one a second time would drop SQLite's locks on it. Once they
-    /// were not, they are given up for good, because connections may be open to either.
+    /// Looks whether the files are still there, by their names alone: to open one a second time
+    /// would drop SQLite's locks on it. Once they were not, they are given up for good, because
+    /// connections may be open to either.
     pub(super) fn look(&self) -> Result<(), StoreError> {
         let Some(expected) = self.identity else { return Ok(()) };
         if self.found(&self.path)? != Some(expected) {
@@ -86,13 +88,15 @@ impl File {
         self.check()
     }
 
-    /// From now on a connection holds the side files open. Those that the next look finds must stay.
+    /// From now on a connection holds the side files open. Those that the next look finds must
+    /// stay.
     pub(super) fn hold_sides(&self) {
         // Release: pairs with the Acquire in `look`.
         self.sides_are_held.store(true, Ordering::Release);
     }
 
-    /// Whether side files are there that others have made in the place of ours. If that cannot be told, they are.
+    /// Whether side files are there that others have made in the place of ours. If that cannot be
+    /// told, they are.
     pub(super) fn has_others_sides(&self) -> bool {
         let Some(ours) = self.sides.get() else { return false };
         match self.sides_found() {

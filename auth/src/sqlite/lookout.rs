@@ -1,5 +1,5 @@
-//! [`Lookout`]: looks at the files on a thread of its own, so that a file system that hangs holds neither a worker nor the
-//! end of the process.
+//! [`Lookout`]: looks at the files on a thread of its own, so that a file system that hangs holds
+//! neither a worker nor the end of the process.
 
 use std::sync::Arc;
 use std::sync::mpsc;

@@ -1,7 +1,7 @@
 //! [`SqliteStore`]: the trusts in an SQLite file.
 //!
-//! Every operation has a time limit, every write is one transaction, and no statement looks a row up by its
-//! digest.
+//! Every operation has a time limit, every write is one transaction, and no statement looks a row
+//! up by its digest.
 
 mod anchor;
 mod creation;
@@ -38,12 +38,13 @@ use crate::{Candidates, Change, Listing, NewTrust, StoreError, Trust, TrustLedge
 
 /// The trusts in an SQLite file, through a pool of connections. A clone shares the pool.
 ///
-/// The file is in WAL mode: reads never wait for a write. Writes of this process take turns before they ask
-/// for the database's lock, so that those which wait hold no connection that a read could use. Each operation
-/// runs under the query timeout, and a write that times out may yet be committed.
+/// The file is in WAL mode: reads never wait for a write. Writes of this process take turns before
+/// they ask for the database's lock, so that those which wait hold no connection that a read could
+/// use. Each operation runs under the query timeout, and a write that times out may yet be
+/// committed.
 ///
-/// The connections close in the background when the last clone is dropped; [`close`](Self::close) waits for
-/// that.
+/// The connections close in the background when the last clone is dropped; [`close`](Self::close)
+/// waits for that.
 ///
 /// # Examples
 ///
@@ -62,10 +63,12 @@ use crate::{Candidates, Change, Listing, NewTrust, StoreError, Trust, TrustLedge
 #[derive(Clone)]
 pub struct SqliteStore {
     readers: SqlitePool,
-    /// Of one connection: a write that was cancelled while it waited for the lock keeps it busy for some seconds, and no reader.
+    /// Of one connection: a write that was cancelled while it waited for the lock keeps it busy for
+    /// some seconds, and no reader.
     writer: SqlitePool,
-    /// One for each watcher. Of the store, so that it can close them too and wait for it: SQLite tidies up its side files when the last
-    /// connection closes, and what stays in them would be put into whatever file has the name then.
+    /// One for each watcher. Of the store, so that it can close them too and wait for it: SQLite
+    /// tidies up its side files when the last connection closes, and what stays in them would be
+    /// put into whatever file has the name then.
     watchers: SqlitePool,
     anchor: Arc<Anchor>,
     file: Arc<File>,
@@ -75,11 +78,12 @@ pub struct SqliteStore {
     warnings: Arc<RowWarnings>,
 }
 
-/// A transaction that holds the database's write lock. Dropped without [`commit`](Self::commit), its connection is closed,
-/// which rolls back.
+/// A transaction that holds the database's write lock. Dropped without [`commit`](Self::commit),
+/// its connection is closed, which rolls back.
 ///
-/// It is never used again then: after a failure SQLite may have rolled back by itself or not, and after a cancellation the
-/// driver's thread may still be at it. The driver's own transactions count how deep they are, and would count wrongly.
+/// It is never used again then: after a failure SQLite may have rolled back by itself or not, and
+/// after a cancellation the driver's thread may still be at it. The driver's own transactions count
+/// how deep they are, and would count wrongly.
 struct Write<'a> {
     /// `None` once it is committed.
     connection: Option<PoolConnection<Sqlite>>,
@@ -100,8 +104,9 @@ impl SqliteStore {
         self.file.path()
     }
 
-    /// Closes all connections, those of its watchers included, and waits until they are closed. Operations of any clone give
-    /// [`StoreError::Unreachable`] from then on, and its watchers have ended.
+    /// Closes all connections, those of its watchers included, and waits until they are closed.
+    /// Operations of any clone give [`StoreError::Unreachable`] from then on, and its watchers have
+    /// ended.
     pub async fn close(&self) {
         self.writer.close().await;
         self.readers.close().await;
@@ -149,8 +154,8 @@ impl SqliteStore {
         let connection = self.writer.acquire().await.map_err(|error| self.failed(error))?;
         // Before the first statement: if that fails or is cancelled, this is dropped.
         let mut write = Write { connection: Some(connection), store: self };
-        // IMMEDIATE: a transaction that read first and asks for the lock later is refused at once, however
-        // long the busy timeout.
+        // IMMEDIATE: a transaction that read first and asks for the lock later is refused at once,
+        // however long the busy timeout.
         let begun = sqlx::raw_sql("BEGIN IMMEDIATE").execute(write.connection()?).await;
         begun.map_err(|error| self.failed(error))?;
         Ok(write)
@@ -312,8 +317,8 @@ impl Write<'_> {
         Ok(columns.for_change(&self.store.warnings))
     }
 
-    /// Makes sure that a statement has changed the row that was found, and nothing else. Whoever is told of a
-    /// revocation relies on it.
+    /// Makes sure that a statement has changed the row that was found, and nothing else. Whoever is
+    /// told of a revocation relies on it.
     fn changed(&self, rows: u64) -> Result<(), StoreError> {
         if rows == 1 {
             return Ok(());
@@ -347,8 +352,8 @@ impl Drop for Write<'_> {
     }
 }
 
-/// Moves what is committed into the database's own file, as far as no read is in the way. What is revoked then stays so even
-/// if `-wal` is removed by hand.
+/// Moves what is committed into the database's own file, as far as no read is in the way. What is
+/// revoked then stays so even if `-wal` is removed by hand.
 async fn checkpoint(mut connection: PoolConnection<Sqlite>) {
     // SQLite does it again later.
     if let Err(error) = sqlx::raw_sql("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut *connection).await {

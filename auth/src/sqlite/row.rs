@@ -1,5 +1,5 @@
-//! How a trust is written in a row, and read back. A malformed row gives an error or a warning that names its
-//! id, never its content.
+//! How a trust is written in a row, and read back. A malformed row gives an error or a warning that
+//! names its id, never its content.
 
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
@@ -14,8 +14,8 @@ use crate::columns::{Columns, Malformed};
 use crate::row_warnings::RowWarnings;
 use crate::{MalformedRow, StoreError};
 
-/// The row of a query for `id, name, code, region, api_key_hash, created_at, last_heartbeat, disabled_at`; or that its id is
-/// malformed.
+/// The row of a query for `id, name, code, region, api_key_hash, created_at, last_heartbeat,
+/// disabled_at`; or that its id is malformed.
 pub(super) fn columns(row: &SqliteRow, warnings: &RowWarnings) -> Result<Columns, MalformedRow> {
     let text = |index| row.try_get::<Option<String>, usize>(index).map_err(|_| Malformed);
     let name = text(1).and_then(|name| name.ok_or(Malformed));
@@ -68,8 +68,8 @@ pub(super) fn id(row: &SqliteRow) -> Option<Uuid> {
     row.try_get(0).ok().and_then(id_of)
 }
 
-/// The id, if it is spelt as [`id_text`] spells it. Any other spelling of a UUID would be read here and found by
-/// no statement: a change of such a row would write nothing.
+/// The id, if it is spelt as [`id_text`] spells it. Any other spelling of a UUID would be read here
+/// and found by no statement: a change of such a row would write nothing.
 fn id_of(text: &str) -> Option<Uuid> {
     let id = Uuid::try_parse(text).ok()?;
     let spelt = &mut [0; Hyphenated::LENGTH];

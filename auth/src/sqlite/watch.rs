@@ -1,8 +1,9 @@
-//! Watching an SQLite file for other processes' changes: `PRAGMA data_version`, polled on a connection of its own.
+//! Watching an SQLite file for other processes' changes: `PRAGMA data_version`, polled on a
+//! connection of its own.
 //!
-//! SQLite tells *that* another connection has committed, not what. The trusts are therefore read again then, and compared
-//! with what they were: only keys that came, went or changed are invalidated. An application that writes `last_heartbeat`
-//! all the time costs reads, and no entry.
+//! SQLite tells *that* another connection has committed, not what. The trusts are therefore read
+//! again then, and compared with what they were: only keys that came, went or changed are
+//! invalidated. An application that writes `last_heartbeat` all the time costs reads, and no entry.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -22,7 +23,8 @@ use super::{SqliteStore, row};
 use crate::watcher::Eviction;
 use crate::{StoreError, Watcher};
 
-/// How often the version is asked for. It is read from shared memory: no page of the file is touched while nothing changes.
+/// How often the version is asked for. It is read from shared memory: no page of the file is
+/// touched while nothing changes.
 const POLL: Duration = Duration::from_millis(100);
 
 /// Id and digest of each trust that can authenticate.
@@ -35,17 +37,19 @@ struct Seen {
 }
 
 impl SqliteStore {
-    /// Watches the file for changes by other connections, in this process and others, and invalidates in `cache` the keys that
-    /// they concern, within some 100 ms. The cache is that of an [`Authenticator`](crate::Authenticator) over this store.
+    /// Watches the file for changes by other connections, in this process and others, and
+    /// invalidates in `cache` the keys that they concern, within some 100 ms. The cache is that of
+    /// an [`Authenticator`](crate::Authenticator) over this store.
     ///
-    /// SQLite notifies nobody. So `PRAGMA data_version` is polled every 100 ms on a connection of its own, and when it has
-    /// changed, id and digest of all trusts are read and compared with the former ones. A key that came and went
-    /// between two polls is not noticed: if it was used in between, its entry stays until it expires, and is refused by
-    /// the live row.
+    /// SQLite notifies nobody. So `PRAGMA data_version` is polled every 100 ms on a connection of
+    /// its own, and when it has changed, id and digest of all trusts are read and compared with the
+    /// former ones. A key that came and went between two polls is not noticed: if it was used in
+    /// between, its entry stays until it expires, and is refused by the live row.
     ///
-    /// It also looks, as often, whether the file and its side files (`-wal`, `-shm`) are still those at their paths. If one was
-    /// removed or replaced by another, every operation of this store and its clones gives [`StoreError::CannotOpen`] from then
-    /// on: a revocation in the new file would not be seen otherwise. This is noticed on Unix alone, and not if a file itself is
+    /// It also looks, as often, whether the file and its side files (`-wal`, `-shm`) are still
+    /// those at their paths. If one was removed or replaced by another, every operation of this
+    /// store and its clones gives [`StoreError::CannotOpen`] from then on: a revocation in the new
+    /// file would not be seen otherwise. This is noticed on Unix alone, and not if a file itself is
     /// written over.
     ///
     /// A store can have 16 watchers at a time. They end when it is [closed](Self::close).
@@ -139,12 +143,14 @@ impl Seen {
     }
 }
 
-/// A number that is another one when another connection has committed since (<https://www.sqlite.org/pragma.html#pragma_data_version>).
+/// A number that is another one when another connection has committed since
+/// (<https://www.sqlite.org/pragma.html#pragma_data_version>).
 async fn data_version(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar("PRAGMA data_version").fetch_one(connection).await
 }
 
-/// Malformed rows are left out: no key can authenticate with them, and the store warns of them when it reads them.
+/// Malformed rows are left out: no key can authenticate with them, and the store warns of them when
+/// it reads them.
 async fn keys_of(connection: &mut SqliteConnection) -> Result<Keys, sqlx::Error> {
     let sql = "SELECT id, api_key_hash FROM trust WHERE api_key_hash IS NOT NULL AND disabled_at IS NULL";
     let rows = sqlx::query(sql).fetch_all(connection).await?;
@@ -179,8 +185,8 @@ mod tests {
         assert_eq!(changed(&now, &now).count(), 0);
     }
 
-    /// What is committed between the two reads is in the keys, or the next poll finds another version: if neither were so, the
-    /// change would never be noticed.
+    /// What is committed between the two reads is in the keys, or the next poll finds another
+    /// version: if neither were so, the change would never be noticed.
     #[tokio::test]
     async fn a_change_between_the_version_and_the_keys_is_not_missed() {
         use crate::{NewTrust, TrustLedger};

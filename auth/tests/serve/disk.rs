@@ -1,5 +1,5 @@
-//! Faults of the disk below an SQLite file: a change fails with advice that helps, grants go on, and changes work at once when the
-//! cause is gone.
+//! Faults of the disk below an SQLite file: a change fails with advice that helps, grants go on,
+//! and changes work at once when the cause is gone.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -94,7 +94,8 @@ async fn assert_changes_alone_fail(server: &Server, key: &str) {
     assert_eq!((ready.status, &ready.json()["degraded"]), (200, &json!(["changes"])), "{ready:?}");
 }
 
-/// The first change after the fault is made, and the trust was not half-changed by those that failed.
+/// The first change after the fault is made, and the trust was not half-changed by those that
+/// failed.
 async fn assert_changes_work_at_once(server: Server, database: &Path, name: &str, key: &str) {
     let disabled = server.administer("POST", &format!("/admin/trusts/{name}/disable"), &Value::Null).await;
     assert_eq!(disabled.status, 200, "{disabled:?}; log: {}", server.log());
@@ -179,7 +180,8 @@ async fn a_disk_that_is_full_at_the_checkpoint_fails_no_change_that_was_committe
     assert_changes_work_at_once(server, &database, "Kept", &key).await;
 }
 
-/// A limit for the size of files makes each write an error of input and output, as a disk does that fails.
+/// A limit for the size of files makes each write an error of input and output, as a disk does that
+/// fails.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg(target_os = "linux")]
 async fn a_disk_that_fails_to_write_fails_changes_alone_and_no_longer_than_it_does() {
@@ -234,8 +236,8 @@ async fn a_file_system_that_is_read_only_is_named_as_the_cause() {
     assert!(run(&["disable", "Kept"]).status.success());
 }
 
-/// What is revoked by the command line, in side files of its own, is not seen by the service; and would be undone when it ends, if
-/// it then tidied up.
+/// What is revoked by the command line, in side files of its own, is not seen by the service; and
+/// would be undone when it ends, if it then tidied up.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg(unix)]
 async fn side_files_that_are_removed_grant_nothing_any_more_and_undo_no_revocation_g9() {
@@ -275,7 +277,7 @@ async fn side_files_that_are_removed_grant_nothing_any_more_and_undo_no_revocati
         let refused =
             server.administer("POST", "/admin/trusts", &json!({ "name": "It would be lost" })).await;
         assert_failed(&refused, "leave the files as they are");
-        assert!(server.log().contains("`-wal` and `-shm` were removed or replaced"), "{}", server.log());
+        server.until_logged("`-wal` and `-shm` were removed or replaced").await;
         server.stop().await;
 
         let server = Server::on(&database, &[]).await;

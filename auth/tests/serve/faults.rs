@@ -292,7 +292,7 @@ async fn an_sqlite_file_that_is_replaced_grants_nothing_any_more_g9() {
     let registered =
         server.administer("POST", "/admin/trusts", &serde_json::json!({ "name": "It would be lost" })).await;
     assert_eq!((registered.status, &*registered.kind()), (503, "cannot_open"));
-    assert!(server.log().contains("removed or replaced while it was open"), "{}", server.log());
+    server.until_logged("removed or replaced while it was open").await;
 }
 
 /// Whose answer it was may be gone; what became of the trust is told all the same.

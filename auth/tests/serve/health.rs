@@ -42,7 +42,7 @@ async fn changes_that_fail_are_named_while_requests_are_answered_and_until_one_c
     assert_eq!((ready.status, &ready.json()["degraded"]), (200, &json!(["changes"])));
     assert_eq!(ask(server.main, "GET", "/readyz?strict", &[], "").await.status, 503);
     assert_eq!(ask(server.main, "GET", "/readyz?strict=1&more", &[], "").await.status, 503);
-    assert!(server.log().contains("revocations may fail"), "{}", server.log());
+    server.until_logged("revocations may fail").await;
 
     // Nobody tries a change again, and it is noticed all the same.
     other.execute("ROLLBACK").await.unwrap();

@@ -1,4 +1,5 @@
-//! `list`: every trust, by name, and on standard error the rows that cannot be read. No key is known, and no hash is shown.
+//! `list`: every trust, by name, and on standard error the rows that cannot be read. No key is
+//! known, and no hash is shown.
 
 use std::io::{self, IsTerminal};
 
