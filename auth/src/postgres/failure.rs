@@ -50,7 +50,8 @@ pub(super) fn failed(error: &sqlx::Error, location: &Location, after: std::time:
         // change result type": the table is not what it was when the store was opened.
         "42P01" | "42703" | "42804" | "42846" | "42883" | "0A000" => schema(
             location,
-            "its table `trust` is gone or was changed while it was open; restore it, or start again",
+            "its table `trust` is gone or was changed while it was open; restore it, or let its owner run \
+             `trust-auth migrate`",
         ),
         // insufficient_privilege. Which right it is, the operation finds out.
         "42501" => StoreError::MissingRight {

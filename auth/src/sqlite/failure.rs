@@ -56,7 +56,7 @@ pub(super) fn failed(error: sqlx::Error, path: &Path) -> StoreError {
                 schema("a constraint or a trigger of its table `trust` refuses the change; look at both")
             }
             Some(code::ERROR) if is_about_the_table(&error) => schema(
-                "its table `trust` is gone or was changed while it was open; restore it, or start again",
+                "its table `trust` is gone or was changed while it was open; restore it, or run `trust-auth migrate`",
             ),
             _ => StoreError::Other(error.into()),
         },
