@@ -212,7 +212,7 @@ impl PostgresOptions {
     ///
     /// Outside a Tokio runtime with time and IO enabled.
     pub async fn connect(self) -> Result<PostgresStore, StoreError> {
-        let connector = self.connector()?;
+        let connector = self.connector().await?;
         let triggers = self.within(schema::open(&connector, self.may)).await?;
         let readers = connector.clone().pool(self.max_connections, self.acquire_timeout)?;
         let for_writes = Connector { max_age: connector.max_age.min(MAX_WRITER_AGE), ..connector.clone() };
@@ -231,7 +231,7 @@ impl PostgresOptions {
     ///
     /// Outside a Tokio runtime with time and IO enabled.
     pub async fn plan_migration(&self) -> Result<MigrationPlan, StoreError> {
-        self.within(schema::plan(&self.connector()?)).await
+        self.within(schema::plan(&self.connector().await?)).await
     }
 
     /// Adds what the table lacks, or makes it, and returns what was done: an empty plan if there
@@ -251,11 +251,17 @@ impl PostgresOptions {
     ///
     /// Outside a Tokio runtime with time and IO enabled.
     pub async fn run_migration(&self) -> Result<MigrationPlan, StoreError> {
-        self.within(schema::migrate(&self.connector()?)).await
+        self.within(schema::migrate(&self.connector().await?)).await
     }
 
-    fn connector(&self) -> Result<Connector, StoreError> {
-        let location = Location::parse(&self.url)?;
+    async fn connector(&self) -> Result<Connector, StoreError> {
+        let url = self.url.clone();
+        // Reads the service file. A file system may take its time over it.
+        let reading = tokio::task::spawn_blocking(move || Location::parse(&url));
+        let location = match tokio::time::timeout(self.query_timeout, reading).await {
+            Ok(read) => read.map_err(|error| StoreError::Other(error.into()))??,
+            Err(_) => return Err(StoreError::Timeout { after: self.query_timeout }),
+        };
         if location.has_own_password && !matches!(self.password, PasswordSource::Location) {
             return Err(unsupported(
                 "it has a password, and a password file or command is given, too; leave one of them out",

@@ -3,7 +3,7 @@
 #![cfg(target_os = "linux")]
 
 use std::fs::OpenOptions;
-use std::io::{ErrorKind, PipeReader, PipeWriter, Read, Write, pipe};
+use std::io::{BufRead, BufReader, ErrorKind, PipeReader, PipeWriter, Read, Write, pipe};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -160,6 +160,41 @@ async fn a_failure_to_start_ends_the_service_although_nobody_reads_what_it_says(
         };
         assert_eq!(status.code(), Some(1), "{arguments:?}");
         drop(unread);
+    }
+}
+
+/// A pipe that nobody writes to stands for a file on a file system that hangs.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_cannot_be_read_to_their_end_hold_up_neither_the_probes_nor_the_end() {
+    for (variable, url) in [
+        ("PGSERVICEFILE", "postgres://u:p@127.0.0.1:1/x?service=hangs"),
+        ("PGPASSFILE", "postgres://u@127.0.0.1:1/x"),
+        ("PGSSLROOTCERT", "postgres://u:p@127.0.0.1:1/x?sslmode=verify-full"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        if !Command::new("mkfifo").args(["-m", "600"]).arg(&file).status().is_ok_and(|made| made.success()) {
+            eprintln!("LEFT OUT: files that cannot be read: it takes mkfifo");
+            return;
+        }
+        let mut command = command(folder.path());
+        command
+            .env(variable, &file)
+            .env("TRUST_AUTH_LISTEN", "127.0.0.1:0")
+            .env("TRUST_AUTH_ADMIN_LISTEN", "off")
+            .env("TRUST_AUTH_DRAIN_DELAY", "0s")
+            .args(["--json", "serve", "--query-timeout", "1s", "--database", url])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let told: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let main = told["serving"]["listen"].as_str().unwrap().parse().unwrap();
+        let mut piped = Piped { child, main, _folder: folder };
+        assert_eq!(ask(main, "GET", "/healthz", &[], "").await.status, 200, "{variable}");
+        assert_eq!(ask(main, "GET", "/readyz", &[], "").await.status, 503, "{variable}");
+        assert_eq!(piped.terminated().await.code(), Some(0), "{variable}");
     }
 }
 
