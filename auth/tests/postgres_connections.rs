@@ -1,6 +1,8 @@
-//! One table of connection strings, environments and password files, each tried with `psql` and with `trust-auth`.
+//! One table of connection strings, environments and password files, each tried with `psql` and
+//! with `trust-auth`.
 //!
-//! Both must connect, or both be refused, unless the row says that this project refuses by name what `psql` takes.
+//! Both must connect, or both be refused, unless the row says that this project refuses by name
+//! what `psql` takes.
 
 #[path = "postgres_server/mod.rs"]
 mod postgres_server;
@@ -30,14 +32,17 @@ enum Expected {
     Connect,
     /// Both are refused.
     Refused,
-    /// `psql` connects; this project refuses with a message that has this word, or all of these, separated by spaces.
+    /// `psql` connects; this project refuses with a message that has this word, or all of these,
+    /// separated by spaces.
     ByName(&'static str),
 }
 
-/// The name of the row; the connection string; the environment, as `NAME=value` separated by spaces; what becomes of it.
+/// The name of the row; the connection string; the environment, as `NAME=value` separated by
+/// spaces; what becomes of it.
 ///
-/// In each, `PORT` is the server's port, `RUN` the folder of its socket, `%2FRUN` the same for a URL's host, and `FILES` a
-/// folder with the files that [`Files`] makes. `HOME` is an empty folder unless the row sets it.
+/// In each, `PORT` is the server's port, `RUN` the folder of its socket, `%2FRUN` the same for a
+/// URL's host, and `FILES` a folder with the files that [`Files`] makes. `HOME` is an empty folder
+/// unless the row sets it.
 type Row = (&'static str, &'static str, &'static str, Expected);
 
 const BASE: &str = "postgres://scram:pw@127.0.0.1:PORT/trusts";

@@ -40,7 +40,8 @@ pub(super) fn parse(text: &str) -> Result<Pairs, StoreError> {
     key_values(text)
 }
 
-/// Splits what follows `postgres://`: `[user[:password]@][host[:port],...][/database][?name=value&...]`.
+/// Splits what follows `postgres://`:
+/// `[user[:password]@][host[:port],...][/database][?name=value&...]`.
 fn url(rest: &str) -> Result<Pairs, StoreError> {
     let mut pairs = Pairs::new();
     // The user and the password end at the first `@`, if no `/` comes before it.

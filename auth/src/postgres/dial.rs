@@ -42,8 +42,8 @@ enum Next {
 }
 
 impl Connector {
-    /// Opens a connection by `open`, which gets the driver's options for one attempt: to each server in
-    /// turn, until one of them is the primary.
+    /// Opens a connection by `open`, which gets the driver's options for one attempt: to each
+    /// server in turn, until one of them is the primary.
     ///
     /// # Errors
     ///
@@ -132,8 +132,8 @@ impl Connector {
         }
     }
 
-    /// Returns the options for a TLS connection to the server; nothing if the server has no TLS, and
-    /// the settings can do without.
+    /// Returns the options for a TLS connection to the server; nothing if the server has no TLS,
+    /// and the settings can do without.
     async fn tunnel(&self, host: &Host, found: &Found) -> Result<Option<PgConnectOptions>, Next> {
         let mode = self.location.tls.mode;
         let io =
@@ -188,7 +188,8 @@ fn plain(location: &Location, host: &Host, found: &Found) -> PgConnectOptions {
     let options = common(location, found).port(host.port);
     match host.address {
         Some(address) => options.host(&address.to_string()),
-        // The name of a socket outside the file system begins with a NUL, for which libpq has an `@`.
+        // The name of a socket outside the file system begins with a NUL, for which libpq has an
+        // `@`.
         None if host.name.starts_with('@') => options.socket(host.name.replacen('@', "\0", 1)),
         None if host.is_socket() => options.socket(&host.name),
         None => options.host(&host.name),
@@ -197,8 +198,8 @@ fn plain(location: &Location, host: &Host, found: &Found) -> PgConnectOptions {
 
 /// What is the same for all attempts.
 fn common(location: &Location, found: &Found) -> PgConnectOptions {
-    // The driver takes options as a whole in a URL alone. With a password there, it reads no password
-    // file, of which it would log the lines that it does not understand.
+    // The driver takes options as a whole in a URL alone. With a password there, it reads no
+    // password file, of which it would log the lines that it does not understand.
     let options = match &location.session_options {
         Some(text) => {
             let encoded = utf8_percent_encode(text, NON_ALPHANUMERIC);

@@ -1,7 +1,7 @@
 //! [`Location`]: which servers and which database a connection string means, as libpq means it.
 //!
-//! A value comes from the connection string, or else from its service, the environment, or a default.
-//! What is shown of a location has neither user nor password.
+//! A value comes from the connection string, or else from its service, the environment, or a
+//! default. What is shown of a location has neither user nor password.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

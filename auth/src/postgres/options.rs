@@ -33,19 +33,21 @@ const MAX_TIMEOUT: Duration = Duration::from_hours(24);
 ///
 /// # Connection strings
 ///
-/// A connection string means what it means to `psql`: a URL or `name=value` pairs, whose gaps are filled by the
-/// connection service file, by the variables that begin with `PG`, and by the operating system's user. A host that
-/// begins with `/` is the folder of a socket; several hosts are tried in turn until one of them is the primary. A
-/// parameter that `psql` takes and this store does not is refused by its name.
+/// A connection string means what it means to `psql`: a URL or `name=value` pairs, whose gaps are
+/// filled by the connection service file, by the variables that begin with `PG`, and by the
+/// operating system's user. A host that begins with `/` is the folder of a socket; several hosts
+/// are tried in turn until one of them is the primary. A parameter that `psql` takes and this store
+/// does not is refused by its name.
 ///
-/// With a file of certificate authorities (`sslrootcert`, or `~/.postgresql/root.crt`), the server's certificate must
-/// come from one of them in every `sslmode` that uses TLS. `sslrootcert=system` takes the system's.
+/// With a file of certificate authorities (`sslrootcert`, or `~/.postgresql/root.crt`), the
+/// server's certificate must come from one of them in every `sslmode` that uses TLS.
+/// `sslrootcert=system` takes the system's.
 ///
 /// # Passwords
 ///
-/// Each new connection looks for the password again: in the connection string, the service, `PGPASSWORD` and the
-/// password file of libpq, or in what [`password_file`](Self::password_file) or
-/// [`password_command`](Self::password_command) names.
+/// Each new connection looks for the password again: in the connection string, the service,
+/// `PGPASSWORD` and the password file of libpq, or in what [`password_file`](Self::password_file)
+/// or [`password_command`](Self::password_command) names.
 ///
 /// # Examples
 ///
@@ -112,29 +114,33 @@ impl PostgresOptions {
         self
     }
 
-    /// How long it may take to connect, log in and find the primary, before it gives [`StoreError::CannotConnect`].
-    /// At most a day. Several servers share the time. Default: for each server what the connection string's
-    /// `connect_timeout` gives, and where it gives nothing, 2 s for all servers.
+    /// How long it may take to connect, log in and find the primary, before it gives
+    /// [`StoreError::CannotConnect`]. At most a day. Several servers share the time. Default: for
+    /// each server what the connection string's `connect_timeout` gives, and where it gives
+    /// nothing, 2 s for all servers.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = Some(timeout.min(MAX_TIMEOUT));
         self
     }
 
-    /// Takes the password from this file, whose content is the password and at most one newline. Each new connection
-    /// reads the file again, so that the password may change while the process runs.
+    /// Takes the password from this file, whose content is the password and at most one newline.
+    /// Each new connection reads the file again, so that the password may change while the process
+    /// runs.
     ///
-    /// The file goes before `PGPASSWORD` and the file of `PGPASSFILE`. A connection string with a password of its own
-    /// is then refused.
+    /// The file goes before `PGPASSWORD` and the file of `PGPASSFILE`. A connection string with a
+    /// password of its own is then refused.
     pub fn password_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.password = PasswordSource::File(path.into());
         self
     }
 
-    /// Takes the password from the standard output of this program, less one newline at its end: for tokens that hold
-    /// for minutes. New connections run the program again; those of the same five seconds share one run.
+    /// Takes the password from the standard output of this program, less one newline at its end:
+    /// for tokens that hold for minutes. New connections run the program again; those of the same
+    /// five seconds share one run.
     ///
-    /// No shell is started. The program ends within the time to connect, or is killed. It gets no standard input, and
-    /// what it writes to standard error is dropped. The order is that of [`password_file`](Self::password_file).
+    /// No shell is started. The program ends within the time to connect, or is killed. It gets no
+    /// standard input, and what it writes to standard error is dropped. The order is that of
+    /// [`password_file`](Self::password_file).
     pub fn password_command<A: Into<OsString>>(
         mut self,
         program: impl Into<OsString>,

@@ -1,8 +1,8 @@
 //! The connection parameters of libpq: the environment variable behind each, and whether this store
 //! takes the parameter.
 //!
-//! A parameter that `psql` takes and this store does not is refused by name. The reason never repeats
-//! the value.
+//! A parameter that `psql` takes and this store does not is refused by name. The reason never
+//! repeats the value.
 
 /// What this store does with a parameter.
 pub(super) enum Support {

@@ -1,5 +1,5 @@
-//! Where the password of a new connection comes from. Each connection asks again, so that a password
-//! may change while the process runs.
+//! Where the password of a new connection comes from. Each connection asks again, so that a
+//! password may change while the process runs.
 //!
 //! No password, and nothing that a command prints, reaches an error or a log.
 

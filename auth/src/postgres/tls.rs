@@ -1,7 +1,7 @@
 //! TLS to the server, with libpq's rules for certificates.
 //!
-//! The driver has a TLS of its own, which is left out: it adds the system's certificate authorities to
-//! those that `sslrootcert` names, so that any public certificate would pass for a private one.
+//! The driver has a TLS of its own, which is left out: it adds the system's certificate authorities
+//! to those that `sslrootcert` names, so that any public certificate would pass for a private one.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -37,8 +37,8 @@ pub(super) enum TlsFailure {
     Handshake(String),
 }
 
-/// Asks for TLS on a new connection to the server, and checks the server's certificate as far as the
-/// settings want it.
+/// Asks for TLS on a new connection to the server, and checks the server's certificate as far as
+/// the settings want it.
 pub(super) async fn start(
     mut stream: TcpStream,
     host: &Host,
@@ -52,7 +52,8 @@ pub(super) async fn start(
         .map_err(|_| TlsFailure::Setup("the certificates could not be read; try again".into()))?
         .map_err(TlsFailure::Setup)?;
     stream.write_all(&SSL_REQUEST).await.map_err(TlsFailure::Io)?;
-    // One byte and no more: what a man in the middle sends behind it must not pass for the server's.
+    // One byte and no more: what a man in the middle sends behind it must not pass for the
+    // server's.
     match stream.read_u8().await.map_err(TlsFailure::Io)? {
         b'S' => {}
         b'N' => return Err(TlsFailure::NotOffered),
@@ -106,8 +107,8 @@ fn server_name(host: &Host) -> Result<ServerName<'static>, TlsFailure> {
     }
 }
 
-/// Reads the files and makes rustls's configuration. Each connection does so again: certificates are
-/// renewed while the process runs.
+/// Reads the files and makes rustls's configuration. Each connection does so again: certificates
+/// are renewed while the process runs.
 fn configuration(settings: &TlsSettings) -> Result<ClientConfig, String> {
     let provider = Arc::new(ring::default_provider());
     let verifier: Arc<dyn ServerCertVerifier> = match roots(settings)? {
@@ -138,8 +139,8 @@ fn configuration(settings: &TlsSettings) -> Result<ClientConfig, String> {
     }
 }
 
-/// Returns what the server's certificate must come from; nothing if it is not checked. As for libpq, a
-/// file of authorities has it checked in every mode that uses TLS.
+/// Returns what the server's certificate must come from; nothing if it is not checked. As for
+/// libpq, a file of authorities has it checked in every mode that uses TLS.
 fn roots(settings: &TlsSettings) -> Result<Option<RootCertStore>, String> {
     let must_verify = matches!(settings.mode, SslMode::VerifyCa | SslMode::VerifyFull);
     let file = match &settings.roots {
@@ -236,8 +237,8 @@ fn is_open_to_others(_: &Path) -> bool {
     false
 }
 
-/// Takes any certificate, as `sslmode=require` without a file of authorities asks. The connection is
-/// safe from listeners, and not from a man in the middle.
+/// Takes any certificate, as `sslmode=require` without a file of authorities asks. The connection
+/// is safe from listeners, and not from a man in the middle.
 #[derive(Debug)]
 struct Unverified(Arc<CryptoProvider>);
 

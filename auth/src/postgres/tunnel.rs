@@ -1,7 +1,7 @@
 //! A private way from the driver to a TLS connection that this store has made.
 //!
-//! The driver opens its sockets by itself, from an address. It gets the address of a local socket that
-//! takes one connection, of this process alone, and passes everything on.
+//! The driver opens its sockets by itself, from an address. It gets the address of a local socket
+//! that takes one connection, of this process alone, and passes everything on.
 
 use std::io;
 use std::path::PathBuf;

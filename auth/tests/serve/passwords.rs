@@ -40,8 +40,8 @@ fn write(file: &Path, content: &str) {
     fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-/// Runs a service as a role whose password changes. `give` writes the password where the service finds it, and returns
-/// the end of the URL and the flags.
+/// Runs a service as a role whose password changes. `give` writes the password where the service
+/// finds it, and returns the end of the URL and the flags.
 async fn rotated(give: impl Fn(&Path, &str) -> (String, Vec<String>)) {
     let Some(server) = PostgresServer::start() else { return };
     let folder = tempfile::tempdir().unwrap();
