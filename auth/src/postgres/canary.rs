@@ -1,8 +1,9 @@
-//! [`Canary`]: the proof that notifications arrive. A new connection, made as any change is made, notifies a channel of this
-//! process's own, and the listener must receive that.
+//! [`Canary`]: the proof that notifications arrive. A new connection, made as any change is made,
+//! notifies a channel of this process's own, and the listener must receive that.
 //!
-//! The listener's own connection would prove nothing: it may lead to another server than the address does by now, or through
-//! a pooler that delivers no notifications. Other processes do not listen to the channel, older versions included.
+//! The listener's own connection would prove nothing: it may lead to another server than the
+//! address does by now, or through a pooler that delivers no notifications. Other processes do not
+//! listen to the channel, older versions included.
 
 use std::time::{Duration, Instant};
 
@@ -21,10 +22,12 @@ pub(super) const INTERVAL: Duration = Duration::from_secs(5);
 /// How soon one that could not be sent is followed by another.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// How long one may take, the connection included. Delivery takes milliseconds; a machine that is short of time takes longer.
+/// How long one may take, the connection included. Delivery takes milliseconds; a machine that is
+/// short of time takes longer.
 pub(super) const LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a listener counts as connected although no canary can be sent, as where the server has no connection left.
+/// How long a listener counts as connected although no canary can be sent, as where the server has
+/// no connection left.
 const UNPROVEN: Duration = Duration::from_secs(30);
 
 /// The canaries of one connection that listens.
@@ -83,7 +86,8 @@ impl Canary {
         }
     }
 
-    /// Sends the next one when it is due. Fails if one was sent and has not arrived, or if none could be sent for too long.
+    /// Sends the next one when it is due. Fails if one was sent and has not arrived, or if none
+    /// could be sent for too long.
     pub(super) fn tend(&mut self, connector: &Connector, eviction: &Eviction) -> Result<(), StoreError> {
         while let Some(ended) = self.sending.try_join_next() {
             // One that was aborted is awaited no more.

@@ -1,7 +1,7 @@
 //! Connections: how one is made, what it must be before it is used, and which may be used again.
 //!
-//! A connection on which anything failed, or whose user went away half-way, is never used again: it may still be at work on
-//! the server, or hold an answer that is nobody's.
+//! A connection on which anything failed, or whose user went away half-way, is never used again: it
+//! may still be at work on the server, or hold an answer that is nobody's.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,11 +17,13 @@ use super::password::PasswordSource;
 use super::server::{CurrentServer, ServerIdentity, Sighting};
 use crate::StoreError;
 
-/// A connection for writes is replaced when it is older than this: a revocation goes to the server that the address leads
-/// to, and a new connection is how to find out. Many changes in a row share it.
+/// A connection for writes is replaced when it is older than this: a revocation goes to the server
+/// that the address leads to, and a new connection is how to find out. Many changes in a row share
+/// it.
 pub(super) const MAX_WRITER_AGE: Duration = Duration::from_secs(5);
 
-/// One that was idle for longer is asked whether it is alive: firewalls forget idle connections without a word.
+/// One that was idle for longer is asked whether it is alive: firewalls forget idle connections
+/// without a word.
 const MAX_IDLE: Duration = Duration::from_secs(30);
 const PING_LIMIT: Duration = Duration::from_secs(1);
 
@@ -51,7 +53,8 @@ pub(super) struct LiveConnection {
     lasts: Duration,
 }
 
-/// At least three quarters of `age`, and at most `age`: what was made at one time is not replaced at one time.
+/// At least three quarters of `age`, and at most `age`: what was made at one time is not replaced
+/// at one time.
 pub(super) fn jittered(age: Duration) -> Duration {
     // Without random bytes, all last equally long.
     let random = getrandom::u32().unwrap_or(u32::MAX);
@@ -68,7 +71,8 @@ impl Connector {
             .map_err(|error| StoreError::Other(error.into()))
     }
 
-    /// The same, under a name by which an administrator can tell its connections from others in `pg_stat_activity`.
+    /// The same, under a name by which an administrator can tell its connections from others in
+    /// `pg_stat_activity`.
     pub(super) fn named(&self, purpose: &str) -> Self {
         let mut named = self.clone();
         named.location.application_name = format!("{} {purpose}", self.location.application_name);
@@ -81,7 +85,8 @@ impl Connector {
     }
 
     async fn reach(&self) -> Result<LiveConnection, StoreError> {
-        // On the heap: the driver's connecting is a large future, and everything that may need a connection would hold it.
+        // On the heap: the driver's connecting is a large future, and everything that may need a
+        // connection would hold it.
         let dialing = Box::pin(self.establish());
         match tokio::time::timeout(self.connect_timeout, dialing).await {
             Ok(outcome) => outcome,
@@ -103,8 +108,8 @@ impl Connector {
         .await
     }
 
-    /// Finds out which server a new connection leads to, and refuses it if that is an old one. `attempt` was begun before it
-    /// was opened.
+    /// Finds out which server a new connection leads to, and refuses it if that is an old one.
+    /// `attempt` was begun before it was opened.
     pub(super) async fn identify(
         &self,
         attempt: u64,
@@ -121,8 +126,9 @@ impl Connector {
 
     /// Sets the limits of a new connection, and makes sure that it leads to the primary.
     async fn prepare(&self, mut connection: PgConnection) -> Result<PgConnection, StoreError> {
-        // The statement's limit is a little shorter than the caller's own: a server that still answers stops its work by
-        // itself, and says so on a connection that is then closed cleanly. Zero would mean no limit.
+        // The statement's limit is a little shorter than the caller's own: a server that still
+        // answers stops its work by itself, and says so on a connection that is then closed
+        // cleanly. Zero would mean no limit.
         let milliseconds = |limit: Duration| limit.as_millis().max(1).to_string();
         let row = sqlx::query(
             "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool, \
@@ -193,7 +199,8 @@ pub(super) fn close_unfit(pool: &Pool) {
     drop(pool.retain(|live, metrics| metrics.age() <= live.lasts && current.is(&live.server)));
 }
 
-/// A connection on loan. It goes back by [`give_back`](Self::give_back), and is closed if it is dropped.
+/// A connection on loan. It goes back by [`give_back`](Self::give_back), and is closed if it is
+/// dropped.
 pub(super) struct Lent(Option<Object<Connector>>);
 
 impl Lent {

@@ -1,8 +1,10 @@
-//! [`ServerIdentity`]: which server answers on a connection. [`CurrentServer`]: which one the address leads to now.
+//! [`ServerIdentity`]: which server answers on a connection. [`CurrentServer`]: which one the
+//! address leads to now.
 //!
-//! After a failover that moves the address, old connections stay up to the old primary. What it returns is out of date:
-//! it may show a trust whose revocation is on the new primary alone. So the newest connection decides which server is
-//! asked, and a connection to any other server is closed before its next use.
+//! After a failover that moves the address, old connections stay up to the old primary. What it
+//! returns is out of date: it may show a trust whose revocation is on the new primary alone. So the
+//! newest connection decides which server is asked, and a connection to any other server is closed
+//! before its next use.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,7 +24,8 @@ const START: &str = "SELECT pg_catalog.pg_postmaster_start_time()::text";
 /// Which server answers on a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ServerIdentity {
-    /// When it was started, in microseconds. Two servers never share it in practice, and a restart ends all connections.
+    /// When it was started, in microseconds. Two servers never share it in practice, and a restart
+    /// ends all connections.
     started: String,
     lineage: Option<Lineage>,
 }

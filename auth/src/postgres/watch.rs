@@ -1,7 +1,7 @@
 //! Listens for what the trigger notifies, on a connection of its own, until the watcher is dropped.
 //!
-//! A new connection invalidates every key once it listens: changes before that may have been missed. A connection counts as
-//! listening only while canaries arrive on it ([`Canary`]).
+//! A new connection invalidates every key once it listens: changes before that may have been
+//! missed. A connection counts as listening only while canaries arrive on it ([`Canary`]).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -24,8 +24,8 @@ use crate::migration::Permission;
 use crate::watcher::{Backoff, Eviction};
 use crate::{StoreError, Watcher};
 
-/// A connection that is silent for so long is asked for a sign of life, and has so long to give one. A lost network gives no
-/// error: without the question, nobody would ever notice.
+/// A connection that is silent for so long is asked for a sign of life, and has so long to give
+/// one. A lost network gives no error: without the question, nobody would ever notice.
 const SILENCE: Duration = Duration::from_secs(2);
 pub(super) const SIGN_OF_LIFE: Duration = Duration::from_secs(3);
 
@@ -36,12 +36,13 @@ const TICK: Duration = Duration::from_millis(500);
 const ONE_ATTEMPT: Duration = Duration::from_secs(2);
 
 impl PostgresStore {
-    /// Listens for changes of the trusts, whoever makes them, and invalidates in `cache` the keys that they concern. The cache is that of
-    /// an [`Authenticator`](crate::Authenticator) over this store.
+    /// Listens for changes of the trusts, whoever makes them, and invalidates in `cache` the keys
+    /// that they concern. The cache is that of an [`Authenticator`](crate::Authenticator) over this
+    /// store.
     ///
-    /// A trigger on the table notifies when a change is committed: another process's, this one's, or one made by hand
-    /// with `psql`. The connection is not one of the pool's. When it is lost, or silent without a sign of life
-    /// for 5 s, another one is made, after pauses of 50 ms to 2 s.
+    /// A trigger on the table notifies when a change is committed: another process's, this one's,
+    /// or one made by hand with `psql`. The connection is not one of the pool's. When it is lost,
+    /// or silent without a sign of life for 5 s, another one is made, after pauses of 50 ms to 2 s.
     ///
     /// Each connection, and then each 5 s, looks whether the triggers are there and turned on.
     /// Where they are not, changes are not heard of:
@@ -49,10 +50,12 @@ impl PostgresStore {
     /// minute say so, and entries stay until they expire. When they are back, or were changed
     /// meanwhile, every key is invalidated. A watcher makes no trigger.
     ///
-    /// Every 5 s a new connection sends a canary notification to a channel of this watcher's own. If the canary does not
-    /// arrive within 10 s, or the new connection leads to another server, the listener reconnects. The store's pooled
-    /// connections to the former server are closed in the second case. The listener's connection is replaced at
-    /// [`max_connection_age`](super::PostgresOptions::max_connection_age), without a gap and without an invalidation.
+    /// Every 5 s a new connection sends a canary notification to a channel of this watcher's own.
+    /// If the canary does not arrive within 10 s, or the new connection leads to another server,
+    /// the listener reconnects. The store's pooled connections to the former server are closed in
+    /// the second case. The listener's connection is replaced at
+    /// [`max_connection_age`](super::PostgresOptions::max_connection_age), without a gap and
+    /// without an invalidation.
     ///
     /// # Panics
     ///
@@ -75,8 +78,8 @@ impl PostgresStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Deaf`] if the notification does not arrive within 10 s, as behind a pooler that shares server connections.
-    /// Any other error says that the check could not be made.
+    /// [`StoreError::Deaf`] if the notification does not arrive within 10 s, as behind a pooler
+    /// that shares server connections. Any other error says that the check could not be made.
     ///
     /// # Panics
     ///
@@ -137,8 +140,8 @@ async fn listening(
     channel: &str,
 ) -> Result<(PgListener, ServerIdentity), Refused> {
     let attempt = connector.current.begin();
-    // The driver's listener takes its connection from a pool. One of its own, and a new one each time: the old connection may
-    // be held back by a farewell that nobody will hear.
+    // The driver's listener takes its connection from a pool. One of its own, and a new one each
+    // time: the old connection may be held back by a farewell that nobody will hear.
     let pool = PgPoolOptions::new()
         .max_connections(1)
         .acquire_timeout(connector.connect_timeout.min(ONE_ATTEMPT))
@@ -238,8 +241,8 @@ impl Ear {
 
     /// Takes what arrived here before `next` listened, and tells whether that was everything.
     ///
-    /// Notifications arrive in the order of the commits. The canary that has shown that `next` listens arrives here too,
-    /// after everything that `next` cannot have heard.
+    /// Notifications arrive in the order of the commits. The canary that has shown that `next`
+    /// listens arrives here too, after everything that `next` cannot have heard.
     async fn hand_over(mut self, connector: &Connector, next: &Self, eviction: &Eviction) -> bool {
         let begun = Instant::now();
         while self.server == next.server && begun.elapsed() < canary::LIMIT {

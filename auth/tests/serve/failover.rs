@@ -1,5 +1,5 @@
-//! A failover that moves the address to the new primary while the old one stays up, with the connections to it: the service
-//! asks the new primary within seconds, and listens to it.
+//! A failover that moves the address to the new primary while the old one stays up, with the
+//! connections to it: the service asks the new primary within seconds, and listens to it.
 
 use std::time::Instant;
 

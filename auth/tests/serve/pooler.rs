@@ -1,4 +1,5 @@
-//! PgBouncer between the service and PostgreSQL: refused where it delivers no notifications, used where it does.
+//! PgBouncer between the service and PostgreSQL: refused where it delivers no notifications, used
+//! where it does.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -61,7 +62,6 @@ fn a_service_behind_a_pooler_that_delivers_no_notifications_does_not_start_and_n
             service.args(["--listen", "127.0.0.1:0", "--admin-listen", "off"]);
             let output = service.output().unwrap();
             let error = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-            eprintln!("{mode}: {error}");
             assert_eq!(output.status.code(), Some(1), "{mode}: {error}");
             assert!(error.contains("PgBouncer") && error.contains("session mode"), "{mode}: {error}");
             assert!(!error.contains(PASSWORD), "{mode}: {error}");
