@@ -26,6 +26,8 @@ pub(super) fn available() -> bool {
 #[inline]
 pub(super) fn light() {
     compiler_fence(Ordering::SeqCst);
+    #[cfg(miri)]
+    std::sync::atomic::fence(Ordering::SeqCst);
 }
 
 /// The side that runs rarely; tells whether it could. Never where [`available`] says no.
@@ -40,7 +42,22 @@ pub(super) fn heavy() -> bool {
     system::barrier() || system::register()
 }
 
-#[cfg(all(any(target_os = "linux", target_os = "android"), target_pointer_width = "64"))]
+/// Miri does not know the system call: a fence on either side amounts to the same.
+#[cfg(miri)]
+mod system {
+    use std::sync::atomic::{Ordering, fence};
+
+    pub(super) fn register() -> bool {
+        true
+    }
+
+    pub(super) fn barrier() -> bool {
+        fence(Ordering::SeqCst);
+        true
+    }
+}
+
+#[cfg(all(any(target_os = "linux", target_os = "android"), target_pointer_width = "64", not(miri)))]
 mod system {
     use rustix::thread::{MembarrierCommand, membarrier, membarrier_query};
 
@@ -56,7 +73,7 @@ mod system {
     }
 }
 
-#[cfg(not(all(any(target_os = "linux", target_os = "android"), target_pointer_width = "64")))]
+#[cfg(not(any(all(any(target_os = "linux", target_os = "android"), target_pointer_width = "64"), miri)))]
 mod system {
     pub(super) fn register() -> bool {
         false

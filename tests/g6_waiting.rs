@@ -129,7 +129,7 @@ impl Drop for Linked {
 fn g6_what_destructors_write_to_other_caches_is_bounded_in_each_of_eight() {
     let _alone = alone();
     let chain = Chain::of(8);
-    for _ in 0..50_000 {
+    for _ in 0..10_000 {
         chain.write(0);
     }
     let alive = chain.alive();

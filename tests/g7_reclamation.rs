@@ -9,6 +9,11 @@ use std::thread;
 use counted::Counted;
 use trust_key_cache::{Clock, KeyCache, KeyHash, ManualClock};
 
+/// How many rounds of `many` there is time for.
+fn rounds(many: u64) -> u64 {
+    if cfg!(miri) { 30.min(many) } else { many }
+}
+
 fn hash(number: u64) -> KeyHash {
     KeyHash::of(number.to_le_bytes())
 }
@@ -32,7 +37,7 @@ fn assert_dropped(alive: &AtomicIsize, cache: &KeyCache<Counted, impl Clock>) {
 fn g7_every_value_is_dropped_exactly_once() {
     let alive = Arc::new(AtomicIsize::new(0));
     let cache = KeyCache::builder().capacity(8).build().unwrap();
-    for round in 0..1_000 {
+    for round in 0..rounds(1_000) {
         let lease = cache.lease(&hash(round % 13));
         match round % 7 {
             0 => cache.invalidate(),
@@ -78,7 +83,7 @@ fn g7_a_value_outlives_its_replacement_until_its_last_reader_is_done() {
     assert!(cache.lease(&hash(1)).remember(Counted::new(1, &alive)));
     cache.lookup_with(&hash(1), |value| {
         cache.invalidate_key(&hash(1));
-        for round in 0..10_000 {
+        for round in 0..rounds(10_000) {
             cache.invalidate_key(&hash(round));
         }
         assert_eq!(alive.load(Ordering::Relaxed), 1, "dropped under its reader");
@@ -108,7 +113,7 @@ fn g7_readers_beside_writers_see_whole_and_living_values() {
         }
         let writers = [(); 2].map(|()| {
             scope.spawn(|| {
-                for round in 0..40_000 {
+                for round in 0..rounds(40_000) {
                     cache.lease(&hash(round % 12)).remember(Counted::new(round, &alive));
                     match round % 100 {
                         0 => cache.invalidate(),
