@@ -92,6 +92,7 @@ mod tests {
     use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
     use std::thread;
 
+    use crate::snapshot_map::JUDGED;
     use crate::{KeyCache, KeyHash, Reclamation, reclamation};
 
     std::thread_local! {
@@ -148,6 +149,44 @@ mod tests {
             ASKED.get() - before
         });
         assert_eq!(asked, Some(0), "the reader is still there after each of them");
+    }
+
+    #[test]
+    fn g6_after_a_refused_barrier_a_parked_reader_does_not_make_writers_judge_what_waits_again() {
+        let Some(_alone) = alone() else { return };
+        let (cache, key) = cache();
+        let write = |batches| {
+            for _ in 0..batches * BATCH {
+                assert!(cache.lease(&key).remember(Arc::new(())));
+            }
+        };
+        write(3);
+        REFUSED.set(true);
+        let (rests, may_end) = (channel(), channel::<()>());
+        thread::scope(|scope| {
+            let cache = &cache;
+            scope.spawn(move || {
+                let _ = cache.lookup(&key);
+                rests.0.send(()).unwrap();
+                may_end.1.recv().ok();
+            });
+            rests.1.recv().unwrap();
+            let asked = ASKED.get();
+            write(8);
+            assert!(ASKED.get() > asked, "nothing was refused");
+            drop(may_end.0);
+        });
+        // The thread that rested is gone, so no barrier is wanted that could show that it works again.
+        write(2_000);
+        let judged = cache.lookup_with(&key, |_| {
+            write(3);
+            let before = JUDGED.get();
+            write(500);
+            JUDGED.get() - before
+        });
+        REFUSED.set(false);
+        // Each batch is judged once or twice; all that wait, at each look, would be 125,000.
+        assert!(judged.is_some_and(|judged| judged <= 2 * 500), "{judged:?} batches were judged");
     }
 
     #[test]

@@ -47,8 +47,8 @@ pub type TrustKeyCache = KeyCache<uuid::Uuid>;
 /// A value is cloned whenever its bucket is copied: up to 15 times in each `remember` or `invalidate_key` of
 /// a neighbour. Ids and [`Arc`](std::sync::Arc)s are what this is made for. `Clone` must not write to the
 /// cache: a copy that undoes itself never ends. A value's `Drop` runs on a thread that writes to the
-/// cache or drops it, some time after the value was replaced, and must not panic. It may write to other caches,
-/// and to its own if it does not do so each time: see `docs/limits.md`.
+/// cache or drops it, some time after the value was replaced, and must not panic. It may write to other caches.
+/// Writes to its own cache must be rare, since each clone is dropped: see `docs/limits.md`.
 ///
 /// # Examples
 ///

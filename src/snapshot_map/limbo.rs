@@ -63,6 +63,12 @@ thread_cell! {
     static COLLECTING: Cell<[usize; DEEPEST]> = Cell::new([0; DEEPEST]);
 }
 
+#[cfg(test)]
+std::thread_local! {
+    /// How many batches this thread has judged. Only the crate can count that: see the tests in `barrier.rs`.
+    pub(crate) static JUDGED: Cell<u64> = const { Cell::new(0) };
+}
+
 /// Marks a limbo as collected by this thread, until it is dropped. The marks of a thread may end in any
 /// order: a destructor may be suspended in a coroutine.
 struct Collecting(usize);
@@ -70,7 +76,8 @@ struct Collecting(usize);
 impl Collecting {
     /// `None` if this thread is collecting the limbo, or [`DEEPEST`] others, or is about to end.
     fn begin<V>(limbo: &Limbo<V>) -> Option<Self> {
-        // Borrowed until the mark is dropped, so no other limbo can have the address.
+        // Borrowed while the collection runs, so no other limbo has the address. A coroutine that never ends, or
+        // ends on another thread, leaves its mark: then this thread does not collect what is there later.
         let address = ptr::from_ref(limbo).addr();
         let begin = |collecting: &Cell<[usize; DEEPEST]>| {
             let mut limbos = collecting.get();
@@ -199,9 +206,9 @@ impl<V> Limbo<V> {
         // Relaxed, here and below: a look that is left out, or made in vain, does no harm.
         let (pause, in_vain) = (self.pause.load(Ordering::Relaxed), self.in_vain.load(Ordering::Relaxed));
         let may_fence = pause == 0 || self.paused.fetch_add(1, Ordering::Relaxed) + 1 >= pause;
-        // The hint is of looks with the fence, or of looks without it. The first one that tries it again has none.
-        let is_hint = in_vain != NOT_IN_VAIN && may_fence == (pause == 0);
-        if is_hint && in_vain == reclaim::horizon().furthest(may_fence) {
+        // No batch that waits started before the hint, whether the look that left it made the fence or not.
+        // So a horizon that is still there would free none of them.
+        if in_vain != NOT_IN_VAIN && in_vain == reclaim::horizon().furthest(may_fence) {
             kept.push(newest);
             kept.append_to(&self.waiting);
             return;
@@ -266,6 +273,8 @@ impl<V> Chain<V> {
     ///
     /// `horizon` must have been read after the start of the batch's grace period.
     fn free_or_push(&mut self, batch: Box<Batch<V>>, horizon: &Horizon) -> bool {
+        #[cfg(test)]
+        JUDGED.set(JUDGED.get() + 1);
         let over = batch.grace.is_over(horizon);
         if over {
             // SAFETY: the grace period started after these buckets had left their slots, and is over.

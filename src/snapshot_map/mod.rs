@@ -34,6 +34,10 @@ use std::sync::Arc;
 use super::reclaim;
 use super::sync::{AtomicU64, Ordering};
 use crate::KeyHash;
+
+#[cfg(test)]
+#[allow(unused_imports, reason = "the map over loom is the same file")]
+pub(crate) use self::limbo::JUDGED;
 use bucket::{Bucket, Entry, OwnedBucket};
 use limbo::Limbo;
 use placement::Placement;
