@@ -110,10 +110,9 @@ async fn follow(store: &PostgresStore, channel: &str, eviction: &Eviction) -> Re
             None => {}
         }
         triggers.look_if_due(&mut ear.listener, connector, eviction).await?;
-        ear.canary.tend(connector, eviction)?;
-        if !connector.current.is(&ear.server) {
+        if let Err(error) = ear.tend(connector, eviction) {
             store.close_unfit();
-            return Err(elsewhere(&connector.location));
+            return Err(error);
         }
         if ear.made.elapsed() > ear.lasts && !ear.canary.is_under_way() {
             store.close_unfit();
@@ -154,7 +153,6 @@ async fn listening(
     let fails = |error| Refused::Connected(failed(&error, &connector.location, connector.connect_timeout));
     let connection = Acquire::acquire(&mut listener).await.map_err(fails)?;
     let server = connector.identify(attempt, connection).await?;
-    // A replica refuses this.
     listener.listen_all([CHANNEL, channel]).await.map_err(fails)?;
     Ok((listener, server))
 }
@@ -178,7 +176,7 @@ impl Ear {
             Err(_) => return Err(StoreError::Timeout { after: limit }),
         };
         while !ear.canary.is_proven() {
-            ear.canary.tend(connector, eviction)?;
+            ear.tend(connector, eviction)?;
             if let Some(word) = ear.word(connector, TICK).await? {
                 ear.take(&word, eviction);
                 ear.proof = word.payload().to_owned();
@@ -215,6 +213,15 @@ impl Ear {
             Ok(Err(error)) => Err(failed(&error, &connector.location, SIGN_OF_LIFE)),
             Err(_) => Ok(None),
         }
+    }
+
+    /// Tends the canary, unless the address leads to another server: a canary that is notified
+    /// there cannot arrive here, which is no sign of a pooler.
+    fn tend(&mut self, connector: &Connector, eviction: &Eviction) -> Result<(), StoreError> {
+        if !connector.current.is(&self.server) {
+            return Err(elsewhere(&connector.location));
+        }
+        self.canary.tend(connector, eviction)
     }
 
     async fn sign_of_life(&mut self, connector: &Connector) -> Result<(), StoreError> {

@@ -48,8 +48,12 @@ pub(crate) async fn open(
     loop {
         let error = match Database::open_with(target, settings.if_missing(), Some(settings.pool())).await {
             Ok(database) => {
-                // A listener to which nothing is delivered would look healthy. Any other failure is the watcher's, which tries again.
-                if let Err(error @ StoreError::Deaf { .. }) = database.store().check_notifications().await {
+                // A listener to which nothing is delivered would look healthy. The second check
+                // rules out a failover during the first one. The watcher retries after any other
+                // failure.
+                if let Err(StoreError::Deaf { .. }) = database.store().check_notifications().await
+                    && let Err(error @ StoreError::Deaf { .. }) = database.store().check_notifications().await
+                {
                     return Err(error.into());
                 }
                 if waited {
