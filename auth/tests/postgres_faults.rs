@@ -719,3 +719,81 @@ async fn an_old_primary_is_passed_over_for_the_next_host_once_its_successor_was_
     store.set_enabled(&trust.id.into(), true).await.unwrap();
     assert_eq!(new.psql(database, "SELECT disabled_at IS NULL FROM trust"), "t");
 }
+
+/// Returns the connection string with a replica as the first host, and the primary's host after it.
+fn replica_first(url: &str, replica: &PostgresServer, primary: &PostgresServer) -> String {
+    let port = primary.port().to_string();
+    url.replace(&format!(":{port}"), &format!(":{},127.0.0.1:{port}", replica.port()))
+}
+
+/// The listener reaches the replica first, then the old primary: neither hides the successor.
+#[tokio::test]
+async fn g9_an_old_primary_is_refused_although_the_listener_reached_a_replica_after_its_successor() {
+    let Some(old) = PostgresServer::start() else { return };
+    let url = old.new_database();
+    let (_, trust) = store_with_a_trust(&url).await;
+    let replica = old.replica();
+    let new = old.replica();
+    new.promote();
+    old.stop();
+    let hosts = replica_first(&url, &replica, &old);
+    let old_port = format!(":{}", old.port());
+    let all = hosts.replace(&old_port, &format!("{old_port},127.0.0.1:{}", new.port()));
+    let store = postgres_options(&all).connect().await.unwrap();
+    assert!(store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
+    store.set_enabled(&trust.id.into(), false).await.unwrap();
+    old.start_again();
+    new.kill_connections(&url);
+    let watcher = store.watch(std::sync::Arc::default());
+    // In this order: the last read comes after the listener has connected.
+    let mut is_last = false;
+    let begun = Instant::now();
+    while !is_last {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it does not listen");
+        is_last = watcher.status().connected;
+        let fetched = store.fetch(trust.id).await;
+        assert!(!fetched.is_ok_and(|trust| trust.unwrap().is_enabled()), "the old primary was read");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
+}
+
+#[tokio::test]
+async fn a_failover_during_the_check_of_notifications_is_not_taken_for_a_pooler() {
+    let Some(old) = PostgresServer::start() else { return };
+    let url = old.new_database();
+    let network = Network::before(&old).await;
+    let (store, _) = store_with_a_trust(&network.url(&url, &old)).await;
+    let failover = Failover::of(old, url, network).await;
+    failover.network.hold_listen();
+    let check = tokio::spawn({
+        let store = store.clone();
+        async move { store.check_notifications().await }
+    });
+    failover.network.holds_listen().await;
+    failover.network.move_to(&failover.new);
+    failover.network.let_listen();
+    let error = check.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), "cannot_connect", "{error}");
+    assert!(error.to_string().contains("leads to another server"), "{error}");
+    store.check_notifications().await.unwrap();
+}
+
+/// The primary accepts no new connection, so a read succeeds only on the connection that is open.
+#[tokio::test]
+async fn a_listener_that_reaches_a_replica_makes_the_store_close_no_good_connection() {
+    let Some(primary) = PostgresServer::start() else { return };
+    let url = primary.new_database();
+    let (_, trust) = store_with_a_trust(&url).await;
+    let replica = primary.replica();
+    let store = postgres_options(&replica_first(&url, &replica, &primary)).connect().await.unwrap();
+    let watcher = store.watch(std::sync::Arc::default());
+    eventually("it listens", || watcher.status().connected).await;
+    assert!(store.fetch(trust.id).await.unwrap().is_some());
+    let database = url.rsplit('/').next().unwrap();
+    primary.psql("postgres", &format!("ALTER DATABASE \"{database}\" ALLOW_CONNECTIONS false"));
+    let failures = watcher.status().failures;
+    primary.kill_where(&url, "application_name LIKE '% watch'");
+    eventually("the listener fails", || watcher.status().failures > failures + 1).await;
+    assert!(store.fetch(trust.id).await.unwrap().is_some());
+}

@@ -108,15 +108,18 @@ impl Connector {
         .await
     }
 
-    /// Finds out which server a new connection leads to, and refuses it if that is an old one.
-    /// `attempt` was begun before it was opened.
+    /// Finds out which server a new connection leads to. Refuses a server that accepts no writes,
+    /// and an old primary. `attempt` was begun before the connection was opened.
     pub(super) async fn identify(
         &self,
         attempt: u64,
         connection: &mut PgConnection,
     ) -> Result<ServerIdentity, Refused> {
         let fails = |error| Refused::Connected(failed(&error, &self.location, self.connect_timeout));
-        let server = ServerIdentity::of(connection).await.map_err(fails)?;
+        let Some(server) = ServerIdentity::of(connection).await.map_err(fails)? else {
+            let server = self.location.to_string();
+            return Err(Refused::Connected(StoreError::ReadOnly { server }));
+        };
         match self.current.record(attempt, &server) {
             Sighting::Current => Ok(server),
             Sighting::Outdated => Err(Refused::Connected(elsewhere(&self.location))),

@@ -6,20 +6,27 @@
 //! newest connection decides which server is asked, and a connection to any other server is closed
 //! before its next use.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sqlx::postgres::PgConnection;
 use sqlx::{Executor, Row};
 
+use super::failure::code;
+
 /// Qualified, since the role's `search_path` may name other functions first.
 const WHOLE: &str = "SELECT pg_catalog.pg_postmaster_start_time()::text, \
+     pg_catalog.pg_is_in_recovery() \
+     OR pg_catalog.current_setting('transaction_read_only')::pg_catalog.bool, \
      (SELECT system_identifier FROM pg_catalog.pg_control_system())::text, \
      CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL \
      ELSE substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END";
 
 /// What any role may read, also where the functions of `WHOLE` are missing or not granted.
-const START: &str = "SELECT pg_catalog.pg_postmaster_start_time()::text";
+const START: &str = "SELECT pg_catalog.pg_postmaster_start_time()::text, \
+     pg_catalog.pg_is_in_recovery() \
+     OR pg_catalog.current_setting('transaction_read_only')::pg_catalog.bool";
 
 /// Which server answers on a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,29 +47,38 @@ struct Lineage {
 }
 
 impl ServerIdentity {
-    /// Asks the server at the other end.
-    pub(super) async fn of(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
+    /// Asks the server at the other end. Returns `None` for a server that accepts no writes, such
+    /// as a replica: such a server must not become the current one.
+    pub(super) async fn of(connection: &mut PgConnection) -> Result<Option<Self>, sqlx::Error> {
         let row = match connection.fetch_one(WHOLE).await {
             Ok(row) => row,
-            Err(sqlx::Error::Database(_)) => connection.fetch_one(START).await?,
+            Err(error) if has_no_lineage(code(&error)) => connection.fetch_one(START).await?,
             Err(error) => return Err(error),
         };
-        let lineage = match (row.try_get::<String, _>(1), row.try_get::<String, _>(2)) {
+        if row.try_get::<bool, _>(1)? {
+            return Ok(None);
+        }
+        let lineage = match (row.try_get::<String, _>(2), row.try_get::<String, _>(3)) {
             (Ok(system), Ok(timeline)) => {
                 u32::from_str_radix(&timeline, 16).ok().map(|timeline| Lineage { system, timeline })
             }
             _ => None,
         };
-        Ok(Self { started: row.try_get(0)?, lineage })
+        Ok(Some(Self { started: row.try_get(0)?, lineage }))
     }
 
-    /// Whether both have the same data by origin, and `other` was promoted later.
-    fn is_superseded_by(&self, other: &Self) -> bool {
-        match (&self.lineage, &other.lineage) {
-            (Some(this), Some(other)) => this.system == other.system && this.timeline < other.timeline,
-            _ => false,
-        }
+    /// Whether both describe the same run of a server. A missing lineage matches any lineage.
+    fn is_same_server(&self, other: &Self) -> bool {
+        let lineages = self.lineage.as_ref().zip(other.lineage.as_ref());
+        self.started == other.started && lineages.is_none_or(|(this, other)| this == other)
     }
+}
+
+/// Whether this SQLSTATE means that the server never returns its lineage to this role.
+/// undefined_function, insufficient_privilege, feature_not_supported. A failure that passes, such
+/// as a statement time-out, must not hide the lineage.
+fn has_no_lineage(code: Option<&str>) -> bool {
+    matches!(code, Some("42883" | "42501" | "0A000"))
 }
 
 /// What a new connection shows.
@@ -80,13 +96,50 @@ pub(super) enum Sighting {
 #[derive(Debug, Default)]
 pub(super) struct CurrentServer {
     begun: AtomicU64,
-    newest: Mutex<Newest>,
+    sightings: Mutex<Sightings>,
+}
+
+#[derive(Debug, Default)]
+struct Sightings {
+    newest: Newest,
+    lineages: Lineages,
 }
 
 #[derive(Debug, Default)]
 struct Newest {
     attempt: u64,
     identity: Option<ServerIdentity>,
+}
+
+/// All lineages that were seen. Nothing is removed: an old primary may return at any time. Each
+/// start of a server adds one entry.
+#[derive(Debug, Default)]
+struct Lineages {
+    highest_timelines: HashMap<String, u32>,
+    by_start: HashMap<String, Lineage>,
+}
+
+impl Lineages {
+    /// Remembers the lineage of a server, and adds a known one to an identity that lacks it.
+    fn complete(&mut self, identity: &ServerIdentity) -> ServerIdentity {
+        let mut identity = identity.clone();
+        match &identity.lineage {
+            Some(lineage) => {
+                let highest = self.highest_timelines.entry(lineage.system.clone()).or_default();
+                *highest = lineage.timeline.max(*highest);
+                self.by_start.insert(identity.started.clone(), lineage.clone());
+            }
+            None => identity.lineage = self.by_start.get(&identity.started).cloned(),
+        }
+        identity
+    }
+
+    /// Whether a server with the same data by origin was promoted later.
+    fn supersede(&self, identity: &ServerIdentity) -> bool {
+        identity.lineage.as_ref().is_some_and(|lineage| {
+            self.highest_timelines.get(&lineage.system).is_some_and(|highest| lineage.timeline < *highest)
+        })
+    }
 }
 
 impl CurrentServer {
@@ -96,28 +149,32 @@ impl CurrentServer {
         self.begun.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Records where an attempt has led.
+    /// Records which server an attempt reached. The server must accept writes.
     pub(super) fn record(&self, attempt: u64, identity: &ServerIdentity) -> Sighting {
-        let mut newest = self.newest();
-        if newest.identity.as_ref().is_some_and(|known| identity.is_superseded_by(known)) {
+        let mut sightings = self.sightings();
+        let Sightings { newest, lineages } = &mut *sightings;
+        let identity = lineages.complete(identity);
+        if lineages.supersede(&identity) {
             return Sighting::Superseded;
         }
-        if attempt < newest.attempt && newest.identity.as_ref() != Some(identity) {
-            return Sighting::Outdated;
+        if let Some(known) = &newest.identity
+            && attempt < newest.attempt
+            && !lineages.supersede(known)
+        {
+            let is_current = known.is_same_server(&identity);
+            return if is_current { Sighting::Current } else { Sighting::Outdated };
         }
-        if newest.identity.is_none() || attempt > newest.attempt {
-            *newest = Newest { attempt, identity: Some(identity.clone()) };
-        }
+        *newest = Newest { attempt: attempt.max(newest.attempt), identity: Some(identity) };
         Sighting::Current
     }
 
     /// Whether the address leads to this server, by all that is known.
     pub(super) fn is(&self, identity: &ServerIdentity) -> bool {
-        self.newest().identity.as_ref() == Some(identity)
+        self.sightings().newest.identity.as_ref().is_some_and(|known| known.is_same_server(identity))
     }
 
-    fn newest(&self) -> MutexGuard<'_, Newest> {
-        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    fn sightings(&self) -> MutexGuard<'_, Sightings> {
+        self.sightings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -161,5 +218,60 @@ mod tests {
         assert_eq!(current.record(current.begin(), &other), Sighting::Current);
         let unknown = ServerIdentity { started: "unknown".into(), lineage: None };
         assert_eq!(current.record(current.begin(), &unknown), Sighting::Current);
+    }
+
+    #[test]
+    fn g9_a_server_whose_successor_was_seen_is_refused_whatever_was_reached_in_between() {
+        for between in [
+            ServerIdentity { started: "no lineage".into(), lineage: None },
+            ServerIdentity {
+                started: "another cluster".into(),
+                lineage: Some(Lineage { system: "8".into(), timeline: 1 }),
+            },
+        ] {
+            let current = CurrentServer::default();
+            let (old, new) = (server("old", 1), server("new", 2));
+            for identity in [&old, &new, &between] {
+                assert_eq!(current.record(current.begin(), identity), Sighting::Current);
+            }
+            let without_lineage = ServerIdentity { lineage: None, ..old.clone() };
+            for identity in [&old, &without_lineage] {
+                let sighting = current.record(current.begin(), identity);
+                assert_eq!(sighting, Sighting::Superseded, "{between:?}");
+            }
+            assert!(current.is(&between) && !current.is(&old));
+        }
+    }
+
+    #[test]
+    fn g9_a_successor_is_current_also_if_its_attempt_was_begun_before_that_to_the_old_primary() {
+        let current = CurrentServer::default();
+        let (early, late) = (current.begin(), current.begin());
+        let (old, new) = (server("old", 1), server("new", 2));
+        assert_eq!(current.record(late, &old), Sighting::Current);
+        assert_eq!(current.record(early, &new), Sighting::Current);
+        assert!(current.is(&new) && !current.is(&old));
+        assert_eq!(current.record(current.begin(), &old), Sighting::Superseded);
+    }
+
+    #[test]
+    fn a_server_without_lineage_is_the_one_that_was_started_at_the_same_time() {
+        let current = CurrentServer::default();
+        let whole = server("new", 2);
+        let start = ServerIdentity { lineage: None, ..whole.clone() };
+        for identity in [&whole, &start] {
+            assert_eq!(current.record(current.begin(), identity), Sighting::Current);
+            assert!(current.is(&whole) && current.is(&start));
+        }
+    }
+
+    #[test]
+    fn only_what_a_server_never_returns_makes_up_for_a_lineage() {
+        for code in ["42883", "42501", "0A000"] {
+            assert!(has_no_lineage(Some(code)), "{code}");
+        }
+        for code in [Some("57014"), Some("57P01"), Some("53200"), Some("XX000"), None] {
+            assert!(!has_no_lineage(code), "{code:?}");
+        }
     }
 }
