@@ -14,6 +14,7 @@ mod flood;
 mod health;
 mod hostile_requests;
 mod load;
+mod open_files;
 mod operation;
 mod passwords;
 mod pooler;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::settings::Settings;
 
 /// The admin API has few clients. It must stay reachable when the main listener has all the connections that it may have.
-const ADMIN_CONNECTIONS: usize = 64;
+pub(crate) const ADMIN_CONNECTIONS: usize = 64;
 
 /// The limits of one listener.
 #[derive(Clone, Debug)]

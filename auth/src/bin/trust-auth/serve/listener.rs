@@ -25,6 +25,7 @@ use tower_service::Service;
 use super::connections::{Connections, Entered, Owed};
 use super::limits::Limits;
 use super::lingering::Lingering;
+use super::log_limit::LogLimit;
 use super::output::Output;
 use super::stage::Stage;
 use crate::failure::Failure;
@@ -37,6 +38,9 @@ const DEAD_PEER: Duration = Duration::from_secs(30);
 
 /// How long to wait when the kernel has no connection to give, for want of file descriptors, say. Not to try at once: the loop would spin.
 const AFTER_A_FAILURE: Duration = Duration::from_millis(100);
+
+/// Between two lines of the log about that: clients can keep it up as long as they like.
+const QUIET: Duration = Duration::from_mins(1);
 
 /// One listening socket.
 pub(crate) struct Listener {
@@ -85,6 +89,7 @@ impl Listener {
                 drop(place);
             });
         };
+        let limit = LogLimit::new(QUIET);
         loop {
             // At the limit nothing is accepted, rather than accepted and refused: the queue is the kernel's.
             let accepted = async {
@@ -98,7 +103,9 @@ impl Listener {
                     (place @ Some(_), Ok((stream, _))) => serve(stream, place),
                     (_, Err(error)) if is_of_the_client(&error) => {}
                     (_, Err(error)) => {
-                        tracing::warn!(listener = self.name, %error, "cannot accept a connection; trying again");
+                        if let Some(others) = limit.try_log() {
+                            tracing::warn!(listener = self.name, %error, others, "cannot accept a connection; trying again");
+                        }
                         tokio::time::sleep(AFTER_A_FAILURE).await;
                     }
                     // The semaphore is never closed.

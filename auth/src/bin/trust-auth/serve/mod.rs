@@ -17,6 +17,7 @@ mod log_limit;
 mod log_queue;
 mod logs;
 mod meters;
+mod open_files;
 mod output;
 mod pauses;
 mod probes;
@@ -74,6 +75,7 @@ pub(crate) async fn serve(target: &Target, format: Format, settings: &Settings) 
 }
 
 async fn run(target: &Target, format: Format, settings: &Settings, log: &LogQueue) -> Result<(), Failure> {
+    open_files::raise_limit();
     // Before anything is open: from here on, a signal ends the service in order.
     let mut interrupt = Interrupt::listen()
         .map_err(|error| Failure::new("signals", format!("cannot listen for signals: {error}")))?;

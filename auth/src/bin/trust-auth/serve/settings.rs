@@ -17,6 +17,7 @@ use trust_key_cache::{KeyHash, TrustKeyCache};
 use super::connections::UNHEARD;
 use super::limits::Limits;
 use super::logs::{LogFormat, LogLevel};
+use super::open_files;
 use crate::database::{IfMissing, Pool};
 use crate::failure::Failure;
 
@@ -251,6 +252,14 @@ impl Settings {
                 drain_timeout = ?self.drain_timeout,
                 request_timeout = ?self.request_timeout,
                 "a request may take longer than the end waits for its answer; raise --drain-timeout a second above --request-timeout"
+            );
+        }
+        let needed = open_files::needed(self.max_connections, self.database_connections);
+        if let Some(limit) = open_files::limit().filter(|limit| *limit < needed) {
+            tracing::warn!(
+                limit,
+                needed,
+                "clients can take all files that this process may have open, so that the admin API and the database cannot be reached; raise the hard limit (LimitNOFILE=, ulimit -Hn), or lower --max-connections"
             );
         }
     }
