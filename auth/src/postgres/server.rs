@@ -5,6 +5,10 @@
 //! returns is out of date: it may show a trust whose revocation is on the new primary alone. So the
 //! newest connection decides which server is asked, and a connection to any other server is closed
 //! before its next use.
+//!
+//! The same holds where one server shows two tables. A `search_path` that is set for the role or
+//! the database, and a pooler's database, hold for new connections alone: a revocation would go to
+//! one table while requests are answered from the other.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,18 +19,36 @@ use sqlx::{Executor, Row};
 
 use super::failure::code;
 
-/// Qualified, since the role's `search_path` may name other functions first.
-const WHOLE: &str = "SELECT pg_catalog.pg_postmaster_start_time()::text, \
-     pg_catalog.pg_is_in_recovery() \
-     OR pg_catalog.current_setting('transaction_read_only')::pg_catalog.bool, \
-     (SELECT system_identifier FROM pg_catalog.pg_control_system())::text, \
-     CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL \
-     ELSE substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END";
+/// What decides, besides the server, which table a connection finds under the name `trust`.
+macro_rules! place {
+    () => {
+        "pg_catalog.concat_ws(' ', (SELECT oid FROM pg_catalog.pg_database \
+         WHERE datname = pg_catalog.current_database()), current_user, \
+         pg_catalog.current_setting('search_path'))"
+    };
+}
 
 /// What any role may read, also where the functions of `WHOLE` are missing or not granted.
-const START: &str = "SELECT pg_catalog.pg_postmaster_start_time()::text, \
-     pg_catalog.pg_is_in_recovery() \
-     OR pg_catalog.current_setting('transaction_read_only')::pg_catalog.bool";
+/// Qualified, since the role's `search_path` may name other functions first.
+macro_rules! start {
+    () => {
+        concat!(
+            "SELECT pg_catalog.pg_postmaster_start_time()::text, \
+             pg_catalog.pg_is_in_recovery() \
+             OR pg_catalog.current_setting('transaction_read_only')::pg_catalog.bool, ",
+            place!()
+        )
+    };
+}
+
+const WHOLE: &str = concat!(
+    start!(),
+    ", (SELECT system_identifier FROM pg_catalog.pg_control_system())::text, \
+     CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL \
+     ELSE substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END"
+);
+
+const START: &str = start!();
 
 /// Which server answers on a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +56,8 @@ pub(super) struct ServerIdentity {
     /// When it was started, in microseconds. Two servers never share it in practice, and a restart
     /// ends all connections.
     started: String,
+    /// Where names of tables are looked up: the database, the role and its `search_path`.
+    place: String,
     lineage: Option<Lineage>,
 }
 
@@ -58,19 +82,20 @@ impl ServerIdentity {
         if row.try_get::<bool, _>(1)? {
             return Ok(None);
         }
-        let lineage = match (row.try_get::<String, _>(2), row.try_get::<String, _>(3)) {
+        let lineage = match (row.try_get::<String, _>(3), row.try_get::<String, _>(4)) {
             (Ok(system), Ok(timeline)) => {
                 u32::from_str_radix(&timeline, 16).ok().map(|timeline| Lineage { system, timeline })
             }
             _ => None,
         };
-        Ok(Some(Self { started: row.try_get(0)?, lineage }))
+        Ok(Some(Self { started: row.try_get(0)?, place: row.try_get(2)?, lineage }))
     }
 
-    /// Whether both describe the same run of a server. A missing lineage matches any lineage.
+    /// Whether both describe the same tables of the same run of a server. A missing lineage matches any lineage.
     fn is_same_server(&self, other: &Self) -> bool {
         let lineages = self.lineage.as_ref().zip(other.lineage.as_ref());
-        self.started == other.started && lineages.is_none_or(|(this, other)| this == other)
+        let is_same_place = self.started == other.started && self.place == other.place;
+        is_same_place && lineages.is_none_or(|(this, other)| this == other)
     }
 }
 
@@ -184,7 +209,7 @@ mod tests {
 
     fn server(started: &str, timeline: u32) -> ServerIdentity {
         let lineage = Some(Lineage { system: "7".into(), timeline });
-        ServerIdentity { started: started.into(), lineage }
+        ServerIdentity { started: started.into(), place: String::new(), lineage }
     }
 
     #[test]
@@ -216,7 +241,7 @@ mod tests {
         let mut other = server("other", 1);
         other.lineage.as_mut().unwrap().system = "8".into();
         assert_eq!(current.record(current.begin(), &other), Sighting::Current);
-        let unknown = ServerIdentity { started: "unknown".into(), lineage: None };
+        let unknown = ServerIdentity { lineage: None, ..server("unknown", 1) };
         assert_eq!(current.record(current.begin(), &unknown), Sighting::Current);
     }
 
