@@ -301,6 +301,85 @@ async fn a_change_that_a_trigger_leaves_out_is_an_error() {
     assert_eq!(store.list().await.unwrap(), [trust]);
 }
 
+/// The statement changes its row, and a trigger changes it back: before it is written, or after.
+#[tokio::test]
+async fn a_change_that_a_trigger_takes_back_is_an_error() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let (store, trust) = store_with_a_trust(&url).await;
+    server.psql(
+        &url,
+        "CREATE FUNCTION before() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN \
+             NEW.disabled_at := OLD.disabled_at; NEW.api_key_hash := OLD.api_key_hash; RETURN NEW; END$$;
+         CREATE FUNCTION after() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN IF pg_trigger_depth() = 1 THEN \
+             UPDATE trust SET disabled_at = OLD.disabled_at, api_key_hash = OLD.api_key_hash \
+             WHERE id = OLD.id; END IF; RETURN NULL; END$$",
+    );
+    for time in ["before", "after"] {
+        let trigger = format!("{time} UPDATE ON trust FOR EACH ROW EXECUTE FUNCTION {time}()");
+        server.psql(&url, &format!("CREATE TRIGGER keep {trigger}"));
+        for error in [
+            store.set_enabled(&by_name("a"), false).await.unwrap_err(),
+            store.replace_hash(&by_name("a"), KeyHash::of("b")).await.unwrap_err(),
+        ] {
+            assert!(error.to_string().contains("look for a trigger on its table"), "{time}: {error}");
+        }
+        server.psql(&url, "DROP TRIGGER keep ON trust");
+    }
+    assert_eq!(store.list().await.unwrap(), [trust]);
+    store.set_enabled(&by_name("a"), false).await.unwrap();
+}
+
+/// Whoever revokes a key must not be told that there is no such trust while its key is granted.
+#[tokio::test]
+async fn a_trust_that_row_level_security_hides_from_changes_alone_is_not_reported_as_missing() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let (_, trust) = store_with_a_trust(&url).await;
+    let (role, role_url) = server.new_role(&url);
+    server.psql(
+        &url,
+        &format!(
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON trust TO {role}; \
+             ALTER TABLE trust ENABLE ROW LEVEL SECURITY; CREATE POLICY read ON trust FOR SELECT USING (true)"
+        ),
+    );
+    let store = postgres_options(&role_url).connect().await.unwrap();
+    assert!(store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
+    for which in [by_name("a"), trust.id.into()] {
+        let error = store.set_enabled(&which, false).await.unwrap_err();
+        assert_eq!(error.kind(), "missing_right", "{error}");
+        assert!(error.to_string().contains("row-level security"), "{error}");
+    }
+    let error = store.set_enabled(&by_name("b"), false).await.unwrap_err();
+    assert_eq!(error.kind(), "no_such_trust", "{error}");
+    server.psql(&url, "CREATE POLICY write ON trust FOR UPDATE USING (true)");
+    store.set_enabled(&by_name("a"), false).await.unwrap();
+    assert!(!store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
+}
+
+/// A setting of the database holds for new connections alone, and connections for changes are newer
+/// than those for reads.
+#[tokio::test]
+async fn a_revocation_after_the_search_path_has_changed_is_seen_by_the_next_read() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let (store, trust) = store_with_a_trust(&url).await;
+    assert!(store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
+    server.psql(
+        &url,
+        "CREATE SCHEMA other; CREATE TABLE other.trust (LIKE public.trust INCLUDING ALL); \
+         INSERT INTO other.trust SELECT * FROM public.trust; \
+         DO $$BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = other', current_database()); END$$",
+    );
+    // The connection for changes is too old for another one.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert!(store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
+    store.set_enabled(&by_name("a"), false).await.unwrap();
+    assert!(!store.fetch(trust.id).await.unwrap().unwrap().is_enabled(), "the table is another one");
+    assert_eq!(server.psql(&url, "SELECT disabled_at IS NULL FROM other.trust"), "f", "the test");
+}
+
 /// Whatever PostgreSQL reports, by SQLSTATE, becomes what somebody can do, and none of its own words are passed on.
 #[tokio::test]
 async fn what_a_write_is_refused_for_is_told_with_what_to_do() {

@@ -338,6 +338,7 @@ impl TrustLedger for PostgresStore {
                 .bind(hash.to_string());
             let done = query.execute(write.lent.connection()?).await.map_err(|error| self.failed(&error))?;
             write.changed(done.rows_affected())?;
+            write.holds(trust.id, |found| found.api_key_hash == Some(hash)).await?;
             write.commit().await?;
             let former_hash = trust.api_key_hash.replace(hash);
             Ok(Change { trust, former_hash })
@@ -356,6 +357,7 @@ impl TrustLedger for PostgresStore {
                 .bind(trust.disabled_at.map(time_text).transpose()?);
             let done = query.execute(write.lent.connection()?).await.map_err(|error| self.failed(&error))?;
             write.changed(done.rows_affected())?;
+            write.holds(trust.id, |found| found.is_enabled() == enabled).await?;
             write.commit().await?;
             let former_hash = trust.api_key_hash;
             Ok(Change { trust, former_hash })
@@ -428,7 +430,41 @@ impl Write<'_> {
         let row = row.map_err(|error| self.store.failed(&error))?;
         match row.as_ref().map(|row| row::columns(row, &self.store.warnings)).transpose()?.flatten() {
             Some(columns) => Ok(columns.for_change(&self.store.warnings)),
+            None if self.is_hidden(which).await? => Err(StoreError::MissingRight {
+                server: self.store.server(),
+                right: "a policy by which row-level security lets it change this row of the table `trust`; \
+                        let the table's owner make one"
+                    .into(),
+            }),
             None => Err(StoreError::NoSuchTrust { which: which.clone() }),
+        }
+    }
+
+    /// Whether row-level security lets the role read the row, and not change it: [`find`](Self::find)
+    /// then finds nothing.
+    async fn is_hidden(&mut self, which: &TrustRef) -> Result<bool, StoreError> {
+        let query = match which {
+            TrustRef::Id(id) => sqlx::query_scalar(
+                "SELECT row_security_active('trust') AND EXISTS (SELECT FROM trust WHERE id = $1)",
+            )
+            .bind(*id),
+            TrustRef::Name(name) => sqlx::query_scalar(
+                "SELECT row_security_active('trust') AND EXISTS \
+                 (SELECT FROM trust WHERE name::text COLLATE \"C\" IN ($1, $2))",
+            )
+            .bind(name)
+            .bind(nfc(name)),
+        };
+        query.fetch_one(self.lent.connection()?).await.map_err(|error| self.store.failed(&error))
+    }
+
+    /// Makes sure that the row is as it was told to be after all triggers, those that run at the
+    /// commit excepted.
+    async fn holds(&mut self, id: Uuid, expected: impl FnOnce(&Trust) -> bool) -> Result<(), StoreError> {
+        match self.find(&id.into()).await {
+            Ok(found) => self.changed(u64::from(expected(&found))),
+            Err(StoreError::NoSuchTrust { .. }) => self.changed(0),
+            Err(error) => Err(error),
         }
     }
 

@@ -226,6 +226,7 @@ impl TrustLedger for SqliteStore {
                 .await
                 .map_err(|error| self.failed(error))?;
             write.changed(done.rows_affected())?;
+            write.holds(trust.id, |found| found.api_key_hash == Some(hash)).await?;
             write.commit().await?;
             let former_hash = trust.api_key_hash.replace(hash);
             Ok(Change { trust, former_hash })
@@ -245,6 +246,7 @@ impl TrustLedger for SqliteStore {
                 .await
                 .map_err(|error| self.failed(error))?;
             write.changed(done.rows_affected())?;
+            write.holds(trust.id, |found| found.is_enabled() == enabled).await?;
             write.commit().await?;
             let former_hash = trust.api_key_hash;
             Ok(Change { trust, former_hash })
@@ -315,6 +317,15 @@ impl Write<'_> {
         let Some(row) = row else { return Err(StoreError::NoSuchTrust { which: which.clone() }) };
         let columns = row::columns(&row, &self.store.warnings).map_err(row::without_id)?;
         Ok(columns.for_change(&self.store.warnings))
+    }
+
+    /// Makes sure that the row is as it was told to be after all triggers.
+    async fn holds(&mut self, id: Uuid, expected: impl FnOnce(&Trust) -> bool) -> Result<(), StoreError> {
+        match self.find(&id.into()).await {
+            Ok(found) => self.changed(u64::from(expected(&found))),
+            Err(StoreError::NoSuchTrust { .. }) => self.changed(0),
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes sure that a statement has changed the row that was found, and nothing else. Whoever is
