@@ -213,6 +213,16 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_that_looks_tables_up_elsewhere_is_not_the_current_one() {
+        let current = CurrentServer::default();
+        let old = server("server", 1);
+        let new = ServerIdentity { place: "5 app other".into(), ..old.clone() };
+        assert_eq!(current.record(current.begin(), &old), Sighting::Current);
+        assert_eq!(current.record(current.begin(), &new), Sighting::Current);
+        assert!(current.is(&new) && !current.is(&old));
+    }
+
+    #[test]
     fn the_attempt_that_was_begun_last_decides_which_server_is_current() {
         let current = CurrentServer::default();
         let (early, late) = (current.begin(), current.begin());
@@ -248,10 +258,10 @@ mod tests {
     #[test]
     fn g9_a_server_whose_successor_was_seen_is_refused_whatever_was_reached_in_between() {
         for between in [
-            ServerIdentity { started: "no lineage".into(), lineage: None },
+            ServerIdentity { lineage: None, ..server("no lineage", 1) },
             ServerIdentity {
-                started: "another cluster".into(),
                 lineage: Some(Lineage { system: "8".into(), timeline: 1 }),
+                ..server("another cluster", 1)
             },
         ] {
             let current = CurrentServer::default();
