@@ -2,6 +2,9 @@
 //! it is open, no process removes `-wal` and `-shm` in good order, so that these two must stay the
 //! same files.
 //!
+//! That is so in WAL mode alone: with a rollback journal there are no such files. No other program
+//! can end WAL mode while this connection is open; one can begin it at any time.
+//!
 //! It must never close where another program's `-wal` has taken the place of ours: SQLite would
 //! remove that by its name, and with it what is revoked there.
 
@@ -23,16 +26,20 @@ impl Anchor {
         Self { file, connection: Mutex::new(None) }
     }
 
-    /// Opens the connection, unless it is open, and with it the side files.
-    pub(super) async fn hold(&self, options: &SqliteConnectOptions) -> Result<(), sqlx::Error> {
-        let mut held = self.connection.lock().await;
-        if held.is_none() {
-            let mut connection = options.connect().await?;
-            // The first read opens them.
-            sqlx::query("SELECT count(*) FROM sqlite_schema").fetch_one(&mut connection).await?;
-            *held = Some(connection);
-        }
-        Ok(())
+    /// Opens the connection, unless it is open. Returns whether it holds the side files, as it does
+    /// in WAL mode.
+    pub(super) async fn hold(&self, options: &SqliteConnectOptions) -> Result<bool, sqlx::Error> {
+        let mut guard = self.connection.lock().await;
+        let held = &mut *guard;
+        // Never taken out, not even for a moment: a caller that gives up would close it.
+        let connection = match held {
+            Some(connection) => connection,
+            None => held.insert(options.connect().await?),
+        };
+        // The read opens the side files, also if WAL mode was begun since the last one.
+        sqlx::query("SELECT count(*) FROM sqlite_schema").fetch_one(&mut *connection).await?;
+        let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(connection).await?;
+        Ok(mode == "wal")
     }
 
     /// Closes the connection, the last of the store: SQLite then moves what is in `-wal` into the

@@ -86,10 +86,7 @@ impl Watch {
     /// Follows the changes until something fails.
     async fn follow(&mut self, eviction: &Eviction) -> Result<Infallible, StoreError> {
         self.look().await?;
-        self.within(self.anchor.hold(&self.pool.connect_options())).await?;
-        // From this look on they are looked at too.
-        self.file.hold_sides();
-        self.look().await?;
+        let mut sides_are_held = self.hold_sides().await?;
         let mut connection = self.within(self.pool.acquire()).await?;
         // A new one each time: what has failed on this one may fail again.
         connection.close_on_drop();
@@ -101,6 +98,10 @@ impl Watch {
             if self.within(data_version(&mut connection)).await? == seen.version {
                 continue;
             }
+            if !sides_are_held {
+                // The change may have been that to WAL mode.
+                sides_are_held = self.hold_sides().await?;
+            }
             let now = self.within(Seen::read(&mut connection, async {})).await?;
             for hash in changed(&seen.keys, &now.keys) {
                 eviction.key(hash);
@@ -108,6 +109,16 @@ impl Watch {
             eviction.notified();
             seen = now;
         }
+    }
+
+    /// Holds the side files, if the file is in WAL mode: every look includes them from then on.
+    async fn hold_sides(&mut self) -> Result<bool, StoreError> {
+        let are_held = self.within(self.anchor.hold(&self.pool.connect_options())).await?;
+        if are_held {
+            self.file.hold_sides();
+            self.look().await?;
+        }
+        Ok(are_held)
     }
 
     async fn within<T>(&self, step: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {

@@ -340,6 +340,61 @@ async fn what_other_programs_may_do_to_side_files_is_not_taken_for_their_removal
     server.stop().await;
 }
 
+/// A rollback journal leaves no side files, so none can be missed. Another program may begin WAL
+/// mode at any time: from then on their removal counts.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg(unix)]
+async fn side_files_count_only_once_a_file_is_in_wal_mode_g9() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("trusts.db");
+    let server = Server::on(&database, &[]).await;
+    let trust = server.register("St. Mary").await;
+    server.stop().await;
+    set_journal_mode(&mut other_program(&database).await, "delete").await;
+
+    let url = format!("sqlite:{}?mode=rw", database.display());
+    let server = Server::on(&url, &[]).await;
+    let mut other = other_program(&database).await;
+    for region in ["north", "south"] {
+        let seen = server.metric("trust_auth_notifications_total").await;
+        other.execute(sqlx::AssertSqlSafe(format!("UPDATE trust SET region = '{region}'"))).await.unwrap();
+        server.until_metric("trust_auth_notifications_total", |now| now > seen).await;
+    }
+    assert_eq!(server.metric("trust_auth_listener_failures_total").await, 0.0, "{}", server.log());
+    assert_eq!(server.verify(&trust.key).await.status, 200);
+    assert!(!folder.path().join("trusts.db-wal").exists(), "the test");
+
+    let seen = server.metric("trust_auth_notifications_total").await;
+    set_journal_mode(&mut other, "wal").await;
+    server.until_metric("trust_auth_notifications_total", |now| now > seen).await;
+    other.close().await.unwrap();
+    assert_eq!(server.verify(&trust.key).await.status, 200);
+    for side in ["trusts.db-wal", "trusts.db-shm"] {
+        fs::remove_file(folder.path().join(side)).unwrap();
+    }
+    let begun = Instant::now();
+    while server.verify(&trust.key).await.status == 200 {
+        assert!(begun.elapsed() < PATIENCE, "{}", server.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    server.until_logged("`-wal` and `-shm` were removed or replaced").await;
+}
+
+/// Tries until no reader is in the way, which SQLite does not wait for.
+#[cfg(unix)]
+async fn set_journal_mode(connection: &mut SqliteConnection, mode: &str) {
+    let begun = Instant::now();
+    let sql = format!("PRAGMA journal_mode = {mode}");
+    loop {
+        let found = sqlx::query_scalar::<_, String>(sqlx::AssertSqlSafe(sql.clone()));
+        if found.fetch_one(&mut *connection).await.is_ok_and(|found| found == mode) {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "the journal mode stays as it was");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// By the command line in a shell that takes nothing away, and by the service.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg(unix)]
