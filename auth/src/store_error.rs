@@ -99,6 +99,13 @@ pub enum StoreError {
         /// What is wrong, and what to do.
         reason: String,
     },
+    /// The server has no disk, memory or other resource left for the operation. Reads may still
+    /// succeed.
+    #[error("the database {server} has run out of disk, memory or connections; make room")]
+    Exhausted {
+        /// The URL without user and password.
+        server: String,
+    },
     /// The server is a replica, or read-only: what it shows may lag behind a revocation, so nothing is read from it.
     #[error(
         "the database {server} is a replica or takes no writes, and a replica shows revocations late; connect to the primary"
@@ -203,8 +210,8 @@ impl fmt::Debug for Cause {
 impl StoreError {
     /// A short stable word for the variant, for metrics and output that programs read: `not_found`,
     /// `not_a_database`, `cannot_open`, `schema`, `not_migrated`, `missing_right`,
-    /// `unsupported_url`, `cannot_connect`, `read_only`, `timeout`, `busy`, `unreachable`, `deaf`,
-    /// `outcome_unknown`, `unsettled`, `name_taken`, `no_such_trust`, `bad_row`, `other`.
+    /// `unsupported_url`, `cannot_connect`, `exhausted`, `read_only`, `timeout`, `busy`, `unreachable`,
+    /// `deaf`, `outcome_unknown`, `unsettled`, `name_taken`, `no_such_trust`, `bad_row`, `other`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -216,6 +223,7 @@ impl StoreError {
             Self::MissingRight { .. } => "missing_right",
             Self::UnsupportedUrl { .. } => "unsupported_url",
             Self::CannotConnect { .. } => "cannot_connect",
+            Self::Exhausted { .. } => "exhausted",
             Self::ReadOnly { .. } => "read_only",
             Self::Timeout { .. } => "timeout",
             Self::Busy => "busy",

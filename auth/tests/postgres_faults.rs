@@ -601,7 +601,7 @@ async fn a_full_disk_fails_changes_alone_and_they_work_at_once_when_there_is_roo
         }
         assert_eq!(failures.len(), 5, "the disk is not full");
         for error in failures {
-            assert_eq!(error.kind(), "cannot_connect", "{error}");
+            assert_eq!(error.kind(), "exhausted", "{error}");
             assert!(
                 error.to_string().contains("make room") && !error.to_string().contains("again"),
                 "{error}"

@@ -71,10 +71,7 @@ pub(super) fn failed(error: &sqlx::Error, location: &Location, after: std::time:
         // duplicate_prepared_statement, invalid_sql_statement_name: another client's statements are on this connection.
         "42P05" | "26000" => StoreError::Deaf { server: location.to_string() },
         // disk_full, out_of_memory and the like.
-        code if code.starts_with("53") => StoreError::CannotConnect {
-            server: location.to_string(),
-            reason: "it has run out of disk, memory or connections; make room".into(),
-        },
+        code if code.starts_with("53") => StoreError::Exhausted { server: location.to_string() },
         _ => StoreError::Other(server_cause(database).into()),
     }
 }

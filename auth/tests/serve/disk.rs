@@ -395,6 +395,29 @@ async fn set_journal_mode(connection: &mut SqliteConnection, mode: &str) {
     }
 }
 
+/// A check writes no row of the table, so it cannot show that a trigger lets changes through again.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_that_a_trigger_refuses_stay_degraded_until_one_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("trusts.db");
+    let server = Server::on(&database, &[]).await;
+    let trust = server.register("St. Mary").await;
+    let mut other = other_program(&database).await;
+    let refuses = "CREATE TRIGGER refuses BEFORE UPDATE ON trust BEGIN SELECT RAISE(ABORT, 'no'); END";
+    other.execute(refuses).await.unwrap();
+    let path = format!("/admin/trusts/{}/disable", trust.id);
+    let failed = server.administer("POST", &path, &Value::Null).await;
+    assert_eq!((failed.status, &*failed.kind()), (503, "schema"), "{failed:?}");
+    // Longer than the pause between two checks.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_changes_alone_fail(&server, &trust.key).await;
+    other.execute("DROP TRIGGER refuses").await.unwrap();
+    other.close().await.unwrap();
+    assert_eq!(server.administer("POST", &path, &Value::Null).await.status, 200);
+    assert_eq!(server.metric("trust_auth_changes_failing").await, 0.0);
+    assert_eq!(server.verify(&trust.key).await.status, 401);
+}
+
 /// By the command line in a shell that takes nothing away, and by the service.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg(unix)]

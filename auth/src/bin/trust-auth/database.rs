@@ -66,7 +66,9 @@ impl Target {
     /// hold a password.
     pub(crate) fn expected(&self, error: &StoreError) -> String {
         match error {
-            StoreError::CannotConnect { server, .. } | StoreError::ReadOnly { server } => server.clone(),
+            StoreError::CannotConnect { server, .. }
+            | StoreError::Exhausted { server }
+            | StoreError::ReadOnly { server } => server.clone(),
             _ if self.database.to_str().is_some_and(PostgresStore::recognizes) => "postgres".to_owned(),
             _ => self.database.display().to_string(),
         }

@@ -65,7 +65,8 @@ impl ScanRecord {
         match *self.last.borrow() {
             Last::None | Last::Rows(_) => false,
             Last::Failed(kind) => {
-                !["unreachable", "cannot_connect", "busy", "read_only", "not_found"].contains(&kind)
+                !["unreachable", "cannot_connect", "exhausted", "busy", "read_only", "not_found"]
+                    .contains(&kind)
             }
         }
     }

@@ -80,6 +80,7 @@ fn passes_by_itself(error: &StoreError) -> bool {
     matches!(
         error,
         StoreError::CannotConnect { .. }
+            | StoreError::Exhausted { .. }
             | StoreError::ReadOnly { .. }
             | StoreError::Timeout { .. }
             | StoreError::Busy
@@ -133,6 +134,7 @@ mod tests {
         let server = || "postgres://db.example/trusts".to_owned();
         for error in [
             StoreError::CannotConnect { server: server(), reason: "it refused".into() },
+            StoreError::Exhausted { server: server() },
             StoreError::ReadOnly { server: server() },
             StoreError::Timeout { after: Duration::from_secs(1) },
             StoreError::Busy,
