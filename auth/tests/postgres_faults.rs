@@ -327,6 +327,17 @@ async fn a_change_that_a_trigger_takes_back_is_an_error() {
         server.psql(&url, "DROP TRIGGER keep ON trust");
     }
     assert_eq!(store.list().await.unwrap(), [trust]);
+    server.psql(
+        &url,
+        "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN NULL; END$$;
+         CREATE TRIGGER swallow BEFORE INSERT ON trust FOR EACH ROW EXECUTE FUNCTION swallow()",
+    );
+    for (name, kind) in [("a", "name_taken"), ("b", "schema")] {
+        let new = NewTrust::new(name).unwrap();
+        let error = store.insert(new, KeyHash::of(name)).await.unwrap_err();
+        // The trigger comes before the conflict; who has the name is looked at after both.
+        assert_eq!(error.kind(), kind);
+    }
     store.set_enabled(&by_name("a"), false).await.unwrap();
 }
 

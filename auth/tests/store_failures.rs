@@ -427,6 +427,15 @@ async fn g9_a_change_that_a_trigger_swallows_is_never_reported_as_made() {
     }
 }
 
+#[tokio::test]
+async fn a_registration_that_a_trigger_swallows_is_no_name_that_is_taken() {
+    let world = World::<SqliteStore>::new().await;
+    let sql = "CREATE TRIGGER keep BEFORE INSERT ON trust BEGIN SELECT RAISE(IGNORE); END";
+    sqlx::query(sql).execute(&mut second_connection(&world.store).await).await.unwrap();
+    let error = world.store.insert(NewTrust::new("a").unwrap(), KeyHash::of("a")).await.unwrap_err();
+    assert_eq!(error.kind(), "schema");
+}
+
 /// The table as another program may have made it, with columns that take anything.
 async fn loose_table(store: &SqliteStore) -> sqlx::SqliteConnection {
     let mut other = second_connection(store).await;

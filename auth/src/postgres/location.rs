@@ -277,7 +277,8 @@ impl Values {
     }
 
     fn connect_timeout(&self) -> Result<Option<Duration>, StoreError> {
-        let Some(seconds) = self.text("connect_timeout") else { return Ok(None) };
+        // libpq refuses an empty one.
+        let Some((seconds, _)) = self.given.get("connect_timeout") else { return Ok(None) };
         let seconds: i32 = seconds
             .trim()
             .parse()

@@ -320,7 +320,7 @@ impl TrustLedger for PostgresStore {
             .bind(trust.created_at.map(time_text).transpose()?);
             let done = query.execute(write.lent.connection()?).await.map_err(|error| self.failed(&error))?;
             if done.rows_affected() == 0 {
-                return Err(StoreError::NameTaken { name: trust.name });
+                return Err(write.not_inserted(trust.name).await);
             }
             write.commit().await?;
             Ok(trust)
@@ -465,6 +465,18 @@ impl Write<'_> {
             Ok(found) => self.changed(u64::from(expected(&found))),
             Err(StoreError::NoSuchTrust { .. }) => self.changed(0),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Returns why a row was not inserted: another has its name, or something on the table swallowed it.
+    async fn not_inserted(&mut self, name: String) -> StoreError {
+        match self.find(&TrustRef::Name(name.clone())).await {
+            Ok(_) | Err(StoreError::BadRow { .. }) => StoreError::NameTaken { name },
+            Err(StoreError::NoSuchTrust { .. }) => failure::schema(
+                &self.store.connector.location,
+                "it did not take the row that it was given; look for a trigger or a rule on its table `trust`",
+            ),
+            Err(error) => error,
         }
     }
 

@@ -44,7 +44,7 @@ pub(super) async fn start(
     host: &Host,
     settings: &TlsSettings,
 ) -> Result<TlsStream<TcpStream>, TlsFailure> {
-    let name = server_name(host)?;
+    let name = server_name(host, settings.mode)?;
     let settings = settings.clone();
     // Files may be on a network that is gone, and must not hold a worker up.
     let config = tokio::task::spawn_blocking(move || configuration(&settings))
@@ -98,10 +98,12 @@ fn told(error: &CertificateError) -> String {
     what.to_owned()
 }
 
-fn server_name(host: &Host) -> Result<ServerName<'static>, TlsFailure> {
+fn server_name(host: &Host, mode: SslMode) -> Result<ServerName<'static>, TlsFailure> {
+    // The folder of a socket, as `PGHOST` may have it, names no server. Where the name is not verified, none is needed.
+    let unnamed = host.name.is_empty() || host.name.starts_with(['/', '@']) && mode != SslMode::VerifyFull;
     match (host.name.parse::<IpAddr>().ok(), host.address) {
         (Some(address), _) => Ok(address.into()),
-        (None, Some(address)) if host.name.is_empty() => Ok(address.into()),
+        (None, Some(address)) if unnamed => Ok(address.into()),
         _ => ServerName::try_from(host.name.clone())
             .map_err(|_| TlsFailure::Setup("its host is no name and no IP address; check `host`".into())),
     }

@@ -207,7 +207,7 @@ impl TrustLedger for SqliteStore {
             .await
             .map_err(|error| self.failed(error))?;
             if done.rows_affected() == 0 {
-                return Err(StoreError::NameTaken { name: trust.name });
+                return Err(write.not_inserted(trust.name).await);
             }
             write.commit().await?;
             Ok(trust)
@@ -325,6 +325,19 @@ impl Write<'_> {
             Ok(found) => self.changed(u64::from(expected(&found))),
             Err(StoreError::NoSuchTrust { .. }) => self.changed(0),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Returns why a row was not inserted: another has its name, or something on the table swallowed it.
+    async fn not_inserted(&mut self, name: String) -> StoreError {
+        match self.find(&TrustRef::Name(name.clone())).await {
+            Ok(_) | Err(StoreError::BadRow { .. }) => StoreError::NameTaken { name },
+            Err(StoreError::NoSuchTrust { .. }) => StoreError::Schema {
+                path: self.store.path().to_path_buf(),
+                reason: "it did not take the row that it was given; look for a trigger on its table `trust`"
+                    .into(),
+            },
+            Err(error) => error,
         }
     }
 
