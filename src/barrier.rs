@@ -27,7 +27,7 @@ pub(super) fn available() -> bool {
 pub(super) fn light() {
     compiler_fence(Ordering::SeqCst);
     #[cfg(miri)]
-    std::sync::atomic::fence(Ordering::SeqCst);
+    system::light();
 }
 
 /// The side that runs rarely; tells whether it could. Never where [`available`] says no.
@@ -42,20 +42,9 @@ pub(super) fn heavy() -> bool {
     system::barrier() || system::register()
 }
 
-/// Miri does not know the system call: a fence on either side amounts to the same.
 #[cfg(miri)]
-mod system {
-    use std::sync::atomic::{Ordering, fence};
-
-    pub(super) fn register() -> bool {
-        true
-    }
-
-    pub(super) fn barrier() -> bool {
-        fence(Ordering::SeqCst);
-        true
-    }
-}
+#[path = "barrier_miri.rs"]
+mod system;
 
 #[cfg(all(any(target_os = "linux", target_os = "android"), target_pointer_width = "64", not(miri)))]
 mod system {
