@@ -202,8 +202,8 @@ impl<S: TrustStore> Authenticator<S> {
     /// ```
     pub async fn scan(&self) -> Result<usize, AuthError> {
         // A digest that no key can have been given: were a row to have it, its id is not used.
-        let nobody = KeyHash::of([]);
-        Ok(self.walks.ask(&nobody).await?.rows)
+        let no_key = KeyHash::of([]);
+        Ok(self.walks.ask(&no_key).await?.rows)
     }
 
     /// What this authenticator and its clones have done so far.

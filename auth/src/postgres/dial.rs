@@ -174,7 +174,7 @@ impl Connector {
 
 fn ways(host: &Host, mode: SslMode) -> &'static [Way] {
     match mode {
-        // There is nobody between two processes of one machine.
+        // Between two processes of one machine there is no network to listen on.
         _ if host.is_socket() => &[Way::Plain],
         SslMode::Disable => &[Way::Plain],
         SslMode::Allow => &[Way::Plain, Way::Tls],
@@ -215,6 +215,6 @@ fn common(location: &Location, found: &Found) -> PgConnectOptions {
         .application_name(&location.application_name)
         // TLS is made here.
         .ssl_mode(sqlx::postgres::PgSslMode::Disable)
-        // A slow statement is logged with its text by the driver, and nobody asked for it.
+        // A slow statement is logged with its text by the driver, which the operator did not ask for.
         .disable_statement_logging()
 }

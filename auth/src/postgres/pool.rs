@@ -1,7 +1,7 @@
 //! Connections: how one is made, what it must be before it is used, and which may be used again.
 //!
 //! A connection on which anything failed, or whose user went away half-way, is never used again: it
-//! may still be at work on the server, or hold an answer that is nobody's.
+//! may still be at work on the server, or hold an answer that no caller waits for.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -66,7 +66,7 @@ pub(super) async fn migrate(connector: &Connector) -> Result<MigrationPlan, Stor
     on_connection(connector, async |work, connection| work.migrate(connection, Scope::Everything).await).await
 }
 
-/// Looks at the triggers alone, for whoever has a connection to the database. Where there is no
+/// Looks at the triggers alone, for a caller that has a connection to the database. Where there is no
 /// table, all of them are missing.
 pub(super) async fn triggers<'c>(
     connection: impl Executor<'c, Database = Postgres>,
@@ -152,7 +152,7 @@ impl Work<'_> {
         if may.migrate && !self.plan(&found)?.is_empty() {
             match self.migrate(connection, Scope::Everything).await {
                 Ok(_) => found = self.look(connection).await?,
-                // Then it does without: missing triggers alone keep nobody out.
+                // Then it does without: missing triggers alone refuse no request.
                 Err(StoreError::MissingRight { right, .. }) if found.has_every_column() => {
                     tracing::warn!(right, "the triggers that tell of changes cannot be made");
                 }

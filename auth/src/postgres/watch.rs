@@ -25,7 +25,7 @@ use crate::watcher::{Backoff, Eviction};
 use crate::{StoreError, Watcher};
 
 /// A connection that is silent for so long is asked for a sign of life, and has so long to give
-/// one. A lost network gives no error: without the question, nobody would ever notice.
+/// one. A lost network gives no error: without the question, the loss would go unnoticed.
 const SILENCE: Duration = Duration::from_secs(2);
 pub(super) const SIGN_OF_LIFE: Duration = Duration::from_secs(3);
 
@@ -140,7 +140,7 @@ async fn listening(
 ) -> Result<(PgListener, ServerIdentity), Refused> {
     let attempt = connector.current.begin();
     // The driver's listener takes its connection from a pool. One of its own, and a new one each
-    // time: the old connection may be held back by a farewell that nobody will hear.
+    // time: the old connection may be held back by a farewell that does not arrive.
     let pool = PgPoolOptions::new()
         .max_connections(1)
         .acquire_timeout(connector.connect_timeout.min(ONE_ATTEMPT))

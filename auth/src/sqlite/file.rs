@@ -64,7 +64,7 @@ impl File {
         &self.path
     }
 
-    /// Whether nobody has found one of the files replaced so far. No call to the file system.
+    /// Whether no look has found one of the files replaced so far. No call to the file system.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         self.lost.get().map_or(Ok(()), |lost| Err(self.error(*lost)))
     }
@@ -194,7 +194,7 @@ mod tests {
             }
             let file = File::at(path.clone());
             std::fs::remove_file(folder.path().join("trusts.db-wal")).unwrap();
-            assert!(file.look().is_ok(), "nobody holds them yet");
+            assert!(file.look().is_ok(), "they are not held yet");
             std::fs::write(folder.path().join("trusts.db-wal"), "two").unwrap();
             file.hold_sides();
             assert!(file.look().is_ok() && !file.has_others_sides());

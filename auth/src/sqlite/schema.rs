@@ -1,5 +1,5 @@
 //! The tables: looked at whenever the file is opened, made in an empty file, changed by a migration
-//! alone, and never made next to somebody else's.
+//! alone, and never made next to another program's.
 
 use std::path::Path;
 use std::time::Duration;
@@ -238,7 +238,7 @@ fn steps_inside(found: &Found) -> Vec<String> {
             HEXUPPER.encode(&checksum_of(migration))
         ));
     }
-    // Null in each row, which is not written anew.
+    // Null in each row, which is not rewritten.
     steps.extend(found.lacks.iter().map(|column| format!("ALTER TABLE trust ADD COLUMN {column} TEXT;")));
     steps
 }

@@ -41,7 +41,7 @@ impl SqliteStore {
     /// invalidates in `cache` the keys that they concern, within some 100 ms. The cache is that of
     /// an [`Authenticator`](crate::Authenticator) over this store.
     ///
-    /// SQLite notifies nobody. So `PRAGMA data_version` is polled every 100 ms on a connection of
+    /// SQLite sends no notifications. So `PRAGMA data_version` is polled every 100 ms on a connection of
     /// its own, and when it has changed, id and digest of all trusts are read and compared with the
     /// former ones. A key that came and went between two polls is not noticed: if it was used in
     /// between, its entry stays until it expires, and is refused by the live row.

@@ -44,6 +44,7 @@ impl Changes {
         &self,
         change: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
+        // Relaxed, here and below: each counter is read for itself, and orders nothing.
         let uncheckable_before = self.uncheckable.load(Ordering::Relaxed);
         let before = self.failed.load(Ordering::Relaxed);
         let outcome = change.await;
@@ -92,6 +93,7 @@ impl Changes {
 
     fn fail(&self, error: &StoreError) {
         let first = !self.are_failing();
+        // Relaxed, both: counts, as in `record`. `notify_waiters` wakes who waits.
         if !is_checkable(error) {
             self.uncheckable.fetch_add(1, Ordering::Relaxed);
         }
@@ -103,6 +105,7 @@ impl Changes {
     }
 
     fn made_up_for(&self, failures: u64) {
+        // Relaxed: a count, as in `record`.
         if self.made_up_for.fetch_max(failures, Ordering::Relaxed) < failures {
             tracing::info!("changes of the trusts reach the database again");
         }

@@ -3,7 +3,7 @@
 //! Each such impairment has a word in `/readyz`'s list `degraded`, a gauge in `/metrics` and an
 //! alert rule in `docs/operating.md`. The three come from one entry, so that none of them is
 //! forgotten. An impairment never takes the service out of a balancer: where every process has it,
-//! nobody could authenticate.
+//! no client could authenticate.
 
 use metrics::{Gauge, describe_gauge, gauge};
 use metrics_exporter_prometheus::PrometheusRecorder;
@@ -81,6 +81,7 @@ mod tests {
         let recorder = super::super::meters::recorder();
         let gauges = health.gauges(&recorder);
         for expected in [false, true] {
+            // Relaxed, as in the closure: one thread does both.
             ill.store(expected, Ordering::Relaxed);
             health.update(&gauges);
             let value = u8::from(expected);

@@ -1,8 +1,8 @@
 //! [`LogQueue`]: lines of the log on their way to standard error, which a thread of its own writes.
 //!
-//! Standard error is somebody else's: a pipe whose reader has stopped takes nothing more, and
-//! whoever writes to it then waits without end. No worker of the runtime may, so a line for which
-//! the queue has no room is dropped and counted.
+//! Standard error may be a pipe whose reader has stopped. It takes nothing more, and a thread that
+//! writes to it waits without end. No worker of the runtime may wait, so a line for which the queue
+//! has no room is dropped and counted.
 //!
 //! `tracing-appender`'s non-blocking writer is not used: when its queue is full at the end, its
 //! guard writes to standard output, which may be as full, and which `--json` promises to a single
@@ -94,7 +94,7 @@ fn write_all(mut output: impl Write, due: &Receiver<Step>, dropped: &AtomicU64) 
                     dropped.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            // Whoever asked may have given up.
+            // The caller of `flush` may have given up.
             Step::Report(report) => drop(report.try_send(())),
         }
     }

@@ -118,7 +118,7 @@ impl Meters {
         let _ = self.sources.set((sources, impairments));
     }
 
-    /// The durations of scans, for whoever runs them.
+    /// The durations of scans, for the store that runs them.
     pub(crate) fn walk_seconds(&self) -> Histogram {
         metrics::with_local_recorder(&self.recorder, || histogram!("trust_auth_walk_seconds"))
     }

@@ -23,7 +23,7 @@ pub(crate) fn raise_limit() {
     }
 }
 
-/// How many may be open. `None`: as many as there is memory for, or nobody says.
+/// How many may be open. `None`: memory is the limit, or the system names none.
 pub(crate) fn limit() -> Option<u64> {
     #[cfg(unix)]
     return rustix::process::getrlimit(rustix::process::Resource::Nofile).current;

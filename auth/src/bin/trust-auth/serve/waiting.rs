@@ -75,7 +75,7 @@ pub(crate) async fn open(
     }
 }
 
-/// Whether the next try may do better although nobody has changed a setting.
+/// Whether the next try may do better with the same settings.
 fn passes_by_itself(error: &StoreError) -> bool {
     matches!(
         error,
