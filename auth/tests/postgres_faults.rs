@@ -421,7 +421,7 @@ async fn what_a_write_is_refused_for_is_told_with_what_to_do() {
         ("23502", "schema", "has a column `colour` that must be filled"),
         ("22001", "schema", "too short"),
         ("22021", "schema", "such as NUL"),
-        ("53100", "cannot_connect", "make room"),
+        ("53100", "exhausted", "make room"),
         ("57P01", "unreachable", "again"),
         ("08006", "unreachable", "again"),
         ("22012", "other", "error 22012 about `colour`; its log tells more"),
