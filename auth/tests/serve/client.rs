@@ -75,6 +75,8 @@ impl Client {
         }
         let request = request.body(Full::from(body.to_owned())).unwrap();
         let exchange = async {
+            // The task of the connection may not have seen the end of the last answer yet.
+            connection.ready().await?;
             let response = connection.send_request(request).await?;
             let (head, body) = response.into_parts();
             let body = body.collect().await?.to_bytes();
