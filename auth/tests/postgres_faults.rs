@@ -341,7 +341,7 @@ async fn a_change_that_a_trigger_takes_back_is_an_error() {
     store.set_enabled(&by_name("a"), false).await.unwrap();
 }
 
-/// Whoever revokes a key must not be told that there is no such trust while its key is granted.
+/// A revocation must not report that there is no such trust while its key is granted.
 #[tokio::test]
 async fn a_trust_that_row_level_security_hides_from_changes_alone_is_not_reported_as_missing() {
     let Some(server) = PostgresServer::shared() else { return };

@@ -225,6 +225,7 @@ impl<V> Limbo<V> {
         let mut fenced = may_fence;
         if may_fence && let Some(fence) = fence {
             if let Some(past_fence) = fence.make() {
+                // Relaxed: as above.
                 self.pause.store(0, Ordering::Relaxed);
                 horizon = past_fence;
                 for batch in Batches(std::mem::take(&mut kept).first) {
@@ -232,6 +233,7 @@ impl<V> Limbo<V> {
                 }
             } else {
                 fenced = false;
+                // Relaxed, both: as above.
                 self.pause.store((2 * pause).clamp(1, LONGEST_PAUSE), Ordering::Relaxed);
                 self.paused.store(0, Ordering::Relaxed);
             }

@@ -36,7 +36,7 @@ const TICK: Duration = Duration::from_millis(500);
 const ONE_ATTEMPT: Duration = Duration::from_secs(2);
 
 impl PostgresStore {
-    /// Listens for changes of the trusts, whoever makes them, and invalidates in `cache` the keys
+    /// Listens for changes of the trusts by any process, and invalidates in `cache` the keys
     /// that they concern. The cache is that of an [`Authenticator`](crate::Authenticator) over this
     /// store.
     ///

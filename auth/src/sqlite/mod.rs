@@ -341,8 +341,8 @@ impl Write<'_> {
         }
     }
 
-    /// Makes sure that a statement has changed the row that was found, and nothing else. Whoever is
-    /// told of a revocation relies on it.
+    /// Makes sure that a statement has changed the row that was found, and nothing else. The
+    /// caller of a revocation relies on it.
     fn changed(&self, rows: u64) -> Result<(), StoreError> {
         if rows == 1 {
             return Ok(());
