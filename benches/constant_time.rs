@@ -1,16 +1,20 @@
-//! G8, measured: does the duration of a compare or a sweep tell where, or whether, something matched?
+//! G8, measured: does the duration of a compare or a sweep tell where, or whether, something
+//! matched?
 //!
-//! The method is dudect's (Reparaz, Balasch, Verbauwhede, "Dude, is my code constant time?", DATE 2017): time two classes of inputs in
-//! random alternation, and apply Welch's t-test to the two sets of durations, whole and cropped at several percentiles. |t| of 4.5 or
-//! more says that the classes differ. The compare and the sweep have twins here that exit early, which must be found out: an instrument
-//! that sees nothing proves nothing.
+//! The method is dudect's (Reparaz, Balasch, Verbauwhede, "Dude, is my code constant time?", DATE
+//! 2017): time two classes of inputs in random alternation, and apply Welch's t-test to the two
+//! sets of durations, whole and cropped at several percentiles. |t| of 4.5 or more says that the
+//! classes differ. The compare and the sweep have twins here that exit early, which must be found
+//! out: an instrument that sees nothing proves nothing.
 //!
-//! Each measurement is a process of its own, with digests and addresses of its own, since what a processor makes of one code and one input
-//! depends on where they lie: docs/assurance.md tells of a difference that one process of four showed. So each case is measured in twelve
-//! processes, and its classes differ if they do in three. A machine that does something else meanwhile can push one over the threshold.
+//! Each measurement is a process of its own, with digests and addresses of its own, since what a
+//! processor makes of one code and one input depends on where they lie: docs/assurance.md tells of
+//! a difference that one process of four showed. So each case is measured in twelve processes, and
+//! its classes differ if they do in three. A machine that does something else meanwhile can push
+//! one over the threshold.
 //!
-//! `cargo bench --bench constant_time` takes a million samples of each class and exits with 1 if a verdict is not the expected one.
-//! With `--test` it only shows that it runs.
+//! `cargo bench --bench constant_time` takes a million samples of each class and exits with 1 if a
+//! verdict is not the expected one. With `--test` it only shows that it runs.
 
 use std::error::Error;
 use std::hint::black_box;
@@ -43,7 +47,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         return Ok(ExitCode::SUCCESS);
     }
 
-    let samples = if arguments.iter().any(|argument| argument == "--test") { 1_000 } else { SAMPLES };
+    let samples =
+        if arguments.iter().any(|argument| argument == "--test") { 1_000 } else { SAMPLES };
     println!(
         "{samples} samples of each class in each of {PROCESSES} processes; the classes differ where |t| >= {THRESHOLD} in {ENOUGH}"
     );
@@ -101,14 +106,16 @@ fn cases(random: &mut Rng) -> [Case; 8] {
 
     let constant = |a: &KeyHash, b: &KeyHash| bool::from(a.ct_eq(b));
     let compare = |equals: fn(&KeyHash, &KeyHash) -> bool| {
-        move |other: &KeyHash| (0..COMPARES).filter(|_| equals(black_box(&equal), black_box(other))).count()
+        move |other: &KeyHash| {
+            (0..COMPARES).filter(|_| equals(black_box(&equal), black_box(other))).count()
+        }
     };
     let rows_of_one = rows.clone();
     let sweep_rows = move |candidate: &KeyHash| {
         sweep(black_box(candidate), black_box(&rows_of_one)).map_or(0, |index| index + 1)
     };
-    // The one that is measured waits among others, which match nothing: among four, and left alone. Where all five match, a difference
-    // below a nanosecond is not gone: docs/assurance.md.
+    // The one that is measured waits among others, which match nothing: among four, and left alone.
+    // Where all five match, a difference below a nanosecond is not gone: docs/assurance.md.
     let rows_of_many = rows.clone();
     let sweep_waiting = move |candidate: &KeyHash| {
         let waiting = [first, *candidate, last, first, *candidate];
@@ -121,10 +128,19 @@ fn cases(random: &mut Rng) -> [Case; 8] {
             .map_or(0, |index| index + 1)
     };
 
-    let case =
-        |what, expected_to_differ, classes, subject| Case { what, expected_to_differ, classes, subject };
+    let case = |what, expected_to_differ, classes, subject| Case {
+        what,
+        expected_to_differ,
+        classes,
+        subject,
+    };
     [
-        case("compare: equal, first byte differs", false, [equal, first], Box::new(compare(constant))),
+        case(
+            "compare: equal, first byte differs",
+            false,
+            [equal, first],
+            Box::new(compare(constant)),
+        ),
         case(
             "compare: first byte differs, last byte differs",
             false,
@@ -137,8 +153,18 @@ fn cases(random: &mut Rng) -> [Case; 8] {
             [equal, first],
             Box::new(compare(hurried)),
         ),
-        case("sweep: first row matches, last row matches", false, [head, tail], Box::new(sweep_rows.clone())),
-        case("sweep: first row matches, no row matches", false, [head, stranger], Box::new(sweep_rows)),
+        case(
+            "sweep: first row matches, last row matches",
+            false,
+            [head, tail],
+            Box::new(sweep_rows.clone()),
+        ),
+        case(
+            "sweep: first row matches, no row matches",
+            false,
+            [head, stranger],
+            Box::new(sweep_rows),
+        ),
         case(
             "sweep for many: first row matches, last row matches",
             false,
@@ -177,7 +203,8 @@ fn measure(
     // As many again to begin with, which are not counted: caches and branch predictors settle.
     for round in 0..samples * 2 + samples / 10 {
         let class = random.bool();
-        // Both are read, whichever it is: which lines of the cache were touched last must not depend on the class.
+        // Both are read, whichever it is: which lines of the cache were touched last must not
+        // depend on the class.
         let [left, right] = &classes;
         let choice = Choice::from(u8::from(class));
         let input = KeyHash::from_bytes(std::array::from_fn(|at| {
@@ -196,8 +223,9 @@ fn measure(
         .into_iter()
         .filter_map(|share| {
             let limit = all[((all.len() - 1) as f64 * share) as usize];
-            let [left, right] =
-                durations.each_ref().map(|durations| Moments::of(durations.iter().filter(|d| **d <= limit)));
+            let [left, right] = durations
+                .each_ref()
+                .map(|durations| Moments::of(durations.iter().filter(|d| **d <= limit)));
             // A crop may hold nothing of the slower class.
             (left.count.min(right.count) >= 2.0).then(|| left.welch(&right))
         })
@@ -225,7 +253,8 @@ impl Moments {
         moments
     }
 
-    /// Welch's t; zero where neither class varies and both agree, as durations on a coarse timer may.
+    /// Welch's t; zero where neither class varies and both agree, as durations on a coarse timer
+    /// may.
     fn welch(&self, other: &Self) -> f64 {
         let error = |moments: &Self| moments.squares / (moments.count - 1.0) / moments.count;
         let difference = self.mean - other.mean;

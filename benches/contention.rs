@@ -1,8 +1,9 @@
 //! What readers cost each other, and what a writer costs them, at 1,000 keys.
 //!
-//! The time of an iteration is that of one lookup by each reader, so lookups per second are readers over time. The writer replaces one
-//! key every 10 µs, or as fast as it can where that takes longer. `latency` times each lookup beside the writer on its own; two reads of
-//! the clock are part of each figure, as `the loop alone` shows.
+//! The time of an iteration is that of one lookup by each reader, so lookups per second are readers
+//! over time. The writer replaces one key every 10 µs, or as fast as it can where that takes
+//! longer. `latency` times each lookup beside the writer on its own; two reads of the clock are
+//! part of each figure, as `the loop alone` shows.
 
 mod peers;
 mod workload;
@@ -21,7 +22,8 @@ use workload::{Probes, filled, is_test, save, settings};
 
 const KEYS: usize = 1_000;
 const BETWEEN_WRITES: Duration = Duration::from_micros(10);
-/// As many lookups at least in a sample: criterion begins with one, which is over before the threads have met.
+/// As many lookups at least in a sample: criterion begins with one, which is over before the
+/// threads have met.
 const LEAST: u64 = 300_000;
 
 fn contention(criterion: &mut Criterion) {
@@ -77,7 +79,8 @@ fn beside_writer<P: Shared>(criterion: &mut Criterion) {
 fn latency<P: Shared>(criterion: &mut Criterion, latencies: &mut Map<String, Value>) {
     let mut subject = filled::<P>(KEYS);
     // Up to a second, to three digits.
-    let mut histogram = Histogram::<u64>::new_with_bounds(1, 1_000_000_000, 3).expect("bounds in order");
+    let mut histogram =
+        Histogram::<u64>::new_with_bounds(1, 1_000_000_000, 3).expect("bounds in order");
     let mut group = criterion.benchmark_group("contention/latency");
     group.sampling_mode(SamplingMode::Flat);
     group.bench_function(P::NAME, |bencher| {
@@ -150,7 +153,8 @@ fn with_writer<P: Shared, R>(
                     continue;
                 }
                 peer.insert(written.next(), id(7));
-                // Counted from now where the writer is late: writes that were missed are not made up for.
+                // Counted from now where the writer is late: writes that were missed are not made
+                // up for.
                 due = (due + BETWEEN_WRITES).max(Instant::now());
             }
         });

@@ -1,7 +1,8 @@
-//! What a cache at capacity weighs, and the largest allocation that one remember makes; counted at the allocator, so not by criterion.
+//! What a cache at capacity weighs, and the largest allocation that one remember makes; counted at
+//! the allocator, so not by criterion.
 //!
-//! Writes `footprint.json` beside criterion's figures. Everything counts that is alive once the last key is in: the table, entries, and
-//! what waits to be freed.
+//! Writes `footprint.json` beside criterion's figures. Everything counts that is alive once the
+//! last key is in: the table, entries, and what waits to be freed.
 
 mod peers;
 mod workload;
@@ -37,7 +38,12 @@ fn shared<P: Shared>(figures: &mut Map<String, Value>) {
         for _ in 0..writes {
             peer.insert(probes.next(), id(7));
         }
-        note::<P>(figures, "largest_allocation", count, ALLOCATOR.largest.load(Ordering::Relaxed) as f64);
+        note::<P>(
+            figures,
+            "largest_allocation",
+            count,
+            ALLOCATOR.largest.load(Ordering::Relaxed) as f64,
+        );
     }
 }
 
@@ -58,7 +64,8 @@ fn note<P: Peer>(figures: &mut Map<String, Value>, what: &str, count: usize, val
     figures.entry(P::NAME).or_insert_with(|| json!({}))[what][count.to_string()] = json!(value);
 }
 
-/// The system's allocator, with how much is alive, and the largest request since that was last set to zero.
+/// The system's allocator, with how much is alive, and the largest request since that was last set
+/// to zero.
 struct Counting {
     live: AtomicUsize,
     largest: AtomicUsize,

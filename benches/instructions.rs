@@ -1,9 +1,12 @@
-//! How many instructions a lookup executes, counted one by one: figures that repeat where times do not.
+//! How many instructions a lookup executes, counted one by one: figures that repeat where times do
+//! not.
 //!
-//! Runs itself as a child that is stepped through by `ptrace(2)`, instruction by instruction, and writes `instructions.json` beside
-//! criterion's figures; a note instead where that is refused, or elsewhere than on Linux. The child executes [`lookups`] twice, the
-//! second time as many again, so that the difference is theirs alone. What is counted is what runs: the clock as the vDSO reads it,
-//! and the reclamation that ships. (Callgrind hides the vDSO and refuses `membarrier`, and so would count the one that stands in.)
+//! Runs itself as a child that is stepped through by `ptrace(2)`, instruction by instruction, and
+//! writes `instructions.json` beside criterion's figures; a note instead where that is refused, or
+//! elsewhere than on Linux. The child executes [`lookups`] twice, the second time as many again, so
+//! that the difference is theirs alone. What is counted is what runs: the clock as the vDSO reads
+//! it, and the reclamation that ships. (Callgrind hides the vDSO and refuses `membarrier`, and so
+//! would count the one that stands in.)
 
 mod peers;
 mod workload;
@@ -133,7 +136,8 @@ mod stepper {
         raise(Signal::SIGSTOP).expect("a process may stop itself");
     }
 
-    /// Instructions per lookup of this process, run again as `subject`; or why they cannot be counted.
+    /// Instructions per lookup of this process, run again as `subject`; or why they cannot be
+    /// counted.
     pub(super) fn count(subject: &str) -> Result<f64, String> {
         let program = std::env::current_exe().map_err(|error| error.to_string())?;
         let mut child = Command::new(program)
@@ -149,7 +153,8 @@ mod stepper {
 
     fn trace(child: &mut Child) -> Result<f64, String> {
         let pid = Pid::from_raw(child.id() as i32);
-        ptrace::seize(pid, ptrace::Options::PTRACE_O_EXITKILL).map_err(|error| error.to_string())?;
+        ptrace::seize(pid, ptrace::Options::PTRACE_O_EXITKILL)
+            .map_err(|error| error.to_string())?;
         let go = child.stdin.as_mut().expect("its input is a pipe").write_all(b"!");
         go.map_err(|error| error.to_string())?;
         if waitpid(pid, None) != Ok(WaitStatus::Stopped(pid, Signal::SIGSTOP)) {

@@ -1,8 +1,9 @@
 //! What a revocation costs: all keys at once, and one key.
 //!
-//! `all` in a cache with room for a million keys, empty and full. Ours and moka's only raise a mark, so it may be raised again and again;
-//! the reference's design has to drop every entry, so each round gets a map that was filled again, which is not timed. `one` removes a
-//! key that is there; what is removed is put back between rounds, which is not timed either.
+//! `all` in a cache with room for a million keys, empty and full. Ours and moka's only raise a
+//! mark, so it may be raised again and again; the reference's design has to drop every entry, so
+//! each round gets a map that was filled again, which is not timed. `one` removes a key that is
+//! there; what is removed is put back between rounds, which is not timed either.
 
 mod peers;
 mod workload;

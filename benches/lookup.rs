@@ -1,9 +1,10 @@
 //! One lookup at a time on one thread, keys in random order: what an authenticated request pays.
 //!
-//! `hit` and `miss` for everything that is compared. `expired` for ours and three peers which hold the entry and compare its expiry:
-//! the limit, the reference's design and scc's index; the others do the same on top of their own hit, and moka, which drops what has
-//! expired, only misses. `invalidated` for those that can drop everything at once: ours, moka, and the reference's design, whose map
-//! is cleared; for any other map it would be a miss in an empty map.
+//! `hit` and `miss` for everything that is compared. `expired` for ours and three peers which hold
+//! the entry and compare its expiry: the limit, the reference's design and scc's index; the others
+//! do the same on top of their own hit, and moka, which drops what has expired, only misses.
+//! `invalidated` for those that can drop everything at once: ours, moka, and the reference's
+//! design, whose map is cleared; for any other map it would be a miss in an empty map.
 
 mod peers;
 mod workload;
@@ -46,10 +47,13 @@ fn hit_and_miss<P: Peer>(criterion: &mut Criterion) {
 
 fn hit<P: Peer>(criterion: &mut Criterion, count: usize) {
     let mut subject = filled::<P>(count);
-    criterion.benchmark_group("lookup/hit").bench_function(BenchmarkId::new(P::NAME, count), |bencher| {
-        let (peer, probes) = &mut *subject;
-        bencher.iter(|| peer.get(black_box(probes.next())));
-    });
+    criterion.benchmark_group("lookup/hit").bench_function(
+        BenchmarkId::new(P::NAME, count),
+        |bencher| {
+            let (peer, probes) = &mut *subject;
+            bencher.iter(|| peer.get(black_box(probes.next())));
+        },
+    );
 }
 
 fn miss<P: Peer>(criterion: &mut Criterion, count: usize) {
@@ -57,21 +61,28 @@ fn miss<P: Peer>(criterion: &mut Criterion, count: usize) {
         let peer = P::filled(&keys(count), workload::LASTING);
         (peer, Probes::new(&strangers::<P::Key>(count)))
     });
-    criterion.benchmark_group("lookup/miss").bench_function(BenchmarkId::new(P::NAME, count), |bencher| {
-        let (peer, probes) = &mut *subject;
-        bencher.iter(|| peer.get(black_box(probes.next())));
-    });
+    criterion.benchmark_group("lookup/miss").bench_function(
+        BenchmarkId::new(P::NAME, count),
+        |bencher| {
+            let (peer, probes) = &mut *subject;
+            bencher.iter(|| peer.get(black_box(probes.next())));
+        },
+    );
 }
 
 fn expired<P: Peer>(criterion: &mut Criterion) {
     for count in sizes(&SIZES) {
         let mut subject = std::cell::LazyCell::new(|| {
             let keys = keys::<P::Key>(count);
-            // Nothing may expire while the rest is put in, or a write would drop it; the coarse clock wants more than its lag, too.
+            // Nothing may expire while the rest is put in, or a write would drop it; the coarse
+            // clock wants more than its lag, too.
             let ttl = Duration::from_millis(200) + Duration::from_micros(3) * count as u32;
             let start = Instant::now();
             let peer = P::filled(&keys, ttl);
-            assert!(start.elapsed() + Duration::from_millis(100) < ttl || is_test(), "the machine is busy");
+            assert!(
+                start.elapsed() + Duration::from_millis(100) < ttl || is_test(),
+                "the machine is busy"
+            );
             // A coarse clock may come after a precise one.
             sleep(ttl + Duration::from_millis(100));
             assert!(peer.get(&keys[0]).is_none());

@@ -1,6 +1,8 @@
-//! Replacing the value of a key that is there, keys in random order: what a sweep pays on top, once in a time-to-live.
+//! Replacing the value of a key that is there, keys in random order: what a sweep pays on top, once
+//! in a time-to-live.
 //!
-//! Ours takes a lease first, and so reads the clock twice. The largest allocation that a remember makes is `footprint`'s to find.
+//! Ours takes a lease first, and so reads the clock twice. The largest allocation that a remember
+//! makes is `footprint`'s to find.
 
 mod peers;
 mod workload;
@@ -42,8 +44,9 @@ fn replace_unsynchronised(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group("remember");
         group.bench_function(BenchmarkId::new(Limit::NAME, count), |bencher| {
             let (limit, probes) = &mut *subject;
-            bencher
-                .iter(|| limit.insert(black_box(probes.next()), black_box(id(7)), Duration::from_secs(60)));
+            bencher.iter(|| {
+                limit.insert(black_box(probes.next()), black_box(id(7)), Duration::from_secs(60))
+            });
         });
     }
 }

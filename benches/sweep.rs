@@ -1,7 +1,8 @@
-//! The constant-time sweep over digests in memory, against the same sweep byte by byte, and against the lookup that makes it unnecessary.
+//! The constant-time sweep over digests in memory, against the same sweep byte by byte, and against
+//! the lookup that makes it unnecessary.
 //!
-//! `bytewise` does what the reference does, which compares byte slices row by row in constant time. `auth/benches` does the same with a
-//! database.
+//! `bytewise` does what the reference does, which compares byte slices row by row in constant time.
+//! `auth/benches` does the same with a database.
 
 mod peers;
 mod workload;

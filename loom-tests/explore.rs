@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use trust_key_cache::model::{KeyCache, retire_in_batches_of};
 use trust_key_cache::{KeyHash, ManualClock};
 
-/// Preemptions that the models over crossbeam-epoch are bounded to. Exploring it without a bound does not
-/// end.
+/// Preemptions that the models over crossbeam-epoch are bounded to. Exploring it without a bound
+/// does not end.
 const EPOCH_BOUND: usize = 3;
 
 /// Explores every execution of a model of two threads.
@@ -16,8 +16,9 @@ pub(crate) fn exhaustively(name: &str, model: impl Fn() + Send + Sync + 'static)
     explore(name, cfg!(crossbeam_loom).then_some(EPOCH_BOUND), model);
 }
 
-/// Explores the executions of a model of three threads that preempt a thread at most `preemptions` times.
-/// Over crossbeam-epoch these are left out: they would take hours, and what they add is about the map.
+/// Explores the executions of a model of three threads that preempt a thread at most `preemptions`
+/// times. Over crossbeam-epoch these are left out: they would take hours, and what they add is
+/// about the map.
 pub(crate) fn bounded(name: &str, preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     if cfg!(not(crossbeam_loom)) {
         explore(name, Some(preemptions), model);
@@ -50,15 +51,16 @@ pub(crate) fn one_bucket<V: Clone + Send + Sync + 'static>(
     let cache = KeyCache::builder().capacity(capacity).clock(clock.clone()).build();
     let cache: KeyCache<V, ManualClock> = cache.expect("a capacity of a few");
     if cfg!(crossbeam_loom) {
-        // Registers this thread with the collector before there is another. Two registrations that race take some
-        // 400,000 executions a model, of crossbeam-epoch's own list; one beside a registered thread is left in.
+        // Registers this thread with the collector before there is another. Two registrations that
+        // race take some 400,000 executions a model, of crossbeam-epoch's own list; one
+        // beside a registered thread is left in.
         assert!(cache.is_empty());
     }
     (loom::sync::Arc::new(cache), clock)
 }
 
-/// The same, of a cache that frees what it has retired only when it is dropped: for claims about two writers that both
-/// retire. That what is freed before is freed in time, other models show.
+/// The same, of a cache that frees what it has retired only when it is dropped: for claims about
+/// two writers that both retire. That what is freed before is freed in time, other models show.
 pub(crate) fn keeping<V: Clone + Send + Sync + 'static>(
     capacity: usize,
 ) -> (loom::sync::Arc<KeyCache<V, ManualClock>>, ManualClock) {

@@ -28,25 +28,28 @@ fn g1_a_remember_that_races_an_invalidate_is_not_found_after_it() {
 
 #[test]
 fn g1_a_lease_taken_before_an_invalidate_stores_nothing_that_is_found_after_it() {
-    exhaustively("g1_a_lease_taken_before_an_invalidate_stores_nothing_that_is_found_after_it", || {
-        let (cache, _) = one_bucket(2);
-        let shared = cache.clone();
-        let taken = Arc::new(AtomicBool::new(false));
-        let announce = taken.clone();
-        let remembering = thread::spawn(move || {
-            let lease = shared.lease(&key(1));
-            announce.store(true, Ordering::Release);
-            lease.remember(STALE);
-        });
-        if taken.load(Ordering::Acquire) {
-            cache.invalidate();
-            assert_eq!(cache.lookup(&key(1)), None, "found after the invalidation");
-            remembering.join().unwrap();
-            assert_eq!(cache.lookup(&key(1)), None, "came back after the invalidation");
-        } else {
-            remembering.join().unwrap();
-        }
-    });
+    exhaustively(
+        "g1_a_lease_taken_before_an_invalidate_stores_nothing_that_is_found_after_it",
+        || {
+            let (cache, _) = one_bucket(2);
+            let shared = cache.clone();
+            let taken = Arc::new(AtomicBool::new(false));
+            let announce = taken.clone();
+            let remembering = thread::spawn(move || {
+                let lease = shared.lease(&key(1));
+                announce.store(true, Ordering::Release);
+                lease.remember(STALE);
+            });
+            if taken.load(Ordering::Acquire) {
+                cache.invalidate();
+                assert_eq!(cache.lookup(&key(1)), None, "found after the invalidation");
+                remembering.join().unwrap();
+                assert_eq!(cache.lookup(&key(1)), None, "came back after the invalidation");
+            } else {
+                remembering.join().unwrap();
+            }
+        },
+    );
 }
 
 #[test]
@@ -60,7 +63,8 @@ fn g1_a_stale_lease_never_displaces_what_a_fresh_one_stored() {
             assert!(shared.lease(&key(1)).remember(FRESH), "nothing supersedes the fresh lease");
             assert_eq!(shared.lookup(&key(1)), Some(FRESH));
         });
-        // Of the same bucket: were it published, the fresh value would go with the bucket that it replaces.
+        // Of the same bucket: were it published, the fresh value would go with the bucket that it
+        // replaces.
         stale_neighbour.remember(STALE);
         invalidating.join().unwrap();
         assert!(!stale.remember(STALE));
@@ -90,8 +94,8 @@ fn g1_each_of_two_invalidations_supersedes() {
     });
 }
 
-/// The protocol of the authenticator. The row is a relaxed atomic, the weakest database there could be: only
-/// the cache orders what is read from it.
+/// The protocol of the authenticator. The row is a relaxed atomic, the weakest database there could
+/// be: only the cache orders what is read from it.
 #[test]
 fn g1_nobody_is_served_a_revoked_id_after_the_revocation() {
     exhaustively("g1_nobody_is_served_a_revoked_id_after_the_revocation", || {

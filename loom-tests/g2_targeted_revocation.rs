@@ -29,20 +29,23 @@ fn g2_nobody_is_served_a_revoked_id_after_its_key_was_invalidated() {
 
 #[test]
 fn g2_a_lease_taken_before_its_key_was_invalidated_in_a_vacant_bucket_is_refused() {
-    exhaustively("g2_a_lease_taken_before_its_key_was_invalidated_in_a_vacant_bucket_is_refused", || {
-        let (cache, _) = one_bucket(2);
-        let lease = cache.lease(&key(1));
-        let shared = cache.clone();
-        let invalidating = thread::spawn(move || {
-            let own = shared.lease(&key(1));
-            shared.invalidate_key(&key(1));
-            assert!(!own.remember(1));
-            assert_eq!(shared.lookup(&key(1)), None);
-        });
-        lease.remember(1);
-        invalidating.join().unwrap();
-        assert_eq!(cache.lookup(&key(1)), None);
-    });
+    exhaustively(
+        "g2_a_lease_taken_before_its_key_was_invalidated_in_a_vacant_bucket_is_refused",
+        || {
+            let (cache, _) = one_bucket(2);
+            let lease = cache.lease(&key(1));
+            let shared = cache.clone();
+            let invalidating = thread::spawn(move || {
+                let own = shared.lease(&key(1));
+                shared.invalidate_key(&key(1));
+                assert!(!own.remember(1));
+                assert_eq!(shared.lookup(&key(1)), None);
+            });
+            lease.remember(1);
+            invalidating.join().unwrap();
+            assert_eq!(cache.lookup(&key(1)), None);
+        },
+    );
 }
 
 #[test]
@@ -61,16 +64,19 @@ fn g2_a_neighbour_in_the_bucket_keeps_its_value() {
 
 #[test]
 fn g2_a_neighbour_that_is_being_remembered_is_stored_or_refused_but_never_lost() {
-    exhaustively("g2_a_neighbour_that_is_being_remembered_is_stored_or_refused_but_never_lost", || {
-        let (cache, _) = keeping(2);
-        assert!(cache.lease(&key(1)).remember(1));
-        let shared = cache.clone();
-        let invalidating = thread::spawn(move || shared.invalidate_key(&key(1)));
-        let stored = cache.lease(&key(2)).remember(2);
-        invalidating.join().unwrap();
-        assert_eq!(cache.lookup(&key(1)), None);
-        assert_eq!(cache.lookup(&key(2)), stored.then_some(2));
-    });
+    exhaustively(
+        "g2_a_neighbour_that_is_being_remembered_is_stored_or_refused_but_never_lost",
+        || {
+            let (cache, _) = keeping(2);
+            assert!(cache.lease(&key(1)).remember(1));
+            let shared = cache.clone();
+            let invalidating = thread::spawn(move || shared.invalidate_key(&key(1)));
+            let stored = cache.lease(&key(2)).remember(2);
+            invalidating.join().unwrap();
+            assert_eq!(cache.lookup(&key(1)), None);
+            assert_eq!(cache.lookup(&key(2)), stored.then_some(2));
+        },
+    );
 }
 
 #[test]
@@ -82,7 +88,8 @@ fn g2_a_neighbour_stored_after_an_invalidate_is_not_lost_to_invalidate_key() {
             shared.invalidate();
             shared.lease(&key(2)).remember(2)
         });
-        // It may find the bucket of the new generation; taken for a dead one, the neighbour would go with it.
+        // It may find the bucket of the new generation; taken for a dead one, the neighbour would
+        // go with it.
         cache.invalidate_key(&key(1));
         let stored = remembering.join().unwrap();
         assert_eq!(cache.lookup(&key(2)), stored.then_some(2));

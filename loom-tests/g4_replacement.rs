@@ -1,4 +1,5 @@
-//! G4: a remember replaces an earlier value; a superseded lease stores nothing, changes nothing, and says so.
+//! G4: a remember replaces an earlier value; a superseded lease stores nothing, changes nothing,
+//! and says so.
 
 use loom::thread;
 
@@ -51,8 +52,8 @@ fn g4_an_expired_lease_that_collides_with_a_neighbour_takes_nothing_of_it() {
     });
 }
 
-/// What a remember reports is true: after `false` nothing was stored; after `true` the value is there, until
-/// an invalidation that came later, or at the same time, took it.
+/// What a remember reports is true: after `false` nothing was stored; after `true` the value is
+/// there, until an invalidation that came later, or at the same time, took it.
 #[test]
 fn g4_true_means_stored_and_false_means_not() {
     exhaustively("g4_true_means_stored_and_false_means_not", || {

@@ -1,9 +1,9 @@
 //! G5: a lookup ends after a bounded number of its own steps, whatever writers do.
 //!
-//! The model counts the atomic operations on the map that a lookup performs (`src/model/sync.rs`). In every
-//! execution it is the same two: one load of the slot, one of the generation. What happens between them is a
-//! search of at most 16 entries of immutable memory. Pinning has a model of its own: over the epochs that ship, it takes
-//! four to six operations.
+//! The model counts the atomic operations on the map that a lookup performs (`src/model/sync.rs`).
+//! In every execution it is the same two: one load of the slot, one of the generation. What happens
+//! between them is a search of at most 16 entries of immutable memory. Pinning has a model of its
+//! own: over the epochs that ship, it takes four to six operations.
 
 use loom::thread;
 use trust_key_cache::model::steps;
@@ -26,7 +26,8 @@ fn g5_a_lookup_takes_two_steps_while_writers_run() {
     });
 }
 
-/// Two loads and a store to pin, a store to unpin; an exchange more where the epoch is new, and an add where the thread was found at rest.
+/// Two loads and a store to pin, a store to unpin; an exchange more where the epoch is new, and an
+/// add where the thread was found at rest.
 #[cfg(not(crossbeam_loom))]
 #[test]
 fn g5_a_pin_takes_four_to_six_steps_while_grace_periods_start() {
@@ -55,8 +56,8 @@ fn g5_invalidate_is_one_step() {
     });
 }
 
-/// Lock-free: an exchange fails only because another writer's succeeded, so with one other writer that writes
-/// once, an attempt is repeated once at most.
+/// Lock-free: an exchange fails only because another writer's succeeded, so with one other writer
+/// that writes once, an attempt is repeated once at most.
 #[test]
 fn g5_a_remember_repeats_only_what_another_writer_undid() {
     exhaustively("g5_a_remember_repeats_only_what_another_writer_undid", || {
@@ -66,8 +67,8 @@ fn g5_a_remember_repeats_only_what_another_writer_undid() {
         let lease = cache.lease(&key(1));
         let before = steps();
         lease.remember(1);
-        // An attempt is a load of the slot, one of the generation, and an exchange. To retire takes four more, and one
-        // with crossbeam-epoch, to see whether its grace period is over.
+        // An attempt is a load of the slot, one of the generation, and an exchange. To retire takes
+        // four more, and one with crossbeam-epoch, to see whether its grace period is over.
         assert!(steps() - before <= 11);
         invalidating.join().unwrap();
     });

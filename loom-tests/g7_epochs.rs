@@ -1,8 +1,10 @@
-//! G7: the epochs that ship, on their own: what a reader can reach under a guard is not freed before the guard is gone.
+//! G7: the epochs that ship, on their own: what a reader can reach under a guard is not freed
+//! before the guard is gone.
 //!
-//! The map's models run over a smaller reclamation. These show that `src/reclaim/asymmetric.rs` keeps the same
-//! contract, with a `SeqCst` fence on either side in place of the asymmetric barrier. Loom checks the object's memory:
-//! a freeing that no happens-before orders after a read fails.
+//! The map's models run over a smaller reclamation. These show that `src/reclaim/asymmetric.rs`
+//! keeps the same contract, with a `SeqCst` fence on either side in place of the asymmetric
+//! barrier. Loom checks the object's memory: a freeing that no happens-before orders after a read
+//! fails.
 
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicUsize, Ordering};
@@ -26,7 +28,10 @@ impl Slot {
     fn new() -> Arc<Self> {
         // The first use of loom's statics orders later uses after it, which the program's do not.
         let _ = Grace::start().is_over_past_a_barrier();
-        Arc::new(Self { current: AtomicUsize::new(0), objects: [(); 2].map(|()| UnsafeCell::new(true)) })
+        Arc::new(Self {
+            current: AtomicUsize::new(0),
+            objects: [(); 2].map(|()| UnsafeCell::new(true)),
+        })
     }
 
     fn read(&self) {
@@ -119,7 +124,8 @@ fn g7_a_grace_period_ends_without_a_barrier_when_all_have_come_by() {
     });
 }
 
-/// A barrier that finds a thread at rest lets later grace periods end without it. What it reads once it is back is not freed all the same.
+/// A barrier that finds a thread at rest lets later grace periods end without it. What it reads
+/// once it is back is not freed all the same.
 #[test]
 fn g7_a_thread_that_was_detached_is_waited_for_when_it_is_back() {
     bounded("g7_a_thread_that_was_detached_is_waited_for_when_it_is_back", 5, || {
@@ -331,7 +337,10 @@ fn g7_a_borrowed_record_is_unpinned_before_another_thread_has_it() {
         let ending = thread::spawn(|| drop(pin_while_ending()));
         // Maybe with the record that was borrowed.
         let guard = pin();
-        assert!(!Grace::start().is_over_past_a_barrier(), "over under a guard that was there at its start");
+        assert!(
+            !Grace::start().is_over_past_a_barrier(),
+            "over under a guard that was there at its start"
+        );
         drop(guard);
         ending.join().unwrap();
     });
@@ -340,19 +349,23 @@ fn g7_a_borrowed_record_is_unpinned_before_another_thread_has_it() {
 /// A reader may be suspended in a coroutine when its thread ends.
 #[test]
 fn g7_a_record_that_outlives_its_threads_registration_goes_to_the_next_thread() {
-    bounded("g7_a_record_that_outlives_its_threads_registration_goes_to_the_next_thread", 3, || {
-        drop(Slot::new());
-        let ending = thread::spawn(|| {
-            let registration = register();
-            let suspended = pin();
-            drop(registration);
-            drop(suspended);
-        });
-        let _ = Grace::start().is_over_past_a_barrier();
-        ending.join().unwrap();
-        drop(pin());
-        assert_eq!(records(), 1, "the record was left behind");
-    });
+    bounded(
+        "g7_a_record_that_outlives_its_threads_registration_goes_to_the_next_thread",
+        3,
+        || {
+            drop(Slot::new());
+            let ending = thread::spawn(|| {
+                let registration = register();
+                let suspended = pin();
+                drop(registration);
+                drop(suspended);
+            });
+            let _ = Grace::start().is_over_past_a_barrier();
+            ending.join().unwrap();
+            drop(pin());
+            assert_eq!(records(), 1, "the record was left behind");
+        },
+    );
 }
 
 /// It takes a horizon that was read after its start.

@@ -1,9 +1,9 @@
-//! G7: a reader sees a complete snapshot and never a freed one; every value is dropped exactly once; nothing
-//! leaks.
+//! G7: a reader sees a complete snapshot and never a freed one; every value is dropped exactly
+//! once; nothing leaks.
 //!
-//! Loom checks the snapshots' memory in every model: reads against the writes that built them, freeing
-//! against reads (`AccessCheck` in `src/model/sync.rs`), and allocations that nobody freed. The models here
-//! add the values.
+//! Loom checks the snapshots' memory in every model: reads against the writes that built them,
+//! freeing against reads (`AccessCheck` in `src/model/sync.rs`), and allocations that nobody freed.
+//! The models here add the values.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicIsize, Ordering};
@@ -22,7 +22,8 @@ fn g7_a_reader_beside_a_writer_sees_a_whole_and_living_value() {
             assert!(cache.lease(&key(1)).remember(Counted::new(1, &alive)));
             let shared = cache.clone();
             let replacement = Counted::new(2, &alive);
-            let writing = thread::spawn(move || assert!(shared.lease(&key(1)).remember(replacement)));
+            let writing =
+                thread::spawn(move || assert!(shared.lease(&key(1)).remember(replacement)));
             // Looked at twice, so that a snapshot freed between has its chance to show.
             let seen = cache.lookup_with(&key(1), |value| {
                 value.check();
@@ -76,9 +77,9 @@ fn g7_a_reader_between_two_writers_sees_a_whole_and_living_value() {
     });
 }
 
-/// While a writer copies a bucket, its guard keeps the address from meaning another one (fact 2). The models'
-/// allocator hands out again at once what was freed, and the second of the other thread's buckets is as large as
-/// the one that is copied.
+/// While a writer copies a bucket, its guard keeps the address from meaning another one (fact 2).
+/// The models' allocator hands out again at once what was freed, and the second of the other
+/// thread's buckets is as large as the one that is copied.
 #[test]
 fn g7_a_remember_takes_no_bucket_for_another_that_has_its_address() {
     bounded("g7_a_remember_takes_no_bucket_for_another_that_has_its_address", 2, || {
@@ -112,8 +113,9 @@ fn g7_an_invalidate_key_takes_no_bucket_for_another_that_has_its_address() {
     });
 }
 
-/// The other writer must have taken what it frees before it starts the grace period: this reader retires its own snapshot. Bounded although it
-/// is of two threads: what a writer does beside a writer is explored without a bound above.
+/// The other writer must have taken what it frees before it starts the grace period: this reader
+/// retires its own snapshot. Bounded although it is of two threads: what a writer does beside a
+/// writer is explored without a bound above.
 #[test]
 fn g7_a_reader_that_writes_keeps_what_it_reads() {
     bounded("g7_a_reader_that_writes_keeps_what_it_reads", 2, || {

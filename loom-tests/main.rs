@@ -1,7 +1,7 @@
 //! Models of the cache, explored by loom: one file a guarantee, one function a claim.
 //!
-//! `cargo test --features loom` runs them over the small epoch of `src/model/reclaim.rs`; `cargo loom-epoch`
-//! runs them over crossbeam-epoch itself. Each prints how many executions it explored.
+//! `cargo test --features loom` runs them over the small epoch of `src/model/reclaim.rs`; `cargo
+//! loom-epoch` runs them over crossbeam-epoch itself. Each prints how many executions it explored.
 
 #[path = "../tests/counted/mod.rs"]
 mod counted;

@@ -1,14 +1,15 @@
-//! The asymmetric barrier: two sides that together order as two `SeqCst` fences do, where one side, which runs often,
-//! costs nothing, and the other, which runs rarely, makes a system call.
+//! The asymmetric barrier: two sides that together order as two `SeqCst` fences do, where one side,
+//! which runs often, costs nothing, and the other, which runs rarely, makes a system call.
 //!
-//! `membarrier(2)` with `PRIVATE_EXPEDITED` returns once every running thread of the process has passed a full memory
-//! barrier since the call (those that do not run pass one when they are switched in). So for each execution of
-//! [`light`] in any thread and each of [`heavy`]: either all that comes before `light` in its thread is visible to what
-//! comes after `heavy`, or all that comes before `heavy` is visible to what comes after `light`. What is left to do
-//! in `light` is to keep the compiler from moving accesses across.
+//! `membarrier(2)` with `PRIVATE_EXPEDITED` returns once every running thread of the process has
+//! passed a full memory barrier since the call (those that do not run pass one when they are
+//! switched in). So for each execution of [`light`] in any thread and each of [`heavy`]: either all that comes before `light` in its thread is visible to what
+//! comes after `heavy`, or all that comes before `heavy` is visible to what comes after `light`.
+//! What is left to do in `light` is to keep the compiler from moving accesses across.
 //!
-//! The technique is that of liburcu's membarrier flavour (Desnoyers et al., "User-Level Implementations of Read-Copy
-//! Update", IEEE TPDS 2012); ISO's P1202 describes it as asymmetric fences.
+//! The technique is that of liburcu's membarrier flavour (Desnoyers et al., "User-Level
+//! Implementations of Read-Copy Update", IEEE TPDS 2012); ISO's P1202 describes it as asymmetric
+//! fences.
 
 #![deny(unsafe_code)]
 
@@ -46,7 +47,11 @@ pub(super) fn heavy() -> bool {
 #[path = "barrier_miri.rs"]
 mod system;
 
-#[cfg(all(any(target_os = "linux", target_os = "android"), target_pointer_width = "64", not(miri)))]
+#[cfg(all(
+    any(target_os = "linux", target_os = "android"),
+    target_pointer_width = "64",
+    not(miri)
+))]
 mod system {
     use rustix::thread::{MembarrierCommand, membarrier, membarrier_query};
 
@@ -62,7 +67,10 @@ mod system {
     }
 }
 
-#[cfg(not(any(all(any(target_os = "linux", target_os = "android"), target_pointer_width = "64"), miri)))]
+#[cfg(not(any(
+    all(any(target_os = "linux", target_os = "android"), target_pointer_width = "64"),
+    miri
+)))]
 mod system {
     pub(super) fn register() -> bool {
         false
@@ -165,7 +173,8 @@ mod tests {
             assert!(ASKED.get() > asked, "nothing was refused");
             drop(may_end.0);
         });
-        // The thread that rested is gone, so no barrier is wanted that could show that it works again.
+        // The thread that rested is gone, so no barrier is wanted that could show that it works
+        // again.
         write(2_000);
         let judged = cache.lookup_with(&key, |_| {
             write(3);
@@ -215,12 +224,20 @@ mod tests {
                 write(1);
                 read();
             }
-            assert!(alive() <= 1 + 3 * BATCH, "{} values after all have read (asked {before})", alive());
+            assert!(
+                alive() <= 1 + 3 * BATCH,
+                "{} values after all have read (asked {before})",
+                alive()
+            );
             assert_eq!(ASKED.get(), 0);
             write(100);
             REFUSED.set(false);
             write(512 + 2);
-            assert!(alive() <= 1 + 2 * BATCH, "{} values, though the barrier is made again", alive());
+            assert!(
+                alive() <= 1 + 2 * BATCH,
+                "{} values, though the barrier is made again",
+                alive()
+            );
         });
     }
 }

@@ -1,5 +1,5 @@
-//! Both sides of the asymmetric barrier under Miri, which does not know the system call: a `SeqCst` fence on either
-//! side orders as much.
+//! Both sides of the asymmetric barrier under Miri, which does not know the system call: a `SeqCst`
+//! fence on either side orders as much.
 
 use std::sync::atomic::{Ordering, fence};
 

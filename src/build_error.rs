@@ -25,8 +25,8 @@ pub enum BuildError {
         /// The time-to-live that was asked for.
         ttl: Duration,
     },
-    /// The clock may lag by the whole time-to-live or more, so that every value would be expired from the
-    /// start.
+    /// The clock may lag by the whole time-to-live or more, so that every value would be expired
+    /// from the start.
     TtlBelowResolution {
         /// The time-to-live that was asked for.
         ttl: Duration,
@@ -65,7 +65,11 @@ impl fmt::Display for BuildError {
                 )
             }
             Self::TtlTooLong { ttl } => {
-                write!(f, "the time-to-live of {ttl:?} is too long; choose at most {:?}", Self::MAX_TTL)
+                write!(
+                    f,
+                    "the time-to-live of {ttl:?} is too long; choose at most {:?}",
+                    Self::MAX_TTL
+                )
             }
             Self::TtlBelowResolution { ttl, resolution } => write!(
                 f,

@@ -61,8 +61,8 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> Builder<V, C> {
 
     /// The number of live keys to keep, from 1 to [`BuildError::MAX_CAPACITY`]. Default: 16,384.
     ///
-    /// At least 99.9 % of as many are kept, and never more than four times as many. An empty cache costs two
-    /// bytes a key of capacity.
+    /// At least 99.9 % of as many are kept, and never more than four times as many. An empty cache
+    /// costs two bytes a key of capacity.
     pub fn capacity(mut self, capacity: usize) -> Self {
         self.capacity = capacity;
         self

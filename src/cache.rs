@@ -24,31 +24,35 @@ use crate::{Clock, CoarseClock, KeyHash};
 /// ```
 pub type TrustKeyCache = KeyCache<uuid::Uuid>;
 
-/// A lock-free cache from [`KeyHash`] to `V`, in which nothing outlives its time-to-live or an invalidation.
+/// A lock-free cache from [`KeyHash`] to `V`, in which nothing outlives its time-to-live or an
+/// invalidation.
 ///
-/// Share it by reference or in an [`Arc`](std::sync::Arc); all methods take `&self`. Values are cloned out,
-/// or borrowed by [`lookup_with`](Self::lookup_with).
+/// Share it by reference or in an [`Arc`](std::sync::Arc); all methods take `&self`. Values are
+/// cloned out, or borrowed by [`lookup_with`](Self::lookup_with).
 ///
 /// # Progress
 ///
-/// [`lookup`](Self::lookup) is wait-free: no lock, no allocation, no retry, no write to memory that another
-/// thread's lookup reads. Two exceptions: a thread's first operation registers it, and the first after a rest, during which a writer has found it at rest, says
-/// that it is back. [`Lease::remember`] and
-/// [`invalidate_key`](Self::invalidate_key) are lock-free; one in 128 (in a small cache, in 8 at least) also frees what was replaced, and where a thread rests
-/// makes a system call for it. [`invalidate`](Self::invalidate) is one atomic read-modify-write. Where
-/// [`reclamation`](crate::reclamation) is `CrossbeamEpoch`, each 128th lookup of a thread helps that collector, too.
-/// What the platform's clock and atomic instructions make of "wait-free" is in `docs/limits.md`.
+/// [`lookup`](Self::lookup) is wait-free: no lock, no allocation, no retry, no write to memory that
+/// another thread's lookup reads. Two exceptions: a thread's first operation registers it, and the
+/// first after a rest, during which a writer has found it at rest, says that it is back.
+/// [`Lease::remember`] and [`invalidate_key`](Self::invalidate_key) are lock-free; one in 128 (in a
+/// small cache, in 8 at least) also frees what was replaced, and where a thread rests
+/// makes a system call for it. [`invalidate`](Self::invalidate) is one atomic read-modify-write.
+/// Where [`reclamation`](crate::reclamation) is `CrossbeamEpoch`, each 128th lookup of a thread
+/// helps that collector, too. What the platform's clock and atomic instructions make of "wait-free"
+/// is in `docs/limits.md`.
 ///
-/// No method may be called in a signal handler: a handler that interrupts a lookup finds the thread's
-/// registration half-made.
+/// No method may be called in a signal handler: a handler that interrupts a lookup finds the
+/// thread's registration half-made.
 ///
 /// # Values
 ///
-/// A value is cloned whenever its bucket is copied: up to 15 times in each `remember` or `invalidate_key` of
-/// a neighbour. Ids and [`Arc`](std::sync::Arc)s are what this is made for. `Clone` must not write to the
-/// cache: a copy that undoes itself never ends. A value's `Drop` runs on a thread that writes to the
-/// cache or drops it, some time after the value was replaced, and must not panic. It may write to other caches.
-/// Writes to its own cache must be rare, since each clone is dropped: see `docs/limits.md`.
+/// A value is cloned whenever its bucket is copied: up to 15 times in each `remember` or
+/// `invalidate_key` of a neighbour. Ids and [`Arc`](std::sync::Arc)s are what this is made for.
+/// `Clone` must not write to the cache: a copy that undoes itself never ends. A value's `Drop` runs
+/// on a thread that writes to the cache or drops it, some time after the value was replaced, and
+/// must not panic. It may write to other caches. Writes to its own cache must be rare, since each
+/// clone is dropped: see `docs/limits.md`.
 ///
 /// # Examples
 ///
@@ -80,8 +84,8 @@ pub struct KeyCache<V, C = CoarseClock> {
     map: SnapshotMap<V>,
     clock: C,
     ttl: Duration,
-    /// How long after its lease a value is shown, in nanoseconds of the clock: the time-to-live less what
-    /// the clock may lag.
+    /// How long after its lease a value is shown, in nanoseconds of the clock: the time-to-live
+    /// less what the clock may lag.
     lifetime: u64,
     capacity: usize,
 }
@@ -90,7 +94,8 @@ impl<V: Clone + Send + Sync + 'static> KeyCache<V> {
     /// The reference system's time-to-live: 60 seconds.
     pub const DEFAULT_TTL: Duration = Duration::from_secs(60);
 
-    /// The capacity of a cache that was not told one: 16,384 keys, which costs 32 KiB as long as it is empty.
+    /// The capacity of a cache that was not told one: 16,384 keys, which costs 32 KiB as long as it
+    /// is empty.
     pub const DEFAULT_CAPACITY: usize = 16_384;
 
     /// A cache with the default time-to-live, capacity and clock.
@@ -128,7 +133,8 @@ impl<V: Clone + Send + Sync + 'static> Default for KeyCache<V> {
 }
 
 impl<V, C: Clock> KeyCache<V, C> {
-    /// For [`Builder`], which has checked the arguments: `lifetime` is `ttl` less the clock's resolution.
+    /// For [`Builder`], which has checked the arguments: `lifetime` is `ttl` less the clock's
+    /// resolution.
     pub(super) fn from_parts(
         map: SnapshotMap<V>,
         clock: C,
@@ -149,8 +155,8 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     ///
     /// A hit is a hint, never an answer: verify the live row before granting anything.
     ///
-    /// Wait-free; O(1): one bucket of at most 16 entries is searched. Reads the clock once, first: a lookup
-    /// that began before a value expired may return it.
+    /// Wait-free; O(1): one bucket of at most 16 entries is searched. Reads the clock once, first:
+    /// a lookup that began before a value expired may return it.
     ///
     /// ```
     /// # use trust_key_cache::{KeyCache, KeyHash};
@@ -165,10 +171,12 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
 
     /// Shows the value to `read` instead of cloning it, and returns what `read` made of it.
     ///
-    /// While `read` runs, nothing that is replaced in any cache of the process is freed. Keep it short, and
-    /// do not block in it. It may use the cache, also to change it; what it borrows stays as it was.
+    /// While `read` runs, nothing that is replaced in any cache of the process is freed. Keep it
+    /// short, and do not block in it. It may use the cache, also to change it; what it borrows
+    /// stays as it was.
     ///
-    /// Wait-free up to the call of `read`. A panic in `read` passes through and leaves the cache as it was.
+    /// Wait-free up to the call of `read`. A panic in `read` passes through and leaves the cache as
+    /// it was.
     ///
     /// ```
     /// # use trust_key_cache::{KeyCache, KeyHash};
@@ -183,12 +191,13 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
         self.map.get(hash, self.now(), read)
     }
 
-    /// Announces that the value of `hash` is about to be read from the source of truth. Take the lease
-    /// **before** that read, and give the answer to [`Lease::remember`].
+    /// Announces that the value of `hash` is about to be read from the source of truth. Take the
+    /// lease **before** that read, and give the answer to [`Lease::remember`].
     ///
-    /// The lease fixes two things: the moment from which the time-to-live runs, and the invalidations that
-    /// the answer may already reflect. Any later one makes the lease worthless. Wait-free; O(1); nothing
-    /// is stored, so a lease that is dropped leaves no trace.
+    /// The lease fixes two things: the moment from which the time-to-live runs, and the
+    /// invalidations that the answer may already reflect. Any later one makes the lease
+    /// worthless. Wait-free; O(1); nothing is stored, so a lease that is dropped leaves no
+    /// trace.
     ///
     /// Leases are from Nishtala et al., "Scaling Memcache at Facebook" (NSDI 2013), section 3.2.1.
     ///
@@ -215,12 +224,12 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
         self.map.insert(&lease.hash, lease.stamp, self.now(), expires_at, value)
     }
 
-    /// Drops every value, and supersedes every lease taken so far. Call it after a change of the source of
-    /// truth was committed.
+    /// Drops every value, and supersedes every lease taken so far. Call it after a change of the
+    /// source of truth was committed.
     ///
-    /// A [`lookup`](Self::lookup) that happens-after this returns no value whose lease was taken before (G1).
-    /// Wait-free and O(1) at any size: one atomic increment. The memory of dropped values goes as their
-    /// buckets are written again.
+    /// A [`lookup`](Self::lookup) that happens-after this returns no value whose lease was taken
+    /// before (G1). Wait-free and O(1) at any size: one atomic increment. The memory of dropped
+    /// values goes as their buckets are written again.
     ///
     /// ```
     /// # use trust_key_cache::{KeyCache, KeyHash};
@@ -234,13 +243,13 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
         self.map.invalidate();
     }
 
-    /// Drops the value of `hash`, and supersedes every lease for `hash` taken so far. Call it after a change
-    /// that concerns this key alone was committed.
+    /// Drops the value of `hash`, and supersedes every lease for `hash` taken so far. Call it after
+    /// a change that concerns this key alone was committed.
     ///
-    /// No other value is lost. A lease in flight for a key of the same bucket may be superseded too; its
-    /// holder's value is then not stored, which costs one more read of the source of truth. Works the
-    /// same whether or not the key is cached. Lock-free; O(1): one bucket of at most 16 entries is
-    /// copied.
+    /// No other value is lost. A lease in flight for a key of the same bucket may be superseded
+    /// too; its holder's value is then not stored, which costs one more read of the source of
+    /// truth. Works the same whether or not the key is cached. Lock-free; O(1): one bucket of
+    /// at most 16 entries is copied.
     ///
     /// ```
     /// # use trust_key_cache::{KeyCache, KeyHash};
@@ -257,16 +266,18 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
         self.map.invalidate_key(hash);
     }
 
-    /// How many values a lookup could return now. While writers run, the count is of no single moment.
+    /// How many values a lookup could return now. While writers run, the count is of no single
+    /// moment.
     ///
-    /// Visits every bucket: O([`capacity`](Self::capacity)), for tests and gauges. No lock, no allocation.
+    /// Visits every bucket: O([`capacity`](Self::capacity)), for tests and gauges. No lock, no
+    /// allocation.
     #[must_use]
     pub fn len(&self) -> usize {
         self.map.len(self.now())
     }
 
-    /// Whether no lookup could return a value now. As [`len`](Self::len), but stops at the first that could
-    /// be.
+    /// Whether no lookup could return a value now. As [`len`](Self::len), but stops at the first
+    /// that could be.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.map.is_empty(self.now())
@@ -280,8 +291,8 @@ impl<V, C> KeyCache<V, C> {
         self.ttl
     }
 
-    /// The number of live keys that the cache was built for. It keeps at least 99.9 % of as many, and never
-    /// more than four times as many.
+    /// The number of live keys that the cache was built for. It keeps at least 99.9 % of as many,
+    /// and never more than four times as many.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.capacity

@@ -1,5 +1,5 @@
-//! The clocks that a cache can count its time-to-live on: [`CoarseClock`] for service, [`ManualClock`] for
-//! tests.
+//! The clocks that a cache can count its time-to-live on: [`CoarseClock`] for service,
+//! [`ManualClock`] for tests.
 
 #![deny(unsafe_code)]
 
@@ -12,8 +12,8 @@ use std::{sync::OnceLock, time::Instant};
 /// A monotonic clock, read once by each lookup.
 ///
 /// An implementation may lag behind the true time, as coarse clocks do, by at most
-/// [`resolution`](Self::resolution). The cache counts that lag against its entries, never in their favour. A
-/// clock that lags by more lets entries outlive their time-to-live by the excess.
+/// [`resolution`](Self::resolution). The cache counts that lag against its entries, never in their
+/// favour. A clock that lags by more lets entries outlive their time-to-live by the excess.
 ///
 /// # Examples
 ///
@@ -42,21 +42,23 @@ use std::{sync::OnceLock, time::Instant};
 /// # let _ = cache; Ok(()) }
 /// ```
 pub trait Clock {
-    /// The time since an origin that stays the same for this clock; never less than an earlier answer that
-    /// happened before this call.
+    /// The time since an origin that stays the same for this clock; never less than an earlier
+    /// answer that happened before this call.
     fn now(&self) -> Duration;
 
-    /// The most that [`now`](Self::now) can lag behind the true time. Asked once, when a cache is built.
+    /// The most that [`now`](Self::now) can lag behind the true time. Asked once, when a cache is
+    /// built.
     fn resolution(&self) -> Duration;
 }
 
 /// The default clock: the cheapest monotonic clock of the platform.
 ///
-/// On Linux and Android it is `CLOCK_MONOTONIC_COARSE`, which the kernel refreshes once a tick (1 to 10 ms) and
-/// the vDSO reads in a few nanoseconds, without a system call. Its [`resolution`](Clock::resolution) is ten
-/// ticks, and 100 ms at least: ticks come late. So a time-to-live counted on it must be longer than that, and
-/// a value may go that much early. Elsewhere it is [`std::time::Instant`]. Neither runs while the machine is
-/// suspended: see `docs/limits.md`.
+/// On Linux and Android it is `CLOCK_MONOTONIC_COARSE`, which the kernel refreshes once a tick (1
+/// to 10 ms) and the vDSO reads in a few nanoseconds, without a system call. Its
+/// [`resolution`](Clock::resolution) is ten ticks, and 100 ms at least: ticks come late. So a
+/// time-to-live counted on it must be longer than that, and a value may go that much early.
+/// Elsewhere it is [`std::time::Instant`]. Neither runs while the machine is suspended: see
+/// `docs/limits.md`.
 ///
 /// ```
 /// use trust_key_cache::{Clock, CoarseClock};
@@ -85,14 +87,15 @@ impl Clock for CoarseClock {
 
 /// The most that a clock which is refreshed once a `tick` is taken to lag.
 ///
-/// The kernel adds whole ticks only, and a tick may come late: lags of three ticks are seen on an idle machine. Ten
-/// ticks, and 100 ms at least, cost an entry of a minute nothing that matters.
+/// The kernel adds whole ticks only, and a tick may come late: lags of three ticks are seen on an
+/// idle machine. Ten ticks, and 100 ms at least, cost an entry of a minute nothing that matters.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn promised(tick: Duration) -> Duration {
     (tick * 10).max(Duration::from_millis(100))
 }
 
-/// The kernel keeps both fields of a monotonic time non-negative and the nanoseconds below a second.
+/// The kernel keeps both fields of a monotonic time non-negative and the nanoseconds below a
+/// second.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[inline]
 fn from_timespec(time: rustix::time::Timespec) -> Duration {
@@ -113,9 +116,11 @@ impl Clock for CoarseClock {
     }
 }
 
-/// A clock that stands still until it is told to move, for tests. A clone shows and moves the same time.
+/// A clock that stands still until it is told to move, for tests. A clone shows and moves the same
+/// time.
 ///
-/// It counts whole nanoseconds in 64 bits, from zero, and stops at the end of its range (584 years).
+/// It counts whole nanoseconds in 64 bits, from zero, and stops at the end of its range (584
+/// years).
 ///
 /// ```
 /// use std::time::Duration;
@@ -148,10 +153,12 @@ impl ManualClock {
     /// Moves the time forward by `step`, for every clone.
     pub fn advance(&self, step: Duration) {
         let step = nanos(step);
-        // Relaxed: a clock tells the time and orders nothing else. Whoever comes after this call reads the
-        // new time or a later one, by coherence.
+        // Relaxed: a clock tells the time and orders nothing else. Whoever comes after this call
+        // reads the new time or a later one, by coherence.
         self.nanos
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| Some(now.saturating_add(step)))
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
+                Some(now.saturating_add(step))
+            })
             .ok();
     }
 }
@@ -167,7 +174,8 @@ impl Clock for ManualClock {
     }
 }
 
-/// Nanoseconds in 64 bits, which is how entries keep their expiry; 584 years and more are all the same.
+/// Nanoseconds in 64 bits, which is how entries keep their expiry; 584 years and more are all the
+/// same.
 #[inline]
 pub(crate) fn nanos(time: Duration) -> u64 {
     time.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(time.subsec_nanos()))
@@ -185,7 +193,8 @@ mod tests {
         for beyond in [1, 1_000_000_000, 1 << 62].map(Duration::from_nanos) {
             assert_eq!(nanos(last + beyond), u64::MAX, "{beyond:?} beyond");
         }
-        for seconds in [18_446_744_073, 18_446_744_074, 2 * 18_446_744_074, u64::MAX / 2, u64::MAX] {
+        for seconds in [18_446_744_073, 18_446_744_074, 2 * 18_446_744_074, u64::MAX / 2, u64::MAX]
+        {
             assert_eq!(nanos(Duration::new(seconds, 999_999_999)), u64::MAX, "{seconds} s");
         }
     }

@@ -1,8 +1,8 @@
 //! The process-wide [`TrustKeyCache`], shaped like the reference system's module.
 //!
-//! It is a [`TrustKeyCache::new`] that is made when it is first needed. Prefer a cache of your own, passed to
-//! where it is used: two libraries in one process that both use this one share it, and invalidate each
-//! other's values.
+//! It is a [`TrustKeyCache::new`] that is made when it is first needed. Prefer a cache of your own,
+//! passed to where it is used: two libraries in one process that both use this one share it, and
+//! invalidate each other's values.
 //!
 //! ```
 //! use trust_key_cache::{KeyHash, global};
@@ -26,21 +26,21 @@ use crate::{KeyHash, Lease, TrustKeyCache};
 
 static CACHE: OnceLock<TrustKeyCache> = OnceLock::new();
 
-/// What invalidates must make the cache too: a lease that another thread is just taking could otherwise miss
-/// the invalidation.
+/// What invalidates must make the cache too: a lease that another thread is just taking could
+/// otherwise miss the invalidation.
 fn cache() -> &'static TrustKeyCache {
     CACHE.get_or_init(TrustKeyCache::new)
 }
 
-/// [`KeyCache::lookup`](crate::KeyCache::lookup) on the process-wide cache. Wait-free, also while another
-/// thread makes the cache: there is nothing to find in it then.
+/// [`KeyCache::lookup`](crate::KeyCache::lookup) on the process-wide cache. Wait-free, also while
+/// another thread makes the cache: there is nothing to find in it then.
 #[must_use]
 pub fn lookup(hash: &KeyHash) -> Option<Uuid> {
     CACHE.get()?.lookup(hash)
 }
 
-/// [`KeyCache::lease`](crate::KeyCache::lease) on the process-wide cache. The first call makes the cache;
-/// calls at the same time wait for it.
+/// [`KeyCache::lease`](crate::KeyCache::lease) on the process-wide cache. The first call makes the
+/// cache; calls at the same time wait for it.
 pub fn lease(hash: &KeyHash) -> Lease<'static, Uuid> {
     cache().lease(hash)
 }

@@ -13,9 +13,10 @@ use subtle::{Choice, ConstantTimeEq};
 
 /// SHA-256 digest of an API key: the cache's key, and what a trust's row stores instead of the key.
 ///
-/// Equality is constant-time ([`ConstantTimeEq`] over four 64-bit words): its duration does not tell where
-/// two digests first differ. `Debug` shows the first four bytes only, so that a log never carries a whole
-/// digest; [`Display`](fmt::Display) writes all 64 digits, and is meant for the database.
+/// Equality is constant-time ([`ConstantTimeEq`] over four 64-bit words): its duration does not
+/// tell where two digests first differ. `Debug` shows the first four bytes only, so that a log
+/// never carries a whole digest; [`Display`](fmt::Display) writes all 64 digits, and is meant for
+/// the database.
 ///
 /// # Examples
 ///
@@ -35,8 +36,8 @@ pub struct KeyHash {
 }
 
 impl KeyHash {
-    /// Hashes an API key. The bytes are taken as they are: nothing is trimmed, no case is folded, and the
-    /// empty key has a hash like any other.
+    /// Hashes an API key. The bytes are taken as they are: nothing is trimmed, no case is folded,
+    /// and the empty key has a hash like any other.
     ///
     /// Costs one SHA-256 over `api_key`; never fails.
     ///
@@ -120,7 +121,8 @@ impl ConstantTimeEq for KeyHash {
     /// Four word compares, whose results are joined before any is looked at.
     #[inline]
     fn ct_eq(&self, other: &Self) -> Choice {
-        // One `Choice` for the four words: subtle puts an optimisation barrier behind each, and one is enough.
+        // One `Choice` for the four words: subtle puts an optimisation barrier behind each, and one
+        // is enough.
         Choice::from(1 - self.differs_from(other))
     }
 }
@@ -142,8 +144,8 @@ impl Hash for KeyHash {
 }
 
 impl fmt::Debug for KeyHash {
-    /// The first four bytes and an ellipsis: enough to tell digests apart in a log, too little to look one
-    /// up.
+    /// The first four bytes and an ellipsis: enough to tell digests apart in a log, too little to
+    /// look one up.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, ..] = self.to_bytes();
         write!(f, "KeyHash({a:02x}{b:02x}{c:02x}{d:02x}…)")
@@ -169,8 +171,8 @@ impl FromStr for KeyHash {
     ///
     /// # Errors
     ///
-    /// [`ParseKeyHashError::Length`] when there are not 64 bytes, [`ParseKeyHashError::Digit`] at the first
-    /// byte that is no hexadecimal digit.
+    /// [`ParseKeyHashError::Length`] when there are not 64 bytes, [`ParseKeyHashError::Digit`] at
+    /// the first byte that is no hexadecimal digit.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let text = text.as_bytes();
         if text.len() != 64 {
@@ -194,7 +196,8 @@ const fn hex_digit(value: u8) -> u8 {
     if value < 10 { b'0' + value } else { b'a' + value - 10 }
 }
 
-/// Why a text is no [`KeyHash`]. It tells the place, never the text: what failed to parse may be a key.
+/// Why a text is no [`KeyHash`]. It tells the place, never the text: what failed to parse may be a
+/// key.
 ///
 /// ```
 /// use trust_key_cache::{KeyHash, ParseKeyHashError};

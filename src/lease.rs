@@ -8,11 +8,11 @@ use super::cache::KeyCache;
 use super::snapshot_map::Stamp;
 use crate::{Clock, CoarseClock, KeyHash};
 
-/// The right to [`remember`](Self::remember) one value for one key, taken by [`KeyCache::lease`] before the
-/// source of truth is read.
+/// The right to [`remember`](Self::remember) one value for one key, taken by [`KeyCache::lease`]
+/// before the source of truth is read.
 ///
-/// It holds no lock and no reclamation guard, so it may be held for any time, sent to another thread, and
-/// live across `.await`. Dropping it unused changes nothing.
+/// It holds no lock and no reclamation guard, so it may be held for any time, sent to another
+/// thread, and live across `.await`. Dropping it unused changes nothing.
 ///
 /// # Examples
 ///
@@ -43,13 +43,15 @@ pub struct Lease<'a, V, C = CoarseClock> {
 }
 
 impl<V: Clone + Send + Sync + 'static, C: Clock> Lease<'_, V, C> {
-    /// Stores `value` for the lease's key, in place of an earlier value, and returns `true`; or stores
-    /// nothing and returns `false`, if an invalidation has superseded the lease (G1, G2, G4).
+    /// Stores `value` for the lease's key, in place of an earlier value, and returns `true`; or
+    /// stores nothing and returns `false`, if an invalidation has superseded the lease (G1, G2,
+    /// G4).
     ///
-    /// The value is returned by lookups until the time-to-live has passed since the *lease* was taken; a
-    /// lease that is older than that still replaces an earlier value, but by nothing. A `true` says that
-    /// no invalidation had superseded the lease when it was checked; one that comes at the same time may
-    /// have dropped the value already. In a full bucket the value that would expire first makes room.
+    /// The value is returned by lookups until the time-to-live has passed since the *lease* was
+    /// taken; a lease that is older than that still replaces an earlier value, but by nothing.
+    /// A `true` says that no invalidation had superseded the lease when it was checked; one
+    /// that comes at the same time may have dropped the value already. In a full bucket the
+    /// value that would expire first makes room.
     ///
     /// Lock-free; O(1): one bucket of at most 16 entries is copied. Allocates one bucket.
     ///
@@ -68,6 +70,9 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> Lease<'_, V, C> {
 
 impl<V, C> fmt::Debug for Lease<'_, V, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease").field("hash", &self.hash).field("stamp", &self.stamp).finish_non_exhaustive()
+        f.debug_struct("Lease")
+            .field("hash", &self.hash)
+            .field("stamp", &self.stamp)
+            .finish_non_exhaustive()
     }
 }

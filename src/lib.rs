@@ -1,9 +1,9 @@
 //! A lock-free in-process cache from API-key hash to trust id, in which a revocation is final.
 //!
-//! A service that stores only the SHA-256 of its API keys, and wants to give nothing away by timing, compares
-//! a presented key with *every* row, in constant time ([`sweep`]). A [`KeyCache`] turns that walk into one
-//! fetch by primary key and one constant-time compare **against the live row**. It never decides who gets in:
-//! a stale entry costs a round trip, never access.
+//! A service that stores only the SHA-256 of its API keys, and wants to give nothing away by
+//! timing, compares a presented key with *every* row, in constant time ([`sweep`]). A [`KeyCache`]
+//! turns that walk into one fetch by primary key and one constant-time compare **against the live
+//! row**. It never decides who gets in: a stale entry costs a round trip, never access.
 //!
 //! ```
 //! use trust_key_cache::{KeyHash, TrustKeyCache};
@@ -28,11 +28,11 @@
 //!
 //! * A lookup waits for nobody: no lock, no allocation, no retry. Writers are lock-free, and
 //!   [`KeyCache::invalidate`] is one atomic add.
-//! * After an invalidation, nothing that was read from the source of truth before it is ever returned,
-//!   however late it is remembered. That is what a [`Lease`] is for, and why nothing can be remembered
-//!   without one.
-//! * No value outlives its time-to-live, which runs from the lease. A coarse clock's lag counts against the
-//!   value.
+//! * After an invalidation, nothing that was read from the source of truth before it is ever
+//!   returned, however late it is remembered. That is what a [`Lease`] is for, and why nothing can
+//!   be remembered without one.
+//! * No value outlives its time-to-live, which runs from the lease. A coarse clock's lag counts
+//!   against the value.
 //! * Memory is bounded, and small: about 70 bytes a key at capacity.
 #![cfg_attr(
     doc,
@@ -42,9 +42,10 @@
 //!
 //! # Trade-offs
 //!
-//! Values are cloned whenever their bucket is copied, so they should be small: ids, or `Arc`s. Keys are
-//! digests: placement relies on their being uniform. The capacity is fixed when the cache is built, and what
-//! expires first makes room, not what was used least. An invalidation reaches the caches of its own process.
+//! Values are cloned whenever their bucket is copied, so they should be small: ids, or `Arc`s. Keys
+//! are digests: placement relies on their being uniform. The capacity is fixed when the cache is
+//! built, and what expires first makes room, not what was used least. An invalidation reaches the
+//! caches of its own process.
 //!
 //! # How it works
 //!
@@ -56,19 +57,24 @@
 //!                                          Entry { digest: [u64; 4], expires_at, value }
 //! ```
 //!
-//! A reader pins an epoch, loads the pointer and reads plain memory: tags first, all at once, then the one
-//! entry whose tag matches. A writer copies a bucket, publishes the copy by compare-exchange, and retires the
-//! old one until no reader can hold it. Readers tell by two plain stores that they read, and once an epoch that they have come by; the barrier that it takes where some
-//! rest is the writers' to make (`membarrier(2)`; [`reclamation`] tells where `crossbeam-epoch` stands in). A bucket of another generation than the cache's is
-//! empty, whatever it holds, so invalidating everything is `generation += 1`. A lease captures the
-//! generation, and the bucket's lease epoch, which invalidating one key raises.
+//! A reader pins an epoch, loads the pointer and reads plain memory: tags first, all at once, then
+//! the one entry whose tag matches. A writer copies a bucket, publishes the copy by
+//! compare-exchange, and retires the old one until no reader can hold it. Readers tell by two plain
+//! stores that they read, and once an epoch that they have come by; the barrier that it takes where
+//! some rest is the writers' to make (`membarrier(2)`; [`reclamation`] tells where
+//! `crossbeam-epoch` stands in). A bucket of another generation than the cache's is empty, whatever
+//! it holds, so invalidating everything is `generation += 1`. A lease captures the generation, and
+//! the bucket's lease epoch, which invalidating one key raises.
 //!
 //! # Features
 //!
-//! * `loom` adds this crate's own models' counterpart of the cache. It is of no use to others, and changes
-//!   nothing for them.
+//! * `loom` adds this crate's own models' counterpart of the cache. It is of no use to others, and
+//!   changes nothing for them.
 
-#![cfg_attr(feature = "loom", allow(clippy::duplicate_mod, reason = "`model` is made of the same files"))]
+#![cfg_attr(
+    feature = "loom",
+    allow(clippy::duplicate_mod, reason = "`model` is made of the same files")
+)]
 
 mod barrier;
 mod build_error;

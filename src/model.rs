@@ -1,8 +1,9 @@
-//! The cache once more, over loom's primitives: for the models in `loom-tests/`, and for nothing else.
+//! The cache once more, over loom's primitives: for the models in `loom-tests/`, and for nothing
+//! else.
 //!
-//! These are the very sources that ship. Only `sync.rs` and `reclaim/` have twins here, so that what loom
-//! explores is what runs. Nothing outside this module changes with the feature `loom`, so turning it on
-//! breaks no other user of the crate. Types from here work inside `loom::model` only.
+//! These are the very sources that ship. Only `sync.rs` and `reclaim/` have twins here, so that
+//! what loom explores is what runs. Nothing outside this module changes with the feature `loom`, so
+//! turning it on breaks no other user of the crate. Types from here work inside `loom::model` only.
 
 #[path = "builder.rs"]
 mod builder;
@@ -12,7 +13,10 @@ mod cache;
 mod lease;
 #[path = "snapshot_map/mod.rs"]
 mod snapshot_map;
-#[cfg_attr(crossbeam_loom, allow(dead_code, unused_imports, reason = "crossbeam-epoch brings its own"))]
+#[cfg_attr(
+    crossbeam_loom,
+    allow(dead_code, unused_imports, reason = "crossbeam-epoch brings its own")
+)]
 mod sync;
 
 #[cfg(not(crossbeam_loom))]

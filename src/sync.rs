@@ -1,10 +1,12 @@
-//! What the concurrent code is built from, in the build that ships. `model/sync.rs` is its twin over loom's
-//! primitives: `cache.rs`, `lease.rs`, `builder.rs` and `snapshot_map/` name nothing concurrent but what
-//! stands here and in `reclaim.rs`.
+//! What the concurrent code is built from, in the build that ships. `model/sync.rs` is its twin
+//! over loom's primitives: `cache.rs`, `lease.rs`, `builder.rs` and `snapshot_map/` name nothing
+//! concurrent but what stands here and in `reclaim.rs`.
 
 pub(super) use std::alloc::{alloc, dealloc};
 pub(super) use std::cell::Cell;
-pub(super) use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicU64 as StoredU64, Ordering};
+pub(super) use std::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU64, AtomicU64 as StoredU64, Ordering,
+};
 pub(super) use std::thread_local;
 
 pub(super) use super::barrier;
@@ -31,8 +33,9 @@ macro_rules! lazy_static {
 }
 pub(super) use lazy_static;
 
-/// How many buckets a map retires before it starts a grace period for them. Each second end of one may cost a system call that
-/// interrupts the threads that run: a reader beside a writer that never rests must meet that in less than one of 10,000 lookups.
+/// How many buckets a map retires before it starts a grace period for them. Each second end of one
+/// may cost a system call that interrupts the threads that run: a reader beside a writer that never
+/// rests must meet that in less than one of 10,000 lookups.
 #[inline]
 pub(super) fn batch() -> u64 {
     128
@@ -62,8 +65,9 @@ impl AccessCheck {
 
 /// 128 bits that nobody outside the process can foretell.
 ///
-/// They come from the standard library's hasher keys, which are random for each process and differ with each
-/// call. That is enough for placement, whose outputs nobody sees, and costs no dependency.
+/// They come from the standard library's hasher keys, which are random for each process and differ
+/// with each call. That is enough for placement, whose outputs nobody sees, and costs no
+/// dependency.
 pub(super) fn random_seed() -> [u64; 2] {
     let keys = RandomState::new();
     [keys.hash_one(0), keys.hash_one(1)]

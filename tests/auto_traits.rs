@@ -1,5 +1,5 @@
-//! A cache is shared between threads exactly when its values and its clock allow it, and a lease goes
-//! wherever its cache may.
+//! A cache is shared between threads exactly when its values and its clock allow it, and a lease
+//! goes wherever its cache may.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -7,7 +7,8 @@ use std::sync::MutexGuard;
 
 use static_assertions::{assert_impl_all, assert_not_impl_any};
 use trust_key_cache::{
-    BuildError, Builder, Clock, CoarseClock, KeyCache, KeyHash, Lease, ManualClock, ParseKeyHashError,
+    BuildError, Builder, Clock, CoarseClock, KeyCache, KeyHash, Lease, ManualClock,
+    ParseKeyHashError,
 };
 use uuid::Uuid;
 
@@ -16,8 +17,8 @@ type NotSync = Cell<u8>;
 
 assert_impl_all!(KeyCache<Uuid>: Send, Sync);
 assert_impl_all!(KeyCache<Uuid, ManualClock>: Send, Sync);
-// Values are dropped by other threads than the one that stored them, and read by several at once: each needs
-// both.
+// Values are dropped by other threads than the one that stored them, and read by several at once:
+// each needs both.
 assert_not_impl_any!(KeyCache<NotSend>: Send, Sync);
 assert_not_impl_any!(KeyCache<NotSync>: Send, Sync);
 // The clock stays in the cache, so it is asked for no more than is done with it.

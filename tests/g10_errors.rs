@@ -1,12 +1,14 @@
-//! G10: bad input of any kind gives a typed error that says what was wrong, and nothing shows a key or a
-//! whole digest.
+//! G10: bad input of any kind gives a typed error that says what was wrong, and nothing shows a key
+//! or a whole digest.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use trust_key_cache::{BuildError, Clock, KeyCache, KeyHash, ManualClock, ParseKeyHashError, TrustKeyCache};
+use trust_key_cache::{
+    BuildError, Clock, KeyCache, KeyHash, ManualClock, ParseKeyHashError, TrustKeyCache,
+};
 
 fn build(ttl: Duration, capacity: usize) -> Result<TrustKeyCache, BuildError> {
     TrustKeyCache::builder().ttl(ttl).capacity(capacity).build()
@@ -35,7 +37,10 @@ fn g10_a_time_to_live_that_the_clock_cannot_count_is_refused() {
     }
     let build = |ttl| KeyCache::<u32>::builder().ttl(ttl).clock(Coarse).build().map(drop);
     let resolution = Duration::from_millis(4);
-    assert_eq!(build(resolution), Err(BuildError::TtlBelowResolution { ttl: resolution, resolution }));
+    assert_eq!(
+        build(resolution),
+        Err(BuildError::TtlBelowResolution { ttl: resolution, resolution })
+    );
     assert_eq!(build(resolution + Duration::from_nanos(1)), Ok(()));
 }
 
@@ -87,7 +92,8 @@ fn g10_malformed_hashes_tell_where_and_never_what() {
 #[test]
 fn hashes_that_differ_are_hashed_differently() {
     let state = RandomState::new();
-    let hashed: HashSet<u64> = (0..100_u8).map(|number| state.hash_one(KeyHash::of([number]))).collect();
+    let hashed: HashSet<u64> =
+        (0..100_u8).map(|number| state.hash_one(KeyHash::of([number]))).collect();
     assert_eq!(hashed.len(), 100);
 }
 
@@ -104,7 +110,10 @@ fn g10_debug_output_carries_no_whole_digest() {
     }
     assert_eq!(format!("{hash:?}"), format!("KeyHash({}…)", &digest[..8]));
     assert_eq!(format!("{cache:?}"), "KeyCache { ttl: 60s, capacity: 16384, .. }");
-    assert_eq!(format!("{:?}", KeyCache::<u32>::builder()), "Builder { ttl: 60s, capacity: 16384, .. }");
+    assert_eq!(
+        format!("{:?}", KeyCache::<u32>::builder()),
+        "Builder { ttl: 60s, capacity: 16384, .. }"
+    );
 }
 
 proptest! {

@@ -36,7 +36,9 @@ fn g2_invalidate_key_supersedes_its_leases_in_flight_and_no_other_key_is_lost() 
     assert_eq!(cache.lookup(&hash(7)), None);
     assert_eq!(cache.len(), before - 1);
     assert!(
-        (0..1_000).filter(|&number| number != 7).all(|number| cache.lookup(&hash(number)) == Some(number))
+        (0..1_000)
+            .filter(|&number| number != 7)
+            .all(|number| cache.lookup(&hash(number)) == Some(number))
     );
 }
 
@@ -77,8 +79,8 @@ fn g4_a_lease_lives_across_threads_and_await_points() {
 }
 
 /// The protocol of an authenticator under fire: rows that are revoked again and again while threads
-/// authenticate. A value is the revision of the row that it was read from. Once a revocation has returned, no
-/// lookup that starts later may find an earlier revision.
+/// authenticate. A value is the revision of the row that it was read from. Once a revocation has
+/// returned, no lookup that starts later may find an earlier revision.
 fn revocation_under_fire(revoke: impl Fn(&KeyCache<u64>, &KeyHash) + Sync) {
     const KEYS: usize = 3;
     const REVOCATIONS: u64 = 5_000;

@@ -1,4 +1,5 @@
-//! G3: no value outlives its time-to-live, which runs from the lease, and a clock's lag counts against it.
+//! G3: no value outlives its time-to-live, which runs from the lease, and a clock's lag counts
+//! against it.
 
 use std::time::{Duration, Instant};
 
@@ -72,7 +73,8 @@ fn g3_a_clock_that_lags_by_all_its_resolution_makes_no_value_outlive_its_time_to
     let clock = Lagging { truth: truth.clone(), lag: lag.clone(), resolution };
     let cache = KeyCache::<u32, _>::builder().ttl(TTL).clock(clock).build().unwrap();
     let hash = KeyHash::of("key");
-    // The lease reads the exact time, the lookup one that lags: the worst for whoever trusts the clock.
+    // The lease reads the exact time, the lookup one that lags: the worst for whoever trusts the
+    // clock.
     assert!(cache.lease(&hash).remember(1));
     lag.advance(resolution);
     truth.advance(TTL - NANO);

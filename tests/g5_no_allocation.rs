@@ -24,7 +24,8 @@ fn g5_a_lookup_allocates_nothing_but_the_threads_first() {
             let mut hits = 0;
             for _ in 0..10 {
                 hits += hashes.iter().filter(|hash| cache.lookup(hash).is_some()).count();
-                hits += hashes.iter().filter_map(|hash| cache.lookup_with(hash, Uuid::is_nil)).count();
+                hits +=
+                    hashes.iter().filter_map(|hash| cache.lookup_with(hash, Uuid::is_nil)).count();
             }
             let change = region.change();
             assert_eq!(hits, 10_000);

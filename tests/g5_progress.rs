@@ -1,4 +1,5 @@
-//! G5: nobody waits. A thread is stopped where it would hold a lock, if there were one, and the others go on.
+//! G5: nobody waits. A thread is stopped where it would hold a lock, if there were one, and the
+//! others go on.
 
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -58,7 +59,8 @@ fn g5_writers_go_on_while_a_reader_is_stopped_in_its_closure() {
             cache.lookup_with(&hash(1), |value| {
                 barrier.wait();
                 barrier.wait();
-                // Replaced and dropped thousands of times since; this reader's snapshot is still whole.
+                // Replaced and dropped thousands of times since; this reader's snapshot is still
+                // whole.
                 value.clone()
             })
         });
@@ -89,7 +91,10 @@ fn a_panic_in_a_closure_leaves_the_cache_as_it_was() {
     let cache = KeyCache::<u32>::new();
     assert!(cache.lease(&hash(1)).remember(1));
     let panicked = thread::scope(|scope| {
-        scope.spawn(|| cache.lookup_with(&hash(1), |_| panic!("the closure's own affair"))).join().is_err()
+        scope
+            .spawn(|| cache.lookup_with(&hash(1), |_| panic!("the closure's own affair")))
+            .join()
+            .is_err()
     });
     assert!(panicked);
     assert_eq!(cache.lookup(&hash(1)), Some(1));

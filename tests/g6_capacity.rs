@@ -24,13 +24,17 @@ fn g6_up_to_sixteen_keys_are_all_kept_and_no_more() {
     }
 }
 
-/// Which keys meet in a bucket is random, so the smaller caches are judged together: 40 of each size, and
-/// 99.9 % of all keys.
+/// Which keys meet in a bucket is random, so the smaller caches are judged together: 40 of each
+/// size, and 99.9 % of all keys.
 #[test]
 fn g6_at_least_999_of_1000_live_keys_are_kept() {
     for (capacity, caches) in [(17, 40), (100, 40), (999, 40), (1_000, 1), (65_536, 1)] {
         let kept: usize = (0..caches).map(|_| filled(capacity, capacity as u64).len()).sum();
-        assert!(kept * 1_000 >= capacity * caches * 999, "{kept} of {} at {capacity}", capacity * caches);
+        assert!(
+            kept * 1_000 >= capacity * caches * 999,
+            "{kept} of {} at {capacity}",
+            capacity * caches
+        );
     }
 }
 
@@ -55,9 +59,15 @@ fn g6_the_soonest_to_expire_makes_room() {
     clock.advance(Duration::from_secs(1));
     // Its value expires before all others; but they were there, and the first of them goes.
     assert!(early.remember(0));
-    assert_eq!([0, 1, 2, 3].map(|number| cache.lookup(&hash(number))), [Some(0), None, Some(2), Some(3)]);
+    assert_eq!(
+        [0, 1, 2, 3].map(|number| cache.lookup(&hash(number))),
+        [Some(0), None, Some(2), Some(3)]
+    );
     assert!(cache.lease(&hash(4)).remember(4));
-    assert_eq!([0, 2, 3, 4].map(|number| cache.lookup(&hash(number))), [None, Some(2), Some(3), Some(4)]);
+    assert_eq!(
+        [0, 2, 3, 4].map(|number| cache.lookup(&hash(number))),
+        [None, Some(2), Some(3), Some(4)]
+    );
     // A key that is there needs no room.
     assert!(cache.lease(&hash(4)).remember(44));
     assert_eq!([2, 3, 4].map(|number| cache.lookup(&hash(number))), [Some(2), Some(3), Some(44)]);

@@ -1,4 +1,5 @@
-//! G6 of threads that have ended: each leaves its registration to the next. Alone in its binary, since the counters are the process's.
+//! G6 of threads that have ended: each leaves its registration to the next. Alone in its binary,
+//! since the counters are the process's.
 
 use std::alloc::System;
 use std::sync::Arc;
@@ -26,6 +27,10 @@ fn g6_threads_that_have_ended_leave_nothing_behind() {
     come_and_go(1_000);
     let change = region.change();
     let left = change.bytes_allocated as isize - change.bytes_deallocated as isize;
-    // Where crossbeam-epoch stands in, what they leave is collected like other garbage, when somebody writes.
-    assert!(left < 16 * 1_024 || reclamation() != Reclamation::Membarrier, "{left} bytes of 1,000 threads");
+    // Where crossbeam-epoch stands in, what they leave is collected like other garbage, when
+    // somebody writes.
+    assert!(
+        left < 16 * 1_024 || reclamation() != Reclamation::Membarrier,
+        "{left} bytes of 1,000 threads"
+    );
 }

@@ -1,5 +1,5 @@
-//! G6, G7 of a thread that is ending: a destructor of a thread-local looks keys up after the thread's registration is gone. Alone
-//! in its binary, since the counters are the process's.
+//! G6, G7 of a thread that is ending: a destructor of a thread-local looks keys up after the
+//! thread's registration is gone. Alone in its binary, since the counters are the process's.
 
 mod counted;
 
@@ -39,11 +39,13 @@ impl Drop for Last {
 #[test]
 fn g6_g7_lookups_of_an_ending_thread_leave_nothing_behind_and_hold_nothing_back() {
     let alive = Arc::new(AtomicIsize::new(0));
-    let cache: &'static _ = Box::leak(Box::new(KeyCache::<Counted>::builder().capacity(1).build().unwrap()));
+    let cache: &'static _ =
+        Box::leak(Box::new(KeyCache::<Counted>::builder().capacity(1).build().unwrap()));
     let key = KeyHash::of("key");
     assert!(cache.lease(&key).remember(Counted::new(0, &alive)));
     let (sender, receiver) = channel();
-    // Destructors of thread-locals run in an order that depends on which was used first: one of these runs after the cache's own.
+    // Destructors of thread-locals run in an order that depends on which was used first: one of
+    // these runs after the cache's own.
     for lookup_first in [false, true] {
         let last = Last { cache, allocations: sender.clone() };
         thread::spawn(move || {
@@ -55,9 +57,13 @@ fn g6_g7_lookups_of_an_ending_thread_leave_nothing_behind_and_hold_nothing_back(
         })
         .join()
         .unwrap();
-        // Where crossbeam-epoch stands in, each makes a participant, which is collected like other garbage.
+        // Where crossbeam-epoch stands in, each makes a participant, which is collected like other
+        // garbage.
         let allocations = receiver.recv().unwrap();
-        assert!(allocations == 0 || reclamation() != Reclamation::Membarrier, "{allocations} allocations");
+        assert!(
+            allocations == 0 || reclamation() != Reclamation::Membarrier,
+            "{allocations} allocations"
+        );
         // Before another thread has the record, which would put it in order.
         for _ in 0..1_000 {
             assert!(cache.lease(&key).remember(Counted::new(0, &alive)));

@@ -46,7 +46,8 @@ fn g6_memory_is_flat_over_millions_of_remembers_and_small_at_capacity() {
         live(&region)
     };
     let first = round(0);
-    // Every bucket full, and the batches that wait: with crossbeam-epoch a grace period takes some batches to end.
+    // Every bucket full, and the batches that wait: with crossbeam-epoch a grace period takes some
+    // batches to end.
     let batches = if reclamation() == Reclamation::Membarrier { 2 } else { 16 };
     let bound = (250 + batches * 125) * 1_024;
     assert!(first < bound, "{first} bytes");

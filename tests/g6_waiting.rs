@@ -1,5 +1,6 @@
-//! G6 of what was replaced: how much of it may wait to be freed, and for whom. In a binary of their own, and one at a time: grace periods are the
-//! process's, so the readers of one test would hold back what another counts.
+//! G6 of what was replaced: how much of it may wait to be freed, and for whom. In a binary of their
+//! own, and one at a time: grace periods are the process's, so the readers of one test would hold
+//! back what another counts.
 
 mod counted;
 
@@ -43,8 +44,8 @@ fn churn(cache: &KeyCache<Counted>, key: &KeyHash, rounds: u64, alive: &Arc<Atom
     alive.load(Ordering::Relaxed)
 }
 
-/// What a cache of one bucket may hold beside what is live. It frees in batches of eight, of which one waits; crossbeam-epoch's grace periods take
-/// some batches to end.
+/// What a cache of one bucket may hold beside what is live. It frees in batches of eight, of which
+/// one waits; crossbeam-epoch's grace periods take some batches to end.
 fn waiting_at_most() -> isize {
     if reclamation() == Reclamation::Membarrier { 16 } else { 64 }
 }
@@ -136,8 +137,8 @@ fn g6_what_destructors_write_to_other_caches_is_bounded_in_each_of_eight() {
     assert!(alive.iter().all(|&alive| alive <= 1 + waiting_at_most()), "{alive:?}");
 }
 
-/// The first write that is not so deep takes all of it for one batch, whenever the last one was taken: so the batch that
-/// comes next, seven more writes on at most, frees it.
+/// The first write that is not so deep takes all of it for one batch, whenever the last one was
+/// taken: so the batch that comes next, seven more writes on at most, frees it.
 #[test]
 fn g6_what_destructors_write_deeper_than_that_goes_with_the_next_write_that_is_not_so_deep() {
     let _alone = alone();
@@ -158,7 +159,8 @@ fn g6_what_destructors_write_deeper_than_that_goes_with_the_next_write_that_is_n
     assert!(fewest < 8 || reclamation() != Reclamation::Membarrier, "{fewest} writes");
 }
 
-/// It rests afterwards, so that only the barrier tells that it is done; what the barrier shows to be over is freed at once, however much it is.
+/// It rests afterwards, so that only the barrier tells that it is done; what the barrier shows to
+/// be over is freed at once, however much it is.
 #[test]
 fn g6_what_a_reader_held_back_goes_at_the_first_look_after_it() {
     let _alone = alone();

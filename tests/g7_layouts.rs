@@ -1,4 +1,5 @@
-//! G7: what is freed is freed as it was allocated. Alone in its binary, since the allocator is the process's.
+//! G7: what is freed is freed as it was allocated. Alone in its binary, since the allocator is the
+//! process's.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,8 +19,8 @@ fn with_note(layout: Layout) -> (Layout, usize) {
     (whole.pad_to_align(), offset)
 }
 
-// SAFETY: a block lies within one of `System`'s, aligned as asked, and goes back with the layout that one was
-// allocated with.
+// SAFETY: a block lies within one of `System`'s, aligned as asked, and goes back with the layout
+// that one was allocated with.
 unsafe impl GlobalAlloc for Checking {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let (whole, offset) = with_note(layout);
@@ -28,7 +29,8 @@ unsafe impl GlobalAlloc for Checking {
         if note.is_null() {
             return note;
         }
-        // SAFETY: the note and then the block lie in the allocation; the note ends before the block.
+        // SAFETY: the note and then the block lie in the allocation; the note ends before the
+        // block.
         unsafe {
             let block = note.byte_add(offset);
             block.cast::<Layout>().sub(1).write_unaligned(layout);
@@ -69,7 +71,8 @@ impl Clone for Fragile {
 fn g7_every_bucket_is_freed_with_the_layout_that_it_was_allocated_with() {
     // The instrument sees what it is for.
     let layout = Layout::new::<[u64; 4]>();
-    // SAFETY: allocated just before; the checking allocator frees by the layout that it has written down.
+    // SAFETY: allocated just before; the checking allocator frees by the layout that it has written
+    // down.
     unsafe { std::alloc::dealloc(std::alloc::alloc(layout), Layout::new::<[u64; 3]>()) };
     assert_eq!(WRONG.swap(0, Ordering::Relaxed), 1);
 
@@ -77,7 +80,8 @@ fn g7_every_bucket_is_freed_with_the_layout_that_it_was_allocated_with() {
     let cache = KeyCache::<Fragile>::builder().capacity(4).build().unwrap();
     assert!(cache.lease(&hash(1)).remember(Fragile(false)));
     assert!(cache.lease(&hash(2)).remember(Fragile(true)));
-    let panicked = catch_unwind(AssertUnwindSafe(|| cache.lease(&hash(3)).remember(Fragile(false))));
+    let panicked =
+        catch_unwind(AssertUnwindSafe(|| cache.lease(&hash(3)).remember(Fragile(false))));
     assert!(panicked.is_err());
     drop(cache);
 

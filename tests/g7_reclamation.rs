@@ -1,4 +1,5 @@
-//! G7: every value is dropped exactly once, after its last reader, and a dropped cache leaves nothing behind.
+//! G7: every value is dropped exactly once, after its last reader, and a dropped cache leaves
+//! nothing behind.
 
 mod counted;
 

@@ -1,13 +1,13 @@
-//! G1, G2, G4 on the build that ships: short histories of real threads, each held against the sequential
-//! specification.
+//! G1, G2, G4 on the build that ships: short histories of real threads, each held against the
+//! sequential specification.
 //!
-//! The checker is Wing and Gong's with Lowe's memoisation (`todc-utils`). Each seed fixes what the threads
-//! do; how they interleave is the machine's affair, so a seed that failed is run again many times:
-//! `LINEARIZABILITY_SEED=... cargo test --test linearizability`.
+//! The checker is Wing and Gong's with Lowe's memoisation (`todc-utils`). Each seed fixes what the
+//! threads do; how they interleave is the machine's affair, so a seed that failed is run again many
+//! times: `LINEARIZABILITY_SEED=... cargo test --test linearizability`.
 //!
-//! A failing history is printed whole, then as small as it gets: a key's value depends on the operations on
-//! that key and on the invalidations alone, so the others can go, and so can lookups that are not needed for
-//! the contradiction.
+//! A failing history is printed whole, then as small as it gets: a key's value depends on the
+//! operations on that key and on the invalidations alone, so the others can go, and so can lookups
+//! that are not needed for the contradiction.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -50,8 +50,8 @@ enum Operation {
 }
 use Operation::{Invalidate, InvalidateKey, Lease, Lookup, Remember};
 
-/// What a cache of one bucket does when nothing happens at the same time. Nothing expires, and there is room
-/// for all keys.
+/// What a cache of one bucket does when nothing happens at the same time. Nothing expires, and
+/// there is room for all keys.
 struct Cache;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -115,8 +115,8 @@ fn run(seed: u64) -> Actions {
             let (cache, moment, ready) = (&cache, &moment, &ready);
             scope.spawn(move || {
                 let mut random = Rng::with_seed(seed.wrapping_mul(31).wrapping_add(thread as u64));
-                // All at once, as near as it goes; with fewer cores than threads, somebody has to let the
-                // others on.
+                // All at once, as near as it goes; with fewer cores than threads, somebody has to
+                // let the others on.
                 ready.fetch_add(1, Ordering::SeqCst);
                 for turn in 0.. {
                     if ready.load(Ordering::SeqCst) == THREADS {
@@ -133,7 +133,9 @@ fn run(seed: u64) -> Actions {
     let mut moments: Vec<_> = recorded
         .iter()
         .enumerate()
-        .flat_map(|(thread, operations)| operations.iter().map(move |operation| (thread, operation)))
+        .flat_map(|(thread, operations)| {
+            operations.iter().map(move |operation| (thread, operation))
+        })
         .flat_map(|(thread, &(called, operation, answered))| {
             [(called, thread, Call(operation)), (answered, thread, Response(operation))]
         })
@@ -142,7 +144,12 @@ fn run(seed: u64) -> Actions {
     moments.into_iter().map(|(_, thread, action)| (thread, action)).collect()
 }
 
-fn perform(cache: &KeyCache<u32>, moment: &AtomicUsize, thread: usize, random: &mut Rng) -> Recorded {
+fn perform(
+    cache: &KeyCache<u32>,
+    moment: &AtomicUsize,
+    thread: usize,
+    random: &mut Rng,
+) -> Recorded {
     let hash = |key: u8| KeyHash::of([key]);
     let mut held = Vec::new();
     let mut recorded = Vec::new();
@@ -179,22 +186,30 @@ fn perform(cache: &KeyCache<u32>, moment: &AtomicUsize, thread: usize, random: &
 }
 
 fn is_linearizable(actions: &Actions) -> bool {
-    actions.is_empty() || WGLChecker::<Cache>::is_linearizable(History::from_actions(actions.clone()))
+    actions.is_empty()
+        || WGLChecker::<Cache>::is_linearizable(History::from_actions(actions.clone()))
 }
 
 /// The part of a history that concerns `key`, which must be linearizable if the whole is.
 fn projected(actions: &Actions, key: u8) -> Actions {
     let concerns = |operation: &Operation| match *operation {
-        Lease { key: other, .. } | Remember { key: other, .. } | Lookup { key: other, .. } => other == key,
+        Lease { key: other, .. } | Remember { key: other, .. } | Lookup { key: other, .. } => {
+            other == key
+        }
         Invalidate | InvalidateKey { .. } => true,
     };
-    actions.iter().filter(|(_, Call(operation) | Response(operation))| concerns(operation)).cloned().collect()
+    actions
+        .iter()
+        .filter(|(_, Call(operation) | Response(operation))| concerns(operation))
+        .cloned()
+        .collect()
 }
 
-/// The smallest part that still contradicts the specification: one key's if one will do, and no operation that can be left out.
+/// The smallest part that still contradicts the specification: one key's if one will do, and no
+/// operation that can be left out.
 ///
-/// Only what leaves a linearizable history linearizable is left out, so what remains is the cache's fault: operations without effect, and
-/// one that began after all others had ended.
+/// Only what leaves a linearizable history linearizable is left out, so what remains is the cache's
+/// fault: operations without effect, and one that began after all others had ended.
 fn minimised(actions: &Actions) -> Actions {
     let mut smallest = (0..KEYS)
         .map(|key| projected(actions, key))
@@ -214,10 +229,12 @@ fn minimised(actions: &Actions) -> Actions {
 fn can_be_left_out(actions: &Actions, at: usize) -> bool {
     let (thread, Call(operation)) = actions[at] else { return false };
     let remembers = |wanted: u32| {
-        let is = |operation: &Operation| matches!(operation, Remember { lease, .. } if *lease == wanted);
+        let is =
+            |operation: &Operation| matches!(operation, Remember { lease, .. } if *lease == wanted);
         actions.iter().any(|(_, Call(operation) | Response(operation))| is(operation))
     };
-    let last = actions[at + 1..].iter().all(|(other, _)| *other == thread) && actions.len() == at + 2;
+    let last =
+        actions[at + 1..].iter().all(|(other, _)| *other == thread) && actions.len() == at + 2;
     last || match operation {
         Lookup { .. } | Remember { stored: false, .. } => true,
         Lease { lease, .. } => !remembers(lease),
@@ -227,8 +244,9 @@ fn can_be_left_out(actions: &Actions, at: usize) -> bool {
 
 fn without_operation(actions: &Actions, call: usize) -> Actions {
     let (thread, _) = actions[call];
-    let response =
-        (call + 1..actions.len()).find(|&at| actions[at].0 == thread).expect("each call has its response");
+    let response = (call + 1..actions.len())
+        .find(|&at| actions[at].0 == thread)
+        .expect("each call has its response");
     let keep = |&(at, _): &(usize, &(usize, Action<Operation>))| at != call && at != response;
     actions.iter().enumerate().filter(keep).map(|(_, action)| action.clone()).collect()
 }
@@ -309,13 +327,18 @@ fn the_checker_refuses_a_resurrection_and_names_its_key() {
         })
         .collect();
     assert!(!is_linearizable(&stale));
-    // What is left is the lease, the invalidation and the remember: neither lookup is needed to see it.
+    // What is left is the lease, the invalidation and the remember: neither lookup is needed to see
+    // it.
     assert_eq!(minimised(&stale).len(), 6);
     let refused: Actions = stale
         .into_iter()
-        .filter(|(_, Call(operation) | Response(operation))| !matches!(operation, Lookup { key: 1, .. }))
+        .filter(|(_, Call(operation) | Response(operation))| {
+            !matches!(operation, Lookup { key: 1, .. })
+        })
         .map(|(thread, action)| match action {
-            Call(Remember { key, lease, .. }) => (thread, Call(Remember { key, lease, stored: false })),
+            Call(Remember { key, lease, .. }) => {
+                (thread, Call(Remember { key, lease, stored: false }))
+            }
             Response(Remember { key, lease, .. }) => {
                 (thread, Response(Remember { key, lease, stored: false }))
             }

@@ -1,5 +1,5 @@
-//! Which reclamation is in use, and what only unusual callers do to it. What it must keep otherwise is checked by the other
-//! tests, whichever it is.
+//! Which reclamation is in use, and what only unusual callers do to it. What it must keep otherwise
+//! is checked by the other tests, whichever it is.
 
 mod counted;
 
@@ -14,7 +14,8 @@ use uuid::Uuid;
 fn lookups_do_not_fence_where_membarrier_works() {
     let cache = TrustKeyCache::new();
     assert_eq!(cache.lookup(&KeyHash::of("key")), None);
-    let expected = if membarrier_works() { Reclamation::Membarrier } else { Reclamation::CrossbeamEpoch };
+    let expected =
+        if membarrier_works() { Reclamation::Membarrier } else { Reclamation::CrossbeamEpoch };
     assert_eq!(reclamation(), expected);
 }
 
@@ -31,7 +32,8 @@ fn membarrier_works() -> bool {
     false
 }
 
-/// A destructor of a thread-local may look something up after the thread has given its registration back.
+/// A destructor of a thread-local may look something up after the thread has given its registration
+/// back.
 #[test]
 fn a_lookup_in_the_destructor_of_a_thread_local_works() {
     struct Last(&'static TrustKeyCache, std::sync::mpsc::Sender<Option<Uuid>>);
@@ -52,7 +54,8 @@ fn a_lookup_in_the_destructor_of_a_thread_local_works() {
 
     let cache: &'static TrustKeyCache = Box::leak(Box::new(TrustKeyCache::new()));
     let (sender, receiver) = std::sync::mpsc::channel();
-    // Some destructors run before the cache's own, some after: whichever was first used runs last, or first.
+    // Some destructors run before the cache's own, some after: whichever was first used runs last,
+    // or first.
     for lookup_first in [false, true] {
         let sender = sender.clone();
         std::thread::spawn(move || {
@@ -74,7 +77,8 @@ fn a_lookup_in_the_destructor_of_a_thread_local_works() {
 fn g7_a_reader_in_a_coroutine_keeps_its_value_after_another_has_ended() {
     let alive = Arc::new(AtomicIsize::new(0));
     // Coroutines borrow for as long as they may live.
-    let cache: &'static _ = Box::leak(Box::new(KeyCache::<Counted>::builder().capacity(1).build().unwrap()));
+    let cache: &'static _ =
+        Box::leak(Box::new(KeyCache::<Counted>::builder().capacity(1).build().unwrap()));
     let hash = KeyHash::of("key");
     assert!(cache.lease(&hash).remember(Counted::new(1, &alive)));
     let reader = || {
@@ -97,7 +101,8 @@ fn g7_a_reader_in_a_coroutine_keeps_its_value_after_another_has_ended() {
     assert_eq!(second.resume(), Some(1));
 }
 
-/// A destructor of a thread-local may look something up, and free, while a reader of its thread is suspended.
+/// A destructor of a thread-local may look something up, and free, while a reader of its thread is
+/// suspended.
 #[test]
 fn g7_a_reader_that_outlives_its_threads_registration_keeps_its_value() {
     type Cache = KeyCache<Counted>;
@@ -124,15 +129,16 @@ fn g7_a_reader_that_outlives_its_threads_registration_keeps_its_value() {
     std::thread::spawn(move || {
         // Used before the cache is, its destructor runs after the cache's own.
         LAST.with(|last| assert!(last.get().is_none()));
-        let mut reader =
-            generator::Gn::<()>::new_scoped(move |mut scope: generator::Scope<'_, 'static, (), u64>| {
+        let mut reader = generator::Gn::<()>::new_scoped(
+            move |mut scope: generator::Scope<'_, 'static, (), u64>| {
                 let suspend = |value: &Counted| {
                     scope.yield_(value.parts[0]);
                     value.check();
                     value.parts[0]
                 };
                 cache.lookup_with(&key, suspend).unwrap()
-            });
+            },
+        );
         assert_eq!(reader.resume(), Some(1));
         LAST.with(|last| last.set(Last(cache, reader, ours)).ok());
     })
@@ -151,7 +157,8 @@ fn g7_a_reader_that_outlives_its_threads_registration_keeps_its_value() {
     })
     .join()
     .unwrap();
-    // Readers of the other tests, which run at the same time, may hold something back for as long as they have no processor.
+    // Readers of the other tests, which run at the same time, may hold something back for as long
+    // as they have no processor.
     for round in 0..100_000 {
         assert!(cache.lease(&key).remember(Counted::new(round, &alive)));
         if round >= 1_000 && alive.load(Ordering::Relaxed) <= 64 {
@@ -164,7 +171,8 @@ fn g7_a_reader_that_outlives_its_threads_registration_keeps_its_value() {
     panic!("{} values are held back by readers that are done", alive.load(Ordering::Relaxed));
 }
 
-/// Freeing runs values' destructors, which may write to the cache and so retire more: here enough for some batches at a time.
+/// Freeing runs values' destructors, which may write to the cache and so retire more: here enough
+/// for some batches at a time.
 #[test]
 fn a_destructor_that_writes_to_the_cache_nests_no_further() {
     #[derive(Clone)]

@@ -1,4 +1,5 @@
-//! Where `membarrier(2)` is refused, crossbeam-epoch takes over. Alone in its binary: the refusal is the process's.
+//! Where `membarrier(2)` is refused, crossbeam-epoch takes over. Alone in its binary: the refusal
+//! is the process's.
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
 mod counted;

@@ -1,4 +1,5 @@
-//! `membarrier(2)` refused after it was found to work. Alone in its binary: the refusal is the process's.
+//! `membarrier(2)` refused after it was found to work. Alone in its binary: the refusal is the
+//! process's.
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
 mod counted;
@@ -27,7 +28,8 @@ fn g6_g7_after_membarrier_was_refused_what_waits_for_a_resting_thread_goes_when_
         }
         alive.load(Ordering::Relaxed)
     };
-    // All threads that read go on reading or are gone: that takes no barrier. This one has read before, or it would have the other's record.
+    // All threads that read go on reading or are gone: that takes no barrier. This one has read
+    // before, or it would have the other's record.
     churn();
     let others = cache.clone();
     thread::spawn(move || others.lookup_with(&hash, |_| ())).join().unwrap();

@@ -1,5 +1,5 @@
-//! Somebody else's garbage goes off in crossbeam-epoch's collector, which stands in where `membarrier(2)` is refused. Alone in its
-//! binary: refusal and collector are the process's.
+//! Somebody else's garbage goes off in crossbeam-epoch's collector, which stands in where
+//! `membarrier(2)` is refused. Alone in its binary: refusal and collector are the process's.
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
 mod counted;
@@ -13,8 +13,9 @@ use std::thread;
 use counted::Counted;
 use trust_key_cache::{KeyCache, KeyHash};
 
-/// crossbeam-epoch's default collector runs what others have deferred to it, in whatever thread collects. If that
-/// panics in one of our writers, what the writer had in hand must not be freed on the way out.
+/// crossbeam-epoch's default collector runs what others have deferred to it, in whatever thread
+/// collects. If that panics in one of our writers, what the writer had in hand must not be freed on
+/// the way out.
 #[test]
 fn g7_a_panic_of_somebody_elses_garbage_frees_nothing_under_a_reader() {
     refusal::refuse_membarrier();
@@ -37,7 +38,8 @@ fn g7_a_panic_of_somebody_elses_garbage_frees_nothing_under_a_reader() {
                 others.flush();
             })
             .ok();
-            // It goes off two epochs later, and the reader lets one pass: so one has to pass before, in some rounds.
+            // It goes off two epochs later, and the reader lets one pass: so one has to pass
+            // before, in some rounds.
             for _ in 0..delay % 4 {
                 catch_unwind(|| crossbeam_epoch::pin().flush()).ok();
             }

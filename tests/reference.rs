@@ -85,7 +85,8 @@ fn invalidate_drops_every_entry_and_the_cache_goes_on() {
 #[test]
 fn the_module_shaped_cache_is_one_for_the_process() {
     let (a, b) = (hash("global a"), hash("global b"));
-    // Nobody has needed the cache yet: a lookup finds nothing, and an invalidation has nothing to do.
+    // Nobody has needed the cache yet: a lookup finds nothing, and an invalidation has nothing to
+    // do.
     assert_eq!(global::lookup(&a), None);
     global::invalidate();
     let superseded = global::lease(&a);
@@ -101,8 +102,14 @@ fn the_module_shaped_cache_is_one_for_the_process() {
 
 #[test]
 fn a_key_is_hashed_as_the_bytes_it_is_and_nothing_is_trimmed() {
-    assert_eq!(hash("abc").to_string(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-    assert_eq!(hash("").to_string(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+    assert_eq!(
+        hash("abc").to_string(),
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    );
+    assert_eq!(
+        hash("").to_string(),
+        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    );
     assert_eq!(hash("schlüssel"), KeyHash::of("schlüssel".as_bytes()));
     assert_ne!(hash("abc"), hash("abc "));
     assert_ne!(hash("abc"), hash("ABC"));
@@ -124,7 +131,8 @@ fn g8_the_sweep_visits_every_row_and_the_last_match_wins() {
     assert_eq!(sweep(&hash("0"), std::iter::empty::<KeyHash>()), None);
 }
 
-/// G8: each of many candidates is answered as a sweep of its own would, whether it is one of four or of what is left of them.
+/// G8: each of many candidates is answered as a sweep of its own would, whether it is one of four
+/// or of what is left of them.
 #[test]
 fn g8_a_sweep_for_many_candidates_answers_each_as_its_own_sweep() {
     for count in [0, 1, 2, 3, 4, 6, 257] {

@@ -1,5 +1,6 @@
-//! G1 to G4 and G6 by comparison: random sequences of operations on the cache and on a plain model of what
-//! the reference system promises, with leases held across any number of steps and a clock that may lag.
+//! G1 to G4 and G6 by comparison: random sequences of operations on the cache and on a plain model
+//! of what the reference system promises, with leases held across any number of steps and a clock
+//! that may lag.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -55,8 +56,8 @@ struct ModelEntry {
     value: u64,
     /// On the cache's clock.
     expires_at: u64,
-    /// Cleared where a lease may have been refused for a neighbour's sake: then the entry may be there, or
-    /// the ones before it.
+    /// Cleared where a lease may have been refused for a neighbour's sake: then the entry may be
+    /// there, or the ones before it.
     certain: bool,
 }
 
@@ -90,9 +91,11 @@ enum Operation {
 }
 
 impl<const CAPACITY: usize> Model<CAPACITY> {
-    /// Up to 16 entries share one bucket, and all that is fixed for one bucket is then fixed for the cache.
+    /// Up to 16 entries share one bucket, and all that is fixed for one bucket is then fixed for
+    /// the cache.
     const ONE_BUCKET: bool = CAPACITY <= 16;
-    /// In one bucket, more keys than there is room for; otherwise so few that no bucket can overflow.
+    /// In one bucket, more keys than there is room for; otherwise so few that no bucket can
+    /// overflow.
     const KEYS: u8 = if Self::ONE_BUCKET { CAPACITY as u8 + 3 } else { 16 };
 
     fn now(&self) -> u64 {
@@ -125,10 +128,11 @@ impl<const CAPACITY: usize> Model<CAPACITY> {
             return;
         }
         if verdict == Verdict::Stored {
-            // An expired entry may hide an earlier one of its key from view, as long as it is not certain
-            // that it was stored.
-            self.entries
-                .retain(|entry| entry.key != lease.key && (now < entry.expires_at || !Self::ONE_BUCKET));
+            // An expired entry may hide an earlier one of its key from view, as long as it is not
+            // certain that it was stored.
+            self.entries.retain(|entry| {
+                entry.key != lease.key && (now < entry.expires_at || !Self::ONE_BUCKET)
+            });
             if Self::ONE_BUCKET && self.entries.len() == CAPACITY && now < expires_at {
                 let soonest = (0..CAPACITY).min_by_key(|&at| self.entries[at].expires_at).unwrap();
                 self.entries.remove(soonest);
@@ -145,7 +149,8 @@ impl<const CAPACITY: usize> Model<CAPACITY> {
         }
     }
 
-    /// All answers that a lookup may give; one, unless a lease may have been refused for a neighbour's sake.
+    /// All answers that a lookup may give; one, unless a lease may have been refused for a
+    /// neighbour's sake.
     fn answers(&self, key: u8) -> Vec<Option<u64>> {
         let mut answers = vec![None];
         for entry in self.entries.iter().filter(|entry| entry.key == key) {
@@ -179,8 +184,8 @@ impl<const CAPACITY: usize> ReferenceStateMachine for Model<CAPACITY> {
 
     fn transitions(state: &Self) -> BoxedStrategy<Operation> {
         let key = 0..Self::KEYS;
-        // To just before, at and just after each moment at which an entry or a held lease's value expires, on
-        // the cache's clock and in true time, and to any moment.
+        // To just before, at and just after each moment at which an entry or a held lease's value
+        // expires, on the cache's clock and in true time, and to any moment.
         let mut moments: Vec<u64> = state.entries.iter().map(|entry| entry.expires_at).collect();
         moments.extend(state.leases.iter().map(|lease| lease.taken_at + state.lifetime()));
         let steps: Vec<u64> = moments
@@ -207,7 +212,8 @@ impl<const CAPACITY: usize> ReferenceStateMachine for Model<CAPACITY> {
     }
 
     fn preconditions(state: &Self, operation: &Operation) -> bool {
-        !matches!(operation, Operation::Remember(_) | Operation::Abandon(_)) || !state.leases.is_empty()
+        !matches!(operation, Operation::Remember(_) | Operation::Abandon(_))
+            || !state.leases.is_empty()
     }
 
     fn apply(mut state: Self, operation: &Operation) -> Self {
@@ -272,8 +278,11 @@ impl<const CAPACITY: usize> StateMachineTest for Driven<CAPACITY> {
         let precise = ManualClock::new();
         precise.advance(Duration::from_nanos(model.time));
         let clock = CoarseManualClock { precise: precise.clone(), resolution: model.resolution };
-        let cache =
-            KeyCache::builder().ttl(Duration::from_nanos(TTL)).capacity(CAPACITY).clock(clock).build();
+        let cache = KeyCache::builder()
+            .ttl(Duration::from_nanos(TTL))
+            .capacity(CAPACITY)
+            .clock(clock)
+            .build();
         let cache = Box::leak(Box::new(cache.unwrap()));
         Self { cache, clock: precise, leases: Vec::new(), leased_at: HashMap::new(), next_value: 0 }
     }
@@ -296,22 +305,25 @@ impl<const CAPACITY: usize> StateMachineTest for Driven<CAPACITY> {
                     );
                 }
             }
-            Operation::Lease(key) => driven.leases.push((driven.cache.lease(&hash(key)), driven.time())),
+            Operation::Lease(key) => {
+                driven.leases.push((driven.cache.lease(&hash(key)), driven.time()))
+            }
             Operation::Remember(number) => {
                 let (lease, leased_at) = driven.leases.remove(number % driven.leases.len());
                 let value = driven.next_value;
                 driven.next_value += 1;
                 driven.leased_at.insert(value, leased_at);
                 let stored = lease.remember(value);
-                // The model has already applied the operation; what it thought of it shows in its entries.
+                // The model has already applied the operation; what it thought of it shows in its
+                // entries.
                 let last = model.entries.last().filter(|entry| entry.value == value);
                 match last {
                     Some(entry) if !entry.certain => {}
                     Some(_) => assert!(stored, "refused without a reason"),
                     // Refused; or stored but expired already, which leaves no entry either.
                     None => {
-                        let expired =
-                            last_tick(leased_at, model.resolution) + model.lifetime() <= model.now();
+                        let expired = last_tick(leased_at, model.resolution) + model.lifetime()
+                            <= model.now();
                         assert!(!stored || expired, "stored under a superseded lease");
                     }
                 }

@@ -1,11 +1,14 @@
 //! What a request costs with and without the cache, at 20, 1,000 and 100,000 trusts.
 //!
-//! `hot` is `Authenticator::authenticate` for a key that the cache knows, and `fetch` the read by primary key that it cannot do without:
-//! their difference is the hash, the lookup and the compare. `sweep` is the same request with the cache emptied before it, and `candidates`
-//! the read of all rows that it begins with; `candidates_and_fetch` reads the row that was found once more, as a grant must. On SQLite, in a file; and the hot path on the store in memory.
+//! `hot` is `Authenticator::authenticate` for a key that the cache knows, and `fetch` the read by
+//! primary key that it cannot do without: their difference is the hash, the lookup and the compare.
+//! `sweep` is the same request with the cache emptied before it, and `candidates` the read of all
+//! rows that it begins with; `candidates_and_fetch` reads the row that was found once more, as a
+//! grant must. On SQLite, in a file; and the hot path on the store in memory.
 //!
-//! On one thread besides the driver's: a server's requests are tasks on the threads where the walks are, and `block_on` of a runtime
-//! with threads of its own would measure how long it takes to wake those.
+//! On one thread besides the driver's: a server's requests are tasks on the threads where the walks
+//! are, and `block_on` of a runtime with threads of its own would measure how long it takes to wake
+//! those.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -16,7 +19,9 @@ use sqlx::{ConnectOptions, Connection};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::runtime::{Builder, Runtime};
-use trust_auth::{Authenticator, KeyHash, MemoryStore, SqliteStore, Trust, TrustKeyCache, TrustStore};
+use trust_auth::{
+    Authenticator, KeyHash, MemoryStore, SqliteStore, Trust, TrustKeyCache, TrustStore,
+};
 use uuid::Uuid;
 
 const SIZES: [usize; 3] = [20, 1_000, 100_000];
@@ -44,7 +49,8 @@ async fn sqlite(folder: &std::path::Path, trusts: usize) -> SqliteStore {
     let file = folder.join(format!("{trusts}.db"));
     let options = SqliteStore::options(&file).create_if_missing(true).durable(false);
     let store = options.query_timeout(Duration::from_secs(600)).connect().await.unwrap();
-    let mut connection = sqlx::sqlite::SqliteConnectOptions::new().filename(&file).connect().await.unwrap();
+    let mut connection =
+        sqlx::sqlite::SqliteConnectOptions::new().filename(&file).connect().await.unwrap();
     let mut transaction = connection.begin().await.unwrap();
     for row in rows(trusts) {
         sqlx::query(
@@ -74,7 +80,8 @@ fn hot<S: TrustStore>(
     authenticator: &Authenticator<S>,
 ) {
     let key = key(trusts / 2);
-    // Within the time-to-live all the time: the first request of a minute sweeps, and the median does not notice.
+    // Within the time-to-live all the time: the first request of a minute sweeps, and the median
+    // does not notice.
     c.benchmark_group(group).bench_function(BenchmarkId::new("hot", trusts), |b| {
         b.to_async(runtime).iter(async || authenticator.authenticate(Some(&key)).await.unwrap());
     });

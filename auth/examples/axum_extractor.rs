@@ -1,4 +1,5 @@
-//! An axum application whose handlers know whose key a request carries. It serves itself a few requests, and ends:
+//! An axum application whose handlers know whose key a request carries. It serves itself a few
+//! requests, and ends:
 //!
 //! ```text
 //! cargo run -p trust-auth --example axum_extractor
@@ -23,10 +24,13 @@ async fn greet(Authenticated(trust): Authenticated) -> String {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // A database, and a trust in it. The registry shares the cache, so that a revocation counts at once.
+    // A database, and a trust in it. The registry shares the cache, so that a revocation counts at
+    // once.
     let folder = tempfile::tempdir()?;
-    let store =
-        SqliteStore::options(folder.path().join("trusts.db")).create_if_missing(true).connect().await?;
+    let store = SqliteStore::options(folder.path().join("trusts.db"))
+        .create_if_missing(true)
+        .connect()
+        .await?;
     let (store, cache) = (Arc::new(store), Arc::new(TrustKeyCache::new()));
     let registry = TrustRegistry::new(Arc::clone(&store), Arc::clone(&cache));
     let (trust, key) = registry.register(NewTrust::new("St. Mary")?).await?;

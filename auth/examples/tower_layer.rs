@@ -18,10 +18,13 @@ use trust_auth::{
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // A database, and a trust in it. The registry shares the cache, so that a revocation counts at once.
+    // A database, and a trust in it. The registry shares the cache, so that a revocation counts at
+    // once.
     let folder = tempfile::tempdir()?;
-    let store =
-        SqliteStore::options(folder.path().join("trusts.db")).create_if_missing(true).connect().await?;
+    let store = SqliteStore::options(folder.path().join("trusts.db"))
+        .create_if_missing(true)
+        .connect()
+        .await?;
     let (store, cache) = (Arc::new(store), Arc::new(TrustKeyCache::new()));
     let registry = TrustRegistry::new(Arc::clone(&store), Arc::clone(&cache));
     let (trust, key) = registry.register(NewTrust::new("St. Mary")?).await?;
@@ -31,10 +34,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Ok::<_, Infallible>(Response::new(format!("Hello, {}.", trust.name)))
     });
 
-    // These two lines are all that an application adds; here with a header of its own, and refusals that take 20 ms each.
-    let authenticator = Authenticator::builder(store, cache).reject_floor(Duration::from_millis(20)).build();
-    let service =
-        AuthLayer::new(authenticator).header(KeyHeader::new(AUTHORIZATION).scheme("ApiKey")).layer(greet);
+    // These two lines are all that an application adds; here with a header of its own, and refusals
+    // that take 20 ms each.
+    let authenticator =
+        Authenticator::builder(store, cache).reject_floor(Duration::from_millis(20)).build();
+    let service = AuthLayer::new(authenticator)
+        .header(KeyHeader::new(AUTHORIZATION).scheme("ApiKey"))
+        .layer(greet);
 
     let ask = |value: String| {
         let request = Request::builder().header(AUTHORIZATION, value).body(String::new());
@@ -45,10 +51,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let unknown = ask("ApiKey no trust has this".into()).await?;
     registry.delete(&trust.id.into()).await?;
     let revoked = ask(format!("ApiKey {}", key.expose())).await?;
-    for (what, answer) in [("its key", &good), ("an unknown key", &unknown), ("its key, revoked", &revoked)] {
+    for (what, answer) in
+        [("its key", &good), ("an unknown key", &unknown), ("its key, revoked", &revoked)]
+    {
         println!("With {what}: {} {}", answer.status(), answer.body());
     }
-    if [good.status(), unknown.status(), revoked.status()].map(|status| status.as_u16()) == [200, 401, 401] {
+    if [good.status(), unknown.status(), revoked.status()].map(|status| status.as_u16())
+        == [200, 401, 401]
+    {
         return Ok(());
     }
     Err("the answers are not the ones that were expected".into())

@@ -8,17 +8,18 @@ use data_encoding::BASE64URL_NOPAD;
 use trust_key_cache::KeyHash;
 use zeroize::Zeroizing;
 
-/// How many random bytes make a key: 256 bits, so that nobody guesses one and hashing it once is enough.
+/// How many random bytes make a key: 256 bits, so that nobody guesses one and hashing it once is
+/// enough.
 const ENTROPY_BYTES: usize = 32;
 
 /// How long a key's text is: 32 bytes in base64url without padding.
 const TEXT_BYTES: usize = 43;
 
-/// A new API key: 32 bytes from the operating system's random source, as 43 characters of base64url without
-/// padding.
+/// A new API key: 32 bytes from the operating system's random source, as 43 characters of base64url
+/// without padding.
 ///
-/// The text is wiped from memory when the key is dropped. There is no `Display` and no `Clone`, and `Debug`
-/// is redacted: whoever shows the key says [`expose`](Self::expose).
+/// The text is wiped from memory when the key is dropped. There is no `Display` and no `Clone`, and
+/// `Debug` is redacted: whoever shows the key says [`expose`](Self::expose).
 ///
 /// # Examples
 ///
@@ -41,12 +42,13 @@ impl ApiKey {
     ///
     /// # Errors
     ///
-    /// [`RandomError`] when the operating system gives no random bytes. There is no weaker source to fall
-    /// back to.
+    /// [`RandomError`] when the operating system gives no random bytes. There is no weaker source
+    /// to fall back to.
     pub fn generate() -> Result<Self, RandomError> {
         let mut entropy = Zeroizing::new([0; ENTROPY_BYTES]);
         getrandom::fill(entropy.as_mut_slice()).map_err(RandomError)?;
-        // The whole text fits from the start: a String that grows would leave copies of the key behind.
+        // The whole text fits from the start: a String that grows would leave copies of the key
+        // behind.
         let mut text = Zeroizing::new(String::with_capacity(TEXT_BYTES));
         BASE64URL_NOPAD.encode_append(entropy.as_slice(), &mut text);
         Ok(Self { text })
@@ -64,11 +66,12 @@ impl ApiKey {
         KeyHash::of(self.text.as_bytes())
     }
 
-    /// Whether `text` holds something of the form of a key, or of a digest: 43 or more characters of base64url in
-    /// a row, whatever stands around them.
+    /// Whether `text` holds something of the form of a key, or of a digest: 43 or more characters
+    /// of base64url in a row, whatever stands around them.
     ///
-    /// A key that was pasted where a name or an option belongs must not be stored, nor come back in an error: ask
-    /// before what somebody typed is repeated. Takes time in the length of the text.
+    /// A key that was pasted where a name or an option belongs must not be stored, nor come back in
+    /// an error: ask before what somebody typed is repeated. Takes time in the length of the
+    /// text.
     ///
     /// # Examples
     ///
@@ -111,12 +114,18 @@ mod tests {
         for _ in 0..100 {
             let key = ApiKey::generate().unwrap();
             assert_eq!(key.expose().len(), TEXT_BYTES);
-            assert_eq!(BASE64URL_NOPAD.decode(key.expose().as_bytes()).unwrap().len(), ENTROPY_BYTES);
+            assert_eq!(
+                BASE64URL_NOPAD.decode(key.expose().as_bytes()).unwrap().len(),
+                ENTROPY_BYTES
+            );
             let text = key.expose();
             let digest = key.hash();
-            for shown in
-                [text.to_owned(), format!("X-Api-Key: {text}"), format!("\"{text}\""), format!("{digest}")]
-            {
+            for shown in [
+                text.to_owned(),
+                format!("X-Api-Key: {text}"),
+                format!("\"{text}\""),
+                format!("{digest}"),
+            ] {
                 assert!(ApiKey::may_be_in(&shown));
             }
             assert!(!ApiKey::may_be_in(&text[1..]));
@@ -130,7 +139,8 @@ mod tests {
         let texts: HashSet<&str> = keys.iter().map(ApiKey::expose).collect();
         assert_eq!(texts.len(), keys.len());
         for at in 0..TEXT_BYTES {
-            let characters: HashSet<u8> = keys.iter().map(|key| key.expose().as_bytes()[at]).collect();
+            let characters: HashSet<u8> =
+                keys.iter().map(|key| key.expose().as_bytes()[at]).collect();
             // The last character carries four bits, so that it has 16 values.
             assert!(characters.len() >= 12, "character {at}");
         }

@@ -7,8 +7,8 @@ use crate::StoreError;
 /// Why a request is not authenticated.
 ///
 /// It carries neither the key nor its digest, so that it may be logged with its
-/// [source](std::error::Error::source). What the client gets is [`status`](Self::status) and `{"detail": …}`
-/// with [`detail`](Self::detail), as in the reference system.
+/// [source](std::error::Error::source). What the client gets is [`status`](Self::status) and
+/// `{"detail": …}` with [`detail`](Self::detail), as in the reference system.
 ///
 /// # Examples
 ///
@@ -32,8 +32,8 @@ pub enum AuthError {
     /// The store failed or did not answer in time, so that nothing is known of the key. 503.
     #[error("Authentication is unavailable; try again.")]
     Unavailable(#[source] StoreError),
-    /// The cache does not know the key, and more requests than are allowed wait for a walk over the trusts
-    /// already. Nothing was read. 503.
+    /// The cache does not know the key, and more requests than are allowed wait for a walk over the
+    /// trusts already. Nothing was read. 503.
     #[error("Authentication is overloaded; try again.")]
     Overloaded,
 }

@@ -1,7 +1,7 @@
 //! [`Authenticator`]: from the header of a request to the trust whose key it carries.
 //!
-//! It must never grant anything that the live row does not accept, and never remember anything when the store
-//! failed.
+//! It must never grant anything that the live row does not accept, and never remember anything when
+//! the store failed.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,53 +16,56 @@ use crate::stats::Counters;
 use crate::walks::Walks;
 use crate::{AuthError, AuthenticatorBuilder, Stats, StoreError, Trust, TrustStore};
 
-/// Authenticates API keys against a store of trusts, through a cache of key hashes. A clone shares store,
-/// cache and counters.
+/// Authenticates API keys against a store of trusts, through a cache of key hashes. A clone shares
+/// store, cache and counters.
 ///
 /// # How a key is checked
 ///
 /// The key is hashed: the bytes of its UTF-8, with nothing trimmed. Then:
 ///
 /// 1. If the cache knows the hash, the row of the remembered id is fetched. If that row
-///    [accepts](Trust::accepts) the hash, the request is granted: one read by primary key, and one compare in
-///    constant time. This is the hot path.
-/// 2. Otherwise, and after a *stale hit*, a [lease](trust_key_cache::KeyCache::lease) is taken, and the
-///    request joins the next *walk*: all candidates are read, and each is compared with the keys of all who
-///    joined, in constant time. A match is fetched, verified against the live row once more, remembered under
-///    the lease, and granted. A match whose row has changed since is looked for by one more walk; after that
-///    the request is [`AuthError::Unavailable`].
-/// 3. Whatever the store cannot answer is refused as [`AuthError::Unavailable`]: nothing is granted and
-///    nothing remembered.
+///    [accepts](Trust::accepts) the hash, the request is granted: one read by primary key, and one
+///    compare in constant time. This is the hot path.
+/// 2. Otherwise, and after a *stale hit*, a [lease](trust_key_cache::KeyCache::lease) is taken, and
+///    the request joins the next *walk*: all candidates are read, and each is compared with the
+///    keys of all who joined, in constant time. A match is fetched, verified against the live row
+///    once more, remembered under the lease, and granted. A match whose row has changed since is
+///    looked for by one more walk; after that the request is [`AuthError::Unavailable`].
+/// 3. Whatever the store cannot answer is refused as [`AuthError::Unavailable`]: nothing is granted
+///    and nothing remembered.
 ///
-/// The cache only ever saves the walk; each grant rests on a row that was read during the request (G9). A
-/// revocation by [`TrustRegistry`](crate::TrustRegistry) therefore holds from the moment it returns, and one
-/// by another process from its commit.
+/// The cache only ever saves the walk; each grant rests on a row that was read during the request
+/// (G9). A revocation by [`TrustRegistry`](crate::TrustRegistry) therefore holds from the moment it
+/// returns, and one by another process from its commit.
 ///
 /// # Walks
 ///
-/// One walk runs at a time, however many requests miss, and it answers all who joined before its read began. Whoever
-/// joins later waits for the next one: a walk that is reading already could miss a trust that was registered
-/// before the request. So strangers with unknown keys cost the database one read after the other, and no
-/// more. At most [`waiting_limit`](AuthenticatorBuilder::waiting_limit) requests wait; one more is
+/// One walk runs at a time, however many requests miss, and it answers all who joined before its
+/// read began. Whoever joins later waits for the next one: a walk that is reading already could
+/// miss a trust that was registered before the request. So strangers with unknown keys cost the
+/// database one read after the other, and no more. At most
+/// [`waiting_limit`](AuthenticatorBuilder::waiting_limit) requests wait; one more is
 /// [`AuthError::Overloaded`], for which nothing is read. Hits wait for no walk.
 ///
-/// The walks run in a task of their own, on the runtime of a request that missed. A runtime that is driven for that request
-/// alone, by `block_on` on a single thread, may stand still while its task has the right to walk: if the request is
-/// cancelled in the middle of a walk, or has its answer while requests of other runtimes wait. Every miss then waits
-/// until that runtime is driven again or dropped. With several runtimes, keep each one running that requests come from.
+/// The walks run in a task of their own, on the runtime of a request that missed. A runtime that is
+/// driven for that request alone, by `block_on` on a single thread, may stand still while its task
+/// has the right to walk: if the request is cancelled in the middle of a walk, or has its answer
+/// while requests of other runtimes wait. Every miss then waits until that runtime is driven again
+/// or dropped. With several runtimes, keep each one running that requests come from.
 ///
 /// # Where the lease is taken
 ///
-/// A lease must be older than every read that its value rests on. What is remembered rests on the candidates
-/// and on the fetch after them, so the lease is taken just before joining a walk, which reads later. To take it
-/// before the first lookup would be as safe, and worse: the hot path would pay for it, and it would be
-/// superseded more often.
+/// A lease must be older than every read that its value rests on. What is remembered rests on the
+/// candidates and on the fetch after them, so the lease is taken just before joining a walk, which
+/// reads later. To take it before the first lookup would be as safe, and worse: the hot path would
+/// pay for it, and it would be superseded more often.
 ///
 /// # Stale hits
 ///
-/// A stale hit leaves the cache as it is. Were it to invalidate its key, whoever holds a revoked key could
-/// keep superseding the leases of the keys that share its bucket. [`TrustRegistry`](crate::TrustRegistry) has
-/// removed the entry anyway, unless another process made the change; the entry then expires.
+/// A stale hit leaves the cache as it is. Were it to invalidate its key, whoever holds a revoked
+/// key could keep superseding the leases of the keys that share its bucket.
+/// [`TrustRegistry`](crate::TrustRegistry) has removed the entry anyway, unless another process
+/// made the change; the entry then expires.
 ///
 /// # Examples
 ///
@@ -93,8 +96,8 @@ pub struct Authenticator<S> {
 }
 
 impl<S: TrustStore> Authenticator<S> {
-    /// An authenticator over this store and this cache. The [`TrustRegistry`](crate::TrustRegistry) of the
-    /// same trusts must have the same cache.
+    /// An authenticator over this store and this cache. The [`TrustRegistry`](crate::TrustRegistry)
+    /// of the same trusts must have the same cache.
     #[must_use]
     pub fn new(store: Arc<S>, cache: Arc<TrustKeyCache>) -> Self {
         Self::builder(store, cache).build()
@@ -113,26 +116,31 @@ impl<S: TrustStore> Authenticator<S> {
         deadline: Option<Duration>,
     ) -> Self {
         let counters = Arc::<Counters>::default();
-        let walks =
-            Arc::new(Walks::new(Arc::clone(&store), Arc::clone(&counters), waiting_limit, reject_floor));
+        let walks = Arc::new(Walks::new(
+            Arc::clone(&store),
+            Arc::clone(&counters),
+            waiting_limit,
+            reject_floor,
+        ));
         Self { store, cache, counters, walks, reject_floor, deadline }
     }
 
     /// The trust whose key this is; `None` is a request without a key.
     ///
-    /// Cancel safe: a future that is dropped has granted nothing, and has at most remembered what it
-    /// verified.
+    /// Cancel safe: a future that is dropped has granted nothing, and has at most remembered what
+    /// it verified.
     ///
     /// # Errors
     ///
-    /// [`AuthError::Missing`] for no key or an empty one, [`AuthError::Invalid`] if no enabled trust has it,
-    /// [`AuthError::Unavailable`] if the store failed or timed out, or the
-    /// [`deadline`](AuthenticatorBuilder::deadline) passed, and [`AuthError::Overloaded`] if too many
-    /// requests wait for a walk. None of them comes before the
+    /// [`AuthError::Missing`] for no key or an empty one, [`AuthError::Invalid`] if no enabled
+    /// trust has it, [`AuthError::Unavailable`] if the store failed or timed out, or the
+    /// [`deadline`](AuthenticatorBuilder::deadline) passed, and [`AuthError::Overloaded`] if too
+    /// many requests wait for a walk. None of them comes before the
     /// [`reject_floor`](AuthenticatorBuilder::reject_floor), if one is set.
     ///
-    /// A miss outside a Tokio runtime is [`AuthError::Unavailable`]: the walk has nowhere to run. So is any refusal there if
-    /// a floor is set, and it comes at once: there is nothing to wait by.
+    /// A miss outside a Tokio runtime is [`AuthError::Unavailable`]: the walk has nowhere to run.
+    /// So is any refusal there if a floor is set, and it comes at once: there is nothing to
+    /// wait by.
     ///
     /// # Panics
     ///
@@ -158,7 +166,10 @@ impl<S: TrustStore> Authenticator<S> {
     }
 
     /// As [`attempt`](Self::attempt), for a key whose reading may have been refused already.
-    pub(crate) async fn attempt_presented(&self, api_key: Result<Option<&str>, AuthError>) -> Attempt {
+    pub(crate) async fn attempt_presented(
+        &self,
+        api_key: Result<Option<&str>, AuthError>,
+    ) -> Attempt {
         let start = self.reject_floor.start();
         self.counters.request();
         let mut attempt = match api_key {
@@ -182,15 +193,17 @@ impl<S: TrustStore> Authenticator<S> {
         attempt
     }
 
-    /// Runs one scan over all candidates, shared with the requests that wait, and returns how many rows it read.
+    /// Runs one scan over all candidates, shared with the requests that wait, and returns how many
+    /// rows it read.
     ///
-    /// For a service that wants to know, before the first unknown key asks for it, whether its database can give all rows in time. It grants
-    /// nothing and remembers nothing. Neither the deadline nor the reject floor applies.
+    /// For a service that wants to know, before the first unknown key asks for it, whether its
+    /// database can give all rows in time. It grants nothing and remembers nothing. Neither the
+    /// deadline nor the reject floor applies.
     ///
     /// # Errors
     ///
-    /// [`AuthError::Unavailable`] if the store failed or timed out, [`AuthError::Overloaded`] if too many requests wait for a
-    /// scan.
+    /// [`AuthError::Unavailable`] if the store failed or timed out, [`AuthError::Overloaded`] if
+    /// too many requests wait for a scan.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -249,24 +262,27 @@ impl<S: TrustStore> Authenticator<S> {
     /// The answer by a walk over all candidates.
     async fn sweep(&self, hash: &KeyHash, way: &mut Way) -> Result<Trust, AuthError> {
         for _ in 0..2 {
-            // Before joining, and so before the first read that the remembered value rests on: a revocation that
-            // those reads may miss supersedes it.
+            // Before joining, and so before the first read that the remembered value rests on: a
+            // revocation that those reads may miss supersedes it.
             let lease = self.cache.lease(hash);
             let found = self.walks.ask(hash).await?;
             way.rows_swept += found.rows;
             let id = found.id.ok_or(AuthError::Invalid)?;
-            // The walk is a hint like the cache is: the row may have changed since the candidates were read.
+            // The walk is a hint like the cache is: the row may have changed since the candidates
+            // were read.
             match self.live_row(id, hash).await {
                 Ok(Some(trust)) => {
-                    // If an invalidation has superseded the lease, the next request sweeps again; this one has
-                    // its live row.
+                    // If an invalidation has superseded the lease, the next request sweeps again;
+                    // this one has its live row.
                     lease.remember(id);
                     return Ok(trust);
                 }
-                // Revoked since, as a rule. But another row may have the key, by now or all the time: sweep once
-                // more, so that a key which is valid throughout is not refused as invalid.
+                // Revoked since, as a rule. But another row may have the key, by now or all the
+                // time: sweep once more, so that a key which is valid throughout is
+                // not refused as invalid.
                 Ok(None) => {}
-                // The fault of this row alone, which another try does not mend. The store has logged it.
+                // The fault of this row alone, which another try does not mend. The store has
+                // logged it.
                 Err(StoreError::BadRow { .. }) => return Err(AuthError::Invalid),
                 Err(error) => return Err(AuthError::Unavailable(error)),
             }
@@ -333,7 +349,8 @@ pub enum Path {
     Unread,
     /// The cache knew the key: its row was fetched, and accepted the key, or the store failed.
     Hit,
-    /// The cache knew the key, but its row did not accept it any more; then all rows were swept, unless too many waited for it.
+    /// The cache knew the key, but its row did not accept it any more; then all rows were swept,
+    /// unless too many waited for it.
     StaleHit,
     /// The cache did not know the key; all rows were swept, unless too many waited for it.
     Sweep,

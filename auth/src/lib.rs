@@ -1,10 +1,12 @@
-//! Authenticates API keys against a database of trusts, through a cache in which a revocation is final.
+//! Authenticates API keys against a database of trusts, through a cache in which a revocation is
+//! final.
 //!
-//! A *trust* is a tenant with an API key, of which only the SHA-256 is stored. To find out whose key a
-//! request carries without telling an attacker how nearly right a guess was, every row must be compared in
-//! constant time: O(n) a request. [`trust_key_cache`] remembers whose key it was, so that the next request
-//! costs **one read by primary key and one compare against the live row**. The cache saves work; it never
-//! grants (G9): a revoked key is refused from the moment its revocation returns.
+//! A *trust* is a tenant with an API key, of which only the SHA-256 is stored. To find out whose
+//! key a request carries without telling an attacker how nearly right a guess was, every row must
+//! be compared in constant time: O(n) a request. [`trust_key_cache`] remembers whose key it was, so
+//! that the next request costs **one read by primary key and one compare against the live row**.
+//! The cache saves work; it never grants (G9): a revoked key is refused from the moment its
+//! revocation returns.
 //!
 //! # Parts
 //!
@@ -45,22 +47,24 @@
 //!
 //! # What is promised
 //!
-//! * A key is granted only if a row that was read **during the request** is enabled and has its digest (G9).
-//! * If the store fails or times out, the request is refused as [`AuthError::Unavailable`], and nothing is
-//!   remembered (G9).
-//! * Keys and digests are in no log, no error, no `Debug` and no JSON (G10). [`ApiKey`] wipes itself when it
-//!   is dropped.
+//! * A key is granted only if a row that was read **during the request** is enabled and has its
+//!   digest (G9).
+//! * If the store fails or times out, the request is refused as [`AuthError::Unavailable`], and
+//!   nothing is remembered (G9).
+//! * Keys and digests are in no log, no error, no `Debug` and no JSON (G10). [`ApiKey`] wipes
+//!   itself when it is dropped.
 //! * Nothing panics on input; every error says what to do (G10).
 //!
 //! # What is not
 //!
-//! * The cache of *another* process is told of a change by a [`Watcher`] alone, a moment later. It refuses a revoked
-//!   key at once all the same, because it reads the live row; on a read replica "at once" is as late as the replica is.
+//! * The cache of *another* process is told of a change by a [`Watcher`] alone, a moment later. It
+//!   refuses a revoked key at once all the same, because it reads the live row; on a read replica
+//!   "at once" is as late as the replica is.
 //! * How long an answer takes tells whether a key was cached, and how many trusts there are, unless
-//!   [`reject_floor`](AuthenticatorBuilder::reject_floor) hides it. It does not tell how nearly right a key
-//!   was.
-//! * [`Authenticator`] has no rate limit. Unknown keys share walks, of which one runs at a time; but one runs all
-//!   the time if they keep coming.
+//!   [`reject_floor`](AuthenticatorBuilder::reject_floor) hides it. It does not tell how nearly
+//!   right a key was.
+//! * [`Authenticator`] has no rate limit. Unknown keys share walks, of which one runs at a time;
+//!   but one runs all the time if they keep coming.
 
 #![forbid(unsafe_code)]
 

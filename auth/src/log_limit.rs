@@ -29,7 +29,9 @@ impl LogLimit {
         // Relaxed, both: it elects who speaks.
         let elected = self
             .quiet_until
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |until| (now >= until).then_some(next))
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |until| {
+                (now >= until).then_some(next)
+            })
             .is_ok();
         if elected {
             Some(self.unsaid.swap(0, Ordering::Relaxed))

@@ -14,8 +14,9 @@ use crate::{Candidates, Change, NewTrust, StoreError, Trust, TrustLedger, TrustR
 
 /// The trusts in memory, for tests, examples, and services whose trusts come from a configuration.
 ///
-/// A read loads one pointer ([`arc_swap`]) and never waits; what it has loaded stays as it was for as long as
-/// it is held, also across `.await`. A write copies the table, O(n), and writes take turns.
+/// A read loads one pointer ([`arc_swap`]) and never waits; what it has loaded stays as it was for
+/// as long as it is held, also across `.await`. A write copies the table, O(n), and writes take
+/// turns.
 ///
 /// # Examples
 ///
@@ -54,8 +55,8 @@ impl MemoryStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::NameTaken`] if two rows have the same name, [`StoreError::BadRow`] if two have the same
-    /// id.
+    /// [`StoreError::NameTaken`] if two rows have the same name, [`StoreError::BadRow`] if two have
+    /// the same id.
     ///
     /// ```
     /// # use trust_auth::{KeyHash, MemoryStore, StoreError, Trust};
@@ -87,8 +88,8 @@ impl MemoryStore {
         Ok(Self { table: ArcSwap::from_pointee(Table::of(rows)), writer: Mutex::default() })
     }
 
-    /// Puts a row in the place of the row with the same id, as it is, or at the end if there is none. Returns
-    /// the row that was replaced.
+    /// Puts a row in the place of the row with the same id, as it is, or at the end if there is
+    /// none. Returns the row that was replaced.
     ///
     /// This is the other program that writes to the table: no cache hears of it.
     ///
@@ -124,7 +125,11 @@ impl MemoryStore {
     }
 
     /// As [`write`](Self::write), for one row that is there.
-    fn change(&self, which: &TrustRef, change: impl FnOnce(&mut Trust)) -> Result<Change, StoreError> {
+    fn change(
+        &self,
+        which: &TrustRef,
+        change: impl FnOnce(&mut Trust),
+    ) -> Result<Change, StoreError> {
         self.write(|rows| {
             let at = position(rows, which)?;
             let row = &mut rows[at];
@@ -165,7 +170,8 @@ impl TrustLedger for MemoryStore {
 
     async fn set_enabled(&self, which: &TrustRef, enabled: bool) -> Result<Change, StoreError> {
         self.change(which, |trust| {
-            trust.disabled_at = if enabled { None } else { trust.disabled_at.or_else(|| Some(now())) };
+            trust.disabled_at =
+                if enabled { None } else { trust.disabled_at.or_else(|| Some(now())) };
         })
     }
 

@@ -1,34 +1,37 @@
 //! [`TrustRegistry`]: every change of the trusts, each committed first and told to the cache second.
 //!
-//! It must never invalidate before the commit, and never return, fail or be cancelled after a possible commit
-//! without invalidating.
+//! It must never invalidate before the commit, and never return, fail or be cancelled after a
+//! possible commit without invalidating.
 
 use std::sync::Arc;
 
 use trust_key_cache::{KeyHash, TrustKeyCache};
 
-use crate::{ApiKey, Change, Listing, NewTrust, RegistryError, StoreError, Trust, TrustLedger, TrustRef};
+use crate::{
+    ApiKey, Change, Listing, NewTrust, RegistryError, StoreError, Trust, TrustLedger, TrustRef,
+};
 
-/// Registers, rotates, disables, enables and deletes trusts, and keeps the cache honest about it. A clone
-/// shares both.
+/// Registers, rotates, disables, enables and deletes trusts, and keeps the cache honest about it. A
+/// clone shares both.
 ///
-/// Each change is committed, and **then** the keys that it concerns are invalidated, and no others: every
-/// other trust stays on the hot path. Once a method has returned, no key that it revoked is granted again
-/// (G1, G2, G9).
+/// Each change is committed, and **then** the keys that it concerns are invalidated, and no others:
+/// every other trust stays on the hot path. Once a method has returned, no key that it revoked is
+/// granted again (G1, G2, G9).
 ///
 /// # When the outcome is unknown
 ///
-/// If the store fails, times out, or the returned future is dropped half-way, the change may have been
-/// committed or not. The whole cache is invalidated then, which is always safe and costs each trust one
-/// sweep. Should the store commit later still, the check of the live row refuses what was revoked all the
-/// same. [`list`](Self::list) shows what became of it; a key that was lost on the way is replaced
-/// by [`rotate`](Self::rotate).
+/// If the store fails, times out, or the returned future is dropped half-way, the change may have
+/// been committed or not. The whole cache is invalidated then, which is always safe and costs each
+/// trust one sweep. Should the store commit later still, the check of the live row refuses what was
+/// revoked all the same. [`list`](Self::list) shows what became of it; a key that was lost on the
+/// way is replaced by [`rotate`](Self::rotate).
 ///
 /// # Other processes
 ///
-/// Another process's cache is told by a `Watcher` there, which `PostgresStore::watch` and `SqliteStore::watch` start, a
-/// moment after the commit. With or without one, a revoked key is refused there at once, by the check of the live
-/// row; without one, its entry costs a read until it expires.
+/// Another process's cache is told by a `Watcher` there, which `PostgresStore::watch` and
+/// `SqliteStore::watch` start, a moment after the commit. With or without one, a revoked key is
+/// refused there at once, by the check of the live row; without one, its entry costs a read until
+/// it expires.
 ///
 /// # Examples
 ///
@@ -73,8 +76,8 @@ impl<L: TrustLedger> TrustRegistry<L> {
     ///
     /// # Errors
     ///
-    /// [`StoreError::NameTaken`] if the name is, [`RegistryError::Random`] if there was no key to be had;
-    /// nothing was written. Any other error leaves open whether the trust was made.
+    /// [`StoreError::NameTaken`] if the name is, [`RegistryError::Random`] if there was no key to
+    /// be had; nothing was written. Any other error leaves open whether the trust was made.
     pub async fn register(&self, new: NewTrust) -> Result<(Trust, ApiKey), RegistryError> {
         let key = ApiKey::generate()?;
         let hash = key.hash();
@@ -86,8 +89,9 @@ impl<L: TrustLedger> TrustRegistry<L> {
     ///
     /// # Errors
     ///
-    /// [`StoreError::NoSuchTrust`] if there is none, [`RegistryError::Random`] if there was no key to be had;
-    /// nothing was written. Any other error leaves open which of the keys is in force; rotate again.
+    /// [`StoreError::NoSuchTrust`] if there is none, [`RegistryError::Random`] if there was no key
+    /// to be had; nothing was written. Any other error leaves open which of the keys is in
+    /// force; rotate again.
     pub async fn rotate(&self, which: &TrustRef) -> Result<(Trust, ApiKey), RegistryError> {
         let key = ApiKey::generate()?;
         let hash = key.hash();
@@ -96,24 +100,24 @@ impl<L: TrustLedger> TrustRegistry<L> {
         Ok((change.trust, key))
     }
 
-    /// Disables the trust: its key is refused until it is enabled again. Nothing happens to one that is
-    /// disabled already.
+    /// Disables the trust: its key is refused until it is enabled again. Nothing happens to one
+    /// that is disabled already.
     ///
     /// # Errors
     ///
-    /// [`StoreError::NoSuchTrust`] if there is none. Any other error leaves open whether the trust is
-    /// disabled.
+    /// [`StoreError::NoSuchTrust`] if there is none. Any other error leaves open whether the trust
+    /// is disabled.
     pub async fn disable(&self, which: &TrustRef) -> Result<Trust, RegistryError> {
         Ok(self.commit(self.ledger.set_enabled(which, false), concerned).await?.trust)
     }
 
-    /// Enables the trust: the key that it had is accepted again. Nothing happens to one that is enabled
-    /// already.
+    /// Enables the trust: the key that it had is accepted again. Nothing happens to one that is
+    /// enabled already.
     ///
     /// # Errors
     ///
-    /// [`StoreError::NoSuchTrust`] if there is none. Any other error leaves open whether the trust is
-    /// enabled.
+    /// [`StoreError::NoSuchTrust`] if there is none. Any other error leaves open whether the trust
+    /// is enabled.
     pub async fn enable(&self, which: &TrustRef) -> Result<Trust, RegistryError> {
         Ok(self.commit(self.ledger.set_enabled(which, true), concerned).await?.trust)
     }
@@ -122,8 +126,8 @@ impl<L: TrustLedger> TrustRegistry<L> {
     ///
     /// # Errors
     ///
-    /// [`StoreError::NoSuchTrust`] if there is none. Any other error leaves open whether the trust was
-    /// deleted.
+    /// [`StoreError::NoSuchTrust`] if there is none. Any other error leaves open whether the trust
+    /// was deleted.
     pub async fn delete(&self, which: &TrustRef) -> Result<Trust, RegistryError> {
         Ok(self.commit(self.ledger.delete(which), concerned).await?.trust)
     }
@@ -146,7 +150,8 @@ impl<L: TrustLedger> TrustRegistry<L> {
         Ok(self.ledger.listing().await?)
     }
 
-    /// Runs a write, and invalidates the keys that it concerns: after the commit, before anybody hears of it.
+    /// Runs a write, and invalidates the keys that it concerns: after the commit, before anybody
+    /// hears of it.
     async fn commit<T>(
         &self,
         write: impl Future<Output = Result<T, StoreError>>,
@@ -162,7 +167,9 @@ impl<L: TrustLedger> TrustRegistry<L> {
                 undecided.settle();
             }
             // The store looked, and wrote nothing.
-            Err(StoreError::NameTaken { .. } | StoreError::NoSuchTrust { .. }) => undecided.settle(),
+            Err(StoreError::NameTaken { .. } | StoreError::NoSuchTrust { .. }) => {
+                undecided.settle()
+            }
             Err(_) => drop(undecided),
         }
         outcome
@@ -174,8 +181,8 @@ fn concerned(change: &Change) -> [Option<KeyHash>; 2] {
     [change.former_hash, None]
 }
 
-/// A write whose outcome is not known yet. Dropped like that, by an error, a cancellation or a panic, it
-/// invalidates every key.
+/// A write whose outcome is not known yet. Dropped like that, by an error, a cancellation or a
+/// panic, it invalidates every key.
 struct Undecided<'a> {
     cache: &'a TrustKeyCache,
 }

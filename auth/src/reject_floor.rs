@@ -10,10 +10,10 @@ const MAX_STEP: Duration = Duration::from_hours(24);
 
 /// The time that a refusal takes, as a step: one of it at least, and whole multiples beyond.
 ///
-/// What is still to be seen is the time between waking up and the answer at the client. The runtime wakes up at
-/// its own ticks of a millisecond, which begin when the runtime does, whatever was done before. So a
-/// refusal is up to a few milliseconds late, by an amount that depends on the machine's load and not on what
-/// the request found.
+/// What is still to be seen is the time between waking up and the answer at the client. The runtime
+/// wakes up at its own ticks of a millisecond, which begin when the runtime does, whatever was done
+/// before. So a refusal is up to a few milliseconds late, by an amount that depends on the
+/// machine's load and not on what the request found.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RejectFloor {
     step: Duration,
@@ -25,7 +25,8 @@ impl RejectFloor {
         Self { step: step.min(MAX_STEP) }
     }
 
-    /// Whether what takes so long is hidden: it is over before the first step, or there is no floor that should hide it.
+    /// Whether what takes so long is hidden: it is over before the first step, or there is no floor
+    /// that should hide it.
     pub(crate) fn hides(self, duration: Duration) -> bool {
         self.step.is_zero() || duration < self.step
     }
@@ -63,15 +64,24 @@ mod tests {
     #[test]
     fn what_is_over_before_the_first_step_is_hidden() {
         let floor = RejectFloor::new(Duration::from_millis(20));
-        assert!(floor.hides(Duration::from_nanos(19_999_999)) && !floor.hides(Duration::from_millis(20)));
+        assert!(
+            floor.hides(Duration::from_nanos(19_999_999))
+                && !floor.hides(Duration::from_millis(20))
+        );
         assert!(RejectFloor::new(Duration::ZERO).hides(Duration::MAX), "nothing is to be hidden");
     }
 
     #[test]
     fn a_refusal_takes_whole_steps_and_one_at_least() {
         let step = Duration::from_millis(20);
-        let cases =
-            [(0, 20), (1, 20), (19_999_999, 20), (20_000_000, 20), (20_000_001, 40), (110_000_000, 120)];
+        let cases = [
+            (0, 20),
+            (1, 20),
+            (19_999_999, 20),
+            (20_000_000, 20),
+            (20_000_001, 40),
+            (110_000_000, 120),
+        ];
         for (elapsed, due) in cases {
             assert_eq!(
                 whole_steps(Duration::from_nanos(elapsed), step),

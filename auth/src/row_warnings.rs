@@ -1,6 +1,7 @@
 //! [`RowWarnings`]: what a store logs of rows that it cannot make sense of. It must never say more of a row than its id.
 //!
-//! Each walk finds such a row again, and strangers choose how many walks there are: so it is named once a minute.
+//! Each walk finds such a row again, and strangers choose how many walks there are: so it is named
+//! once a minute.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +11,8 @@ use uuid::Uuid;
 
 use crate::log_limit::PAUSE;
 
-/// How many rows are named in a minute. It bounds the memory, and what a table that is malformed throughout may log.
+/// How many rows are named in a minute. It bounds the memory, and what a table that is malformed
+/// throughout may log.
 const MOST: usize = 1_000;
 
 /// Which rows were named in this minute.
@@ -99,13 +101,17 @@ mod tests {
         let warnings = RowWarnings::default();
         let begun = Instant::now();
         let named = |rows: std::ops::Range<u128>, after: std::time::Duration| {
-            let may_say =
-                |row: &u128| warnings.may_say(What::Hash, Some(Uuid::from_u128(*row)), begun + after);
+            let may_say = |row: &u128| {
+                warnings.may_say(What::Hash, Some(Uuid::from_u128(*row)), begun + after)
+            };
             rows.filter(may_say).count()
         };
         let moment = PAUSE / 4;
         assert_eq!([named(0..2, moment), named(0..3, moment), named(0..3, moment)], [2, 1, 0]);
-        assert!(warnings.may_say(What::Heartbeat, Some(Uuid::from_u128(0)), begun), "that is something else");
+        assert!(
+            warnings.may_say(What::Heartbeat, Some(Uuid::from_u128(0)), begun),
+            "that is something else"
+        );
         assert_eq!(named(0..100_000, moment), MOST - 4);
         assert_eq!(named(0..2, moment + PAUSE), 2);
     }

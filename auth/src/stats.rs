@@ -8,8 +8,9 @@ use crate::{Attempt, AuthError};
 
 /// What an [`Authenticator`](crate::Authenticator) and its clones have done so far.
 ///
-/// Each counter is exact by itself; while requests are under way, they are of no single moment. When none is,
-/// and none was cancelled, `requests = granted + missing + invalid + unavailable + overloaded`.
+/// Each counter is exact by itself; while requests are under way, they are of no single moment.
+/// When none is, and none was cancelled, `requests = granted + missing + invalid + unavailable +
+/// overloaded`.
 ///
 /// # Examples
 ///
@@ -33,12 +34,14 @@ pub struct Stats {
     pub hits: u64,
     /// Cached ids whose live row did not accept the key any more; a walk was asked for after each.
     pub stale_hits: u64,
-    /// Walks over all candidates, whatever they found. Requests share them, so there may be fewer than there
-    /// were misses.
+    /// Walks over all candidates, whatever they found. Requests share them, so there may be fewer
+    /// than there were misses.
     pub sweeps: u64,
-    /// Rows that those walks went through: each once a walk, with however many keys it was compared.
+    /// Rows that those walks went through: each once a walk, with however many keys it was
+    /// compared.
     pub rows_swept: u64,
-    /// Requests that wait at this moment: for a walk to begin, or for the answer of the one under way.
+    /// Requests that wait at this moment: for a walk to begin, or for the answer of the one under
+    /// way.
     pub waiting: u64,
     /// Requests granted.
     pub granted: u64,

@@ -1,7 +1,7 @@
 //! What a store of trusts must do: [`TrustStore`] for reading, [`TrustLedger`] for writing.
 //!
-//! No method looks a row up by its digest: the duration of such a lookup tells how much of a digest was
-//! right.
+//! No method looks a row up by its digest: the duration of such a lookup tells how much of a digest
+//! was right.
 
 use std::future::Future;
 
@@ -15,12 +15,13 @@ use crate::{NewTrust, StoreError, Trust, TrustRef};
 ///
 /// # What an implementation promises
 ///
-/// * **Reads are live.** A read that begins after a write was committed sees it. A replica that lags, or a
-///   transaction that stays open across reads, breaks this, and a revoked key is then granted for as long as
-///   the lag.
-/// * **Time is bounded.** A `fetch` that hangs hangs its request. A `candidates` that hangs hangs **every** request that
-///   misses, for as long, since one walk runs at a time, and nobody else ends it: also not the end of the request that
-///   began it. Give both a time limit of their own, and return [`StoreError::Timeout`].
+/// * **Reads are live.** A read that begins after a write was committed sees it. A replica that
+///   lags, or a transaction that stays open across reads, breaks this, and a revoked key is then
+///   granted for as long as the lag.
+/// * **Time is bounded.** A `fetch` that hangs hangs its request. A `candidates` that hangs hangs
+///   **every** request that misses, for as long, since one walk runs at a time, and nobody else
+///   ends it: also not the end of the request that began it. Give both a time limit of their own,
+///   and return [`StoreError::Timeout`].
 /// * **Failures are errors.** `Ok(None)` says that there is no such row, never that it could not be
 ///   read. For a row that was read and makes no sense, return [`StoreError::BadRow`]: its key is
 ///   refused as invalid, and other keys are answered as ever.
@@ -49,19 +50,21 @@ use crate::{NewTrust, StoreError, Trust, TrustRef};
 /// }
 /// ```
 pub trait TrustStore: Send + Sync + 'static {
-    /// The row with this id, whether enabled or not; `None` if there is none. By primary key: this is the hot
-    /// path.
+    /// The row with this id, whether enabled or not; `None` if there is none. By primary key: this
+    /// is the hot path.
     ///
     /// # Errors
     ///
     /// Any [`StoreError`]; the request is refused then.
     fn fetch(&self, id: Uuid) -> impl Future<Output = Result<Option<Trust>, StoreError>> + Send;
 
-    /// Id and digest of every row that is enabled and has a digest, in the order in which the rows were made.
+    /// Id and digest of every row that is enabled and has a digest, in the order in which the rows
+    /// were made.
     ///
     /// The order matters only where two rows have the same digest: the later one is meant.
     ///
-    /// It must end in bounded time, whatever becomes of the database: until then no other walk begins.
+    /// It must end in bounded time, whatever becomes of the database: until then no other walk
+    /// begins.
     ///
     /// # Errors
     ///
@@ -71,16 +74,20 @@ pub trait TrustStore: Send + Sync + 'static {
 
 /// The write side of a store: what a [`TrustRegistry`](crate::TrustRegistry) needs.
 ///
-/// Every method is one transaction, which is committed when the method returns `Ok`, and known not to be when
-/// it returns [`StoreError::NameTaken`] or [`StoreError::NoSuchTrust`]. Any other error leaves it open. Use
-/// these methods directly only where no cache needs to hear of the change.
+/// Every method is one transaction, which is committed when the method returns `Ok`, and known not
+/// to be when it returns [`StoreError::NameTaken`] or [`StoreError::NoSuchTrust`]. Any other error
+/// leaves it open. Use these methods directly only where no cache needs to hear of the change.
 pub trait TrustLedger: TrustStore {
     /// Makes a row with a random id, made now, enabled, with this digest.
     ///
     /// # Errors
     ///
     /// [`StoreError::NameTaken`] if a row has the name, or any other [`StoreError`].
-    fn insert(&self, new: NewTrust, hash: KeyHash) -> impl Future<Output = Result<Trust, StoreError>> + Send;
+    fn insert(
+        &self,
+        new: NewTrust,
+        hash: KeyHash,
+    ) -> impl Future<Output = Result<Trust, StoreError>> + Send;
 
     /// Gives the row another digest.
     ///
@@ -93,8 +100,8 @@ pub trait TrustLedger: TrustStore {
         hash: KeyHash,
     ) -> impl Future<Output = Result<Change, StoreError>> + Send;
 
-    /// Enables or disables the row. What is so already stays as it is: a second disabling keeps the time of
-    /// the first.
+    /// Enables or disables the row. What is so already stays as it is: a second disabling keeps the
+    /// time of the first.
     ///
     /// # Errors
     ///
@@ -215,6 +222,7 @@ impl Candidates {
 pub struct Change {
     /// The row after the write; for a deletion, as it was. What is malformed in it is left out.
     pub trust: Trust,
-    /// The digest that the row had before, if any: the key whose cached entry the write makes stale.
+    /// The digest that the row had before, if any: the key whose cached entry the write makes
+    /// stale.
     pub former_hash: Option<KeyHash>,
 }

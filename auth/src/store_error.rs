@@ -13,9 +13,9 @@ use crate::TrustRef;
 
 /// Why a store did not do what it was asked.
 ///
-/// The variants are the diagnosis, and the messages say what to do. [`Other`](Self::Other) also has a
-/// [source](Error::source). A clone is the same error for somebody else: requests that share a walk share its
-/// failure.
+/// The variants are the diagnosis, and the messages say what to do. [`Other`](Self::Other) also has
+/// a [source](Error::source). A clone is the same error for somebody else: requests that share a
+/// walk share its failure.
 ///
 /// # Examples
 ///
@@ -106,7 +106,8 @@ pub enum StoreError {
         /// The URL without user and password.
         server: String,
     },
-    /// The server is a replica, or read-only: what it shows may lag behind a revocation, so nothing is read from it.
+    /// The server is a replica, or read-only: what it shows may lag behind a revocation, so nothing
+    /// is read from it.
     #[error(
         "the database {server} is a replica or takes no writes, and a replica shows revocations late; connect to the primary"
     )]
@@ -114,7 +115,8 @@ pub enum StoreError {
         /// The URL without user and password.
         server: String,
     },
-    /// Notifications of the server do not arrive, or another client's statements do: a pooler shares its connections.
+    /// Notifications of the server do not arrive, or another client's statements do: a pooler
+    /// shares its connections.
     #[error(
         "the database {server} delivers no notifications to this connection: a pooler that shares server connections, such as \
          PgBouncer in transaction mode, is in between; connect to PostgreSQL itself, or let the pooler use session mode"
@@ -123,7 +125,8 @@ pub enum StoreError {
         /// The URL without user and password.
         server: String,
     },
-    /// The connection was lost, or the time was over, after the server was told to commit. The change may have been made.
+    /// The connection was lost, or the time was over, after the server was told to commit. The
+    /// change may have been made.
     #[error(
         "the database did not answer whether the change was committed; look whether it was made before making it again"
     )]
@@ -140,7 +143,8 @@ pub enum StoreError {
     /// The store was closed, or the connection to it is lost.
     #[error("the connection to the database is closed; connect again")]
     Unreachable,
-    /// The rows changed again and again while they were read, so that nothing can be said of the key.
+    /// The rows changed again and again while they were read, so that nothing can be said of the
+    /// key.
     #[error("the trusts changed while they were read; try again")]
     Unsettled,
     /// Another trust has the name. Nothing was written.
@@ -163,8 +167,9 @@ pub enum StoreError {
         /// The column.
         column: &'static str,
     },
-    /// Anything else. The cause, which is in the message, must carry no key, no digest and no password. The message does not
-    /// ask for another try: only what is known to pass by itself does.
+    /// Anything else. The cause, which is in the message, must carry no key, no digest and no
+    /// password. The message does not ask for another try: only what is known to pass by itself
+    /// does.
     #[error("the store failed: {0}; check the database and its log")]
     Other(#[source] Cause),
 }
@@ -210,8 +215,9 @@ impl fmt::Debug for Cause {
 impl StoreError {
     /// A short stable word for the variant, for metrics and output that programs read: `not_found`,
     /// `not_a_database`, `cannot_open`, `schema`, `not_migrated`, `missing_right`,
-    /// `unsupported_url`, `cannot_connect`, `exhausted`, `read_only`, `timeout`, `busy`, `unreachable`,
-    /// `deaf`, `outcome_unknown`, `unsettled`, `name_taken`, `no_such_trust`, `bad_row`, `other`.
+    /// `unsupported_url`, `cannot_connect`, `exhausted`, `read_only`, `timeout`, `busy`,
+    /// `unreachable`, `deaf`, `outcome_unknown`, `unsettled`, `name_taken`, `no_such_trust`,
+    /// `bad_row`, `other`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {

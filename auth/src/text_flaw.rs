@@ -1,7 +1,7 @@
 //! [`TextFlaw`]: why a name, a code or a region cannot be told from another by its reader.
 //!
-//! It must never repeat the text, which may be a key that was pasted by mistake. It names one character at most, and
-//! only a character that no key contains.
+//! It must never repeat the text, which may be a key that was pasted by mistake. It names one
+//! character at most, and only a character that no key contains.
 
 use std::borrow::Cow;
 
@@ -9,10 +9,11 @@ use icu_normalizer::ComposingNormalizerBorrowed;
 use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory, GeneralCategoryGroup};
 use icu_properties::{CodePointMapData, CodePointSetData};
 
-/// Why a text is refused as a name, a code or a region: another text looks like it, or it disturbs the text around it.
+/// Why a text is refused as a name, a code or a region: another text looks like it, or it disturbs
+/// the text around it.
 ///
-/// The rules are about single characters and their places. Letters of two scripts that look alike, such as the Latin and the
-/// Cyrillic `a`, are accepted.
+/// The rules are about single characters and their places. Letters of two scripts that look alike,
+/// such as the Latin and the Cyrillic `a`, are accepted.
 ///
 /// # Examples
 ///
@@ -33,17 +34,19 @@ pub enum TextFlaw {
     /// The text contains two spaces in a row.
     #[error("contains two spaces in a row; leave one out")]
     DoubledSpace,
-    /// The text contains white space other than U+0020, such as a no-break space or a line separator.
+    /// The text contains white space other than U+0020, such as a no-break space or a line
+    /// separator.
     #[error("contains U+{code:04X}, which looks like a space; use a plain space", code = u32::from(*.0))]
     OtherWhiteSpace(char),
     /// The text contains a control character, such as a line break.
     #[error("contains a control character, such as a line break; leave it out")]
     ControlCharacter,
-    /// The text contains a character that is not seen: a bidirectional override or isolate, a zero-width character, or
-    /// another that formats or is ignored by default.
+    /// The text contains a character that is not seen: a bidirectional override or isolate, a
+    /// zero-width character, or another that formats or is ignored by default.
     #[error("contains U+{code:04X}, which cannot be seen; leave it out", code = u32::from(*.0))]
     Invisible(char),
-    /// The text contains a character whose form Unicode does not define: unassigned, or for private use.
+    /// The text contains a character whose form Unicode does not define: unassigned, or for private
+    /// use.
     #[error("contains U+{code:04X}, to which Unicode gives no form; leave it out", code = u32::from(*.0))]
     Undefined(char),
     /// The text begins with a combining mark, which would join the character before the text.
@@ -97,7 +100,9 @@ impl TextFlaw {
         }
         match category(character) {
             GeneralCategory::Format => Some(Self::Invisible(character)),
-            GeneralCategory::Unassigned | GeneralCategory::PrivateUse => Some(Self::Undefined(character)),
+            GeneralCategory::Unassigned | GeneralCategory::PrivateUse => {
+                Some(Self::Undefined(character))
+            }
             _ => None,
         }
     }
@@ -107,7 +112,8 @@ fn category(character: char) -> GeneralCategory {
     CodePointMapData::<GeneralCategory>::new().get(character)
 }
 
-/// Returns the text in Unicode's normalization form C, in which texts that are canonically equivalent are equal.
+/// Returns the text in Unicode's normalization form C, in which texts that are canonically
+/// equivalent are equal.
 pub(crate) fn nfc(text: &str) -> Cow<'_, str> {
     ComposingNormalizerBorrowed::new_nfc().normalize(text)
 }
@@ -129,13 +135,18 @@ mod tests {
         }
         assert_eq!(TextFlaw::check("a  b"), Err(DoubledSpace));
         for other in
-            "\u{a0}\u{1680}\u{2002}\u{2009}\u{200a}\u{2028}\u{2029}\u{202f}\u{205f}\u{3000}\u{2800}".chars()
+            "\u{a0}\u{1680}\u{2002}\u{2009}\u{200a}\u{2028}\u{2029}\u{202f}\u{205f}\u{3000}\u{2800}"
+                .chars()
         {
-            assert_eq!(TextFlaw::check(&format!("a{other}b")), Err(OtherWhiteSpace(other)), "{other:?}");
+            assert_eq!(
+                TextFlaw::check(&format!("a{other}b")),
+                Err(OtherWhiteSpace(other)),
+                "{other:?}"
+            );
         }
-        let overrides =
-            "\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}\u{200e}\u{200f}\u{61c}";
-        let zero_width = "\u{200b}\u{200c}\u{200d}\u{2060}\u{feff}\u{ad}\u{34f}\u{180e}\u{2061}\u{206f}";
+        let overrides = "\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}\u{200e}\u{200f}\u{61c}";
+        let zero_width =
+            "\u{200b}\u{200c}\u{200d}\u{2060}\u{feff}\u{ad}\u{34f}\u{180e}\u{2061}\u{206f}";
         let fillers = "\u{115f}\u{1160}\u{3164}\u{ffa0}\u{17b4}\u{fe00}\u{fe0f}\u{e0001}\u{e0041}\u{e0100}\u{fff9}\u{1d173}";
         for hidden in overrides.chars().chain(zero_width.chars()).chain(fillers.chars()) {
             for text in [format!("a{hidden}b"), format!("{hidden}a"), format!("a{hidden}")] {
@@ -148,8 +159,17 @@ mod tests {
         for mark in "\u{301}\u{20dd}\u{903}".chars() {
             assert_eq!(TextFlaw::check(&format!("{mark}a")), Err(LeadingMark(mark)));
         }
-        for text in ["", "a b", "St. Mary’s — 北 🏥", "नमस्ते", "שָׁלוֹם", "مستشفى", "O\u{308}x", "🇪🇺", "a\\/b%2e"]
-        {
+        for text in [
+            "",
+            "a b",
+            "St. Mary’s — 北 🏥",
+            "नमस्ते",
+            "שָׁלוֹם",
+            "مستشفى",
+            "O\u{308}x",
+            "🇪🇺",
+            "a\\/b%2e",
+        ] {
             assert_eq!(TextFlaw::check(text), Ok(()), "{text:?}");
         }
     }

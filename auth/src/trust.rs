@@ -16,7 +16,8 @@ use crate::{ApiKey, TextFlaw};
 
 /// A tenant that authenticates with an API key: one row of the store.
 ///
-/// Serialised with its times in RFC 3339 and **without** the digest of its key; `Debug` shortens the digest.
+/// Serialised with its times in RFC 3339 and **without** the digest of its key; `Debug` shortens
+/// the digest.
 ///
 /// # Examples
 ///
@@ -40,10 +41,12 @@ pub struct Trust {
     pub code: Option<String>,
     /// Where the trust is, if it was told.
     pub region: Option<String>,
-    /// The digest of the API key; `None` if there is no usable one, in which case no key is accepted.
+    /// The digest of the API key; `None` if there is no usable one, in which case no key is
+    /// accepted.
     #[serde(skip)]
     pub api_key_hash: Option<KeyHash>,
-    /// When the row was made, in UTC; `None` only after a change of a row in which this is malformed.
+    /// When the row was made, in UTC; `None` only after a change of a row in which this is
+    /// malformed.
     #[serde(with = "time::serde::rfc3339::option")]
     pub created_at: Option<OffsetDateTime>,
     /// When the trust was last heard of, in UTC. The application's column: nothing here writes it.
@@ -61,9 +64,9 @@ impl Trust {
         self.disabled_at.is_none()
     }
 
-    /// Whether this row, as it was read, accepts the key with this digest: it is enabled, has a digest, and
-    /// the two are equal, compared in constant time. Nothing is granted without this check of the live
-    /// row (G9).
+    /// Whether this row, as it was read, accepts the key with this digest: it is enabled, has a
+    /// digest, and the two are equal, compared in constant time. Nothing is granted without
+    /// this check of the live row (G9).
     #[must_use]
     pub fn accepts(&self, hash: &KeyHash) -> bool {
         match &self.api_key_hash {
@@ -94,8 +97,9 @@ pub struct NewTrust {
 }
 
 impl NewTrust {
-    /// A trust of this name, without code and region. The name is stored in Unicode's normalization form C, so that two
-    /// spellings of one name, such as `é` as one character and as two, are one name.
+    /// A trust of this name, without code and region. The name is stored in Unicode's normalization
+    /// form C, so that two spellings of one name, such as `é` as one character and as two, are
+    /// one name.
     ///
     /// # Errors
     ///
@@ -106,15 +110,16 @@ impl NewTrust {
         Ok(Self { name, code: None, region: None })
     }
 
-    /// Gives the code that the outside world knows the trust by. It is stored in normalization form C, and not checked:
-    /// [`TextFlaw::check`] does that.
+    /// Gives the code that the outside world knows the trust by. It is stored in normalization form
+    /// C, and not checked: [`TextFlaw::check`] does that.
     #[must_use]
     pub fn code(mut self, code: impl Into<String>) -> Self {
         self.code = Some(normal(code.into()));
         self
     }
 
-    /// Tells where the trust is. It is stored in normalization form C, and not checked: [`TextFlaw::check`] does that.
+    /// Tells where the trust is. It is stored in normalization form C, and not checked:
+    /// [`TextFlaw::check`] does that.
     #[must_use]
     pub fn region(mut self, region: impl Into<String>) -> Self {
         self.region = Some(normal(region.into()));
@@ -156,8 +161,8 @@ pub(crate) fn now() -> OffsetDateTime {
     now.replace_microsecond(now.microsecond()).unwrap_or(now)
 }
 
-/// Why a text is no name of a trust. It does not repeat the text, which may be a key that was pasted by
-/// mistake.
+/// Why a text is no name of a trust. It does not repeat the text, which may be a key that was
+/// pasted by mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidName {
@@ -174,7 +179,9 @@ pub enum InvalidName {
     #[error("the name {0}")]
     Text(#[from] TextFlaw),
     /// The name is `.` or `..`, which clients and proxies remove from the path of a URL.
-    #[error("the name is `.` or `..`, which a URL cannot carry as a part of its path; choose another name")]
+    #[error(
+        "the name is `.` or `..`, which a URL cannot carry as a part of its path; choose another name"
+    )]
     DotSegment,
     /// The name is a UUID, and would be taken for an id.
     #[error("the name is a UUID, which would be taken for a trust's id; choose another name")]
@@ -214,8 +221,9 @@ impl InvalidName {
 
 /// How an operator names a trust: by id or by name.
 ///
-/// Any UUID is an id, and everything else a name; no trust's name is a UUID. A name that has the form of an
-/// API key is shown by neither `Display` nor `Debug`: it may be a key that was pasted by mistake.
+/// Any UUID is an id, and everything else a name; no trust's name is a UUID. A name that has the
+/// form of an API key is shown by neither `Display` nor `Debug`: it may be a key that was pasted by
+/// mistake.
 ///
 /// # Examples
 ///
@@ -231,8 +239,8 @@ impl InvalidName {
 pub enum TrustRef {
     /// The trust with this id.
     Id(Uuid),
-    /// The trust of this name: to the letter if there is one, otherwise in normalization form C, which is what
-    /// [`NewTrust`] stores.
+    /// The trust of this name: to the letter if there is one, otherwise in normalization form C,
+    /// which is what [`NewTrust`] stores.
     Name(String),
 }
 
@@ -263,7 +271,8 @@ impl TrustRef {
     }
 
     pub(crate) fn position_in<T: Borrow<Trust>>(&self, trusts: &[T]) -> Option<usize> {
-        let position = |which: &Self| trusts.iter().position(|trust| which.is_exactly(trust.borrow()));
+        let position =
+            |which: &Self| trusts.iter().position(|trust| which.is_exactly(trust.borrow()));
         position(self).or_else(|| match self {
             Self::Id(_) => None,
             Self::Name(name) => match nfc(name) {
@@ -301,7 +310,9 @@ impl fmt::Display for TrustRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Id(id) => id.fmt(f),
-            Self::Name(name) if ApiKey::may_be_in(name) => f.pad("(withheld: it looks like an API key)"),
+            Self::Name(name) if ApiKey::may_be_in(name) => {
+                f.pad("(withheld: it looks like an API key)")
+            }
             Self::Name(name) => f.pad(name),
         }
     }
@@ -353,11 +364,15 @@ mod tests {
         }
         assert!(NewTrust::new("...").is_ok());
         let id = Uuid::from_u128(7);
-        for name in [id.to_string(), id.simple().to_string(), id.urn().to_string(), id.braced().to_string()] {
+        for name in
+            [id.to_string(), id.simple().to_string(), id.urn().to_string(), id.braced().to_string()]
+        {
             assert_eq!(refusal(&name), InvalidName::Uuid, "{name}");
             assert_eq!(TrustRef::from(&*name), TrustRef::Id(id));
         }
-        for name in ["k".repeat(43), format!("ApiKey {}", "k".repeat(43)), KeyHash::of("key").to_string()] {
+        for name in
+            ["k".repeat(43), format!("ApiKey {}", "k".repeat(43)), KeyHash::of("key").to_string()]
+        {
             assert_eq!(refusal(&name), InvalidName::LooksLikeAKey, "{name}");
             assert!(!TrustRef::from(&*name).to_string().contains(&name[10..]), "{name}");
         }
@@ -369,7 +384,8 @@ mod tests {
     /// Kelvin, the Angstrom sign and the Greek question mark are canonically `K`, `Å` and `;`.
     #[test]
     fn a_name_a_code_and_a_region_are_kept_in_normalization_form_c() {
-        for (typed, kept) in [("Zoe\u{308}", "Zo\u{eb}"), ("\u{212a}\u{212b}\u{37e}", "K\u{c5};"), ("a", "a")]
+        for (typed, kept) in
+            [("Zoe\u{308}", "Zo\u{eb}"), ("\u{212a}\u{212b}\u{37e}", "K\u{c5};"), ("a", "a")]
         {
             let new = NewTrust::new(typed).unwrap().code(typed).region(typed);
             assert_eq!(
@@ -386,7 +402,8 @@ mod tests {
     fn a_name_is_found_to_the_letter_first_and_in_normalization_form_c_second() {
         let named = |name: &str| Trust { name: name.into(), ..trust(None, true) };
         let [composed, decomposed] = [named("\u{e9}"), named("e\u{301}")];
-        let find = |trusts: &[Trust], name| TrustRef::from(name).find_in(trusts).map(|trust| trust.id);
+        let find =
+            |trusts: &[Trust], name| TrustRef::from(name).find_in(trusts).map(|trust| trust.id);
         let both = [composed.clone(), decomposed.clone()];
         assert_eq!(find(&both, "\u{e9}"), Some(composed.id));
         assert_eq!(find(&both, "e\u{301}"), Some(decomposed.id));
@@ -397,7 +414,8 @@ mod tests {
 
     #[test]
     fn a_trust_is_shown_as_it_was_named_unless_that_may_be_a_key() {
-        let shown = |text: &str| (TrustRef::from(text).to_string(), format!("{:?}", TrustRef::from(text)));
+        let shown =
+            |text: &str| (TrustRef::from(text).to_string(), format!("{:?}", TrustRef::from(text)));
         let id = Uuid::from_u128(7).to_string();
         assert_eq!(shown("St. Mary"), ("St. Mary".into(), "Name(\"St. Mary\")".into()));
         assert_eq!(shown(&id), (id.clone(), format!("Id({id})")));

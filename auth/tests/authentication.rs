@@ -58,7 +58,10 @@ async fn a_missing_or_empty_key_is_told_apart_and_reads_nothing<S: Backend>() {
         assert_eq!((attempt.path, attempt.rows_swept), (Path::Unread, 0));
     }
     let refused = world.authenticator.authenticate(None).await.unwrap_err();
-    assert_eq!((refused.status(), refused.detail()), (401, "Not authenticated: API key is missing."));
+    assert_eq!(
+        (refused.status(), refused.detail()),
+        (401, "Not authenticated: API key is missing.")
+    );
     assert_eq!(refused.www_authenticate(), Some("ApiKey"));
 }
 
@@ -85,7 +88,10 @@ async fn a_key_of_a_mebibyte_is_a_key_like_any_other<S: Backend>() {
     for _ in 0..2 {
         assert!(world.authenticator.authenticate(Some(&key)).await.is_ok());
     }
-    assert!(matches!(world.authenticator.authenticate(Some(&key[1..])).await, Err(AuthError::Invalid)));
+    assert!(matches!(
+        world.authenticator.authenticate(Some(&key[1..])).await,
+        Err(AuthError::Invalid)
+    ));
 }
 
 async fn a_sweep_visits_every_enabled_row_and_no_other<S: Backend>() {

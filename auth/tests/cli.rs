@@ -1,4 +1,5 @@
-//! The command-line tool through its real binary: what a person or a script gets back, and what is left on disk.
+//! The command-line tool through its real binary: what a person or a script gets back, and what is
+//! left on disk.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -69,7 +70,9 @@ impl Shell {
     }
 
     fn verify_json(&self, input: impl Into<Vec<u8>>) -> (i32, Value) {
-        let ran = Ran::new(self.command().args(["verify", "--json"]).write_stdin(input).output().unwrap());
+        let ran = Ran::new(
+            self.command().args(["verify", "--json"]).write_stdin(input).output().unwrap(),
+        );
         (ran.code, ran.json())
     }
 
@@ -132,7 +135,8 @@ impl Ran {
 }
 
 fn is_a_key(text: &str) -> bool {
-    text.len() == 43 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    text.len() == 43
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
 /// A well-formed key that nobody was given.
@@ -156,8 +160,9 @@ fn register_prints_the_key_alone_on_standard_output() {
 #[test]
 fn register_as_json_holds_the_key_and_the_trust() {
     let shell = Shell::new();
-    let json =
-        shell.run(&["register", "--name", "St. Mary", "--code", "SM1", "--region", "north", "--json"]).json();
+    let json = shell
+        .run(&["register", "--name", "St. Mary", "--code", "SM1", "--region", "north", "--json"])
+        .json();
     assert!(is_a_key(json["api_key"].as_str().unwrap()));
     let trust = &json["trust"];
     assert_eq!(
@@ -191,7 +196,9 @@ fn a_key_is_shown_once_and_nothing_else_ever_shows_it_or_its_hash() {
             said.push_str(&ran.stderr);
         }
         for input in [key.clone(), format!("{key}x"), format!("{key}\n\n")] {
-            let ran = Ran::new(shell.command().arg("verify").args(json).write_stdin(input).output().unwrap());
+            let ran = Ran::new(
+                shell.command().arg("verify").args(json).write_stdin(input).output().unwrap(),
+            );
             said.push_str(&ran.stdout);
             said.push_str(&ran.stderr);
         }
@@ -202,7 +209,10 @@ fn a_key_is_shown_once_and_nothing_else_ever_shows_it_or_its_hash() {
         assert!(!said.contains(&secret.to_uppercase()));
     }
     let database = fs::read(shell.database()).unwrap();
-    assert!(!database.windows(key.len()).any(|window| window == key.as_bytes()), "the key was stored");
+    assert!(
+        !database.windows(key.len()).any(|window| window == key.as_bytes()),
+        "the key was stored"
+    );
 }
 
 #[test]
@@ -215,14 +225,19 @@ fn list_is_by_name_and_tells_what_is_disabled() {
 
     let ran = shell.run(&["list"]);
     assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
-    let lines: Vec<Vec<&str>> = ran.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    let lines: Vec<Vec<&str>> =
+        ran.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(lines[0][..3], ["NAME", "ID", "STATE"]);
     let rows: Vec<_> = lines[1..].iter().map(|row| (row[0], row[2])).collect();
     assert_eq!(rows, [("a", "enabled"), ("b", "enabled"), ("c", "disabled")]);
 
     let json = shell.run(&["list", "--json"]).json();
-    let names: Vec<_> =
-        json["trusts"].as_array().unwrap().iter().map(|trust| trust["name"].as_str().unwrap()).collect();
+    let names: Vec<_> = json["trusts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|trust| trust["name"].as_str().unwrap())
+        .collect();
     assert_eq!(names, ["a", "b", "c"]);
     assert!(json["trusts"][2]["disabled_at"].is_string());
 }
@@ -238,14 +253,18 @@ fn list_without_trusts_says_how_to_make_one() {
 #[test]
 fn verify_grants_the_right_key_and_says_whose_it_is() {
     let shell = Shell::new();
-    let key = shell.run(&["register", "--name", "St. Mary", "--code", "SM1", "--region", "north"]).stdout;
+    let key =
+        shell.run(&["register", "--name", "St. Mary", "--code", "SM1", "--region", "north"]).stdout;
     let ran = shell.verify(key.trim_end());
     assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
     for part in ["St. Mary", &shell.id_of("St. Mary"), "SM1", "north"] {
         assert!(ran.stdout.contains(part), "{}", ran.stdout);
     }
     let (code, json) = shell.verify_json(key);
-    assert_eq!((code, &json["authenticated"], &json["trust"]["name"]), (0, &true.into(), &"St. Mary".into()));
+    assert_eq!(
+        (code, &json["authenticated"], &json["trust"]["name"]),
+        (0, &true.into(), &"St. Mary".into())
+    );
     assert!(json["trust"].get("api_key_hash").is_none());
 }
 
@@ -290,7 +309,10 @@ fn verify_tells_the_reason_of_a_refusal_on_standard_output() {
         assert_eq!(ran.stderr, "");
         let (code, json) = shell.verify_json(input);
         assert_eq!(code, 1);
-        assert_eq!(json, serde_json::json!({"authenticated": false, "reason": reason, "message": message}));
+        assert_eq!(
+            json,
+            serde_json::json!({"authenticated": false, "reason": reason, "message": message})
+        );
     }
 }
 
@@ -299,9 +321,16 @@ fn verify_without_a_usable_database_is_unavailable_and_grants_nothing() {
     let shell = Shell::new();
     let ran = shell.verify(STRANGER);
     assert_eq!(ran.code, 1);
-    assert!(ran.stdout.starts_with("Refused (unavailable): there is no database"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.starts_with("Refused (unavailable): there is no database"),
+        "{}",
+        ran.stdout
+    );
     let (code, json) = shell.verify_json(STRANGER);
-    assert_eq!((code, &json["authenticated"], &json["reason"]), (1, &false.into(), &"unavailable".into()));
+    assert_eq!(
+        (code, &json["authenticated"], &json["reason"]),
+        (1, &false.into(), &"unavailable".into())
+    );
     shell.assert_untouched();
 }
 
@@ -420,13 +449,18 @@ fn a_key_that_was_given_for_a_name_is_not_repeated() {
     let (shell, _) = Shell::with_trust("a");
     let text = STRANGER.replace('A', "q");
     // One key in sixty-four begins with a hyphen, and then reads as an option.
-    for (key, code) in [(text.clone(), 1), (format!("-{}", &text[1..]), 2), (format!("--{}", &text[2..]), 2)]
+    for (key, code) in
+        [(text.clone(), 1), (format!("-{}", &text[1..]), 2), (format!("--{}", &text[2..]), 2)]
     {
-        for arguments in [&["disable", &key][..], &["rotate", &key], &["register", "--name", &key]] {
+        for arguments in [&["disable", &key][..], &["rotate", &key], &["register", "--name", &key]]
+        {
             for json in [&[][..], &["--json"]] {
                 let ran = shell.run(&[arguments, json].concat());
                 assert_eq!(ran.code, code, "{arguments:?}");
-                assert!(!ran.stdout.contains(&key[2..]) && !ran.stderr.contains(&key[2..]), "{ran:?}");
+                assert!(
+                    !ran.stdout.contains(&key[2..]) && !ran.stderr.contains(&key[2..]),
+                    "{ran:?}"
+                );
             }
         }
     }
@@ -454,9 +488,13 @@ fn a_key_or_a_password_where_it_does_not_belong_is_not_repeated() {
     }
     for variable in ["TRUST_AUTH_LISTEN", "TRUST_AUTH_TTL", "TRUST_AUTH_LOG_FORMAT"] {
         for (arguments, code) in [(&["serve"][..], 2), (&["serve", "--help"], 0)] {
-            let ran = Ran::new(shell.command().env(variable, &key).args(arguments).output().unwrap());
+            let ran =
+                Ran::new(shell.command().env(variable, &key).args(arguments).output().unwrap());
             assert_eq!(ran.code, code, "{variable}: {ran:?}");
-            assert!(!ran.stdout.contains("qq") && !ran.stderr.contains("qq"), "{variable}: {ran:?}");
+            assert!(
+                !ran.stdout.contains("qq") && !ran.stderr.contains("qq"),
+                "{variable}: {ran:?}"
+            );
         }
     }
     shell.assert_untouched();
@@ -493,20 +531,40 @@ fn an_invalid_name_is_refused_before_anything_is_written() {
     let shell = Shell::new();
     let long = "n".repeat(201);
     let id = "67e55044-10b1-426f-9247-bb680e5fe0c8";
-    let hidden =
-        ["a\u{202e}b", "a\u{200b}b", "a\u{2028}b", "a\u{a0}b", "a  b", "\u{301}a", "a\u{e000}", ".", ".."];
-    for name in ["", " ", " a", "a ", "a\nb", "a\u{1b}[2J", &long, id, STRANGER].into_iter().chain(hidden) {
+    let hidden = [
+        "a\u{202e}b",
+        "a\u{200b}b",
+        "a\u{2028}b",
+        "a\u{a0}b",
+        "a  b",
+        "\u{301}a",
+        "a\u{e000}",
+        ".",
+        "..",
+    ];
+    for name in
+        ["", " ", " a", "a ", "a\nb", "a\u{1b}[2J", &long, id, STRANGER].into_iter().chain(hidden)
+    {
         assert!(shell.run(&["register", "--name", name]).error().contains("name"), "{name:?}");
-        assert_eq!(shell.run(&["register", "--name", name, "--json"]).failure(), "invalid_name", "{name:?}");
+        assert_eq!(
+            shell.run(&["register", "--name", name, "--json"]).failure(),
+            "invalid_name",
+            "{name:?}"
+        );
     }
     shell.assert_untouched();
 }
 
 #[test]
 fn a_name_of_any_script_is_fine() {
-    for name in
-        ["Königin-Elisabeth-Herzberge", "聖路加", "a\"b'c\\d", "-", "verify", &("name ".repeat(39) + "names")]
-    {
+    for name in [
+        "Königin-Elisabeth-Herzberge",
+        "聖路加",
+        "a\"b'c\\d",
+        "-",
+        "verify",
+        &("name ".repeat(39) + "names"),
+    ] {
         let (shell, key) = Shell::with_trust(name);
         assert_eq!(shell.verify_json(key).1["trust"]["name"], name);
         assert_eq!(shell.run(&["disable", "--", name]).code, 0);
@@ -567,7 +625,11 @@ fn a_missing_database_is_made_by_register_alone() {
         &["migrate", "--dry-run"],
     ] {
         let ran = shell.run(arguments);
-        assert!(ran.error().contains("trust-auth.db") && ran.error().contains("register"), "{}", ran.stderr);
+        assert!(
+            ran.error().contains("trust-auth.db") && ran.error().contains("register"),
+            "{}",
+            ran.stderr
+        );
         assert_eq!(shell.run(&[arguments, &["--json"]].concat()).failure(), "not_found");
     }
     shell.assert_untouched();
@@ -602,7 +664,12 @@ fn no_command_that_reads_writes_to_the_file() {
     assert!(fs::read(shell.database()).unwrap() == before);
 
     let ran = shell.run(&["migrate"]);
-    assert_eq!((ran.code, ran.stdout.as_str()), (0, "Added write-ahead logging.\n"), "{}", ran.stderr);
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (0, "Added write-ahead logging.\n"),
+        "{}",
+        ran.stderr
+    );
     let before = fs::read(shell.database()).unwrap();
     for dry_run in [&[][..], &["--dry-run"]] {
         let ran = shell.run(&[&["migrate"][..], dry_run].concat());
@@ -626,7 +693,9 @@ fn a_table_that_lacks_a_column_is_left_as_it_is_until_it_is_migrated() {
     ] {
         let ran = shell.run(&[arguments, &["--json"]].concat());
         assert_eq!(ran.failure(), "not_migrated", "{arguments:?}");
-        assert!(ran.stdout.contains("`disabled_at`") && ran.stdout.contains("run `trust-auth migrate`"));
+        assert!(
+            ran.stdout.contains("`disabled_at`") && ran.stdout.contains("run `trust-auth migrate`")
+        );
     }
     assert_eq!(shell.verify_json(key.clone()).1["reason"], "unavailable");
     let plan = shell.run(&["migrate", "--dry-run"]).stdout;
@@ -656,7 +725,8 @@ fn a_run_leaves_the_database_and_no_side_files() {
     shell.verify(key);
     shell.run(&["list"]);
     shell.run(&["disable", "nobody"]);
-    let names: Vec<_> = fs::read_dir(shell.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let names: Vec<_> =
+        fs::read_dir(shell.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["trust-auth.db"]);
 }
 
@@ -674,12 +744,16 @@ fn the_database_is_a_path_or_a_url_from_the_option_or_the_environment() {
             let output = shell.command().args(arguments).write_stdin(&*key).output().unwrap();
             assert_eq!(Ran::new(output).code, 0, "{arguments:?}");
         }
-        let output = shell.command().env("TRUST_AUTH_DATABASE", database).arg("list").output().unwrap();
+        let output =
+            shell.command().env("TRUST_AUTH_DATABASE", database).arg("list").output().unwrap();
         assert_eq!(Ran::new(output).code, 0);
     }
     // The option goes before the environment.
-    let output =
-        shell.command().env("TRUST_AUTH_DATABASE", "nowhere.db").args(["list", "--database", file]).output();
+    let output = shell
+        .command()
+        .env("TRUST_AUTH_DATABASE", "nowhere.db")
+        .args(["list", "--database", file])
+        .output();
     assert_eq!(Ran::new(output.unwrap()).code, 0);
     let output = shell.command().env("TRUST_AUTH_DATABASE", "nowhere.db").arg("list").output();
     assert!(Ran::new(output.unwrap()).error().contains("nowhere.db"));
@@ -690,8 +764,11 @@ fn the_database_is_a_path_or_a_url_from_the_option_or_the_environment() {
 fn help_does_not_show_a_database_that_the_environment_names() {
     let shell = Shell::new();
     let url = "postgres://admin:hunter2@db/trusts";
-    for arguments in [&["--help"][..], &["list", "--help"], &["list"], &["list", "--json"], &["nonsense"]] {
-        let output = shell.command().env("TRUST_AUTH_DATABASE", url).args(arguments).output().unwrap();
+    for arguments in
+        [&["--help"][..], &["list", "--help"], &["list"], &["list", "--json"], &["nonsense"]]
+    {
+        let output =
+            shell.command().env("TRUST_AUTH_DATABASE", url).args(arguments).output().unwrap();
         let ran = Ran::new(output);
         assert!(!ran.stdout.contains("hunter2") && !ran.stderr.contains("hunter2"));
     }
@@ -701,7 +778,8 @@ fn help_does_not_show_a_database_that_the_environment_names() {
 #[test]
 fn a_database_of_another_kind_is_refused() {
     let shell = Shell::new();
-    for url in ["mysql://admin:hunter2@db/trusts", "postgres://admin:hunter2@db/trusts?ssl=hunter2"] {
+    for url in ["mysql://admin:hunter2@db/trusts", "postgres://admin:hunter2@db/trusts?ssl=hunter2"]
+    {
         for command in [&["list"][..], &["register", "--name", "a"]] {
             let ran = shell.run(&[command, &["--database", url, "--json"]].concat());
             assert_eq!(ran.failure(), "unsupported_url");
@@ -716,9 +794,13 @@ fn a_file_that_is_no_database_is_refused_and_left_as_it_was() {
     let shell = Shell::new();
     let content = "This is a text. ".repeat(1_000);
     fs::write(shell.database(), &content).unwrap();
-    for arguments in
-        [&["list"][..], &["register", "--name", "a"], &["disable", "a"], &["rotate", "a"], &["delete", "a"]]
-    {
+    for arguments in [
+        &["list"][..],
+        &["register", "--name", "a"],
+        &["disable", "a"],
+        &["rotate", "a"],
+        &["delete", "a"],
+    ] {
         assert!(shell.run(arguments).error().contains("trust-auth.db"));
         assert_eq!(shell.run(&[arguments, &["--json"]].concat()).failure(), "not_a_database");
     }
@@ -764,7 +846,8 @@ fn a_parent_that_is_a_file_is_refused_and_left_as_it_was() {
     assert_eq!(fs::read_to_string(parent).unwrap(), "content");
 }
 
-/// A process with the powers of root writes anywhere, so there the claim is only that a failure is typed.
+/// A process with the powers of root writes anywhere, so there the claim is only that a failure is
+/// typed.
 #[cfg(unix)]
 #[test]
 fn an_unwritable_folder_is_refused() {
@@ -841,8 +924,12 @@ fn wrong_usage_exits_with_2_and_touches_nothing() {
             ran.stderr
         );
     }
-    let output =
-        shell.command().env("TRUST_AUTH_DATABASE", "").args(["register", "--name", "a"]).output().unwrap();
+    let output = shell
+        .command()
+        .env("TRUST_AUTH_DATABASE", "")
+        .args(["register", "--name", "a"])
+        .output()
+        .unwrap();
     assert_eq!(Ran::new(output).code, 2);
     shell.assert_untouched();
 }
@@ -861,7 +948,10 @@ fn help_explains_every_command() {
         assert_eq!((help.code, help.stderr.as_str()), (0, ""));
         assert!(help.stdout.contains(&format!("Usage: trust-auth {command}")), "{}", help.stdout);
     }
-    assert_eq!(shell.run(&["--version"]).stdout, format!("trust-auth {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        shell.run(&["--version"]).stdout,
+        format!("trust-auth {}\n", env!("CARGO_PKG_VERSION"))
+    );
 }
 
 #[test]

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use trust_auth::{
-    Attempt, AuthError, Authenticator, AuthenticatorBuilder, Candidates, KeyHash, MemoryStore, NewTrust,
-    Path, StoreError, Trust, TrustKeyCache, TrustLedger, TrustRegistry, TrustStore,
+    Attempt, AuthError, Authenticator, AuthenticatorBuilder, Candidates, KeyHash, MemoryStore,
+    NewTrust, Path, StoreError, Trust, TrustKeyCache, TrustLedger, TrustRegistry, TrustStore,
 };
 use uuid::Uuid;
 
@@ -41,7 +41,9 @@ struct World {
 }
 
 impl World {
-    async fn with(set: impl FnOnce(AuthenticatorBuilder<Slow>) -> AuthenticatorBuilder<Slow>) -> Self {
+    async fn with(
+        set: impl FnOnce(AuthenticatorBuilder<Slow>) -> AuthenticatorBuilder<Slow>,
+    ) -> Self {
         let rows = Arc::new(MemoryStore::new());
         let registry = TrustRegistry::new(Arc::clone(&rows), Arc::new(TrustKeyCache::new()));
         let (trust, key) = registry.register(NewTrust::new("a").unwrap()).await.unwrap();

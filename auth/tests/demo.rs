@@ -1,6 +1,8 @@
-//! The demo through its real binary, small: what it reports, that it held, and that nothing is left of it.
+//! The demo through its real binary, small: what it reports, that it held, and that nothing is left
+//! of it.
 //!
-//! How fast it was is not asserted: that is for whoever runs it on a machine that does nothing else.
+//! How fast it was is not asserted: that is for whoever runs it on a machine that does nothing
+//! else.
 
 use std::fs;
 use std::path::Path;
@@ -59,7 +61,11 @@ fn command(folder: &Path, arguments: &[&str]) -> Command {
 fn run(arguments: &[&str]) -> Output {
     let folder = tempfile::tempdir().unwrap();
     let output = command(folder.path(), arguments).output().unwrap();
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "the demo has left something behind");
+    assert_eq!(
+        fs::read_dir(folder.path()).unwrap().count(),
+        0,
+        "the demo has left something behind"
+    );
     output
 }
 
@@ -91,7 +97,9 @@ fn the_report_is_one_line_of_numbers_and_says_that_it_held() {
     for bad in ["revoked_grants", "valid_refused", "wrong_trust", "refused_unavailable"] {
         assert_eq!(count(bad), 0, "{bad} in {report}");
     }
-    for kind in ["rotated", "disabled", "enabled", "deleted", "revoked_presented", "valid_presented"] {
+    for kind in
+        ["rotated", "disabled", "enabled", "deleted", "revoked_presented", "valid_presented"]
+    {
         assert!(count(kind) > 0, "{kind} in {report}");
     }
     assert!(count("refused_missing") > 0 && count("refused_invalid") > 0, "{report}");
@@ -106,7 +114,11 @@ fn every_request_is_accounted_for() {
     let count = |field| count(&report, field);
     let judged = count("revoked_presented") + count("valid_presented") + count("undecided");
     assert_eq!(judged, count("requests"), "{report}");
-    assert_eq!(count("hits") + count("swept") + count("refused_missing"), count("requests"), "{report}");
+    assert_eq!(
+        count("hits") + count("swept") + count("refused_missing"),
+        count("requests"),
+        "{report}"
+    );
     // Requests share walks; and one whose row changes in between asks for a second.
     assert!((1..=2 * count("swept")).contains(&count("sweeps")), "{report}");
     assert!(count("stale_hits") <= count("swept"), "{report}");
@@ -122,7 +134,8 @@ fn one_trust_alone_is_rotated_disabled_enabled_and_deleted() {
     assert_eq!(count(&report, "revoked_grants") + count(&report, "valid_refused"), 0, "{report}");
 }
 
-/// G9: the second round of changes is made behind the cache's back, where nothing but the live row refuses a revoked key.
+/// G9: the second round of changes is made behind the cache's back, where nothing but the live row
+/// refuses a revoked key.
 #[test]
 fn revocations_by_another_process_are_stale_hits_and_never_granted() {
     let report = report(&["--trusts", "60", "--seconds", "1", "--json"]);
@@ -209,15 +222,18 @@ fn the_demo_leaves_the_named_database_alone() {
 #[test]
 fn without_a_temporary_folder_it_says_so() {
     let folder = tempfile::tempdir().unwrap();
-    let output =
-        command(folder.path(), &["--json"]).env("TMPDIR", folder.path().join("none")).output().unwrap();
+    let output = command(folder.path(), &["--json"])
+        .env("TMPDIR", folder.path().join("none"))
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(1));
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(json["error"]["kind"], "temporary_folder");
     assert!(json["error"]["message"].as_str().unwrap().contains("TMPDIR"));
 }
 
-/// Whether it is still registering trusts or already running, a signal ends it, and the folder goes.
+/// Whether it is still registering trusts or already running, a signal ends it, and the folder
+/// goes.
 #[cfg(unix)]
 #[test]
 fn an_interrupted_demo_removes_its_folder() {
@@ -231,7 +247,10 @@ fn an_interrupted_demo_removes_its_folder() {
                 assert!(child.try_wait().unwrap().is_none(), "the demo ended by itself");
                 std::thread::yield_now();
             }
-            let killed = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap();
+            let killed = Command::new("kill")
+                .args(["-s", signal, &child.id().to_string()])
+                .status()
+                .unwrap();
             assert!(killed.success());
 
             let output = child.wait_with_output().unwrap();

@@ -1,4 +1,5 @@
-//! The authenticator in front of a service: what is let through, with what, and what everybody else is told (G9, G10).
+//! The authenticator in front of a service: what is let through, with what, and what everybody else
+//! is told (G9, G10).
 
 mod stores;
 
@@ -13,20 +14,22 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{Request, Response};
 use stores::{Log, Moment, Tampered, World, by_name};
 use tokio::task::yield_now;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt};
 use trust_auth::{
-    AuthError, AuthLayer, Authenticated, Authenticator, Candidates, KeyHeader, MemoryStore, NotAuthenticated,
-    SqliteStore, StoreError, Trust, TrustStore,
+    AuthError, AuthLayer, Authenticated, Authenticator, Candidates, KeyHeader, MemoryStore,
+    NotAuthenticated, SqliteStore, StoreError, Trust, TrustStore,
 };
 use uuid::Uuid;
 
-/// Answers with the name of the trust that it finds, and counts how often it is called. Like some services in use, it must be
-/// ready before it is called, and a clone of one that is ready is not.
+/// Answers with the name of the trust that it finds, and counts how often it is called. Like some
+/// services in use, it must be ready before it is called, and a clone of one that is ready is not.
 #[derive(Default)]
 struct Greeter {
     called: Arc<AtomicUsize>,
@@ -102,8 +105,10 @@ async fn a_granted_request_reaches_the_service_with_its_trust_and_all_else_that_
             request.extensions_mut().insert(other.clone());
         }
         let response = service.ready().await.unwrap().call(request).await.unwrap();
-        let expected =
-            format!("{} St. Mary {{\"x-other\": \"stays\", \"x-api-key\": Sensitive}} the body", trust.id);
+        let expected = format!(
+            "{} St. Mary {{\"x-other\": \"stays\", \"x-api-key\": Sensitive}} the body",
+            trust.id
+        );
         assert_eq!((response.status().as_u16(), response.body()), (200, &expected));
         assert_eq!(called.load(Ordering::SeqCst), number);
     }
@@ -169,9 +174,14 @@ async fn while_the_store_is_down_nothing_reaches_the_service_g9() {
     let greeter = Greeter::default();
     let service = AuthLayer::new(world.authenticator.clone()).layer(greeter.clone());
     for moment in [Moment::CandidatesRead, Moment::RowRead] {
-        world.store.at(moment, async { Err(StoreError::Other("the disk of trusts.db is gone".into())) });
-        let refused =
-            service.clone().oneshot(request("x-api-key", &[key.expose().as_bytes()])).await.unwrap();
+        world
+            .store
+            .at(moment, async { Err(StoreError::Other("the disk of trusts.db is gone".into())) });
+        let refused = service
+            .clone()
+            .oneshot(request("x-api-key", &[key.expose().as_bytes()]))
+            .await
+            .unwrap();
         assert_refused(&refused, 503, UNAVAILABLE);
         assert_eq!((greeter.called.load(Ordering::SeqCst), world.cached(&key)), (0, None));
     }
@@ -194,8 +204,10 @@ impl TrustStore for Stuck {
 
 #[test]
 fn what_is_shown_for_debugging_names_the_header_and_no_key() {
-    let authenticator = Authenticator::builder(Arc::new(MemoryStore::new()), Arc::default()).build();
-    let layer = AuthLayer::new(authenticator).header(KeyHeader::new(http::HeaderName::from_static("x-key")));
+    let authenticator =
+        Authenticator::builder(Arc::new(MemoryStore::new()), Arc::default()).build();
+    let layer = AuthLayer::new(authenticator)
+        .header(KeyHeader::new(http::HeaderName::from_static("x-key")));
     let shown = format!("{layer:?} {:?}", layer.layer("the service within"));
     for part in ["AuthLayer {", "AuthService {", "x-key", "the service within"] {
         assert!(shown.contains(part), "{shown}");
@@ -204,10 +216,12 @@ fn what_is_shown_for_debugging_names_the_header_and_no_key() {
 
 #[tokio::test]
 async fn over_the_limit_the_client_is_told_when_to_come_back() {
-    let authenticator = Authenticator::builder(Arc::new(Stuck), Arc::default()).waiting_limit(1).build();
+    let authenticator =
+        Authenticator::builder(Arc::new(Stuck), Arc::default()).waiting_limit(1).build();
     let greeter = Greeter::default();
     let service = AuthLayer::new(authenticator.clone()).layer(greeter.clone());
-    let ask = || tokio::spawn(service.clone().oneshot(request("x-api-key", &[b"a stranger's key"])));
+    let ask =
+        || tokio::spawn(service.clone().oneshot(request("x-api-key", &[b"a stranger's key"])));
     let walks = ask();
     // Until the walk has taken it off the queue, the next one is over the limit.
     let waits = loop {
@@ -232,7 +246,8 @@ async fn a_store_that_fails_is_logged_once_however_many_requests_it_fails() {
     let service = AuthLayer::new(world.authenticator.clone()).layer(Greeter::default());
     world.store.close().await;
     for _ in 0..20 {
-        let response = service.clone().oneshot(request("x-api-key", &[b"a stranger's key"])).await.unwrap();
+        let response =
+            service.clone().oneshot(request("x-api-key", &[b"a stranger's key"])).await.unwrap();
         assert_refused(&response, 503, UNAVAILABLE);
     }
     let text = log.text();
@@ -247,7 +262,8 @@ async fn every_refusal_of_the_layer_takes_the_floor() {
     let (_, key) = world.register("a").await;
     let floor = Duration::from_millis(50);
     let authenticator = Authenticator::builder(Arc::clone(&world.store), Arc::clone(&world.cache));
-    let service = AuthLayer::new(authenticator.reject_floor(floor).build()).layer(Greeter::default());
+    let service =
+        AuthLayer::new(authenticator.reject_floor(floor).build()).layer(Greeter::default());
     let long = [b'k'; KeyHeader::MAX_BYTES + 1];
     let cases: &[(&[&[u8]], bool)] = &[
         (&[], true),
@@ -286,7 +302,8 @@ async fn an_axum_handler_has_the_trust_of_its_request_until_it_is_revoked() {
     let world = World::<SqliteStore>::new().await;
     let (_, key) = world.register("St. Mary").await;
     let (_, other) = world.register("St. Peter").await;
-    let app = Router::new().route("/", get(greet)).layer(AuthLayer::new(world.authenticator.clone()));
+    let app =
+        Router::new().route("/", get(greet)).layer(AuthLayer::new(world.authenticator.clone()));
 
     for _ in 0..2 {
         assert_eq!(answer(&app, Some(key.expose())).await, (200, "Hello, St. Mary.".into()));
@@ -312,6 +329,9 @@ async fn a_layer_that_was_forgotten_opens_no_door_g9() {
 #[tokio::test]
 async fn a_handler_may_return_a_refusal_of_its_own() {
     let response = AuthError::Unavailable(StoreError::Busy).into_response();
-    assert_eq!((response.status().as_u16(), &response.headers()[RETRY_AFTER]), (503, &"1".parse().unwrap()));
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()[RETRY_AFTER]),
+        (503, &"1".parse().unwrap())
+    );
     assert_eq!(to_bytes(response.into_body(), 10_000).await.unwrap(), UNAVAILABLE);
 }

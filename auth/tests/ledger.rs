@@ -5,7 +5,8 @@ mod stores;
 use sqlx::Connection;
 use stores::{Backend, World, by_name, second_connection, sqlite_options};
 use trust_auth::{
-    Change, KeyHash, MemoryStore, NewTrust, SqliteStore, StoreError, Trust, TrustLedger, TrustRef, TrustStore,
+    Change, KeyHash, MemoryStore, NewTrust, SqliteStore, StoreError, Trust, TrustLedger, TrustRef,
+    TrustStore,
 };
 use uuid::Uuid;
 
@@ -35,7 +36,8 @@ async fn store<S: Backend>() -> World<S> {
 async fn a_new_row_is_enabled_and_reads_back_as_it_was_returned<S: Backend>() {
     let world = store::<S>().await;
     let hash = KeyHash::of("key");
-    let trust = world.store.insert(new("Sté. Marie — 北").code("SM'1\"").region(""), hash).await.unwrap();
+    let trust =
+        world.store.insert(new("Sté. Marie — 北").code("SM'1\"").region(""), hash).await.unwrap();
     assert!(trust.is_enabled() && trust.accepts(&hash));
     assert_eq!((trust.code.as_deref(), trust.region.as_deref()), (Some("SM'1\""), Some("")));
     assert_eq!(world.store.fetch(trust.id).await.unwrap(), Some(trust));
@@ -46,7 +48,9 @@ async fn a_row_is_found_by_id_and_by_name<S: Backend>() {
     let world = store::<S>().await;
     let trust = world.store.insert(new("a"), KeyHash::of("a")).await.unwrap();
     let other = world.store.insert(new("b"), KeyHash::of("b")).await.unwrap();
-    for which in [TrustRef::Id(trust.id), by_name("a"), trust.id.simple().to_string().as_str().into()] {
+    for which in
+        [TrustRef::Id(trust.id), by_name("a"), trust.id.simple().to_string().as_str().into()]
+    {
         let change = world.store.set_enabled(&which, true).await.unwrap();
         assert_eq!(change.trust, trust);
     }
@@ -143,7 +147,8 @@ async fn the_list_is_by_name_and_has_the_disabled_too<S: Backend>() {
         world.store.insert(new(name), KeyHash::of(name)).await.unwrap();
     }
     world.store.set_enabled(&by_name("a"), false).await.unwrap();
-    let names: Vec<String> = world.store.list().await.unwrap().into_iter().map(|trust| trust.name).collect();
+    let names: Vec<String> =
+        world.store.list().await.unwrap().into_iter().map(|trust| trust.name).collect();
     assert_eq!(names, ["Z", "a", "a b", "b", "é"]);
 }
 
@@ -167,7 +172,11 @@ async fn a_name_is_one_name_in_each_of_its_normal_forms<S: Backend>() {
     for name in ["Zo\u{eb}", "Zoe\u{308}"] {
         let error = world.store.insert(new(name), KeyHash::of("other")).await.unwrap_err();
         assert_eq!(error.kind(), "name_taken", "{name:?}");
-        assert_eq!(world.store.set_enabled(&by_name(name), true).await.unwrap().trust, trust, "{name:?}");
+        assert_eq!(
+            world.store.set_enabled(&by_name(name), true).await.unwrap().trust,
+            trust,
+            "{name:?}"
+        );
     }
     assert_eq!(world.store.delete(&by_name("Zoe\u{308}")).await.unwrap().trust, trust);
 }
@@ -181,7 +190,11 @@ async fn a_row_whose_name_is_in_another_form_is_found_by_it_and_by_its_id<S: Bac
         world.store.rename(row.id, name).await;
         let renamed = Trust { name: name.to_owned(), ..row.clone() };
         for which in [by_name(name), TrustRef::Id(row.id)] {
-            assert_eq!(world.store.set_enabled(&which, true).await.unwrap().trust, renamed, "{name:?}");
+            assert_eq!(
+                world.store.set_enabled(&which, true).await.unwrap().trust,
+                renamed,
+                "{name:?}"
+            );
         }
         assert_eq!(world.store.fetch(row.id).await.unwrap(), Some(renamed.clone()));
         assert!(world.store.list().await.unwrap().contains(&renamed), "{name:?}");
@@ -210,7 +223,8 @@ async fn processes_that_make_one_database_at_the_same_time_all_succeed() {
     for _ in 0..10 {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("trusts.db");
-        let openers: Vec<_> = (0..8).map(|_| tokio::spawn(sqlite_options(&file).connect())).collect();
+        let openers: Vec<_> =
+            (0..8).map(|_| tokio::spawn(sqlite_options(&file).connect())).collect();
         let mut stores = Vec::new();
         for opener in openers {
             stores.push(opener.await.unwrap().unwrap());
@@ -228,7 +242,8 @@ async fn processes_that_make_one_database_at_the_same_time_all_succeed() {
 async fn the_database_is_in_wal_mode_and_has_no_index_on_the_hash() {
     let world = World::<SqliteStore>::new().await;
     let mut other = second_connection(&world.store).await;
-    let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut other).await.unwrap();
+    let mode: String =
+        sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut other).await.unwrap();
     assert_eq!(mode, "wal");
     let indexed: Vec<String> = sqlx::query_scalar(
         "SELECT column.name FROM pragma_index_list('trust') AS list, pragma_index_info(list.name) AS column",

@@ -17,7 +17,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair,
 };
 use tempfile::TempDir;
 use trust_auth::{NewTrust, PostgresStore, TrustKeyCache, TrustLedger, TrustRegistry};
@@ -219,7 +220,8 @@ impl Fixture {
     /// Every database has the table, which everybody may read.
     fn make_databases(&self) {
         let template = self.server.url("template1");
-        let registered = self.trust_auth().args(["--database", &template, "register", "--name=a"]).output();
+        let registered =
+            self.trust_auth().args(["--database", &template, "register", "--name=a"]).output();
         assert!(registered.as_ref().unwrap().status.success(), "{registered:?}");
         self.server.psql("template1", "GRANT SELECT ON trust TO PUBLIC");
         let user = system_user();
@@ -233,7 +235,8 @@ impl Fixture {
             self.server.psql("postgres", &format!("CREATE ROLE \"{role}\" LOGIN"));
         }
         for database in ["trusts", "scram", "d b/@", &user] {
-            self.server.psql("postgres", &format!("CREATE DATABASE \"{database}\" TEMPLATE template1"));
+            self.server
+                .psql("postgres", &format!("CREATE DATABASE \"{database}\" TEMPLATE template1"));
         }
     }
 
@@ -287,7 +290,10 @@ impl Fixture {
     /// A command with nothing in its environment but what a row gives.
     fn command(&self, program: &Path, environment: &str) -> Command {
         let mut command = Command::new(program);
-        command.env_clear().env("HOME", self.folder.path().join("home")).env("PATH", "/usr/bin:/bin");
+        command
+            .env_clear()
+            .env("HOME", self.folder.path().join("home"))
+            .env("PATH", "/usr/bin:/bin");
         for variable in environment.split_whitespace() {
             let (name, value) = variable.split_once('=').unwrap();
             command.env(name, self.filled(value));
@@ -377,18 +383,21 @@ fn databases_are_reached_as_psql_reaches_them() {
             continue;
         }
         let database = fixture.filled(database);
-        let (psql, ours) = (fixture.psql(&database, environment), fixture.list(&database, environment));
+        let (psql, ours) =
+            (fixture.psql(&database, environment), fixture.list(&database, environment));
         let told = format!(
             "{}{}{}",
             String::from_utf8_lossy(&ours.stdout),
             String::from_utf8_lossy(&ours.stderr),
             String::from_utf8_lossy(&psql.stderr)
         );
-        let ours_told =
-            String::from_utf8_lossy(&ours.stdout).into_owned() + &String::from_utf8_lossy(&ours.stderr);
+        let ours_told = String::from_utf8_lossy(&ours.stdout).into_owned()
+            + &String::from_utf8_lossy(&ours.stderr);
         let fits = match expected {
             Connect => psql.status.success() && ours.status.success(),
-            Refused => !psql.status.success() && !ours.status.success() && ours_told.contains("\"kind\":"),
+            Refused => {
+                !psql.status.success() && !ours.status.success() && ours_told.contains("\"kind\":")
+            }
             ByName(words) => {
                 psql.status.success()
                     && !ours.status.success()
@@ -420,7 +429,10 @@ fn another_user_of_the_system_is_let_in_by_the_socket_as_that_user() {
         (trust_auth_program(), vec!["--json", "--database", &database, "list"]),
     ] {
         let mut command = fixture.command(Path::new("/usr/bin/setpriv"), "");
-        command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups"]).arg(&program).args(arguments);
+        command
+            .args(["--reuid=nobody", "--regid=nogroup", "--clear-groups"])
+            .arg(&program)
+            .args(arguments);
         let output = command.output().unwrap();
         assert!(output.status.success(), "{program:?}: {output:?}");
     }
@@ -485,7 +497,8 @@ fn a_password_file_or_command_that_gives_nothing_is_an_error_that_does_not_repea
             .args(["register", "--name=a"])
             .output()
             .unwrap();
-        let told = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+        let told =
+            String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
         (output.status.success(), told)
     };
     let (good, bad) = (file("good", &format!("{PASSWORD}\n")), file("bad", "hunter3\n"));
@@ -497,7 +510,11 @@ fn a_password_file_or_command_that_gives_nothing_is_an_error_that_does_not_repea
         (vec!["--database-password-file", &two], "cannot_connect", "NUL"),
         (vec!["--database-password-file", &bad], "cannot_connect", "refused the password"),
         (vec![command, "/nothing"], "cannot_connect", "cannot be started"),
-        (vec![command, "sh -c 'echo hunter3; echo hunter4 >&2; exit 3'"], "cannot_connect", "exit status: 3"),
+        (
+            vec![command, "sh -c 'echo hunter3; echo hunter4 >&2; exit 3'"],
+            "cannot_connect",
+            "exit status: 3",
+        ),
         (vec![command, "sh -c 'echo hunter3; exec sleep 600'"], "cannot_connect", "did not end"),
         (vec![command, "true"], "cannot_connect", "is empty"),
         (vec![command, "echo 'hunter3"], "unsupported_url", command),

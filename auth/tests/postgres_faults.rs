@@ -1,5 +1,5 @@
-//! A PostgreSQL that hangs, refuses, stops, or is another one than yesterday: errors that say what to do, within the limits that were
-//! set, and an answer from the first operation after its return.
+//! A PostgreSQL that hangs, refuses, stops, or is another one than yesterday: errors that say what
+//! to do, within the limits that were set, and an answer from the first operation after its return.
 
 mod stores;
 
@@ -72,7 +72,8 @@ async fn a_query_that_hangs_ends_when_its_time_is_over_here_and_on_the_server() 
 }
 
 #[tokio::test]
-async fn a_network_that_fell_silent_costs_the_time_limit_and_no_more_and_new_connections_get_through() {
+async fn a_network_that_fell_silent_costs_the_time_limit_and_no_more_and_new_connections_get_through()
+ {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     let (_, trust) = store_with_a_trust(&url).await;
@@ -96,7 +97,8 @@ async fn who_waits_for_a_connection_in_vain_is_told_when_that_time_is_over() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     let (_, trust) = store_with_a_trust(&url).await;
-    let store = postgres_options(&url).max_connections(2).acquire_timeout(LIMIT).connect().await.unwrap();
+    let store =
+        postgres_options(&url).max_connections(2).acquire_timeout(LIMIT).connect().await.unwrap();
     let mut other = server.connect(&url).await;
     let mut locked = other.begin().await.unwrap();
     locked.execute("LOCK TABLE trust IN ACCESS EXCLUSIVE MODE").await.unwrap();
@@ -157,7 +159,8 @@ async fn connections_that_were_cut_are_replaced_within_the_next_operation() {
 }
 
 #[tokio::test]
-async fn a_server_that_stopped_cannot_be_reached_and_the_first_operation_after_its_return_is_answered() {
+async fn a_server_that_stopped_cannot_be_reached_and_the_first_operation_after_its_return_is_answered()
+ {
     let Some(server) = PostgresServer::start() else { return };
     let url = server.new_database();
     let (store, trust) = store_with_a_trust(&url).await;
@@ -168,7 +171,10 @@ async fn a_server_that_stopped_cannot_be_reached_and_the_first_operation_after_i
             assert_eq!(error.kind(), "cannot_connect", "{error}");
             assert!(error.to_string().contains("check the address, and that it runs"), "{error}");
         }
-        assert_eq!(refused_after(Duration::ZERO, insert(&store, "b")).await.kind(), "cannot_connect");
+        assert_eq!(
+            refused_after(Duration::ZERO, insert(&store, "b")).await.kind(),
+            "cannot_connect"
+        );
         let error = refused_after(Duration::ZERO, postgres_options(&url).connect()).await;
         assert_eq!(error.kind(), "cannot_connect", "{error}");
 
@@ -257,7 +263,8 @@ async fn a_store_that_was_closed_is_unreachable_and_leaves_no_connection() {
     }
 }
 
-/// As behind a proxy that passes the next query on to another server: the connection was made to a primary, and each answer says where it is from.
+/// As behind a proxy that passes the next query on to another server: the connection was made to a
+/// primary, and each answer says where it is from.
 #[tokio::test]
 async fn nothing_is_read_on_a_connection_that_leads_to_a_replica_by_now() {
     let Some(server) = PostgresServer::shared() else { return };
@@ -322,7 +329,10 @@ async fn a_change_that_a_trigger_takes_back_is_an_error() {
             store.set_enabled(&by_name("a"), false).await.unwrap_err(),
             store.replace_hash(&by_name("a"), KeyHash::of("b")).await.unwrap_err(),
         ] {
-            assert!(error.to_string().contains("look for a trigger on its table"), "{time}: {error}");
+            assert!(
+                error.to_string().contains("look for a trigger on its table"),
+                "{time}: {error}"
+            );
         }
         server.psql(&url, "DROP TRIGGER keep ON trust");
     }
@@ -387,11 +397,15 @@ async fn a_revocation_after_the_search_path_has_changed_is_seen_by_the_next_read
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert!(store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
     store.set_enabled(&by_name("a"), false).await.unwrap();
-    assert!(!store.fetch(trust.id).await.unwrap().unwrap().is_enabled(), "the table is another one");
+    assert!(
+        !store.fetch(trust.id).await.unwrap().unwrap().is_enabled(),
+        "the table is another one"
+    );
     assert_eq!(server.psql(&url, "SELECT disabled_at IS NULL FROM other.trust"), "f", "the test");
 }
 
-/// Whatever PostgreSQL reports, by SQLSTATE, becomes what somebody can do, and none of its own words are passed on.
+/// Whatever PostgreSQL reports, by SQLSTATE, becomes what somebody can do, and none of its own
+/// words are passed on.
 #[tokio::test]
 async fn what_a_write_is_refused_for_is_told_with_what_to_do() {
     let Some(server) = PostgresServer::shared() else { return };
@@ -435,7 +449,8 @@ async fn what_a_write_is_refused_for_is_told_with_what_to_do() {
     assert_eq!(store.list().await.unwrap(), [trust]);
 }
 
-/// Only a lost connection is worth a second attempt: any other error is the answer, on a connection that was used before as on a new one.
+/// Only a lost connection is worth a second attempt: any other error is the answer, on a connection
+/// that was used before as on a new one.
 #[tokio::test]
 async fn a_read_that_fails_is_not_done_again_unless_the_connection_was_lost() {
     let Some(server) = PostgresServer::shared() else { return };
@@ -455,7 +470,8 @@ async fn a_read_that_fails_is_not_done_again_unless_the_connection_was_lost() {
     }
 }
 
-/// One that was used before may have died in the pool, which says nothing about the server. One that is new has not.
+/// One that was used before may have died in the pool, which says nothing about the server. One
+/// that is new has not.
 #[tokio::test]
 async fn a_read_whose_connection_is_lost_is_done_again_once_and_not_at_all_on_a_new_connection() {
     let Some(server) = PostgresServer::shared() else { return };
@@ -473,7 +489,10 @@ async fn a_read_whose_connection_is_lost_is_done_again_once_and_not_at_all_on_a_
         }
         server.psql(&url, "ALTER SEQUENCE reads RESTART; INSERT INTO cut VALUES (true)");
         assert!(matches!(store.fetch(trust.id).await, Err(StoreError::Unreachable)));
-        assert_eq!(server.psql(&url, "SELECT last_value FROM reads WHERE is_called").trim(), attempts);
+        assert_eq!(
+            server.psql(&url, "SELECT last_value FROM reads WHERE is_called").trim(),
+            attempts
+        );
         server.psql(&url, "DELETE FROM cut");
     }
 }
@@ -506,7 +525,8 @@ async fn a_change_whose_connection_is_cut_says_what_is_known_and_the_next_one_wo
         ("COMMIT\0", Cut::After, "outcome_unknown", true),
     ] {
         assert_changes_work(&store, &trust).await;
-        // Onto a new connection: one that was used before would be replaced within the change, and its statements are prepared.
+        // Onto a new connection: one that was used before would be replaced within the change, and
+        // its statements are prepared.
         server.kill_connections(&url);
         assert!(store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
         // What the pool has of killed connections goes by a change that needs no second attempt.
@@ -515,13 +535,20 @@ async fn a_change_whose_connection_is_cut_says_what_is_known_and_the_next_one_wo
         let error = store.set_enabled(&trust.id.into(), false).await.unwrap_err();
         assert!(network.has_cut(), "{statement}");
         assert_eq!(error.kind(), kind, "{statement} {when:?}: {error}");
-        assert_eq!(error.to_string().contains("look whether it was made"), kind == "outcome_unknown");
+        assert_eq!(
+            error.to_string().contains("look whether it was made"),
+            kind == "outcome_unknown"
+        );
         eventually("the server has ended what was cut", || {
             let state = server.psql(&url, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()");
             state == "0"
         })
         .await;
-        assert_eq!(store.fetch(trust.id).await.unwrap().unwrap().is_enabled(), !is_made, "{statement}");
+        assert_eq!(
+            store.fetch(trust.id).await.unwrap().unwrap().is_enabled(),
+            !is_made,
+            "{statement}"
+        );
     }
     assert_changes_work(&store, &trust).await;
 }
@@ -538,7 +565,10 @@ async fn a_change_whose_session_the_server_ends_says_what_is_known_and_the_next_
              $$BEGIN PERFORM pg_terminate_backend(pg_backend_pid()), pg_sleep(60); RETURN NULL; END$$",
     );
     for (trigger, kind) in [
-        ("CREATE TRIGGER stop AFTER UPDATE ON trust FOR EACH ROW EXECUTE FUNCTION stop()", "unreachable"),
+        (
+            "CREATE TRIGGER stop AFTER UPDATE ON trust FOR EACH ROW EXECUTE FUNCTION stop()",
+            "unreachable",
+        ),
         (
             "CREATE CONSTRAINT TRIGGER stop AFTER UPDATE ON trust DEFERRABLE INITIALLY DEFERRED \
              FOR EACH ROW EXECUTE FUNCTION stop()",
@@ -568,7 +598,13 @@ impl SmallDisk {
             (data.uid(), data.gid())
         };
         let mount = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size=2m,mode=0700,uid={user},gid={group}"), "tmpfs"])
+            .args([
+                "-t",
+                "tmpfs",
+                "-o",
+                &format!("size=2m,mode=0700,uid={user},gid={group}"),
+                "tmpfs",
+            ])
             .arg(&folder)
             .output();
         if mount.is_ok_and(|mount| mount.status.success()) {
@@ -600,7 +636,14 @@ async fn a_full_disk_fails_changes_alone_and_they_work_at_once_when_there_is_roo
     let filler = disk.0.join("filler");
     for round in 0..2 {
         let full = "dd if=/dev/zero of=\"$0\" bs=4096 2>/dev/null; true";
-        assert!(std::process::Command::new("sh").args(["-c", full]).arg(&filler).status().unwrap().success());
+        assert!(
+            std::process::Command::new("sh")
+                .args(["-c", full])
+                .arg(&filler)
+                .status()
+                .unwrap()
+                .success()
+        );
         let mut failures = Vec::new();
         for number in 0..2_000 {
             if let Err(error) = insert(&store, &format!("{round} {number}")).await {
@@ -628,7 +671,8 @@ async fn a_full_disk_fails_changes_alone_and_they_work_at_once_when_there_is_roo
     drop(server);
 }
 
-/// What fails, how it is undone, and what a change and a read of a store with open connections return meanwhile.
+/// What fails, how it is undone, and what a change and a read of a store with open connections
+/// return meanwhile.
 #[tokio::test]
 async fn changes_that_a_setting_or_a_limit_forbids_work_at_once_when_it_is_lifted() {
     let Some(server) = PostgresServer::start() else { return };
@@ -637,9 +681,11 @@ async fn changes_that_a_setting_or_a_limit_forbids_work_at_once_when_it_is_lifte
     server.psql(&url, "CREATE ROLE service LOGIN PASSWORD 'hunter2' CONNECTION LIMIT 3");
     let (_, trust) = store_with_a_trust(&url).await;
     server.psql(&url, "GRANT SELECT, INSERT, UPDATE, DELETE ON trust TO service");
-    let store = postgres_options(&url.replace("//postgres:", "//service:")).connect().await.unwrap();
+    let store =
+        postgres_options(&url.replace("//postgres:", "//service:")).connect().await.unwrap();
     let others = "pid <> pg_backend_pid() AND datname = current_database()";
-    let idle = format!("SELECT count(*) FROM pg_stat_activity WHERE {others} AND usename = 'service'");
+    let idle =
+        format!("SELECT count(*) FROM pg_stat_activity WHERE {others} AND usename = 'service'");
     for (fault, remedy, kind, told) in [
         (
             "REVOKE UPDATE ON trust FROM service".to_owned(),
@@ -671,7 +717,8 @@ async fn changes_that_a_setting_or_a_limit_forbids_work_at_once_when_it_is_lifte
         server.kill_where(&url, "usename = 'service'");
         assert!(store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
         eventually("one connection is left", || server.psql(&url, &idle) == "1").await;
-        // The table is in one database; who would forbid connections to a database must be in another.
+        // The table is in one database; who would forbid connections to a database must be in
+        // another.
         let there = |sql: &str| if sql.contains(" ON trust") { &*url } else { "postgres" };
         server.psql(there(&fault), &fault);
         for _ in 0..3 {
@@ -716,7 +763,8 @@ async fn a_server_that_is_stopping_or_starting_refuses_new_connections_and_asks_
     assert_changes_work(&store, &trust).await;
 }
 
-/// Two servers, and an address that leads to the second one from some time on while the connections to the first stay up.
+/// Two servers, and an address that leads to the second one from some time on while the connections
+/// to the first stay up.
 struct Failover {
     old: PostgresServer,
     new: PostgresServer,
@@ -751,7 +799,11 @@ async fn no_connection_to_an_old_primary_is_read_beyond_its_age() {
     failover.on_the_new_server("UPDATE trust SET disabled_at = now()");
     tokio::time::sleep(age + Duration::from_millis(100)).await;
     assert!(!store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
-    assert_eq!(failover.old.psql(&failover.url, "SELECT disabled_at IS NULL FROM trust"), "t", "the test");
+    assert_eq!(
+        failover.old.psql(&failover.url, "SELECT disabled_at IS NULL FROM trust"),
+        "t",
+        "the test"
+    );
 }
 
 /// Nothing else has found out: it is the change itself that does.
@@ -766,7 +818,10 @@ async fn a_revocation_after_a_failover_is_made_on_the_new_server_and_seen_by_the
     failover.network.move_to(&failover.new);
     // The connection for changes is too old for another one.
     tokio::time::sleep(Duration::from_secs(6)).await;
-    assert!(store.fetch(trust.id).await.unwrap().unwrap().is_enabled(), "the connection is the old one");
+    assert!(
+        store.fetch(trust.id).await.unwrap().unwrap().is_enabled(),
+        "the connection is the old one"
+    );
     store.set_enabled(&trust.id.into(), false).await.unwrap();
     assert!(!store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
     assert_eq!(failover.on_the_new_server("SELECT disabled_at IS NULL FROM trust"), "f");
@@ -818,7 +873,8 @@ fn replica_first(url: &str, replica: &PostgresServer, primary: &PostgresServer) 
 
 /// The listener reaches the replica first, then the old primary: neither hides the successor.
 #[tokio::test]
-async fn g9_an_old_primary_is_refused_although_the_listener_reached_a_replica_after_its_successor() {
+async fn g9_an_old_primary_is_refused_although_the_listener_reached_a_replica_after_its_successor()
+{
     let Some(old) = PostgresServer::start() else { return };
     let url = old.new_database();
     let (_, trust) = store_with_a_trust(&url).await;
@@ -842,7 +898,10 @@ async fn g9_an_old_primary_is_refused_although_the_listener_reached_a_replica_af
         assert!(begun.elapsed() < Duration::from_secs(30), "it does not listen");
         is_last = watcher.status().connected;
         let fetched = store.fetch(trust.id).await;
-        assert!(!fetched.is_ok_and(|trust| trust.unwrap().is_enabled()), "the old primary was read");
+        assert!(
+            !fetched.is_ok_and(|trust| trust.unwrap().is_enabled()),
+            "the old primary was read"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(!store.fetch(trust.id).await.unwrap().unwrap().is_enabled());

@@ -46,8 +46,7 @@ async fn the_references_table_is_extended_and_its_rows_stay_as_they_are() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     server.psql(&url, REFERENCE);
-    let rows =
-        "SELECT ctid, xmin, id, name, code, region, api_key_hash, created_at, contact FROM trust ORDER BY id";
+    let rows = "SELECT ctid, xmin, id, name, code, region, api_key_hash, created_at, contact FROM trust ORDER BY id";
     let before = server.psql(&url, rows);
 
     let store = postgres_options(&url).migrate(true).connect().await.unwrap();
@@ -60,8 +59,15 @@ async fn the_references_table_is_extended_and_its_rows_stay_as_they_are() {
     let names: Vec<_> = listed.iter().map(|trust| (&*trust.name, trust.is_enabled())).collect();
     assert_eq!(names, [("No key", true), ("St. John", true), ("St. Mary", true)]);
     let mary = world.authenticator.authenticate(Some("mary")).await.unwrap();
-    assert_eq!((mary.id, mary.code.as_deref()), (Uuid::from_u128(0x4000_8000_0000_0000_0001), Some("SM")));
-    assert_eq!(mary.created_at.unwrap().unix_timestamp(), 1_709_208_000, "a time without a zone is UTC");
+    assert_eq!(
+        (mary.id, mary.code.as_deref()),
+        (Uuid::from_u128(0x4000_8000_0000_0000_0001), Some("SM"))
+    );
+    assert_eq!(
+        mary.created_at.unwrap().unix_timestamp(),
+        1_709_208_000,
+        "a time without a zone is UTC"
+    );
     assert_eq!(world.authenticator.authenticate(Some("john")).await.unwrap().name, "St. John");
 
     // And everything else can be done to them.
@@ -106,7 +112,8 @@ async fn of_processes_that_start_at_once_one_makes_the_table_and_all_use_it() {
             store.insert(new, KeyHash::of(number.to_string())).await.unwrap();
         }
         assert_eq!(server.psql(&url, "SELECT count(*) FROM trust WHERE name LIKE 'trust %'"), "8");
-        let triggers = "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'trust_auth_%' AND tgenabled = 'A'";
+        let triggers =
+            "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'trust_auth_%' AND tgenabled = 'A'";
         assert_eq!(server.psql(&url, triggers), "3");
     }
 }
@@ -195,12 +202,20 @@ async fn a_role_that_may_only_read_and_write_rows_does_all_but_make_the_table() 
     let (name, url_of_role) = server.new_role(&url);
     let options = postgres_options(&url_of_role).migrate(true);
     let error = options.clone().connect().await.unwrap_err();
-    assert!(error.to_string().contains("it lacks the right CREATE on the schema public"), "{error}");
+    assert!(
+        error.to_string().contains("it lacks the right CREATE on the schema public"),
+        "{error}"
+    );
     server.psql(&url, REFERENCE);
     let before = server.psql(&url, CATALOG);
-    for error in [options.clone().connect().await.unwrap_err(), options.run_migration().await.unwrap_err()] {
+    for error in
+        [options.clone().connect().await.unwrap_err(), options.run_migration().await.unwrap_err()]
+    {
         assert!(matches!(error, StoreError::MissingRight { .. }), "{error}");
-        assert!(error.to_string().contains("ownership of the table `trust`; let the owner run"), "{error}");
+        assert!(
+            error.to_string().contains("ownership of the table `trust`; let the owner run"),
+            "{error}"
+        );
     }
     assert_eq!(server.psql(&url, CATALOG), before);
 
@@ -231,12 +246,19 @@ async fn a_role_that_may_only_read_authenticates_and_is_told_what_a_change_takes
     postgres_options(&url).run_migration().await.unwrap();
     let (name, url_of_role) = server.new_role(&url);
     server.psql(&url, &format!("GRANT SELECT ON trust TO {name}"));
-    let world = World::over(Arc::new(postgres_options(&url_of_role).connect().await.unwrap()), None);
+    let world =
+        World::over(Arc::new(postgres_options(&url_of_role).connect().await.unwrap()), None);
     assert!(world.authenticator.authenticate(Some("mary")).await.is_ok());
     let new = NewTrust::new("b").unwrap();
     for (error, lacks) in [
-        (world.store.delete(&by_name("St. Mary")).await.unwrap_err(), "the rights UPDATE and DELETE on"),
-        (world.store.set_enabled(&by_name("St. Mary"), false).await.unwrap_err(), "the right UPDATE on"),
+        (
+            world.store.delete(&by_name("St. Mary")).await.unwrap_err(),
+            "the rights UPDATE and DELETE on",
+        ),
+        (
+            world.store.set_enabled(&by_name("St. Mary"), false).await.unwrap_err(),
+            "the right UPDATE on",
+        ),
         (world.store.insert(new, KeyHash::of("b")).await.unwrap_err(), "the right INSERT on"),
     ] {
         assert_eq!(error.kind(), "missing_right");
@@ -261,7 +283,10 @@ async fn a_role_that_may_not_read_the_table_is_told_which_right_it_lacks() {
     assert!(error.to_string().contains("the right SELECT on the table `trust`"), "{error}");
 
     // The server says of such a table that there is none.
-    server.psql(&url, &format!("GRANT SELECT ON trust TO {name}; REVOKE USAGE ON SCHEMA public FROM public"));
+    server.psql(
+        &url,
+        &format!("GRANT SELECT ON trust TO {name}; REVOKE USAGE ON SCHEMA public FROM public"),
+    );
     let error = postgres_options(&url_of_role).connect().await.unwrap_err();
     assert!(error.to_string().contains("the right USAGE on the schema public"), "{error}");
     drop(store);
@@ -285,7 +310,8 @@ async fn the_table_is_that_of_the_schema_that_the_search_path_names() {
     assert!(plan.to_string().contains("search_path TO \"Odd \"\"one\";"), "{plan}");
     let store = postgres_options(&second).create_if_missing(false).connect().await.unwrap();
     assert_eq!(store.list().await.unwrap().len(), 1);
-    let functions = "SELECT pronamespace::regnamespace FROM pg_proc WHERE proname = 'trust_auth_notify'";
+    let functions =
+        "SELECT pronamespace::regnamespace FROM pg_proc WHERE proname = 'trust_auth_notify'";
     assert_eq!(server.psql(&url, functions), "\"Odd \"\"one\"");
 }
 
@@ -313,8 +339,10 @@ async fn triggers_that_are_gone_disabled_or_others_are_named_and_made_by_a_migra
         let plan = postgres_options(&url).plan_migration().await.unwrap();
         assert_eq!(server.psql(&url, CATALOG), before, "{damage}");
         assert_eq!(postgres_options(&url).run_migration().await.unwrap(), plan, "{damage}");
-        let store =
-            postgres_options(&url).connect().await.unwrap_or_else(|error| panic!("{damage}: {error}"));
+        let store = postgres_options(&url)
+            .connect()
+            .await
+            .unwrap_or_else(|error| panic!("{damage}: {error}"));
         assert_eq!(store.missing_triggers(), [""; 0], "{damage}");
         assert!(postgres_options(&url).run_migration().await.unwrap().is_empty(), "{damage}");
         let sound = "SELECT count(*) FROM pg_trigger JOIN pg_proc ON tgfoid = pg_proc.oid \
@@ -334,7 +362,8 @@ async fn a_table_that_cannot_be_used_is_refused_with_what_to_do_and_left_as_it_i
     for (sql, told) in [
         ("CREATE VIEW trust AS SELECT 1 AS id".into(), "no ordinary table; rename that"),
         (
-            with("name VARCHAR NOT NULL", "title VARCHAR, other VARCHAR").replace(", UNIQUE (name)", ""),
+            with("name VARCHAR NOT NULL", "title VARCHAR, other VARCHAR")
+                .replace(", UNIQUE (name)", ""),
             "no column `name`",
         ),
         (
@@ -344,8 +373,14 @@ async fn a_table_that_cannot_be_used_is_refused_with_what_to_do_and_left_as_it_i
         (with("api_key_hash VARCHAR(64)", "api_key_hash VARCHAR(63)"), "too short for 64 digits"),
         (with("api_key_hash VARCHAR(64)", "api_key_hash BYTEA"), "`bytea`"),
         (with(", UNIQUE (name)", ""), "`name` of its table `trust` is not unique"),
-        (with("UNIQUE (name)", "UNIQUE (name) DEFERRABLE"), "`name` of its table `trust` is not unique"),
-        (with("PRIMARY KEY (id)", "PRIMARY KEY (id, name)"), "`id` of its table `trust` is not unique"),
+        (
+            with("UNIQUE (name)", "UNIQUE (name) DEFERRABLE"),
+            "`name` of its table `trust` is not unique",
+        ),
+        (
+            with("PRIMARY KEY (id)", "PRIMARY KEY (id, name)"),
+            "`id` of its table `trust` is not unique",
+        ),
     ] {
         let url = server.new_database();
         server.psql(&url, &sql);
@@ -362,7 +397,8 @@ async fn a_table_that_cannot_be_used_is_refused_with_what_to_do_and_left_as_it_i
     assert!(refusal(&server.url(&name)).await.contains("use a database whose encoding is UTF8"));
 }
 
-/// Where everybody may make functions, as before PostgreSQL 15, an operator for `varchar` itself would be preferred to PostgreSQL's own.
+/// Where everybody may make functions, as before PostgreSQL 15, an operator for `varchar` itself
+/// would be preferred to PostgreSQL's own.
 #[tokio::test]
 async fn nothing_that_another_role_has_put_into_the_schema_is_called() {
     let Some(server) = PostgresServer::shared() else { return };
@@ -397,7 +433,8 @@ async fn nothing_that_another_role_has_put_into_the_schema_is_called() {
     world.registry.delete(&trust.id.into()).await.unwrap();
 }
 
-/// A row that holds what no program of ours writes is refused by itself, and costs the others nothing.
+/// A row that holds what no program of ours writes is refused by itself, and costs the others
+/// nothing.
 #[tokio::test]
 async fn malformed_rows_are_refused_and_the_others_are_read() {
     let Some(server) = PostgresServer::shared() else { return };
@@ -409,19 +446,30 @@ async fn malformed_rows_are_refused_and_the_others_are_read() {
     for digits in ["", "x", "\u{ff11}", " "] {
         let hash = format!("{}{digits}", KeyHash::of("john"));
         let hash = if digits.is_empty() { String::new() } else { hash };
-        server.psql(&url, &format!("UPDATE trust SET api_key_hash = '{hash}' WHERE id = '{}'", ids[1]));
+        server.psql(
+            &url,
+            &format!("UPDATE trust SET api_key_hash = '{hash}' WHERE id = '{}'", ids[1]),
+        );
         assert_eq!(store.fetch(ids[1]).await.unwrap().unwrap().api_key_hash, None);
         assert_eq!(store.candidates().await.unwrap().len(), 1);
     }
-    // A value of megabytes is stored apart from its row; the trigger and the store take it as malformed.
+    // A value of megabytes is stored apart from its row; the trigger and the store take it as
+    // malformed.
+    server.psql(
+        &url,
+        &format!("UPDATE trust SET api_key_hash = repeat('0', 3000000) WHERE id = '{}'", ids[1]),
+    );
     server
-        .psql(&url, &format!("UPDATE trust SET api_key_hash = repeat('0', 3000000) WHERE id = '{}'", ids[1]));
-    server.psql(&url, &format!("UPDATE trust SET name = repeat('n', 2000) WHERE id = '{}'", ids[1]));
+        .psql(&url, &format!("UPDATE trust SET name = repeat('n', 2000) WHERE id = '{}'", ids[1]));
     assert_eq!(store.candidates().await.unwrap().len(), 1);
 
-    server.psql(&url, &format!("UPDATE trust SET last_heartbeat = 'infinity' WHERE id = '{}'", ids[0]));
+    server.psql(
+        &url,
+        &format!("UPDATE trust SET last_heartbeat = 'infinity' WHERE id = '{}'", ids[0]),
+    );
     assert_eq!(store.fetch(ids[0]).await.unwrap().unwrap().last_heartbeat, None);
-    server.psql(&url, &format!("UPDATE trust SET disabled_at = '-infinity' WHERE id = '{}'", ids[0]));
+    server
+        .psql(&url, &format!("UPDATE trust SET disabled_at = '-infinity' WHERE id = '{}'", ids[0]));
     let error = store.fetch(ids[0]).await.unwrap_err();
     assert!(
         matches!(error, StoreError::BadRow { id: Some(id), column: "disabled_at" } if id == ids[0]),
@@ -430,7 +478,10 @@ async fn malformed_rows_are_refused_and_the_others_are_read() {
     assert_eq!(store.candidates().await.unwrap().len(), 0, "nobody is let in who may be disabled");
     server.psql(
         &url,
-        &format!("UPDATE trust SET disabled_at = NULL, created_at = 'infinity' WHERE id = '{}'", ids[0]),
+        &format!(
+            "UPDATE trust SET disabled_at = NULL, created_at = 'infinity' WHERE id = '{}'",
+            ids[0]
+        ),
     );
     let error = store.fetch(ids[0]).await.unwrap_err();
     assert!(matches!(error, StoreError::BadRow { column: "created_at", .. }), "{error}");
@@ -446,8 +497,12 @@ async fn malformed_rows_are_refused_and_the_others_are_read() {
     server.psql(&url, &format!("{disable}'{}'", ids[0]));
     assert!(!store.set_enabled(&ids[0].into(), false).await.unwrap().trust.is_enabled());
     server.psql(&url, &format!("UPDATE trust SET created_at = now() WHERE id = '{}'", ids[0]));
-    assert!(!store.fetch(ids[0]).await.unwrap().unwrap().is_enabled(), "since now, which can be read");
-    server.psql(&url, &format!("UPDATE trust SET created_at = '-infinity' WHERE id = '{}'", ids[0]));
+    assert!(
+        !store.fetch(ids[0]).await.unwrap().unwrap().is_enabled(),
+        "since now, which can be read"
+    );
+    server
+        .psql(&url, &format!("UPDATE trust SET created_at = '-infinity' WHERE id = '{}'", ids[0]));
     store.delete(&ids[0].into()).await.unwrap();
     assert_eq!(store.listing().await.unwrap().malformed, []);
 }

@@ -1,5 +1,6 @@
-//! Revocation under fire: many threads present keys, old and new, while those are rotated, disabled, enabled and deleted. No request that
-//! began after a revocation returned is granted (G1, G9), and no key that was in force all the time is refused.
+//! Revocation under fire: many threads present keys, old and new, while those are rotated,
+//! disabled, enabled and deleted. No request that began after a revocation returned is granted (G1,
+//! G9), and no key that was in force all the time is refused.
 //!
 //! Bounded by counts, not by time.
 
@@ -49,8 +50,10 @@ async fn client<S: Backend>(
     let mut last_round = false;
     loop {
         let keys = issued.lock().unwrap().clone();
-        // Once more after the last revocation, over every key that there ever was. Before that, the newest ones are the interesting ones.
-        let chosen = if last_round { &keys[..] } else { &keys[keys.len().saturating_sub(2 * TRUSTS)..] };
+        // Once more after the last revocation, over every key that there ever was. Before that, the
+        // newest ones are the interesting ones.
+        let chosen =
+            if last_round { &keys[..] } else { &keys[keys.len().saturating_sub(2 * TRUSTS)..] };
         for at in 0..chosen.len() {
             let key = &chosen[(at + turn) % chosen.len()];
             let revoked_before = key.revoked.load(Ordering::SeqCst);
@@ -91,7 +94,8 @@ async fn revocations_under_fire<S: Backend>(rounds: usize) {
     let (done, tally) = (Arc::new(AtomicBool::new(false)), Arc::new(Tally::default()));
     let clients: Vec<_> = (0..CLIENTS)
         .map(|at| {
-            let (world, issued, done, tally) = (world.clone(), issued.clone(), done.clone(), tally.clone());
+            let (world, issued, done, tally) =
+                (world.clone(), issued.clone(), done.clone(), tally.clone());
             tokio::spawn(client(world, issued, done, tally, at))
         })
         .collect();
@@ -110,7 +114,8 @@ async fn revocations_under_fire<S: Backend>(rounds: usize) {
             1 => {
                 world.registry.disable(&which).await.unwrap();
                 old.revoked.store(true, Ordering::SeqCst);
-                // The clients see it refused; then its key comes back to life for good as another entry.
+                // The clients see it refused; then its key comes back to life for good as another
+                // entry.
                 tokio::task::yield_now().await;
                 let (trust, key) = world.registry.rotate(&which).await.unwrap();
                 let next = Issued::new(key.expose(), trust.id);
@@ -133,7 +138,8 @@ async fn revocations_under_fire<S: Backend>(rounds: usize) {
         client.await.unwrap();
     }
 
-    // The fire was real: both answers came, the hot path was in use, and in the end it serves exactly the keys in force.
+    // The fire was real: both answers came, the hot path was in use, and in the end it serves
+    // exactly the keys in force.
     assert!(tally.granted.load(Ordering::Relaxed) >= (CLIENTS * TRUSTS) as u64);
     assert!(tally.refused.load(Ordering::Relaxed) >= (CLIENTS * rounds) as u64);
     let stats = world.authenticator.stats();
@@ -143,7 +149,10 @@ async fn revocations_under_fire<S: Backend>(rounds: usize) {
     for key in issued {
         let granted = world.authenticator.authenticate(Some(&key.key)).await.is_ok();
         assert_eq!(granted, !key.revoked.load(Ordering::SeqCst));
-        assert_eq!(world.cache.lookup(&trust_auth::KeyHash::of(&key.key)), granted.then_some(key.id));
+        assert_eq!(
+            world.cache.lookup(&trust_auth::KeyHash::of(&key.key)),
+            granted.then_some(key.id)
+        );
     }
 }
 

@@ -1,5 +1,6 @@
-//! The floor under refusals: each takes it, or a whole multiple, from the beginning of the request; grants do not. On a clock that
-//! stands still unless everybody waits, so that times are exact up to the runtime's millisecond.
+//! The floor under refusals: each takes it, or a whole multiple, from the beginning of the request;
+//! grants do not. On a clock that stands still unless everybody waits, so that times are exact up
+//! to the runtime's millisecond.
 
 mod stores;
 
@@ -11,8 +12,8 @@ use std::time::Duration;
 use stores::{Log, World};
 use tokio::time::{Instant, sleep};
 use trust_auth::{
-    AuthError, Authenticator, Candidates, KeyHash, MemoryStore, NewTrust, StoreError, Trust, TrustKeyCache,
-    TrustLedger, TrustStore,
+    AuthError, Authenticator, Candidates, KeyHash, MemoryStore, NewTrust, StoreError, Trust,
+    TrustKeyCache, TrustLedger, TrustStore,
 };
 use uuid::Uuid;
 
@@ -49,7 +50,10 @@ impl TrustStore for Slow {
 }
 
 /// How long the answer takes, in whole milliseconds, and its word.
-async fn timed<S: TrustStore>(authenticator: &Authenticator<S>, key: Option<&str>) -> (u128, &'static str) {
+async fn timed<S: TrustStore>(
+    authenticator: &Authenticator<S>,
+    key: Option<&str>,
+) -> (u128, &'static str) {
     let begin = Instant::now();
     let result = authenticator.authenticate(key).await;
     (begin.elapsed().as_millis(), result.map_or_else(|refused| refused.kind(), |_| "granted"))
@@ -91,13 +95,15 @@ async fn a_grant_goes_out_at_once() {
     assert_took(timed(&authenticator, Some("key")).await, 0, "granted");
 }
 
-/// The rest of one walk and the whole of the next, and both again; each with as many keys as may wait.
+/// The rest of one walk and the whole of the next, and both again; each with as many keys as may
+/// wait.
 #[tokio::test(start_paused = true)]
 async fn a_floor_that_a_flood_could_overcome_is_warned_of_once() {
     const ENOUGH: usize = 1;
     // For one row 2 ns each: 3 ms.
     const TOO_MANY: usize = 1_500_000;
-    // Against a floor of 20 ms: four walks of 3 ms, of 6 ms with that many keys, and of 6 ms. The runtime may add a millisecond to each.
+    // Against a floor of 20 ms: four walks of 3 ms, of 6 ms with that many keys, and of 6 ms. The
+    // runtime may add a millisecond to each.
     for (delay, limit, warned) in [(3, ENOUGH, 0), (3, TOO_MANY, 1), (6, ENOUGH, 1)] {
         let (log, _guard) = Log::start();
         let authenticator = Slow::authenticator(delay, false, limit).await;
@@ -110,7 +116,8 @@ async fn a_floor_that_a_flood_could_overcome_is_warned_of_once() {
     }
 }
 
-/// A queue of one place: whoever waits for the floor has none of it, nor keeps the next walk from beginning.
+/// A queue of one place: whoever waits for the floor has none of it, nor keeps the next walk from
+/// beginning.
 #[tokio::test(start_paused = true)]
 async fn a_refusal_that_waits_for_the_floor_holds_nothing() {
     let authenticator = Slow::authenticator(1, false, 1).await;
@@ -149,7 +156,8 @@ async fn a_refusal_that_waits_for_the_floor_holds_nothing() {
     assert_eq!(stats.requests, stats.granted + stats.invalid + stats.overloaded);
 }
 
-/// There is no timer to wait by, and how soon a refusal comes must not tell what it was. A grant needs none.
+/// There is no timer to wait by, and how soon a refusal comes must not tell what it was. A grant
+/// needs none.
 #[test]
 fn a_refusal_outside_a_runtime_is_unavailable_if_there_is_a_floor() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

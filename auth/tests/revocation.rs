@@ -1,5 +1,5 @@
-//! A revoked key is refused at once, whatever the cache holds (G9); what a revocation does to the cache, and what it leaves alone
-//! (G1, G2).
+//! A revoked key is refused at once, whatever the cache holds (G9); what a revocation does to the
+//! cache, and what it leaves alone (G1, G2).
 
 mod stores;
 
@@ -9,8 +9,8 @@ use std::sync::Arc;
 use stores::{Backend, Moment, Tampered, World, by_name};
 use tokio::sync::Notify;
 use trust_auth::{
-    ApiKey, AuthError, Authenticator, Candidates, KeyHash, NewTrust, Path, RegistryError, StoreError, Trust,
-    TrustKeyCache, TrustLedger, TrustRegistry, TrustStore,
+    ApiKey, AuthError, Authenticator, Candidates, KeyHash, NewTrust, Path, RegistryError,
+    StoreError, Trust, TrustKeyCache, TrustLedger, TrustRegistry, TrustStore,
 };
 use uuid::Uuid;
 
@@ -142,7 +142,8 @@ async fn a_key_that_moved_to_another_row_is_granted_as_that_row_g4<S: Backend>()
     assert_eq!((attempt.result.unwrap().id, attempt.path), (heir.id, Path::Hit));
 }
 
-/// An invalidation would supersede the leases of the bucket's other keys, whenever the holder of a revoked key likes.
+/// An invalidation would supersede the leases of the bucket's other keys, whenever the holder of a
+/// revoked key likes.
 async fn a_stale_hit_leaves_the_cache_as_it_is<S: Backend>() {
     let world = World::<S>::new().await;
     let (trust, key) = world.register_hot("a").await;
@@ -199,7 +200,9 @@ async fn a_refused_change_invalidates_nothing<S: Backend>() {
     let (trust, key) = world.register_hot("a").await;
 
     let taken = world.registry.register(NewTrust::new("a").unwrap()).await.unwrap_err();
-    assert!(matches!(taken, RegistryError::Store(StoreError::NameTaken { ref name }) if name == "a"));
+    assert!(
+        matches!(taken, RegistryError::Store(StoreError::NameTaken { ref name }) if name == "a")
+    );
     let nobody = by_name("nobody");
     let missing = [
         world.registry.rotate(&nobody).await.unwrap_err(),
@@ -215,7 +218,8 @@ async fn a_refused_change_invalidates_nothing<S: Backend>() {
     assert_eq!(world.registry.list().await.unwrap(), [trust]);
 }
 
-/// A request between an early invalidation and the commit would remember the key once more, for good.
+/// A request between an early invalidation and the commit would remember the key once more, for
+/// good.
 async fn a_change_is_committed_before_its_key_is_invalidated_g1<S: Backend>() {
     let world = World::<Tampered<S>>::tampered().await;
     let (trust, key) = world.register_hot("a").await;
@@ -258,8 +262,11 @@ async fn a_revocation_during_the_sweep_is_refused_and_not_remembered_g1<S: Backe
     assert_eq!(world.cached(&key), None);
 }
 
-/// No invalidation reaches this cache, so that only the live row stands between the sweep's match and the cache.
-async fn a_row_that_another_process_revokes_during_the_sweep_is_refused_and_not_remembered_g9<S: Backend>() {
+/// No invalidation reaches this cache, so that only the live row stands between the sweep's match
+/// and the cache.
+async fn a_row_that_another_process_revokes_during_the_sweep_is_refused_and_not_remembered_g9<
+    S: Backend,
+>() {
     let world = World::<Tampered<S>>::tampered().await;
     let (trust, key) = world.register("a").await;
     let (table, which) = (Arc::clone(&world.store.inner), trust.id.into());
@@ -272,7 +279,8 @@ async fn a_row_that_another_process_revokes_during_the_sweep_is_refused_and_not_
     assert_eq!(world.cached(&key), None);
 }
 
-/// Two rows have the key, which no registry makes but another program may. The later one goes during the sweep.
+/// Two rows have the key, which no registry makes but another program may. The later one goes
+/// during the sweep.
 async fn a_key_that_another_row_has_all_the_time_is_granted_when_the_swept_one_goes<S: Backend>() {
     let world = World::<Tampered<S>>::tampered().await;
     let (trust, key) = world.register("a").await;
@@ -304,13 +312,15 @@ async fn rows_that_change_under_every_sweep_make_the_request_unavailable_and_are
         }
     }
     let cache = Arc::new(TrustKeyCache::new());
-    let attempt = Authenticator::new(Arc::new(Restless), Arc::clone(&cache)).attempt(Some("key")).await;
+    let attempt =
+        Authenticator::new(Arc::new(Restless), Arc::clone(&cache)).attempt(Some("key")).await;
     assert!(matches!(attempt.result, Err(AuthError::Unavailable(StoreError::Unsettled))));
     assert_eq!(attempt.rows_swept, 2);
     assert!(cache.is_empty());
 }
 
-/// The request may be granted: its live row was read before the revocation returned. Its answer must not outlive it.
+/// The request may be granted: its live row was read before the revocation returned. Its answer
+/// must not outlive it.
 async fn a_revocation_after_the_live_row_was_read_is_not_remembered_g1<S: Backend>() {
     let world = World::<Tampered<S>>::tampered().await;
     let (trust, key) = world.register("a").await;

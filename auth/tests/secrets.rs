@@ -9,8 +9,8 @@ use sqlx::Executor;
 use stores::postgres_server::{PASSWORD, PostgresServer};
 use stores::{Log, World, by_name, postgres_options, second_connection};
 use trust_auth::{
-    ApiKey, AuthError, KeyHash, MemoryStore, NewTrust, PostgresStore, SqliteStore, StoreError, Trust,
-    TrustLedger, TrustRef, TrustStore,
+    ApiKey, AuthError, KeyHash, MemoryStore, NewTrust, PostgresStore, SqliteStore, StoreError,
+    Trust, TrustLedger, TrustRef, TrustStore,
 };
 
 /// The key must not be in the text, nor its digest in hexadecimal, nor most of either.
@@ -83,10 +83,12 @@ async fn no_error_carries_a_key_or_a_digest() {
 
     let mut other = second_connection(&world.store).await;
     // A trigger that fails the write and quotes nothing, then a table that is gone.
-    sqlx::query("CREATE TRIGGER refuse BEFORE UPDATE ON trust BEGIN SELECT raise(ABORT, 'refused'); END")
-        .execute(&mut other)
-        .await
-        .unwrap();
+    sqlx::query(
+        "CREATE TRIGGER refuse BEFORE UPDATE ON trust BEGIN SELECT raise(ABORT, 'refused'); END",
+    )
+    .execute(&mut other)
+    .await
+    .unwrap();
     errors.push(Box::new(world.store.replace_hash(&trust.id.into(), hash).await.unwrap_err()));
     sqlx::query("DROP TRIGGER refuse").execute(&mut other).await.unwrap();
     sqlx::query("UPDATE trust SET created_at = api_key_hash").execute(&mut other).await.unwrap();

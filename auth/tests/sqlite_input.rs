@@ -1,4 +1,5 @@
-//! Bad databases: each gives a typed error whose message says what is wrong and what to do, and nothing is written (G10).
+//! Bad databases: each gives a typed error whose message says what is wrong and what to do, and
+//! nothing is written (G10).
 
 mod stores;
 
@@ -29,7 +30,8 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     found
 }
 
-/// Opens it with and without leave to make it: both must fail alike, say this, and leave the folder as it was.
+/// Opens it with and without leave to make it: both must fail alike, say this, and leave the folder
+/// as it was.
 async fn assert_refused(folder: &TempDir, options: SqliteOptions, kind: &str, says: &[&str]) {
     for create in [false, true] {
         let before = contents(folder.path());
@@ -40,7 +42,11 @@ async fn assert_refused(folder: &TempDir, options: SqliteOptions, kind: &str, sa
             assert!(message.contains(part), "{message:?} does not say {part:?}");
         }
         let after = contents(folder.path());
-        assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>(), "{message}");
+        assert_eq!(
+            after.keys().collect::<Vec<_>>(),
+            before.keys().collect::<Vec<_>>(),
+            "{message}"
+        );
         assert!(after == before, "{message}: something was written");
     }
 }
@@ -55,7 +61,10 @@ async fn a_missing_file_is_not_made_unless_asked_for() {
     let file = folder.path().join("trusts.db");
     let error = SqliteStore::options(&file).connect().await.unwrap_err();
     assert!(matches!(&error, StoreError::NotFound { path } if *path == file));
-    assert!(error.to_string().contains("trusts.db; check the path, or register a trust"), "{error}");
+    assert!(
+        error.to_string().contains("trusts.db; check the path, or register a trust"),
+        "{error}"
+    );
     assert!(contents(folder.path()).is_empty());
 
     SqliteStore::options(&file).create_if_missing(true).connect().await.unwrap().close().await;
@@ -86,21 +95,29 @@ async fn a_damaged_database_is_refused() {
     let mut bytes = fs::read(&file).unwrap();
     bytes[100..4_000].fill(0xa5);
     fs::write(&file, bytes).unwrap();
-    assert_refused(&folder, SqliteStore::options(file), "not_a_database", &["damaged", "backup"]).await;
+    assert_refused(&folder, SqliteStore::options(file), "not_a_database", &["damaged", "backup"])
+        .await;
 }
 
 #[tokio::test]
 async fn a_folder_in_place_of_the_file_is_refused() {
     let folder = folder();
     let options = SqliteStore::options(folder.path());
-    assert_refused(&folder, options, "cannot_open", &["it is a folder", "give the path of a file"]).await;
+    assert_refused(&folder, options, "cannot_open", &["it is a folder", "give the path of a file"])
+        .await;
 }
 
 #[tokio::test]
 async fn a_missing_folder_is_refused_and_not_made() {
     let folder = folder();
     let options = SqliteStore::options(folder.path().join("missing/trusts.db"));
-    assert_refused(&folder, options, "cannot_open", &["its folder does not exist", "make the folder"]).await;
+    assert_refused(
+        &folder,
+        options,
+        "cannot_open",
+        &["its folder does not exist", "make the folder"],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -108,7 +125,13 @@ async fn a_parent_that_is_a_file_is_refused() {
     let folder = folder();
     fs::write(folder.path().join("file"), "content").unwrap();
     let options = SqliteStore::options(folder.path().join("file/trusts.db"));
-    assert_refused(&folder, options, "cannot_open", &["a file, not a folder", "choose another path"]).await;
+    assert_refused(
+        &folder,
+        options,
+        "cannot_open",
+        &["a file, not a folder", "choose another path"],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -119,7 +142,8 @@ async fn a_name_that_the_file_system_does_not_take_is_refused() {
     assert_refused(&folder, options, "cannot_open", &["too long", "choose another path"]).await;
 }
 
-/// SQLite removes the log of an empty database, and no program can remove a folder as if it were a file.
+/// SQLite removes the log of an empty database, and no program can remove a folder as if it were a
+/// file.
 #[tokio::test]
 #[cfg(unix)]
 async fn a_disk_that_fails_is_told_from_a_file_that_is_no_database() {
@@ -127,22 +151,31 @@ async fn a_disk_that_fails_is_told_from_a_file_that_is_no_database() {
     let file = folder.path().join("trusts.db");
     fs::write(&file, "").unwrap();
     fs::create_dir(folder.path().join("trusts.db-wal")).unwrap();
-    assert_refused(&folder, SqliteStore::options(file), "cannot_open", &["check the file system"]).await;
+    assert_refused(&folder, SqliteStore::options(file), "cannot_open", &["check the file system"])
+        .await;
 }
 
 /// Not even root can make a file there.
 #[tokio::test]
 #[cfg(target_os = "linux")]
 async fn a_folder_that_cannot_be_written_is_refused() {
-    let error = SqliteStore::options("/proc/trusts.db").create_if_missing(true).connect().await.unwrap_err();
+    let error = SqliteStore::options("/proc/trusts.db")
+        .create_if_missing(true)
+        .connect()
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), "cannot_open");
-    assert!(error.to_string().contains("check that its folder exists, and the permissions"), "{error}");
+    assert!(
+        error.to_string().contains("check that its folder exists, and the permissions"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
 #[cfg(target_os = "linux")]
 async fn what_is_no_regular_file_is_refused() {
-    let error = SqliteStore::options("/dev/null").create_if_missing(true).connect().await.unwrap_err();
+    let error =
+        SqliteStore::options("/dev/null").create_if_missing(true).connect().await.unwrap_err();
     assert_eq!(error.kind(), "cannot_open");
     assert!(error.to_string().contains("not a regular file"), "{error}");
 }
@@ -180,8 +213,12 @@ async fn another_programs_database_is_refused() {
     ] {
         let folder = folder();
         let file = folder.path().join("other.db");
-        let mut other =
-            SqliteConnectOptions::new().filename(&file).create_if_missing(true).connect().await.unwrap();
+        let mut other = SqliteConnectOptions::new()
+            .filename(&file)
+            .create_if_missing(true)
+            .connect()
+            .await
+            .unwrap();
         sqlx::query(schema).execute(&mut other).await.unwrap();
         other.close().await.unwrap();
         assert_refused(
@@ -219,8 +256,13 @@ async fn a_database_of_a_newer_version_is_refused() {
         .unwrap();
     other.close().await.unwrap();
     store.close().await;
-    assert_refused(&folder, SqliteStore::options(file), "schema", &["newer version", "use that version"])
-        .await;
+    assert_refused(
+        &folder,
+        SqliteStore::options(file),
+        "schema",
+        &["newer version", "use that version"],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -259,7 +301,9 @@ async fn a_database_is_opened_or_refused_while_another_process_writes() {
 #[tokio::test]
 async fn a_url_that_is_not_understood_is_refused_and_its_password_not_repeated() {
     let folder = folder();
-    for url in ["postgres://admin:hunter2@db.example/trusts", "sqlite:x.db?key=hunter2", "file:hunter2.db"] {
+    for url in
+        ["postgres://admin:hunter2@db.example/trusts", "sqlite:x.db?key=hunter2", "file:hunter2.db"]
+    {
         let error = SqliteStore::options(url).create_if_missing(true).connect().await.unwrap_err();
         assert_eq!(error.kind(), "unsupported_url");
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
@@ -274,7 +318,8 @@ async fn a_url_and_a_path_with_odd_characters_open_the_same_file() {
     let store = SqliteStore::options(&file).create_if_missing(true).connect().await.unwrap();
     assert_eq!(store.path(), file);
     store.close().await;
-    let url = format!("sqlite:{}", folder.path().join("trusts%20of%20100%25%20%C3%A9%3F.db").display());
+    let url =
+        format!("sqlite:{}", folder.path().join("trusts%20of%20100%25%20%C3%A9%3F.db").display());
     SqliteStore::options(url).connect().await.unwrap().close().await;
 
     let url = format!("sqlite://{}?mode=rwc", folder.path().join("new.db").display());
@@ -299,7 +344,8 @@ async fn absurd_settings_are_brought_into_range() {
     }
 }
 
-/// Connections are opened when they are needed, and none of them makes an empty database where the file was.
+/// Connections are opened when they are needed, and none of them makes an empty database where the
+/// file was.
 #[tokio::test]
 async fn a_database_that_is_removed_meanwhile_is_not_made_again() {
     let folder = folder();

@@ -1,4 +1,5 @@
-//! A store that fails, or does not answer: every request fails closed, nothing is granted, and nothing is remembered (G9, G10).
+//! A store that fails, or does not answer: every request fails closed, nothing is granted, and
+//! nothing is remembered (G9, G10).
 
 mod stores;
 
@@ -13,7 +14,8 @@ use stores::{
     sqlite_options,
 };
 use trust_auth::{
-    AuthError, KeyHash, MalformedRow, NewTrust, Path, SqliteStore, StoreError, TrustLedger, TrustStore,
+    AuthError, KeyHash, MalformedRow, NewTrust, Path, SqliteStore, StoreError, TrustLedger,
+    TrustStore,
 };
 use uuid::Uuid;
 
@@ -74,7 +76,10 @@ async fn a_failed_read_of_a_hit_is_unavailable_and_is_not_swept_around_g9<S: Bac
     assert_eq!((attempt.path, attempt.rows_swept), (Path::Hit, 0));
 
     let after = world.authenticator.stats();
-    assert_eq!((after.hits, after.stale_hits, after.sweeps), (before.hits, before.stale_hits, before.sweeps));
+    assert_eq!(
+        (after.hits, after.stale_hits, after.sweeps),
+        (before.hits, before.stale_hits, before.sweeps)
+    );
     let attempt = world.attempt(&key).await;
     assert_eq!((attempt.result.unwrap(), attempt.path), (trust, Path::Hit));
 }
@@ -109,7 +114,10 @@ async fn the_client_is_told_nothing_about_the_store_g10<S: Backend>() {
 async fn a_key_that_no_trust_has_is_unavailable_too_while_the_store_is_down_g9<S: Backend>() {
     let world = World::<Tampered<S>>::tampered().await;
     down(&world, Moment::CandidatesRead);
-    assert_unavailable(&world.authenticator.authenticate(Some("no trust has this")).await, "unreachable");
+    assert_unavailable(
+        &world.authenticator.authenticate(Some("no trust has this")).await,
+        "unreachable",
+    );
     // Without a key there is nothing to ask the store.
     assert!(matches!(world.authenticator.authenticate(None).await, Err(AuthError::Missing)));
 }
@@ -136,11 +144,13 @@ async fn a_table_that_is_gone_is_unavailable_g9() {
     assert_unavailable(&world.authenticator.authenticate(Some("another")).await, "schema");
 }
 
-/// Another process holds the write lock. The clock stands still, and jumps to the time-out as soon as everybody waits.
+/// Another process holds the write lock. The clock stands still, and jumps to the time-out as soon
+/// as everybody waits.
 #[tokio::test]
 async fn a_write_that_waits_for_the_lock_times_out_and_is_rolled_back() {
     let folder = tempfile::tempdir().unwrap();
-    let options = sqlite_options(&folder.path().join("trusts.db")).query_timeout(Duration::from_secs(60));
+    let options =
+        sqlite_options(&folder.path().join("trusts.db")).query_timeout(Duration::from_secs(60));
     let world = World::over(options.connect().await.unwrap().into(), Some(folder));
     let (trust, key) = world.register_hot("a").await;
 
@@ -160,12 +170,14 @@ async fn a_write_that_waits_for_the_lock_times_out_and_is_rolled_back() {
     assert_eq!(world.registry.enable(&by_name("a")).await.unwrap(), trust);
 }
 
-/// The table becomes a view that counts to many millions first. The clock stands still, and jumps to the time-out as soon as everybody
-/// waits for the database, which is long before it has counted.
+/// The table becomes a view that counts to many millions first. The clock stands still, and jumps
+/// to the time-out as soon as everybody waits for the database, which is long before it has
+/// counted.
 #[tokio::test]
 async fn a_read_that_takes_too_long_is_unavailable_and_the_store_recovers_g9() {
     let folder = tempfile::tempdir().unwrap();
-    let options = sqlite_options(&folder.path().join("trusts.db")).query_timeout(Duration::from_secs(60));
+    let options =
+        sqlite_options(&folder.path().join("trusts.db")).query_timeout(Duration::from_secs(60));
     let world = World::over(options.connect().await.unwrap().into(), Some(folder));
     let (trust, hot) = world.register_hot("a").await;
     let (_, cold) = world.register("b").await;
@@ -189,7 +201,10 @@ async fn a_read_that_takes_too_long_is_unavailable_and_the_store_recovers_g9() {
     assert_eq!((world.cached(&hot), world.cached(&cold)), (Some(trust.id), None));
 
     tokio::time::resume();
-    sqlx::raw_sql("DROP VIEW trust; ALTER TABLE fast RENAME TO trust").execute(&mut other).await.unwrap();
+    sqlx::raw_sql("DROP VIEW trust; ALTER TABLE fast RENAME TO trust")
+        .execute(&mut other)
+        .await
+        .unwrap();
     assert_eq!(world.attempt(&hot).await.result.unwrap(), trust);
     assert!(world.attempt(&cold).await.result.is_ok());
 }
@@ -212,7 +227,8 @@ async fn a_lock_that_is_not_released_is_reported_as_busy_and_nothing_is_written(
     assert_eq!(world.registry.list().await.unwrap(), [trust]);
 }
 
-/// Whichever step of the driver it is dropped at: the next change is made, and none was made by half.
+/// Whichever step of the driver it is dropped at: the next change is made, and none was made by
+/// half.
 #[tokio::test]
 async fn a_change_that_is_cancelled_at_any_moment_leaves_the_next_one_a_sound_connection() {
     use std::future::poll_fn;
@@ -236,7 +252,9 @@ async fn a_change_that_is_cancelled_at_any_moment_leaves_the_next_one_a_sound_co
         let row = world.store.fetch(trust.id).await.unwrap().unwrap();
         assert!(row.api_key_hash.is_some());
         let disabled = world.registry.disable(&which).await.unwrap();
-        assert!(!disabled.is_enabled() && world.registry.enable(&which).await.unwrap().is_enabled());
+        assert!(
+            !disabled.is_enabled() && world.registry.enable(&which).await.unwrap().is_enabled()
+        );
     }
 }
 
@@ -276,7 +294,10 @@ async fn however_few_connections_there_are_a_walk_on_postgres_leaves_one_to_the_
     let (trust, _) = world.register("a").await;
     // Both have a connection, and wait for the table.
     let mut locked = server.connect(&url).await;
-    sqlx::raw_sql("BEGIN; LOCK TABLE trust IN ACCESS EXCLUSIVE MODE").execute(&mut locked).await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE trust IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut locked)
+        .await
+        .unwrap();
     let (walker, reader) = (Arc::clone(&world.store), Arc::clone(&world.store));
     let walk = tokio::spawn(async move { walker.candidates().await });
     let hit = tokio::spawn(async move { reader.fetch(trust.id).await });
@@ -333,7 +354,8 @@ async fn a_row_with_a_malformed_column_refuses_its_own_trust_alone_and_can_still
         drop(guard);
         // A trust that may be disabled is not even compared.
         let log = log.text();
-        let is_named = log.contains(&trust.id.to_string()) && log.contains(column) && !log.contains("soon");
+        let is_named =
+            log.contains(&trust.id.to_string()) && log.contains(column) && !log.contains("soon");
         assert!(is_named, "{log}");
         assert_eq!(world.attempt(&sound_key).await.result.unwrap(), sound);
 
@@ -363,7 +385,8 @@ async fn a_row_with_a_malformed_column_refuses_its_own_trust_alone_and_can_still
 }
 
 #[tokio::test]
-async fn what_the_application_writes_into_last_heartbeat_stops_neither_authentication_nor_revocation() {
+async fn what_the_application_writes_into_last_heartbeat_stops_neither_authentication_nor_revocation()
+ {
     for (sql, is_read) in [
         ("UPDATE trust SET last_heartbeat = datetime('now'), created_at = datetime('now')", true),
         ("UPDATE trust SET last_heartbeat = 'soon'", false),
@@ -432,7 +455,8 @@ async fn a_registration_that_a_trigger_swallows_is_no_name_that_is_taken() {
     let world = World::<SqliteStore>::new().await;
     let sql = "CREATE TRIGGER keep BEFORE INSERT ON trust BEGIN SELECT RAISE(IGNORE); END";
     sqlx::query(sql).execute(&mut second_connection(&world.store).await).await.unwrap();
-    let error = world.store.insert(NewTrust::new("a").unwrap(), KeyHash::of("a")).await.unwrap_err();
+    let error =
+        world.store.insert(NewTrust::new("a").unwrap(), KeyHash::of("a")).await.unwrap_err();
     assert_eq!(error.kind(), "schema");
 }
 
@@ -461,7 +485,8 @@ async fn loose_copy(mut other: sqlx::SqliteConnection) -> sqlx::SqliteConnection
     other
 }
 
-/// All rows are read as one value, so what one holds must neither shift the next nor pass for another.
+/// All rows are read as one value, so what one holds must neither shift the next nor pass for
+/// another.
 #[tokio::test]
 async fn whatever_a_malformed_row_holds_the_others_are_read_as_they_are_g8_g9() {
     let victim = Uuid::from_u128(7).to_string();
@@ -516,10 +541,15 @@ async fn whatever_a_malformed_row_holds_the_others_are_read_as_they_are_g8_g9() 
     let sound: Vec<(Uuid, KeyHash)> = (0..malformed.len() as u128)
         .map(|at| (Uuid::from_u128(1_000 + at), KeyHash::of(at.to_be_bytes())))
         .collect();
-    let mut rows = vec![insert("'$v'", "victim".into(), &format!("'{}'", KeyHash::of("the victim's key")))];
+    let mut rows =
+        vec![insert("'$v'", "victim".into(), &format!("'{}'", KeyHash::of("the victim's key")))];
     for (at, ((id, hash), (sound_id, sound_hash))) in malformed.iter().zip(&sound).enumerate() {
         rows.push(insert(id, format!("malformed {at}"), hash));
-        rows.push(insert(&format!("'{sound_id}'"), format!("sound {at}"), &format!("'{sound_hash}'")));
+        rows.push(insert(
+            &format!("'{sound_id}'"),
+            format!("sound {at}"),
+            &format!("'{sound_hash}'"),
+        ));
     }
     let mut expected = vec![(Uuid::from_u128(7), KeyHash::of("the victim's key"))];
     expected.extend(sound);
@@ -547,7 +577,8 @@ async fn a_database_whose_texts_are_utf_16_is_read_like_any_other() {
         sqlx::query(sql).execute(&mut other).await.unwrap();
     }
     let store = Arc::new(sqlite_options(&file).connect().await.unwrap());
-    let encoding: String = sqlx::query_scalar("PRAGMA encoding").fetch_one(&mut other).await.unwrap();
+    let encoding: String =
+        sqlx::query_scalar("PRAGMA encoding").fetch_one(&mut other).await.unwrap();
     assert_eq!(encoding, "UTF-16le");
 
     let world = World::over(store, None);
@@ -584,7 +615,10 @@ async fn a_row_whose_id_is_malformed_is_skipped_by_the_sweep() {
     assert_eq!(world.attempt(&sound_key).await.result.unwrap(), sound);
     let listing = world.store.listing().await.unwrap();
     assert_eq!(listing.trusts, [sound]);
-    assert_eq!(listing.malformed, [MalformedRow { id: None, name: Some("a".into()), column: "id" }]);
+    assert_eq!(
+        listing.malformed,
+        [MalformedRow { id: None, name: Some("a".into()), column: "id" }]
+    );
     let attempt = world.authenticator.attempt(Some("no trust has this")).await;
     assert_eq!(attempt.rows_swept, 1);
     assert_eq!(world.cache.lookup(&KeyHash::of(key.expose())), None);

@@ -1,5 +1,6 @@
-//! Walks that requests share: who joins which, what each is told, and what becomes of those who wait when a walk is slow, fails, or never
-//! ends (G1, G8, G9). The store's reads return when the test lets them, so that every order of events is the one that is meant.
+//! Walks that requests share: who joins which, what each is told, and what becomes of those who
+//! wait when a walk is slow, fails, or never ends (G1, G8, G9). The store's reads return when the
+//! test lets them, so that every order of events is the one that is meant.
 
 mod stores;
 
@@ -15,8 +16,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::{Mutex, mpsc as channel, watch};
 use tokio::task::{JoinHandle, yield_now};
 use trust_auth::{
-    ApiKey, Attempt, AuthError, Authenticator, Candidates, Change, KeyHash, MemoryStore, NewTrust, Path,
-    SqliteStore, StoreError, Trust, TrustKeyCache, TrustLedger, TrustRef, TrustStore,
+    ApiKey, Attempt, AuthError, Authenticator, Candidates, Change, KeyHash, MemoryStore, NewTrust,
+    Path, SqliteStore, StoreError, Trust, TrustKeyCache, TrustLedger, TrustRef, TrustStore,
 };
 use uuid::Uuid;
 
@@ -27,7 +28,8 @@ enum Outcome {
     Panic,
 }
 
-/// Trusts in memory, whose candidates are read when a walk begins, and returned when the test says so.
+/// Trusts in memory, whose candidates are read when a walk begins, and returned when the test says
+/// so.
 struct Gated {
     rows: MemoryStore,
     begun: watch::Sender<u64>,
@@ -218,7 +220,8 @@ async fn requests_that_wait_share_one_walk_and_each_gets_its_own_answer() {
     }
     let first = world.stuck().await;
     // Each trust's key, twice, and as many that nobody has.
-    let requests: Vec<_> = trusts.iter().chain(&trusts).map(|(_, key)| world.present(key.expose())).collect();
+    let requests: Vec<_> =
+        trusts.iter().chain(&trusts).map(|(_, key)| world.present(key.expose())).collect();
     let strangers: Vec<_> = (0..10).map(|at| world.present(&format!("stranger {at}"))).collect();
     world.until_waiting(21).await;
     assert_eq!(world.store.walks_begun(), 1);
@@ -245,7 +248,8 @@ async fn requests_that_wait_share_one_walk_and_each_gets_its_own_answer() {
     assert_eq!(world.cache.len(), 5);
 }
 
-/// The read of the next walk begins when the one before has been compared, and without a new request.
+/// The read of the next walk begins when the one before has been compared, and without a new
+/// request.
 #[tokio::test]
 async fn the_next_walk_begins_when_the_last_one_ends_if_anybody_waits_and_not_before() {
     let world = World::gated();
@@ -322,7 +326,8 @@ async fn a_request_that_goes_away_gives_its_place_back() {
     assert_granted(&answer(request).await, &trust);
 }
 
-/// The first request, for which the walker was started, goes away while its walk reads; then nobody is left at all.
+/// The first request, for which the walker was started, goes away while its walk reads; then nobody
+/// is left at all.
 #[tokio::test]
 async fn a_request_that_goes_away_ends_no_walk() {
     let world = World::gated();
@@ -414,9 +419,16 @@ async fn a_panic_in_the_store_refuses_all_who_waited_and_the_next_request_walks_
         world.until_waiting(2).await;
         world.store.end_walk(Outcome::Panic);
         for request in [member, queued] {
-            assert_unavailable(&answer(request).await, "other", "the walk over the trusts was given up");
+            assert_unavailable(
+                &answer(request).await,
+                "other",
+                "the walk over the trusts was given up",
+            );
         }
-        assert_eq!((world.authenticator.stats().waiting, world.store.walks_begun()), (0, walks + 1));
+        assert_eq!(
+            (world.authenticator.stats().waiting, world.store.walks_begun()),
+            (0, walks + 1)
+        );
         assert!(world.cache.is_empty());
     }
     world.store.end_walk(Outcome::Rows);
@@ -448,11 +460,16 @@ async fn a_key_revoked_during_its_walk_is_neither_granted_nor_remembered_g1_g9()
         assert_invalid(&attempt);
         let rows_left = world.store.rows.candidates().await.unwrap().len();
         assert_eq!(attempt.rows_swept, 2 + rows_left);
-        assert_eq!((world.cached(&key), world.cached(&other_key)), (None, Some(other.id)), "{revocation}");
+        assert_eq!(
+            (world.cached(&key), world.cached(&other_key)),
+            (None, Some(other.id)),
+            "{revocation}"
+        );
     }
 }
 
-/// A revocation that is undone while the request waits. The live row accepts the key, but the lease is from before.
+/// A revocation that is undone while the request waits. The live row accepts the key, but the lease
+/// is from before.
 #[tokio::test]
 async fn an_invalidation_while_a_request_waits_supersedes_its_lease_g2() {
     let world = World::gated();
@@ -472,8 +489,8 @@ async fn an_invalidation_while_a_request_waits_supersedes_its_lease_g2() {
     assert_eq!(world.cached(&key), Some(trust.id));
 }
 
-/// The walker runs where the first request came from. If that runtime goes, nobody waits for it for ever, and the next walk runs on
-/// another.
+/// The walker runs where the first request came from. If that runtime goes, nobody waits for it for
+/// ever, and the next walk runs on another.
 #[test]
 fn the_shutdown_of_the_walkers_runtime_refuses_who_waited_and_hangs_nobody() {
     let (first, second) = (Runtime::new().unwrap(), Runtime::new().unwrap());
@@ -499,8 +516,9 @@ fn the_shutdown_of_the_walkers_runtime_refuses_who_waited_and_hangs_nobody() {
     assert_granted(&second.block_on(in_time(world.attempt(&key))), &trust);
 }
 
-/// The right to walk must not stay with a task of a runtime that nobody drives any more. Also with exactly as many members as are answered
-/// at a time: in no task of their own, since each would give the walker another turn.
+/// The right to walk must not stay with a task of a runtime that nobody drives any more. Also with
+/// exactly as many members as are answered at a time: in no task of their own, since each would
+/// give the walker another turn.
 #[test]
 fn misses_are_answered_on_one_runtime_after_another() {
     let store = Arc::new(MemoryStore::new());
@@ -509,8 +527,9 @@ fn misses_are_answered_on_one_runtime_after_another() {
     let (first, second) = (runtime(), runtime());
     for members in [1, 32] {
         for runtime in [&first, &second] {
-            let mut waiting: Vec<_> =
-                (0..members).map(|_| Box::pin(authenticator.authenticate(Some("unknown")))).collect();
+            let mut waiting: Vec<_> = (0..members)
+                .map(|_| Box::pin(authenticator.authenticate(Some("unknown"))))
+                .collect();
             runtime.block_on(in_time(poll_fn(|context| {
                 waiting.retain_mut(|member| match member.as_mut().poll(context) {
                     Poll::Ready(answer) => {
@@ -530,7 +549,9 @@ fn a_miss_outside_a_runtime_is_unavailable() {
     let world = World::gated();
     let mut request = std::pin::pin!(world.authenticator.attempt(Some("a stranger's key")));
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    let std::task::Poll::Ready(attempt) = request.as_mut().poll(&mut context) else { panic!("it waits") };
+    let std::task::Poll::Ready(attempt) = request.as_mut().poll(&mut context) else {
+        panic!("it waits")
+    };
     assert_unavailable(&attempt, "other", "runtime");
     assert_eq!(world.authenticator.stats().waiting, 0);
 }
@@ -560,7 +581,8 @@ impl TrustStore for Watched {
 const CONNECTIONS: usize = 64;
 const UNKNOWN_KEYS: usize = 10_000;
 
-/// 10,000 unknown keys from 64 clients, each of which asks again as soon as it has its answer; and one client with a good key.
+/// 10,000 unknown keys from 64 clients, each of which asks again as soon as it has its answer; and
+/// one client with a good key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_flood_of_unknown_keys_has_one_walk_in_flight_and_bounds_their_number() {
     let (inner, _folder) = SqliteStore::open().await;

@@ -1,5 +1,5 @@
-//! What other processes change goes from this process's cache: exactly that where it is told, everything where something may have been
-//! missed.
+//! What other processes change goes from this process's cache: exactly that where it is told,
+//! everything where something may have been missed.
 
 mod stores;
 
@@ -11,8 +11,8 @@ use stores::postgres_server::PostgresServer;
 use stores::postgres_server::network::Network;
 use stores::{World, by_name, eventually, postgres_options, second_connection, sqlite_options};
 use trust_auth::{
-    ApiKey, AuthError, KeyHash, Path, PostgresStore, SqliteStore, Trust, TrustKeyCache, TrustLedger,
-    TrustRegistry, WatchStatus, Watcher,
+    ApiKey, AuthError, KeyHash, Path, PostgresStore, SqliteStore, Trust, TrustKeyCache,
+    TrustLedger, TrustRegistry, WatchStatus, Watcher,
 };
 
 /// A world that watches its database, and the registry of another process.
@@ -29,8 +29,11 @@ impl<S: TrustLedger> Watched<S> {
         watch: impl FnOnce(&S, Arc<TrustKeyCache>) -> Watcher,
     ) -> Self {
         let watcher = watch(&world.store, Arc::clone(&world.cache));
-        let watched =
-            Self { world, watcher, elsewhere: TrustRegistry::new(Arc::new(elsewhere), Arc::default()) };
+        let watched = Self {
+            world,
+            watcher,
+            elsewhere: TrustRegistry::new(Arc::new(elsewhere), Arc::default()),
+        };
         watched.connected(1).await;
         watched
     }
@@ -40,7 +43,10 @@ impl<S: TrustLedger> Watched<S> {
     }
 
     async fn connected(&self, times: u64) {
-        eventually("it is connected", || self.status().connected && self.status().connects >= times).await;
+        eventually("it is connected", || {
+            self.status().connected && self.status().connects >= times
+        })
+        .await;
     }
 
     async fn gone(&self, key: &ApiKey) {
@@ -50,7 +56,11 @@ impl<S: TrustLedger> Watched<S> {
     /// Nothing but keys was invalidated since it connected.
     fn assert_targeted(&self) {
         let status = self.status();
-        assert_eq!((status.invalidations, status.connects, status.failures), (1, 1, 0), "{status:?}");
+        assert_eq!(
+            (status.invalidations, status.connects, status.failures),
+            (1, 1, 0),
+            "{status:?}"
+        );
     }
 }
 
@@ -71,7 +81,8 @@ impl Watched<PostgresStore> {
 impl Watched<SqliteStore> {
     async fn on_sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let options = sqlite_options(&folder.path().join("trusts.db")).query_timeout(Duration::from_secs(60));
+        let options =
+            sqlite_options(&folder.path().join("trusts.db")).query_timeout(Duration::from_secs(60));
         let store = options.clone().connect().await.unwrap();
         let elsewhere = options.connect().await.unwrap();
         Self::over(World::over(Arc::new(store), Some(folder)), elsewhere, SqliteStore::watch).await
@@ -116,9 +127,11 @@ async fn changes_by_another_process_evict_their_keys_and_no_others_on_postgres()
     changes_elsewhere_evict_their_keys_and_no_others(Watched::on_postgres(server).await.0).await;
 }
 
-/// In Turkish the small letter of `I` is `ı`, and `ınsert` would be an operation that nobody understands.
+/// In Turkish the small letter of `I` is `ı`, and `ınsert` would be an operation that nobody
+/// understands.
 #[tokio::test]
-async fn changes_by_another_process_evict_their_keys_and_no_others_whatever_the_language_of_the_database() {
+async fn changes_by_another_process_evict_their_keys_and_no_others_whatever_the_language_of_the_database()
+ {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database_with("LOCALE_PROVIDER icu ICU_LOCALE 'tr' LOCALE 'C'");
     assert_eq!(server.psql(&url, "SELECT lower('INSERT')"), "ınsert", "the server is no help here");
@@ -130,13 +143,18 @@ async fn changes_by_another_process_evict_their_keys_and_no_others_on_sqlite() {
     changes_elsewhere_evict_their_keys_and_no_others(Watched::on_sqlite().await).await;
 }
 
-/// Registers trusts of these names, and waits until their own notifications were heard, so that the next one is another's.
-async fn hot<const N: usize>(watched: &Watched<PostgresStore>, names: [&str; N]) -> [(Trust, ApiKey); N] {
+/// Registers trusts of these names, and waits until their own notifications were heard, so that the
+/// next one is another's.
+async fn hot<const N: usize>(
+    watched: &Watched<PostgresStore>,
+    names: [&str; N],
+) -> [(Trust, ApiKey); N] {
     let mut made = Vec::new();
     for name in names {
         made.push(watched.world.register(name).await);
     }
-    eventually("the registrations were heard of", || watched.status().notifications >= N as u64).await;
+    eventually("the registrations were heard of", || watched.status().notifications >= N as u64)
+        .await;
     for (trust, key) in &made {
         assert!(watched.world.attempt(key).await.result.is_ok());
         assert_eq!(watched.world.cached(key), Some(trust.id));
@@ -170,7 +188,8 @@ async fn a_change_by_psql_evicts_exactly_its_key() {
 
     assert_eq!(world.cached(other_key), Some(other.id));
     watched.assert_targeted();
-    // Five registrations, four changes. A registration names one key, and so does each change but the new hash, which names two.
+    // Five registrations, four changes. A registration names one key, and so does each change but
+    // the new hash, which names two.
     let status = watched.status();
     assert_eq!((status.notifications, status.evicted_keys), (9, 10), "{status:?}");
 }
@@ -181,8 +200,10 @@ async fn a_change_that_concerns_no_key_or_is_rolled_back_is_not_heard_of() {
     let (watched, url) = Watched::on_postgres(server).await;
     let [(a, a_key), (_, b_key)] = &hot(&watched, ["a", "b"]).await;
 
-    server
-        .psql(&url, "UPDATE trust SET last_heartbeat = now(), region = 'north', api_key_hash = api_key_hash");
+    server.psql(
+        &url,
+        "UPDATE trust SET last_heartbeat = now(), region = 'north', api_key_hash = api_key_hash",
+    );
     server.psql(&url, "BEGIN; DELETE FROM trust; ROLLBACK");
     server.psql(&url, "NOTIFY another_channel, '1 truncate - - -'");
     // Notifications come in the order of the commits: with this one, all before it were heard.
@@ -199,7 +220,10 @@ async fn a_notification_that_is_not_understood_invalidates_every_key() {
     let long = "x".repeat(7_000);
     for (number, payload) in ["", "reload", "2 update x y z", &long].iter().enumerate() {
         let (_, key) = watched.world.register(&format!("trust {number}")).await;
-        eventually("the registration was heard of", || watched.status().evicted_keys > number as u64).await;
+        eventually("the registration was heard of", || {
+            watched.status().evicted_keys > number as u64
+        })
+        .await;
         assert!(watched.world.attempt(&key).await.result.is_ok());
         assert!(watched.world.cached(&key).is_some());
         server.psql(&url, &format!("SELECT pg_notify('trust_auth', '{payload}')"));
@@ -232,9 +256,11 @@ async fn a_change_with_triggers_off_is_heard_of_all_the_same() {
     watched.assert_targeted();
 }
 
-/// The revocation falls into the time in which nobody can connect, so that no notification of it can be heard.
+/// The revocation falls into the time in which nobody can connect, so that no notification of it
+/// can be heard.
 #[tokio::test]
-async fn a_revocation_while_the_listener_is_cut_off_is_refused_at_once_and_evicted_when_it_is_back() {
+async fn a_revocation_while_the_listener_is_cut_off_is_refused_at_once_and_evicted_when_it_is_back()
+{
     let Some(server) = PostgresServer::shared() else { return };
     let (watched, url) = Watched::on_postgres(server).await;
     let world = &watched.world;
@@ -259,7 +285,11 @@ async fn a_revocation_while_the_listener_is_cut_off_is_refused_at_once_and_evict
 
     server.psql("postgres", &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true"));
     watched.connected(2).await;
-    assert_eq!((world.cached(key), world.cached(other_key)), (None, None), "everything is invalidated");
+    assert_eq!(
+        (world.cached(key), world.cached(other_key)),
+        (None, None),
+        "everything is invalidated"
+    );
     assert!(matches!(world.attempt(key).await.result, Err(AuthError::Invalid)));
     assert_eq!(world.attempt(other_key).await.result.as_ref().unwrap().id, other.id);
 
@@ -285,7 +315,8 @@ async fn a_listener_is_back_within_five_seconds_of_the_servers_return() {
     assert_eq!(watched.world.cached(key), None);
 }
 
-/// Were everything invalidated first, what is remembered and revoked before the server hears of `LISTEN` would be missed.
+/// Were everything invalidated first, what is remembered and revoked before the server hears of
+/// `LISTEN` would be missed.
 #[tokio::test]
 async fn what_is_revoked_before_it_listens_is_invalidated_once_it_does() {
     let Some(server) = PostgresServer::shared() else { return };
@@ -296,7 +327,9 @@ async fn what_is_revoked_before_it_listens_is_invalidated_once_it_does() {
     let world = World::over(Arc::new(store), None);
     network.hold_listen();
     let watcher = world.store.watch(Arc::clone(&world.cache));
-    tokio::time::timeout(Duration::from_secs(60), network.holds_listen()).await.expect("it wants to listen");
+    tokio::time::timeout(Duration::from_secs(60), network.holds_listen())
+        .await
+        .expect("it wants to listen");
     let (trust, key) = world.register_hot("a").await;
     server.psql(&url, "DELETE FROM trust");
     assert_eq!(world.cached(&key), Some(trust.id), "nobody heard of it");
@@ -305,7 +338,12 @@ async fn what_is_revoked_before_it_listens_is_invalidated_once_it_does() {
     network.let_listen();
     eventually("it is connected", || watcher.status().connected).await;
     assert_eq!(world.cached(&key), None);
-    assert_eq!((watcher.status().notifications, watcher.status().failures), (0, 0), "{:?}", watcher.status());
+    assert_eq!(
+        (watcher.status().notifications, watcher.status().failures),
+        (0, 0),
+        "{:?}",
+        watcher.status()
+    );
 }
 
 #[tokio::test]
@@ -514,9 +552,11 @@ async fn a_file_that_is_replaced_is_lost_to_its_watcher() {
     assert!(watcher.status().failures > 0);
 }
 
-/// SQLite removes its side files when the last connection closes. What stays in them is put into whatever file has the name at the next start.
+/// SQLite removes its side files when the last connection closes. What stays in them is put into
+/// whatever file has the name at the next start.
 #[tokio::test]
-async fn a_store_that_is_closed_has_closed_its_watchers_too_and_left_nothing_in_sqlites_side_files() {
+async fn a_store_that_is_closed_has_closed_its_watchers_too_and_left_nothing_in_sqlites_side_files()
+{
     // The store elsewhere is not used, and so has nothing open.
     let Watched { world, watcher, .. } = Watched::on_sqlite().await;
     world.register_hot("St. Mary").await;

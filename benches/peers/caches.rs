@@ -1,4 +1,5 @@
-//! Caches that evict by use. They get room for twice the keys, since neither keeps all keys at exactly its capacity.
+//! Caches that evict by use. They get room for twice the keys, since neither keeps all keys at
+//! exactly its capacity.
 
 use std::time::Duration;
 

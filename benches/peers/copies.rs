@@ -1,4 +1,5 @@
-//! One pointer to a whole map, which each write copies and replaces: reads as fast as the pointer can be protected.
+//! One pointer to a whole map, which each write copies and replaces: reads as fast as the pointer
+//! can be protected.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -41,9 +42,10 @@ impl Shared for ArcSwapped {
     }
 }
 
-/// arc-swap's `Cache`, which its documentation recommends for reads that outnumber writes by far. It wants a handle of each thread, in
-/// which the last map that the thread saw is kept alive until the thread looks again; here it lies in a thread-local variable, so that
-/// the map can be shared by reference like all others.
+/// arc-swap's `Cache`, which its documentation recommends for reads that outnumber writes by far.
+/// It wants a handle of each thread, in which the last map that the thread saw is kept alive until
+/// the thread looks again; here it lies in a thread-local variable, so that the map can be shared
+/// by reference like all others.
 pub(crate) struct ArcSwapCached {
     map: Arc<ArcSwap<Map>>,
     ttl: Duration,
@@ -121,7 +123,11 @@ impl Shared for EpochPointer {
             // SAFETY: as in `get`.
             let new = Owned::new(replaced(unsafe { old.deref() }, key, Entry::new(id, self.ttl)));
             // AcqRel: publishes the copy to the loads above.
-            if self.map.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire, &guard).is_ok() {
+            if self
+                .map
+                .compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire, &guard)
+                .is_ok()
+            {
                 // SAFETY: the exchange took the old map out of everybody's reach.
                 unsafe { guard.defer_destroy(old) };
                 break;

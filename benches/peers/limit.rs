@@ -1,4 +1,5 @@
-//! What no cache can beat: a map without synchronisation; and what every figure contains: the clock, and the loop.
+//! What no cache can beat: a map without synchronisation; and what every figure contains: the
+//! clock, and the loop.
 
 use std::time::Duration;
 

@@ -21,7 +21,9 @@ impl Peer for MutexStd {
 
     fn filled(keys: &[Digest], ttl: Duration) -> Self {
         let mut map = HashMap::with_capacity_and_hasher(keys.len(), RandomState::default());
-        map.extend(keys.iter().enumerate().map(|(number, key)| (*key, Entry::new(id(number), ttl))));
+        map.extend(
+            keys.iter().enumerate().map(|(number, key)| (*key, Entry::new(id(number), ttl))),
+        );
         Self { map: Mutex::new(map), ttl }
     }
 

@@ -38,7 +38,8 @@ impl Shared for Dash {
     }
 }
 
-/// Pinned for each lookup: a request is one, and whoever holds a pin for longer holds back what is freed.
+/// Pinned for each lookup: a request is one, and whoever holds a pin for longer holds back what is
+/// freed.
 pub(crate) struct Papaya {
     map: papaya::HashMap<Digest, Entry, RandomState>,
     ttl: Duration,
@@ -69,7 +70,8 @@ impl Shared for Papaya {
     }
 }
 
-/// `peek_with` is its read without locks. An update adds the new entry and marks the old one, which is how the index replaces.
+/// `peek_with` is its read without locks. An update adds the new entry and marks the old one, which
+/// is how the index replaces.
 pub(crate) struct SccIndex {
     map: scc::HashIndex<Digest, Entry, RandomState>,
     ttl: Duration,

@@ -1,11 +1,15 @@
-//! What the cache is compared with: every map and cache that one would otherwise use, each doing the same work.
+//! What the cache is compared with: every map and cache that one would otherwise use, each doing
+//! the same work.
 //!
-//! The work of a lookup: one read of the coarse monotonic clock, the search for a 32-byte digest, the compare with the entry's expiry,
-//! and the 16-byte id copied out. [`Moka`] alone keeps its own time-to-live, on its own clock.
+//! The work of a lookup: one read of the coarse monotonic clock, the search for a 32-byte digest,
+//! the compare with the entry's expiry, and the 16-byte id copied out. [`Moka`] alone keeps its own
+//! time-to-live, on its own clock.
 //!
-//! Each peer is used in the fastest way that its documentation tells, and gets two things that the cache itself does without: a hash
-//! function that takes one word of the digest ([`Digest`]), and a compare that may stop early. Where a peer lets one choose the hasher,
-//! it is foldhash: faster than each one's default, for std's and quick_cache's too. All fields of an entry lie beside each other.
+//! Each peer is used in the fastest way that its documentation tells, and gets two things that the
+//! cache itself does without: a hash function that takes one word of the digest ([`Digest`]), and a
+//! compare that may stop early. Where a peer lets one choose the hasher, it is foldhash: faster
+//! than each one's default, for std's and quick_cache's too. All fields of an entry lie beside each
+//! other.
 
 #![allow(dead_code, unused_imports, unused_macros, reason = "each benchmark takes what it needs")]
 
@@ -80,7 +84,8 @@ pub(crate) fn id(number: usize) -> Uuid {
     Uuid::from_u128(number as u128 + 1)
 }
 
-/// The key for maps that hash. A digest is uniform, so one word of it is all that the hash function needs to see.
+/// The key for maps that hash. A digest is uniform, so one word of it is all that the hash function
+/// needs to see.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Digest([u64; 4]);
 

@@ -15,7 +15,8 @@ use crate::peers::Peer;
 /// Longer than any benchmark runs, so that hits stay hits.
 pub(crate) const LASTING: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// As many lookups at least before the order repeats itself, so that no branch predictor learns it by heart.
+/// As many lookups at least before the order repeats itself, so that no branch predictor learns it
+/// by heart.
 const PROBES: usize = 1 << 16;
 
 /// With `--test` everything runs once, to show that it does.
@@ -23,7 +24,8 @@ pub(crate) fn is_test() -> bool {
     std::env::args().any(|argument| argument == "--test")
 }
 
-/// The numbers of keys to measure at: of those asked for, only the small ones when nothing is measured.
+/// The numbers of keys to measure at: of those asked for, only the small ones when nothing is
+/// measured.
 pub(crate) fn sizes(all: &[usize]) -> impl Iterator<Item = usize> {
     let largest = if is_test() { 1_000 } else { usize::MAX };
     all.iter().copied().filter(move |&size| size <= largest)
@@ -47,8 +49,8 @@ pub(crate) fn strangers<K: From<KeyHash>>(count: usize) -> Vec<K> {
     (0..count as u64).map(|number| K::from(KeyHash::of((!number).to_le_bytes()))).collect()
 }
 
-/// Keys in random order, for ever. They lie in the order in which they are asked for: a request brings its key along, so fetching it
-/// is no part of a lookup.
+/// Keys in random order, for ever. They lie in the order in which they are asked for: a request
+/// brings its key along, so fetching it is no part of a lookup.
 pub(crate) struct Probes<K> {
     order: Vec<K>,
     at: usize,
@@ -84,10 +86,12 @@ impl<K: Copy> Probes<K> {
     }
 }
 
-/// A peer that holds all keys, and the order in which to ask for them; made when the first benchmark that needs it runs, so that a
-/// filter leaves out the filling too.
-pub(crate) type Filled<'a, P> =
-    LazyCell<(P, Probes<<P as Peer>::Key>), Box<dyn FnOnce() -> (P, Probes<<P as Peer>::Key>) + 'a>>;
+/// A peer that holds all keys, and the order in which to ask for them; made when the first
+/// benchmark that needs it runs, so that a filter leaves out the filling too.
+pub(crate) type Filled<'a, P> = LazyCell<
+    (P, Probes<<P as Peer>::Key>),
+    Box<dyn FnOnce() -> (P, Probes<<P as Peer>::Key>) + 'a>,
+>;
 
 pub(crate) fn filled<'a, P: Peer + 'a>(count: usize) -> Filled<'a, P> {
     LazyCell::new(Box::new(move || {
@@ -100,7 +104,8 @@ pub(crate) fn filled<'a, P: Peer + 'a>(count: usize) -> Filled<'a, P> {
     }))
 }
 
-/// Writes what criterion does not measure to `<name>.json` beside what it does; nothing when nothing is measured.
+/// Writes what criterion does not measure to `<name>.json` beside what it does; nothing when
+/// nothing is measured.
 pub(crate) fn save(name: &str, figures: &serde_json::Value) {
     if is_test() {
         return;

@@ -1,4 +1,5 @@
-//! The asymmetric epochs that ship, over loom's primitives and without the map, for models of their own.
+//! The asymmetric epochs that ship, over loom's primitives and without the map, for models of their
+//! own.
 
 #[path = "../reclaim/asymmetric.rs"]
 mod asymmetric;
@@ -18,10 +19,12 @@ pub fn pin() -> Guard {
     Guard(asymmetric::pin())
 }
 
-/// A thread's registration, of which the model tells when it ends: what the destructor of a thread-local does
-/// in a thread that ends.
+/// A thread's registration, of which the model tells when it ends: what the destructor of a
+/// thread-local does in a thread that ends.
 #[must_use]
-pub struct Registration(#[expect(dead_code, reason = "lives until it is dropped")] asymmetric::Owner);
+pub struct Registration(
+    #[expect(dead_code, reason = "lives until it is dropped")] asymmetric::Owner,
+);
 
 /// Registers the calling thread, which must not have pinned before.
 pub fn register() -> Registration {

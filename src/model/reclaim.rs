@@ -1,23 +1,26 @@
-//! The reclamation in a model: the twin of `reclaim/`, small enough for loom to explore all of it beside the map.
+//! The reclamation in a model: the twin of `reclaim/`, small enough for loom to explore all of it
+//! beside the map.
 //!
-//! It keeps the contract of `reclaim/mod.rs` by the simplest means that loom models fully. Each thread has a flag that
-//! says whether it is pinned. A grace period is over once each flag has been seen down since its start. Why that
-//! is enough:
+//! It keeps the contract of `reclaim/mod.rs` by the simplest means that loom models fully. Each
+//! thread has a flag that says whether it is pinned. A grace period is over once each flag has been
+//! seen down since its start. Why that is enough:
 //!
-//! * *Visibility.* [`pin`] raises the flag, then fences; [`Grace::start`] comes after the exchange that unlinked, and
-//!   fences; the flags are read after that. Both fences are `SeqCst`, so one of them is first. If `pin`'s is, the
-//!   flag is seen up, or what came after it. If the other is, the reader's loads see the exchange.
-//! * *Grace.* A flag goes down by a Release store, which is read with Acquire: all that the reader did is before the
-//!   freeing.
-//! * *No order beyond that*, or nearly. Loom lets each `SeqCst` fence acquire what earlier ones released, so a pin that
-//!   comes after a start is ordered after it, as it is with real fences. In the executions in which the pin comes
-//!   first nothing is ordered, and whatever the map forgets to order is reported there.
+//! * *Visibility.* [`pin`] raises the flag, then fences; [`Grace::start`] comes after the exchange
+//!   that unlinked, and fences; the flags are read after that. Both fences are `SeqCst`, so one of
+//!   them is first. If `pin`'s is, the flag is seen up, or what came after it. If the other is, the
+//!   reader's loads see the exchange.
+//! * *Grace.* A flag goes down by a Release store, which is read with Acquire: all that the reader
+//!   did is before the freeing.
+//! * *No order beyond that*, or nearly. Loom lets each `SeqCst` fence acquire what earlier ones
+//!   released, so a pin that comes after a start is ordered after it, as it is with real fences. In
+//!   the executions in which the pin comes first nothing is ordered, and whatever the map forgets
+//!   to order is reported there.
 //!
 //! What ships has models of its own, in `loom-tests/g7_epochs.rs`.
 //!
-//! Loom runs all threads of a model on one thread of the operating system, one at a time, and switches only in loom's
-//! own operations. So a `std` mutex can keep the books without being part of the model, as long as none of loom's
-//! operations happens under it.
+//! Loom runs all threads of a model on one thread of the operating system, one at a time, and
+//! switches only in loom's own operations. So a `std` mutex can keep the books without being part
+//! of the model, as long as none of loom's operations happens under it.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -99,8 +102,8 @@ impl Drop for Guard {
 }
 
 pub(super) struct Grace {
-    /// Whether that thread may still be pinned since before the start. Those that pin for the first time after the
-    /// start are behind its fence.
+    /// Whether that thread may still be pinned since before the start. Those that pin for the
+    /// first time after the start are behind its fence.
     awaited: [Cell<bool>; MOST_THREADS],
 }
 
@@ -135,8 +138,8 @@ impl Fence {
     }
 }
 
-/// Whose flag is up, a bit a thread; above that, a number that differs with each call, so that every look at what waits
-/// is taken.
+/// Whose flag is up, a bit a thread; above that, a number that differs with each call, so that
+/// every look at what waits is taken.
 pub(super) struct Horizon(u64);
 
 impl Horizon {

@@ -10,11 +10,12 @@ use loom::alloc::Track;
 use loom::cell::UnsafeCell;
 use loom::sync::atomic;
 
-/// An allocator that is as unlucky as one can be for code that takes an address for the object which was
-/// there: memory that was freed is handed out again at once, to whoever next asks for as much.
+/// An allocator that is as unlucky as one can be for code that takes an address for the object
+/// which was there: memory that was freed is handed out again at once, to whoever next asks for as
+/// much.
 ///
-/// Its books are no part of the model: loom runs all threads of a model on one thread of the operating
-/// system, and switches in its own operations alone.
+/// Its books are no part of the model: loom runs all threads of a model on one thread of the
+/// operating system, and switches in its own operations alone.
 mod memory {
     use std::alloc::{self, Layout};
     use std::cell::RefCell;
@@ -72,12 +73,14 @@ loom::lazy_static! {
     static ref BATCH: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
 }
 
-/// One, unless a model asks otherwise: then a retired bucket may be freed as early as ever possible.
+/// One, unless a model asks otherwise: then a retired bucket may be freed as early as ever
+/// possible.
 pub(super) fn batch() -> u64 {
     BATCH.load(std::sync::atomic::Ordering::Relaxed)
 }
 
-/// Caches that are built from now on, in this execution, start no grace period before so many buckets were retired.
+/// Caches that are built from now on, in this execution, start no grace period before so many
+/// buckets were retired.
 pub fn retire_in_batches_of(buckets: u64) {
     BATCH.store(buckets, std::sync::atomic::Ordering::Relaxed);
 }
@@ -93,15 +96,16 @@ pub(super) mod barrier {
         static ref LEFT_OUT: AtomicBool = AtomicBool::new(false);
     }
 
-    /// For the rest of this execution there are no barriers. A `SeqCst` fence acquires and releases as well, which the
-    /// light barrier does not; so what must hold without that is looked at without it.
+    /// For the rest of this execution there are no barriers. A `SeqCst` fence acquires and releases
+    /// as well, which the light barrier does not; so what must hold without that is looked at
+    /// without it.
     pub(crate) fn leave_out() {
         LEFT_OUT.store(true, Relaxed);
     }
 
-    /// Loom switches threads at accesses, not at fences, and tries another order only of accesses that meet. So all
-    /// fences are preceded by an access to one location: then whatever may come between an access and the
-    /// fence after it is explored.
+    /// Loom switches threads at accesses, not at fences, and tries another order only of accesses
+    /// that meet. So all fences are preceded by an access to one location: then whatever may
+    /// come between an access and the fence after it is explored.
     fn fence_apart() {
         if LEFT_OUT.load(Relaxed) {
             return;
@@ -124,8 +128,8 @@ loom::thread_local! {
     static STEPS: Cell<usize> = Cell::new(0);
 }
 
-/// How many atomic operations the current thread has done in this execution, those of pinning included. Models bound a
-/// lookup's steps by it.
+/// How many atomic operations the current thread has done in this execution, those of pinning
+/// included. Models bound a lookup's steps by it.
 #[must_use]
 pub fn steps() -> usize {
     STEPS.with(Cell::get)
@@ -138,10 +142,11 @@ fn step() {
 
 /// Makes all accesses to one location meet.
 ///
-/// Of the accesses to a location loom remembers only the last that another may be put before. A thread's own load, just
-/// before its exchange, so hides the other threads' loads before that, and orders in which the exchange
-/// comes first are not tried. A store before each access, to a location that stands for the first, makes up for it: each
-/// store meets the last, whoever made it. Where no thread exchanges what it has loaded, nothing is hidden, and it is left out.
+/// Of the accesses to a location loom remembers only the last that another may be put before. A
+/// thread's own load, just before its exchange, so hides the other threads' loads before that, and
+/// orders in which the exchange comes first are not tried. A store before each access, to a
+/// location that stands for the first, makes up for it: each store meets the last, whoever made it.
+/// Where no thread exchanges what it has loaded, nothing is hidden, and it is left out.
 struct Meeting(atomic::AtomicUsize);
 
 impl Meeting {
@@ -275,9 +280,9 @@ impl<T> AtomicPtr<T> {
     }
 }
 
-/// Stands for a snapshot's whole memory. Loom reports each read that no happens-before orders after the
-/// writes that built the snapshot, each freeing that none orders after the reads, and each snapshot that
-/// was not freed.
+/// Stands for a snapshot's whole memory. Loom reports each read that no happens-before orders after
+/// the writes that built the snapshot, each freeing that none orders after the reads, and each
+/// snapshot that was not freed.
 #[derive(Debug)]
 pub(super) struct AccessCheck(Track<UnsafeCell<()>>);
 

@@ -1,5 +1,5 @@
-//! The reclamation of platforms without `membarrier(2)`: grace periods of `crossbeam-epoch`'s default collector. The
-//! only module that names it.
+//! The reclamation of platforms without `membarrier(2)`: grace periods of `crossbeam-epoch`'s
+//! default collector. The only module that names it.
 
 #![deny(unsafe_code)]
 
@@ -8,20 +8,23 @@ use std::sync::{Arc, OnceLock};
 
 use crossbeam_epoch as epoch;
 
-/// How many grace periods have ended. Not of `sync.rs`, since in a model the last end after the statics are gone.
+/// How many grace periods have ended. Not of `sync.rs`, since in a model the last end after the
+/// statics are gone.
 static ENDED: AtomicU64 = AtomicU64::new(0);
 
 pub(crate) struct Guard(#[expect(dead_code, reason = "lives until it is dropped")] epoch::Guard);
 
-/// Wait-free but for two things: the first pin of a thread registers it, and each 128th pin helps with collecting.
+/// Wait-free but for two things: the first pin of a thread registers it, and each 128th pin helps
+/// with collecting.
 pub(super) fn pin() -> Guard {
     Guard(epoch::pin())
 }
 
 /// Over when a function that was deferred at its start has run.
 ///
-/// A `OnceLock` and not a flag of our own: that whoever sees it set comes after whoever set it is the standard library's promise, and
-/// no model was found that would miss it. It is set once, by one call, and so waits for nobody.
+/// A `OnceLock` and not a flag of our own: that whoever sees it set comes after whoever set it is
+/// the standard library's promise, and no model was found that would miss it. It is set once, by
+/// one call, and so waits for nobody.
 pub(crate) struct Grace(Arc<OnceLock<()>>);
 
 impl Grace {
@@ -30,8 +33,8 @@ impl Grace {
         let announced = over.clone();
         let guard = epoch::pin();
         guard.defer(move || {
-            // What was done under the guards that this waited for happens-before this call, by crossbeam-epoch's contract,
-            // and so before `is_over`.
+            // What was done under the guards that this waited for happens-before this call, by
+            // crossbeam-epoch's contract, and so before `is_over`.
             let _ = announced.set(());
             // Relaxed: a hint, which orders nothing.
             ENDED.fetch_add(1, Ordering::Relaxed);
@@ -71,7 +74,8 @@ impl Horizon {
 }
 
 pub(super) fn horizon() -> Horizon {
-    // Collects: each pin and flush advances the epoch by one at most, and what was deferred in one may run two later.
+    // Collects: each pin and flush advances the epoch by one at most, and what was deferred in one
+    // may run two later.
     epoch::pin().flush();
     // Relaxed: see `Grace::start`.
     Horizon(ENDED.load(Ordering::Relaxed))

@@ -4,24 +4,27 @@
 //!
 //! What the rest of the crate relies on, and what each of the two implementations keeps:
 //!
-//! * **Grace.** A [`Grace`] is over only once every guard that existed at its start was dropped, and everything done
-//!   under those guards happens-before the reading of the [`Horizon`] at which [`Grace::is_over`] says so.
-//! * **Visibility.** A guard made after the start of a grace period, as the barriers order the two, sees every store
-//!   that happens-before that start. So it cannot reach what was unlinked before.
-//! * **No order beyond that.** Pinning and unpinning order nothing else between threads. The map brings its own
-//!   Acquire and Release.
-//! * **Nesting.** A thread may pin while it is pinned. Its guards may end in any order: coroutines that have stacks of
-//!   their own can suspend in a reader's closure.
+//! * **Grace.** A [`Grace`] is over only once every guard that existed at its start was dropped,
+//!   and everything done under those guards happens-before the reading of the [`Horizon`] at which
+//!   [`Grace::is_over`] says so.
+//! * **Visibility.** A guard made after the start of a grace period, as the barriers order the two,
+//!   sees every store that happens-before that start. So it cannot reach what was unlinked before.
+//! * **No order beyond that.** Pinning and unpinning order nothing else between threads. The map
+//!   brings its own Acquire and Release.
+//! * **Nesting.** A thread may pin while it is pinned. Its guards may end in any order: coroutines
+//!   that have stacks of their own can suspend in a reader's closure.
 //!
-//! Nothing is handed to the reclamation but the question whether a grace period is over. The map keeps what it has
-//! retired, and frees it ([`Limbo`](super::snapshot_map)).
+//! Nothing is handed to the reclamation but the question whether a grace period is over. The map
+//! keeps what it has retired, and frees it ([`Limbo`](super::snapshot_map)).
 //!
 //! # Two implementations
 //!
-//! [`asymmetric`] is the fast one. It needs `membarrier(2)`, and so Linux. [`crossbeam`] takes over where that is
-//! missing or refused. The choice is made once, by the process's first pin: see [`Reclamation`].
+//! [`asymmetric`] is the fast one. It needs `membarrier(2)`, and so Linux. [`crossbeam`] takes over
+//! where that is missing or refused. The choice is made once, by the process's first pin: see
+//! [`Reclamation`].
 
-// Those of Linux and of others that are as wide: elsewhere a plain store of an epoch would take two instructions.
+// Those of Linux and of others that are as wide: elsewhere a plain store of an epoch would take two
+// instructions.
 #[cfg(all(any(target_os = "linux", target_os = "android"), target_pointer_width = "64"))]
 mod asymmetric;
 #[cfg(not(all(any(target_os = "linux", target_os = "android"), target_pointer_width = "64")))]
@@ -37,19 +40,21 @@ use super::{barrier, sync};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reclamation {
-    /// Epochs with an asymmetric barrier: a lookup pays two plain stores, and a writer, where a thread that has read rests, one
-    /// `membarrier(2)` for each two batches of snapshots that it frees.
+    /// Epochs with an asymmetric barrier: a lookup pays two plain stores, and a writer, where a
+    /// thread that has read rests, one `membarrier(2)` for each two batches of snapshots that
+    /// it frees.
     Membarrier,
-    /// `crossbeam-epoch`: a lookup pays a memory fence, and each 128th of a thread helps with collecting.
+    /// `crossbeam-epoch`: a lookup pays a memory fence, and each 128th of a thread helps with
+    /// collecting.
     CrossbeamEpoch,
 }
 
 /// Which reclamation the caches of this process use, for a line in a service's log.
 ///
-/// [`Reclamation::Membarrier`] where the kernel has `MEMBARRIER_CMD_PRIVATE_EXPEDITED` (Linux 4.14) and nothing, such
-/// as a seccomp filter, refuses it; [`Reclamation::CrossbeamEpoch`] elsewhere. Decided by the first call of this or
-/// of any operation of a cache, and the same from then on. Wait-free but for that first call, which makes three
-/// system calls.
+/// [`Reclamation::Membarrier`] where the kernel has `MEMBARRIER_CMD_PRIVATE_EXPEDITED` (Linux 4.14)
+/// and nothing, such as a seccomp filter, refuses it; [`Reclamation::CrossbeamEpoch`] elsewhere.
+/// Decided by the first call of this or of any operation of a cache, and the same from then on.
+/// Wait-free but for that first call, which makes three system calls.
 ///
 /// ```
 /// use trust_key_cache::{Reclamation, reclamation};
@@ -64,11 +69,12 @@ pub fn reclamation() -> Reclamation {
     if barrier::available() { Reclamation::Membarrier } else { Reclamation::CrossbeamEpoch }
 }
 
-/// Keeps everything that is reachable now from being freed. Not `Send`: it belongs to the thread that pinned.
+/// Keeps everything that is reachable now from being freed. Not `Send`: it belongs to the thread
+/// that pinned.
 pub(super) struct Guard(Kind);
 
-/// Two words, which a lookup keeps in registers, and no destructor of its own, since the one that the compiler makes of two
-/// others is called rather than inlined.
+/// Two words, which a lookup keeps in registers, and no destructor of its own, since the one that
+/// the compiler makes of two others is called rather than inlined.
 enum Kind {
     Asymmetric(ManuallyDrop<asymmetric::Guard>),
     Crossbeam(ManuallyDrop<crossbeam::Guard>),
@@ -85,7 +91,8 @@ impl Drop for Guard {
     }
 }
 
-/// Out of line, so that a lookup that pins by other means does not carry it along. For [`Guard::drop`].
+/// Out of line, so that a lookup that pins by other means does not carry it along. For
+/// [`Guard::drop`].
 #[cold]
 fn drop_crossbeam(guard: &mut ManuallyDrop<crossbeam::Guard>) {
     // SAFETY: called by `Guard::drop` alone, which drops it once and does not use it after.
@@ -117,7 +124,8 @@ pub(super) enum Grace {
 }
 
 impl Grace {
-    /// Starts a grace period. What is to be freed after it must be out of the reach of new guards by now.
+    /// Starts a grace period. What is to be freed after it must be out of the reach of new guards
+    /// by now.
     pub(super) fn start() -> Self {
         match reclamation() {
             Reclamation::Membarrier => Self::Asymmetric(asymmetric::Grace::start()),
@@ -148,7 +156,8 @@ impl Grace {
     }
 }
 
-/// What threads that rest do not do, so that grace periods need not wait for them. Of two, the later is enough for both.
+/// What threads that rest do not do, so that grace periods need not wait for them. Of two, the
+/// later is enough for both.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fence {
     Asymmetric(asymmetric::Fence),
@@ -156,7 +165,8 @@ pub(super) enum Fence {
 }
 
 impl Fence {
-    /// The horizon after it, for grace periods that had started before. `None` if the kernel has refused it.
+    /// The horizon after it, for grace periods that had started before. `None` if the kernel has
+    /// refused it.
     ///
     /// Must not be made for the same grace period by two threads at a time.
     pub(super) fn make(self) -> Option<Horizon> {
@@ -174,8 +184,8 @@ pub(super) enum Horizon {
 }
 
 impl Horizon {
-    /// As long as this stays the same, no grace period is over that was not over before, nor, with `fence`, would be
-    /// after a fence. [`u64::MAX`] if there is no such number.
+    /// As long as this stays the same, no grace period is over that was not over before, nor, with
+    /// `fence`, would be after a fence. [`u64::MAX`] if there is no such number.
     pub(super) fn furthest(&self, fence: bool) -> u64 {
         match self {
             Self::Asymmetric(horizon) if fence => horizon.pinned,

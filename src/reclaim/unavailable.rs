@@ -1,4 +1,5 @@
-//! What stands in for `asymmetric.rs` on platforms without `membarrier(2)`: types that have no value.
+//! What stands in for `asymmetric.rs` on platforms without `membarrier(2)`: types that have no
+//! value.
 
 #![deny(unsafe_code)]
 

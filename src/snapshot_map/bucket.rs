@@ -1,4 +1,5 @@
-//! A bucket: header and entries in one allocation, behind a thin pointer so that one atomic word can hold it.
+//! A bucket: header and entries in one allocation, behind a thin pointer so that one atomic word
+//! can hold it.
 //!
 //! A bucket is built by its only owner ([`OwnedBucket`]), then published, and never changed again
 //! ([`Bucket`]).
@@ -30,7 +31,8 @@ pub(super) struct Header {
     /// How many entries are initialised. A published bucket has as many as there is room for.
     len: u32,
     capacity: u32,
-    /// The link of a retired bucket, for [`Limbo`](super::limbo::Limbo). A cell, since readers may still hold the bucket.
+    /// The link of a retired bucket, for [`Limbo`](super::limbo::Limbo). A cell, since readers may
+    /// still hold the bucket.
     next: Cell<*mut Header>,
 }
 
@@ -77,26 +79,30 @@ impl<V> Bucket<V> {
         self.header.tags.get(place)
     }
 
-    /// The entry with this digest, and its place. The tags are compared eight at once, then the digest in constant
-    /// time where one matched.
+    /// The entry with this digest, and its place. The tags are compared eight at once, then the
+    /// digest in constant time where one matched.
     #[inline]
     pub(super) fn find(&self, digest: &KeyHash, tag: u8) -> Option<(usize, &Entry<V>)> {
         // Places beyond the last entry have tag zero, and may match.
         let entry = |place: usize| self.entries.get(place).filter(|entry| entry.digest == *digest);
-        let find_in =
-            |half| self.header.tags.matches(half, tag).find_map(|place| Some((place, entry(place)?)));
-        // Most buckets have no more than eight entries, and a second half that need not be looked at.
-        find_in(Half::First).or_else(|| if self.entries.len() > 8 { find_in(Half::Second) } else { None })
+        let find_in = |half| {
+            self.header.tags.matches(half, tag).find_map(|place| Some((place, entry(place)?)))
+        };
+        // Most buckets have no more than eight entries, and a second half that need not be looked
+        // at.
+        find_in(Half::First)
+            .or_else(|| if self.entries.len() > 8 { find_in(Half::Second) } else { None })
     }
 
     /// The bucket whose header this is, all of it.
     ///
     /// # Safety
     ///
-    /// `header` must come from [`OwnedBucket::into_raw`], and nothing may change or free that bucket during
-    /// `'a`.
+    /// `header` must come from [`OwnedBucket::into_raw`], and nothing may change or free that
+    /// bucket during `'a`.
     pub(super) unsafe fn from_header<'a>(header: NonNull<Header>) -> &'a Self {
-        // SAFETY: the caller says that it is one of ours and unchanged; `whole` explains the pointer.
+        // SAFETY: the caller says that it is one of ours and unchanged; `whole` explains the
+        // pointer.
         unsafe { &*whole::<V>(header) }
     }
 
@@ -119,11 +125,11 @@ unsafe fn whole<V>(header: NonNull<Header>) -> *mut Bucket<V> {
     ptr::slice_from_raw_parts_mut(header.as_ptr().cast::<Entry<V>>(), len) as *mut Bucket<V>
 }
 
-/// Where entries begin, and the layout of a bucket with `capacity` of them. `repr(C)` on [`Bucket`] makes the
-/// two agree.
+/// Where entries begin, and the layout of a bucket with `capacity` of them. `repr(C)` on [`Bucket`]
+/// makes the two agree.
 fn layout<V>(capacity: usize) -> (Layout, usize) {
-    let sized =
-        Layout::array::<Entry<V>>(capacity).and_then(|entries| Layout::new::<Header>().extend(entries));
+    let sized = Layout::array::<Entry<V>>(capacity)
+        .and_then(|entries| Layout::new::<Header>().extend(entries));
     match sized {
         Ok((layout, offset)) => (layout.pad_to_align(), offset),
         // Sixteen values of half the address space each cannot have been made.
@@ -131,7 +137,8 @@ fn layout<V>(capacity: usize) -> (Layout, usize) {
     }
 }
 
-/// A bucket that nobody else has seen, or that nobody else can see any more. Dropping it drops its entries.
+/// A bucket that nobody else has seen, or that nobody else can see any more. Dropping it drops its
+/// entries.
 #[derive(Debug)]
 pub(super) struct OwnedBucket<V> {
     /// Live, and exclusively ours: the invariant behind every `unsafe` below.
@@ -172,8 +179,8 @@ impl<V> OwnedBucket<V> {
         let place = header.len as usize;
         assert!(header.len < header.capacity);
         header.tags.set(place, tag);
-        // SAFETY: `place` is below the capacity, so it lies in the allocation, whose provenance `self.header`
-        // has.
+        // SAFETY: `place` is below the capacity, so it lies in the allocation, whose provenance
+        // `self.header` has.
         unsafe { self.entry_ptr(place).write(entry) };
         // SAFETY: as above; taken anew, since `entry_ptr` looked at the header.
         unsafe { self.header.as_mut() }.len += 1;
@@ -185,14 +192,15 @@ impl<V> OwnedBucket<V> {
         let header = unsafe { self.header.as_mut() };
         let place = header.len.checked_sub(1)?;
         header.len = place;
-        // SAFETY: the entry at `place` was initialised, and with the new `len` it is nobody's but the
-        // caller's.
+        // SAFETY: the entry at `place` was initialised, and with the new `len` it is nobody's but
+        // the caller's.
         Some(unsafe { self.entry_ptr(place as usize).read() })
     }
 
     fn entry_ptr(&self, place: usize) -> *mut Entry<V> {
         let (_, offset) = layout::<V>(0);
-        // SAFETY: `place` is at most the capacity, so the result is in the allocation or one past its end.
+        // SAFETY: `place` is at most the capacity, so the result is in the allocation or one past
+        // its end.
         unsafe { self.header.as_ptr().byte_add(offset).cast::<Entry<V>>().add(place) }
     }
 
@@ -205,8 +213,8 @@ impl<V> OwnedBucket<V> {
     ///
     /// # Safety
     ///
-    /// `header` must come from [`into_raw`](Self::into_raw) of the same `V`, no one else may take it, and no
-    /// one may read it from now on.
+    /// `header` must come from [`into_raw`](Self::into_raw) of the same `V`, no one else may take
+    /// it, and no one may read it from now on.
     pub(super) unsafe fn from_raw(header: NonNull<Header>) -> Self {
         Self { header, entries: PhantomData }
     }

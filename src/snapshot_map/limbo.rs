@@ -1,22 +1,25 @@
 //! Limbo: the buckets that were replaced, until no reader can hold them.
 //!
-//! Writers push what they have replaced to a list. Each 128th push takes the whole list and starts a grace period
-//! for it; it waits in a second list, where the next look finds the grace period over if all threads that read have gone on reading. Where
-//! one rests, that look makes the barrier on its behalf, for all that waits. All of it belongs to the map, so what
-//! a map has retired is freed with it at the latest, and is dropped by nobody but its own writers.
+//! Writers push what they have replaced to a list. Each 128th push takes the whole list and starts
+//! a grace period for it; it waits in a second list, where the next look finds the grace period
+//! over if all threads that read have gone on reading. Where one rests, that look makes the barrier
+//! on its behalf, for all that waits. All of it belongs to the map, so what a map has retired is
+//! freed with it at the latest, and is dropped by nobody but its own writers.
 //!
-//! Both lists are Treiber stacks (*Systems Programming: Coping with Parallelism*, 1986) of which nothing is popped but all at once, by a
-//! swap: so no node is looked at by anybody but its owner, and addresses that are used again do no harm.
+//! Both lists are Treiber stacks (*Systems Programming: Coping with Parallelism*, 1986) of which
+//! nothing is popped but all at once, by a swap: so no node is looked at by anybody but its owner,
+//! and addresses that are used again do no harm.
 //!
 //! Freeing runs values' destructors, which may write to caches. A thread collects one limbo within
-//! another's collection, [`DEEPEST`] limbos deep, and never a limbo within its own. A collection that
-//! is refused for one of these reasons is remembered as *due*, and made by the next push to that limbo
-//! which is not refused.
+//! another's collection, [`DEEPEST`] limbos deep, and never a limbo within its own. A collection
+//! that is refused for one of these reasons is remembered as *due*, and made by the next push to
+//! that limbo which is not refused.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
-// Not of `sync.rs`: what is counted decides when to collect, and nothing else, so a model need not explore it.
+// Not of `sync.rs`: what is counted decides when to collect, and nothing else, so a model need not
+// explore it.
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::super::reclaim::{self, Grace, Horizon};
@@ -36,11 +39,12 @@ pub(super) struct Limbo<V> {
     due: AtomicBool,
     /// Batches whose grace period was not over when they were last looked at.
     waiting: AtomicPtr<Batch<V>>,
-    /// The horizon at which the last look was in vain, or [`NOT_IN_VAIN`]. A hint: batches that one writer puts back while another looks in
-    /// vain may be overlooked until the horizon moves.
+    /// The horizon at which the last look was in vain, or [`NOT_IN_VAIN`]. A hint: batches that
+    /// one writer puts back while another looks in vain may be overlooked until the horizon
+    /// moves.
     in_vain: AtomicU64,
-    /// After the kernel has refused a fence: how many collections go by before another is asked for. Zero if it
-    /// did not refuse the last one.
+    /// After the kernel has refused a fence: how many collections go by before another is asked
+    /// for. Zero if it did not refuse the last one.
     pause: AtomicU64,
     /// How many of them have gone by.
     paused: AtomicU64,
@@ -49,10 +53,11 @@ pub(super) struct Limbo<V> {
 /// The longest [`Limbo::pause`], in collections.
 const LONGEST_PAUSE: u64 = 1_024;
 
-/// How many limbos a thread collects at a time, each within a destructor that the one before it has run.
+/// How many limbos a thread collects at a time, each within a destructor that the one before it has
+/// run.
 ///
-/// Each takes stack, so the number is small. Caches whose values write to another cache when they are
-/// dropped are rare, and chains of such caches rarer.
+/// Each takes stack, so the number is small. Caches whose values write to another cache when they
+/// are dropped are rare, and chains of such caches rarer.
 const DEEPEST: usize = 8;
 
 /// No horizon.
@@ -69,15 +74,16 @@ std::thread_local! {
     pub(crate) static JUDGED: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Marks a limbo as collected by this thread, until it is dropped. The marks of a thread may end in any
-/// order: a destructor may be suspended in a coroutine.
+/// Marks a limbo as collected by this thread, until it is dropped. The marks of a thread may end in
+/// any order: a destructor may be suspended in a coroutine.
 struct Collecting(usize);
 
 impl Collecting {
     /// `None` if this thread is collecting the limbo, or [`DEEPEST`] others, or is about to end.
     fn begin<V>(limbo: &Limbo<V>) -> Option<Self> {
-        // Borrowed while the collection runs, so no other limbo has the address. A coroutine that never ends, or
-        // ends on another thread, leaves its mark: then this thread does not collect what is there later.
+        // Borrowed while the collection runs, so no other limbo has the address. A coroutine that
+        // never ends, or ends on another thread, leaves its mark: then this thread does not
+        // collect what is there later.
         let address = ptr::from_ref(limbo).addr();
         let begin = |collecting: &Cell<[usize; DEEPEST]>| {
             let mut limbos = collecting.get();
@@ -105,7 +111,8 @@ impl Drop for Collecting {
 #[must_use = "what is not retired leaks"]
 pub(super) struct Replaced<V>(Option<NonNull<Header>>, PhantomData<V>);
 
-/// Retired buckets that nobody else has in hand. Not freed but by [`free`](Self::free): whoever unwinds leaves them be.
+/// Retired buckets that nobody else has in hand. Not freed but by [`free`](Self::free): whoever
+/// unwinds leaves them be.
 struct Buckets<V> {
     first: *mut Header,
     values: PhantomData<V>,
@@ -135,15 +142,16 @@ impl<V> Default for Chain<V> {
 impl<V> Replaced<V> {
     /// # Safety
     ///
-    /// `header` must be null or come from [`OwnedBucket::into_raw`] of the same `V`; it must have been made unreachable
-    /// for guards made from now on, and nobody else may retire it.
+    /// `header` must be null or come from [`OwnedBucket::into_raw`] of the same `V`; it must have
+    /// been made unreachable for guards made from now on, and nobody else may retire it.
     pub(super) unsafe fn new(header: *mut Header) -> Self {
         Self(NonNull::new(header), PhantomData)
     }
 }
 
 impl<V> Limbo<V> {
-    /// For a map of so many slots. A small one frees more often, so that what waits stays in proportion.
+    /// For a map of so many slots. A small one frees more often, so that what waits stays in
+    /// proportion.
     pub(super) fn for_slots(slots: usize) -> Self {
         Self {
             retired: AtomicPtr::new(ptr::null_mut()),
@@ -165,11 +173,17 @@ impl<V> Limbo<V> {
         // Relaxed: whatever is first is not looked at, only linked to.
         let mut first = self.retired.load(Ordering::Relaxed);
         loop {
-            // SAFETY: `Replaced::new`'s caller has left the header to us; it is not in the list yet.
+            // SAFETY: `Replaced::new`'s caller has left the header to us; it is not in the list
+            // yet.
             unsafe { Header::set_next(header, first) };
-            // Release: pairs with the Acquire in `collect`, so that the link and the unlinking are visible there.
-            match self.retired.compare_exchange(first, header.as_ptr(), Ordering::Release, Ordering::Relaxed)
-            {
+            // Release: pairs with the Acquire in `collect`, so that the link and the unlinking are
+            // visible there.
+            match self.retired.compare_exchange(
+                first,
+                header.as_ptr(),
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
                 Ok(_) => break,
                 Err(other) => first = other,
             }
@@ -194,27 +208,33 @@ impl<V> Limbo<V> {
 
     /// Starts a grace period for what was retired, and frees everything whose grace period is over.
     fn collect(&self) {
-        // Acquire: pairs with the Release in `retire`. Every push is a read-modify-write, so all of them are acquired
-        // with the last, and all their unlinkings happen-before the start of the grace period.
+        // Acquire: pairs with the Release in `retire`. Every push is a read-modify-write, so all of
+        // them are acquired with the last, and all their unlinkings happen-before the start
+        // of the grace period.
         let first = self.retired.swap(ptr::null_mut(), Ordering::Acquire);
         let Some(header) = NonNull::new(first) else { return };
         // SAFETY: the header was pushed by `retire`, and by the swap it is ours alone.
-        debug_assert_ne!(unsafe { Header::next(header) }, first, "the swap alone makes the links visible");
+        debug_assert_ne!(
+            unsafe { Header::next(header) },
+            first,
+            "the swap alone makes the links visible"
+        );
         let buckets = Buckets { first, values: PhantomData };
         let newest = Box::new(Batch { grace: Grace::start(), next: ptr::null_mut(), buckets });
         let mut kept = Chain::default();
         // Relaxed, here and below: a look that is left out, or made in vain, does no harm.
-        let (pause, in_vain) = (self.pause.load(Ordering::Relaxed), self.in_vain.load(Ordering::Relaxed));
+        let (pause, in_vain) =
+            (self.pause.load(Ordering::Relaxed), self.in_vain.load(Ordering::Relaxed));
         let may_fence = pause == 0 || self.paused.fetch_add(1, Ordering::Relaxed) + 1 >= pause;
-        // No batch that waits started before the hint, whether the look that left it made the fence or not.
-        // So a horizon that is still there would free none of them.
+        // No batch that waits started before the hint, whether the look that left it made the fence
+        // or not. So a horizon that is still there would free none of them.
         if in_vain != NOT_IN_VAIN && in_vain == reclaim::horizon().furthest(may_fence) {
             kept.push(newest);
             kept.append_to(&self.waiting);
             return;
         }
-        // Acquire: pairs with the Release in `append_to`, so that each batch is visible, and the start of its grace
-        // period happens-before the horizon that it is compared with.
+        // Acquire: pairs with the Release in `append_to`, so that each batch is visible, and the
+        // start of its grace period happens-before the horizon that it is compared with.
         let older = Batches(self.waiting.swap(ptr::null_mut(), Ordering::Acquire));
         let mut horizon = reclaim::horizon();
         let (mut in_vain, mut fence) = (!older.0.is_null(), None);
@@ -238,7 +258,8 @@ impl<V> Limbo<V> {
                 self.paused.store(0, Ordering::Relaxed);
             }
         }
-        // The newest may wait for threads that have yet to come by. They have until the next look, which makes the fence.
+        // The newest may wait for threads that have yet to come by. They have until the next look,
+        // which makes the fence.
         in_vain &= newest.grace.wants_fence(&horizon).is_none();
         kept.free_or_push(newest, &horizon);
         kept.append_to(&self.waiting);
@@ -271,7 +292,8 @@ impl<V> Chain<V> {
         }
     }
 
-    /// Frees the batch if its grace period is over, and takes it in if not; tells whether it was freed.
+    /// Frees the batch if its grace period is over, and takes it in if not; tells whether it was
+    /// freed.
     ///
     /// `horizon` must have been read after the start of the batch's grace period.
     fn free_or_push(&mut self, batch: Box<Batch<V>>, horizon: &Horizon) -> bool {
@@ -279,7 +301,8 @@ impl<V> Chain<V> {
         JUDGED.set(JUDGED.get() + 1);
         let over = batch.grace.is_over(horizon);
         if over {
-            // SAFETY: the grace period started after these buckets had left their slots, and is over.
+            // SAFETY: the grace period started after these buckets had left their slots, and is
+            // over.
             unsafe { batch.buckets.free() };
         } else {
             self.push(batch);
@@ -313,9 +336,11 @@ impl<V> Buckets<V> {
     unsafe fn free(self) {
         let mut first = self.first;
         while let Some(header) = NonNull::new(first) {
-            // SAFETY: the header was pushed by `retire` and is ours alone; it is live until the next line but one.
+            // SAFETY: the header was pushed by `retire` and is ours alone; it is live until the
+            // next line but one.
             first = unsafe { Header::next(header) };
-            // SAFETY: `Replaced::new`'s caller says where it came from; that no reader has it is this caller's promise.
+            // SAFETY: `Replaced::new`'s caller says where it came from; that no reader has it is
+            // this caller's promise.
             drop(unsafe { OwnedBucket::<V>::from_raw(header) });
         }
     }
@@ -325,7 +350,8 @@ impl<V> Drop for Limbo<V> {
     /// Frees everything: with the map, nobody is left who could read it.
     fn drop(&mut self) {
         // Relaxed, here and below: `&mut self` says that every other access happened-before.
-        let retired = Buckets::<V> { first: self.retired.load(Ordering::Relaxed), values: PhantomData };
+        let retired =
+            Buckets::<V> { first: self.retired.load(Ordering::Relaxed), values: PhantomData };
         // SAFETY: readers borrow the map.
         unsafe { retired.free() };
         for batch in Batches(self.waiting.load(Ordering::Relaxed)) {

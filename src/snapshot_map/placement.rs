@@ -18,13 +18,14 @@ impl Shape {
 
     /// The shape for `capacity` live keys, which is at least one (G6).
     ///
-    /// Up to 16 keys share one bucket of exactly that capacity. Beyond, a bucket of 16 has four keys in the
-    /// mean. Digests are uniform, so the number of keys in a bucket is Poisson(4) in the limit, and the
-    /// share of keys that find no room is `E[max(X - 16, 0)] / 4` < 3.7e-7. The buckets together have
-    /// room for at most four times the capacity.
+    /// Up to 16 keys share one bucket of exactly that capacity. Beyond, a bucket of 16 has four
+    /// keys in the mean. Digests are uniform, so the number of keys in a bucket is Poisson(4)
+    /// in the limit, and the share of keys that find no room is `E[max(X - 16, 0)] / 4` <
+    /// 3.7e-7. The buckets together have room for at most four times the capacity.
     ///
-    /// Any number of buckets will do, not only a power of two: otherwise the mean would vary from 4 to 8 with
-    /// the capacity, and at 8 the share that finds no room is 8e-4, more than G6 leaves to chance.
+    /// Any number of buckets will do, not only a power of two: otherwise the mean would vary from 4
+    /// to 8 with the capacity, and at 8 the share that finds no room is 8e-4, more than G6
+    /// leaves to chance.
     pub(crate) const fn for_capacity(capacity: usize) -> Self {
         if capacity <= Tags::CAPACITY {
             Self { buckets: 1, bucket_capacity: capacity }
@@ -41,8 +42,8 @@ pub(super) struct Place {
     pub(super) tag: u8,
 }
 
-/// A keyed mixing of digests. Digests are uniform already; the key is there so that nobody who can choose API
-/// keys can choose ones that meet in a bucket.
+/// A keyed mixing of digests. Digests are uniform already; the key is there so that nobody who can
+/// choose API keys can choose ones that meet in a bucket.
 #[derive(Clone, Copy)]
 pub(super) struct Placement {
     slots: u64,
@@ -54,9 +55,9 @@ impl Placement {
         Self { slots: slots as u64, seed }
     }
 
-    /// The folded multiply of wyhash and foldhash over two words of the digest, then Lemire's reduction to a
-    /// range by multiplication ("Fast random integer generation in an interval", 2019): slot from the
-    /// high bits, tag from the low ones.
+    /// The folded multiply of wyhash and foldhash over two words of the digest, then Lemire's
+    /// reduction to a range by multiplication ("Fast random integer generation in an interval",
+    /// 2019): slot from the high bits, tag from the low ones.
     #[inline]
     pub(super) fn of(&self, key: &KeyHash) -> Place {
         let [first, second, ..] = key.words();
@@ -78,7 +79,10 @@ mod tests {
             let room = shape.buckets * shape.bucket_capacity;
             assert!((capacity..=4 * capacity).contains(&room), "{capacity}: {shape:?}");
             assert!(shape.bucket_capacity <= Tags::CAPACITY);
-            assert!(capacity <= Tags::CAPACITY || capacity / shape.buckets <= 5, "{capacity}: {shape:?}");
+            assert!(
+                capacity <= Tags::CAPACITY || capacity / shape.buckets <= 5,
+                "{capacity}: {shape:?}"
+            );
         }
         // A cache this small has one bucket: it holds exactly what it was asked to.
         assert_eq!(Shape::for_capacity(16), Shape { buckets: 1, bucket_capacity: 16 });
@@ -133,7 +137,8 @@ mod tests {
 
     #[test]
     fn every_bit_of_two_words_of_a_digest_moves_it_to_another_slot() {
-        let placement = Placement::new(u32::MAX as usize, [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03]);
+        let placement =
+            Placement::new(u32::MAX as usize, [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03]);
         let bytes = KeyHash::of("a key").to_bytes();
         let slot = placement.of(&KeyHash::from_bytes(bytes)).slot;
         for bit in 0..128 {

@@ -1,17 +1,18 @@
-//! Tags: a byte of the mixed digest for each entry of a bucket, all compared at once, so that a lookup reads
-//! an entry only where it is likely to be the right one.
+//! Tags: a byte of the mixed digest for each entry of a bucket, all compared at once, so that a
+//! lookup reads an entry only where it is likely to be the right one.
 //!
-//! The compare is "SIMD within a register" on two 64-bit words (Knuth, *The Art of Computer Programming* 4A,
-//! section 7.1.3): every platform has it, and none needs an intrinsic. It is the short form, which now and then takes a
-//! place for a match that is none, beside one that is: the digest decides in any case.
+//! The compare is "SIMD within a register" on two 64-bit words (Knuth, *The Art of Computer
+//! Programming* 4A, section 7.1.3): every platform has it, and none needs an intrinsic. It is the
+//! short form, which now and then takes a place for a match that is none, beside one that is: the
+//! digest decides in any case.
 
 #![deny(unsafe_code)]
 
 const TOP_BITS: u64 = 0x8080_8080_8080_8080;
 const EACH_BYTE: u64 = 0x0101_0101_0101_0101;
 
-/// The tags of a bucket, in the order of its entries. Places that no entry has are zero, which is a tag like
-/// any other: the caller knows how many there are.
+/// The tags of a bucket, in the order of its entries. Places that no entry has are zero, which is a
+/// tag like any other: the caller knows how many there are.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tags([u64; 2]);
 
@@ -36,8 +37,8 @@ impl Tags {
         (self.0[index / 8] >> (index % 8 * 8)) as u8
     }
 
-    /// The places where `tag` stands in that half, first to last. Where there is one, places after it may be among them
-    /// where another tag stands.
+    /// The places where `tag` stands in that half, first to last. Where there is one, places after
+    /// it may be among them where another tag stands.
     #[inline]
     pub(super) fn matches(self, half: Half, tag: u8) -> Matches {
         let base = half as usize * 8;
@@ -45,7 +46,8 @@ impl Tags {
     }
 }
 
-/// The top bit of each byte that is zero. A byte above one that is zero may be taken for zero, too, if it is one.
+/// The top bit of each byte that is zero. A byte above one that is zero may be taken for zero, too,
+/// if it is one.
 #[inline]
 const fn zero_bytes(word: u64) -> u64 {
     word.wrapping_sub(EACH_BYTE) & !word & TOP_BITS

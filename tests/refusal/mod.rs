@@ -12,7 +12,8 @@ pub(crate) fn refuse_membarrier() {
     let refused = [(MEMBARRIER, vec![])].into();
     let machine = std::env::consts::ARCH.try_into().unwrap();
     let filter =
-        SeccompFilter::new(refused, SeccompAction::Allow, SeccompAction::Errno(EPERM), machine).unwrap();
+        SeccompFilter::new(refused, SeccompAction::Allow, SeccompAction::Errno(EPERM), machine)
+            .unwrap();
     let program: BpfProgram = filter.try_into().unwrap();
     apply_filter_all_threads(&program).unwrap();
 }

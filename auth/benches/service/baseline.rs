@@ -1,4 +1,5 @@
-//! The baseline of the throughput: an axum route that runs `fetch(id)` and nothing else, in a process of its own, as the service is in one.
+//! The baseline of the throughput: an axum route that runs `fetch(id)` and nothing else, in a
+//! process of its own, as the service is in one.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -21,11 +22,13 @@ pub(crate) fn serve(file: &std::path::Path) -> ExitCode {
     runtime.block_on(async {
         // As `serve` opens it.
         let store = SqliteStore::options(file).max_connections(8).connect().await.unwrap();
-        let fetch =
-            async |State(store): State<Arc<SqliteStore>>, Path(id): Path<Uuid>| match store.fetch(id).await {
-                Ok(Some(_)) => StatusCode::OK,
-                _ => StatusCode::SERVICE_UNAVAILABLE,
-            };
+        let fetch = async |State(store): State<Arc<SqliteStore>>, Path(id): Path<Uuid>| match store
+            .fetch(id)
+            .await
+        {
+            Ok(Some(_)) => StatusCode::OK,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
         let routes = Router::new().route("/fetch/{id}", any(fetch)).with_state(Arc::new(store));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         println!("{}", listener.local_addr().unwrap());

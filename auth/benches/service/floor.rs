@@ -1,11 +1,14 @@
 //! What a stranger learns from how long a refusal takes.
 //!
-//! Two services, with 10 trusts and with 10,000, are asked for unknown keys in random order, one request at a time, over connections that are kept,
-//! on their own machine: nobody elsewhere can measure better. To be done in a minute, several such pairs are measured side by side, in rounds, so that
-//! no walk is under way when answers are due. Each request comes after a random pause: the runtime wakes up by the millisecond, at moments of its own in
-//! each service, and a fixed rhythm would measure where one service's moments lie among the other's.
+//! Two services, with 10 trusts and with 10,000, are asked for unknown keys in random order, one
+//! request at a time, over connections that are kept, on their own machine: nobody elsewhere can
+//! measure better. To be done in a minute, several such pairs are measured side by side, in rounds,
+//! so that no walk is under way when answers are due. Each request comes after a random pause: the
+//! runtime wakes up by the millisecond, at moments of its own in each service, and a fixed rhythm
+//! would measure where one service's moments lie among the other's.
 //!
-//! One pair for all who ask would measure more than the floor is for: a service that is at work for others begins later with the next request.
+//! One pair for all who ask would measure more than the floor is for: a service that is at work for
+//! others begins later with the next request.
 
 use std::net::SocketAddr;
 use std::sync::Barrier;
@@ -45,7 +48,8 @@ pub(crate) fn measure(effort: Effort) -> Option<Verdict> {
         let pairs: Vec<[Server; 2]> = (0..LANES).map(|_| files.each_ref().map(serve)).collect();
         let addresses = pairs.iter().map(|pair| pair.each_ref().map(|server| server.main));
         let durations = refusals(addresses.collect(), samples);
-        let mean = |durations: &Vec<f64>| durations.iter().sum::<f64>() / durations.len() as f64 * 1e3;
+        let mean =
+            |durations: &Vec<f64>| durations.iter().sum::<f64>() / durations.len() as f64 * 1e3;
         (welch(&durations[0], &durations[1]).abs(), durations.each_ref().map(mean))
     };
     let ((without, bare), (with, floored)) = (measured("0s"), measured(FLOOR));
@@ -57,7 +61,8 @@ pub(crate) fn measure(effort: Effort) -> Option<Verdict> {
     Some(Verdict { told, met: with < THRESHOLD && without >= THRESHOLD })
 }
 
-/// How long each refusal took, in seconds: as many from services of the first kind as of the second.
+/// How long each refusal took, in seconds: as many from services of the first kind as of the
+/// second.
 fn refusals(pairs: Vec<[SocketAddr; 2]>, samples: usize) -> [Vec<f64>; 2] {
     let round = &Barrier::new(pairs.len());
     let each = samples / pairs.len();

@@ -1,12 +1,17 @@
-//! The service's figures, each a ratio of two measurements of one run, or a test of one against the other: the real binary, optimised, asked
-//! by real clients over real sockets.
+//! The service's figures, each a ratio of two measurements of one run, or a test of one against the
+//! other: the real binary, optimised, asked by real clients over real sockets.
 //!
-//! * `throughput`: hits of `/verify` on SQLite, beside an axum route that only runs the same `fetch(id)`, both under `wrk`: at least 60 %.
-//! * `flood`: the 99th percentile of hits while 64 connections send unknown keys, 10,000 and more, beside the one without: at most three times.
-//! * `floor`: with `--reject-floor`, how long a refusal takes does not tell 10 trusts from 10,000; without it, the same test does.
+//! * `throughput`: hits of `/verify` on SQLite, beside an axum route that only runs the same
+//!   `fetch(id)`, both under `wrk`: at least 60 %.
+//! * `flood`: the 99th percentile of hits while 64 connections send unknown keys, 10,000 and more,
+//!   beside the one without: at most three times.
+//! * `floor`: with `--reject-floor`, how long a refusal takes does not tell 10 trusts from 10,000;
+//!   without it, the same test does.
 //!
-//! `cargo bench -p trust-auth --bench service` measures and exits with 1 if a figure is missed three times in a row: a machine that does something
-//! else meanwhile can spoil one measurement; what the code does, it does again. With `--test` it only shows that it runs; with a name, it measures that.
+//! `cargo bench -p trust-auth --bench service` measures and exits with 1 if a figure is missed
+//! three times in a row: a machine that does something else meanwhile can spoil one measurement;
+//! what the code does, it does again. With `--test` it only shows that it runs; with a name, it
+//! measures that.
 
 mod asker;
 mod baseline;

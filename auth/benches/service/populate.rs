@@ -14,8 +14,12 @@ pub(crate) fn key(number: usize) -> String {
 /// Writes so many, and gives the id of the last one.
 pub(crate) fn populate(file: &Path, trusts: usize) -> Uuid {
     runtime().block_on(async {
-        let store =
-            SqliteStore::options(file).create_if_missing(true).durable(false).connect().await.unwrap();
+        let store = SqliteStore::options(file)
+            .create_if_missing(true)
+            .durable(false)
+            .connect()
+            .await
+            .unwrap();
         let mut id = Uuid::nil();
         for number in 0..trusts {
             let new = NewTrust::new(format!("Trust {number}")).unwrap();

@@ -29,11 +29,13 @@ pub(crate) fn measure(effort: Effort) -> Option<Verdict> {
     for _ in 0..rounds {
         // The baseline gets the same header to parse.
         for (rate, url) in rates.iter_mut().zip([&verify, &fetch]) {
-            *rate += wrk::run(&wrk, CONNECTIONS, seconds, &key, url).requests_per_second / f64::from(rounds);
+            *rate += wrk::run(&wrk, CONNECTIONS, seconds, &key, url).requests_per_second
+                / f64::from(rounds);
         }
     }
     let sweeps = runtime().block_on(server.metric("trust_auth_sweeps_total"));
-    // A request begins when its key has expired: with 32 connections, one walk a minute, which they share, or a few.
+    // A request begins when its key has expired: with 32 connections, one walk a minute, which they
+    // share, or a few.
     assert!(sweeps <= 1.0 + f64::from(CONNECTIONS), "{sweeps} walks: these were no hits");
     let [verified, fetched] = rates;
     let ratio = verified / fetched;

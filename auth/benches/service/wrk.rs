@@ -12,7 +12,13 @@ pub(crate) struct Report {
 }
 
 /// Runs it, and makes sure that every answer was a 2xx.
-pub(crate) fn run(wrk: &Path, connections: u32, seconds: u32, headers: &[String], url: &str) -> Report {
+pub(crate) fn run(
+    wrk: &Path,
+    connections: u32,
+    seconds: u32,
+    headers: &[String],
+    url: &str,
+) -> Report {
     let mut command = Command::new(wrk);
     command.args(["--latency", "--threads", "1", "--connections", &connections.to_string()]);
     command.args(["--duration", &format!("{seconds}s")]);

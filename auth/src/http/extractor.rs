@@ -7,10 +7,11 @@ use http::request::Parts;
 
 use crate::{AuthError, Trust};
 
-/// The trust that the request was granted as: what the [`AuthLayer`](crate::AuthLayer) in front has found.
+/// The trust that the request was granted as: what the [`AuthLayer`](crate::AuthLayer) in front has
+/// found.
 ///
-/// It reads nothing and decides nothing. On a route that no layer is in front of, the request is refused with a
-/// [`NotAuthenticated`]: a layer that was forgotten opens no door.
+/// It reads nothing and decides nothing. On a route that no layer is in front of, the request is
+/// refused with a [`NotAuthenticated`]: a layer that was forgotten opens no door.
 ///
 /// # Examples
 ///
@@ -49,8 +50,8 @@ impl<T: Sync> FromRequestParts<T> for Authenticated {
     }
 }
 
-/// A handler asks for a trust, and no [`AuthLayer`](crate::AuthLayer) is in front of it: a fault of the
-/// application, not of the request. 500.
+/// A handler asks for a trust, and no [`AuthLayer`](crate::AuthLayer) is in front of it: a fault of
+/// the application, not of the request. 500.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no AuthLayer is in front of this route; add one to the router")]
 pub struct NotAuthenticated;

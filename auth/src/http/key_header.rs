@@ -45,15 +45,17 @@ impl KeyHeader {
         Self { name, scheme: None, challenge: CHALLENGE }
     }
 
-    /// Expects this word before the key, in either case, with spaces between: the scheme of an `Authorization`
-    /// (RFC 9110, section 11.4). A value with another word carries no key. The empty word expects none. A [refusal](Self::refusal)
-    /// names the word in `WWW-Authenticate`.
+    /// Expects this word before the key, in either case, with spaces between: the scheme of an
+    /// `Authorization` (RFC 9110, section 11.4). A value with another word carries no key. The
+    /// empty word expects none. A [refusal](Self::refusal) names the word in
+    /// `WWW-Authenticate`.
     #[must_use]
     pub fn scheme(mut self, word: impl AsRef<str>) -> Self {
         let word = word.as_ref().trim();
         self.scheme = (!word.is_empty()).then(|| word.into());
         // What is no header value can be no scheme of one either: no request has it.
-        self.challenge = self.scheme.as_deref().and_then(|word| word.parse().ok()).unwrap_or(CHALLENGE);
+        self.challenge =
+            self.scheme.as_deref().and_then(|word| word.parse().ok()).unwrap_or(CHALLENGE);
         self
     }
 
@@ -63,8 +65,8 @@ impl KeyHeader {
         &self.name
     }
 
-    /// The response to a request that was refused, as [`AuthError::to_response`] has it, but for `WWW-Authenticate`, which names the
-    /// configured scheme; `ApiKey` if there is none.
+    /// The response to a request that was refused, as [`AuthError::to_response`] has it, but for
+    /// `WWW-Authenticate`, which names the configured scheme; `ApiKey` if there is none.
     ///
     /// ```
     /// use http::header::AUTHORIZATION;
@@ -83,12 +85,14 @@ impl KeyHeader {
         response
     }
 
-    /// The key in these headers; `None` if there is none, or an empty one. Nothing of the key is trimmed.
+    /// The key in these headers; `None` if there is none, or an empty one. Nothing of the key is
+    /// trimmed.
     ///
     /// # Errors
     ///
-    /// [`AuthError::Invalid`] for what can be no key, or leaves open which one is meant: several headers of the
-    /// name, even alike; a value over [`MAX_BYTES`](Self::MAX_BYTES), or one that is not UTF-8.
+    /// [`AuthError::Invalid`] for what can be no key, or leaves open which one is meant: several
+    /// headers of the name, even alike; a value over [`MAX_BYTES`](Self::MAX_BYTES), or one
+    /// that is not UTF-8.
     pub fn read<'a>(&self, headers: &'a HeaderMap) -> Result<Option<&'a str>, AuthError> {
         let mut values = headers.get_all(&self.name).iter();
         let Some(value) = values.next() else { return Ok(None) };
@@ -118,8 +122,8 @@ fn after_scheme<'a>(value: &'a str, scheme: &str) -> Option<&'a str> {
 }
 
 impl<S: TrustStore> Authenticator<S> {
-    /// As [`attempt`](Self::attempt), for the key that these headers carry. What [`KeyHeader::read`] refuses is
-    /// counted, and takes its time, like any other refusal.
+    /// As [`attempt`](Self::attempt), for the key that these headers carry. What
+    /// [`KeyHeader::read`] refuses is counted, and takes its time, like any other refusal.
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -157,7 +161,8 @@ mod tests {
     #[test]
     fn one_header_is_the_key_as_it_is() {
         let header = KeyHeader::default();
-        for key in ["key", "ключ 🔑", "ApiKey key", "a\tb", &"k".repeat(KeyHeader::MAX_BYTES)] {
+        for key in ["key", "ключ 🔑", "ApiKey key", "a\tb", &"k".repeat(KeyHeader::MAX_BYTES)]
+        {
             assert_eq!(read(&header, &[key.as_bytes()]), Ok(Some(key.to_owned())));
         }
     }
@@ -173,9 +178,13 @@ mod tests {
     fn what_can_be_no_key_is_invalid_g10() {
         for header in [KeyHeader::default(), KeyHeader::new(AUTHORIZATION).scheme("ApiKey")] {
             let long = vec![b'k'; KeyHeader::MAX_BYTES + 1];
-            for values in
-                [&[b"key" as &[u8], b"key"] as &[&[u8]], &[b"", b"key"], &[b"", b""], &[&long], &[b"\xff"]]
-            {
+            for values in [
+                &[b"key" as &[u8], b"key"] as &[&[u8]],
+                &[b"", b"key"],
+                &[b"", b""],
+                &[&long],
+                &[b"\xff"],
+            ] {
                 assert_eq!(read(&header, values), Err("invalid"), "{values:?}");
             }
         }
@@ -190,7 +199,9 @@ mod tests {
         let bearer = KeyHeader::new(AUTHORIZATION).scheme("Bearer");
         assert_eq!(challenge(bearer.clone(), AuthError::Missing).as_deref(), Some("Bearer"));
         assert_eq!(challenge(bearer.clone(), AuthError::Overloaded), None);
-        for none in [KeyHeader::default(), bearer.scheme(""), KeyHeader::default().scheme("no\nheader")] {
+        for none in
+            [KeyHeader::default(), bearer.scheme(""), KeyHeader::default().scheme("no\nheader")]
+        {
             assert_eq!(challenge(none, AuthError::Invalid).as_deref(), Some("ApiKey"));
         }
     }
@@ -202,7 +213,9 @@ mod tests {
             assert_eq!(read(&header, &[value.as_bytes()]), Ok(Some("key".into())), "{value}");
         }
         assert_eq!(read(&header, &["ApiKey two words ".as_bytes()]), Ok(Some("two words ".into())));
-        for value in ["", "ApiKey", "ApiKey ", "ApiKeykey", "Basic key", "key", "ApiKé key", "ApiKey\tkey"] {
+        for value in
+            ["", "ApiKey", "ApiKey ", "ApiKeykey", "Basic key", "key", "ApiKé key", "ApiKey\tkey"]
+        {
             assert_eq!(read(&header, &[value.as_bytes()]), Ok(None), "{value}");
         }
         assert_eq!(KeyHeader::default().scheme(" "), KeyHeader::default());

@@ -16,13 +16,14 @@ use crate::{AuthError, Authenticator, TrustStore};
 
 /// A [`tower`](https://docs.rs/tower) layer around a service whose requests need a key.
 ///
-/// A request that is granted reaches the service with its [`Trust`](crate::Trust) among its extensions, where the
-/// extractor `Authenticated` finds it. Any other gets the [response](KeyHeader::refusal) of its refusal, and the
-/// service never hears of it. The key's header is marked as sensitive before the service sees it, so that `Debug` does not
+/// A request that is granted reaches the service with its [`Trust`](crate::Trust) among its
+/// extensions, where the extractor `Authenticated` finds it. Any other gets the
+/// [response](KeyHeader::refusal) of its refusal, and the service never hears of it. The key's
+/// header is marked as sensitive before the service sees it, so that `Debug` does not
 /// show its value.
 ///
-/// A store that fails is logged by [`tracing`] as a warning, with its cause and without key or digest: once a minute, with the
-/// number of `others` since the last time.
+/// A store that fails is logged by [`tracing`] as a warning, with its cause and without key or
+/// digest: once a minute, with the number of `others` since the last time.
 ///
 /// # Examples
 ///
@@ -156,6 +157,9 @@ impl<S> fmt::Debug for AuthLayer<S> {
 
 impl<S, I: fmt::Debug> fmt::Debug for AuthService<S, I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AuthService").field("layer", &self.layer).field("inner", &self.inner).finish()
+        f.debug_struct("AuthService")
+            .field("layer", &self.layer)
+            .field("inner", &self.inner)
+            .finish()
     }
 }

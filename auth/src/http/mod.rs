@@ -1,5 +1,6 @@
-//! HTTP: which header carries the key, what a refusal looks like, and a layer that asks the authenticator before a service sees
-//! a request. It must never log a header's value, and never let a request through that was not granted.
+//! HTTP: which header carries the key, what a refusal looks like, and a layer that asks the
+//! authenticator before a service sees a request. It must never log a header's value, and never let
+//! a request through that was not granted.
 
 #[cfg(feature = "axum")]
 mod extractor;

@@ -1,4 +1,5 @@
-//! A refusal as an HTTP response, as in the reference system: it says what the client may know, and nothing of the store.
+//! A refusal as an HTTP response, as in the reference system: it says what the client may know, and
+//! nothing of the store.
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -6,11 +7,12 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use crate::AuthError;
 
 impl AuthError {
-    /// The response: status, headers, and `{"detail": …}` as a body of any type that can be made of a text, such as
-    /// `String`, `http_body_util::Full<Bytes>` or `axum::body::Body`.
+    /// The response: status, headers, and `{"detail": …}` as a body of any type that can be made of
+    /// a text, such as `String`, `http_body_util::Full<Bytes>` or `axum::body::Body`.
     ///
-    /// A 401 has `WWW-Authenticate`, a 503 has `Retry-After`, and each has `Cache-Control: no-store`: a proxy that kept
-    /// a refusal would refuse a trust that has been registered since.
+    /// A 401 has `WWW-Authenticate`, a 503 has `Retry-After`, and each has `Cache-Control:
+    /// no-store`: a proxy that kept a refusal would refuse a trust that has been registered
+    /// since.
     ///
     /// ```
     /// use trust_auth::AuthError;
@@ -64,8 +66,9 @@ mod tests {
         ];
         for refused in cases {
             let response = refused.to_response::<String>();
-            let header =
-                |name| response.headers().get(name).map(|value: &HeaderValue| value.to_str().unwrap());
+            let header = |name| {
+                response.headers().get(name).map(|value: &HeaderValue| value.to_str().unwrap())
+            };
             assert_eq!(response.status().as_u16(), refused.status());
             assert_eq!(header(CONTENT_TYPE), Some("application/json"));
             assert_eq!(header(CACHE_CONTROL), Some("no-store"));

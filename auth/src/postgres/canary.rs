@@ -88,11 +88,17 @@ impl Canary {
 
     /// Sends the next one when it is due. Fails if one was sent and has not arrived, or if none
     /// could be sent for too long.
-    pub(super) fn tend(&mut self, connector: &Connector, eviction: &Eviction) -> Result<(), StoreError> {
+    pub(super) fn tend(
+        &mut self,
+        connector: &Connector,
+        eviction: &Eviction,
+    ) -> Result<(), StoreError> {
         while let Some(ended) = self.sending.try_join_next() {
             // One that was aborted is awaited no more.
             let Ok((token, outcome)) = ended else { continue };
-            let Some(flight) = self.flight.as_mut().filter(|flight| flight.token == token) else { continue };
+            let Some(flight) = self.flight.as_mut().filter(|flight| flight.token == token) else {
+                continue;
+            };
             match outcome {
                 Ok(()) => flight.sent = true,
                 Err(error) => self.missed(error, eviction)?,

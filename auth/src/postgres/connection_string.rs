@@ -22,14 +22,17 @@ pub(super) fn parse(text: &str) -> Result<Pairs, StoreError> {
     if text.contains('\0') {
         return Err(unsupported("it contains a NUL character; leave it out"));
     }
-    if let Some(rest) = ["postgres://", "postgresql://"].iter().find_map(|scheme| text.strip_prefix(scheme)) {
+    if let Some(rest) =
+        ["postgres://", "postgresql://"].iter().find_map(|scheme| text.strip_prefix(scheme))
+    {
         return url(rest);
     }
     if text.starts_with("postgres:") || text.starts_with("postgresql:") {
         return Err(unsupported(ENCODE));
     }
     let scheme = text.split_once("://").map_or("", |(scheme, _)| scheme);
-    if !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'+') {
+    if !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'+')
+    {
         return Err(unsupported(
             "it has another scheme than `postgres:`; give a URL such as `postgres://user@host/database`",
         ));
@@ -58,9 +61,13 @@ fn url(rest: &str) -> Result<Pairs, StoreError> {
         return Err(unsupported(ENCODE));
     }
     let (hosts, ports) = hosts(servers)?;
-    for (name, value) in
-        [("user", user), ("password", password), ("host", &hosts), ("port", &ports), ("dbname", database)]
-    {
+    for (name, value) in [
+        ("user", user),
+        ("password", password),
+        ("host", &hosts),
+        ("port", &ports),
+        ("dbname", database),
+    ] {
         if !value.is_empty() {
             pairs.push((name.into(), decoded(value)?));
         }
@@ -68,7 +75,9 @@ fn url(rest: &str) -> Result<Pairs, StoreError> {
     for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
         if value.contains('=') {
-            return Err(unsupported("a parameter has a second `=`; encode a `=` in a value as `%3D`"));
+            return Err(unsupported(
+                "a parameter has a second `=`; encode a `=` in a value as `%3D`",
+            ));
         }
         let (name, value) = (decoded(name)?, decoded(value)?);
         match (&*name, &*value) {
@@ -90,7 +99,9 @@ fn hosts(servers: &str) -> Result<(String, String), StoreError> {
                     return Err(unsupported("an IPv6 address in it has no `]`; add it"));
                 };
                 if host.is_empty() || !(port.is_empty() || port.starts_with(':')) {
-                    return Err(unsupported("an IPv6 address in it is malformed; write `[address]:port`"));
+                    return Err(unsupported(
+                        "an IPv6 address in it is malformed; write `[address]:port`",
+                    ));
                 }
                 (host, port.trim_start_matches(':'))
             }
@@ -116,9 +127,9 @@ fn decoded(text: &str) -> Result<String, StoreError> {
             "it is not a valid URL: a `%` has no two hexadecimal digits; encode `%` as `%25`",
         ));
     }
-    let decoded = percent_decode_str(text)
-        .decode_utf8()
-        .map_err(|_| unsupported("it is not a valid URL: what is encoded in it is no UTF-8; encode UTF-8"))?;
+    let decoded = percent_decode_str(text).decode_utf8().map_err(|_| {
+        unsupported("it is not a valid URL: what is encoded in it is no UTF-8; encode UTF-8")
+    })?;
     if decoded.contains('\0') {
         return Err(unsupported("it contains a NUL character; leave it out"));
     }
@@ -135,7 +146,9 @@ fn key_values(text: &str) -> Result<Pairs, StoreError> {
             return Ok(pairs);
         }
         let mut name = String::new();
-        while let Some(character) = characters.next_if(|next| *next != '=' && !next.is_ascii_whitespace()) {
+        while let Some(character) =
+            characters.next_if(|next| *next != '=' && !next.is_ascii_whitespace())
+        {
             name.push(character);
         }
         while characters.next_if(|character| character.is_ascii_whitespace()).is_some() {}
@@ -194,10 +207,16 @@ mod tests {
             ])
         );
         assert_eq!(pairs("postgres://"), []);
-        assert_eq!(pairs("postgresql:///db?host=/run"), expected(&[("dbname", "db"), ("host", "/run")]));
+        assert_eq!(
+            pairs("postgresql:///db?host=/run"),
+            expected(&[("dbname", "db"), ("host", "/run")])
+        );
         assert_eq!(pairs("postgres://%2Frun/db"), expected(&[("host", "/run"), ("dbname", "db")]));
         let password = "postgres://u:a#b?c@h";
-        assert_eq!(pairs(password), expected(&[("user", "u"), ("password", "a#b?c"), ("host", "h")]));
+        assert_eq!(
+            pairs(password),
+            expected(&[("user", "u"), ("password", "a#b?c"), ("host", "h")])
+        );
     }
 
     #[test]

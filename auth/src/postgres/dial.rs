@@ -48,13 +48,18 @@ impl Connector {
     /// # Errors
     ///
     /// The last server's refusal; [`StoreError::ReadOnly`] if there was a replica.
-    pub(super) async fn dial<T, F>(&self, open: impl Fn(PgConnectOptions) -> F) -> Result<T, StoreError>
+    pub(super) async fn dial<T, F>(
+        &self,
+        open: impl Fn(PgConnectOptions) -> F,
+    ) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, Refused>>,
     {
         let mut told = None;
         for host in &self.location.hosts {
-            let error = match tokio::time::timeout(self.host_timeout, self.dial_host(host, &open)).await {
+            let error = match tokio::time::timeout(self.host_timeout, self.dial_host(host, &open))
+                .await
+            {
                 Ok(Ok(opened)) => return Ok(opened),
                 Ok(Err(Next::Nothing(error))) => return Err(error),
                 Ok(Err(Next::OtherHost(error) | Next::OtherWay(error))) => error,
@@ -71,7 +76,11 @@ impl Connector {
         Err(told.unwrap_or(StoreError::Unreachable))
     }
 
-    async fn dial_host<T, F>(&self, host: &Host, open: &impl Fn(PgConnectOptions) -> F) -> Result<T, Next>
+    async fn dial_host<T, F>(
+        &self,
+        host: &Host,
+        open: &impl Fn(PgConnectOptions) -> F,
+    ) -> Result<T, Next>
     where
         F: Future<Output = Result<T, Refused>>,
     {
@@ -136,8 +145,9 @@ impl Connector {
     /// and the settings can do without.
     async fn tunnel(&self, host: &Host, found: &Found) -> Result<Option<PgConnectOptions>, Next> {
         let mode = self.location.tls.mode;
-        let io =
-            |error: io::Error| self.cannot_connect(format!("{error}; check the address, and that it runs"));
+        let io = |error: io::Error| {
+            self.cannot_connect(format!("{error}; check the address, and that it runs"))
+        };
         let connected = match host.address {
             Some(address) => TcpStream::connect((address, host.port)).await,
             None => TcpStream::connect((host.name.as_str(), host.port)).await,
@@ -215,6 +225,7 @@ fn common(location: &Location, found: &Found) -> PgConnectOptions {
         .application_name(&location.application_name)
         // TLS is made here.
         .ssl_mode(sqlx::postgres::PgSslMode::Disable)
-        // A slow statement is logged with its text by the driver, which the operator did not ask for.
+        // A slow statement is logged with its text by the driver, which the operator did not ask
+        // for.
         .disable_statement_logging()
 }

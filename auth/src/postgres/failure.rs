@@ -1,7 +1,8 @@
 //! What an error of PostgreSQL means for whoever sees it.
 //!
-//! The server's messages quote values: a digest that is not unique, a name that is too long. None of them is passed on, only the code
-//! and the names of columns and constraints; the server's own log has the rest.
+//! The server's messages quote values: a digest that is not unique, a name that is too long. None
+//! of them is passed on, only the code and the names of columns and constraints; the server's own
+//! log has the rest.
 
 use sqlx::postgres::PgDatabaseError;
 
@@ -21,19 +22,27 @@ enum Cause {
 /// Whether the connection is gone, so that another one may do better.
 pub(super) fn is_lost(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::PoolClosed => true,
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolClosed => true,
         error => code(error).is_some_and(ends_the_session),
     }
 }
 
 /// Whether the server says by this SQLSTATE that it ends the session, or has lost it.
 fn ends_the_session(code: &str) -> bool {
-    // 57P: an administrator or a crash. 08: the connection itself. 25P03: it idled in a transaction.
+    // 57P: an administrator or a crash. 08: the connection itself. 25P03: it idled in a
+    // transaction.
     code.starts_with("57P") || code.starts_with("08") || code == "25P03"
 }
 
 /// The diagnosis of an error during an operation.
-pub(super) fn failed(error: &sqlx::Error, location: &Location, after: std::time::Duration) -> StoreError {
+pub(super) fn failed(
+    error: &sqlx::Error,
+    location: &Location,
+    after: std::time::Duration,
+) -> StoreError {
     if is_lost(error) {
         return StoreError::Unreachable;
     }
@@ -77,7 +86,11 @@ pub(super) fn failed(error: &sqlx::Error, location: &Location, after: std::time:
 }
 
 /// The diagnosis of an attempt to connect that failed.
-pub(super) fn connect_failed(error: &sqlx::Error, location: &Location, found: &Found) -> StoreError {
+pub(super) fn connect_failed(
+    error: &sqlx::Error,
+    location: &Location,
+    found: &Found,
+) -> StoreError {
     let reason = match (error, code(error).unwrap_or_default()) {
         (sqlx::Error::Io(error), _) => format!("{error}; check the address, and that it runs"),
         (sqlx::Error::PoolTimedOut, _) => {
@@ -108,7 +121,8 @@ pub(super) fn connect_failed(error: &sqlx::Error, location: &Location, found: &F
 pub(super) fn elsewhere(location: &Location) -> StoreError {
     StoreError::CannotConnect {
         server: location.to_string(),
-        reason: "its address leads to another server by now, as after a failover; connect again".into(),
+        reason: "its address leads to another server by now, as after a failover; connect again"
+            .into(),
     }
 }
 

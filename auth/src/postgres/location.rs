@@ -136,23 +136,31 @@ impl Values {
     fn read(text: &str, environment: &Environment) -> Result<Self, StoreError> {
         let mut values = Self::default();
         // In a URL, as for libpq, the last value of a name holds.
-        values
-            .add(connection_string::parse(text)?.into_iter().rev().collect(), |name| format!("`{name}`"))?;
-        let service = values.text("service").map(str::to_owned).or_else(|| environment.variable("PGSERVICE"));
+        values.add(connection_string::parse(text)?.into_iter().rev().collect(), |name| {
+            format!("`{name}`")
+        })?;
+        let service =
+            values.text("service").map(str::to_owned).or_else(|| environment.variable("PGSERVICE"));
         if let Some(service) = service {
-            let pairs =
-                service_file::load(&service, |name| environment.variable(name), environment.home.as_deref())?;
+            let pairs = service_file::load(
+                &service,
+                |name| environment.variable(name),
+                environment.home.as_deref(),
+            )?;
             values.add(pairs, |name| format!("`{name}` in the service file"))?;
         }
         for parameter in PARAMETERS {
             let Some(variable) = parameter.variable else { continue };
             if let Some(value) = environment.variable(variable) {
-                values.add(vec![(parameter.name.into(), value)], |_| format!("the variable `{variable}`"))?;
+                values.add(vec![(parameter.name.into(), value)], |_| {
+                    format!("the variable `{variable}`")
+                })?;
             }
         }
         if environment.variable("PGREQUIRESSL").is_some_and(|value| value == "1") {
-            values
-                .add(vec![("sslmode".into(), "require".into())], |_| "the variable `PGREQUIRESSL`".into())?;
+            values.add(vec![("sslmode".into(), "require".into())], |_| {
+                "the variable `PGREQUIRESSL`".into()
+            })?;
         }
         Ok(values)
     }
@@ -160,7 +168,9 @@ impl Values {
     /// Adds values of parameters that have none yet.
     fn add(&mut self, pairs: Pairs, origin: impl Fn(&str) -> String) -> Result<(), StoreError> {
         for (name, value) in pairs {
-            if let Some(setting) = name.strip_prefix("options[").and_then(|name| name.strip_suffix(']')) {
+            if let Some(setting) =
+                name.strip_prefix("options[").and_then(|name| name.strip_suffix(']'))
+            {
                 let value = value.replace('\\', r"\\").replace(' ', r"\ ");
                 self.settings.insert(0, format!("-c {setting}={value}"));
                 continue;
@@ -177,7 +187,9 @@ impl Values {
             }
             let origin = origin(parameter.name);
             if let Some(advice) = parameters::refusal(parameter, &value) {
-                return Err(unsupported(&format!("{origin} has a value that is not supported: {advice}")));
+                return Err(unsupported(&format!(
+                    "{origin} has a value that is not supported: {advice}"
+                )));
             }
             self.given.insert(parameter.name, (value, origin));
         }
@@ -185,12 +197,15 @@ impl Values {
     }
 
     fn session_options(&self, environment: &Environment) -> Result<Option<String>, StoreError> {
-        let options = self.text("options").into_iter().chain(self.settings.iter().map(String::as_str));
+        let options =
+            self.text("options").into_iter().chain(self.settings.iter().map(String::as_str));
         let options = options.collect::<Vec<_>>().join(" ");
         // The driver reads the variable in any case.
         let variable = environment.variable("PGOPTIONS").unwrap_or_default();
         match options.strip_prefix(&variable) {
-            Some(options) => Ok(Some(options.trim().to_owned()).filter(|options| !options.is_empty())),
+            Some(options) => {
+                Ok(Some(options.trim().to_owned()).filter(|options| !options.is_empty()))
+            }
             None => Err(unsupported(
                 "`options` and the variable `PGOPTIONS` give different settings; give the settings in one of them",
             )),
@@ -208,7 +223,8 @@ impl Values {
 
     /// Says that the value of a parameter cannot be used, and what to do.
     fn wrong(&self, name: &str, advice: &str) -> StoreError {
-        let origin = self.given.get(name).map_or_else(|| format!("`{name}`"), |(_, origin)| origin.clone());
+        let origin =
+            self.given.get(name).map_or_else(|| format!("`{name}`"), |(_, origin)| origin.clone());
         unsupported(&format!("{origin} cannot be used: {advice}"))
     }
 
@@ -217,7 +233,8 @@ impl Values {
     }
 
     fn hosts(&self) -> Result<Vec<Host>, StoreError> {
-        let (names, addresses, ports) = (self.list("host"), self.list("hostaddr"), self.list("port"));
+        let (names, addresses, ports) =
+            (self.list("host"), self.list("hostaddr"), self.list("port"));
         let count = names.len().max(addresses.len()).max(1);
         if !names.is_empty() && !addresses.is_empty() && names.len() != addresses.len() {
             return Err(self.wrong("hostaddr", "give one address for each host"));
@@ -228,7 +245,9 @@ impl Values {
         let host = |index: usize| {
             let address = match addresses.get(index).copied().unwrap_or_default() {
                 "" => None,
-                address => Some(address.parse().map_err(|_| self.wrong("hostaddr", "give an IP address"))?),
+                address => Some(
+                    address.parse().map_err(|_| self.wrong("hostaddr", "give an IP address"))?,
+                ),
             };
             let port = match ports.get(index).or(ports.first()).map(|port| port.trim()) {
                 None | Some("") => DEFAULT_PORT,
@@ -258,9 +277,10 @@ impl Values {
             Some("verify-ca") => SslMode::VerifyCa,
             Some("verify-full") => SslMode::VerifyFull,
             Some(_) => {
-                return Err(
-                    self.wrong("sslmode", "give disable, allow, prefer, require, verify-ca or verify-full")
-                );
+                return Err(self.wrong(
+                    "sslmode",
+                    "give disable, allow, prefer, require, verify-ca or verify-full",
+                ));
             }
         };
         if system && mode != SslMode::VerifyFull {
@@ -269,9 +289,12 @@ impl Values {
         let roots = match self.path("sslrootcert") {
             _ if system => Roots::System,
             Some(file) => Roots::File(file),
-            None => environment.in_home(".postgresql/root.crt").map_or(Roots::Nowhere, Roots::DefaultFile),
+            None => environment
+                .in_home(".postgresql/root.crt")
+                .map_or(Roots::Nowhere, Roots::DefaultFile),
         };
-        let certificate = self.path("sslcert").or_else(|| environment.in_home(".postgresql/postgresql.crt"));
+        let certificate =
+            self.path("sslcert").or_else(|| environment.in_home(".postgresql/postgresql.crt"));
         let key = self.path("sslkey").or_else(|| environment.in_home(".postgresql/postgresql.key"));
         Ok(TlsSettings { mode, roots, certificate, key })
     }
@@ -329,7 +352,10 @@ impl Location {
             hosts,
             database,
             password: values.text("password").map(str::to_owned),
-            has_own_password: values.given.get("password").is_some_and(|(_, origin)| origin == "`password`"),
+            has_own_password: values
+                .given
+                .get("password")
+                .is_some_and(|(_, origin)| origin == "`password`"),
             passfile: values.path("passfile").or_else(|| environment.in_home(".pgpass")),
             application_name: name.unwrap_or("trust-auth").to_owned(),
             session_options: values.session_options(environment)?,
@@ -358,8 +384,10 @@ impl fmt::Debug for Location {
 fn default_socket_folder(port: u16) -> String {
     let has_socket = |folder: &&str| Path::new(folder).join(format!(".s.PGSQL.{port}")).exists();
     let mut folders = SOCKET_FOLDERS.into_iter();
-    let found =
-        folders.clone().find(has_socket).or_else(|| folders.find(|folder| Path::new(folder).exists()));
+    let found = folders
+        .clone()
+        .find(has_socket)
+        .or_else(|| folders.find(|folder| Path::new(folder).exists()));
     found.unwrap_or("/tmp").to_owned()
 }
 
@@ -410,9 +438,14 @@ mod tests {
         assert!(refusal("postgres://a/trusts?port=1,2").contains("`port`"));
         assert!(refusal("postgres://a/trusts?hostaddr=hunter2").contains("`hostaddr`"));
         assert!(refusal("postgres://a/trusts?hostaddr=::1,::2").contains("`hostaddr`"));
-        assert!(refusal("postgres://a/trusts?connect_timeout=hunter2").contains("`connect_timeout`"));
+        assert!(
+            refusal("postgres://a/trusts?connect_timeout=hunter2").contains("`connect_timeout`")
+        );
         assert!(refusal("postgres:///trusts?hostaddr=::1&sslmode=verify-full").contains("`host`"));
-        assert!(refusal("postgres://a/trusts?sslrootcert=system&sslmode=require").contains("verify-full"));
+        assert!(
+            refusal("postgres://a/trusts?sslrootcert=system&sslmode=require")
+                .contains("verify-full")
+        );
         assert!(refusal("postgres://a/tru\0sts").contains("NUL"));
         assert!(refusal("postgres://a/tru%00sts").contains("NUL"));
         for url in ["postgres://a/trusts?hunter2", "postgres://a/trusts?hunter2=x"] {
@@ -422,18 +455,23 @@ mod tests {
     }
 
     fn resolved(text: &str, variables: &[(&str, &str)]) -> Result<Location, StoreError> {
-        let variables = variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-        let environment = Environment { variables, home: Some("/home/me".into()), user: Some("me".into()) };
+        let variables =
+            variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        let environment =
+            Environment { variables, home: Some("/home/me".into()), user: Some("me".into()) };
         Location::resolve(text, &environment)
     }
 
     #[test]
     fn the_servers_own_options_are_passed_on_in_either_spelling() {
-        for spelling in ["options[geqo]=a b", "options%5bgeqo%5d=a%20b", "options=-c%20geqo%3Da%5C%20b"] {
+        for spelling in
+            ["options[geqo]=a b", "options%5bgeqo%5d=a%20b", "options=-c%20geqo%3Da%5C%20b"]
+        {
             let location = resolved(&format!("postgres://a/b?{spelling}"), &[]).unwrap();
             assert_eq!(location.session_options.as_deref(), Some(r"-c geqo=a\ b"));
         }
-        let both = resolved("postgres://a/b?options[x]=1&options=-c%20z%3D3&options[y]=2", &[]).unwrap();
+        let both =
+            resolved("postgres://a/b?options[x]=1&options=-c%20z%3D3&options[y]=2", &[]).unwrap();
         assert_eq!(both.session_options.as_deref(), Some("-c z=3 -c x=1 -c y=2"));
     }
 
@@ -490,7 +528,10 @@ mod tests {
             told(&format!("`{name}`"), resolved(&format!("postgres://a/b?{name}=hunter2"), &[]));
             told(&format!("`{name}`"), resolved(&format!("host=a {name}=hunter2"), &[]));
             if let Some(variable) = parameter.variable {
-                told(&format!("`{variable}`"), resolved("postgres://a/b", &[(variable, "hunter2")]));
+                told(
+                    &format!("`{variable}`"),
+                    resolved("postgres://a/b", &[(variable, "hunter2")]),
+                );
             }
         }
     }

@@ -1,7 +1,7 @@
 //! [`PostgresStore`]: the trusts in a table of PostgreSQL.
 //!
-//! Every operation has a time limit, here and on the server, every write is one transaction, no statement looks a row up by
-//! its digest, and nothing is read from a replica.
+//! Every operation has a time limit, here and on the server, every write is one transaction, no
+//! statement looks a row up by its digest, and nothing is read from a replica.
 
 mod canary;
 mod connection_string;
@@ -42,33 +42,40 @@ use self::pool::{Connector, Lent, Pool};
 use crate::row_warnings::RowWarnings;
 use crate::text_flaw::nfc;
 use crate::trust::now;
-use crate::{Candidates, Change, Listing, NewTrust, StoreError, Trust, TrustLedger, TrustRef, TrustStore};
+use crate::{
+    Candidates, Change, Listing, NewTrust, StoreError, Trust, TrustLedger, TrustRef, TrustStore,
+};
 
 /// How long closing may take. Connections that take longer are cut.
 const CLOSING: Duration = Duration::from_secs(1);
 
-/// The trusts in the table `trust` of a PostgreSQL database (made for version 15), through pools of connections. A clone shares them.
+/// The trusts in the table `trust` of a PostgreSQL database (made for version 15), through pools of
+/// connections. A clone shares them.
 ///
-/// The table may be one that another program has made and uses; its rows and columns stay as they are. Which schema it is
-/// in is told by the role's `search_path`, or by `options[search_path]` in the URL.
+/// The table may be one that another program has made and uses; its rows and columns stay as they
+/// are. Which schema it is in is told by the role's `search_path`, or by `options[search_path]` in
+/// the URL.
 ///
 /// # What is promised
 ///
 /// * **Live reads.** A connection to a replica, or to a server that takes no writes, is refused as
-///   [`StoreError::ReadOnly`], and each read carries the question along, so that a pooler that changes servers
-///   does not go unnoticed.
-/// * **Bounded time.** Connecting, waiting for a connection, waiting for a lock, and each operation as a whole have limits
-///   ([`PostgresOptions`]), kept here and, for statements, on the server as well.
-/// * **One server.** The newest connection shows which server the address leads to; a connection to another one, as to an
-///   old primary after a failover, is closed before its next use. A change is made on a connection that is at most 5 s old.
-/// * **Recovery.** Connections are made when they are needed. One that died in the pool is replaced within the read that finds
-///   it dead, so that the first request after the server's return is answered.
-/// * **Durability.** A commit is on disk when it is reported, also where `synchronous_commit` is off for the
-///   database: a revocation that came undone would let its key in again.
+///   [`StoreError::ReadOnly`], and each read carries the question along, so that a pooler that
+///   changes servers does not go unnoticed.
+/// * **Bounded time.** Connecting, waiting for a connection, waiting for a lock, and each operation
+///   as a whole have limits ([`PostgresOptions`]), kept here and, for statements, on the server as
+///   well.
+/// * **One server.** The newest connection shows which server the address leads to; a connection to
+///   another one, as to an old primary after a failover, is closed before its next use. A change is
+///   made on a connection that is at most 5 s old.
+/// * **Recovery.** Connections are made when they are needed. One that died in the pool is replaced
+///   within the read that finds it dead, so that the first request after the server's return is
+///   answered.
+/// * **Durability.** A commit is on disk when it is reported, also where `synchronous_commit` is
+///   off for the database: a revocation that came undone would let its key in again.
 ///
-/// Statements are prepared, once for each connection. They do not survive PgBouncer's transaction pooling before its
-/// version 1.21, and `LISTEN` does not survive it at all: [`StoreError::Deaf`] reports both. Connect to PostgreSQL itself,
-/// or through a pooler in session mode.
+/// Statements are prepared, once for each connection. They do not survive PgBouncer's transaction
+/// pooling before its version 1.21, and `LISTEN` does not survive it at all: [`StoreError::Deaf`]
+/// reports both. Connect to PostgreSQL itself, or through a pooler in session mode.
 ///
 /// # Examples
 ///
@@ -93,7 +100,8 @@ pub struct PostgresStore {
     warnings: Arc<RowWarnings>,
 }
 
-/// A transaction. Dropped without [`commit`](Self::commit), its connection is closed, and the server rolls back.
+/// A transaction. Dropped without [`commit`](Self::commit), its connection is closed, and the
+/// server rolls back.
 struct Write<'a> {
     lent: Lent,
     store: &'a PostgresStore,
@@ -101,8 +109,8 @@ struct Write<'a> {
 }
 
 impl PostgresStore {
-    /// Returns whether a text is meant for PostgreSQL: a URL of its schemes, or `name=value` pairs that begin with a
-    /// parameter of libpq, as in `host=db.example dbname=trusts`.
+    /// Returns whether a text is meant for PostgreSQL: a URL of its schemes, or `name=value` pairs
+    /// that begin with a parameter of libpq, as in `host=db.example dbname=trusts`.
     ///
     /// ```
     /// use trust_auth::PostgresStore;
@@ -114,11 +122,14 @@ impl PostgresStore {
     #[must_use]
     pub fn recognizes(text: &str) -> bool {
         let name = text.split_once('=').map_or("", |(name, _)| name.trim());
-        text.starts_with("postgres:") || text.starts_with("postgresql:") || parameters::find(name).is_some()
+        text.starts_with("postgres:")
+            || text.starts_with("postgresql:")
+            || parameters::find(name).is_some()
     }
 
-    /// How to open a database, by a URL such as `postgres://user@host:5432/database?sslmode=verify-full` or by
-    /// `name=value` pairs. [`PostgresOptions`] says what they may hold.
+    /// How to open a database, by a URL such as
+    /// `postgres://user@host:5432/database?sslmode=verify-full` or by `name=value` pairs.
+    /// [`PostgresOptions`] says what they may hold.
     ///
     /// Nothing is looked at before [`PostgresOptions::connect`].
     pub fn options(url: &str) -> PostgresOptions {
@@ -131,20 +142,24 @@ impl PostgresStore {
         self.connector.location.to_string()
     }
 
-    /// Closes all connections that nobody uses, waits until they are closed, and closes the others when they are given back.
-    /// Operations of any clone give [`StoreError::Unreachable`] from then on.
+    /// Closes all connections that nobody uses, waits until they are closed, and closes the others
+    /// when they are given back. Operations of any clone give [`StoreError::Unreachable`] from
+    /// then on.
     pub async fn close(&self) {
         for pool in [&self.writers, &self.readers] {
             let idle = pool.retain(|_, _| false).removed;
             pool.close();
             for connection in idle {
                 // It says goodbye, for the sake of the server's log.
-                let _ = tokio::time::timeout(CLOSING, sqlx::Connection::close(connection.connection)).await;
+                let _ =
+                    tokio::time::timeout(CLOSING, sqlx::Connection::close(connection.connection))
+                        .await;
             }
         }
     }
 
-    /// Closes the idle connections that are too old, or lead to another server than the address does.
+    /// Closes the idle connections that are too old, or lead to another server than the address
+    /// does.
     fn close_unfit(&self) {
         pool::close_unfit(&self.readers);
         pool::close_unfit(&self.writers);
@@ -161,7 +176,12 @@ impl PostgresStore {
         &self.missing_triggers
     }
 
-    fn new(readers: Pool, writers: Pool, connector: Connector, missing_triggers: Vec<String>) -> Self {
+    fn new(
+        readers: Pool,
+        writers: Pool,
+        connector: Connector,
+        missing_triggers: Vec<String>,
+    ) -> Self {
         Self {
             readers,
             writers,
@@ -180,7 +200,9 @@ impl PostgresStore {
         let limit = self.connector.query_timeout;
         let operation = async {
             match operation.await {
-                Err(refused @ StoreError::MissingRight { .. }) => Err(self.name_right(refused, rights).await),
+                Err(refused @ StoreError::MissingRight { .. }) => {
+                    Err(self.name_right(refused, rights).await)
+                }
                 outcome => outcome,
             }
         };
@@ -190,7 +212,8 @@ impl PostgresStore {
         }
     }
 
-    /// Runs a change under the query timeout. Once the server is told to commit, a lost connection leaves the outcome unknown.
+    /// Runs a change under the query timeout. Once the server is told to commit, a lost connection
+    /// leaves the outcome unknown.
     async fn change<T>(
         &self,
         commit_sent: &AtomicBool,
@@ -215,8 +238,8 @@ impl PostgresStore {
 
     /// Reads rows, each through `read`, whose first column tells whether the server is a replica.
     ///
-    /// A connection that was used before may have died meanwhile, as after a restart of the server: the read is then done once more,
-    /// on a new one.
+    /// A connection that was used before may have died meanwhile, as after a restart of the server:
+    /// the read is then done once more, on a new one.
     async fn rows<T: Send + Unpin>(
         &self,
         sql: &'static str,
@@ -257,8 +280,8 @@ impl PostgresStore {
         let mut may_repeat = true;
         loop {
             let mut lent = Lent::from(&self.writers).await?;
-            // Each statement sees what was committed before it, whatever the database's default. READ WRITE is refused by a
-            // server that has become a replica.
+            // Each statement sees what was committed before it, whatever the database's default.
+            // READ WRITE is refused by a server that has become a replica.
             let begun = sqlx::raw_sql("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
                 .execute(lent.connection()?)
                 .await;
@@ -276,14 +299,17 @@ impl PostgresStore {
 
 impl TrustStore for PostgresStore {
     async fn fetch(&self, id: Uuid) -> Result<Option<Trust>, StoreError> {
-        // Always one row, so that the server's answer to the question is there too where the trust is not.
+        // Always one row, so that the server's answer to the question is there too where the trust
+        // is not.
         let sql = "SELECT server.is_replica, id, name::text, code::text, region::text, api_key_hash::text, \
                    created_at::timestamptz, last_heartbeat::timestamptz, disabled_at::timestamptz \
                    FROM (SELECT pg_is_in_recovery() AS is_replica) AS server LEFT JOIN trust ON id = $1";
         let found = self
             .within(rights::READ, self.rows(sql, Some(id), |row| row::columns(row, &self.warnings)))
             .await?;
-        let Some(columns) = found.into_iter().next().transpose()?.flatten() else { return Ok(None) };
+        let Some(columns) = found.into_iter().next().transpose()?.flatten() else {
+            return Ok(None);
+        };
         columns.trust(&self.warnings).map(Some)
     }
 
@@ -318,7 +344,10 @@ impl TrustLedger for PostgresStore {
             .bind(&trust.region)
             .bind(hash.to_string())
             .bind(trust.created_at.map(time_text).transpose()?);
-            let done = query.execute(write.lent.connection()?).await.map_err(|error| self.failed(&error))?;
+            let done = query
+                .execute(write.lent.connection()?)
+                .await
+                .map_err(|error| self.failed(&error))?;
             if done.rows_affected() == 0 {
                 return Err(write.not_inserted(trust.name).await);
             }
@@ -336,7 +365,10 @@ impl TrustLedger for PostgresStore {
             let query = sqlx::query("UPDATE trust SET api_key_hash = $2 WHERE id = $1")
                 .bind(trust.id)
                 .bind(hash.to_string());
-            let done = query.execute(write.lent.connection()?).await.map_err(|error| self.failed(&error))?;
+            let done = query
+                .execute(write.lent.connection()?)
+                .await
+                .map_err(|error| self.failed(&error))?;
             write.changed(done.rows_affected())?;
             write.holds(trust.id, |found| found.api_key_hash == Some(hash)).await?;
             write.commit().await?;
@@ -351,11 +383,16 @@ impl TrustLedger for PostgresStore {
         self.change(&commit_sent, rights::UPDATE, async {
             let mut write = self.begin(&commit_sent).await?;
             let mut trust = write.find(which).await?;
-            trust.disabled_at = if enabled { None } else { trust.disabled_at.or_else(|| Some(now())) };
-            let query = sqlx::query("UPDATE trust SET disabled_at = $2::text::timestamptz WHERE id = $1")
-                .bind(trust.id)
-                .bind(trust.disabled_at.map(time_text).transpose()?);
-            let done = query.execute(write.lent.connection()?).await.map_err(|error| self.failed(&error))?;
+            trust.disabled_at =
+                if enabled { None } else { trust.disabled_at.or_else(|| Some(now())) };
+            let query =
+                sqlx::query("UPDATE trust SET disabled_at = $2::text::timestamptz WHERE id = $1")
+                    .bind(trust.id)
+                    .bind(trust.disabled_at.map(time_text).transpose()?);
+            let done = query
+                .execute(write.lent.connection()?)
+                .await
+                .map_err(|error| self.failed(&error))?;
             write.changed(done.rows_affected())?;
             write.holds(trust.id, |found| found.is_enabled() == enabled).await?;
             write.commit().await?;
@@ -371,7 +408,10 @@ impl TrustLedger for PostgresStore {
             let mut write = self.begin(&commit_sent).await?;
             let trust = write.find(which).await?;
             let query = sqlx::query("DELETE FROM trust WHERE id = $1").bind(trust.id);
-            let done = query.execute(write.lent.connection()?).await.map_err(|error| self.failed(&error))?;
+            let done = query
+                .execute(write.lent.connection()?)
+                .await
+                .map_err(|error| self.failed(&error))?;
             write.changed(done.rows_affected())?;
             write.commit().await?;
             let former_hash = trust.api_key_hash;
@@ -389,8 +429,9 @@ impl TrustLedger for PostgresStore {
                    created_at::timestamptz, last_heartbeat::timestamptz, disabled_at::timestamptz \
                    FROM (SELECT pg_is_in_recovery() AS is_replica) AS server LEFT JOIN trust ON true \
                    ORDER BY name COLLATE \"C\"";
-        let rows =
-            self.within(rights::READ, self.rows(sql, None, |row| row::columns(row, &self.warnings))).await?;
+        let rows = self
+            .within(rights::READ, self.rows(sql, None, |row| row::columns(row, &self.warnings)))
+            .await?;
         let mut listing = Listing::default();
         for columns in rows {
             if let Some(columns) = columns? {
@@ -415,8 +456,8 @@ impl Write<'_> {
             TrustRef::Name(name) if name.contains('\0') => {
                 return Err(StoreError::NoSuchTrust { which: which.clone() });
             }
-            // To the letter, whatever the column's collation, and by the operator of PostgreSQL itself: for `varchar` somebody else may
-            // have made one.
+            // To the letter, whatever the column's collation, and by the operator of PostgreSQL
+            // itself: for `varchar` somebody else may have made one.
             TrustRef::Name(name) => sqlx::query(
                 "SELECT FALSE, id, name::text, code::text, region::text, api_key_hash::text, \
                  created_at::timestamptz, last_heartbeat::timestamptz, disabled_at::timestamptz \
@@ -440,8 +481,8 @@ impl Write<'_> {
         }
     }
 
-    /// Whether row-level security lets the role read the row, and not change it: [`find`](Self::find)
-    /// then finds nothing.
+    /// Whether row-level security lets the role read the row, and not change it:
+    /// [`find`](Self::find) then finds nothing.
     async fn is_hidden(&mut self, which: &TrustRef) -> Result<bool, StoreError> {
         let query = match which {
             TrustRef::Id(id) => sqlx::query_scalar(
@@ -460,7 +501,11 @@ impl Write<'_> {
 
     /// Makes sure that the row is as it was told to be after all triggers, those that run at the
     /// commit excepted.
-    async fn holds(&mut self, id: Uuid, expected: impl FnOnce(&Trust) -> bool) -> Result<(), StoreError> {
+    async fn holds(
+        &mut self,
+        id: Uuid,
+        expected: impl FnOnce(&Trust) -> bool,
+    ) -> Result<(), StoreError> {
         match self.find(&id.into()).await {
             Ok(found) => self.changed(u64::from(expected(&found))),
             Err(StoreError::NoSuchTrust { .. }) => self.changed(0),
@@ -468,7 +513,8 @@ impl Write<'_> {
         }
     }
 
-    /// Returns why a row was not inserted: another has its name, or something on the table swallowed it.
+    /// Returns why a row was not inserted: another has its name, or something on the table
+    /// swallowed it.
     async fn not_inserted(&mut self, name: String) -> StoreError {
         match self.find(&TrustRef::Name(name.clone())).await {
             Ok(_) | Err(StoreError::BadRow { .. }) => StoreError::NameTaken { name },
@@ -480,8 +526,8 @@ impl Write<'_> {
         }
     }
 
-    /// Makes sure that a statement has changed the row that was found, and nothing else. Whoever is told of a
-    /// revocation relies on it.
+    /// Makes sure that a statement has changed the row that was found, and nothing else. Whoever is
+    /// told of a revocation relies on it.
     fn changed(&self, rows: u64) -> Result<(), StoreError> {
         if rows == 1 {
             return Ok(());

@@ -22,8 +22,8 @@ const DEFAULT_MAX_AGE: Duration = Duration::from_mins(2);
 const LEAST_MAX_AGE: Duration = Duration::from_secs(1);
 const MAX_CONNECTIONS: u32 = 1_024;
 
-/// Writes are few, and those that wait for a lock must not take the connections that reads could use. Two, so that one of
-/// them does not keep the next revocation waiting.
+/// Writes are few, and those that wait for a lock must not take the connections that reads could
+/// use. Two, so that one of them does not keep the next revocation waiting.
 pub(super) const WRITERS: u32 = 2;
 
 /// The server counts milliseconds in 31 bits; this is far from that.
@@ -96,7 +96,8 @@ impl PostgresOptions {
         }
     }
 
-    /// Whether to make the table `trust` where there is none. Default: no. The database is never made.
+    /// Whether to make the table `trust` where there is none. Default: no. The database is never
+    /// made.
     ///
     /// A table that is there is only looked at; see [`migrate`](Self::migrate).
     pub fn create_if_missing(mut self, create: bool) -> Self {
@@ -154,45 +155,50 @@ impl PostgresOptions {
         self
     }
 
-    /// How long an operation waits for one of the connections, before it gives [`StoreError::Timeout`]. Default: 5 s. At
-    /// most a day. Effective only where it is shorter than the query timeout.
+    /// How long an operation waits for one of the connections, before it gives
+    /// [`StoreError::Timeout`]. Default: 5 s. At most a day. Effective only where it is shorter
+    /// than the query timeout.
     pub fn acquire_timeout(mut self, timeout: Duration) -> Self {
         self.acquire_timeout = timeout.min(MAX_TIMEOUT);
         self
     }
 
-    /// How long a statement waits for the lock of another session before it gives [`StoreError::Busy`]; the server keeps
-    /// this time (`lock_timeout`). Default: 5 s. At most a day. Effective only where it is shorter than nine
-    /// tenths of the query timeout.
+    /// How long a statement waits for the lock of another session before it gives
+    /// [`StoreError::Busy`]; the server keeps this time (`lock_timeout`). Default: 5 s. At most
+    /// a day. Effective only where it is shorter than nine tenths of the query timeout.
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
         self.lock_timeout = timeout.min(MAX_TIMEOUT);
         self
     }
 
-    /// How long an operation may take, waiting for a connection and connecting included, before it gives
-    /// [`StoreError::Timeout`]. Default: 5 s. At most a day.
+    /// How long an operation may take, waiting for a connection and connecting included, before it
+    /// gives [`StoreError::Timeout`]. Default: 5 s. At most a day.
     ///
-    /// The server keeps nine tenths of it for each statement (`statement_timeout`), so that it does not work on for nobody.
+    /// The server keeps nine tenths of it for each statement (`statement_timeout`), so that it does
+    /// not work on for nobody.
     pub fn query_timeout(mut self, timeout: Duration) -> Self {
         self.query_timeout = timeout.min(MAX_TIMEOUT);
         self
     }
 
-    /// How many connections are open at most for reads. Default: 8. A number outside 2 to 1,024 is brought to the nearer end: a
-    /// walk over all trusts takes one, and must leave one to the requests that hit.
+    /// How many connections are open at most for reads. Default: 8. A number outside 2 to 1,024 is
+    /// brought to the nearer end: a walk over all trusts takes one, and must leave one to the
+    /// requests that hit.
     ///
-    /// Two more are opened when there is something to write, and one for each [`watch`](PostgresStore::watch).
+    /// Two more are opened when there is something to write, and one for each
+    /// [`watch`](PostgresStore::watch).
     pub fn max_connections(mut self, connections: u32) -> Self {
         self.max_connections = connections.clamp(2, MAX_CONNECTIONS);
         self
     }
 
-    /// How old a connection may become before it is replaced. Default: 2 min. At least 1 s, at most a day. Each connection
-    /// lasts for a time of its own, up to a quarter shorter. Connections for writes last for 5 s at most.
+    /// How old a connection may become before it is replaced. Default: 2 min. At least 1 s, at most
+    /// a day. Each connection lasts for a time of its own, up to a quarter shorter. Connections
+    /// for writes last for 5 s at most.
     ///
-    /// This bounds how long an old primary is read after a failover that moved the address and left the connections up,
-    /// where nothing else finds out: [`watch`](PostgresStore::watch) does within seconds, if the new server accepts
-    /// connections.
+    /// This bounds how long an old primary is read after a failover that moved the address and left
+    /// the connections up, where nothing else finds out: [`watch`](PostgresStore::watch) does
+    /// within seconds, if the new server accepts connections.
     pub fn max_connection_age(mut self, age: Duration) -> Self {
         self.max_connection_age = age.clamp(LEAST_MAX_AGE, MAX_TIMEOUT);
         self
@@ -221,7 +227,8 @@ impl PostgresOptions {
         let connector = self.connector().await?;
         let triggers = self.within(schema::open(&connector, self.may)).await?;
         let readers = connector.clone().pool(self.max_connections, self.acquire_timeout)?;
-        let for_writes = Connector { max_age: connector.max_age.min(MAX_WRITER_AGE), ..connector.clone() };
+        let for_writes =
+            Connector { max_age: connector.max_age.min(MAX_WRITER_AGE), ..connector.clone() };
         let writers = for_writes.pool(WRITERS, self.acquire_timeout)?;
         Ok(PostgresStore::new(readers, writers, connector, triggers.missing))
     }
@@ -286,7 +293,10 @@ impl PostgresOptions {
         })
     }
 
-    async fn within<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    async fn within<T>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         match tokio::time::timeout(self.query_timeout, work).await {
             Ok(outcome) => outcome,
             Err(_) => Err(StoreError::Timeout { after: self.query_timeout }),
@@ -298,7 +308,9 @@ impl PostgresOptions {
         let hosts = u32::try_from(location.hosts.len()).unwrap_or(u32::MAX);
         match (self.connect_timeout, location.connect_timeout) {
             (None, Some(Duration::ZERO)) => (MAX_TIMEOUT, MAX_TIMEOUT),
-            (None, Some(each)) => (each.min(MAX_TIMEOUT), each.saturating_mul(hosts).min(MAX_TIMEOUT)),
+            (None, Some(each)) => {
+                (each.min(MAX_TIMEOUT), each.saturating_mul(hosts).min(MAX_TIMEOUT))
+            }
             (all, _) => {
                 let all = all.unwrap_or(DEFAULT_CONNECT_TIMEOUT);
                 (all / hosts, all)
@@ -329,7 +341,8 @@ mod tests {
 
     #[test]
     fn what_is_shown_for_debugging_has_the_limits_and_not_the_url() {
-        let options = PostgresStore::options("postgres://admin:hunter2@db.example/trusts").max_connections(7);
+        let options =
+            PostgresStore::options("postgres://admin:hunter2@db.example/trusts").max_connections(7);
         let shown = format!("{options:?}");
         assert!(shown.contains("max_connections: 7") && !shown.contains("hunter2"), "{shown}");
     }

@@ -32,10 +32,10 @@ const fn without_variable(name: &'static str, support: Support) -> Parameter {
     Parameter { name, variable: None, support }
 }
 
-const KERBEROS: &str = "the store has no Kerberos; use a password or a client certificate, and leave it out";
+const KERBEROS: &str =
+    "the store has no Kerberos; use a password or a client certificate, and leave it out";
 const LIVENESS: &str = "the store finds dead connections by its own time limits; leave it out";
-const REVOCATION_LISTS: &str =
-    "the store reads no certificate revocation lists; leave it out, or end TLS in a proxy that reads them";
+const REVOCATION_LISTS: &str = "the store reads no certificate revocation lists; leave it out, or end TLS in a proxy that reads them";
 const OAUTH: &str =
     "the store has no OAuth login; give the token as the password, by --database-password-command";
 const SCRAM_KEYS: &str = "the store logs in by a password or a client certificate; leave it out";
@@ -74,7 +74,10 @@ pub(super) static PARAMETERS: &[Parameter] = &[
     parameter(
         "sslcertmode",
         "PGSSLCERTMODE",
-        Only(&["allow"], "leave it out; the store sends the client certificate if the server asks for it"),
+        Only(
+            &["allow"],
+            "leave it out; the store sends the client certificate if the server asks for it",
+        ),
     ),
     parameter(
         "sslcompression",
@@ -83,7 +86,11 @@ pub(super) static PARAMETERS: &[Parameter] = &[
     ),
     parameter("sslcrl", "PGSSLCRL", Refused(REVOCATION_LISTS)),
     parameter("sslcrldir", "PGSSLCRLDIR", Refused(REVOCATION_LISTS)),
-    parameter("sslsni", "PGSSLSNI", Only(&["1"], "the store always sends the server's name; leave it out")),
+    parameter(
+        "sslsni",
+        "PGSSLSNI",
+        Only(&["1"], "the store always sends the server's name; leave it out"),
+    ),
     without_variable("sslkeylogfile", Refused("the store logs no TLS secrets; leave it out")),
     parameter(
         "sslnegotiation",
@@ -132,7 +139,10 @@ pub(super) static PARAMETERS: &[Parameter] = &[
     without_variable("keepalives_interval", Refused(LIVENESS)),
     without_variable("keepalives_count", Refused(LIVENESS)),
     without_variable("tcp_user_timeout", Refused(LIVENESS)),
-    without_variable("replication", Refused("the store needs an ordinary connection; leave it out")),
+    without_variable(
+        "replication",
+        Refused("the store needs an ordinary connection; leave it out"),
+    ),
     parameter(
         "target_session_attrs",
         "PGTARGETSESSIONATTRS",

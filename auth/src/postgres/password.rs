@@ -38,7 +38,11 @@ pub(super) enum PasswordSource {
     /// A file that holds the password and nothing else.
     File(PathBuf),
     /// The standard output of a program.
-    Command { program: OsString, arguments: Vec<OsString>, last: Arc<Mutex<Option<(Instant, Password)>>> },
+    Command {
+        program: OsString,
+        arguments: Vec<OsString>,
+        last: Arc<Mutex<Option<(Instant, Password)>>>,
+    },
 }
 
 /// A command's arguments may be secret.
@@ -88,7 +92,9 @@ impl PasswordSource {
             }
             Self::Command { program, arguments, last } => {
                 let mut last = last.lock().await;
-                if let Some((_, password)) = last.as_ref().filter(|(at, _)| at.elapsed() < COMMAND_HOLDS) {
+                if let Some((_, password)) =
+                    last.as_ref().filter(|(at, _)| at.elapsed() < COMMAND_HOLDS)
+                {
                     return Ok(given(password.clone()));
                 }
                 let password = from_command(program, arguments, limit).await?;
@@ -107,7 +113,9 @@ impl PasswordSource {
 }
 
 /// Files may be on a network that is gone, and must not hold a worker up.
-async fn blocking<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
     tokio::task::spawn_blocking(read)
         .await
         .map_err(|_| "the password could not be read; try again".to_owned())
@@ -116,11 +124,14 @@ async fn blocking<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) 
 fn from_file(path: &Path) -> Result<Password, String> {
     let shown = path.display();
     let mut bytes = Zeroizing::new(Vec::new());
-    File::open(path).and_then(|file| file.take(MAX_LENGTH + 1).read_to_end(&mut bytes)).map_err(|error| {
-        format!("the password file {shown} cannot be read: {error}; check its path and mode")
-    })?;
-    one_line(&bytes)
-        .map_err(|what| format!("the password file {shown} {what}; write the password and nothing else"))
+    File::open(path).and_then(|file| file.take(MAX_LENGTH + 1).read_to_end(&mut bytes)).map_err(
+        |error| {
+            format!("the password file {shown} cannot be read: {error}; check its path and mode")
+        },
+    )?;
+    one_line(&bytes).map_err(|what| {
+        format!("the password file {shown} {what}; write the password and nothing else")
+    })
 }
 
 async fn from_command(
@@ -149,7 +160,9 @@ async fn from_command(
     };
     let (status, bytes) = match tokio::time::timeout(limit, run).await {
         Ok(Ok(done)) => done,
-        Ok(Err(error)) => return Err(format!("the password command failed: {error}; run it by hand")),
+        Ok(Err(error)) => {
+            return Err(format!("the password command failed: {error}; run it by hand"));
+        }
         Err(_) => {
             return Err(format!(
                 "the password command did not end within {limit:?}; make it faster, or raise connect_timeout"
@@ -251,7 +264,11 @@ fn unescaped(text: &str) -> String {
     let mut characters = text.chars();
     let mut unescaped = String::with_capacity(text.len());
     while let Some(character) = characters.next() {
-        unescaped.push(if character == '\\' { characters.next().unwrap_or('\\') } else { character });
+        unescaped.push(if character == '\\' {
+            characters.next().unwrap_or('\\')
+        } else {
+            character
+        });
     }
     unescaped
 }

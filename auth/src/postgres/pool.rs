@@ -6,7 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool::managed::{self, Metrics, Object, PoolError, RecycleError, RecycleResult, TimeoutType};
+use deadpool::managed::{
+    self, Metrics, Object, PoolError, RecycleError, RecycleResult, TimeoutType,
+};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Row};
 
@@ -62,7 +64,11 @@ pub(super) fn jittered(age: Duration) -> Duration {
 }
 
 impl Connector {
-    pub(super) fn pool(self, connections: u32, acquire_timeout: Duration) -> Result<Pool, StoreError> {
+    pub(super) fn pool(
+        self,
+        connections: u32,
+        acquire_timeout: Duration,
+    ) -> Result<Pool, StoreError> {
         Pool::builder(self)
             .max_size(connections as usize)
             .wait_timeout(Some(acquire_timeout))
@@ -115,7 +121,8 @@ impl Connector {
         attempt: u64,
         connection: &mut PgConnection,
     ) -> Result<ServerIdentity, Refused> {
-        let fails = |error| Refused::Connected(failed(&error, &self.location, self.connect_timeout));
+        let fails =
+            |error| Refused::Connected(failed(&error, &self.location, self.connect_timeout));
         let Some(server) = ServerIdentity::of(connection).await.map_err(fails)? else {
             let server = self.location.to_string();
             return Err(Refused::Connected(StoreError::ReadOnly { server }));
@@ -181,17 +188,23 @@ impl managed::Manager for Connector {
         self.reach().await
     }
 
-    async fn recycle(&self, live: &mut LiveConnection, metrics: &Metrics) -> RecycleResult<StoreError> {
+    async fn recycle(
+        &self,
+        live: &mut LiveConnection,
+        metrics: &Metrics,
+    ) -> RecycleResult<StoreError> {
         if !self.current.is(&live.server) {
             return Err(RecycleError::message("the address leads to another server"));
         }
         match fitness(metrics.age(), live.lasts, metrics.last_used()) {
             Fitness::Fit => Ok(()),
             Fitness::Old => Err(RecycleError::message("old")),
-            Fitness::Doubtful => match tokio::time::timeout(PING_LIMIT, live.connection.ping()).await {
-                Ok(Ok(())) => Ok(()),
-                _ => Err(RecycleError::message("dead")),
-            },
+            Fitness::Doubtful => {
+                match tokio::time::timeout(PING_LIMIT, live.connection.ping()).await {
+                    Ok(Ok(())) => Ok(()),
+                    _ => Err(RecycleError::message("dead")),
+                }
+            }
         }
     }
 }
@@ -260,7 +273,10 @@ mod tests {
     fn ages_vary_by_a_quarter_and_never_exceed_the_limit() {
         let age = Duration::from_mins(2);
         let ages: Vec<Duration> = (0..64).map(|_| jittered(age)).collect();
-        assert!(ages.iter().all(|jittered| age.mul_f64(0.75) <= *jittered && *jittered <= age), "{ages:?}");
+        assert!(
+            ages.iter().all(|jittered| age.mul_f64(0.75) <= *jittered && *jittered <= age),
+            "{ages:?}"
+        );
         assert!(ages.iter().any(|jittered| *jittered != ages[0]));
     }
 }

@@ -26,7 +26,9 @@ impl PostgresStore {
         let lacking = lacking.join(" and ");
         StoreError::MissingRight {
             server: self.server(),
-            right: format!("the {noun} {lacking} on the table `trust`; let the table's owner grant it"),
+            right: format!(
+                "the {noun} {lacking} on the table `trust`; let the table's owner grant it"
+            ),
         }
     }
 

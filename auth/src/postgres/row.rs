@@ -1,4 +1,5 @@
-//! How a trust is read from a row. A malformed row gives an error or a warning that names its id, never its content.
+//! How a trust is read from a row. A malformed row gives an error or a warning that names its id,
+//! never its content.
 
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -20,10 +21,11 @@ pub(super) fn is_replica(row: &PgRow) -> bool {
     row.try_get(0).unwrap_or(true)
 }
 
-/// The row of a query for a flag, and `id, name, code, region, api_key_hash, created_at, last_heartbeat, disabled_at`; `None` if the id is
-/// null, which stands for no row.
+/// The row of a query for a flag, and `id, name, code, region, api_key_hash, created_at,
+/// last_heartbeat, disabled_at`; `None` if the id is null, which stands for no row.
 pub(super) fn columns(row: &PgRow, warnings: &RowWarnings) -> Result<Option<Columns>, StoreError> {
-    let id: Option<Uuid> = row.try_get(1).map_err(|_| StoreError::BadRow { id: None, column: "id" })?;
+    let id: Option<Uuid> =
+        row.try_get(1).map_err(|_| StoreError::BadRow { id: None, column: "id" })?;
     let Some(id) = id else { return Ok(None) };
     let text = |index| row.try_get::<Option<String>, usize>(index).map_err(|_| Malformed);
     Ok(Some(Columns {
@@ -57,8 +59,8 @@ fn hash(id: Uuid, digits: &str, warnings: &RowWarnings) -> Option<KeyHash> {
     hash
 }
 
-/// A `timestamptz`, read as the microseconds that it is: the driver's own conversion panics at infinity. One that is infinite, or of a year
-/// that no calendar here has, is malformed.
+/// A `timestamptz`, read as the microseconds that it is: the driver's own conversion panics at
+/// infinity. One that is infinite, or of a year that no calendar here has, is malformed.
 fn time(row: &PgRow, index: usize) -> Result<Option<OffsetDateTime>, Malformed> {
     match row.try_get_unchecked::<Option<i64>, usize>(index) {
         Ok(None) => Ok(None),

@@ -58,16 +58,20 @@ pub(super) async fn open(connector: &Connector, may: Permission) -> Result<Trigg
 
 /// What a migration would do.
 pub(super) async fn plan(connector: &Connector) -> Result<MigrationPlan, StoreError> {
-    on_connection(connector, async |work, connection| work.plan(&work.look(connection).await?)).await
+    on_connection(connector, async |work, connection| work.plan(&work.look(connection).await?))
+        .await
 }
 
 /// Adds what the table lacks, or makes it, in one transaction. Gives what was done.
 pub(super) async fn migrate(connector: &Connector) -> Result<MigrationPlan, StoreError> {
-    on_connection(connector, async |work, connection| work.migrate(connection, Scope::Everything).await).await
+    on_connection(connector, async |work, connection| {
+        work.migrate(connection, Scope::Everything).await
+    })
+    .await
 }
 
-/// Looks at the triggers alone, for a caller that has a connection to the database. Where there is no
-/// table, all of them are missing.
+/// Looks at the triggers alone, for a caller that has a connection to the database. Where there is
+/// no table, all of them are missing.
 pub(super) async fn triggers<'c>(
     connection: impl Executor<'c, Database = Postgres>,
 ) -> Result<Triggers, sqlx::Error> {
@@ -91,7 +95,8 @@ pub(super) async fn triggers<'c>(
     .bind(function_body())
     .fetch_all(connection)
     .await?;
-    let missing = rows.iter().filter(|(_, mark)| mark.is_none()).map(|(name, _)| name.clone()).collect();
+    let missing =
+        rows.iter().filter(|(_, mark)| mark.is_none()).map(|(name, _)| name.clone()).collect();
     let marks: Vec<&str> = rows.iter().map(|(_, mark)| mark.as_deref().unwrap_or("-")).collect();
     Ok(Triggers { missing, fingerprint: marks.join(" ") })
 }
@@ -143,7 +148,11 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    async fn open(&self, connection: &mut PgConnection, may: Permission) -> Result<Triggers, StoreError> {
+    async fn open(
+        &self,
+        connection: &mut PgConnection,
+        may: Permission,
+    ) -> Result<Triggers, StoreError> {
         let mut found = self.look(connection).await?;
         if matches!(found, Table::Missing { .. }) && (may.create || may.migrate) {
             self.migrate(connection, Scope::NewTable).await?;
@@ -183,14 +192,17 @@ impl Work<'_> {
     fn plan(&self, found: &Table) -> Result<MigrationPlan, StoreError> {
         let (namespace, missing, files) = match found {
             Table::Missing { namespace: None } => {
-                return Err(self.unusable("the search_path names no schema that is there; make one"));
+                return Err(
+                    self.unusable("the search_path names no schema that is there; make one")
+                );
             }
             Table::Missing { namespace: Some(namespace) } => {
                 (namespace, vec!["the table `trust`".to_owned()], vec![CREATE, NOTIFY])
             }
             Table::There(table) => {
                 let columns = table.lacks.iter().map(|column| column_of_trust(column));
-                let triggers = table.triggers.missing.iter().map(|name| format!("the trigger `{name}`"));
+                let triggers =
+                    table.triggers.missing.iter().map(|name| format!("the trigger `{name}`"));
                 let mut files = Vec::new();
                 if !table.lacks.is_empty() {
                     files.push(COLUMNS);
@@ -235,8 +247,9 @@ impl Work<'_> {
             self.run(connection, step).await?;
         }
         if !self.plan(&self.look(connection).await?)?.is_empty() {
-            return Err(self
-                .unusable("something keeps its table `trust` from being extended; look for event triggers"));
+            return Err(self.unusable(
+                "something keeps its table `trust` from being extended; look for event triggers",
+            ));
         }
         self.run(connection, "COMMIT;").await?;
         Ok(plan)
@@ -244,10 +257,16 @@ impl Work<'_> {
 
     /// Whether the role may make what is missing: an error that names the right is better than the
     /// server's.
-    async fn check_rights(&self, connection: &mut PgConnection, found: &Table) -> Result<(), StoreError> {
+    async fn check_rights(
+        &self,
+        connection: &mut PgConnection,
+        found: &Table,
+    ) -> Result<(), StoreError> {
         let (oid, namespace, makes_triggers) = match found {
             Table::Missing { namespace } => (0, namespace.as_deref().unwrap_or_default(), true),
-            Table::There(table) => (table.oid, &*table.namespace, !table.triggers.missing.is_empty()),
+            Table::There(table) => {
+                (table.oid, &*table.namespace, !table.triggers.missing.is_empty())
+            }
         };
         let (may_create, owns_table, owns_function): (bool, bool, bool) = sqlx::query_as(
             "SELECT has_schema_privilege(pg_namespace.oid, 'CREATE'), \
@@ -266,7 +285,9 @@ impl Work<'_> {
             return Err(self.missing_right(format!("ownership of the table `trust`; {advice}")));
         }
         if makes_triggers && !may_create {
-            return Err(self.missing_right(format!("the right CREATE on the schema {namespace}; {advice}")));
+            return Err(
+                self.missing_right(format!("the right CREATE on the schema {namespace}; {advice}"))
+            );
         }
         if makes_triggers && !owns_function {
             return Err(self.missing_right(format!(
@@ -291,24 +312,34 @@ impl Work<'_> {
         .await
         .map_err(|error| self.failed(&error))?;
         let has_encoding: bool = self.get(&facts, 0)?;
-        let (oid, kind): (Option<i64>, Option<String>) = (self.get(&facts, 2)?, self.get(&facts, 3)?);
+        let (oid, kind): (Option<i64>, Option<String>) =
+            (self.get(&facts, 2)?, self.get(&facts, 3)?);
         if !has_encoding {
-            return Err(self.unusable("its encoding is SQL_ASCII; use a database whose encoding is UTF8"));
+            return Err(
+                self.unusable("its encoding is SQL_ASCII; use a database whose encoding is UTF8")
+            );
         }
         let Some(oid) = oid else {
             self.look_behind_schemas(connection).await?;
             return Ok(Table::Missing { namespace: self.get(&facts, 1)? });
         };
         if kind.as_deref() != Some("r") {
-            return Err(
-                self.unusable("its `trust` is no ordinary table; rename that, or choose another schema")
-            );
+            return Err(self.unusable(
+                "its `trust` is no ordinary table; rename that, or choose another schema",
+            ));
         }
         let lacks = self.look_at_columns(connection, oid).await?;
         self.look_at_keys(connection, oid).await?;
         let triggers = triggers(&mut *connection).await.map_err(|error| self.failed(&error))?;
-        let (namespace, may_be_read): (String, Option<bool>) = (self.get(&facts, 4)?, self.get(&facts, 5)?);
-        Ok(Table::There(There { oid, namespace, lacks, triggers, may_be_read: may_be_read.unwrap_or(false) }))
+        let (namespace, may_be_read): (String, Option<bool>) =
+            (self.get(&facts, 4)?, self.get(&facts, 5)?);
+        Ok(Table::There(There {
+            oid,
+            namespace,
+            lacks,
+            triggers,
+            may_be_read: may_be_read.unwrap_or(false),
+        }))
     }
 
     /// An error if there is a table in a schema of the search path that the role may not use: the
@@ -363,7 +394,9 @@ impl Work<'_> {
                     )));
                 }
                 // The modifier of a length counts four bytes of header.
-                Some((_, _, modifier)) if wanted == "api_key_hash" && (0..64 + 4).contains(modifier) => {
+                Some((_, _, modifier))
+                    if wanted == "api_key_hash" && (0..64 + 4).contains(modifier) =>
+                {
                     return Err(self.unusable(
                         "the column `api_key_hash` of its table `trust` is too short for 64 digits; make it longer",
                     ));
@@ -374,7 +407,11 @@ impl Work<'_> {
         Ok(lacks)
     }
 
-    async fn look_at_keys(&self, connection: &mut PgConnection, table: i64) -> Result<(), StoreError> {
+    async fn look_at_keys(
+        &self,
+        connection: &mut PgConnection,
+        table: i64,
+    ) -> Result<(), StoreError> {
         let unique: Vec<String> = sqlx::query_scalar(
             "SELECT attname::text FROM pg_index \
              JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0] \

@@ -91,7 +91,8 @@ impl ServerIdentity {
         Ok(Some(Self { started: row.try_get(0)?, place: row.try_get(2)?, lineage }))
     }
 
-    /// Whether both describe the same tables of the same run of a server. A missing lineage matches any lineage.
+    /// Whether both describe the same tables of the same run of a server. A missing lineage matches
+    /// any lineage.
     fn is_same_server(&self, other: &Self) -> bool {
         let lineages = self.lineage.as_ref().zip(other.lineage.as_ref());
         let is_same_place = self.started == other.started && self.place == other.place;
@@ -162,7 +163,9 @@ impl Lineages {
     /// Whether a server with the same data by origin was promoted later.
     fn supersede(&self, identity: &ServerIdentity) -> bool {
         identity.lineage.as_ref().is_some_and(|lineage| {
-            self.highest_timelines.get(&lineage.system).is_some_and(|highest| lineage.timeline < *highest)
+            self.highest_timelines
+                .get(&lineage.system)
+                .is_some_and(|highest| lineage.timeline < *highest)
         })
     }
 }
@@ -195,7 +198,11 @@ impl CurrentServer {
 
     /// Whether the address leads to this server, by all that is known.
     pub(super) fn is(&self, identity: &ServerIdentity) -> bool {
-        self.sightings().newest.identity.as_ref().is_some_and(|known| known.is_same_server(identity))
+        self.sightings()
+            .newest
+            .identity
+            .as_ref()
+            .is_some_and(|known| known.is_same_server(identity))
     }
 
     fn sightings(&self) -> MutexGuard<'_, Sightings> {

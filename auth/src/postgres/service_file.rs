@@ -43,7 +43,9 @@ pub(super) fn load(
 /// Returns the parameters below `[service]`, or nothing if there is no such line.
 fn section(text: &str, service: &str) -> Result<Option<Pairs>, StoreError> {
     let mut found = None;
-    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+    for line in
+        text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
         if let Some(heading) = line.strip_prefix('[') {
             if found.is_some() {
                 break;

@@ -14,7 +14,9 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -67,7 +69,9 @@ pub(super) async fn start(
         let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
         match tls {
             Some(Error::InvalidCertificate(reason)) => TlsFailure::Handshake(told(reason)),
-            Some(error) => TlsFailure::Handshake(format!("{error}; check the TLS settings of both sides")),
+            Some(error) => {
+                TlsFailure::Handshake(format!("{error}; check the TLS settings of both sides"))
+            }
             None => TlsFailure::Io(error),
         }
     })
@@ -99,13 +103,16 @@ fn told(error: &CertificateError) -> String {
 }
 
 fn server_name(host: &Host, mode: SslMode) -> Result<ServerName<'static>, TlsFailure> {
-    // The folder of a socket, as `PGHOST` may have it, names no server. Where the name is not verified, none is needed.
-    let unnamed = host.name.is_empty() || host.name.starts_with(['/', '@']) && mode != SslMode::VerifyFull;
+    // The folder of a socket, as `PGHOST` may have it, names no server. Where the name is not
+    // verified, none is needed.
+    let unnamed =
+        host.name.is_empty() || host.name.starts_with(['/', '@']) && mode != SslMode::VerifyFull;
     match (host.name.parse::<IpAddr>().ok(), host.address) {
         (Some(address), _) => Ok(address.into()),
         (None, Some(address)) if unnamed => Ok(address.into()),
-        _ => ServerName::try_from(host.name.clone())
-            .map_err(|_| TlsFailure::Setup("its host is no name and no IP address; check `host`".into())),
+        _ => ServerName::try_from(host.name.clone()).map_err(|_| {
+            TlsFailure::Setup("its host is no name and no IP address; check `host`".into())
+        }),
     }
 }
 
@@ -116,12 +123,14 @@ fn configuration(settings: &TlsSettings) -> Result<ClientConfig, String> {
     let verifier: Arc<dyn ServerCertVerifier> = match roots(settings)? {
         None => Arc::new(Unverified(Arc::clone(&provider))),
         Some(roots) => {
-            let verifier =
-                WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-                    .build()
-                    .map_err(|error| {
-                    format!("the certificate authorities cannot be used: {error}; check `sslrootcert`")
-                })?;
+            let verifier = WebPkiServerVerifier::builder_with_provider(
+                Arc::new(roots),
+                Arc::clone(&provider),
+            )
+            .build()
+            .map_err(|error| {
+                format!("the certificate authorities cannot be used: {error}; check `sslrootcert`")
+            })?;
             match settings.mode {
                 SslMode::VerifyFull => verifier,
                 _ => Arc::new(AnyName(verifier)),
@@ -136,7 +145,9 @@ fn configuration(settings: &TlsSettings) -> Result<ClientConfig, String> {
     match client_certificate(settings)? {
         None => Ok(builder.with_no_client_auth()),
         Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|error| {
-            format!("the client's certificate cannot be used: {error}; check `sslcert` and `sslkey`")
+            format!(
+                "the client's certificate cannot be used: {error}; check `sslcert` and `sslkey`"
+            )
         }),
     }
 }
@@ -181,7 +192,8 @@ fn system_roots() -> Result<RootCertStore, String> {
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
         return Err(
-            "the system has no certificate authorities; install them, or give `sslrootcert` a file".into()
+            "the system has no certificate authorities; install them, or give `sslrootcert` a file"
+                .into(),
         );
     }
     Ok(roots)
@@ -190,10 +202,14 @@ fn system_roots() -> Result<RootCertStore, String> {
 type ClientCertificate = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 fn client_certificate(settings: &TlsSettings) -> Result<Option<ClientCertificate>, String> {
-    let Some(file) = settings.certificate.as_deref().filter(|file| exists(file)) else { return Ok(None) };
+    let Some(file) = settings.certificate.as_deref().filter(|file| exists(file)) else {
+        return Ok(None);
+    };
     let chain = certificates(file, "sslcert")?;
     let Some(key) = settings.key.as_deref().filter(|key| exists(key)) else {
-        return Err("there is a client certificate, and no private key for it; give `sslkey`".into());
+        return Err(
+            "there is a client certificate, and no private key for it; give `sslkey`".into()
+        );
     };
     let shown = key.display();
     if is_open_to_others(key) {
@@ -203,9 +219,9 @@ fn client_certificate(settings: &TlsSettings) -> Result<Option<ClientCertificate
     }
     match PrivateKeyDer::from_pem_file(key) {
         Ok(key) => Ok(Some((chain, key))),
-        Err(_) => {
-            Err(format!("the private key {shown} cannot be read, or is no unencrypted PEM; check `sslkey`"))
-        }
+        Err(_) => Err(format!(
+            "the private key {shown} cannot be read, or is no unencrypted PEM; check `sslkey`"
+        )),
     }
 }
 

@@ -91,7 +91,11 @@ impl PostgresStore {
 }
 
 /// Follows the changes until the connection fails.
-async fn follow(store: &PostgresStore, channel: &str, eviction: &Eviction) -> Result<Infallible, StoreError> {
+async fn follow(
+    store: &PostgresStore,
+    channel: &str,
+    eviction: &Eviction,
+) -> Result<Infallible, StoreError> {
     let connector = &store.connector;
     let mut ear = Ear::open(connector, channel, eviction).await?;
     let mut triggers = TriggerWatch::begin(&mut ear.listener, connector, eviction).await?;
@@ -150,7 +154,8 @@ async fn listening(
     let mut listener = PgListener::connect_with(&pool).await.map_err(Refused::Connecting)?;
     // What is missed between two connections is made up for by whoever sees that there were two.
     listener.eager_reconnect(false);
-    let fails = |error| Refused::Connected(failed(&error, &connector.location, connector.connect_timeout));
+    let fails =
+        |error| Refused::Connected(failed(&error, &connector.location, connector.connect_timeout));
     let connection = Acquire::acquire(&mut listener).await.map_err(fails)?;
     let server = connector.identify(attempt, connection).await?;
     listener.listen_all([CHANNEL, channel]).await.map_err(fails)?;
@@ -169,12 +174,17 @@ struct Ear {
 }
 
 impl Ear {
-    async fn open(connector: &Connector, channel: &str, eviction: &Eviction) -> Result<Self, StoreError> {
+    async fn open(
+        connector: &Connector,
+        channel: &str,
+        eviction: &Eviction,
+    ) -> Result<Self, StoreError> {
         let limit = connector.connect_timeout;
-        let mut ear = match tokio::time::timeout(limit, Box::pin(Self::listen(connector, channel))).await {
-            Ok(ear) => ear?,
-            Err(_) => return Err(StoreError::Timeout { after: limit }),
-        };
+        let mut ear =
+            match tokio::time::timeout(limit, Box::pin(Self::listen(connector, channel))).await {
+                Ok(ear) => ear?,
+                Err(_) => return Err(StoreError::Timeout { after: limit }),
+            };
         while !ear.canary.is_proven() {
             ear.tend(connector, eviction)?;
             if let Some(word) = ear.word(connector, TICK).await? {
@@ -190,7 +200,8 @@ impl Ear {
         // it is the primary, and whether the table has all columns.
         schema::open(connector, Permission::default()).await?;
         let named = connector.named("watch");
-        let (listener, server) = named.dial(|options| listening(connector, options, channel)).await?;
+        let (listener, server) =
+            named.dial(|options| listening(connector, options, channel)).await?;
         Ok(Self {
             listener,
             server,
@@ -254,7 +265,9 @@ impl Ear {
         let begun = Instant::now();
         while self.server == next.server && begun.elapsed() < canary::LIMIT {
             match self.word(connector, TICK).await {
-                Ok(Some(word)) if word.channel() != CHANNEL && word.payload() == next.proof => return true,
+                Ok(Some(word)) if word.channel() != CHANNEL && word.payload() == next.proof => {
+                    return true;
+                }
                 Ok(Some(word)) => self.take(&word, eviction),
                 Ok(None) => {}
                 Err(_) => return false,

@@ -24,12 +24,15 @@ impl PostgresStore {
         self.change(&commit_sent, rights::UPDATE, async {
             let mut write = self.begin(&commit_sent).await?;
             // Asks for the locks and the rights of a real change. No row has this id.
-            let change =
-                sqlx::query("UPDATE trust SET disabled_at = disabled_at WHERE id = $1").bind(Uuid::nil());
+            let change = sqlx::query("UPDATE trust SET disabled_at = disabled_at WHERE id = $1")
+                .bind(Uuid::nil());
             let connection = write.lent.connection()?;
             connection.execute(change).await.map_err(|error| self.failed(&error))?;
             // A transaction without an id commits without a word in the server's log.
-            connection.execute("SELECT txid_current()").await.map_err(|error| self.failed(&error))?;
+            connection
+                .execute("SELECT txid_current()")
+                .await
+                .map_err(|error| self.failed(&error))?;
             write.commit().await
         })
         .await

@@ -49,7 +49,8 @@ impl Anchor {
         let Some(connection) = self.connection.lock().await.take() else { return };
         let file = Arc::clone(&self.file);
         // If it cannot be told, both are left as they are.
-        let are_ours = tokio::task::spawn_blocking(move || !file.has_others_sides()).await.unwrap_or(false);
+        let are_ours =
+            tokio::task::spawn_blocking(move || !file.has_others_sides()).await.unwrap_or(false);
         if are_ours {
             // It is closed all the same: what is in `-wal` then stays there for the next that opens
             // the database.

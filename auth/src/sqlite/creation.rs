@@ -41,7 +41,9 @@ fn make(path: &Path) -> Result<(), Error> {
 fn not_made(error: &Error, path: &Path) -> StoreError {
     let reason = match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "the disk is full; make room",
-        ErrorKind::ReadOnlyFilesystem => "its file system is mounted read-only; choose another folder",
+        ErrorKind::ReadOnlyFilesystem => {
+            "its file system is mounted read-only; choose another folder"
+        }
         _ => {
             "it cannot be read or made; check that its folder exists, and the permissions of both, and that \
                  the file system is not mounted read-only"

@@ -27,7 +27,8 @@ mod code {
 /// The diagnosis of an error on the database at `path`. Each says what helps, and only what passes
 /// by itself asks for another try.
 pub(super) fn failed(error: sqlx::Error, path: &Path) -> StoreError {
-    let cannot_open = |reason: &str| StoreError::CannotOpen { path: path.into(), reason: reason.into() };
+    let cannot_open =
+        |reason: &str| StoreError::CannotOpen { path: path.into(), reason: reason.into() };
     let schema = |reason: &str| StoreError::Schema { path: path.into(), reason: reason.into() };
     match &error {
         sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => StoreError::Unreachable,
@@ -44,17 +45,19 @@ pub(super) fn failed(error: sqlx::Error, path: &Path) -> StoreError {
                  its file system is not mounted read-only",
             ),
             Some(code::FULL) => cannot_open("the disk is full; make room"),
-            Some(code::IOERR) => {
-                cannot_open("the disk failed to read or write it; check the file system, and its room")
-            }
+            Some(code::IOERR) => cannot_open(
+                "the disk failed to read or write it; check the file system, and its room",
+            ),
             Some(code::NOMEM) => cannot_open("SQLite got no memory; give the process more"),
-            Some(code::NOLFS) => cannot_open("it is too large for its file system; move it to another"),
+            Some(code::NOLFS) => {
+                cannot_open("it is too large for its file system; move it to another")
+            }
             Some(code::TOOBIG) => cannot_open(
                 "its trusts are more than SQLite can hand over at once, which is ten million; delete some, or split it",
             ),
-            Some(code::CONSTRAINT) => {
-                schema("a constraint or a trigger of its table `trust` refuses the change; look at both")
-            }
+            Some(code::CONSTRAINT) => schema(
+                "a constraint or a trigger of its table `trust` refuses the change; look at both",
+            ),
             Some(code::ERROR) if is_about_the_table(&error) => schema(
                 "its table `trust` is gone or was changed while it was open; restore it, or run `trust-auth migrate`",
             ),
@@ -66,7 +69,9 @@ pub(super) fn failed(error: sqlx::Error, path: &Path) -> StoreError {
 /// SQLite has no code for it, and the text is in no other language.
 fn is_about_the_table(error: &sqlx::Error) -> bool {
     let message = error.as_database_error().map_or("", |error| error.message());
-    ["no such table", "no such column", "has no column named"].iter().any(|part| message.contains(part))
+    ["no such table", "no such column", "has no column named"]
+        .iter()
+        .any(|part| message.contains(part))
 }
 
 /// The low byte of SQLite's extended code, which tells the kind.
@@ -88,7 +93,8 @@ mod tests {
         sqlx::query("CREATE TABLE filler (content BLOB)").execute(&mut connection).await.unwrap();
         sqlx::query(setting).execute(&mut connection).await.unwrap();
         let insertion = sqlx::query("INSERT INTO filler VALUES (zeroblob(1000000))");
-        let error = failed(insertion.execute(&mut connection).await.unwrap_err(), Path::new("trusts.db"));
+        let error =
+            failed(insertion.execute(&mut connection).await.unwrap_err(), Path::new("trusts.db"));
         assert!(matches!(error, StoreError::CannotOpen { .. }), "{error:?}");
         error.to_string()
     }
@@ -98,7 +104,10 @@ mod tests {
         let message = refusal("PRAGMA max_page_count = 2").await;
         assert!(message.contains("trusts.db") && message.contains("make room"), "{message}");
         let message = refusal("PRAGMA query_only = TRUE").await;
-        assert!(message.contains("trusts.db") && message.contains("check the permissions"), "{message}");
+        assert!(
+            message.contains("trusts.db") && message.contains("check the permissions"),
+            "{message}"
+        );
     }
 
     #[tokio::test]
@@ -127,7 +136,8 @@ mod tests {
     async fn more_rows_than_fit_in_a_value_are_an_error_that_says_so() {
         let mut connection = SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();
         let packed = sqlx::query("SELECT zeroblob(1000000001)");
-        let error = failed(packed.fetch_one(&mut connection).await.unwrap_err(), Path::new("trusts.db"));
+        let error =
+            failed(packed.fetch_one(&mut connection).await.unwrap_err(), Path::new("trusts.db"));
         assert!(matches!(error, StoreError::CannotOpen { .. }), "{error:?}");
         assert!(error.to_string().contains("ten million"), "{error}");
     }

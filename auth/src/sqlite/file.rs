@@ -100,7 +100,9 @@ impl File {
     pub(super) fn has_others_sides(&self) -> bool {
         let Some(ours) = self.sides.get() else { return false };
         match self.sides_found() {
-            Ok(found) => found.iter().zip(ours).any(|(found, ours)| found.is_some() && found != ours),
+            Ok(found) => {
+                found.iter().zip(ours).any(|(found, ours)| found.is_some() && found != ours)
+            }
             Err(_) => true,
         }
     }
@@ -114,13 +116,18 @@ impl File {
     fn found(&self, path: &Path) -> Result<Option<Identity>, StoreError> {
         match std::fs::metadata(path) {
             Ok(found) => Ok(identity(&found)),
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(self.unknown(&error)),
         }
     }
 
     fn unknown(&self, error: &Error) -> StoreError {
-        let reason = format!("whether it is still there cannot be told: {error}; check the file system");
+        let reason =
+            format!("whether it is still there cannot be told: {error}; check the file system");
         StoreError::CannotOpen { path: self.path.clone(), reason }
     }
 
@@ -166,7 +173,10 @@ mod tests {
         std::fs::rename(&path, &kept).unwrap();
         assert!(file.check().is_ok(), "nobody has looked");
         let error = file.look().unwrap_err();
-        assert!(matches!(&error, StoreError::CannotOpen { path: named, .. } if *named == path), "{error:?}");
+        assert!(
+            matches!(&error, StoreError::CannotOpen { path: named, .. } if *named == path),
+            "{error:?}"
+        );
         std::fs::rename(&kept, &path).unwrap();
         assert!(file.look().is_err() && file.check().is_err());
 
@@ -186,7 +196,8 @@ mod tests {
 
     #[test]
     fn side_files_are_the_same_from_when_they_are_held_and_until_one_is_another() {
-        for (end, is_removed) in [("-wal", true), ("-wal", false), ("-shm", true), ("-shm", false)] {
+        for (end, is_removed) in [("-wal", true), ("-wal", false), ("-shm", true), ("-shm", false)]
+        {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("trusts.db");
             for name in ["trusts.db", "trusts.db-wal", "trusts.db-shm"] {

@@ -1,5 +1,5 @@
-//! Which file a database's name means. Nothing is opened here: to close a file that SQLite has open elsewhere
-//! in the process would drop SQLite's locks on it (<https://www.sqlite.org/howtocorrupt.html>, section 2.2).
+//! Which file a database's name means. Nothing is opened here: to close a file that SQLite has open
+//! elsewhere in the process would drop SQLite's locks on it (<https://www.sqlite.org/howtocorrupt.html>, section 2.2).
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,9 @@ impl Location {
     /// Reads a path, or a URL of the scheme `sqlite`.
     pub(super) fn parse(database: &Path) -> Result<Self, StoreError> {
         let Some(text) = database.to_str() else {
-            return Err(unsupported("its path is not valid UTF-8, which SQLite needs; choose another path"));
+            return Err(unsupported(
+                "its path is not valid UTF-8, which SQLite needs; choose another path",
+            ));
         };
         let (path, create) = match scheme(text) {
             None | Some("sqlite") if is_address(text.strip_prefix("sqlite:").unwrap_or(text)) => {
@@ -49,8 +51,8 @@ impl Location {
         if shown.contains('\0') {
             return Err(unsupported("its path contains a NUL character; leave it out"));
         }
-        // Absolute: the pool opens the file again later, when the working directory may be another. It also
-        // keeps SQLite from taking a name that begins with `file:` for a URI.
+        // Absolute: the pool opens the file again later, when the working directory may be another.
+        // It also keeps SQLite from taking a name that begins with `file:` for a URI.
         let path = std::path::absolute(&path).map_err(|error| StoreError::CannotOpen {
             path,
             reason: format!("{error}; give an absolute path"),
@@ -58,38 +60,51 @@ impl Location {
         Ok(Self { path, create })
     }
 
-    /// Whether the file is there. What can be told without opening it is told here, because SQLite says
-    /// `unable to open` to all of it.
+    /// Whether the file is there. What can be told without opening it is told here, because SQLite
+    /// says `unable to open` to all of it.
     pub(super) fn exists(&self) -> Result<bool, StoreError> {
-        let cannot = |reason: &str| StoreError::CannotOpen { path: self.path.clone(), reason: reason.into() };
+        let cannot = |reason: &str| StoreError::CannotOpen {
+            path: self.path.clone(),
+            reason: reason.into(),
+        };
         match std::fs::metadata(&self.path) {
             Ok(found) if found.is_file() => Ok(true),
-            Ok(found) if found.is_dir() => Err(cannot("it is a folder; give the path of a file in it")),
+            Ok(found) if found.is_dir() => {
+                Err(cannot("it is a folder; give the path of a file in it"))
+            }
             Ok(_) => Err(cannot("it is not a regular file; choose another path")),
             Err(error) if error.kind() == ErrorKind::NotADirectory => {
                 Err(cannot("a part of its path is a file, not a folder; choose another path"))
             }
             Err(error) if error.kind() == ErrorKind::NotFound => match self.path.parent() {
                 Some(folder) if folder.is_dir() => Ok(false),
-                _ => Err(cannot("its folder does not exist; make the folder first, or choose another path")),
+                _ => Err(cannot(
+                    "its folder does not exist; make the folder first, or choose another path",
+                )),
             },
-            Err(error) => Err(cannot(&format!("{error}; choose another path, or change the permissions"))),
+            Err(error) => {
+                Err(cannot(&format!("{error}; choose another path, or change the permissions")))
+            }
         }
     }
 }
 
-/// The scheme, if the text is a URL: two characters at least, because one would be a drive of Windows.
+/// The scheme, if the text is a URL: two characters at least, because one would be a drive of
+/// Windows.
 fn scheme(text: &str) -> Option<&str> {
     let (scheme, rest) = text.split_once(':')?;
     let is_scheme = scheme.len() > 1
         && scheme.starts_with(|first: char| first.is_ascii_alphabetic())
-        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
+        && scheme
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
     let known = matches!(scheme, "sqlite" | "file");
     (is_scheme && (known || rest.starts_with("//"))).then_some(scheme)
 }
 
-/// Whether it has a password in one of the forms of PostgreSQL's addresses: `user:password@host`, as in a URL whose scheme was mistyped, or
-/// `password=`. As a path it would be made, and shown, with the password in its name.
+/// Whether it has a password in one of the forms of PostgreSQL's addresses: `user:password@host`,
+/// as in a URL whose scheme was mistyped, or `password=`. As a path it would be made, and shown,
+/// with the password in its name.
 fn is_address(text: &str) -> bool {
     if text.to_ascii_lowercase().contains("password=") {
         return true;
@@ -102,8 +117,8 @@ fn is_address(text: &str) -> bool {
     before.contains("://") || before.contains(':') && (stripped || !is_path)
 }
 
-/// What follows `sqlite:`. The driver undoes the percent-encoding; its parameters would undo our settings, so
-/// only `mode` is heard.
+/// What follows `sqlite:`. The driver undoes the percent-encoding; its parameters would undo our
+/// settings, so only `mode` is heard.
 fn from_url(rest: &str) -> Result<(PathBuf, Option<bool>), StoreError> {
     let rest = rest.strip_prefix("//").unwrap_or(rest);
     let (path, parameters) = rest.split_once('?').unwrap_or((rest, ""));
@@ -147,10 +162,13 @@ mod tests {
     #[test]
     fn a_path_and_its_urls_mean_the_same_file() {
         let here = std::env::current_dir().unwrap();
-        for name in ["trust.db", "sqlite:trust.db", "sqlite://trust.db", "./trust.db", "sqlite:%74rust.db"] {
+        for name in
+            ["trust.db", "sqlite:trust.db", "sqlite://trust.db", "./trust.db", "sqlite:%74rust.db"]
+        {
             assert_eq!(path(name), here.join("trust.db"), "{name}");
         }
-        for name in ["/a b/c.db", "sqlite:/a%20b/c.db", "sqlite:///a b/c.db", "sqlite:////a b/c.db"] {
+        for name in ["/a b/c.db", "sqlite:/a%20b/c.db", "sqlite:///a b/c.db", "sqlite:////a b/c.db"]
+        {
             assert_eq!(path(name), Path::new("/a b/c.db"), "{name}");
         }
     }
@@ -192,7 +210,10 @@ mod tests {
             "admin:hunter2@db.example/trusts",
         ] {
             let message = refusal(name);
-            assert!(message.contains("server's address") && !message.contains("hunter2"), "{message}");
+            assert!(
+                message.contains("server's address") && !message.contains("hunter2"),
+                "{message}"
+            );
         }
         for name in ["./a:b@c.db", "/a:b@c.db", "sqlite:/a:b@c.db", "sqlite:///a:b@c.db"] {
             assert!(path(name).ends_with("a:b@c.db"), "{name}");

@@ -49,7 +49,9 @@ impl Lookout {
                 self.is_awaited = false;
                 answer
             }
-            Ok(None) => Err(StoreError::Other("the thread that looks at the files has ended".into())),
+            Ok(None) => {
+                Err(StoreError::Other("the thread that looks at the files has ended".into()))
+            }
             Err(_) => Err(StoreError::Timeout { after: limit }),
         }
     }

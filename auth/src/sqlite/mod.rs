@@ -34,7 +34,9 @@ use self::file::File;
 use crate::row_warnings::RowWarnings;
 use crate::text_flaw::nfc;
 use crate::trust::now;
-use crate::{Candidates, Change, Listing, NewTrust, StoreError, Trust, TrustLedger, TrustRef, TrustStore};
+use crate::{
+    Candidates, Change, Listing, NewTrust, StoreError, Trust, TrustLedger, TrustRef, TrustStore,
+};
 
 /// The trusts in an SQLite file, through a pool of connections. A clone shares the pool.
 ///
@@ -63,8 +65,8 @@ use crate::{Candidates, Change, Listing, NewTrust, StoreError, Trust, TrustLedge
 #[derive(Clone)]
 pub struct SqliteStore {
     readers: SqlitePool,
-    /// Of one connection: a write that was cancelled while it waited for the lock keeps it busy for
-    /// some seconds, and no reader.
+    /// Of one connection: a write that was cancelled while it waited for the lock keeps it busy
+    /// for some seconds, and no reader.
     writer: SqlitePool,
     /// One for each watcher. Of the store, so that it can close them too and wait for it: SQLite
     /// tidies up its side files when the last connection closes, and what stays in them would be
@@ -182,7 +184,9 @@ impl TrustStore for SqliteStore {
 
     async fn candidates(&self) -> Result<Candidates, StoreError> {
         self.within(async {
-            packed::candidates(&self.readers, &self.warnings).await.map_err(|error| self.failed(error))
+            packed::candidates(&self.readers, &self.warnings)
+                .await
+                .map_err(|error| self.failed(error))
         })
         .await
     }
@@ -238,7 +242,8 @@ impl TrustLedger for SqliteStore {
         self.within(async {
             let mut write = self.begin().await?;
             let mut trust = write.find(which).await?;
-            trust.disabled_at = if enabled { None } else { trust.disabled_at.or_else(|| Some(now())) };
+            trust.disabled_at =
+                if enabled { None } else { trust.disabled_at.or_else(|| Some(now())) };
             let done = sqlx::query("UPDATE trust SET disabled_at = ?2 WHERE id = ?1")
                 .bind(row::id_text(trust.id))
                 .bind(trust.disabled_at.map(row::time_text).transpose()?)
@@ -313,14 +318,21 @@ impl Write<'_> {
             .bind(name.clone())
             .bind(nfc(name).into_owned()),
         };
-        let row = query.fetch_optional(self.connection()?).await.map_err(|error| self.store.failed(error))?;
+        let row = query
+            .fetch_optional(self.connection()?)
+            .await
+            .map_err(|error| self.store.failed(error))?;
         let Some(row) = row else { return Err(StoreError::NoSuchTrust { which: which.clone() }) };
         let columns = row::columns(&row, &self.store.warnings).map_err(row::without_id)?;
         Ok(columns.for_change(&self.store.warnings))
     }
 
     /// Makes sure that the row is as it was told to be after all triggers.
-    async fn holds(&mut self, id: Uuid, expected: impl FnOnce(&Trust) -> bool) -> Result<(), StoreError> {
+    async fn holds(
+        &mut self,
+        id: Uuid,
+        expected: impl FnOnce(&Trust) -> bool,
+    ) -> Result<(), StoreError> {
         match self.find(&id.into()).await {
             Ok(found) => self.changed(u64::from(expected(&found))),
             Err(StoreError::NoSuchTrust { .. }) => self.changed(0),
@@ -328,7 +340,8 @@ impl Write<'_> {
         }
     }
 
-    /// Returns why a row was not inserted: another has its name, or something on the table swallowed it.
+    /// Returns why a row was not inserted: another has its name, or something on the table
+    /// swallowed it.
     async fn not_inserted(&mut self, name: String) -> StoreError {
         match self.find(&TrustRef::Name(name.clone())).await {
             Ok(_) | Err(StoreError::BadRow { .. }) => StoreError::NameTaken { name },
@@ -380,7 +393,9 @@ impl Drop for Write<'_> {
 /// revoked then stays so even if `-wal` is removed by hand.
 async fn checkpoint(mut connection: PoolConnection<Sqlite>) {
     // SQLite does it again later.
-    if let Err(error) = sqlx::raw_sql("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut *connection).await {
+    if let Err(error) =
+        sqlx::raw_sql("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut *connection).await
+    {
         connection.close_on_drop();
         tracing::debug!(%error, "a checkpoint failed");
     }

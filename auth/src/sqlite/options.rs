@@ -18,8 +18,8 @@ const DEFAULT_CONNECTIONS: u32 = 8;
 const MAX_CONNECTIONS: u32 = 1_024;
 const MAX_WATCHERS: u32 = 16;
 
-/// The driver counts the busy timeout in milliseconds of 31 bits, and adds the query timeout to the time of
-/// day; this is far from the limits of both.
+/// The driver counts the busy timeout in milliseconds of 31 bits, and adds the query timeout to the
+/// time of day; this is far from the limits of both.
 const MAX_TIMEOUT: Duration = Duration::from_hours(24);
 
 /// How to open a database; made by [`SqliteStore::options`].
@@ -67,7 +67,8 @@ impl SqliteOptions {
         }
     }
 
-    /// Whether to make the file, or the tables in an empty file. Default: no. The folder is never made.
+    /// Whether to make the file, or the tables in an empty file. Default: no. The folder is never
+    /// made.
     ///
     /// A URL's `mode=rwc` or `mode=rw` goes before this.
     pub fn create_if_missing(mut self, create: bool) -> Self {
@@ -82,33 +83,35 @@ impl SqliteOptions {
         self
     }
 
-    /// How long a statement waits for the lock of another process before it gives [`StoreError::Busy`].
-    /// Default: 5 s. At most a day.
+    /// How long a statement waits for the lock of another process before it gives
+    /// [`StoreError::Busy`]. Default: 5 s. At most a day.
     pub fn busy_timeout(mut self, timeout: Duration) -> Self {
         self.busy_timeout = timeout.min(MAX_TIMEOUT);
         self
     }
 
     /// How long an operation may take, waiting for a connection included, before it gives
-    /// [`StoreError::Timeout`]. Default: 5 s. At most a day. The busy timeout is effective only where it
-    /// is shorter.
+    /// [`StoreError::Timeout`]. Default: 5 s. At most a day. The busy timeout is effective only
+    /// where it is shorter.
     pub fn query_timeout(mut self, timeout: Duration) -> Self {
         self.query_timeout = timeout.min(MAX_TIMEOUT);
         self
     }
 
-    /// How many connections for reading are open at most; each has a thread. Default: 8. A number outside 2 to 1,024 is
-    /// brought to the nearer end: a walk over all trusts takes one, and must leave one to the requests that hit.
+    /// How many connections for reading are open at most; each has a thread. Default: 8. A number
+    /// outside 2 to 1,024 is brought to the nearer end: a walk over all trusts takes one, and
+    /// must leave one to the requests that hit.
     pub fn max_connections(mut self, connections: u32) -> Self {
         self.max_connections = connections.clamp(2, MAX_CONNECTIONS);
         self
     }
 
-    /// Whether a committed write survives a power failure, at the cost of one `fsync` a write. Default: yes,
-    /// because a revocation that came undone would let its key in again.
+    /// Whether a committed write survives a power failure, at the cost of one `fsync` a write.
+    /// Default: yes, because a revocation that came undone would let its key in again.
     ///
-    /// Without it a write still survives the end of the process, and the database is consistent after any
-    /// failure; the last writes before a power failure may be lost. For tests and throw-away databases.
+    /// Without it a write still survives the end of the process, and the database is consistent
+    /// after any failure; the last writes before a power failure may be lost. For tests and
+    /// throw-away databases.
     pub fn durable(mut self, durable: bool) -> Self {
         self.durable = durable;
         self
@@ -136,17 +139,21 @@ impl SqliteOptions {
     pub async fn connect(self) -> Result<SqliteStore, StoreError> {
         let (path, may) = self.locate(None).await?;
         let options = self.connection(&path);
-        self.within(schema::open(&options.clone().create_if_missing(may.create), &path, may)).await?;
+        self.within(schema::open(&options.clone().create_if_missing(may.create), &path, may))
+            .await?;
 
         // In WAL mode NORMAL syncs at checkpoints only, and FULL after each commit as well.
-        let synchronous = if self.durable { SqliteSynchronous::Full } else { SqliteSynchronous::Normal };
-        // Never made by the pools: a file that was removed meanwhile is an error, not an empty database.
+        let synchronous =
+            if self.durable { SqliteSynchronous::Full } else { SqliteSynchronous::Normal };
+        // Never made by the pools: a file that was removed meanwhile is an error, not an empty
+        // database.
         let options = options.synchronous(synchronous);
         let pool = |connections| {
             SqlitePoolOptions::new()
                 .max_connections(connections)
                 .acquire_timeout(self.query_timeout)
-                // A connection to a file does not go stale, so none is checked before use or closed for its age.
+                // A connection to a file does not go stale, so none is checked before use or closed
+                // for its age.
                 .test_before_acquire(false)
                 .idle_timeout(None)
                 .max_lifetime(None)
@@ -229,10 +236,16 @@ impl SqliteOptions {
     /// No settings that read the file: a connection that fails on them closes some time later, one
     /// that is open is waited for.
     fn connection(&self, path: &Path) -> SqliteConnectOptions {
-        SqliteConnectOptions::new().filename(path).busy_timeout(self.busy_timeout).disable_statement_logging()
+        SqliteConnectOptions::new()
+            .filename(path)
+            .busy_timeout(self.busy_timeout)
+            .disable_statement_logging()
     }
 
-    async fn within<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    async fn within<T>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         match tokio::time::timeout(self.query_timeout, work).await {
             Ok(outcome) => outcome,
             Err(_) => Err(StoreError::Timeout { after: self.query_timeout }),
@@ -252,10 +265,15 @@ mod tests {
     #[tokio::test]
     async fn however_few_connections_there_are_a_walk_leaves_one_to_the_hits() {
         let folder = tempfile::tempdir().unwrap();
-        let options =
-            SqliteStore::options(folder.path().join("trusts.db")).create_if_missing(true).durable(false);
-        let store =
-            options.max_connections(1).query_timeout(Duration::from_secs(10)).connect().await.unwrap();
+        let options = SqliteStore::options(folder.path().join("trusts.db"))
+            .create_if_missing(true)
+            .durable(false);
+        let store = options
+            .max_connections(1)
+            .query_timeout(Duration::from_secs(10))
+            .connect()
+            .await
+            .unwrap();
         let trust = store.insert(NewTrust::new("a").unwrap(), KeyHash::of("key")).await.unwrap();
         let walk = store.readers.acquire().await.unwrap();
         assert_eq!(store.fetch(trust.id).await.unwrap(), Some(trust));

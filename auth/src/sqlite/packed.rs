@@ -1,9 +1,10 @@
-//! All candidates as one value: what a walk reads. A row of its own for each would cost several times as much,
-//! most of it for handing it from the driver's thread to the executor's.
+//! All candidates as one value: what a walk reads. A row of its own for each would cost several
+//! times as much, most of it for handing it from the driver's thread to the executor's.
 //!
-//! The value is a text of records of one length, an id and a digest each, without separators. SQL packs just the
-//! rows whose two columns are texts of the bytes that they should have, so that nothing that a row holds can shift what
-//! follows it, or pass for another row. The others are read as rows of their own.
+//! The value is a text of records of one length, an id and a digest each, without separators. SQL
+//! packs just the rows whose two columns are texts of the bytes that they should have, so that
+//! nothing that a row holds can shift what follows it, or pass for another row. The others are read
+//! as rows of their own.
 
 use sqlx::sqlite::{SqlitePool, SqliteRow};
 use sqlx::{Error, Row};
@@ -19,8 +20,8 @@ const RECORD: usize = ID + 64;
 /// How many records are decoded before others have a turn: some 30 µs of work.
 const RECORDS_AT_A_TIME: usize = 256;
 
-/// What is packed. In a database whose texts are UTF-16 nothing is: there, one that has the bytes may have more of them
-/// by the time that it gets here.
+/// What is packed. In a database whose texts are UTF-16 nothing is: there, one that has the bytes
+/// may have more of them by the time that it gets here.
 macro_rules! well_formed {
     () => {
         "octet_length('a') = 1 \
@@ -29,8 +30,8 @@ macro_rules! well_formed {
     };
 }
 
-/// How many rows there are that should be candidates, how many of them are packed, and those. An aggregate over a
-/// subquery takes its rows in the subquery's order.
+/// How many rows there are that should be candidates, how many of them are packed, and those. An
+/// aggregate over a subquery takes its rows in the subquery's order.
 const PACKED: &str = concat!(
     "SELECT count(*), count(record), group_concat(record, '') FROM ( \
      SELECT CASE WHEN ",
@@ -47,13 +48,16 @@ const OTHERS: &str = concat!(
 );
 
 /// Reads the candidates, in the order of the rows, and warns of each that is malformed.
-pub(super) async fn candidates(pool: &SqlitePool, warnings: &RowWarnings) -> Result<Candidates, Error> {
+pub(super) async fn candidates(
+    pool: &SqlitePool,
+    warnings: &RowWarnings,
+) -> Result<Candidates, Error> {
     let packed = sqlx::query(PACKED).fetch_one(pool).await?;
     let (should_be, are): (i64, i64) = (packed.try_get(0)?, packed.try_get(1)?);
     let mut candidates = unpack(&packed, are, warnings).await?;
     if should_be != are {
-        // All of them are malformed, unless the database is UTF-16. One that has been repaired meanwhile is for the
-        // next walk.
+        // All of them are malformed, unless the database is UTF-16. One that has been repaired
+        // meanwhile is for the next walk.
         for row in sqlx::query(OTHERS).fetch_all(pool).await? {
             if let Some((id, hash)) = row::candidate(&row, warnings) {
                 candidates.push(id, hash);
@@ -63,7 +67,11 @@ pub(super) async fn candidates(pool: &SqlitePool, warnings: &RowWarnings) -> Res
     Ok(candidates)
 }
 
-async fn unpack(packed: &SqliteRow, number: i64, warnings: &RowWarnings) -> Result<Candidates, Error> {
+async fn unpack(
+    packed: &SqliteRow,
+    number: i64,
+    warnings: &RowWarnings,
+) -> Result<Candidates, Error> {
     let records = packed.try_get::<Option<&[u8]>, _>(2)?.unwrap_or_default();
     if u64::try_from(number).ok().and_then(|number| number.checked_mul(RECORD as u64))
         != Some(records.len() as u64)

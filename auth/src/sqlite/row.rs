@@ -19,7 +19,9 @@ use crate::{MalformedRow, StoreError};
 pub(super) fn columns(row: &SqliteRow, warnings: &RowWarnings) -> Result<Columns, MalformedRow> {
     let text = |index| row.try_get::<Option<String>, usize>(index).map_err(|_| Malformed);
     let name = text(1).and_then(|name| name.ok_or(Malformed));
-    let Some(id) = id(row) else { return Err(MalformedRow { id: None, name: name.ok(), column: "id" }) };
+    let Some(id) = id(row) else {
+        return Err(MalformedRow { id: None, name: name.ok(), column: "id" });
+    };
     let time_of = |index| match text(index)? {
         Some(text) => time(&text).map(Some).ok_or(Malformed),
         None => Ok(None),
@@ -87,9 +89,14 @@ fn hash(id: Uuid, digits: &str, warnings: &RowWarnings) -> Option<KeyHash> {
 /// A time as this store writes it, or as SQLite's own `datetime('now')` does, which means UTC.
 fn time(text: &str) -> Option<OffsetDateTime> {
     let sqlite = || {
-        PrimitiveDateTime::parse(text, format_description!("[year]-[month]-[day] [hour]:[minute]:[second]"))
+        PrimitiveDateTime::parse(
+            text,
+            format_description!("[year]-[month]-[day] [hour]:[minute]:[second]"),
+        )
     };
-    OffsetDateTime::parse(text, &Rfc3339).ok().or_else(|| sqlite().ok().map(PrimitiveDateTime::assume_utc))
+    OffsetDateTime::parse(text, &Rfc3339)
+        .ok()
+        .or_else(|| sqlite().ok().map(PrimitiveDateTime::assume_utc))
 }
 
 pub(super) fn id_text(id: Uuid) -> String {

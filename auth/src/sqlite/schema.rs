@@ -13,7 +13,8 @@ use super::failure::failed;
 use crate::migration::Permission;
 use crate::{MigrationPlan, StoreError};
 
-/// Every migration, oldest first. One that was released must not change: its checksum is in the databases.
+/// Every migration, oldest first. One that was released must not change: its checksum is in the
+/// databases.
 const MIGRATIONS: [(i64, &str, &str); 1] =
     [(1, "trust", include_str!("../../migrations/sqlite/0001_trust.sql"))];
 
@@ -41,8 +42,8 @@ const WANTED: [(&str, bool); 8] = [
     ("disabled_at", true),
 ];
 
-/// How long to wait before the journal mode is changed again: SQLite's busy timeout does not cover that
-/// statement.
+/// How long to wait before the journal mode is changed again: SQLite's busy timeout does not cover
+/// that statement.
 const JOURNAL_RETRY: Duration = Duration::from_millis(10);
 
 /// Opens the database at `path`: looks at it, and changes what it is permitted to. An error if its
@@ -59,8 +60,12 @@ pub(super) async fn open(
 }
 
 /// What a migration would do.
-pub(super) async fn plan(options: &SqliteConnectOptions, path: &Path) -> Result<MigrationPlan, StoreError> {
-    on_connection(options, path, async |connection| Ok(plan_for(&look(connection, path).await?))).await
+pub(super) async fn plan(
+    options: &SqliteConnectOptions,
+    path: &Path,
+) -> Result<MigrationPlan, StoreError> {
+    on_connection(options, path, async |connection| Ok(plan_for(&look(connection, path).await?)))
+        .await
 }
 
 /// Adds what is missing, in one transaction. Gives what was done.
@@ -68,8 +73,10 @@ pub(super) async fn migrate(
     options: &SqliteConnectOptions,
     path: &Path,
 ) -> Result<MigrationPlan, StoreError> {
-    on_connection(options, path, async |connection| migrate_on(connection, path, Scope::Everything).await)
-        .await
+    on_connection(options, path, async |connection| {
+        migrate_on(connection, path, Scope::Everything).await
+    })
+    .await
 }
 
 async fn on_connection<T>(
@@ -103,7 +110,11 @@ enum Scope {
     NewTables,
 }
 
-async fn open_on(connection: &mut SqliteConnection, path: &Path, may: Permission) -> Result<(), StoreError> {
+async fn open_on(
+    connection: &mut SqliteConnection,
+    path: &Path,
+    may: Permission,
+) -> Result<(), StoreError> {
     let mut found = look(connection, path).await?;
     if found.is_new && !may.create && !may.migrate {
         return Err(schema(
@@ -136,8 +147,10 @@ async fn look(connection: &mut SqliteConnection, path: &Path) -> Result<Found, S
     .fetch_one(&mut *connection)
     .await
     .map_err(wrong)?;
-    let mode: String =
-        sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *connection).await.map_err(wrong)?;
+    let mode: String = sqlx::query_scalar("PRAGMA journal_mode")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(wrong)?;
     let is_wal = mode == "wal";
     if all == 0 {
         return Ok(Found {
@@ -150,10 +163,11 @@ async fn look(connection: &mut SqliteConnection, path: &Path) -> Result<Found, S
     if ours != 2 {
         return Err(schema(path, "it holds another program's tables; choose another file"));
     }
-    let applied: Vec<(i64, Vec<u8>)> = sqlx::query_as("SELECT version, checksum FROM _sqlx_migrations")
-        .fetch_all(&mut *connection)
-        .await
-        .map_err(wrong)?;
+    let applied: Vec<(i64, Vec<u8>)> =
+        sqlx::query_as("SELECT version, checksum FROM _sqlx_migrations")
+            .fetch_all(&mut *connection)
+            .await
+            .map_err(wrong)?;
     let pending = pending(&applied, path)?;
     let columns: Vec<String> = sqlx::query_scalar("SELECT name FROM pragma_table_info('trust')")
         .fetch_all(connection)
@@ -191,7 +205,8 @@ fn pending(applied: &[(i64, Vec<u8>)], path: &Path) -> Result<Vec<usize>, StoreE
             ));
         }
     }
-    let is_pending = |index: &usize| !applied.iter().any(|(version, _)| *version == MIGRATIONS[*index].0);
+    let is_pending =
+        |index: &usize| !applied.iter().any(|(version, _)| *version == MIGRATIONS[*index].0);
     Ok((0..MIGRATIONS.len()).filter(is_pending).collect())
 }
 
@@ -199,8 +214,10 @@ fn missing_from(found: &Found) -> Vec<String> {
     if found.is_new {
         return vec!["the table `trust`".to_owned()];
     }
-    let migrations = found.pending.iter().map(|&index| format!("the migration `{}`", MIGRATIONS[index].1));
-    let columns = found.lacks.iter().map(|column| format!("the column `{column}` of the table `trust`"));
+    let migrations =
+        found.pending.iter().map(|&index| format!("the migration `{}`", MIGRATIONS[index].1));
+    let columns =
+        found.lacks.iter().map(|column| format!("the column `{column}` of the table `trust`"));
     migrations.chain(columns).collect()
 }
 
@@ -239,7 +256,9 @@ fn steps_inside(found: &Found) -> Vec<String> {
         ));
     }
     // Null in each row, which is not rewritten.
-    steps.extend(found.lacks.iter().map(|column| format!("ALTER TABLE trust ADD COLUMN {column} TEXT;")));
+    steps.extend(
+        found.lacks.iter().map(|column| format!("ALTER TABLE trust ADD COLUMN {column} TEXT;")),
+    );
     steps
 }
 
@@ -276,7 +295,9 @@ async fn migrate_on(
 /// As sqlx computes it.
 fn checksum_of((version, description, sql): &(i64, &'static str, &'static str)) -> Vec<u8> {
     let sql = sql.into_sql_str();
-    Migration::new(*version, (*description).into(), MigrationType::Simple, sql, false).checksum.into_owned()
+    Migration::new(*version, (*description).into(), MigrationType::Simple, sql, false)
+        .checksum
+        .into_owned()
 }
 
 /// WAL stays with the file, so this writes once in a database's life.

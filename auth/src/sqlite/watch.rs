@@ -41,10 +41,11 @@ impl SqliteStore {
     /// invalidates in `cache` the keys that they concern, within some 100 ms. The cache is that of
     /// an [`Authenticator`](crate::Authenticator) over this store.
     ///
-    /// SQLite sends no notifications. So `PRAGMA data_version` is polled every 100 ms on a connection of
-    /// its own, and when it has changed, id and digest of all trusts are read and compared with the
-    /// former ones. A key that came and went between two polls is not noticed: if it was used in
-    /// between, its entry stays until it expires, and is refused by the live row.
+    /// SQLite sends no notifications. So `PRAGMA data_version` is polled every 100 ms on a
+    /// connection of its own, and when it has changed, id and digest of all trusts are read and
+    /// compared with the former ones. A key that came and went between two polls is not
+    /// noticed: if it was used in between, its entry stays until it expires, and is refused by
+    /// the live row.
     ///
     /// It also looks, as often, whether the file and its side files (`-wal`, `-shm`) are still
     /// those at their paths. If one was removed or replaced by another, every operation of this
@@ -121,7 +122,10 @@ impl Watch {
         Ok(are_held)
     }
 
-    async fn within<T>(&self, step: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
+    async fn within<T>(
+        &self,
+        step: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, StoreError> {
         match tokio::time::timeout(self.time_limit, step).await {
             Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) => {
                 Err(StoreError::Timeout { after: self.time_limit })
@@ -163,9 +167,11 @@ async fn data_version(connection: &mut SqliteConnection) -> Result<i64, sqlx::Er
 /// Malformed rows are left out: no key can authenticate with them, and the store warns of them when
 /// it reads them.
 async fn keys_of(connection: &mut SqliteConnection) -> Result<Keys, sqlx::Error> {
-    let sql = "SELECT id, api_key_hash FROM trust WHERE api_key_hash IS NOT NULL AND disabled_at IS NULL";
+    let sql =
+        "SELECT id, api_key_hash FROM trust WHERE api_key_hash IS NOT NULL AND disabled_at IS NULL";
     let rows = sqlx::query(sql).fetch_all(connection).await?;
-    let key = |row: &SqliteRow| Some((row::id(row)?, row.try_get::<&str, usize>(1).ok()?.parse().ok()?));
+    let key =
+        |row: &SqliteRow| Some((row::id(row)?, row.try_get::<&str, usize>(1).ok()?.parse().ok()?));
     Ok(rows.iter().filter_map(key).collect())
 }
 

@@ -4,13 +4,13 @@ use subtle::{ConditionallySelectable, ConstantTimeEq};
 use tokio::task::yield_now;
 use trust_key_cache::{KeyHash, sweep_all};
 
-/// How many digests are compared at a time: some 30 µs of work. It is the longest that a walk keeps a thread of
-/// the executor from the requests that hit, so it should be short; and it should be long beside the
-/// microsecond or so that it takes to give way and come back.
+/// How many digests are compared at a time: some 30 µs of work. It is the longest that a walk keeps
+/// a thread of the executor from the requests that hit, so it should be short; and it should be
+/// long beside the microsecond or so that it takes to give way and come back.
 ///
-/// The pass stays on the executor, and does not move to a thread for blocking work. There it would compete for
-/// the same processors, and the operating system takes turns in milliseconds, a hundred times as long; and a
-/// lone miss, whose pass is short, would pay for two threads' waking.
+/// The pass stays on the executor, and does not move to a thread for blocking work. There it would
+/// compete for the same processors, and the operating system takes turns in milliseconds, a hundred
+/// times as long; and a lone miss, whose pass is short, would pay for two threads' waking.
 const COMPARES_AT_A_TIME: usize = 1 << 14;
 
 /// No row: the last index there is, which no row has, since rows are held in memory.
@@ -18,8 +18,8 @@ const NONE: u64 = u64::MAX;
 
 /// For each candidate the index of the row that it equals, of the last one if there are several.
 ///
-/// Block after block of rows, all candidates with each. What it does, and when it gives way, depends on how many
-/// candidates and rows there are, and on nothing else (G8).
+/// Block after block of rows, all candidates with each. What it does, and when it gives way,
+/// depends on how many candidates and rows there are, and on nothing else (G8).
 pub(super) async fn compare(candidates: &[KeyHash], rows: &[KeyHash]) -> Vec<Option<usize>> {
     let mut found = vec![NONE; candidates.len()];
     let block = (COMPARES_AT_A_TIME / candidates.len().max(1)).max(1);
@@ -43,7 +43,8 @@ mod tests {
     #[tokio::test]
     async fn every_candidate_finds_its_last_row_whatever_the_blocks_g8() {
         let row = |at: usize| KeyHash::of(at.to_be_bytes());
-        // Over more than one block, the first and the last of each; and the rows once more, so that the last is meant.
+        // Over more than one block, the first and the last of each; and the rows once more, so that
+        // the last is meant.
         let rows: Vec<KeyHash> = (0..COMPARES_AT_A_TIME).chain(0..100).map(row).collect();
         let asked = [
             0,

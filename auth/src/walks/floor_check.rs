@@ -9,7 +9,8 @@ use crate::reject_floor::RejectFloor;
 /// What one key and one row cost, in nanoseconds.
 const COMPARE: u64 = 2;
 
-/// How many walks a refusal may wait for: the rest of one and the whole of the next, and both again if the row that was found has changed.
+/// How many walks a refusal may wait for: the rest of one and the whole of the next, and both again
+/// if the row that was found has changed.
 const WALKS: u32 = 4;
 
 /// Compares each walk with the floor.

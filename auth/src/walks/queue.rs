@@ -54,7 +54,8 @@ impl<A> Queue<A> {
         Some(Joined { queue: self, walk: state.begun, place, first })
     }
 
-    /// Begins a walk for all who wait. If nobody does, there is none, and the walker has given up the right to walk.
+    /// Begins a walk for all who wait. If nobody does, there is none, and the walker has given up
+    /// the right to walk.
     pub(super) fn begin(&self) -> Option<Vec<Waiter<A>>> {
         let mut state = self.state();
         if state.waiting.is_empty() {
@@ -92,7 +93,8 @@ impl<A> Drop for Joined<'_, A> {
     fn drop(&mut self) {
         let mut state = self.queue.state();
         // Otherwise the walk has taken everybody with it, and the place may be another's.
-        let gone = if state.begun == self.walk { state.waiting.try_remove(self.place) } else { None };
+        let gone =
+            if state.begun == self.walk { state.waiting.try_remove(self.place) } else { None };
         drop(state);
         drop(gone);
     }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// Pauses that double, from [`FIRST`](Self::FIRST) to [`LONGEST`](Self::LONGEST), each shortened at random by up to a half.
+/// Pauses that double, from [`FIRST`](Self::FIRST) to [`LONGEST`](Self::LONGEST), each shortened at
+/// random by up to a half.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     next: Duration,
@@ -12,7 +13,8 @@ impl Backoff {
     pub(crate) const FIRST: Duration = Duration::from_millis(50);
     /// With one attempt that fails slowly, a server that is back is still found within 5 s.
     pub(crate) const LONGEST: Duration = Duration::from_secs(2);
-    /// A connection that stood for so long was a good one: the next loss is met without a pause that others have earned.
+    /// A connection that stood for so long was a good one: the next loss is met without a pause
+    /// that others have earned.
     const STEADY: Duration = Duration::from_secs(5);
 
     pub(crate) fn new() -> Self {
@@ -26,7 +28,8 @@ impl Backoff {
         }
         let longest = self.next;
         self.next = (longest * 2).min(Self::LONGEST);
-        // Without random bytes everybody waits the whole pause, which is no worse than without jitter.
+        // Without random bytes everybody waits the whole pause, which is no worse than without
+        // jitter.
         let random = getrandom::u32().unwrap_or(u32::MAX);
         longest / 2 + (longest / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
     }

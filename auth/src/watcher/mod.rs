@@ -22,12 +22,13 @@ pub use status::WatchStatus;
 pub(crate) use self::backoff::Backoff;
 use self::status::Counters;
 
-/// A task that watches a database for changes of its trusts, whoever makes them, and invalidates in one cache the keys
-/// that they concern. Made by `PostgresStore::watch` and `SqliteStore::watch`; dropped, it stops.
+/// A task that watches a database for changes of its trusts, whoever makes them, and invalidates in
+/// one cache the keys that they concern. Made by `PostgresStore::watch` and `SqliteStore::watch`;
+/// dropped, it stops.
 ///
-/// The cache grants nothing without it either: a revoked key is refused at once, because its live row is read (G9).
-/// What it adds is that the entry **goes**, within a second as a rule, instead of costing one read a request until it
-/// expires.
+/// The cache grants nothing without it either: a revoked key is refused at once, because its live
+/// row is read (G9). What it adds is that the entry **goes**, within a second as a rule, instead of
+/// costing one read a request until it expires.
 ///
 /// # What is invalidated
 ///
@@ -39,8 +40,8 @@ use self::status::Counters;
 ///
 /// # When it is not connected
 ///
-/// It tries again for ever, on PostgreSQL after pauses that double up to two seconds and vary at random, on SQLite at the
-/// next poll. [`status`](Self::status) tells.
+/// It tries again for ever, on PostgreSQL after pauses that double up to two seconds and vary at
+/// random, on SQLite at the next poll. [`status`](Self::status) tells.
 ///
 /// # Examples
 ///
@@ -78,7 +79,10 @@ impl Watcher {
     /// # Panics
     ///
     /// Outside a Tokio runtime.
-    pub(crate) fn start<F>(cache: Arc<TrustKeyCache>, watch: impl FnOnce(Arc<Eviction>) -> F) -> Self
+    pub(crate) fn start<F>(
+        cache: Arc<TrustKeyCache>,
+        watch: impl FnOnce(Arc<Eviction>) -> F,
+    ) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -101,8 +105,8 @@ impl fmt::Debug for Watcher {
     }
 }
 
-/// What a watching task does to the cache. Each call counts after it has invalidated: whoever sees the count finds the
-/// entry gone.
+/// What a watching task does to the cache. Each call counts after it has invalidated: whoever sees
+/// the count finds the entry gone.
 pub(crate) struct Eviction {
     cache: Arc<TrustKeyCache>,
     counters: Counters,
@@ -124,13 +128,15 @@ impl Eviction {
         }
     }
 
-    /// A connection stands, and hears of every change from now on. Those from before may have been missed.
+    /// A connection stands, and hears of every change from now on. Those from before may have been
+    /// missed.
     pub(crate) fn connected(&self) {
         self.cache.invalidate();
         self.counters.connected();
     }
 
-    /// The connection is lost, or there was none to be had. Only the loss is worth a warning: the attempts after it are many.
+    /// The connection is lost, or there was none to be had. Only the loss is worth a warning: the
+    /// attempts after it are many.
     pub(crate) fn failed(&self, error: &StoreError) {
         let before = self.counters.failed();
         if before.connected || before.failures == 0 {
@@ -151,8 +157,8 @@ impl Eviction {
         self.counters.key();
     }
 
-    /// A message of so many bytes was not understood: what it tells is unknown. Whoever may connect to the database may send as many as he
-    /// likes, so not each is logged.
+    /// A message of so many bytes was not understood: what it tells is unknown. Whoever may connect
+    /// to the database may send as many as he likes, so not each is logged.
     #[cfg(feature = "postgres")]
     pub(crate) fn malformed(&self, bytes: usize) {
         self.cache.invalidate();
@@ -189,7 +195,9 @@ impl Eviction {
         let were_missing = self.counters.triggers(!missing.is_empty(), changed);
         if missing.is_empty() {
             if were_missing {
-                tracing::info!("the triggers that tell of changes are back; every key is invalidated");
+                tracing::info!(
+                    "the triggers that tell of changes are back; every key is invalidated"
+                );
             }
         } else if self.missing.speaks().is_some() {
             tracing::warn!(
@@ -284,7 +292,8 @@ mod tests {
         });
         let mut told = String::new();
         log.read_to_string(&mut told).unwrap();
-        let levels: Vec<&str> = told.lines().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+        let levels: Vec<&str> =
+            told.lines().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
         assert_eq!(levels, ["WARN", "DEBUG", "WARN", "DEBUG"], "{told}");
         assert!(format!("{watcher:?}").contains("failures: 4"), "{watcher:?}");
     }

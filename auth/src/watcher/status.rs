@@ -4,21 +4,23 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde::Serialize;
 
-/// What a [`Watcher`](crate::Watcher) has heard and done so far: for metrics, and for whoever asks whether it is connected.
+/// What a [`Watcher`](crate::Watcher) has heard and done so far: for metrics, and for whoever asks
+/// whether it is connected.
 ///
 /// A count goes up after the cache was invalidated: who sees it finds the entries gone.
 /// `invalidations = connects + malformed + truncations + trigger_changes`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct WatchStatus {
-    /// Whether it hears of changes now. What is missed while it does not is made up for by the next connection, which
-    /// invalidates every key.
+    /// Whether it hears of changes now. What is missed while it does not is made up for by the
+    /// next connection, which invalidates every key.
     pub connected: bool,
     /// Connections made, the first included. Each has invalidated every key.
     pub connects: u64,
     /// Connections lost, and attempts that came to none.
     pub failures: u64,
-    /// Changes heard of: notifications of PostgreSQL, or polls at which SQLite's database had changed.
+    /// Changes heard of: notifications of PostgreSQL, or polls at which SQLite's database had
+    /// changed.
     pub notifications: u64,
     /// Keys invalidated one by one, because a change named them.
     pub evicted_keys: u64,
@@ -71,7 +73,8 @@ impl Counters {
     }
 
     pub(super) fn set_connected(&self, connected: bool) {
-        // Release: pairs with the Acquire in `read`, which so finds the cache as the connection left it.
+        // Release: pairs with the Acquire in `read`, which so finds the cache as the connection
+        // left it.
         self.connected.store(connected, Ordering::Release);
     }
 

@@ -1,7 +1,9 @@
-//! A PostgreSQL server for the time of a test: its own folder, its own port, nothing left behind, whichever way the test ends.
+//! A PostgreSQL server for the time of a test: its own folder, its own port, nothing left behind,
+//! whichever way the test ends.
 //!
-//! Where PostgreSQL is not installed, [`PostgresServer::start`] says so on standard error and gives nothing, and the test ends there;
-//! with `TRUST_AUTH_REQUIRE_POSTGRES` set, as in `.ci/run`, the test fails instead.
+//! Where PostgreSQL is not installed, [`PostgresServer::start`] says so on standard error and gives
+//! nothing, and the test ends there; with `TRUST_AUTH_REQUIRE_POSTGRES` set, as in `.ci/run`, the
+//! test fails instead.
 
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
@@ -24,7 +26,8 @@ use uuid::Uuid;
 const USER: &str = "postgres";
 pub(crate) const PASSWORD: &str = "hunter2";
 
-/// A port that the system gives to no outgoing connection, so that it is still free when the server comes back.
+/// A port that the system gives to no outgoing connection, so that it is still free when the server
+/// comes back.
 const PORTS: std::ops::Range<u16> = 10_000..30_000;
 const ATTEMPTS: usize = 20;
 
@@ -39,7 +42,8 @@ pub(crate) struct PostgresServer {
     owner: Option<(u32, u32)>,
     /// More of its settings, as arguments.
     settings: String,
-    /// Removes everything as soon as the pipe to it breaks, for which this process need not be alive.
+    /// Removes everything as soon as the pipe to it breaks, for which this process need not be
+    /// alive.
     undertaker: Option<(Child, ChildStdin)>,
 }
 
@@ -55,8 +59,8 @@ impl PostgresServer {
         Self::start_with(|_| String::new())
     }
 
-    /// Starts a server of the test's own, with settings that `configure` returns, as arguments such as `-c name=value`.
-    /// The files that they name are made by [`give`](Self::give).
+    /// Starts a server of the test's own, with settings that `configure` returns, as arguments such
+    /// as `-c name=value`. The files that they name are made by [`give`](Self::give).
     pub(crate) fn start_with(configure: impl FnOnce(&Self) -> String) -> Option<Self> {
         let Some(binaries) = binaries() else {
             let told = "PostgreSQL is not installed: on Debian, `apt-get install postgresql`";
@@ -78,7 +82,12 @@ impl PostgresServer {
         let mut replica = Self::with_folder(self.binaries.clone());
         let backup = replica
             .command(replica.binaries.join("pg_basebackup"))
-            .args(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync"])
+            .args([
+                "--write-recovery-conf",
+                "--wal-method=stream",
+                "--checkpoint=fast",
+                "--no-sync",
+            ])
             .arg("--pgdata")
             .arg(replica.folder.join("data"))
             .args(["--dbname", &self.url("postgres")])
@@ -99,8 +108,15 @@ impl PostgresServer {
         if let Some((user, group)) = owner {
             chown(&folder, Some(user), Some(group)).unwrap();
         }
-        let mut server =
-            Self { folder, binaries, prefix, port: 0, owner, settings: String::new(), undertaker: None };
+        let mut server = Self {
+            folder,
+            binaries,
+            prefix,
+            port: 0,
+            owner,
+            settings: String::new(),
+            undertaker: None,
+        };
         server.undertaker = Some(server.hire());
         server
     }
@@ -158,7 +174,13 @@ impl PostgresServer {
     pub(crate) fn psql(&self, database: &str, sql: &str) -> String {
         let url = if database.contains(':') { database.to_owned() } else { self.url(database) };
         let output = Command::new(self.binaries.join("psql"))
-            .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"])
+            .args([
+                "--no-psqlrc",
+                "--quiet",
+                "--tuples-only",
+                "--no-align",
+                "--set=ON_ERROR_STOP=1",
+            ])
             .args(["--dbname", &url, "--command", sql])
             .output()
             .unwrap();
@@ -194,7 +216,8 @@ impl PostgresServer {
         url.parse::<sqlx::postgres::PgConnectOptions>().unwrap().connect().await.unwrap()
     }
 
-    /// Cuts every connection to a database, as an administrator would, and tells how many there were.
+    /// Cuts every connection to a database, as an administrator would, and tells how many there
+    /// were.
     pub(crate) fn kill_connections(&self, url: &str) -> usize {
         self.kill_where(url, "TRUE")
     }
@@ -311,15 +334,18 @@ impl PostgresServer {
                 command
             }
         };
-        // The environment may name another server, and the working directory be closed to that user.
+        // The environment may name another server, and the working directory be closed to that
+        // user.
         command.current_dir("/");
-        for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
+        for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG"))
+        {
             command.env_remove(name);
         }
         command
     }
 
-    /// A shell that waits for this process to let go of it or to die, then stops the server and removes the folder.
+    /// A shell that waits for this process to let go of it or to die, then stops the server and
+    /// removes the folder.
     fn hire(&self) -> (Child, ChildStdin) {
         let script = r#"cat >/dev/null; folder=$1; shift; "$@" -D "$folder/data" stop -m immediate -s; rm -rf "$folder""#;
         let mut undertaker = Command::new("sh");
@@ -363,7 +389,8 @@ fn version(binaries: &Path) -> Option<u32> {
     binaries.parent()?.file_name()?.to_str()?.parse().ok()
 }
 
-/// How to run a command as somebody else, and who that is, where this process is root: as root, PostgreSQL refuses to run.
+/// How to run a command as somebody else, and who that is, where this process is root: as root,
+/// PostgreSQL refuses to run.
 pub(crate) fn other_user() -> (Vec<OsString>, Option<(u32, u32)>) {
     if fs::metadata("/proc/self").map_or(1, |process| process.uid()) != 0 {
         return (Vec::new(), None);
@@ -371,11 +398,16 @@ pub(crate) fn other_user() -> (Vec<OsString>, Option<(u32, u32)>) {
     let users = fs::read_to_string("/etc/passwd").unwrap();
     let found = ["postgres", "nobody"].iter().find_map(|wanted| {
         let line = users.lines().find(|line| line.split(':').next() == Some(wanted))?;
-        let ids: Vec<u32> = line.split(':').skip(2).take(2).filter_map(|id| id.parse().ok()).collect();
+        let ids: Vec<u32> =
+            line.split(':').skip(2).take(2).filter_map(|id| id.parse().ok()).collect();
         Some((*ids.first()?, *ids.get(1)?))
     });
     let (user, group) = found.expect("a user `postgres` or `nobody`");
-    let prefix =
-        ["setpriv".into(), format!("--reuid={user}"), format!("--regid={group}"), "--clear-groups".into()];
+    let prefix = [
+        "setpriv".into(),
+        format!("--reuid={user}"),
+        format!("--regid={group}"),
+        "--clear-groups".into(),
+    ];
     (prefix.into_iter().map(OsString::from).collect(), Some((user, group)))
 }

@@ -1,4 +1,5 @@
-//! A network that fails without a word, or holds back what a test wants to be late: no connection is closed, and something does not arrive.
+//! A network that fails without a word, or holds back what a test wants to be late: no connection
+//! is closed, and something does not arrive.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
@@ -10,7 +11,8 @@ use tokio::sync::watch;
 
 use super::PostgresServer;
 
-/// Between client and server: it passes everything on, other than what it is told to keep to itself.
+/// Between client and server: it passes everything on, other than what it is told to keep to
+/// itself.
 pub(crate) struct Network {
     port: u16,
     upstream: Arc<AtomicU16>,
@@ -50,7 +52,8 @@ impl Network {
         let deaf = Arc::clone(&is_deaf);
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                let (mut is_frozen, listen, cut) = (is_frozen.clone(), shared.clone(), cuts.clone());
+                let (mut is_frozen, listen, cut) =
+                    (is_frozen.clone(), shared.clone(), cuts.clone());
                 let is_deaf = Arc::clone(&deaf);
                 let upstream = port_of.load(Ordering::SeqCst);
                 tokio::spawn(async move {
@@ -75,7 +78,8 @@ impl Network {
         url.replace(&server.port().to_string(), &self.port.to_string())
     }
 
-    /// New connections lead to that server from now on; those that are there stay, as after a failover that moved the address.
+    /// New connections lead to that server from now on; those that are there stay, as after a
+    /// failover that moved the address.
     pub(crate) fn move_to(&self, server: &PostgresServer) {
         self.upstream.store(server.port(), Ordering::SeqCst);
     }
@@ -90,12 +94,14 @@ impl Network {
         self.cut.borrow().is_none()
     }
 
-    /// Delivers no notification from now on, as a pooler that shares connections does, or delivers them again.
+    /// Delivers no notification from now on, as a pooler that shares connections does, or delivers
+    /// them again.
     pub(crate) fn deafen(&self, is_deaf: bool) {
         self.is_deaf.store(is_deaf, Ordering::SeqCst);
     }
 
-    /// Keeps to itself, for good, whatever comes on the connections of now and until [`thaw`](Self::thaw).
+    /// Keeps to itself, for good, whatever comes on the connections of now and until
+    /// [`thaw`](Self::thaw).
     pub(crate) fn freeze(&self) {
         self.frozen.send(true).unwrap();
     }
@@ -131,7 +137,9 @@ async fn requests(
     let mut buffer = vec![0; 65_536];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         let said = &buffer[..length];
-        if *listen.borrow() == Listen::IsToBeHeld && said.windows(8).any(|word| word == b"LISTEN \"") {
+        if *listen.borrow() == Listen::IsToBeHeld
+            && said.windows(8).any(|word| word == b"LISTEN \"")
+        {
             listen.send_replace(Listen::IsHeld);
             let mut passes = listen.subscribe();
             if passes.wait_for(|listen| *listen == Listen::Passes).await.is_err() {
@@ -155,8 +163,8 @@ async fn requests(
     }
 }
 
-/// Passes on what the server answers, until an answer is to be lost. What an idle session is notified of comes in a piece of its
-/// own, which begins with an `A`.
+/// Passes on what the server answers, until an answer is to be lost. What an idle session is
+/// notified of comes in a piece of its own, which begins with an `A`.
 async fn answers(
     from: &mut OwnedReadHalf,
     to: &mut OwnedWriteHalf,

@@ -8,11 +8,13 @@ use crate::client::ask;
 use crate::server::{ADMIN_KEY, Server};
 
 #[tokio::test]
-async fn a_trust_is_registered_shown_disabled_enabled_rotated_and_deleted_and_its_key_follows_at_once_g1() {
+async fn a_trust_is_registered_shown_disabled_enabled_rotated_and_deleted_and_its_key_follows_at_once_g1()
+ {
     let server = Server::on_sqlite(&[]).await;
     let asked = json!({ "name": "St. Mary", "code": "SM1", "region": "north" });
     let made = server.administer("POST", "/admin/trusts", &asked).await;
-    let (trust, key) = (made.json()["trust"].clone(), made.json()["api_key"].as_str().unwrap().to_owned());
+    let (trust, key) =
+        (made.json()["trust"].clone(), made.json()["api_key"].as_str().unwrap().to_owned());
     let path = format!("/admin/trusts/{}", trust["id"].as_str().unwrap());
     assert_eq!(
         (made.status, made.header("location"), made.header("cache-control")),
@@ -67,8 +69,20 @@ async fn bad_requests_get_a_typed_error_and_change_nothing_g10() {
         ("POST", "/admin/trusts", json!({ "name": 7 }), 422, "malformed"),
         ("POST", "/admin/trusts", json!({ "name": "New", "colour": "red" }), 422, "malformed"),
         ("POST", "/admin/trusts", json!({ "name": "New", "code": "" }), 422, "malformed"),
-        ("POST", "/admin/trusts", json!({ "name": "New", "code": "k".repeat(43) }), 422, "malformed"),
-        ("POST", "/admin/trusts", json!({ "name": "New", "region": "k".repeat(64) }), 422, "malformed"),
+        (
+            "POST",
+            "/admin/trusts",
+            json!({ "name": "New", "code": "k".repeat(43) }),
+            422,
+            "malformed",
+        ),
+        (
+            "POST",
+            "/admin/trusts",
+            json!({ "name": "New", "region": "k".repeat(64) }),
+            422,
+            "malformed",
+        ),
         ("POST", "/admin/trusts", json!({ "name": "x".repeat(20_000) }), 413, "too_large"),
         ("GET", &*nobody, Value::Null, 404, "no_such_trust"),
         ("DELETE", &*nobody, Value::Null, 404, "no_such_trust"),
@@ -96,8 +110,9 @@ async fn bad_requests_get_a_typed_error_and_change_nothing_g10() {
         assert_eq!((answer.status, &*answer.kind()), (status, kind), "{body}");
     }
     // A key that was pasted where a name belongs does not come back.
-    let pasted =
-        server.administer("DELETE", &format!("/admin/trusts/{}", "k".repeat(43)), &Value::Null).await;
+    let pasted = server
+        .administer("DELETE", &format!("/admin/trusts/{}", "k".repeat(43)), &Value::Null)
+        .await;
     assert!(pasted.status == 404 && !pasted.body.contains("kkkkkkkk"), "{pasted:?}");
 
     let listed = server.administer("GET", "/admin/trusts", &Value::Null).await.json();
@@ -105,17 +120,27 @@ async fn bad_requests_get_a_typed_error_and_change_nothing_g10() {
 }
 
 #[tokio::test]
-async fn nobody_is_let_in_without_the_internal_service_key_and_nobody_at_all_if_none_is_configured() {
+async fn nobody_is_let_in_without_the_internal_service_key_and_nobody_at_all_if_none_is_configured()
+{
     let server = Server::on_sqlite(&[]).await;
     let unconfigured = Server::without_admin_key().await;
     let wrong = format!("Bearer {ADMIN_KEY}x");
-    for path in
-        ["/admin", "/admin/", "/admin/trusts", "/admin/trusts/x", "/admin/trusts/%FF", "/admin/nothing/here"]
-    {
+    for path in [
+        "/admin",
+        "/admin/",
+        "/admin/trusts",
+        "/admin/trusts/x",
+        "/admin/trusts/%FF",
+        "/admin/nothing/here",
+    ] {
         for headers in [&[] as &[_], &[("Authorization", &*wrong)], &[("X-Api-Key", ADMIN_KEY)]] {
             for method in ["GET", "POST", "PATCH"] {
                 let answer = ask(server.admin, method, path, headers, "").await;
-                assert_eq!((answer.status, &*answer.kind()), (401, "unauthorized"), "{method} {path}");
+                assert_eq!(
+                    (answer.status, &*answer.kind()),
+                    (401, "unauthorized"),
+                    "{method} {path}"
+                );
                 assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
                 assert_eq!(
                     answer.header("allow"),
@@ -132,7 +157,8 @@ async fn nobody_is_let_in_without_the_internal_service_key_and_nobody_at_all_if_
 /// Each answer is counted once, whatever came of it.
 #[tokio::test]
 async fn every_request_is_counted_by_operation_and_outcome_also_one_that_takes_too_long() {
-    let server = Server::on_sqlite(&["--request-timeout", "500ms", "--query-timeout", "500ms"]).await;
+    let server =
+        Server::on_sqlite(&["--request-timeout", "500ms", "--query-timeout", "500ms"]).await;
     server.register("St. Mary").await;
     server.administer("GET", "/admin/nothing", &Value::Null).await;
     server.administer("PUT", "/admin/trusts", &Value::Null).await;
@@ -163,8 +189,9 @@ async fn every_request_is_counted_by_operation_and_outcome_also_one_that_takes_t
         ("register", "timeout"),
         ("register", "too_large"),
     ] {
-        let name =
-            format!("trust_auth_admin_requests_total{{operation=\"{operation}\",outcome=\"{outcome}\"}}");
+        let name = format!(
+            "trust_auth_admin_requests_total{{operation=\"{operation}\",outcome=\"{outcome}\"}}"
+        );
         assert_eq!(metrics.get(&name), Some(&1.0), "{name} among {metrics:#?}");
     }
 }

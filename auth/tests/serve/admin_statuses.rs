@@ -1,4 +1,5 @@
-//! Each status that docs/operating.md promises for the admin listener, by path and method, with and without the key.
+//! Each status that docs/operating.md promises for the admin listener, by path and method, with and
+//! without the key.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,8 @@ use serde_json::{Value, json};
 use crate::client::{Answer, ask, converse};
 use crate::server::{ADMIN_KEY, PATIENCE, Server};
 
-const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"];
+const METHODS: [&str; 9] =
+    ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"];
 
 /// Each kind of path, and the methods that it has. The trust `x` is there.
 const PATHS: [(&str, &[&str]); 30] = [
@@ -105,7 +107,9 @@ async fn without_the_key_each_path_and_method_gets_the_same_refusal_but_the_prob
     refusals.dedup();
     assert_eq!(refusals.len(), 2, "{refusals:#?}");
 
-    for target in ["OPTIONS * HTTP/1.1", "CONNECT a:443 HTTP/1.1", "GET http://a/admin/trusts HTTP/1.1"] {
+    for target in
+        ["OPTIONS * HTTP/1.1", "CONNECT a:443 HTTP/1.1", "GET http://a/admin/trusts HTTP/1.1"]
+    {
         let request = format!("{target}\r\nHost: a\r\nConnection: close\r\n\r\n");
         let answer = converse(server.admin, request.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 401 "), "{target}: {answer}");
@@ -125,7 +129,8 @@ async fn with_the_key_an_unknown_path_gets_404_and_an_unknown_method_405_with_al
             }
             let answer = server.administer(method, path, &Value::Null).await;
             let what = format!("{method} {path}: {answer:?}");
-            let expected = if has.is_empty() { (404, "no_such_path") } else { (405, "no_such_method") };
+            let expected =
+                if has.is_empty() { (404, "no_such_path") } else { (405, "no_such_method") };
             assert_eq!(answer.status, expected.0, "{what}");
             assert_error(&answer, method, expected.1, &what);
             let mut allowed: Vec<&str> =
@@ -203,8 +208,8 @@ async fn what_is_sent_to_register_is_refused_by_its_fault() {
 async fn any_name_is_addressed_by_its_percent_encoding_and_announced_exactly() {
     let server = Server::on_sqlite(&[]).await;
     for name in [
-        "a/b", "/", "100%", "%2e%2e", "%", "...", "..a", "x?y#z", "a;b=c", "a+b", "C:\\d", "\"q\"", "<a>",
-        "Zo\u{eb}", "北 🏥", "disable", "trusts", "a&b", "~", "'", "{trust}",
+        "a/b", "/", "100%", "%2e%2e", "%", "...", "..a", "x?y#z", "a;b=c", "a+b", "C:\\d", "\"q\"",
+        "<a>", "Zo\u{eb}", "北 🏥", "disable", "trusts", "a&b", "~", "'", "{trust}",
     ] {
         let trust = server.register(name).await;
         let path = format!("/admin/trusts/{}", utf8_percent_encode(name, NON_ALPHANUMERIC));
@@ -220,14 +225,19 @@ async fn any_name_is_addressed_by_its_percent_encoding_and_announced_exactly() {
             [("POST", "/disable"), ("POST", "/enable"), ("POST", "/rotate"), ("DELETE", "")]
         {
             let changed = server.administer(method, &format!("{path}{change}"), &Value::Null).await;
-            assert_eq!((changed.status, &changed.json()["trust"]["id"]), (200, &json!(trust.id)), "{path}");
+            assert_eq!(
+                (changed.status, &changed.json()["trust"]["id"]),
+                (200, &json!(trust.id)),
+                "{path}"
+            );
         }
         assert_eq!(server.administer("GET", &path, &Value::Null).await.kind(), "no_such_trust");
     }
     // In either normal form.
     let trust = server.register("Zoe\u{308}").await;
     for spelling in ["Zo%C3%AB", "Zoe%CC%88"] {
-        let shown = server.administer("GET", &format!("/admin/trusts/{spelling}"), &Value::Null).await;
+        let shown =
+            server.administer("GET", &format!("/admin/trusts/{spelling}"), &Value::Null).await;
         assert_eq!(shown.json()["trust"]["id"], json!(trust.id), "{spelling}");
     }
 }

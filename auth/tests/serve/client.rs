@@ -1,4 +1,5 @@
-//! A client that does what it is told and no more: it keeps a connection while it may, sends nothing twice, and hides no error.
+//! A client that does what it is told and no more: it keeps a connection while it may, sends
+//! nothing twice, and hides no error.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -57,7 +58,8 @@ impl Client {
         Self { address, connection: None }
     }
 
-    /// Asks once, on the connection that there is, unless the last answer on it said that it will be closed.
+    /// Asks once, on the connection that there is, unless the last answer on it said that it will
+    /// be closed.
     pub(crate) async fn ask(
         &mut self,
         method: &str,
@@ -69,7 +71,8 @@ impl Client {
             Some(connection) => connection,
             None => self.connect().await?,
         };
-        let mut request = Request::builder().method(method).uri(path).header("Host", "auth.example");
+        let mut request =
+            Request::builder().method(method).uri(path).header("Host", "auth.example");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -100,10 +103,11 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, NoAnswer> {
-        let stream = TcpStream::connect(self.address).await.map_err(|error| match error.kind() {
-            std::io::ErrorKind::ConnectionRefused => NoAnswer::Refused,
-            _ => NoAnswer::Lost(format!("{error:?}")),
-        })?;
+        let stream =
+            TcpStream::connect(self.address).await.map_err(|error| match error.kind() {
+                std::io::ErrorKind::ConnectionRefused => NoAnswer::Refused,
+                _ => NoAnswer::Lost(format!("{error:?}")),
+            })?;
         stream.set_nodelay(true).unwrap();
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await

@@ -12,7 +12,9 @@ async fn a_valid_key_gets_200_and_the_identity_by_any_method_and_below_any_path_
     // The watcher hears of it too, and removes the key's entry then: not in between.
     server.until_metric("trust_auth_notifications_total", |heard| heard >= 1.0).await;
     for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"] {
-        for path in ["/verify", "/verify/", "/verify?a=b", "/verify/orders/7?a=b", "/verify//x/../y"] {
+        for path in
+            ["/verify", "/verify/", "/verify?a=b", "/verify/orders/7?a=b", "/verify//x/../y"]
+        {
             let headers = [("X-Api-Key", &*trust.key), ("X-Trust-Id", "forged")];
             let answer = ask(server.main, method, path, &headers, "").await;
             assert_eq!((answer.status, &*answer.body), (200, ""), "{method} {path}");
@@ -50,10 +52,12 @@ async fn a_refusal_has_the_reference_s_status_headers_and_body_and_no_identity()
         assert_eq!(answer.header("cache-control"), Some("no-store"));
         assert_eq!((answer.header("x-trust-id"), answer.header("x-trust-name")), (None, None));
     }
-    let not_utf8 = b"GET /verify HTTP/1.1\r\nHost: a\r\nX-Api-Key: \xff\xfe\r\nConnection: close\r\n\r\n";
+    let not_utf8 =
+        b"GET /verify HTTP/1.1\r\nHost: a\r\nX-Api-Key: \xff\xfe\r\nConnection: close\r\n\r\n";
     let answer = converse(server.main, not_utf8).await;
     assert!(
-        answer.starts_with("HTTP/1.1 401 ") && answer.ends_with("{\"detail\":\"Invalid API Key.\"}"),
+        answer.starts_with("HTTP/1.1 401 ")
+            && answer.ends_with("{\"detail\":\"Invalid API Key.\"}"),
         "{answer}"
     );
     let metrics = server.metrics().await;
@@ -77,9 +81,11 @@ async fn the_key_is_taken_from_the_header_and_after_the_scheme_that_were_configu
 
 #[tokio::test]
 async fn bytes_that_are_no_request_are_answered_with_4xx_or_closed_and_the_service_goes_on() {
-    let server = Server::on_sqlite(&["--header-timeout", "300ms", "--max-header-bytes", "8192"]).await;
+    let server =
+        Server::on_sqlite(&["--header-timeout", "300ms", "--max-header-bytes", "8192"]).await;
     let trust = server.register("St. Mary").await;
-    let large = format!("GET /verify HTTP/1.1\r\nHost: a\r\nX-Large: {}\r\n\r\n", "x".repeat(16 * 1024));
+    let large =
+        format!("GET /verify HTTP/1.1\r\nHost: a\r\nX-Large: {}\r\n\r\n", "x".repeat(16 * 1024));
     let many = format!("GET /verify HTTP/1.1\r\nHost: a\r\n{}\r\n", "X-Many: 1\r\n".repeat(200));
     for (sent, status) in [
         (large.as_bytes(), "431"),
@@ -92,7 +98,8 @@ async fn bytes_that_are_no_request_are_answered_with_4xx_or_closed_and_the_servi
         (b"", ""),
     ] {
         let answer = converse(server.main, sent).await;
-        let expected = if status.is_empty() { String::new() } else { format!("HTTP/1.1 {status} ") };
+        let expected =
+            if status.is_empty() { String::new() } else { format!("HTTP/1.1 {status} ") };
         assert!(
             answer.starts_with(&expected) && (!status.is_empty() || answer.is_empty()),
             "{status}: {answer}"
@@ -105,11 +112,15 @@ async fn bytes_that_are_no_request_are_answered_with_4xx_or_closed_and_the_servi
         "GET http://a/verify HTTP/1.1",
         "GET /verify/%FF%00?% HTTP/1.1",
     ] {
-        let answer =
-            converse(server.main, format!("{sent}\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes()).await;
+        let answer = converse(
+            server.main,
+            format!("{sent}\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes(),
+        )
+        .await;
         assert!(answer.starts_with("HTTP/1.1 40"), "{sent}: {answer}");
     }
-    // Several requests at once get as many answers, in order; and a connection that is idle then is closed.
+    // Several requests at once get as many answers, in order; and a connection that is idle then is
+    // closed.
     let pipelined = format!(
         "GET /verify HTTP/1.1\r\nHost: a\r\nX-Api-Key: {}\r\n\r\nGET /verify HTTP/1.1\r\nHost: a\r\n\r\n",
         trust.key
@@ -127,8 +138,8 @@ async fn bytes_that_are_no_request_are_answered_with_4xx_or_closed_and_the_servi
     assert!(!server.log().contains("panicked"), "{}", server.log());
 }
 
-/// The kernel resets a connection that is closed with input unread. A proxy that cannot write all of its request reports that,
-/// and not the answer.
+/// The kernel resets a connection that is closed with input unread. A proxy that cannot write all
+/// of its request reports that, and not the answer.
 #[tokio::test]
 async fn a_client_that_still_sends_when_it_is_answered_is_not_cut_off() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -216,7 +227,9 @@ async fn every_metric_is_explained_and_none_names_a_trust() {
         seen += 1;
     }
     assert!(seen >= 20, "{text}");
-    for secret in [&*trust.id, &trust.key, "particular", &trust_auth::KeyHash::of(&trust.key).to_string()] {
+    for secret in
+        [&*trust.id, &trust.key, "particular", &trust_auth::KeyHash::of(&trust.key).to_string()]
+    {
         assert!(!text.contains(secret), "{secret}");
     }
 }

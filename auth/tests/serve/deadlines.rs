@@ -25,7 +25,10 @@ async fn a_request_during_a_scan_that_hangs_and_a_revocation_are_answered_within
     let server = Server::on(&url, &["--query-timeout", "4s"]).await;
     let trust = server.register("St. Mary").await;
     let mut other = sqlx::PgConnection::connect(&url).await.unwrap();
-    sqlx::raw_sql("BEGIN; LOCK TABLE trust IN ACCESS EXCLUSIVE MODE").execute(&mut other).await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE trust IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut other)
+        .await
+        .unwrap();
     let ask = |key: &'static str| {
         let mut client = Client::new(server.main);
         async move {
@@ -40,7 +43,11 @@ async fn a_request_during_a_scan_that_hangs_and_a_revocation_are_answered_within
     let begun = Instant::now();
     let path = format!("/admin/trusts/{}/disable", trust.id);
     let revoked = server.administer("POST", &path, &Value::Null).await;
-    assert!(revoked.status == 503 && begun.elapsed() < LATEST, "{:?}: {revoked:?}", begun.elapsed());
+    assert!(
+        revoked.status == 503 && begun.elapsed() < LATEST,
+        "{:?}: {revoked:?}",
+        begun.elapsed()
+    );
     for asked in [first, second] {
         let (status, took) = asked.await.unwrap();
         assert!(status == 503 && took < LATEST, "{status} after {took:?}; log: {}", server.log());
@@ -57,7 +64,9 @@ async fn a_revocation_during_a_flood_and_during_the_end_is_made_within_the_limit
     let mut server = Server::on_sqlite(&["--query-timeout", "4s", "--drain-delay", "3s"]).await;
     let (first, second) = (server.register("First").await, server.register("Second").await);
     let flood = Load::start(server.main, 16, &Keys::Unknown("unknown"));
-    server.until_metric("trust_auth_requests_total{outcome=\"invalid\"}", |invalid| invalid > 50.0).await;
+    server
+        .until_metric("trust_auth_requests_total{outcome=\"invalid\"}", |invalid| invalid > 50.0)
+        .await;
     let begun = Instant::now();
     server.delete(&first).await;
     assert!(begun.elapsed() < LATEST, "{:?}", begun.elapsed());
@@ -85,7 +94,10 @@ async fn a_client_that_shuts_down_its_sending_side_after_a_whole_request_gets_it
         stream.shutdown().await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.starts_with("HTTP/1.") && answer[8..].starts_with(" 401 "), "{head}: {answer:?}");
+        assert!(
+            answer.starts_with("HTTP/1.") && answer[8..].starts_with(" 401 "),
+            "{head}: {answer:?}"
+        );
     }
     // Half a request is none.
     let mut stream = TcpStream::connect(server.main).await.unwrap();

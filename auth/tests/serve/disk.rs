@@ -73,7 +73,8 @@ async fn other_program(database: &Path) -> SqliteConnection {
 
 /// The trust of this name gets a new key, which is returned unless that fails.
 async fn rotate(server: &Server, name: &str) -> Result<String, Answer> {
-    let answer = server.administer("POST", &format!("/admin/trusts/{name}/rotate"), &Value::Null).await;
+    let answer =
+        server.administer("POST", &format!("/admin/trusts/{name}/rotate"), &Value::Null).await;
     match answer.status {
         200 => Ok(answer.json()["api_key"].as_str().unwrap().to_owned()),
         _ => Err(answer),
@@ -97,13 +98,18 @@ async fn assert_changes_alone_fail(server: &Server, key: &str) {
 /// The first change after the fault is made, and the trust was not half-changed by those that
 /// failed.
 async fn assert_changes_work_at_once(server: Server, database: &Path, name: &str, key: &str) {
-    let disabled = server.administer("POST", &format!("/admin/trusts/{name}/disable"), &Value::Null).await;
+    let disabled =
+        server.administer("POST", &format!("/admin/trusts/{name}/disable"), &Value::Null).await;
     assert_eq!(disabled.status, 200, "{disabled:?}; log: {}", server.log());
     assert_eq!(server.verify(key).await.status, 401);
-    let enabled = server.administer("POST", &format!("/admin/trusts/{name}/enable"), &Value::Null).await;
+    let enabled =
+        server.administer("POST", &format!("/admin/trusts/{name}/enable"), &Value::Null).await;
     assert_eq!(enabled.status, 200, "{enabled:?}");
     assert_eq!(server.verify(key).await.status, 200);
-    assert_eq!(server.administer("DELETE", &format!("/admin/trusts/{name}"), &Value::Null).await.status, 200);
+    assert_eq!(
+        server.administer("DELETE", &format!("/admin/trusts/{name}"), &Value::Null).await.status,
+        200
+    );
     server.stop().await;
     let server = Server::on(database, &[]).await;
     assert_eq!(server.verify(key).await.status, 401);
@@ -161,8 +167,7 @@ async fn a_disk_that_is_full_at_the_checkpoint_fails_no_change_that_was_committe
     let filler = disk.fill();
     let mut registered = Vec::new();
     let refused = loop {
-        let body =
-            json!({ "name": format!("New {}", registered.len()), "region": "north ".repeat(200).trim() });
+        let body = json!({ "name": format!("New {}", registered.len()), "region": "north ".repeat(200).trim() });
         let answer = server.administer("POST", "/admin/trusts", &body).await;
         if answer.status != 201 {
             break answer;
@@ -193,7 +198,9 @@ async fn a_disk_that_fails_to_write_fails_changes_alone_and_no_longer_than_it_do
     let limit = |size: &str| {
         let process = server.process_id().to_string();
         let limit = format!("--fsize={size}:");
-        assert!(Command::new(&program).args(["--pid", &process, &limit]).status().unwrap().success());
+        assert!(
+            Command::new(&program).args(["--pid", &process, &limit]).status().unwrap().success()
+        );
     };
     // The watcher may hear of the registration only now.
     let begun = Instant::now();
@@ -206,7 +213,8 @@ async fn a_disk_that_fails_to_write_fails_changes_alone_and_no_longer_than_it_do
         assert_failed(&rotate(&server, "Kept").await.unwrap_err(), "check the file system");
         let entries = server.metric("trust_auth_cache_entries").await;
         assert_eq!(entries, 0.0, "whether a COMMIT that failed was made is unknown");
-        let registered = server.administer("POST", "/admin/trusts", &json!({ "name": "New" })).await;
+        let registered =
+            server.administer("POST", "/admin/trusts", &json!({ "name": "New" })).await;
         assert_failed(&registered, "check the file system");
         assert_changes_alone_fail(&server, &key).await;
     }
@@ -222,7 +230,12 @@ async fn a_file_system_that_is_read_only_is_named_as_the_cause() {
     let Some(disk) = SmallDisk::mount() else { return };
     let run = |arguments: &[&str]| {
         let mut command = command(disk.folder.path());
-        command.env("TRUST_AUTH_DATABASE", disk.database()).arg("--json").args(arguments).output().unwrap()
+        command
+            .env("TRUST_AUTH_DATABASE", disk.database())
+            .arg("--json")
+            .args(arguments)
+            .output()
+            .unwrap()
     };
     assert!(run(&["register", "--name", "Kept"]).status.success());
     disk.remount("ro");
@@ -273,15 +286,23 @@ async fn side_files_that_are_removed_grant_nothing_any_more_and_undo_no_revocati
             assert_eq!(server.verify(&trust.key).await.status, 503);
         }
         let ready = ask(server.main, "GET", "/readyz", &[], "").await;
-        assert_eq!((ready.status, &ready.json()["store"]), (503, &json!("cannot_open")), "{ready:?}");
-        let refused =
-            server.administer("POST", "/admin/trusts", &json!({ "name": "It would be lost" })).await;
+        assert_eq!(
+            (ready.status, &ready.json()["store"]),
+            (503, &json!("cannot_open")),
+            "{ready:?}"
+        );
+        let refused = server
+            .administer("POST", "/admin/trusts", &json!({ "name": "It would be lost" }))
+            .await;
         assert_failed(&refused, "leave the files as they are");
         server.until_logged("`-wal` and `-shm` were removed or replaced").await;
         server.stop().await;
 
         let server = Server::on(&database, &[]).await;
-        assert_eq!(server.verify(&revoked_there.key).await.status, if are_made_anew { 401 } else { 200 });
+        assert_eq!(
+            server.verify(&revoked_there.key).await.status,
+            if are_made_anew { 401 } else { 200 }
+        );
         assert_eq!(server.verify(&revoked_here.key).await.status, 401);
         assert_eq!(server.verify(&kept.key).await.status, 200);
         for trust in [&revoked_there, &revoked_here, &kept] {
@@ -298,12 +319,13 @@ async fn until_moved_on(database: &Path, id: &str, folder: &Path) {
     loop {
         fs::copy(database, &copy).unwrap();
         let mut other = other_program(&copy).await;
-        let disabled: Option<String> = sqlx::query_scalar("SELECT disabled_at FROM trust WHERE id = ?1")
-            .bind(id)
-            .fetch_optional(&mut other)
-            .await
-            .unwrap_or_default()
-            .flatten();
+        let disabled: Option<String> =
+            sqlx::query_scalar("SELECT disabled_at FROM trust WHERE id = ?1")
+                .bind(id)
+                .fetch_optional(&mut other)
+                .await
+                .unwrap_or_default()
+                .flatten();
         other.close().await.unwrap();
         if disabled.is_some() {
             return;
@@ -320,7 +342,9 @@ async fn what_other_programs_may_do_to_side_files_is_not_taken_for_their_removal
     let database = folder.path().join("trusts.db");
     let server = Server::on(&database, &[]).await;
     let trust = server.register("Kept").await;
-    for sql in ["PRAGMA wal_checkpoint(TRUNCATE)", "PRAGMA wal_checkpoint(RESTART)", "VACUUM", "ANALYZE"] {
+    for sql in
+        ["PRAGMA wal_checkpoint(TRUNCATE)", "PRAGMA wal_checkpoint(RESTART)", "VACUUM", "ANALYZE"]
+    {
         let mut other = other_program(&database).await;
         other.execute(sql).await.unwrap();
         other.close().await.unwrap();
@@ -357,7 +381,10 @@ async fn side_files_count_only_once_a_file_is_in_wal_mode_g9() {
     let mut other = other_program(&database).await;
     for region in ["north", "south"] {
         let seen = server.metric("trust_auth_notifications_total").await;
-        other.execute(sqlx::AssertSqlSafe(format!("UPDATE trust SET region = '{region}'"))).await.unwrap();
+        other
+            .execute(sqlx::AssertSqlSafe(format!("UPDATE trust SET region = '{region}'")))
+            .await
+            .unwrap();
         server.until_metric("trust_auth_notifications_total", |now| now > seen).await;
     }
     assert_eq!(server.metric("trust_auth_listener_failures_total").await, 0.0, "{}", server.log());
@@ -403,7 +430,8 @@ async fn changes_that_a_trigger_refuses_stay_degraded_until_one_is_made() {
     let server = Server::on(&database, &[]).await;
     let trust = server.register("St. Mary").await;
     let mut other = other_program(&database).await;
-    let refuses = "CREATE TRIGGER refuses BEFORE UPDATE ON trust BEGIN SELECT RAISE(ABORT, 'no'); END";
+    let refuses =
+        "CREATE TRIGGER refuses BEFORE UPDATE ON trust BEGIN SELECT RAISE(ABORT, 'no'); END";
     other.execute(refuses).await.unwrap();
     let path = format!("/admin/trusts/{}/disable", trust.id);
     let failed = server.administer("POST", &path, &Value::Null).await;
@@ -492,7 +520,9 @@ async fn a_malformed_row_is_named_beside_the_list_and_can_be_disabled_by_either(
     run(&["rotate", &bad.id]);
     let (stdout, _) = run(&["disable", "bad", "--json"]);
     let disabled = serde_json::from_str::<Value>(&stdout).unwrap();
-    assert!(disabled["trust"]["created_at"].is_null() && disabled["trust"]["disabled_at"].is_string());
+    assert!(
+        disabled["trust"]["created_at"].is_null() && disabled["trust"]["disabled_at"].is_string()
+    );
     server.delete(&bad).await;
     server.stop().await;
 }

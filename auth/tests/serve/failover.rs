@@ -40,7 +40,11 @@ async fn a_revocation_on_the_new_primary_is_heard_by_a_service_with_connections_
     let database = url.rsplit('/').next().unwrap();
     network.move_to(&new);
     new.psql(database, "UPDATE trust SET disabled_at = now() WHERE name = 'one'");
-    assert_eq!(old.psql(&url, "SELECT disabled_at IS NULL FROM trust WHERE name = 'one'"), "t", "the test");
+    assert_eq!(
+        old.psql(&url, "SELECT disabled_at IS NULL FROM trust WHERE name = 'one'"),
+        "t",
+        "the test"
+    );
     until_verified_as(&server, &one, 401).await;
     for _ in 0..20 {
         assert_eq!(server.verify(&one.key).await.status, 401);
@@ -49,7 +53,9 @@ async fn a_revocation_on_the_new_primary_is_heard_by_a_service_with_connections_
 
     // It listens to the new one.
     server.until_metric("trust_auth_listener_connected", |connected| connected == 1.0).await;
-    server.until_metric("trust_auth_evictions_total{cause=\"connected\"}", |connects| connects >= 2.0).await;
+    server
+        .until_metric("trust_auth_evictions_total{cause=\"connected\"}", |connects| connects >= 2.0)
+        .await;
     let evicted = "trust_auth_evictions_total{cause=\"notification\"}";
     let before = server.metric(evicted).await;
     new.psql(database, "DELETE FROM trust WHERE name = 'two'");

@@ -1,4 +1,5 @@
-//! Faults: whatever breaks, nothing is granted that should not be, and no request is left without an answer.
+//! Faults: whatever breaks, nothing is granted that should not be, and no request is left without
+//! an answer.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,11 @@ async fn until_status(server: &Server, key: &str, wanted: u16) -> Duration {
         if answer.status == wanted {
             return begun.elapsed();
         }
-        assert!(begun.elapsed() < PATIENCE, "{wanted} never comes: {answer:?}; log: {}", server.log());
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "{wanted} never comes: {answer:?}; log: {}",
+            server.log()
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -41,8 +46,12 @@ async fn a_request_to_terminate_under_load_leaves_no_request_without_an_answer()
     let valid = Load::start(server.main, 8, &Keys::The(trust.key.clone()));
     let unknown = Load::start(server.main, 8, &Keys::Unknown("unknown"));
     let late = Load::start(server.main, 2, &Keys::The(revoked.key.clone()));
-    server.until_metric("trust_auth_requests_total{outcome=\"granted\"}", |granted| granted > 200.0).await;
-    server.until_metric("trust_auth_requests_total{outcome=\"invalid\"}", |invalid| invalid > 8.0).await;
+    server
+        .until_metric("trust_auth_requests_total{outcome=\"granted\"}", |granted| granted > 200.0)
+        .await;
+    server
+        .until_metric("trust_auth_requests_total{outcome=\"invalid\"}", |invalid| invalid > 8.0)
+        .await;
     server.signal("TERM");
     // While it drains.
     server.delete(&revoked).await;
@@ -74,9 +83,15 @@ async fn a_request_in_the_queue_of_the_kernel_is_answered_at_the_end() {
     use tokio::net::TcpStream;
 
     const QUEUED: usize = 200;
-    let mut server =
-        Server::on_sqlite(&["--drain-delay", "0s", "--max-connections", "2", "--header-timeout", "60s"])
-            .await;
+    let mut server = Server::on_sqlite(&[
+        "--drain-delay",
+        "0s",
+        "--max-connections",
+        "2",
+        "--header-timeout",
+        "60s",
+    ])
+    .await;
     let ask = async |stream: &mut TcpStream| {
         stream.write_all(b"GET /verify HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap()
     };
@@ -103,7 +118,8 @@ async fn a_request_in_the_queue_of_the_kernel_is_answered_at_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_stops_under_load_is_503_and_back_within_five_seconds_with_everything_invalidated() {
+async fn a_database_that_stops_under_load_is_503_and_back_within_five_seconds_with_everything_invalidated()
+ {
     let Some(database) = PostgresServer::start() else { return };
     let url = database.new_database();
     let server = Server::on(&url, &["--query-timeout", "1s"]).await;
@@ -140,12 +156,15 @@ async fn a_database_that_stops_under_load_is_503_and_back_within_five_seconds_wi
     let recovered = returned.elapsed();
     assert!(recovered < Duration::from_secs(5), "{recovered:?}; log: {}", server.log());
     until_status(&server, &revoked.key, 401).await;
-    server.until_metric("trust_auth_evictions_total{cause=\"connected\"}", |now| now > invalidations).await;
+    server
+        .until_metric("trust_auth_evictions_total{cause=\"connected\"}", |now| now > invalidations)
+        .await;
 
     let asked = valid.finish().await;
     assert_answered(&asked, &[200, 503]);
-    for one in
-        asked.iter().filter(|one| one.begun > stopped && one.begun + Duration::from_secs(2) < about_to_return)
+    for one in asked
+        .iter()
+        .filter(|one| one.begun > stopped && one.begun + Duration::from_secs(2) < about_to_return)
     {
         assert_eq!(one.status, Some(503), "{one:?}");
     }
@@ -185,7 +204,8 @@ async fn connections_that_are_cut_while_a_trust_is_revoked_cost_no_answer_and_le
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revocation_that_the_listener_misses_is_refused_at_once_and_made_up_for_when_it_is_back() {
+async fn a_revocation_that_the_listener_misses_is_refused_at_once_and_made_up_for_when_it_is_back()
+{
     let Some(database) = PostgresServer::shared() else { return };
     let url = database.new_database();
     let server = Server::on(&url, &[]).await;
@@ -207,7 +227,9 @@ async fn a_revocation_that_the_listener_misses_is_refused_at_once_and_made_up_fo
         assert_eq!(cut, "t");
         let deleted = Instant::now();
         assert_eq!(server.verify(&revoked.key).await.status, 401);
-        server.until_metric("trust_auth_evictions_total{cause=\"connected\"}", |now| now > connects).await;
+        server
+            .until_metric("trust_auth_evictions_total{cause=\"connected\"}", |now| now > connects)
+            .await;
         assert_eq!(server.metric("trust_auth_cache_entries").await, 0.0);
         assert_eq!(server.metric("trust_auth_listener_connected").await, 1.0);
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -235,7 +257,8 @@ async fn a_query_that_hangs_is_503_when_its_time_is_over_and_nothing_is_remember
     assert!(
         metrics
             .iter()
-            .any(|(name, value)| name.starts_with("trust_auth_store_failures_total") && *value >= 1.0)
+            .any(|(name, value)| name.starts_with("trust_auth_store_failures_total")
+                && *value >= 1.0)
     );
     locked.rollback().await.unwrap();
     until_status(&server, &trust.key, 200).await;
@@ -268,7 +291,8 @@ async fn an_sqlite_file_that_another_process_has_locked_is_still_read_and_a_chan
     assert_eq!(server.verify(&trust.key).await.status, 401);
 }
 
-/// As a restore does it. What is revoked in the new file would be granted by the old one, which is still open.
+/// As a restore does it. What is revoked in the new file would be granted by the old one, which is
+/// still open.
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn an_sqlite_file_that_is_replaced_grants_nothing_any_more_g9() {
@@ -289,8 +313,9 @@ async fn an_sqlite_file_that_is_replaced_grants_nothing_any_more_g9() {
         assert_unavailable(&server.verify(key).await);
     }
     assert_eq!(ask(server.main, "GET", "/readyz", &[], "").await.status, 503);
-    let registered =
-        server.administer("POST", "/admin/trusts", &serde_json::json!({ "name": "It would be lost" })).await;
+    let registered = server
+        .administer("POST", "/admin/trusts", &serde_json::json!({ "name": "It would be lost" }))
+        .await;
     assert_eq!((registered.status, &*registered.kind()), (503, "cannot_open"));
     server.until_logged("removed or replaced while it was open").await;
 }
@@ -327,7 +352,8 @@ async fn a_change_whose_client_has_gone_is_made_logged_and_counted() {
     }
 }
 
-/// What stays in a side file is put into whatever file has the name at the next start: a restored one, in which a key is revoked.
+/// What stays in a side file is put into whatever file has the name at the next start: a restored
+/// one, in which a key is revoked.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_an_orderly_end_sqlites_side_files_are_gone_and_a_restored_file_is_what_counts_g9() {
     let folder = tempfile::tempdir().unwrap();
@@ -348,7 +374,8 @@ async fn after_an_orderly_end_sqlites_side_files_are_gone_and_a_restored_file_is
     }
 }
 
-/// It is more than the kernel takes, and the client takes none of it for longer than a client that is silent would be waited for.
+/// It is more than the kernel takes, and the client takes none of it for longer than a client that
+/// is silent would be waited for.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_read_slowly_is_given_to_its_end_while_the_service_ends() {
     let folder = tempfile::tempdir().unwrap();
@@ -381,6 +408,9 @@ async fn an_answer_that_is_read_slowly_is_given_to_its_end_while_the_service_end
     let answer = String::from_utf8(answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.1 200"), "{head}\n{body}");
-    assert!(head.to_ascii_lowercase().contains(&format!("content-length: {}", body.len())), "{head}");
+    assert!(
+        head.to_ascii_lowercase().contains(&format!("content-length: {}", body.len())),
+        "{head}"
+    );
     assert!(body.len() > 8_000_000, "{} bytes may fit into the kernel's buffers", body.len());
 }

@@ -1,4 +1,5 @@
-//! A flood of unknown keys: it costs one walk at a time, whatever its size, and nobody who has a key is kept out.
+//! A flood of unknown keys: it costs one walk at a time, whatever its size, and nobody who has a
+//! key is kept out.
 
 use std::time::Instant;
 
@@ -19,7 +20,8 @@ const FLAT: u64 = 48 * 1024 * 1024;
 async fn ten_thousand_unknown_keys_cost_one_walk_at_a_time_and_no_memory_and_hits_go_on() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("trusts.db");
-    let store = SqliteStore::options(&file).create_if_missing(true).durable(false).connect().await.unwrap();
+    let store =
+        SqliteStore::options(&file).create_if_missing(true).durable(false).connect().await.unwrap();
     for number in 0..TRUSTS {
         let new = NewTrust::new(format!("Trust {number}")).unwrap();
         store.insert(new, KeyHash::of(format!("key {number}"))).await.unwrap();
@@ -42,7 +44,10 @@ async fn ten_thousand_unknown_keys_cost_one_walk_at_a_time_and_no_memory_and_hit
                     match client.verify(&key).await.unwrap() {
                         answer if answer.status == 401 => statuses[0] += 1,
                         // Over the limit of those who may wait.
-                        answer if answer.status == 503 && answer.header("retry-after") == Some("1") => {
+                        answer
+                            if answer.status == 503
+                                && answer.header("retry-after") == Some("1") =>
+                        {
                             statuses[1] += 1
                         }
                         answer => panic!("{answer:?}"),
@@ -70,7 +75,10 @@ async fn ten_thousand_unknown_keys_cost_one_walk_at_a_time_and_no_memory_and_hit
     // Never two at a time; so they take no longer together than the flood did.
     assert_eq!(after["trust_auth_walks_under_way_max"], 1.0);
     assert!(grown("trust_auth_walk_seconds_sum") <= elapsed, "{after:#?}");
-    assert!(walks >= 1.0 && walks * 2.0 < invalid, "{walks} walks for {invalid} requests were not shared");
+    assert!(
+        walks >= 1.0 && walks * 2.0 < invalid,
+        "{walks} walks for {invalid} requests were not shared"
+    );
     assert_eq!(grown("trust_auth_rows_swept_total"), walks * TRUSTS as f64);
     assert_eq!(after["trust_auth_waiting_requests"], 0.0);
     assert_eq!(after["trust_auth_cache_entries"], 1.0);

@@ -11,7 +11,11 @@ use crate::postgres_server::PostgresServer;
 use crate::server::{PATIENCE, Server};
 
 /// Waits until `/readyz` answers so.
-pub(crate) async fn until_ready(server: &Server, path: &str, wanted: impl Fn(&Answer) -> bool) -> Value {
+pub(crate) async fn until_ready(
+    server: &Server,
+    path: &str,
+    wanted: impl Fn(&Answer) -> bool,
+) -> Value {
     let begun = Instant::now();
     loop {
         let answer = ask(server.main, "GET", path, &[], "").await;
@@ -50,7 +54,10 @@ async fn changes_that_fail_are_named_while_requests_are_answered_and_until_one_c
     assert_eq!(server.metric("trust_auth_changes_failing").await, 0.0);
 
     // A change that the caller got wrong says nothing of the database.
-    assert_eq!(server.administer("POST", "/admin/trusts/nobody/disable", &Value::Null).await.status, 404);
+    assert_eq!(
+        server.administer("POST", "/admin/trusts/nobody/disable", &Value::Null).await.status,
+        404
+    );
     assert_eq!(server.metric("trust_auth_changes_failing").await, 0.0);
     server.stop().await;
 }
@@ -119,7 +126,8 @@ async fn a_scan_that_cannot_end_is_not_ready_and_one_that_nears_its_limit_is_war
 
     database.psql(&url, "UPDATE pace SET seconds = 60");
     assert_eq!(server.verify("unknown").await.status, 503);
-    let ready = until_ready(&server, "/readyz", |answer| answer.json()["scan"] == json!("timeout")).await;
+    let ready =
+        until_ready(&server, "/readyz", |answer| answer.json()["scan"] == json!("timeout")).await;
     assert_eq!((&ready["ready"], &ready["store"]), (&json!(false), &json!("ok")));
     assert_eq!(ask(server.main, "GET", "/readyz", &[], "").await.status, 503);
     until_logged(&server, "no key that is not cached can be verified").await;

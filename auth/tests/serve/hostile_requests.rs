@@ -13,7 +13,8 @@ pub(crate) enum Outcome {
     Granted,
     /// 401, as JSON with `WWW-Authenticate`, for want of a key. The application got nothing.
     Missing,
-    /// 401, as JSON with `WWW-Authenticate`, for an unknown key or two keys. The application got nothing.
+    /// 401, as JSON with `WWW-Authenticate`, for an unknown key or two keys. The application got
+    /// nothing.
     Invalid,
     /// Another answer, of the proxy or of the service. The application got nothing.
     Refused(u16),

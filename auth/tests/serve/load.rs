@@ -1,4 +1,5 @@
-//! Load: clients that ask over and over, each on one connection at a time, and remember what they got.
+//! Load: clients that ask over and over, each on one connection at a time, and remember what they
+//! got.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -40,11 +41,12 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// So many clients that ask for this, until they are stopped, or until an answer has told them to go elsewhere and the one after it, on a
-    /// new connection, has come too.
+    /// So many clients that ask for this, until they are stopped, or until an answer has told them
+    /// to go elsewhere and the one after it, on a new connection, has come too.
     pub(crate) fn start(address: SocketAddr, clients: usize, keys: &Keys) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let one = |number: usize| tokio::spawn(client(address, number, keys.clone(), Arc::clone(&stop)));
+        let one =
+            |number: usize| tokio::spawn(client(address, number, keys.clone(), Arc::clone(&stop)));
         Self { clients: (0..clients).map(one).collect(), stop }
     }
 
@@ -86,7 +88,12 @@ pub(crate) fn assert_never_granted_after(revoked: Instant, asked: &[Asked]) {
     }
 }
 
-async fn client(address: SocketAddr, number: usize, keys: Keys, stop: Arc<AtomicBool>) -> Vec<Asked> {
+async fn client(
+    address: SocketAddr,
+    number: usize,
+    keys: Keys,
+    stop: Arc<AtomicBool>,
+) -> Vec<Asked> {
     let mut client = Client::new(address);
     let mut asked = Vec::new();
     let mut last = false;

@@ -1,6 +1,8 @@
-//! `trust-auth serve` as its users meet it: the real binary as a process, real databases, real proxies, real clients.
+//! `trust-auth serve` as its users meet it: the real binary as a process, real databases, real
+//! proxies, real clients.
 //!
-//! No figure of performance is asserted here: those are measured by `benches/service`. What is asserted holds on a machine of any speed.
+//! No figure of performance is asserted here: those are measured by `benches/service`. What is
+//! asserted holds on a machine of any speed.
 
 mod admin;
 mod admin_statuses;

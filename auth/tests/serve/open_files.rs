@@ -1,5 +1,5 @@
-//! Clients that take every file that the process may have open: they must keep nobody else out where the
-//! limit can be raised, and be told of, once, where it cannot.
+//! Clients that take every file that the process may have open: they must keep nobody else out
+//! where the limit can be raised, and be told of, once, where it cannot.
 
 use std::net::TcpStream;
 use std::path::Path;
@@ -58,13 +58,15 @@ async fn more_clients_than_the_soft_limit_of_open_files_do_not_keep_a_revocation
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg(unix)]
-async fn a_hard_limit_of_open_files_that_is_too_low_is_told_of_and_its_end_is_logged_no_more_than_once() {
+async fn a_hard_limit_of_open_files_that_is_too_low_is_told_of_and_its_end_is_logged_no_more_than_once()
+ {
     let server = ready(with_a_low_hard_limit).await;
     server.until_logged("lower --max-connections").await;
     let key = server.register("Kept").await.key;
     let clients = silent_clients(&server);
     let main_cannot_accept = || {
-        let told = |line: &&str| line.contains("cannot accept a connection") && line.contains("\"main\"");
+        let told =
+            |line: &&str| line.contains("cannot accept a connection") && line.contains("\"main\"");
         server.log().lines().filter(told).count()
     };
     let begun = Instant::now();

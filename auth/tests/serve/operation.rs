@@ -10,13 +10,19 @@ use crate::server::{ADMIN_KEY, Server, command};
 
 fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let folder = tempfile::tempdir().unwrap();
-    command(folder.path()).arg("serve").args(arguments).envs(environment.iter().copied()).output().unwrap()
+    command(folder.path())
+        .arg("serve")
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap()
 }
 
 #[tokio::test]
 async fn a_flag_goes_before_the_environment_and_both_are_told_at_the_start_without_secrets() {
     let server =
-        Server::on_sqlite(&["--ttl", "7s", "--waiting-limit", "33", "--reject-floor", "250ms"]).await;
+        Server::on_sqlite(&["--ttl", "7s", "--waiting-limit", "33", "--reject-floor", "250ms"])
+            .await;
     let settings = &server.told["serving"]["settings"];
     assert_eq!((&settings["ttl"], &settings["waiting_limit"]), (&"7s".into(), &33.into()));
     assert_eq!(
@@ -38,7 +44,11 @@ fn settings_that_cannot_work_are_refused_with_what_to_do() {
             "--reject-floor and --query-timeout must be at most",
         ),
         (&["--query-timeout", "0s"], &[], "--query-timeout must be longer"),
-        (&["--database-connection-max-age", "0s"], &[], "--database-connection-max-age must be at least"),
+        (
+            &["--database-connection-max-age", "0s"],
+            &[],
+            "--database-connection-max-age must be at least",
+        ),
         (&["--query-timeout", "11s"], &[], "--query-timeout must be at most --request-timeout"),
         (&["--metrics-on-admin-only", "--admin-listen", "off"], &[], "leaves nobody"),
         (&["--admin-listen", "off"], &[("TRUST_AUTH_METRICS_ON_ADMIN_ONLY", "1")], "leaves nobody"),
@@ -50,7 +60,11 @@ fn settings_that_cannot_work_are_refused_with_what_to_do() {
         (&[], &[("TRUST_AUTH_WAITING_LIMIT", "0")], "--waiting-limit must be at least 1"),
         (&["--listen", "192.0.2.1:1"], &[], "cannot listen at 192.0.2.1:1"),
         (&["--database", "mysql://u:hunter2@db/x"], &[], "cannot be opened"),
-        (&["--database", "postgres://u:hunter2@127.0.0.1:1/x", "--exit-if-unreachable"], &[], "127.0.0.1:1"),
+        (
+            &["--database", "postgres://u:hunter2@127.0.0.1:1/x", "--exit-if-unreachable"],
+            &[],
+            "127.0.0.1:1",
+        ),
         (
             &["--database", "postgres://u:hunter2@127.0.0.1:1/x"],
             &[("TRUST_AUTH_EXIT_IF_UNREACHABLE", "1")],
@@ -70,7 +84,11 @@ fn settings_that_cannot_work_are_refused_with_what_to_do() {
         (&[], &[("TRUST_AUTH_TTL", "soon")]),
         (&[], &[("TRUST_AUTH_METRICS_ON_ADMIN_ONLY", "perhaps")]),
     ] {
-        assert_eq!(run(arguments, environment).status.code(), Some(2), "{arguments:?} {environment:?}");
+        assert_eq!(
+            run(arguments, environment).status.code(),
+            Some(2),
+            "{arguments:?} {environment:?}"
+        );
     }
 }
 
@@ -81,13 +99,22 @@ async fn no_key_and_no_digest_is_ever_logged_g10() {
     let unknown = "an-unknown-key-that-nobody-has";
     server.verify(&trust.key).await;
     server.verify(unknown).await;
-    ask(server.main, "GET", "/verify", &[("X-Api-Key", "first-of-two"), ("X-Api-Key", "second-of-two")], "")
+    ask(
+        server.main,
+        "GET",
+        "/verify",
+        &[("X-Api-Key", "first-of-two"), ("X-Api-Key", "second-of-two")],
+        "",
+    )
+    .await;
+    ask(server.admin, "GET", "/admin/trusts", &[("Authorization", "Bearer a-wrong-admin-key")], "")
         .await;
-    ask(server.admin, "GET", "/admin/trusts", &[("Authorization", "Bearer a-wrong-admin-key")], "").await;
     server.delete(&trust).await;
     server.verify(&trust.key).await;
     let log = server.stop().await;
-    for key in [&*trust.key, unknown, "first-of-two", "second-of-two", "a-wrong-admin-key", ADMIN_KEY] {
+    for key in
+        [&*trust.key, unknown, "first-of-two", "second-of-two", "a-wrong-admin-key", ADMIN_KEY]
+    {
         let digest = trust_auth::KeyHash::of(key).to_string();
         assert!(!log.contains(key) && !log.contains(&digest[..16]), "{key}: {log}");
     }
@@ -112,8 +139,15 @@ async fn an_idle_connection_does_not_hold_up_the_end_and_a_second_signal_ends_it
 /// Some clients never send the rest, and HTTP waits for it.
 #[tokio::test]
 async fn half_a_request_does_not_hold_up_the_end_and_a_whole_one_is_answered() {
-    let server =
-        Server::on_sqlite(&["--drain-timeout", "1h", "--header-timeout", "1h", "--reject-floor", "3s"]).await;
+    let server = Server::on_sqlite(&[
+        "--drain-timeout",
+        "1h",
+        "--header-timeout",
+        "1h",
+        "--reject-floor",
+        "3s",
+    ])
+    .await;
     let mut half = tokio::net::TcpStream::connect(server.main).await.unwrap();
     half.write_all(b"GET /verify HTTP/1.1\r\nX-Api-").await.unwrap();
     let mut whole = Client::new(server.main);
@@ -125,8 +159,14 @@ async fn half_a_request_does_not_hold_up_the_end_and_a_whole_one_is_answered() {
 
 #[tokio::test]
 async fn settings_that_work_and_do_not_go_well_together_are_warned_of() {
-    let log = Server::on_sqlite(&["--max-connections", "100", "--drain-timeout", "9s"]).await.stop().await;
-    assert!(log.contains("--waiting-limit below half") && log.contains("raise --drain-timeout"), "{log}");
+    let log = Server::on_sqlite(&["--max-connections", "100", "--drain-timeout", "9s"])
+        .await
+        .stop()
+        .await;
+    assert!(
+        log.contains("--waiting-limit below half") && log.contains("raise --drain-timeout"),
+        "{log}"
+    );
     let log = Server::on_sqlite(&[]).await.stop().await;
     // Of the file that was just made it is said that nobody is in it.
     let others = log.lines().filter(|line| !line.contains("no enabled trust with a key"));

@@ -30,7 +30,10 @@ async fn a_new_password_in_the_file_of_the_flag_is_found_by_the_running_service(
 async fn a_new_password_from_the_command_is_found_by_the_running_service() {
     rotated(|file, password| {
         write(file, &format!("{password}\n"));
-        (String::new(), vec!["--database-password-command".into(), format!("cat '{}'", file.display())])
+        (
+            String::new(),
+            vec!["--database-password-command".into(), format!("cat '{}'", file.display())],
+        )
     })
     .await;
 }

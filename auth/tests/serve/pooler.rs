@@ -53,8 +53,10 @@ fn a_service_behind_a_pooler_that_delivers_no_notifications_does_not_start_and_n
         let url = server.new_database();
         // The table is there, made by way of PostgreSQL itself.
         let folder = tempfile::tempdir().unwrap();
-        let made =
-            command(folder.path()).args(["--database", &url, "register", "--name", "a"]).output().unwrap();
+        let made = command(folder.path())
+            .args(["--database", &url, "register", "--name", "a"])
+            .output()
+            .unwrap();
         assert!(made.status.success(), "{made:?}");
         for _ in 0..2 {
             let mut service = command(folder.path());
@@ -63,7 +65,10 @@ fn a_service_behind_a_pooler_that_delivers_no_notifications_does_not_start_and_n
             let output = service.output().unwrap();
             let error = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
             assert_eq!(output.status.code(), Some(1), "{mode}: {error}");
-            assert!(error.contains("PgBouncer") && error.contains("session mode"), "{mode}: {error}");
+            assert!(
+                error.contains("PgBouncer") && error.contains("session mode"),
+                "{mode}: {error}"
+            );
             assert!(!error.contains(PASSWORD), "{mode}: {error}");
         }
     }
@@ -84,7 +89,9 @@ async fn a_service_behind_a_pooler_in_session_mode_is_told_of_changes() {
     assert_eq!(service.verify(&trust.key).await.status, 401);
     // Canaries arrive, time and again.
     let begun = Instant::now();
-    service.until_metric("trust_auth_listener_canaries_total{outcome=\"heard\"}", |heard| heard >= 3.0).await;
+    service
+        .until_metric("trust_auth_listener_canaries_total{outcome=\"heard\"}", |heard| heard >= 3.0)
+        .await;
     assert!(begun.elapsed() < PATIENCE);
     assert_eq!(service.metric("trust_auth_listener_failures_total").await, 0.0);
 }

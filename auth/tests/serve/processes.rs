@@ -1,4 +1,5 @@
-//! Several services on one database: what one of them, or somebody else, revokes is refused by all at once, and forgotten soon.
+//! Several services on one database: what one of them, or somebody else, revokes is refused by all
+//! at once, and forgotten soon.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,8 +10,8 @@ use crate::server::{Registered, Server, command};
 /// How long a revoked key may stay in another process's cache.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Registers a trust, and waits until each of the services has heard of it: hearing of it empties its key's place in the cache, which is not to
-/// be taken for the revocation.
+/// Registers a trust, and waits until each of the services has heard of it: hearing of it empties
+/// its key's place in the cache, which is not to be taken for the revocation.
 async fn registered(services: [&Server; 2], name: &str) -> Registered {
     const EVICTED: &str = "trust_auth_evictions_total{cause=\"notification\"}";
     let before = [services[0].metric(EVICTED).await, services[1].metric(EVICTED).await];
@@ -21,10 +22,16 @@ async fn registered(services: [&Server; 2], name: &str) -> Registered {
     trust
 }
 
-/// Revokes three trusts, one after the other, and asserts that the other service refuses each at once, and has it out of its cache soon.
+/// Revokes three trusts, one after the other, and asserts that the other service refuses each at
+/// once, and has it out of its cache soon.
 ///
 /// Soon in one case of three, and some time in the others: a machine may have other things to do.
-async fn assert_forgotten(one: &Server, other: &Server, how: &str, revoke: impl AsyncFn(&Registered)) {
+async fn assert_forgotten(
+    one: &Server,
+    other: &Server,
+    how: &str,
+    revoke: impl AsyncFn(&Registered),
+) {
     let kept = registered([one, other], &format!("Kept {how}")).await;
     let mut times = Vec::new();
     for round in 0..3 {
@@ -44,7 +51,8 @@ async fn assert_forgotten(one: &Server, other: &Server, how: &str, revoke: impl 
         other.until_metric("trust_auth_cache_entries", |now| now == entries - 1.0).await;
         times.push(revoked.elapsed());
         assert_eq!(one.verify(&trust.key).await.status, 401, "{how}");
-        // Gone, and not merely refused: another request does not find a stale entry, and nobody else lost his.
+        // Gone, and not merely refused: another request does not find a stale entry, and nobody
+        // else lost his.
         assert_eq!(other.verify(&trust.key).await.status, 401, "{how}");
         let hits = other.metric("trust_auth_hits_total").await;
         assert_eq!(other.verify(&kept.key).await.status, 200);
@@ -57,8 +65,12 @@ async fn assert_forgotten(one: &Server, other: &Server, how: &str, revoke: impl 
 }
 
 async fn delete_on_the_command_line(database: &Path, trust: &Registered) {
-    let output =
-        command(Path::new("/")).arg("--database").arg(database).args(["delete", &trust.id]).output().unwrap();
+    let output = command(Path::new("/"))
+        .arg("--database")
+        .arg(database)
+        .args(["delete", &trust.id])
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
@@ -68,7 +80,11 @@ async fn a_trust_deleted_in_one_service_by_psql_or_the_command_line_is_refused_b
     let Some(database) = PostgresServer::shared() else { return };
     let url = database.new_database();
     let (one, other) = (Server::on(&url, &[]).await, Server::on(&url, &[]).await);
-    assert!(!one.told.to_string().contains("hunter2") && !one.log().contains("hunter2"), "{}", one.told);
+    assert!(
+        !one.told.to_string().contains("hunter2") && !one.log().contains("hunter2"),
+        "{}",
+        one.told
+    );
 
     assert_forgotten(&one, &other, "admin", async |trust| one.delete(trust).await).await;
     assert_forgotten(&one, &other, "psql", async |trust| {
@@ -89,6 +105,8 @@ async fn the_same_holds_for_services_on_one_sqlite_file() {
     let file = folder.path().join("trusts.db");
     let (one, other) = (Server::on(&file, &[]).await, Server::on(&file, &[]).await);
     assert_forgotten(&one, &other, "admin", async |trust| one.delete(trust).await).await;
-    assert_forgotten(&one, &other, "command", async |trust| delete_on_the_command_line(&file, trust).await)
-        .await;
+    assert_forgotten(&one, &other, "command", async |trust| {
+        delete_on_the_command_line(&file, trust).await
+    })
+    .await;
 }

@@ -1,5 +1,5 @@
-//! Programs that the tests drive beside the service: found, or the test says that it is left out. Those that `TRUST_AUTH_REQUIRE_PROGRAMS`
-//! names, as `.ci/run` does, may not be missing.
+//! Programs that the tests drive beside the service: found, or the test says that it is left out.
+//! Those that `TRUST_AUTH_REQUIRE_PROGRAMS` names, as `.ci/run` does, may not be missing.
 
 use std::env;
 use std::fs;
@@ -52,8 +52,12 @@ impl Program {
     pub(crate) fn start(mut command: Command, folder: &Path, listens_at: SocketAddr) -> Self {
         let errors = folder.join("errors");
         let file = fs::File::create(&errors).unwrap();
-        let child =
-            command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap();
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .unwrap();
         let mut program = Self { child, errors };
         let begun = Instant::now();
         while TcpStream::connect(listens_at).is_err() {

@@ -1,4 +1,5 @@
-//! Real proxies in front of a real application, with the configurations of `docs/proxies`; and real clients.
+//! Real proxies in front of a real application, with the configurations of `docs/proxies`; and real
+//! clients.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -17,14 +18,17 @@ use crate::server::Server;
 async fn application() -> SocketAddr {
     let answer = async |headers: HeaderMap| {
         let of = |name: &str| {
-            let values = headers.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned());
+            let values =
+                headers.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned());
             values.collect::<Vec<_>>().join("|")
         };
         serde_json::json!([of("x-trust-id"), of("x-trust-name"), of("x-api-key")]).to_string()
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await.unwrap() });
+    tokio::spawn(
+        async move { axum::serve(listener, Router::new().fallback(answer)).await.unwrap() },
+    );
     address
 }
 
@@ -58,7 +62,8 @@ async fn assert_guards(which: Proxy) {
     let Some(front) = which.start(application().await).await else { return };
     let (proxy, server, program) = (front.address, front.server, &front.program);
     let (trust, revoked) = (server.register("St. Märy").await, server.register("Revoked").await);
-    let through = async |headers: &[(&str, &str)]| ask(proxy, "GET", "/orders/7?a=b", headers, "").await;
+    let through =
+        async |headers: &[(&str, &str)]| ask(proxy, "GET", "/orders/7?a=b", headers, "").await;
 
     // A client does not get to say who it is.
     let forged = [("X-Api-Key", &*trust.key), ("X-Trust-Id", "forged"), ("X-Trust-Name", "forged")];
@@ -125,7 +130,8 @@ pub(crate) enum Proxy {
     Traefik,
 }
 
-/// A proxy that runs with its configuration of `docs/proxies`, between an application and a service.
+/// A proxy that runs with its configuration of `docs/proxies`, between an application and a
+/// service.
 pub(crate) struct Front {
     pub(crate) address: SocketAddr,
     pub(crate) server: Server,
@@ -151,16 +157,27 @@ impl Proxy {
             Self::Nginx => {
                 // What the distribution compiled in are folders of the system's own nginx.
                 let own = if is_root() { "daemon off; user root;" } else { "daemon off;" };
-                command.arg("-p").arg(path).args(["-c", &file("nginx.conf"), "-e", "stderr", "-g", own])
+                command.arg("-p").arg(path).args([
+                    "-c",
+                    &file("nginx.conf"),
+                    "-e",
+                    "stderr",
+                    "-g",
+                    own,
+                ])
             }
             Self::Caddy => command
                 .args(["run", "--config", &file("Caddyfile")])
                 .env("HOME", path)
                 .env("XDG_DATA_HOME", path)
                 .env("XDG_CONFIG_HOME", path),
-            Self::Envoy => {
-                command.args(["-c", &file("envoy.yaml"), "--concurrency", "1", "--disable-hot-restart"])
-            }
+            Self::Envoy => command.args([
+                "-c",
+                &file("envoy.yaml"),
+                "--concurrency",
+                "1",
+                "--disable-hot-restart",
+            ]),
             Self::Traefik => {
                 file("traefik-dynamic.yml");
                 command.args(["--configFile", &file("traefik.yml")]).current_dir(path)
@@ -200,7 +217,8 @@ async fn curl_and_wrk_get_what_they_ask_for() {
     let (Some(curl), Some(wrk)) = (find("curl"), find("wrk")) else { return };
     let server = Server::on_sqlite(&[]).await;
     let trust = server.register("St. Mary").await;
-    let (url, header) = (format!("http://{}/verify", server.main), format!("X-Api-Key: {}", trust.key));
+    let (url, header) =
+        (format!("http://{}/verify", server.main), format!("X-Api-Key: {}", trust.key));
     let status = |extra: &[&str]| {
         let mut command = Command::new(&curl);
         command.args([
@@ -221,7 +239,17 @@ async fn curl_and_wrk_get_what_they_ask_for() {
 
     let before = server.metric("trust_auth_requests_total{outcome=\"granted\"}").await;
     let output = Command::new(&wrk)
-        .args(["--threads", "1", "--connections", "8", "--duration", "1s", "--header", &header, &url])
+        .args([
+            "--threads",
+            "1",
+            "--connections",
+            "8",
+            "--duration",
+            "1s",
+            "--header",
+            &header,
+            &url,
+        ])
         .output()
         .unwrap();
     let report = String::from_utf8(output.stdout).unwrap();

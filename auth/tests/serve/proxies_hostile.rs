@@ -55,7 +55,9 @@ impl Application {
                         let (target, headers) = (head.uri.to_string(), head.headers);
                         let body_bytes = body.to_bytes().len();
                         all.lock().unwrap().push(Seen { target, headers, trailers, body_bytes });
-                        Ok::<_, hyper::Error>(Response::new(Full::new(Bytes::from("from the application"))))
+                        Ok::<_, hyper::Error>(Response::new(Full::new(Bytes::from(
+                            "from the application",
+                        ))))
                     }
                 });
                 // No limit of its own: those of the proxies and of the service are tested.
@@ -95,8 +97,11 @@ impl First {
         if status < 200 {
             return Self::in_bytes(rest.as_bytes(), ended);
         }
-        let split = |line: &str| line.split_once(':').map(|(name, value)| (name.into(), value.trim().into()));
-        let mut first = Self { status, headers: lines.filter_map(split).collect(), body: String::new() };
+        let split = |line: &str| {
+            line.split_once(':').map(|(name, value)| (name.into(), value.trim().into()))
+        };
+        let mut first =
+            Self { status, headers: lines.filter_map(split).collect(), body: String::new() };
         let length = first.header("content-length").first().and_then(|length| length.parse().ok());
         if let Some(length) = length {
             first.body = rest.get(..length)?.to_owned();
@@ -120,8 +125,8 @@ impl First {
     }
 }
 
-/// Sends the bytes while it reads the first answer. Its status is 0 if the connection ended without an
-/// answer, and 1 if neither came.
+/// Sends the bytes while it reads the first answer. Its status is 0 if the connection ended without
+/// an answer, and 1 if neither came.
 async fn converse(address: SocketAddr, bytes: Vec<u8>) -> First {
     let (mut reader, mut writer) = TcpStream::connect(address).await.unwrap().into_split();
     let sending = tokio::spawn(async move {
@@ -158,7 +163,8 @@ fn bytes(request: &str, key: &str) -> Vec<u8> {
             Some(("k", count)) => text.push_str(&"k".repeat(count.parse().unwrap())),
             Some(("h", count)) => {
                 let count: usize = count.parse().unwrap();
-                let headers: Vec<String> = (0..count).map(|number| format!("X-Many-{number}: 1")).collect();
+                let headers: Vec<String> =
+                    (0..count).map(|number| format!("X-Many-{number}: 1")).collect();
                 text.push_str(&headers.join("\r\n"));
             }
             _ => {
@@ -181,11 +187,13 @@ fn wrong(
     sent: &[u8],
 ) -> Option<&'static str> {
     let body: Value = serde_json::from_str(&first.body).unwrap_or_default();
-    let refused = |status: u16| (first.status != status || !seen.is_empty()).then_some("not so refused");
+    let refused =
+        |status: u16| (first.status != status || !seen.is_empty()).then_some("not so refused");
     let unauthorized = |detail: &str| {
         if refused(401).is_some() {
             Some("not refused with 401")
-        } else if body != json!({ "detail": detail }) || first.header("content-type") != ["application/json"]
+        } else if body != json!({ "detail": detail })
+            || first.header("content-type") != ["application/json"]
         {
             Some("not the JSON that is promised")
         } else {
@@ -195,13 +203,17 @@ fn wrong(
     match right {
         Outcome::Granted => {
             let [one] = seen else { return Some("not one request of the application's") };
-            let head = sent.windows(4).position(|four| four == b"\r\n\r\n").map_or(sent.len(), |at| at + 4);
+            let head = sent
+                .windows(4)
+                .position(|four| four == b"\r\n\r\n")
+                .map_or(sent.len(), |at| at + 4);
             let has = |name: &str| hostile.request.contains(&format!("\r\n{name}:"));
             let is_announced = has("Content-Length") && !has("Transfer-Encoding");
             if first.status != 200 || first.body != "from the application" {
                 Some("no answer of the application's")
             } else {
-                (is_announced && one.body_bytes != sent.len() - head).then_some("the body is not whole")
+                (is_announced && one.body_bytes != sent.len() - head)
+                    .then_some("the body is not whole")
             }
         }
         Outcome::Missing => unauthorized("Not authenticated: API key is missing."),
@@ -218,7 +230,9 @@ fn intruder(seen: &Seen, trust: &Registered) -> Option<String> {
     let alike = |headers: &HeaderMap, folded_name: &str| -> Vec<(String, String)> {
         let named = headers.iter().filter(|(name, _)| folded(name.as_str()) == folded_name);
         named
-            .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+            .map(|(name, value)| {
+                (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+            })
             .collect()
     };
     let identity = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
@@ -251,8 +265,13 @@ async fn assert_withstands(proxy: Proxy) {
         for wrong in wrongs.chain(seen.iter().filter_map(|seen| intruder(seen, &trust))) {
             let short = |text: &str| text.chars().take(600).collect::<String>();
             let (status, body) = (first.status, short(&first.body));
-            writeln!(faults, "{}: not {right:?}: {}; {status} {body:?}", hostile.what, short(&wrong))
-                .unwrap();
+            writeln!(
+                faults,
+                "{}: not {right:?}: {}; {status} {body:?}",
+                hostile.what,
+                short(&wrong)
+            )
+            .unwrap();
         }
     }
     // A second request that was in another's body may come late.

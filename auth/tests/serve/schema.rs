@@ -21,7 +21,8 @@ const FOREIGN: &str = "
     INSERT INTO trust (id, name, api_key_hash, contact) VALUES
         ('00000000-0000-4000-8000-000000000001', 'St. Mary', encode(sha256('mary'), 'hex'), '{\"a\": 1}')";
 
-const TRIGGERS: &str = "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'trust_auth_%' AND tgenabled = 'A'";
+const TRIGGERS: &str =
+    "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'trust_auth_%' AND tgenabled = 'A'";
 
 struct Ran {
     code: i32,
@@ -131,7 +132,12 @@ fn no_command_but_migrate_changes_a_table_that_is_there() {
     let before = database.dump(&url);
     for arguments in [&["migrate"][..], &["migrate", "--dry-run"]] {
         let ran = run(&url, arguments, "");
-        assert!(ran.code == 0 && ran.stdout.contains("Nothing to do"), "{} {}", ran.stdout, ran.stderr);
+        assert!(
+            ran.code == 0 && ran.stdout.contains("Nothing to do"),
+            "{} {}",
+            ran.stdout,
+            ran.stderr
+        );
     }
     assert_eq!(run(&url, &["migrate", "--json"], "").json()["migration"]["needed"], false);
     assert_eq!(database.dump(&url), before);
@@ -152,7 +158,8 @@ async fn a_service_that_was_told_to_migrate_does_so_before_it_serves() {
 /// From a dump, as another role, without what is not the table itself: neither the next start nor
 /// the command line may need it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_was_restored_without_triggers_under_another_owner_is_served_and_administered() {
+async fn a_table_that_was_restored_without_triggers_under_another_owner_is_served_and_administered()
+{
     let Some(database) = PostgresServer::shared() else { return };
     let former = database.new_database();
     let (keep, gone) = {
@@ -163,9 +170,10 @@ async fn a_table_that_was_restored_without_triggers_under_another_owner_is_serve
     let (owner, url_of_owner) = database.new_role(&url);
     let (service, url_of_service) = database.new_role(&url);
     database.psql(&url, &format!("GRANT CREATE ON SCHEMA public TO {owner}"));
-    let dump =
-        database.dump_with(&former, &["--no-owner", "--no-privileges", "--schema=public", "--table=trust"]);
-    let without_triggers: Vec<&str> = dump.lines().filter(|line| !line.contains("TRIGGER")).collect();
+    let dump = database
+        .dump_with(&former, &["--no-owner", "--no-privileges", "--schema=public", "--table=trust"]);
+    let without_triggers: Vec<&str> =
+        dump.lines().filter(|line| !line.contains("TRIGGER")).collect();
     database.psql(&url_of_owner, &without_triggers.join("\n"));
     assert_eq!(database.psql(&url, TRIGGERS), "0");
 
@@ -173,7 +181,10 @@ async fn a_table_that_was_restored_without_triggers_under_another_owner_is_serve
     let ran = run(&url_of_service, &["list", "--json"], "");
     let error = &ran.json()["error"];
     assert_eq!(error["kind"], "missing_right");
-    assert!(error["message"].as_str().unwrap().contains("the right SELECT on the table `trust`"), "{error}");
+    assert!(
+        error["message"].as_str().unwrap().contains("the right SELECT on the table `trust`"),
+        "{error}"
+    );
     database.psql(&url, &format!("GRANT SELECT ON trust TO {service}"));
     let ran = run(&url_of_service, &["disable", "St. John", "--json"], "");
     let message = ran.json()["error"]["message"].as_str().unwrap().to_owned();
@@ -206,11 +217,23 @@ async fn a_table_that_was_restored_without_triggers_under_another_owner_is_serve
     ] {
         let ran = run(&url_of_service, arguments, &keep.key);
         assert_eq!(ran.code, 0, "{arguments:?}: {}", ran.stderr);
-        assert_eq!(ran.stderr.contains("do not hear of this change"), warns, "{arguments:?}: {}", ran.stderr);
+        assert_eq!(
+            ran.stderr.contains("do not hear of this change"),
+            warns,
+            "{arguments:?}: {}",
+            ran.stderr
+        );
     }
     assert_eq!(server.verify(&gone.key).await.status, 401);
-    assert_eq!(server.metric("trust_auth_stale_hits_total").await, 1.0, "the entry was not evicted");
-    assert_eq!(run(&url_of_service, &["migrate", "--json"], "").json()["error"]["kind"], "missing_right");
+    assert_eq!(
+        server.metric("trust_auth_stale_hits_total").await,
+        1.0,
+        "the entry was not evicted"
+    );
+    assert_eq!(
+        run(&url_of_service, &["migrate", "--json"], "").json()["error"]["kind"],
+        "missing_right"
+    );
 
     let ran = run(&url_of_owner, &["migrate"], "");
     assert!(
@@ -246,7 +269,8 @@ async fn triggers_that_go_while_the_service_runs_are_found_and_their_return_heal
     assert_eq!(server.metric("trust_auth_listener_failures_total").await, 0.0);
 }
 
-/// As an administrator restores it under a service that runs: the table goes, and comes back as another role's, without triggers.
+/// As an administrator restores it under a service that runs: the table goes, and comes back as
+/// another role's, without triggers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_restored_under_a_running_service_is_read_from_then_on_without_a_restart() {
     let Some(database) = PostgresServer::shared() else { return };
@@ -261,8 +285,8 @@ async fn a_table_that_is_restored_under_a_running_service_is_read_from_then_on_w
     let (trust, other) = (server.register("St. Mary").await, server.register("St. John").await);
     assert_eq!(server.verify(&trust.key).await.status, 200);
 
-    let dump =
-        database.dump_with(&url, &["--no-owner", "--no-privileges", "--schema=public", "--table=trust"]);
+    let dump = database
+        .dump_with(&url, &["--no-owner", "--no-privileges", "--schema=public", "--table=trust"]);
     let dump: Vec<&str> = dump.lines().filter(|line| !line.contains("TRIGGER")).collect();
     database.psql(&url, "DROP TABLE trust");
     assert_eq!(server.verify(&trust.key).await.status, 503);

@@ -55,8 +55,12 @@ impl Server {
         Self::start(command, Path::new("trust-auth.db"), &[], None).await
     }
 
-    /// As [`on`](Self::on), as a process whose writes fail, rather than end it, beyond a limit for the size of files.
-    pub(crate) async fn whose_writes_may_fail(database: impl AsRef<Path>, arguments: &[&str]) -> Self {
+    /// As [`on`](Self::on), as a process whose writes fail, rather than end it, beyond a limit for
+    /// the size of files.
+    pub(crate) async fn whose_writes_may_fail(
+        database: impl AsRef<Path>,
+        arguments: &[&str],
+    ) -> Self {
         Self::start(command_ignoring_xfsz, database.as_ref(), arguments, Some(ADMIN_KEY)).await
     }
 
@@ -67,7 +71,8 @@ impl Server {
         admin_key: Option<&str>,
     ) -> Self {
         let server = Self::begin(command, database, arguments, admin_key);
-        // Its cache is emptied once when the watcher connects, and all trusts are read once: not in the middle of a test.
+        // Its cache is emptied once when the watcher connects, and all trusts are read once: not in
+        // the middle of a test.
         server.until_metric("trust_auth_listener_connected", |value| value == 1.0).await;
         server.until_metric("trust_auth_sweeps_total", |value| value >= 1.0).await;
         server
@@ -119,7 +124,8 @@ impl Server {
         });
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let told: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        let told: Value =
+            serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
         let address = |name: &str| match told["serving"][name].as_str() {
             Some(address) => address.parse().unwrap(),
             None => SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -152,7 +158,8 @@ impl Server {
 
     /// Deletes a trust.
     pub(crate) async fn delete(&self, trust: &Registered) {
-        let answer = self.administer("DELETE", &format!("/admin/trusts/{}", trust.id), &Value::Null).await;
+        let answer =
+            self.administer("DELETE", &format!("/admin/trusts/{}", trust.id), &Value::Null).await;
         assert_eq!(answer.status, 200, "{answer:?}");
     }
 
@@ -208,7 +215,8 @@ impl Server {
 
     /// How much memory it has, in bytes.
     pub(crate) fn resident_bytes(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process_id())).unwrap();
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.process_id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
         kibibytes * 1024

@@ -97,7 +97,8 @@ fn rest(mut pipe: PipeReader) -> String {
 
 /// As a log collector that hangs. The database's failure is what makes the service log.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_of_the_log_that_stops_while_the_database_fails_holds_up_no_answer_and_not_the_end() {
+async fn a_reader_of_the_log_that_stops_while_the_database_fails_holds_up_no_answer_and_not_the_end()
+ {
     let Some(database) = PostgresServer::start() else { return };
     let url = database.new_database();
     let (unread, stderr) = pipe().unwrap();
@@ -137,9 +138,10 @@ async fn a_reader_of_standard_output_that_never_reads_holds_up_neither_the_servi
 /// A failure to start is told on either, and told to nobody who does not read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_to_start_ends_the_service_although_nobody_reads_what_it_says() {
-    for arguments in
-        [&["serve", "--admin-key-sha256", "short"] as &[_], &["--json", "serve", "--listen", "192.0.2.1:1"]]
-    {
+    for arguments in [
+        &["serve", "--admin-key-sha256", "short"] as &[_],
+        &["--json", "serve", "--listen", "192.0.2.1:1"],
+    ] {
         let folder = tempfile::tempdir().unwrap();
         let (unread, output) = pipe().unwrap();
         fill(&output);
@@ -173,7 +175,12 @@ async fn files_that_cannot_be_read_to_their_end_hold_up_neither_the_probes_nor_t
     ] {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
-        if !Command::new("mkfifo").args(["-m", "600"]).arg(&file).status().is_ok_and(|made| made.success()) {
+        if !Command::new("mkfifo")
+            .args(["-m", "600"])
+            .arg(&file)
+            .status()
+            .is_ok_and(|made| made.success())
+        {
             eprintln!("LEFT OUT: files that cannot be read: it takes mkfifo");
             return;
         }
@@ -218,7 +225,8 @@ fn whose_resolver_hangs(folder: &Path) -> Command {
 async fn a_resolver_that_hangs_holds_up_neither_the_probes_nor_the_end() {
     let name_server = UdpSocket::bind(NAME_SERVER);
     let allowed = Command::new("unshare").args(["-rm", "true"]).status();
-    let (Ok(_name_server), true) = (name_server, allowed.is_ok_and(|status| status.success())) else {
+    let (Ok(_name_server), true) = (name_server, allowed.is_ok_and(|status| status.success()))
+    else {
         eprintln!("LEFT OUT: a resolver that hangs: it takes port 53 and a mount namespace");
         return;
     };
@@ -226,7 +234,10 @@ async fn a_resolver_that_hangs_holds_up_neither_the_probes_nor_the_end() {
     let server = Server::before_by(whose_resolver_hangs, database, &["--query-timeout", "1s"]);
     for _ in 0..10 {
         assert_eq!(ask(server.main, "GET", "/healthz", &[], "").await.status, 200);
-        assert_eq!(ask(server.main, "GET", "/verify", &[("X-Api-Key", "key")], "").await.status, 503);
+        assert_eq!(
+            ask(server.main, "GET", "/verify", &[("X-Api-Key", "key")], "").await.status,
+            503
+        );
     }
     assert_eq!(ask(server.main, "GET", "/readyz", &[], "").await.status, 503);
     let begun = Instant::now();
@@ -236,7 +247,8 @@ async fn a_resolver_that_hangs_holds_up_neither_the_probes_nor_the_end() {
     // A single command ends when its own time is over, too.
     let folder = tempfile::tempdir().unwrap();
     for arguments in [
-        &["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off", "--exit-if-unreachable"] as &[_],
+        &["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off", "--exit-if-unreachable"]
+            as &[_],
         &["list"],
     ] {
         let begun = Instant::now();

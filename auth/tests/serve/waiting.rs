@@ -21,11 +21,14 @@ async fn a_service_that_starts_before_its_database_waits_for_it_alive_and_not_re
         "degraded": []
     });
     assert_eq!((ready.status, ready.json()), (503, expected));
-    let verified = ask(server.main, "GET", "/verify/path", &[("Authorization", "Bearer key")], "").await;
+    let verified =
+        ask(server.main, "GET", "/verify/path", &[("Authorization", "Bearer key")], "").await;
     assert_eq!((verified.status, verified.header("retry-after")), (503, Some("1")), "{verified:?}");
     assert_eq!(verified.json(), json!({ "detail": "Authentication is unavailable; try again." }));
-    let administered =
-        [("Bearer nobody", (401, "unauthorized")), (&format!("Bearer {ADMIN_KEY}"), (503, "unreachable"))];
+    let administered = [
+        ("Bearer nobody", (401, "unauthorized")),
+        (&format!("Bearer {ADMIN_KEY}"), (503, "unreachable")),
+    ];
     for (authorization, expected) in administered {
         let headers = [("Authorization", authorization)];
         for path in ["/admin/trusts", "/admin/nothing", "/elsewhere"] {
@@ -33,15 +36,19 @@ async fn a_service_that_starts_before_its_database_waits_for_it_alive_and_not_re
             assert_eq!((answer.status, &*answer.kind()), expected, "{path}: {answer:?}");
         }
     }
-    assert_eq!(server.metric("trust_auth_store_failures_total{kind=\"cannot_connect\"}").await, 1.0);
+    assert_eq!(
+        server.metric("trust_auth_store_failures_total{kind=\"cannot_connect\"}").await,
+        1.0
+    );
     let told = server.told.to_string() + &server.log();
     assert!(told.contains("waiting for it") && !told.contains("hunter"), "{told}");
 
     database.start_again();
     until_ready(&server, "/readyz", |answer| answer.status == 200).await;
     let trust = server.register("St. Mary").await;
-    let verify =
-        async |value: &str| ask(server.main, "GET", "/verify", &[("Authorization", value)], "").await;
+    let verify = async |value: &str| {
+        ask(server.main, "GET", "/verify", &[("Authorization", value)], "").await
+    };
     assert_eq!(verify(&format!("Bearer {}", trust.key)).await.status, 200);
     let refused = verify("Bearer unknown").await;
     assert_eq!((refused.status, refused.header("www-authenticate")), (401, Some("Bearer")));

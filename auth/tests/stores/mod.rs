@@ -1,4 +1,5 @@
-//! The stores that each claim is checked on, and a store that can be tampered with at the moments that matter.
+//! The stores that each claim is checked on, and a store that can be tampered with at the moments
+//! that matter.
 
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
@@ -17,9 +18,9 @@ use sqlx::{ConnectOptions, SqliteConnection};
 use tempfile::TempDir;
 use tracing::subscriber::DefaultGuard;
 use trust_auth::{
-    ApiKey, Attempt, Authenticator, Candidates, Change, KeyHash, MemoryStore, NewTrust, PostgresOptions,
-    PostgresStore, SqliteOptions, SqliteStore, StoreError, Trust, TrustKeyCache, TrustLedger, TrustRef,
-    TrustRegistry, TrustStore,
+    ApiKey, Attempt, Authenticator, Candidates, Change, KeyHash, MemoryStore, NewTrust,
+    PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, StoreError, Trust, TrustKeyCache,
+    TrustLedger, TrustRef, TrustRegistry, TrustStore,
 };
 use trust_key_cache::BuildError;
 use uuid::Uuid;
@@ -96,14 +97,16 @@ impl Backend for PostgresStore {
     }
 }
 
-/// A database without a table, and more time than any machine needs: nothing here may depend on how fast it is.
+/// A database without a table, and more time than any machine needs: nothing here may depend on how
+/// fast it is.
 pub(crate) fn postgres_options(url: &str) -> PostgresOptions {
     let limit = Duration::from_secs(3_600);
     let options = PostgresStore::options(url).create_if_missing(true).max_connections(4);
     options.connect_timeout(limit).acquire_timeout(limit).lock_timeout(limit).query_timeout(limit)
 }
 
-/// A throw-away database, and more time than any machine needs: nothing here may depend on how fast it is.
+/// A throw-away database, and more time than any machine needs: nothing here may depend on how fast
+/// it is.
 pub(crate) fn sqlite_options(file: &Path) -> SqliteOptions {
     let options = SqliteStore::options(file).create_if_missing(true).durable(false);
     options.query_timeout(Duration::from_secs(3_600)).busy_timeout(Duration::from_secs(3_600))
@@ -114,7 +117,8 @@ pub(crate) async fn second_connection(store: &SqliteStore) -> SqliteConnection {
     sqlx::sqlite::SqliteConnectOptions::new().filename(store.path()).connect().await.unwrap()
 }
 
-/// Makes a test of each generic case on each store: `on_memory::case`, `on_sqlite::case` and `on_postgres::case`.
+/// Makes a test of each generic case on each store: `on_memory::case`, `on_sqlite::case` and
+/// `on_postgres::case`.
 #[macro_export]
 macro_rules! on_every_store {
     ($($case:ident),+ $(,)?) => {
@@ -256,7 +260,8 @@ pub(crate) enum Moment {
 
 type Hook = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
 
-/// A store that does, at a chosen moment and once, what the test says; an error of that is the operation's.
+/// A store that does, at a chosen moment and once, what the test says; an error of that is the
+/// operation's.
 pub(crate) struct Tampered<S> {
     pub(crate) inner: Arc<S>,
     hooks: Mutex<HashMap<Moment, Hook>>,
@@ -284,7 +289,10 @@ impl<S> Tampered<S> {
         }
     }
 
-    async fn write<T>(&self, write: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    async fn write<T>(
+        &self,
+        write: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         self.reach(Moment::BeforeCommit).await?;
         let written = write.await?;
         self.reach(Moment::Committed).await?;

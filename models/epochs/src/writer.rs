@@ -7,8 +7,8 @@
 //!   start leaves readers more time to load the object and changes nothing else. A writer whose
 //!   bucket another one takes is a writer with one operation less.
 //! * *A load and the compare-exchange of what it found are one step.* If the exchange succeeds,
-//!   both are as if made at that time. If it fails, another has written in between: the step is
-//!   as if made right before that write, or right after it, whichever leaves the same memory.
+//!   both are as if made at that time. If it fails, another has written in between: the step is as
+//!   if made right before that write, or right after it, whichever leaves the same memory.
 //! * *A thread counts as reached by a barrier as soon as its buffer is empty* at some time after
 //!   the barrier has begun. A later moment would only keep the writer waiting.
 //! * *The exchange of a mark that is not there is no step.* Only one writer puts this mark, and it

@@ -1,6 +1,8 @@
-//! What a command answers, and how it reaches standard output: text or one line of JSON, written in one go.
+//! What a command answers, and how it reaches standard output: text or one line of JSON, written in
+//! one go.
 //!
-//! Never panics on a closed pipe, and never lets an answer that cannot be had again (a new key) get lost in silence.
+//! Never panics on a closed pipe, and never lets an answer that cannot be had again (a new key) get
+//! lost in silence.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -10,7 +12,8 @@ use zeroize::Zeroizing;
 
 use crate::plain::plain;
 
-/// Enough for any answer that holds a key, so that the text is not moved, and left behind unwiped, while it grows.
+/// Enough for any answer that holds a key, so that the text is not moved, and left behind unwiped,
+/// while it grows.
 const ROOM: usize = 4 * 1024;
 
 /// How answers are written.
@@ -20,7 +23,8 @@ pub(crate) enum Format {
     Json,
 }
 
-/// The answer of a command that came to one; what went wrong instead is a [`Failure`](crate::failure::Failure).
+/// The answer of a command that came to one; what went wrong instead is a
+/// [`Failure`](crate::failure::Failure).
 pub(crate) struct Answer {
     /// May hold a key.
     stdout: Zeroizing<String>,
@@ -31,7 +35,11 @@ pub(crate) struct Answer {
 
 impl Answer {
     /// `json` or `text`, as `format` says. `text` gets its last newline here.
-    pub(crate) fn new(format: Format, json: &impl Serialize, text: impl FnOnce() -> String) -> Self {
+    pub(crate) fn new(
+        format: Format,
+        json: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> Self {
         let mut stdout = Zeroizing::new(String::with_capacity(ROOM));
         match format {
             Format::Json => stdout.push_str(&one_line(json)),
@@ -52,7 +60,8 @@ impl Answer {
         self
     }
 
-    /// What to say, as an error, when standard output does not take the answer. Without it, a reader that has gone is no error.
+    /// What to say, as an error, when standard output does not take the answer. Without it, a
+    /// reader that has gone is no error.
     pub(crate) fn if_lost(mut self, advice: String) -> Self {
         self.if_lost = Some(advice);
         self

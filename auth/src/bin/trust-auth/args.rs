@@ -1,6 +1,7 @@
 //! The command line: what can be asked for, and how `--help` explains it.
 //!
-//! No argument ever carries a key: other users of the machine can read a command line, and shells keep it.
+//! No argument ever carries a key: other users of the machine can read a command line, and shells
+//! keep it.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -33,7 +34,8 @@ pub(crate) struct CommandLine {
 }
 
 impl CommandLine {
-    /// Reads the process's arguments. Otherwise help, the version or what is wrong was said, and this is the exit code.
+    /// Reads the process's arguments. Otherwise help, the version or what is wrong was said, and
+    /// this is the exit code.
     pub(crate) fn read() -> Result<Self, ExitCode> {
         let arguments: Vec<OsString> = std::env::args_os().collect();
         Self::try_parse_from(&arguments).map_err(|error| {
@@ -53,7 +55,8 @@ impl CommandLine {
     }
 }
 
-/// What is stored and listed as it is: not empty, distinct to its reader, and no key that was pasted by mistake.
+/// What is stored and listed as it is: not empty, distinct to its reader, and no key that was
+/// pasted by mistake.
 fn short_text(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err("it is empty; leave it out".to_owned());
@@ -80,8 +83,8 @@ pub(crate) struct Options {
 pub(crate) enum Command {
     /// Register a trust and print its new API key, once
     ///
-    /// The key is the only thing on standard output, so that it can be piped to where secrets are kept.
-    /// Creates the database if it is missing.
+    /// The key is the only thing on standard output, so that it can be piped to where secrets are
+    /// kept. Creates the database if it is missing.
     Register(Register),
 
     /// List the trusts, by name
@@ -95,7 +98,8 @@ pub(crate) enum Command {
 
     /// Give a trust a new API key and print it, once; the old key is refused from now on
     ///
-    /// The key is the only thing on standard output, so that it can be piped to where secrets are kept.
+    /// The key is the only thing on standard output, so that it can be piped to where secrets are
+    /// kept.
     Rotate(Which),
 
     /// Delete a trust; its key is refused from now on
@@ -103,11 +107,13 @@ pub(crate) enum Command {
 
     /// Read an API key from standard input and say whose it is
     ///
-    /// Exits with 0 and the trust, or with 1 and the reason: missing, invalid, or unavailable (the database could not be asked).
-    /// One newline at the end of the input is removed, nothing else. At a terminal, the key is asked for and not shown.
+    /// Exits with 0 and the trust, or with 1 and the reason: missing, invalid, or unavailable (the
+    /// database could not be asked). One newline at the end of the input is removed, nothing
+    /// else. At a terminal, the key is asked for and not shown.
     Verify,
 
-    /// Answer a proxy over HTTP whether a request may pass: 200 with the trust's identity, 401, or 503
+    /// Answer a proxy over HTTP whether a request may pass: 200 with the trust's identity, 401, or
+    /// 503
     ///
     /// For nginx `auth_request`, Traefik ForwardAuth, Caddy `forward_auth` and Envoy's HTTP
     /// ext_authz, which ask /verify with the client's headers. Creates the database if it is
@@ -125,17 +131,20 @@ pub(crate) enum Command {
     /// so.
     Migrate(Migrate),
 
-    /// Run real traffic against a temporary database, revoke keys meanwhile, and report whether that held
+    /// Run real traffic against a temporary database, revoke keys meanwhile, and report whether
+    /// that held
     ///
-    /// Registers trusts in an SQLite file in a temporary folder, then sends two requests per trust per round from several tasks
-    /// at once, while some trusts are rotated, disabled, enabled again and deleted, and their old keys keep being presented.
-    /// Exits with 1 if a revoked key was ever granted after its revocation returned, or a valid one refused.
+    /// Registers trusts in an SQLite file in a temporary folder, then sends two requests per trust
+    /// per round from several tasks at once, while some trusts are rotated, disabled, enabled
+    /// again and deleted, and their old keys keep being presented. Exits with 1 if a revoked
+    /// key was ever granted after its revocation returned, or a valid one refused.
     /// Ignores --database.
     Demo(Demo),
 
     /// Print a completion script for a shell
     ///
-    /// For example: trust-auth completions bash > ~/.local/share/bash-completion/completions/trust-auth
+    /// For example: trust-auth completions bash >
+    /// ~/.local/share/bash-completion/completions/trust-auth
     Completions {
         /// The shell
         shell: Shell,

@@ -36,7 +36,8 @@ impl Changes {
 
     /// Whether only a change can show that changes work again.
     pub(crate) fn needs_a_change(&self) -> bool {
-        self.uncheckable_made_up_for.load(Ordering::Relaxed) < self.uncheckable.load(Ordering::Relaxed)
+        self.uncheckable_made_up_for.load(Ordering::Relaxed)
+            < self.uncheckable.load(Ordering::Relaxed)
     }
 
     /// Runs a change, and keeps in mind how it ended.
@@ -138,7 +139,8 @@ mod tests {
         let made = async || changes.record(async { Ok(()) }).await.unwrap();
         made().await;
         assert!(!changes.are_failing());
-        let failed = async || changes.record::<()>(async { Err(StoreError::Busy) }).await.unwrap_err();
+        let failed =
+            async || changes.record::<()>(async { Err(StoreError::Busy) }).await.unwrap_err();
         failed().await;
         assert!(changes.are_failing());
         changes.until_failing().await;

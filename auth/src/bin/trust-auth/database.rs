@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use trust_auth::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, StoreError, TrustRegistry};
+use trust_auth::{
+    PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, StoreError, TrustRegistry,
+};
 use trust_key_cache::TrustKeyCache;
 
 use crate::failure::Failure;
@@ -18,7 +20,9 @@ use crate::store::Store;
 /// Which database, and where its password comes from.
 #[derive(Args)]
 pub(crate) struct Target {
-    /// The database: an SQLite file, as a path or a `sqlite:` URL, or PostgreSQL, as `postgres://` or `host=... dbname=...`. Only `register` and `serve` create a file or table; only `migrate` and `serve --migrate` change a table that is there
+    /// The database: an SQLite file, as a path or a `sqlite:` URL, or PostgreSQL, as `postgres://`
+    /// or `host=... dbname=...`. Only `register` and `serve` create a file or table; only
+    /// `migrate` and `serve --migrate` change a table that is there
     // The value is not shown in `--help`: a URL may carry a password.
     #[arg(
         long,
@@ -42,7 +46,8 @@ pub(crate) struct Target {
     )]
     database_password_file: Option<PathBuf>,
 
-    /// A program and its arguments that print PostgreSQL's password, such as a cloud's token; new connections run it again, without a shell
+    /// A program and its arguments that print PostgreSQL's password, such as a cloud's token; new
+    /// connections run it again, without a shell
     #[arg(
         long,
         global = true,
@@ -62,14 +67,16 @@ impl fmt::Debug for Target {
 }
 
 impl Target {
-    /// Where the database should be, as far as is known before it is open. The URL of a server is not repeated: it may
-    /// hold a password.
+    /// Where the database should be, as far as is known before it is open. The URL of a server is
+    /// not repeated: it may hold a password.
     pub(crate) fn expected(&self, error: &StoreError) -> String {
         match error {
             StoreError::CannotConnect { server, .. }
             | StoreError::Exhausted { server }
             | StoreError::ReadOnly { server } => server.clone(),
-            _ if self.database.to_str().is_some_and(PostgresStore::recognizes) => "postgres".to_owned(),
+            _ if self.database.to_str().is_some_and(PostgresStore::recognizes) => {
+                "postgres".to_owned()
+            }
             _ => self.database.display().to_string(),
         }
     }
@@ -126,7 +133,8 @@ pub(crate) struct Pool {
     pub(crate) query_timeout: Duration,
 }
 
-/// The database for the time of one command. [`close`](Self::close) it, so that SQLite's side files go.
+/// The database for the time of one command. [`close`](Self::close) it, so that SQLite's side files
+/// go.
 pub(crate) struct Database {
     store: Arc<Store>,
 }
@@ -143,7 +151,8 @@ impl Database {
         if_missing: IfMissing,
         pool: Option<Pool>,
     ) -> Result<Self, StoreError> {
-        let (create, migrate) = (if_missing != IfMissing::Fail, if_missing == IfMissing::CreateOrMigrate);
+        let (create, migrate) =
+            (if_missing != IfMissing::Fail, if_missing == IfMissing::CreateOrMigrate);
         let store = match target.postgres()? {
             Some(options) => {
                 let mut options = options.create_if_missing(create).migrate(migrate);
@@ -158,7 +167,8 @@ impl Database {
             None => {
                 let mut options = target.sqlite().create_if_missing(create).migrate(migrate);
                 if let Some(pool) = pool {
-                    options = options.max_connections(pool.connections).query_timeout(pool.query_timeout);
+                    options =
+                        options.max_connections(pool.connections).query_timeout(pool.query_timeout);
                 }
                 Store::from(options.connect().await?)
             }
@@ -170,7 +180,8 @@ impl Database {
         Arc::clone(&self.store)
     }
 
-    /// The write side. Its cache is this process's own and empty: servers see a change in the live row.
+    /// The write side. Its cache is this process's own and empty: servers see a change in the live
+    /// row.
     pub(crate) fn registry(&self) -> TrustRegistry<Store> {
         TrustRegistry::new(self.store(), Arc::new(TrustKeyCache::new()))
     }

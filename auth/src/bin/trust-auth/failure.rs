@@ -1,6 +1,7 @@
 //! Why a command came to no answer: a kind for programs, a message for people, and the exit code.
 //!
-//! A message says what to do. It never carries a key: every text in it comes from a typed error, which does not either.
+//! A message says what to do. It never carries a key: every text in it comes from a typed error,
+//! which does not either.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -39,7 +40,8 @@ impl Failure {
         ExitCode::from(self.exit)
     }
 
-    /// Says it where the caller listens: one line of JSON on standard output, or text on standard error.
+    /// Says it where the caller listens: one line of JSON on standard output, or text on standard
+    /// error.
     pub(crate) fn deliver(self, format: Format) -> ExitCode {
         #[derive(Serialize)]
         struct Envelope<'a> {
@@ -76,7 +78,8 @@ impl From<InvalidName> for Failure {
     }
 }
 
-/// The message and its causes, joined by colons; a cause that the message quotes already is not said twice.
+/// The message and its causes, joined by colons; a cause that the message quotes already is not
+/// said twice.
 pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

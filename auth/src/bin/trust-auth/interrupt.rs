@@ -1,4 +1,5 @@
-//! Ctrl-C, and a request to terminate, as an event: what holds a temporary folder or a silenced terminal gets to put it back.
+//! Ctrl-C, and a request to terminate, as an event: what holds a temporary folder or a silenced
+//! terminal gets to put it back.
 
 use std::io;
 

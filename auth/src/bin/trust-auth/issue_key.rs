@@ -1,4 +1,5 @@
-//! `register` and `rotate`: the two commands that make a key, and the only moments at which it can be read.
+//! `register` and `rotate`: the two commands that make a key, and the only moments at which it can
+//! be read.
 
 use serde::Serialize;
 use trust_auth::{ApiKey, NewTrust, Trust, TrustRef};
@@ -9,8 +10,13 @@ use crate::database::{Database, IfMissing, Target};
 use crate::failure::Failure;
 use crate::trust_text::named;
 
-/// Registers a trust. What was asked for is checked before the database is touched: a refusal writes nothing.
-pub(crate) async fn register(target: &Target, format: Format, asked: Register) -> Result<Answer, Failure> {
+/// Registers a trust. What was asked for is checked before the database is touched: a refusal
+/// writes nothing.
+pub(crate) async fn register(
+    target: &Target,
+    format: Format,
+    asked: Register,
+) -> Result<Answer, Failure> {
     let mut new = NewTrust::new(asked.name)?;
     if let Some(code) = asked.code {
         new = new.code(code);
@@ -27,7 +33,11 @@ pub(crate) async fn register(target: &Target, format: Format, asked: Register) -
 }
 
 /// Replaces a trust's key.
-pub(crate) async fn rotate(target: &Target, format: Format, which: &str) -> Result<Answer, Failure> {
+pub(crate) async fn rotate(
+    target: &Target,
+    format: Format,
+    which: &str,
+) -> Result<Answer, Failure> {
     let database = Database::open(target, IfMissing::Fail).await?;
     let rotated = database.registry().rotate(&TrustRef::from(which)).await;
     if rotated.is_ok() {
@@ -44,9 +54,13 @@ fn issued(format: Format, done: &str, trust: &Trust, key: &ApiKey) -> Answer {
         trust: &'a Trust,
         api_key: &'a str,
     }
-    let lost =
-        format!("{done} {}, but its key was not shown: run `trust-auth rotate {}`", named(trust), trust.id);
-    let answer = Answer::new(format, &Issued { trust, api_key: key.expose() }, || key.expose().to_owned());
+    let lost = format!(
+        "{done} {}, but its key was not shown: run `trust-auth rotate {}`",
+        named(trust),
+        trust.id
+    );
+    let answer =
+        Answer::new(format, &Issued { trust, api_key: key.expose() }, || key.expose().to_owned());
     let answer = answer.if_lost(lost);
     match format {
         Format::Json => answer,

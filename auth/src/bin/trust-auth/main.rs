@@ -1,6 +1,8 @@
-//! `trust-auth`: manages trusts and their API keys from a shell, and shows the authenticator at work.
+//! `trust-auth`: manages trusts and their API keys from a shell, and shows the authenticator at
+//! work.
 //!
-//! Reads arguments, runs one command, delivers its answer. No key in an argument, a log or an error; no panic on any input.
+//! Reads arguments, runs one command, delivers its answer. No key in an argument, a log or an
+//! error; no panic on any input.
 
 #![forbid(unsafe_code)]
 
@@ -49,7 +51,8 @@ fn main() -> ExitCode {
     let serves = matches!(line.command, Command::Serve(_));
     let outcome = runtime(&line.command).and_then(|runtime| {
         let outcome = runtime.block_on(run(line, format));
-        // Not waited for: a resolver or a file system that hangs keeps a thread of the runtime as long as it likes.
+        // Not waited for: a resolver or a file system that hangs keeps a thread of the runtime as
+        // long as it likes.
         runtime.shutdown_background();
         outcome
     });
@@ -61,10 +64,12 @@ fn main() -> ExitCode {
     if serves { deliver_within(LAST_WORDS, exit, deliver) } else { deliver() }
 }
 
-/// How long the end of the service waits for standard output and standard error to take its last words.
+/// How long the end of the service waits for standard output and standard error to take its last
+/// words.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// Delivers, and goes on with this exit code if nothing takes it for so long: a pipe may be full, and its reader may have stopped.
+/// Delivers, and goes on with this exit code if nothing takes it for so long: a pipe may be full,
+/// and its reader may have stopped.
 fn deliver_within(
     limit: Duration,
     otherwise: ExitCode,
@@ -75,7 +80,8 @@ fn deliver_within(
     thread.ok().and_then(|_| delivery.recv_timeout(limit).ok()).unwrap_or(otherwise)
 }
 
-/// The service, and the demo, which is a service's load, get a service's runtime; a single change needs no threads.
+/// The service, and the demo, which is a service's load, get a service's runtime; a single change
+/// needs no threads.
 fn runtime(command: &Command) -> Result<Runtime, Failure> {
     let mut builder = match command {
         Command::Demo(_) | Command::Serve(_) => Builder::new_multi_thread(),

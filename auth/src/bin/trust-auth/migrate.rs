@@ -10,7 +10,11 @@ use crate::database::Target;
 use crate::failure::Failure;
 use crate::plain::plain;
 
-pub(crate) async fn migrate(target: &Target, format: Format, asked: Migrate) -> Result<Answer, Failure> {
+pub(crate) async fn migrate(
+    target: &Target,
+    format: Format,
+    asked: Migrate,
+) -> Result<Answer, Failure> {
     #[derive(Serialize)]
     struct Migrated<'a> {
         migration: Migration<'a>,

@@ -1,4 +1,5 @@
-//! Text from outside, made safe for a terminal: a name must not move the cursor, nor forge another line, nor look like another name.
+//! Text from outside, made safe for a terminal: a name must not move the cursor, nor forge another
+//! line, nor look like another name.
 
 use trust_auth::TextFlaw;
 

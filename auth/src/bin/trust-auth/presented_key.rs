@@ -1,6 +1,7 @@
 //! The key that `verify` is given: standard input, or what a person types unseen.
 //!
-//! Takes one newline off the end and nothing else, reads no more than a key can be, and wipes what it read.
+//! Takes one newline off the end and nothing else, reads no more than a key can be, and wipes what
+//! it read.
 
 use std::io::{self, IsTerminal, Read, Write};
 
@@ -33,8 +34,9 @@ impl PresentedKey {
     }
 
     fn ask() -> Result<Self, Failure> {
-        // rpassword raises the interrupt itself, while the terminal is still silenced. While somebody listens for it, that does not
-        // end the process, and rpassword gets to restore the terminal.
+        // rpassword raises the interrupt itself, while the terminal is still silenced. While
+        // somebody listens for it, that does not end the process, and rpassword gets to
+        // restore the terminal.
         let _listening = Interrupt::listen();
         match rpassword::prompt_password("API key: ") {
             Ok(key) => Ok(Self::Text(Zeroizing::new(key))),
@@ -44,14 +46,16 @@ impl PresentedKey {
                 let _ = writeln!(io::stderr());
                 Ok(Self::Text(Zeroizing::default()))
             }
-            Err(error) => {
-                Err(Failure::new("input", format!("cannot read the key from the terminal: {error}")))
-            }
+            Err(error) => Err(Failure::new(
+                "input",
+                format!("cannot read the key from the terminal: {error}"),
+            )),
         }
     }
 
     fn read_from(input: impl Read) -> io::Result<Self> {
-        // Room for a key of the full length, its newline ("\r\n"), and one byte more, which tells that there is more.
+        // Room for a key of the full length, its newline ("\r\n"), and one byte more, which tells
+        // that there is more.
         let limit = MAX_BYTES + 3;
         let mut bytes = Zeroizing::new(Vec::with_capacity(limit));
         input.take(limit as u64).read_to_end(&mut bytes)?;
@@ -107,19 +111,31 @@ mod tests {
     fn the_longest_key_is_read_with_any_newline_and_one_byte_more_is_too_long() {
         let longest = "k".repeat(MAX_BYTES);
         for newline in ["", "\n", "\r\n"] {
-            assert_eq!(text(format!("{longest}{newline}").as_bytes()).map(|key| key.len()), Some(MAX_BYTES));
+            assert_eq!(
+                text(format!("{longest}{newline}").as_bytes()).map(|key| key.len()),
+                Some(MAX_BYTES)
+            );
             let longer = format!("{longest}k{newline}");
-            assert!(matches!(PresentedKey::read_from(longer.as_bytes()).unwrap(), PresentedKey::TooLong));
+            assert!(matches!(
+                PresentedKey::read_from(longer.as_bytes()).unwrap(),
+                PresentedKey::TooLong
+            ));
         }
     }
 
     #[test]
     fn an_endless_input_ends() {
-        assert!(matches!(PresentedKey::read_from(io::repeat(b'\n')).unwrap(), PresentedKey::TooLong));
+        assert!(matches!(
+            PresentedKey::read_from(io::repeat(b'\n')).unwrap(),
+            PresentedKey::TooLong
+        ));
     }
 
     #[test]
     fn bytes_that_are_no_text_are_told_apart() {
-        assert!(matches!(PresentedKey::read_from(&b"\xff\xfe\n"[..]).unwrap(), PresentedKey::NotUtf8));
+        assert!(matches!(
+            PresentedKey::read_from(&b"\xff\xfe\n"[..]).unwrap(),
+            PresentedKey::NotUtf8
+        ));
     }
 }

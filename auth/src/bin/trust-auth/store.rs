@@ -39,7 +39,8 @@ impl From<PostgresStore> for Store {
 }
 
 impl Store {
-    /// Invalidates in this cache what is changed in the database, whoever changes it, until the watcher is dropped.
+    /// Invalidates in this cache what is changed in the database, whoever changes it, until the
+    /// watcher is dropped.
     pub(crate) fn watch(&self, cache: Arc<TrustKeyCache>) -> Watcher {
         match &self.database {
             Database::Sqlite(store) => store.watch(cache),
@@ -47,7 +48,8 @@ impl Store {
         }
     }
 
-    /// Checks that changes by other processes are notified of. SQLite's watcher polls, and needs no check.
+    /// Checks that changes by other processes are notified of. SQLite's watcher polls, and needs no
+    /// check.
     pub(crate) async fn check_notifications(&self) -> Result<(), StoreError> {
         match &self.database {
             Database::Sqlite(_) => Ok(()),
@@ -76,8 +78,8 @@ impl Store {
         &self.changes
     }
 
-    /// Tries whether a change can be made, without making one; `check_writes` of either store tells what
-    /// that proves.
+    /// Tries whether a change can be made, without making one; `check_writes` of either store tells
+    /// what that proves.
     pub(crate) async fn try_change(&self) -> Result<(), StoreError> {
         match &self.database {
             Database::Sqlite(store) => store.check_writes().await,

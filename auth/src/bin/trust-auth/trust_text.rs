@@ -1,6 +1,7 @@
 //! A trust as people read it: one line, or a row of the list.
 //!
-//! What is in the database may have been written by anybody, so nothing of it reaches a terminal as a control character.
+//! What is in the database may have been written by anybody, so nothing of it reaches a terminal as
+//! a control character.
 
 use std::fmt::Write;
 
@@ -44,8 +45,8 @@ pub(crate) fn malformed(row: &MalformedRow) -> String {
     }
 }
 
-/// A column's heading, and what a trust has there, if anything; the flag says whether it is for a terminal, where
-/// there is little room.
+/// A column's heading, and what a trust has there, if anything; the flag says whether it is for a
+/// terminal, where there is little room.
 type Column = (&'static str, fn(&Trust, bool) -> Option<String>);
 
 const COLUMNS: [Column; 7] = [
@@ -55,12 +56,15 @@ const COLUMNS: [Column; 7] = [
     ("CODE", |trust, _| trust.code.as_deref().map(plain)),
     ("REGION", |trust, _| trust.region.as_deref().map(plain)),
     ("CREATED", |trust, at_terminal| {
-        trust.created_at.map(|time| if at_terminal { time.date().to_string() } else { moment(time) })
+        trust
+            .created_at
+            .map(|time| if at_terminal { time.date().to_string() } else { moment(time) })
     }),
     ("LAST HEARTBEAT", |trust, _| trust.last_heartbeat.map(moment)),
 ];
 
-/// The list: a framed table at a terminal, without columns in which there is nothing; aligned columns, always the same, anywhere else.
+/// The list: a framed table at a terminal, without columns in which there is nothing; aligned
+/// columns, always the same, anywhere else.
 pub(crate) fn table(trusts: &[Trust], at_terminal: bool) -> String {
     if trusts.is_empty() {
         return "No trusts. `trust-auth register --name NAME` makes one.".to_owned();
@@ -73,12 +77,14 @@ pub(crate) fn table(trusts: &[Trust], at_terminal: bool) -> String {
     let mut table = Table::new();
     table.set_header(columns.iter().map(|(heading, _)| *heading));
     for trust in trusts {
-        let cell = |column: &&Column| column.1(trust, at_terminal).unwrap_or_else(|| "-".to_owned());
+        let cell =
+            |column: &&Column| column.1(trust, at_terminal).unwrap_or_else(|| "-".to_owned());
         table.add_row(columns.iter().map(cell));
     }
     if at_terminal {
         table.load_style(UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
-        // Name, id, state: an id is there to be copied, so it stays in one piece, and a broken state is hard to read.
+        // Name, id, state: an id is there to be copied, so it stays in one piece, and a broken
+        // state is hard to read.
         for index in [1, 2] {
             if let Some(column) = table.column_mut(index) {
                 column.set_constraint(ColumnConstraint::ContentWidth);

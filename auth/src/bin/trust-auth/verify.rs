@@ -41,13 +41,16 @@ async fn check(database: &Database, key: PresentedKey) -> Verdict {
     let invalid = |message: String| Verdict::Refused { reason: "invalid", message };
     let key = match key {
         PresentedKey::Text(key) => key,
-        PresentedKey::TooLong => return invalid(format!("The key is longer than {MAX_BYTES} bytes.")),
+        PresentedKey::TooLong => {
+            return invalid(format!("The key is longer than {MAX_BYTES} bytes."));
+        }
         PresentedKey::NotUtf8 => return invalid("The key is not UTF-8 text.".to_owned()),
     };
     let authenticator = Authenticator::new(database.store(), Arc::new(TrustKeyCache::new()));
     match authenticator.authenticate(Some(&key)).await {
         Ok(trust) => Verdict::Granted(Box::new(trust)),
-        // The answer to a request says nothing of the store. This one is for whoever looks after it.
+        // The answer to a request says nothing of the store. This one is for whoever looks after
+        // it.
         Err(AuthError::Unavailable(error)) => {
             Verdict::Refused { reason: "unavailable", message: with_causes(&error) }
         }
@@ -61,7 +64,9 @@ fn granted(format: Format, trust: &Trust) -> Answer {
         authenticated: bool,
         trust: &'a Trust,
     }
-    Answer::new(format, &Granted { authenticated: true, trust }, || format!("Granted: {}.", described(trust)))
+    Answer::new(format, &Granted { authenticated: true, trust }, || {
+        format!("Granted: {}.", described(trust))
+    })
 }
 
 fn refused(format: Format, reason: &'static str, message: &str) -> Answer {

@@ -12,7 +12,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 /// From now on, until the process ends.
 pub(crate) fn show() {
-    // A standard error that is closed must not make a warning fatal: hence no word about a write that failed.
+    // A standard error that is closed must not make a warning fatal: hence no word about a write
+    // that failed.
     let lines = fmt::layer()
         .with_writer(io::stderr)
         .with_target(false)

@@ -1,6 +1,8 @@
-//! The keys of the demo: which one each trust presents, and which ones were revoked and are presented all the same.
+//! The keys of the demo: which one each trust presents, and which ones were revoked and are
+//! presented all the same.
 //!
-//! A key leaves nothing but its trust's slot: once issued, it stays presentable until the demo ends.
+//! A key leaves nothing but its trust's slot: once issued, it stays presentable until the demo
+//! ends.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -59,7 +61,8 @@ impl Keyring {
         self.slots.get(slot)?.load_full()
     }
 
-    /// Replaces what trust number `slot` presents. The old key joins the retired ones first, so that it is never out of sight.
+    /// Replaces what trust number `slot` presents. The old key joins the retired ones first, so
+    /// that it is never out of sight.
     pub(super) fn retire(&self, slot: usize, old: Arc<WatchedKey>, new: Option<Arc<WatchedKey>>) {
         self.retired().push(old);
         if let Some(slot) = self.slots.get(slot) {
@@ -67,7 +70,8 @@ impl Keyring {
         }
     }
 
-    /// Retired key number `turn`, counted from the newest and round again: a fresh revocation is the one most likely to be undone.
+    /// Retired key number `turn`, counted from the newest and round again: a fresh revocation is
+    /// the one most likely to be undone.
     pub(super) fn retired_key(&self, turn: usize) -> Option<Arc<WatchedKey>> {
         let retired = self.retired();
         let newest = retired.len().checked_sub(1)?;

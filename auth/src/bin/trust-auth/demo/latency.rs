@@ -1,4 +1,5 @@
-//! Durations, as histograms: recording one costs no allocation, and a percentile is at most 0.1 % off.
+//! Durations, as histograms: recording one costs no allocation, and a percentile is at most 0.1 %
+//! off.
 
 use std::time::Duration;
 
@@ -35,7 +36,8 @@ impl Latency {
         self.0.len()
     }
 
-    /// The duration that this share of the operations did not exceed, in microseconds; zero if there were none.
+    /// The duration that this share of the operations did not exceed, in microseconds; zero if
+    /// there were none.
     pub(super) fn quantile_us(&self, quantile: f64) -> f64 {
         // Nanoseconds below 2^53 are exact in a double.
         self.0.value_at_quantile(quantile) as f64 / 1_000.0

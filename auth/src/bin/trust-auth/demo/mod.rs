@@ -1,6 +1,8 @@
-//! `demo`: the reference's traffic against a real database, with revocations under fire, and an oracle that judges every answer.
+//! `demo`: the reference's traffic against a real database, with revocations under fire, and an
+//! oracle that judges every answer.
 //!
-//! It must leave nothing behind, however it ends: the temporary folder goes on success, on failure and on Ctrl-C.
+//! It must leave nothing behind, however it ends: the temporary folder goes on success, on failure
+//! and on Ctrl-C.
 
 mod keyring;
 mod latency;
@@ -29,7 +31,8 @@ use crate::args::Demo;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 
-/// What the database is given for an answer. Long, so that a machine which stops for a moment is not taken for a refusal.
+/// What the database is given for an answer. Long, so that a machine which stops for a moment is
+/// not taken for a refusal.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Room for every trust that can be asked for.
@@ -41,12 +44,15 @@ const CLOSING: Duration = Duration::from_secs(5);
 pub(crate) async fn demo(format: Format, asked: Demo) -> Result<Answer, Failure> {
     let mut interrupt = Interrupt::listen()
         .map_err(|error| Failure::new("signals", format!("cannot listen for Ctrl-C: {error}")))?;
-    let folder = tempfile::Builder::new().prefix("trust-auth-demo-").tempdir().map_err(|error| {
-        Failure::new(
-            "temporary_folder",
-            format!("cannot make a temporary folder: {error}; set TMPDIR to one that is writable"),
-        )
-    })?;
+    let folder =
+        tempfile::Builder::new().prefix("trust-auth-demo-").tempdir().map_err(|error| {
+            Failure::new(
+                "temporary_folder",
+                format!(
+                    "cannot make a temporary folder: {error}; set TMPDIR to one that is writable"
+                ),
+            )
+        })?;
 
     let outcome = match Server::open(&folder.path().join("trusts.db")).await {
         Ok(server) => {
@@ -55,7 +61,8 @@ pub(crate) async fn demo(format: Format, asked: Demo) -> Result<Answer, Failure>
                 outcome = run(&server, &mut tasks, &asked) => outcome,
                 () = interrupt.received() => Err(Failure::interrupted()),
             };
-            // First the tasks, then the connections, then the folder: whoever still writes would bring files back.
+            // First the tasks, then the connections, then the folder: whoever still writes would
+            // bring files back.
             tasks.shutdown().await;
             server.close().await;
             outcome
@@ -73,7 +80,8 @@ pub(crate) async fn demo(format: Format, asked: Demo) -> Result<Answer, Failure>
     Ok(if report.held() { answer } else { answer.refused() })
 }
 
-/// What a server has: a store, a cache, an authenticator over both, and the means to change trusts. And what another process has.
+/// What a server has: a store, a cache, an authenticator over both, and the means to change trusts.
+/// And what another process has.
 struct Server {
     store: Arc<SqliteStore>,
     authenticator: Authenticator<SqliteStore>,
@@ -136,7 +144,10 @@ async fn run(
         client: Client::new(server.authenticator.clone())?,
         keyring,
         here: server.registry.clone(),
-        elsewhere: TrustRegistry::new(Arc::clone(&server.elsewhere), Arc::new(TrustKeyCache::new())),
+        elsewhere: TrustRegistry::new(
+            Arc::clone(&server.elsewhere),
+            Arc::new(TrustKeyCache::new()),
+        ),
     };
     let revoking = async {
         let revoked = revoker.run(duration).await;
@@ -173,5 +184,7 @@ async fn register(registry: &TrustRegistry<SqliteStore>, trusts: u32) -> Result<
 }
 
 fn joined(ended: Result<Result<Tally, Failure>, JoinError>) -> Result<Tally, Failure> {
-    ended.unwrap_or_else(|error| Err(Failure::new("demo", format!("a task of the demo failed: {error}"))))
+    ended.unwrap_or_else(|error| {
+        Err(Failure::new("demo", format!("a task of the demo failed: {error}")))
+    })
 }

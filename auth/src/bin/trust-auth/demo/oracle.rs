@@ -1,7 +1,8 @@
-//! What each answer should have been, judged from outside: the oracle knows which keys are valid, and asks neither cache nor database.
+//! What each answer should have been, judged from outside: the oracle knows which keys are valid,
+//! and asks neither cache nor database.
 //!
-//! It must never excuse an answer that was certain, and never judge one that was not: a request that overlaps a change of its key may
-//! see either side of it.
+//! It must never excuse an answer that was certain, and never judge one that was not: a request
+//! that overlaps a change of its key may see either side of it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,9 +17,11 @@ pub(super) enum State {
 
 /// A key's state and how often it changed, in one word, so that both are read at once.
 ///
-/// Orderings: stores are Release, loads Acquire. A request that observes `Revoked` therefore happens-after the revocation's return.
-/// A change announces itself by [`begin_change`](Self::begin_change) before it touches the database; a request that has seen its effect
-/// there comes after it through the database's own locks, so that the observation at its end sees the announcement.
+/// Orderings: stores are Release, loads Acquire. A request that observes `Revoked` therefore
+/// happens-after the revocation's return. A change announces itself by
+/// [`begin_change`](Self::begin_change) before it touches the database; a request that has seen its
+/// effect there comes after it through the database's own locks, so that the observation at its end
+/// sees the announcement.
 #[derive(Debug)]
 pub(super) struct Standing(AtomicU64);
 
@@ -38,7 +41,8 @@ impl Standing {
         self.0.store(changes + ONE_CHANGE + CHANGING, Ordering::Release);
     }
 
-    /// Call after the change has returned, and only if it succeeded: otherwise nothing is certain of the key any more.
+    /// Call after the change has returned, and only if it succeeded: otherwise nothing is certain
+    /// of the key any more.
     pub(super) fn end_change(&self, state: State) {
         let changes = self.0.load(Ordering::Relaxed) & !(ONE_CHANGE - 1);
         self.0.store(changes + code(state), Ordering::Release);
@@ -101,7 +105,8 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
-    /// Judges one answer. `before` was observed before the request started, `after` when it had ended.
+    /// Judges one answer. `before` was observed before the request started, `after` when it had
+    /// ended.
     pub(super) fn judge(&mut self, before: Observation, after: Observation, outcome: Outcome) {
         if outcome == Outcome::GrantedToAnother {
             self.wrong_trust += 1;
@@ -128,7 +133,8 @@ impl Verdict {
         self.undecided += other.undecided;
     }
 
-    /// Whether every certain answer was right, and there were some of either kind: an oracle that judged nothing has shown nothing.
+    /// Whether every certain answer was right, and there were some of either kind: an oracle that
+    /// judged nothing has shown nothing.
     pub(super) fn held(&self) -> bool {
         self.revoked_grants == 0
             && self.valid_refused == 0
@@ -145,7 +151,9 @@ mod tests {
     /// A verdict that holds, so that a test sees its one bad answer undo it.
     fn after_good_answers() -> Verdict {
         let mut verdict = Verdict::default();
-        for (state, outcome) in [(State::Valid, Outcome::Granted), (State::Revoked, Outcome::Refused)] {
+        for (state, outcome) in
+            [(State::Valid, Outcome::Granted), (State::Revoked, Outcome::Refused)]
+        {
             let now = Standing::new(state).observe();
             verdict.judge(now, now, outcome);
         }

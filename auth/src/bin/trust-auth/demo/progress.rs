@@ -34,11 +34,14 @@ pub(super) async fn running(duration: Duration, authenticator: &Authenticator<Sq
 }
 
 fn bar(length: u64, template: &str, message: &'static str) -> ProgressBar {
-    let target =
-        if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let target = if io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
     // A bar leaves the screen when it is dropped.
-    let bar =
-        ProgressBar::with_draw_target(Some(length), target).with_finish(indicatif::ProgressFinish::AndClear);
+    let bar = ProgressBar::with_draw_target(Some(length), target)
+        .with_finish(indicatif::ProgressFinish::AndClear);
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style.progress_chars("=> "));
     }

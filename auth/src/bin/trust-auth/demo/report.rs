@@ -19,7 +19,8 @@ pub(super) struct Report {
     requests: u64,
     hits: u64,
     stale_hits: u64,
-    /// Requests that needed a sweep; `hits + swept + refused_missing == requests`, unless the store failed.
+    /// Requests that needed a sweep; `hits + swept + refused_missing == requests`, unless the
+    /// store failed.
     swept: u64,
     /// Sweeps, which requests share.
     sweeps: u64,
@@ -51,7 +52,13 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(trusts: u64, ran: Duration, stats: Stats, changes: Changes, tally: &Tally) -> Self {
+    pub(super) fn new(
+        trusts: u64,
+        ran: Duration,
+        stats: Stats,
+        changes: Changes,
+        tally: &Tally,
+    ) -> Self {
         let Tally { verdict, latencies, swept } = tally;
         let micros = |latency: &Latency, quantile| rounded(latency.quantile_us(quantile), 10.0);
         Self {
@@ -121,7 +128,11 @@ impl Report {
             ("rotated", self.rotated, "old keys presented all the same".to_owned()),
             ("disabled", self.disabled, format!("{} enabled again", grouped(self.enabled))),
             ("deleted", self.deleted, String::new()),
-            ("changed elsewhere", self.changed_elsewhere, "of these, without telling the cache".to_owned()),
+            (
+                "changed elsewhere",
+                self.changed_elsewhere,
+                "of these, without telling the cache".to_owned(),
+            ),
         ] {
             table.add_row([name.to_owned(), grouped(number), remark]);
         }
@@ -137,7 +148,12 @@ impl Report {
             ("sweep path", self.sweep_p50_us, self.sweep_p99_us, sweep),
             ("bare fetch(id)", self.fetch_p50_us, self.fetch_p99_us, fetch),
         ] {
-            table.add_row([name.to_owned(), format!("{p50:.1}"), format!("{p99:.1}"), grouped(count)]);
+            table.add_row([
+                name.to_owned(),
+                format!("{p50:.1}"),
+                format!("{p99:.1}"),
+                grouped(count),
+            ]);
         }
         align_right(&mut table, &[1, 2, 3]);
         table

@@ -1,7 +1,9 @@
-//! The one who changes trusts while they are being authenticated: rotates, disables, enables again, deletes, at a steady pace.
+//! The one who changes trusts while they are being authenticated: rotates, disables, enables again,
+//! deletes, at a steady pace.
 //!
-//! The only one to do so, because the oracle takes its word for what each key is. Every other round it acts as another process would:
-//! through a registry with a cache of its own, so that the server's cache is not told, and has only the live row to go by.
+//! The only one to do so, because the oracle takes its word for what each key is. Every other round
+//! it acts as another process would: through a registry with a cache of its own, so that the
+//! server's cache is not told, and has only the live row to go by.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,8 +69,8 @@ impl Revoker {
                 break;
             }
             let registry = if round % 2 == 0 { self.here.clone() } else { self.elsewhere.clone() };
-            let [rotated, disabled, deleted] =
-                [0, 1, 2].map(|nth| victim(round * TRUSTS_PER_ROUND + nth, rounds, self.keyring.len()));
+            let [rotated, disabled, deleted] = [0, 1, 2]
+                .map(|nth| victim(round * TRUSTS_PER_ROUND + nth, rounds, self.keyring.len()));
 
             let before = changes.all();
             ticks.tick().await;
@@ -86,32 +88,49 @@ impl Revoker {
         Ok((changes, self.client.into_tally()))
     }
 
-    async fn rotate(&mut self, registry: &TrustRegistry<SqliteStore>, slot: usize) -> Result<u64, Failure> {
+    async fn rotate(
+        &mut self,
+        registry: &TrustRegistry<SqliteStore>,
+        slot: usize,
+    ) -> Result<u64, Failure> {
         let Some(old) = self.keyring.current(slot) else { return Ok(0) };
         old.standing.begin_change();
         let (trust, key) = registry.rotate(&TrustRef::Id(old.trust)).await?;
         old.standing.end_change(State::Revoked);
         let new = WatchedKey::issued(trust.id, key);
         self.keyring.retire(slot, Arc::clone(&old), Some(Arc::clone(&new)));
-        // At once, when a revocation is most likely to be undone by a request that is still under way.
+        // At once, when a revocation is most likely to be undone by a request that is still under
+        // way.
         self.client.present(&old).await;
         self.client.present(&new).await;
         Ok(1)
     }
 
-    async fn disable(&mut self, registry: &TrustRegistry<SqliteStore>, slot: usize) -> Result<u64, Failure> {
+    async fn disable(
+        &mut self,
+        registry: &TrustRegistry<SqliteStore>,
+        slot: usize,
+    ) -> Result<u64, Failure> {
         let Some(key) = self.keyring.current(slot) else { return Ok(0) };
         let id = TrustRef::Id(key.trust);
         self.change(&key, registry.disable(&id), State::Revoked).await
     }
 
-    async fn enable(&mut self, registry: &TrustRegistry<SqliteStore>, slot: usize) -> Result<u64, Failure> {
+    async fn enable(
+        &mut self,
+        registry: &TrustRegistry<SqliteStore>,
+        slot: usize,
+    ) -> Result<u64, Failure> {
         let Some(key) = self.keyring.current(slot) else { return Ok(0) };
         let id = TrustRef::Id(key.trust);
         self.change(&key, registry.enable(&id), State::Valid).await
     }
 
-    async fn delete(&mut self, registry: &TrustRegistry<SqliteStore>, slot: usize) -> Result<u64, Failure> {
+    async fn delete(
+        &mut self,
+        registry: &TrustRegistry<SqliteStore>,
+        slot: usize,
+    ) -> Result<u64, Failure> {
         let Some(key) = self.keyring.current(slot) else { return Ok(0) };
         let id = TrustRef::Id(key.trust);
         let deleted = self.change(&key, registry.delete(&id), State::Revoked).await?;
@@ -136,11 +155,13 @@ impl Revoker {
 /// As many rounds as the share of trusts and the pace allow, and at least one.
 fn rounds(trusts: usize, duration: Duration) -> usize {
     let by_share = trusts / (ONE_TRUST_OF * TRUSTS_PER_ROUND);
-    let by_pace = usize::try_from(duration.as_secs()).unwrap_or(usize::MAX).saturating_mul(ROUNDS_PER_SECOND);
+    let by_pace =
+        usize::try_from(duration.as_secs()).unwrap_or(usize::MAX).saturating_mul(ROUNDS_PER_SECOND);
     by_share.min(by_pace).max(1)
 }
 
-/// The slot of victim number `nth`: spread evenly over all trusts, each at most once where there are enough of them.
+/// The slot of victim number `nth`: spread evenly over all trusts, each at most once where there
+/// are enough of them.
 fn victim(nth: usize, rounds: usize, trusts: usize) -> usize {
     nth * trusts / (rounds * TRUSTS_PER_ROUND)
 }
@@ -163,7 +184,10 @@ mod tests {
                 assert!(victims.iter().all(|&slot| slot < trusts));
                 assert!(victims.is_sorted());
                 if trusts >= TRUSTS_PER_ROUND {
-                    assert!(victims.windows(2).all(|pair| pair[0] != pair[1]), "{trusts} {seconds}");
+                    assert!(
+                        victims.windows(2).all(|pair| pair[0] != pair[1]),
+                        "{trusts} {seconds}"
+                    );
                 }
             }
         }

@@ -1,6 +1,8 @@
-//! The reference's traffic: each trust polls for tasks and sends a heartbeat, round after round, from several tasks at once.
+//! The reference's traffic: each trust polls for tasks and sends a heartbeat, round after round,
+//! from several tasks at once.
 //!
-//! Every answer goes to the oracle. Keys that were revoked, keys that nobody issued, and no key at all come in between.
+//! Every answer goes to the oracle. Keys that were revoked, keys that nobody issued, and no key at
+//! all come in between.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,11 +19,12 @@ use crate::failure::Failure;
 /// As many tasks at once, each with its share of the trusts.
 pub(super) const TASKS: usize = 4;
 
-/// One visit of so many is measured against a bare fetch. All would do too, but the demo is about requests.
+/// One visit of so many is measured against a bare fetch. All would do too, but the demo is about
+/// requests.
 const VISITS_PER_FETCH: usize = 4;
 
-/// After so many visits come the keys that must be refused. Each costs a sweep, which is why they are rare: more of them would leave
-/// the other requests waiting for a processor.
+/// After so many visits come the keys that must be refused. Each costs a sweep, which is why they
+/// are rare: more of them would leave the other requests waiting for a processor.
 const VISITS_PER_BAD_KEY: usize = 64;
 
 /// What a task has seen.
@@ -29,7 +32,8 @@ const VISITS_PER_BAD_KEY: usize = 64;
 pub(super) struct Tally {
     pub(super) verdict: Verdict,
     pub(super) latencies: Latencies,
-    /// Requests that a sweep answered, or that were refused after asking for one. Requests share sweeps.
+    /// Requests that a sweep answered, or that were refused after asking for one. Requests share
+    /// sweeps.
     pub(super) swept: u64,
 }
 
@@ -107,8 +111,8 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) async fn run(mut self) -> Result<Tally, Failure> {
-        let stranger =
-            WatchedKey::never_issued().map_err(|error| Failure::new("random", error.to_string()))?;
+        let stranger = WatchedKey::never_issued()
+            .map_err(|error| Failure::new("random", error.to_string()))?;
         let slots = (self.number..self.keyring.len()).step_by(TASKS).cycle();
         for (visit, slot) in slots.enumerate() {
             // Relaxed: nothing is handed over by it.
@@ -127,8 +131,9 @@ impl Worker {
         Ok(self.client.into_tally())
     }
 
-    /// Two requests, back to back: task poll and heartbeat. Sometimes with a bare fetch next to the second, before it and after it in
-    /// turn, so that neither finds the row's page warmer than the other, and both meet the same load.
+    /// Two requests, back to back: task poll and heartbeat. Sometimes with a bare fetch next to the
+    /// second, before it and after it in turn, so that neither finds the row's page warmer than
+    /// the other, and both meet the same load.
     async fn visit(&mut self, visit: usize, key: &WatchedKey) -> Result<(), Failure> {
         self.client.present(key).await;
         if !visit.is_multiple_of(VISITS_PER_FETCH) {

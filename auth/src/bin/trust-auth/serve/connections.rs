@@ -12,10 +12,12 @@ use tokio::time::{Instant, sleep};
 use super::drain::Drain;
 use super::output::Stuck;
 
-/// How long a connection that was just accepted has to send its request, before it is taken for idle and closed.
+/// How long a connection that was just accepted has to send its request, before it is taken for
+/// idle and closed.
 pub(crate) const UNHEARD: Duration = Duration::from_millis(500);
 
-/// How long a client has to finish a request of which it has sent a part, when connections are to close.
+/// How long a client has to finish a request of which it has sent a part, when connections are to
+/// close.
 const HALF_SENT: Duration = Duration::from_secs(1);
 
 /// How often to look whether the last one has gone.
@@ -38,16 +40,17 @@ impl Connections {
         &self.drain
     }
 
-    /// One more, which is waited for from now on. To be called before its task is spawned: that may be polled for the first time
-    /// when nobody waits any more.
+    /// One more, which is waited for from now on. To be called before its task is spawned: that may
+    /// be polled for the first time when nobody waits any more.
     pub(crate) fn enter(&self) -> Entered {
         Entered { close: self.close.subscribe(), drain: self.drain.clone() }
     }
 
     /// Lets each give the answer that it owes, and returns how many did not within the time.
     ///
-    /// To be called when nothing is accepted any more. In the first moments no connection is closed that was not told so in its last answer,
-    /// so that a request which is on its way is answered.
+    /// To be called when nothing is accepted any more. In the first moments no connection is closed
+    /// that was not told so in its last answer, so that a request which is on its way is
+    /// answered.
     pub(crate) async fn finish(&self, within: Duration) -> usize {
         let end = Instant::now() + within;
         self.all_gone(end.min(Instant::now() + UNHEARD)).await;
@@ -74,8 +77,8 @@ impl Entered {
         &self.drain
     }
 
-    /// Runs the connection to its end; once the connections are to close, to the end of the answer that it owes, if it owes one. `None` if
-    /// it was cut.
+    /// Runs the connection to its end; once the connections are to close, to the end of the answer
+    /// that it owes, if it owes one. `None` if it was cut.
     pub(crate) async fn converse<C: GracefulConnection>(
         mut self,
         connection: C,
@@ -83,7 +86,8 @@ impl Entered {
     ) -> Option<C::Output> {
         let mut connection = pin!(connection);
         {
-            // The sender outlives the listeners, and these wait for nothing else: an error cannot be, and would mean the same.
+            // The sender outlives the listeners, and these wait for nothing else: an error cannot
+            // be, and would mean the same.
             let mut closing = pin!(self.close.wait_for(|close| *close));
             tokio::select! {
                 outcome = &mut connection => return Some(outcome),
@@ -91,8 +95,9 @@ impl Entered {
             }
         }
         connection.as_mut().graceful_shutdown();
-        // HTTP waits for the rest of a request that was begun, and some clients never send it. Twice in a row, so that an answer which
-        // was found just before the first look is on its way by the second.
+        // HTTP waits for the rest of a request that was begun, and some clients never send it.
+        // Twice in a row, so that an answer which was found just before the first look is
+        // on its way by the second.
         let mut idle = false;
         loop {
             tokio::select! {
@@ -107,8 +112,8 @@ impl Entered {
     }
 }
 
-/// What a connection owes: answers to requests that were read, and what of an answer its client has not taken yet. A clone means the same
-/// connection.
+/// What a connection owes: answers to requests that were read, and what of an answer its client has
+/// not taken yet. A clone means the same connection.
 #[derive(Clone)]
 pub(crate) struct Owed {
     answers: Arc<AtomicUsize>,

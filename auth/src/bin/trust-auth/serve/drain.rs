@@ -1,7 +1,8 @@
 //! [`Drain`]: the end of the service, in an order in which no request is lost.
 //!
-//! A request to terminate makes `/readyz` say no and every answer say `Connection: close`, while connections are still taken, so that whoever
-//! balances goes elsewhere. Then nothing more is accepted, and what was begun is finished, within a bound. A second signal ends it at once.
+//! A request to terminate makes `/readyz` say no and every answer say `Connection: close`, while
+//! connections are still taken, so that whoever balances goes elsewhere. Then nothing more is
+//! accepted, and what was begun is finished, within a bound. A second signal ends it at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +30,8 @@ impl Drain {
 
     /// Whether the end has begun.
     pub(crate) fn is_draining(&self) -> bool {
-        // Relaxed: it orders nothing. A response that misses it by a moment keeps its connection open, and that is closed later.
+        // Relaxed: it orders nothing. A response that misses it by a moment keeps its connection
+        // open, and that is closed later.
         self.draining.load(Ordering::Relaxed)
     }
 
@@ -67,7 +69,9 @@ impl Drain {
         if unfinished > 0 {
             return Err(Failure::new(
                 "drain",
-                format!("{unfinished} connections were cut: they did not finish within {timeout:?}"),
+                format!(
+                    "{unfinished} connections were cut: they did not finish within {timeout:?}"
+                ),
             ));
         }
         tracing::info!("drained: every answer that was owed is given");

@@ -74,10 +74,12 @@ mod tests {
     fn an_impairment_has_its_word_and_its_gauge_while_it_is_there() {
         let ill = Arc::new(AtomicBool::new(false));
         let is_ill = Arc::clone(&ill);
-        let health =
-            Health::default().degraded_if("limb", "limb_missing", "Whether a limb is missing", move || {
-                is_ill.load(Ordering::Relaxed)
-            });
+        let health = Health::default().degraded_if(
+            "limb",
+            "limb_missing",
+            "Whether a limb is missing",
+            move || is_ill.load(Ordering::Relaxed),
+        );
         let recorder = super::super::meters::recorder();
         let gauges = health.gauges(&recorder);
         for expected in [false, true] {

@@ -21,8 +21,8 @@ pub(crate) fn announce(trust: &Trust, headers: &mut HeaderMap) {
     headers.insert(TRUST_NAME, text(&name));
 }
 
-/// A value of visible ASCII. Nothing else comes out of the above; should it, an empty header is better than none, for which a client's own
-/// might be taken.
+/// A value of visible ASCII. Nothing else comes out of the above; should it, an empty header is
+/// better than none, for which a client's own might be taken.
 fn text(value: &str) -> HeaderValue {
     HeaderValue::from_str(value).unwrap_or_else(|_| HeaderValue::from_static(""))
 }

@@ -1,7 +1,7 @@
 //! [`Lingering`]: a connection that is closed without a reset while its client still sends.
 //!
-//! The kernel resets a connection that is closed with input unread, and a reset discards the answer on
-//! its way: of a refused request that is long, a proxy would see no 431 but a broken connection.
+//! The kernel resets a connection that is closed with input unread, and a reset discards the answer
+//! on its way: of a refused request that is long, a proxy would see no 431 but a broken connection.
 
 use std::io::Error;
 use std::pin::Pin;
@@ -17,8 +17,8 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// How much it may send until then.
 const MOST: usize = 8 * 1024 * 1024;
 
-/// A connection. Shutting it down sends the end of the output, and then discards the input for a while,
-/// if there is any.
+/// A connection. Shutting it down sends the end of the output, and then discards the input for a
+/// while, if there is any.
 pub(crate) struct Lingering<C> {
     connection: C,
     /// Whether the end of the output was sent.
@@ -35,7 +35,8 @@ impl<C> Lingering<C> {
 }
 
 impl<C: Read + Unpin> Lingering<C> {
-    /// Ready when the client has sent its end, nothing is there to be read, or the client had its time.
+    /// Ready when the client has sent its end, nothing is there to be read, or the client had its
+    /// time.
     fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<()> {
         loop {
             let mut bytes = [0; 8 * 1024];
@@ -81,7 +82,10 @@ impl<C: Read + Write + Unpin> Write for Lingering<C> {
         Pin::new(&mut self.connection).poll_flush(context)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), Error>> {
         if !self.is_shut {
             std::task::ready!(Pin::new(&mut self.connection).poll_shutdown(context))?;
             self.is_shut = true;

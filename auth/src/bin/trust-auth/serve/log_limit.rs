@@ -18,7 +18,12 @@ pub(crate) struct LogLimit {
 impl LogLimit {
     /// With this long between two lines.
     pub(crate) fn new(pause: Duration) -> Self {
-        Self { pause, since: Instant::now(), quiet_until: AtomicU64::new(0), left_out: AtomicU64::new(0) }
+        Self {
+            pause,
+            since: Instant::now(),
+            quiet_until: AtomicU64::new(0),
+            left_out: AtomicU64::new(0),
+        }
     }
 
     /// Returns whether to write the line now: if so, how many were left out since the last one.
@@ -29,7 +34,9 @@ impl LogLimit {
         // Relaxed, all: see above.
         let elected = self
             .quiet_until
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |until| (now >= until).then_some(next))
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |until| {
+                (now >= until).then_some(next)
+            })
             .is_ok();
         if elected {
             Some(self.left_out.swap(0, Ordering::Relaxed))

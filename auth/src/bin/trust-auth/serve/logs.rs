@@ -1,7 +1,7 @@
 //! The service's log: lines on standard error, as text or JSON.
 //!
-//! What is logged is what this crate says, which never carries a key or a digest; other crates are heard from warnings on, and never with a
-//! request's headers, which nobody gives them.
+//! What is logged is what this crate says, which never carries a key or a digest; other crates are
+//! heard from warnings on, and never with a request's headers, which nobody gives them.
 
 use std::io;
 use std::panic;
@@ -61,14 +61,19 @@ pub(crate) fn start(format: LogFormat, level: LogLevel) -> Result<LogQueue, Fail
     let queue = LogQueue::start(io::stderr())
         .map_err(|error| Failure::new("log", format!("cannot start the log's thread: {error}")))?;
     let writer = queue.clone();
-    // A standard error that is closed must not make a line fatal: hence no word about a write that failed.
-    let lines = fmt::layer().with_writer(move || writer.clone()).with_ansi(false).log_internal_errors(false);
+    // A standard error that is closed must not make a line fatal: hence no word about a write that
+    // failed.
+    let lines = fmt::layer()
+        .with_writer(move || writer.clone())
+        .with_ansi(false)
+        .log_internal_errors(false);
     let lines = match format {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     // Not the database driver: it may quote statements and what is bound to them.
-    let targets = Targets::new().with_target("trust_auth", level).with_target("hyper", LevelFilter::WARN);
+    let targets =
+        Targets::new().with_target("trust_auth", level).with_target("hyper", LevelFilter::WARN);
     // It fails where another subscriber logs already, which is as good.
     let _ = tracing_subscriber::registry().with(lines).with(targets).try_init();
     // The usual hook writes to standard error itself, and a worker that panics would wait for it.

@@ -1,7 +1,7 @@
 //! [`Meters`]: what `/metrics` tells, in the text format of Prometheus.
 //!
-//! No label ever names a trust or a key: every label has a handful of values, which are known when the service starts. `docs/operating.md`
-//! explains each metric.
+//! No label ever names a trust or a key: every label has a handful of values, which are known when
+//! the service starts. `docs/operating.md` explains each metric.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -15,10 +15,11 @@ use super::health::Health;
 use super::log_queue::LogQueue;
 use super::walks::Walks;
 
-/// Upper bounds of the latency's buckets, in seconds: from a cached key on SQLite to the longest request time-out that makes sense.
+/// Upper bounds of the latency's buckets, in seconds: from a cached key on SQLite to the longest
+/// request time-out that makes sense.
 const BUCKETS: [f64; 18] = [
-    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
-    5.0, 10.0, 30.0,
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+    1.0, 2.5, 5.0, 10.0, 30.0,
 ];
 
 /// How often samples of latency are put into their buckets. Until then each takes up memory.
@@ -27,7 +28,8 @@ const UPKEEP: Duration = Duration::from_secs(1);
 /// Where measurements go.
 pub(crate) fn recorder() -> PrometheusRecorder {
     // The only error is an empty list.
-    let builder = PrometheusBuilder::new().set_buckets(&BUCKETS).unwrap_or_else(|_| PrometheusBuilder::new());
+    let builder =
+        PrometheusBuilder::new().set_buckets(&BUCKETS).unwrap_or_else(|_| PrometheusBuilder::new());
     builder.build_recorder()
 }
 
@@ -99,7 +101,8 @@ impl Meters {
         let (outcomes, latency, read) = metrics::with_local_recorder(&recorder, || {
             describe();
             gauge!("trust_auth_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-            // From 0, so that a rate sees the first. The other kinds are no matter of the database's health.
+            // From 0, so that a rate sees the first. The other kinds are no matter of the
+            // database's health.
             for kind in ["busy", "timeout", "unreachable"] {
                 counter!("trust_auth_store_failures_total", "kind" => kind).absolute(0);
             }
@@ -133,7 +136,8 @@ impl Meters {
             Err(AuthError::Unavailable(error)) => {
                 // Few and slow, so that nobody minds the search for the counter.
                 metrics::with_local_recorder(&self.recorder, || {
-                    counter!("trust_auth_store_failures_total", "kind" => error.kind()).increment(1);
+                    counter!("trust_auth_store_failures_total", "kind" => error.kind())
+                        .increment(1);
                 });
                 &self.outcomes.unavailable
             }
@@ -196,7 +200,8 @@ impl Meters {
 
 impl Outcomes {
     fn new() -> Self {
-        let of = |outcome: &'static str| counter!("trust_auth_requests_total", "outcome" => outcome);
+        let of =
+            |outcome: &'static str| counter!("trust_auth_requests_total", "outcome" => outcome);
         Self {
             granted: of("granted"),
             missing: of("missing"),
@@ -210,13 +215,19 @@ impl Outcomes {
 impl Latency {
     fn new() -> Self {
         let of = |path: &'static str| histogram!("trust_auth_request_seconds", "path" => path);
-        Self { unread: of("unread"), hit: of("hit"), stale_hit: of("stale_hit"), sweep: of("sweep") }
+        Self {
+            unread: of("unread"),
+            hit: of("hit"),
+            stale_hit: of("stale_hit"),
+            sweep: of("sweep"),
+        }
     }
 }
 
 impl Read {
     fn new() -> Self {
-        let evicted = |cause: &'static str| counter!("trust_auth_evictions_total", "cause" => cause);
+        let evicted =
+            |cause: &'static str| counter!("trust_auth_evictions_total", "cause" => cause);
         Self {
             hits: counter!("trust_auth_hits_total"),
             stale_hits: counter!("trust_auth_stale_hits_total"),
@@ -270,7 +281,10 @@ impl Read {
 fn describe() {
     use metrics::{describe_counter, describe_gauge, describe_histogram};
     describe_gauge!("trust_auth_build_info", "1, with the version as a label");
-    describe_counter!("trust_auth_requests_total", "Requests to /verify that were answered, by outcome");
+    describe_counter!(
+        "trust_auth_requests_total",
+        "Requests to /verify that were answered, by outcome"
+    );
     describe_histogram!(
         "trust_auth_request_seconds",
         Unit::Seconds,

@@ -1,7 +1,9 @@
-//! `serve`: the authenticator as a service that any proxy asks before it lets a request through (forward-auth).
+//! `serve`: the authenticator as a service that any proxy asks before it lets a request through
+//! (forward-auth).
 //!
-//! Puts the parts together and takes them apart again in order: metrics, two listeners, database, cache, watcher, drain. It must never grant
-//! before all of them stand, and never end while an answer is owed and the drain's bound is not over.
+//! Puts the parts together and takes them apart again in order: metrics, two listeners, database,
+//! cache, watcher, drain. It must never grant before all of them stand, and never end while an
+//! answer is owed and the drain's bound is not over.
 
 mod admin;
 mod alarm;
@@ -61,11 +63,16 @@ use crate::database::{Database, Target};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 
-/// How long the end waits for the database's connections. A file system that hangs would hold one without end.
+/// How long the end waits for the database's connections. A file system that hangs would hold one
+/// without end.
 const CLOSING: Duration = Duration::from_secs(10);
 
 /// Serves until a signal ends it. Returns when every answer that was owed is given.
-pub(crate) async fn serve(target: &Target, format: Format, settings: &Settings) -> Result<Answer, Failure> {
+pub(crate) async fn serve(
+    target: &Target,
+    format: Format,
+    settings: &Settings,
+) -> Result<Answer, Failure> {
     settings.check()?;
     let log = logs::start(settings.log_format, settings.log_level)?;
     let outcome = run(target, format, settings, &log).await;
@@ -74,7 +81,12 @@ pub(crate) async fn serve(target: &Target, format: Format, settings: &Settings) 
     outcome.map(|()| Answer::nothing())
 }
 
-async fn run(target: &Target, format: Format, settings: &Settings, log: &LogQueue) -> Result<(), Failure> {
+async fn run(
+    target: &Target,
+    format: Format,
+    settings: &Settings,
+    log: &LogQueue,
+) -> Result<(), Failure> {
     open_files::raise_limit();
     // Before anything is open: from here on, a signal ends the service in order.
     let mut interrupt = Interrupt::listen()
@@ -111,7 +123,13 @@ async fn run(target: &Target, format: Format, settings: &Settings, log: &LogQueu
         interrupt.received().await;
     }
 
-    let end = drain.end(interrupt, front.tasks, &connections, settings.drain_delay, settings.drain_timeout);
+    let end = drain.end(
+        interrupt,
+        front.tasks,
+        &connections,
+        settings.drain_delay,
+        settings.drain_timeout,
+    );
     let outcome = end.await;
     drop(upkeep);
     if let Some(database) = opened
@@ -139,7 +157,8 @@ impl Parts<'_> {
         // Before the first request: what changes from now on is heard of.
         let watcher = Arc::new(database.store().watch(Arc::clone(&cache)));
         let scans = Arc::new(ScanRecord::new(settings.query_timeout));
-        let walks = Arc::new(Walks::over(database.store(), Arc::clone(&scans), meters.walk_seconds()));
+        let walks =
+            Arc::new(Walks::over(database.store(), Arc::clone(&scans), meters.walk_seconds()));
         let builder = Authenticator::builder(Arc::clone(&walks), Arc::clone(&cache));
         let authenticator = settings.limit(builder).build();
         let health = Arc::new(impairments(database, &watcher));
@@ -166,7 +185,8 @@ impl Parts<'_> {
     }
 }
 
-/// Whatever may be wrong although requests are answered: each its word, its gauge and what the gauge means.
+/// Whatever may be wrong although requests are answered: each its word, its gauge and what the
+/// gauge means.
 fn impairments(database: &Database, watcher: &Arc<Watcher>) -> Health {
     let (store, listener) = (database.store(), Arc::clone(watcher));
     Health::default()
@@ -193,7 +213,8 @@ struct Front {
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// One listener: where it is, what it answers, and those of its routes that are the same before and after the database is open.
+/// One listener: where it is, what it answers, and those of its routes that are the same before and
+/// after the database is open.
 struct Face {
     address: SocketAddr,
     stage: Stage,
@@ -217,7 +238,8 @@ impl Front {
         let mut face = |listener: Listener, waiting: Router, probes: Router| {
             let (name, address) = (listener.name(), listener.address());
             let stage = Stage::new(waiting);
-            let serving = listener.serve(stage.clone(), connections.clone(), meters.connections(name));
+            let serving =
+                listener.serve(stage.clone(), connections.clone(), meters.connections(name));
             tasks.push(tokio::spawn(serving));
             Face { address, stage, probes }
         };
@@ -246,7 +268,8 @@ impl Front {
     }
 }
 
-/// What is served, where and how, for whoever started it: without the database's password, and without the admin key's digest.
+/// What is served, where and how, for whoever started it: without the database's password, and
+/// without the admin key's digest.
 #[derive(Serialize)]
 struct Serving<'a> {
     listen: SocketAddr,
@@ -266,15 +289,21 @@ impl Serving<'_> {
             let admin = self
                 .admin_listen
                 .map_or("off".to_owned(), |address| format!("http://{address}/admin/trusts"));
-            format!("Serving http://{}/verify from {}; admin API: {admin}.", self.listen, self.database)
+            format!(
+                "Serving http://{}/verify from {}; admin API: {admin}.",
+                self.listen, self.database
+            )
         });
         // By a thread that is not waited for: a pipe that is full would hold up the service.
-        let written = thread::Builder::new().name("announcement".into()).spawn(move || line.deliver());
+        let written =
+            thread::Builder::new().name("announcement".into()).spawn(move || line.deliver());
         if let Err(error) = written {
             tracing::warn!(%error, "cannot announce the service on standard output");
         }
-        let admin_listen =
-            self.admin_listen.map(|address| address.to_string()).unwrap_or_else(|| "off".to_owned());
+        let admin_listen = self
+            .admin_listen
+            .map(|address| address.to_string())
+            .unwrap_or_else(|| "off".to_owned());
         self.settings.log(self.listen, &admin_listen, &self.database);
         self.settings.warn();
         if self.settings.admin_key_sha256.is_none() && self.admin_listen.is_some() {

@@ -1,9 +1,11 @@
-//! How many files and sockets the process may have open. Where there are too few, clients of the main
-//! listener that do nothing keep everybody out: the admin API, and new connections to the database.
+//! How many files and sockets the process may have open. Where there are too few, clients of the
+//! main listener that do nothing keep everybody out: the admin API, and new connections to the
+//! database.
 
 use super::limits::ADMIN_CONNECTIONS;
 
-/// For what is open besides clients and the database: output, listeners, timers, a file that is read.
+/// For what is open besides clients and the database: output, listeners, timers, a file that is
+/// read.
 const OTHERS: u64 = 32;
 
 /// An SQLite connection has the file and its `-wal`, and maps `-shm`. Writes and the watcher have

@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 
-/// A connection. What is written goes to the kernel, until that has no room because the client reads slowly.
+/// A connection. What is written goes to the kernel, until that has no room because the client
+/// reads slowly.
 pub(crate) struct Output<C> {
     connection: C,
     stuck: Stuck,
@@ -65,7 +66,10 @@ impl<C: Write + Unpin> Write for Output<C> {
         Pin::new(&mut self.connection).poll_flush(context)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), Error>> {
         Pin::new(&mut self.connection).poll_shutdown(context)
     }
 

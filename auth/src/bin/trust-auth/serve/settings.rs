@@ -1,6 +1,7 @@
 //! [`Settings`]: what the service is told by flags and environment, and its check.
 //!
-//! It must never carry a secret that it would then print: of the admin key there is only the digest, and not even that is shown.
+//! It must never carry a secret that it would then print: of the admin key there is only the
+//! digest, and not even that is shown.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -21,11 +22,12 @@ use super::open_files;
 use crate::database::{IfMissing, Pool};
 use crate::failure::Failure;
 
-/// Each flag has an environment variable, `TRUST_AUTH_` and its name; the flag goes before it. `--help` shows no value of the environment: it is
-/// where keys are kept.
+/// Each flag has an environment variable, `TRUST_AUTH_` and its name; the flag goes before it.
+/// `--help` shows no value of the environment: it is where keys are kept.
 #[derive(Debug, Args, Serialize)]
 pub(crate) struct Settings {
-    /// Where `/verify` and the probes are answered; port 0 takes a free one, which the first line of output tells
+    /// Where `/verify` and the probes are answered; port 0 takes a free one, which the first line
+    /// of output tells
     // The first line of output has the address itself.
     #[serde(skip)]
     #[arg(
@@ -48,9 +50,11 @@ pub(crate) struct Settings {
     )]
     pub(crate) admin_listen: AdminListen,
 
-    /// The SHA-256, in hexadecimal, of the key that the admin API asks for; without it, the admin API refuses everything
+    /// The SHA-256, in hexadecimal, of the key that the admin API asks for; without it, the admin
+    /// API refuses everything
     ///
-    /// For example, printf %s "$ADMIN_KEY" | sha256sum. Take a key of 32 random bytes: whoever sees the digest can try weak ones.
+    /// For example, printf %s "$ADMIN_KEY" | sha256sum. Take a key of 32 random bytes: whoever
+    /// sees the digest can try weak ones.
     #[arg(long, value_name = "HEX", env = "TRUST_AUTH_ADMIN_KEY_SHA256", hide_env_values = true)]
     #[serde(rename = "admin_key_configured", serialize_with = "is_some")]
     pub(crate) admin_key_sha256: Option<AdminKeyDigest>,
@@ -69,7 +73,8 @@ pub(crate) struct Settings {
     #[serde(serialize_with = "shown")]
     pub(crate) header: HeaderName,
 
-    /// A word before the key in that header, such as `ApiKey` or `Bearer` with --header Authorization; without regard to case
+    /// A word before the key in that header, such as `ApiKey` or `Bearer` with --header
+    /// Authorization; without regard to case
     #[arg(long, value_name = "WORD", env = "TRUST_AUTH_SCHEME", hide_env_values = true)]
     pub(crate) scheme: Option<String>,
 
@@ -82,7 +87,8 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "COUNT", env = "TRUST_AUTH_CAPACITY", hide_env_values = true, default_value_t = TrustKeyCache::DEFAULT_CAPACITY)]
     pub(crate) capacity: usize,
 
-    /// How many requests may wait for a walk over all rows; one more is answered with 503 at once. Less than half of --max-connections
+    /// How many requests may wait for a walk over all rows; one more is answered with 503 at once.
+    /// Less than half of --max-connections
     #[arg(
         long,
         value_name = "COUNT",
@@ -92,32 +98,38 @@ pub(crate) struct Settings {
     )]
     pub(crate) waiting_limit: usize,
 
-    /// How long a refusal takes at least, or a whole multiple of it, so that its duration does not tell how many trusts there are; 0s: none
+    /// How long a refusal takes at least, or a whole multiple of it, so that its duration does not
+    /// tell how many trusts there are; 0s: none
     #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_REJECT_FLOOR", hide_env_values = true, default_value = "0s", value_parser = humantime::parse_duration)]
     #[serde(serialize_with = "duration")]
     pub(crate) reject_floor: Duration,
 
-    /// How many connections to the database are open at most for reads; a walk takes one of them, so 2 at least
+    /// How many connections to the database are open at most for reads; a walk takes one of them,
+    /// so 2 at least
     #[arg(long, value_name = "COUNT", env = "TRUST_AUTH_DATABASE_CONNECTIONS", hide_env_values = true, default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=1_024))]
     pub(crate) database_connections: u32,
 
-    /// End with exit code 1 if the database cannot be reached at the start; otherwise the service waits for it, and is not ready
+    /// End with exit code 1 if the database cannot be reached at the start; otherwise the service
+    /// waits for it, and is not ready
     #[arg(long, env = "TRUST_AUTH_EXIT_IF_UNREACHABLE", hide_env_values = true, value_parser = BoolishValueParser::new())]
     pub(crate) exit_if_unreachable: bool,
 
     /// How old a connection to PostgreSQL may become before another one replaces it
     ///
-    /// It bounds how long an old primary is read after a failover that left the connections to it up.
+    /// It bounds how long an old primary is read after a failover that left the connections to it
+    /// up.
     #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_DATABASE_CONNECTION_MAX_AGE", hide_env_values = true, default_value = "2m", value_parser = humantime::parse_duration)]
     #[serde(serialize_with = "duration")]
     pub(crate) database_connection_max_age: Duration,
 
-    /// How long the database may take over one request, all steps together; then the request is answered with 503
+    /// How long the database may take over one request, all steps together; then the request is
+    /// answered with 503
     #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_QUERY_TIMEOUT", hide_env_values = true, default_value = "2s", value_parser = humantime::parse_duration)]
     #[serde(serialize_with = "duration")]
     pub(crate) query_timeout: Duration,
 
-    /// How long a request of the admin API may take, its body included; then it is answered with 503. No less than --query-timeout and --reject-floor together
+    /// How long a request of the admin API may take, its body included; then it is answered with
+    /// 503. No less than --query-timeout and --reject-floor together
     #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_REQUEST_TIMEOUT", hide_env_values = true, default_value = "10s", value_parser = humantime::parse_duration)]
     #[serde(serialize_with = "duration")]
     pub(crate) request_timeout: Duration,
@@ -135,7 +147,8 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "COUNT", env = "TRUST_AUTH_MAX_CONNECTIONS", hide_env_values = true, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) max_connections: u32,
 
-    /// How long new connections are still taken after a request to terminate, while /readyz says no, so that the proxy goes elsewhere first
+    /// How long new connections are still taken after a request to terminate, while /readyz says
+    /// no, so that the proxy goes elsewhere first
     #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_DRAIN_DELAY", hide_env_values = true, default_value = "1s", value_parser = humantime::parse_duration)]
     #[serde(serialize_with = "duration")]
     pub(crate) drain_delay: Duration,
@@ -168,7 +181,8 @@ pub(crate) struct Settings {
     pub(crate) log_level: LogLevel,
 }
 
-/// A digest, or something else, which may be the key itself by mistake: clap would repeat it in its error.
+/// A digest, or something else, which may be the key itself by mistake: clap would repeat it in its
+/// error.
 #[derive(Clone, Copy)]
 pub(crate) struct AdminKeyDigest(Option<KeyHash>);
 
@@ -185,7 +199,8 @@ impl fmt::Debug for AdminKeyDigest {
 }
 
 impl Settings {
-    /// Makes sure that the settings go together: better no service than one that does other than it was told.
+    /// Makes sure that the settings go together: better no service than one that does other than it
+    /// was told.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         let wrong = |message: &str| Err(Failure::new("settings", message));
         let limits = [
@@ -198,7 +213,9 @@ impl Settings {
                 return wrong(&format!("{flag} must be longer than 0s, and at most a day"));
             }
         }
-        for (flag, limit) in [("--drain-delay", self.drain_delay), ("--drain-timeout", self.drain_timeout)] {
+        for (flag, limit) in
+            [("--drain-delay", self.drain_delay), ("--drain-timeout", self.drain_timeout)]
+        {
             if limit > MAX_TIMEOUT {
                 return wrong(&format!("{flag} must be at most a day"));
             }
@@ -223,16 +240,18 @@ impl Settings {
             );
         }
         if self.metrics_on_admin_only && self.admin_listen == AdminListen::Off {
-            return wrong("--metrics-on-admin-only leaves nobody to give /metrics with --admin-listen off");
+            return wrong(
+                "--metrics-on-admin-only leaves nobody to give /metrics with --admin-listen off",
+            );
         }
         if self.waiting_limit == 0 {
-            return wrong("--waiting-limit must be at least 1: an unknown key could never be verified");
+            return wrong(
+                "--waiting-limit must be at least 1: an unknown key could never be verified",
+            );
         }
-        if self
-            .scheme
-            .as_deref()
-            .is_some_and(|word| !word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'))
-        {
+        if self.scheme.as_deref().is_some_and(|word| {
+            !word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        }) {
             return wrong("--scheme must be one word of letters, digits and `-`");
         }
         Ok(())
@@ -284,8 +303,14 @@ impl Settings {
     }
 
     /// The limits of the miss path.
-    pub(crate) fn limit<S: TrustStore>(&self, builder: AuthenticatorBuilder<S>) -> AuthenticatorBuilder<S> {
-        builder.waiting_limit(self.waiting_limit).reject_floor(self.reject_floor).deadline(self.query_timeout)
+    pub(crate) fn limit<S: TrustStore>(
+        &self,
+        builder: AuthenticatorBuilder<S>,
+    ) -> AuthenticatorBuilder<S> {
+        builder
+            .waiting_limit(self.waiting_limit)
+            .reject_floor(self.reject_floor)
+            .deadline(self.query_timeout)
     }
 
     /// What to do where the table is missing, or lacks something.

@@ -1,6 +1,7 @@
 //! [`Verdict`]: what `/verify` answers.
 //!
-//! The hot path of the service. Nothing of the request is copied but its digest, and nothing is logged; the request's body is not read.
+//! The hot path of the service. Nothing of the request is copied but its digest, and nothing is
+//! logged; the request's body is not read.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -36,9 +37,13 @@ impl Verdict {
 }
 
 /// `/verify`, of any method: 200 with the identity, or a refusal.
-pub(crate) async fn verify(State(verdict): State<Arc<Verdict>>, request: Request) -> Response<Body> {
+pub(crate) async fn verify(
+    State(verdict): State<Arc<Verdict>>,
+    request: Request,
+) -> Response<Body> {
     let begun = Instant::now();
-    let attempt = verdict.authenticator.attempt_headers(request.headers(), &verdict.key_header).await;
+    let attempt =
+        verdict.authenticator.attempt_headers(request.headers(), &verdict.key_header).await;
     verdict.meters.answered(&attempt.result, attempt.path, begun);
     match attempt.result {
         Ok(trust) => grant(&trust),

@@ -36,7 +36,8 @@ const QUIET: Duration = Duration::from_mins(1);
 ///
 /// # Errors
 ///
-/// What no waiting mends: a wrong URL, a table that does not fit, a file that cannot be used, a pooler that delivers no notifications.
+/// What no waiting mends: a wrong URL, a table that does not fit, a file that cannot be used, a
+/// pooler that delivers no notifications.
 pub(crate) async fn open(
     target: &Target,
     settings: &Settings,
@@ -46,13 +47,16 @@ pub(crate) async fn open(
     let limit = LogLimit::new(QUIET);
     let mut waited = false;
     loop {
-        let error = match Database::open_with(target, settings.if_missing(), Some(settings.pool())).await {
+        let error = match Database::open_with(target, settings.if_missing(), Some(settings.pool()))
+            .await
+        {
             Ok(database) => {
                 // A listener to which nothing is delivered would look healthy. The second check
                 // rules out a failover during the first one. The watcher retries after any other
                 // failure.
                 if let Err(StoreError::Deaf { .. }) = database.store().check_notifications().await
-                    && let Err(error @ StoreError::Deaf { .. }) = database.store().check_notifications().await
+                    && let Err(error @ StoreError::Deaf { .. }) =
+                        database.store().check_notifications().await
                 {
                     return Err(error.into());
                 }
@@ -96,7 +100,11 @@ struct Waiting {
 }
 
 /// `/verify`, on the main listener.
-pub(crate) fn verify_routes(probes: &Arc<Probes>, meters: &Arc<Meters>, key_header: KeyHeader) -> Router {
+pub(crate) fn verify_routes(
+    probes: &Arc<Probes>,
+    meters: &Arc<Meters>,
+    key_header: KeyHeader,
+) -> Router {
     let waiting = Waiting { probes: Arc::clone(probes), meters: Arc::clone(meters), key_header };
     Router::new()
         .route("/verify", any(verify))

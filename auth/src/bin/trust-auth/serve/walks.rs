@@ -1,6 +1,7 @@
 //! [`Walks`]: the database as the authenticator sees it, with each read of all rows timed and counted while it is under way.
 //!
-//! The authenticator promises never to run two at once. This is where somebody can see that it does not.
+//! The authenticator promises never to run two at once. This is where somebody can see that it does
+//! not.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -37,7 +37,8 @@ impl Failure {
 
     /// 401.
     pub(crate) fn unauthorized() -> Self {
-        let message = "the internal service key is missing or wrong; send it as `Authorization: Bearer KEY`";
+        let message =
+            "the internal service key is missing or wrong; send it as `Authorization: Bearer KEY`";
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
     }
 
@@ -52,7 +53,8 @@ impl Failure {
 
     /// 400, of a path.
     pub(crate) fn unreadable_path() -> Self {
-        let message = "the path is not valid UTF-8 once its `%` are decoded; encode the id or name again";
+        let message =
+            "the path is not valid UTF-8 once its `%` are decoded; encode the id or name again";
         Self::new(StatusCode::BAD_REQUEST, "malformed", message)
     }
 
@@ -80,7 +82,8 @@ impl Failure {
 
     /// 500. The task that made the change panicked; what became of it is unknown.
     pub(crate) fn broken() -> Self {
-        let message = "the change failed in an unexpected way; look at the list before trying again";
+        let message =
+            "the change failed in an unexpected way; look at the list before trying again";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
     }
 }

@@ -31,7 +31,11 @@ impl Guard {
 }
 
 /// Lets a request through that carries the key, or that needs none; refuses any other.
-pub(crate) async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response<Body> {
+pub(crate) async fn guard(
+    State(guard): State<Arc<Guard>>,
+    request: Request,
+    next: Next,
+) -> Response<Body> {
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     if is_read && PUBLIC.contains(&request.uri().path()) {
         return next.run(request).await;
@@ -55,7 +59,8 @@ fn admit(expected: Option<&KeyHash>, headers: &HeaderMap) -> Result<(), Failure>
     if KeyHash::of(presented) == *expected { Ok(()) } else { Err(Failure::unauthorized()) }
 }
 
-/// The key of the one `Authorization: Bearer KEY`; with two such headers it would be a matter of taste which one counts.
+/// The key of the one `Authorization: Bearer KEY`; with two such headers it would be a matter of
+/// taste which one counts.
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let (value, None) = (values.next()?.as_bytes(), values.next()) else { return None };

@@ -1,4 +1,5 @@
-//! The admin API: trusts registered, listed, changed and deleted over HTTP, as JSON, by whoever has the internal service key.
+//! The admin API: trusts registered, listed, changed and deleted over HTTP, as JSON, by whoever has
+//! the internal service key.
 //!
 //! It must never answer anybody else, and never lose a change half-way because the client has gone.
 
@@ -33,7 +34,11 @@ pub(crate) struct Admin {
 }
 
 impl Admin {
-    pub(crate) fn new(registry: TrustRegistry<Store>, limit: Duration, meters: Arc<Meters>) -> Self {
+    pub(crate) fn new(
+        registry: TrustRegistry<Store>,
+        limit: Duration,
+        meters: Arc<Meters>,
+    ) -> Self {
         Self { registry, limit, meters }
     }
 }
@@ -54,8 +59,11 @@ pub(crate) fn routes(admin: Admin, guard: &Arc<Guard>, probes: Router) -> Router
     guarded(guard, api)
 }
 
-/// Puts the guard around everything, also around what does not exist: an unauthenticated client learns no path and no method.
+/// Puts the guard around everything, also around what does not exist: an unauthenticated client
+/// learns no path and no method.
 pub(crate) fn guarded(guard: &Arc<Guard>, routes: Router) -> Router {
-    // Around the whole: a layer of the routes would leave their 405 the header `Allow`, which names the methods.
-    Router::new().fallback_service(from_fn_with_state(Arc::clone(guard), guard::guard).layer(routes))
+    // Around the whole: a layer of the routes would leave their 405 the header `Allow`, which names
+    // the methods.
+    Router::new()
+        .fallback_service(from_fn_with_state(Arc::clone(guard), guard::guard).layer(routes))
 }

@@ -56,7 +56,9 @@ pub(crate) async fn register(State(admin): State<Arc<Admin>>, request: Request) 
         if let Some(region) = asked.region {
             new = new.region(region);
         }
-        admin.change("register", async |registry: TrustRegistry<Store>| registry.register(new).await).await
+        admin
+            .change("register", async |registry: TrustRegistry<Store>| registry.register(new).await)
+            .await
     };
     admin
         .answer("register", registered, |(trust, key): &(Trust, ApiKey)| {
@@ -76,7 +78,8 @@ pub(crate) async fn list(State(admin): State<Arc<Admin>>) -> Response<Body> {
 pub(crate) async fn show(State(admin): State<Arc<Admin>>, named: Named) -> Response<Body> {
     let found = async {
         let which = which(named)?;
-        // Of the list, because a store has no way to find a name, and needs none: this is not the hot path.
+        // Of the list, because a store has no way to find a name, and needs none: this is not the
+        // hot path.
         let listing = admin.registry.listing().await?;
         if let Some(trust) = which.find_in(&listing.trusts) {
             return Ok(trust.clone());
@@ -86,7 +89,9 @@ pub(crate) async fn show(State(admin): State<Arc<Admin>>, named: Named) -> Respo
             TrustRef::Name(name) => row.name.as_ref() == Some(name),
         };
         Err(match listing.malformed.iter().find(is_meant) {
-            Some(row) => RegistryError::from(StoreError::BadRow { id: row.id, column: row.column }).into(),
+            Some(row) => {
+                RegistryError::from(StoreError::BadRow { id: row.id, column: row.column }).into()
+            }
             None => Failure::no_such_trust(&StoreError::NoSuchTrust { which }),
         })
     };
@@ -95,26 +100,29 @@ pub(crate) async fn show(State(admin): State<Arc<Admin>>, named: Named) -> Respo
 
 /// `DELETE /admin/trusts/{trust}`.
 pub(crate) async fn delete(State(admin): State<Arc<Admin>>, named: Named) -> Response<Body> {
-    let deleted = admin.change_named("delete", named, async |registry, which| registry.delete(&which).await);
+    let deleted =
+        admin.change_named("delete", named, async |registry, which| registry.delete(&which).await);
     admin.answer("delete", deleted, one).await
 }
 
 /// `POST /admin/trusts/{trust}/disable`.
 pub(crate) async fn disable(State(admin): State<Arc<Admin>>, named: Named) -> Response<Body> {
-    let disabled =
-        admin.change_named("disable", named, async |registry, which| registry.disable(&which).await);
+    let disabled = admin
+        .change_named("disable", named, async |registry, which| registry.disable(&which).await);
     admin.answer("disable", disabled, one).await
 }
 
 /// `POST /admin/trusts/{trust}/enable`.
 pub(crate) async fn enable(State(admin): State<Arc<Admin>>, named: Named) -> Response<Body> {
-    let enabled = admin.change_named("enable", named, async |registry, which| registry.enable(&which).await);
+    let enabled =
+        admin.change_named("enable", named, async |registry, which| registry.enable(&which).await);
     admin.answer("enable", enabled, one).await
 }
 
 /// `POST /admin/trusts/{trust}/rotate`.
 pub(crate) async fn rotate(State(admin): State<Arc<Admin>>, named: Named) -> Response<Body> {
-    let rotated = admin.change_named("rotate", named, async |registry, which| registry.rotate(&which).await);
+    let rotated =
+        admin.change_named("rotate", named, async |registry, which| registry.rotate(&which).await);
     admin.answer("rotate", rotated, |(trust, key): &(Trust, ApiKey)| issued(trust, key)).await
 }
 
@@ -147,7 +155,10 @@ async fn asked(request: Request) -> Result<Registration, Failure> {
 
 impl Admin {
     /// Changes the trust that the path names.
-    async fn change_named<T: Changed, F: Future<Output = Result<T, RegistryError>> + Send + 'static>(
+    async fn change_named<
+        T: Changed,
+        F: Future<Output = Result<T, RegistryError>> + Send + 'static,
+    >(
         &self,
         operation: &'static str,
         named: Named,
@@ -183,8 +194,9 @@ impl Admin {
         response: impl FnOnce(&T) -> Response<Body>,
     ) -> Response<Body> {
         let mut counted = Counted { meters: &self.meters, operation, outcome: "cancelled" };
-        let outcome =
-            tokio::time::timeout(self.limit, work).await.unwrap_or_else(|_| Err(Failure::too_slow()));
+        let outcome = tokio::time::timeout(self.limit, work)
+            .await
+            .unwrap_or_else(|_| Err(Failure::too_slow()));
         counted.outcome = outcome.as_ref().map_or_else(Failure::kind, |_| "ok");
         drop(counted);
         match outcome {
@@ -238,14 +250,19 @@ fn issued(trust: &Trust, key: &ApiKey) -> Response<Body> {
     Json(Issued { trust, api_key: key.expose() }).into_response()
 }
 
-/// As on the command line: what is not known is left out, not empty, and no key is stored by mistake.
-fn short_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+/// As on the command line: what is not known is left out, not empty, and no key is stored by
+/// mistake.
+fn short_text<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
     let text = Option::<String>::deserialize(deserializer)?;
     if text.as_deref() == Some("") {
         return Err(serde::de::Error::custom("it is empty; leave it out"));
     }
     if text.as_deref().is_some_and(ApiKey::may_be_in) {
-        return Err(serde::de::Error::custom("it looks like an API key; leave it out, and rotate that key"));
+        return Err(serde::de::Error::custom(
+            "it looks like an API key; leave it out, and rotate that key",
+        ));
     }
     if let Some(Err(flaw)) = text.as_deref().map(TextFlaw::check) {
         return Err(serde::de::Error::custom(format_args!("it {flaw}")));
