@@ -2,7 +2,7 @@
 //! the lookup that makes it unnecessary.
 //!
 //! `bytewise` does what the reference does, which compares byte slices row by row in constant time.
-//! `auth/benches` does the same with a database.
+//! `crates/trust-auth/benches` does the same with a database.
 
 mod peers;
 mod workload;

@@ -511,7 +511,7 @@ def report(runs: list[Run]) -> str:
 HEAD = """\
 # Benchmarks
 
-Rendered by `scripts/benchmarks.py`, which runs `benches/` and `auth/benches`, and reads criterion's output; do not edit. Every peer does
+Rendered by `scripts/benchmarks.py`, which runs `benches/` and `crates/trust-auth/benches`, and reads criterion's output; do not edit. Every peer does
 the same work: a 32-byte digest as key, one read of the coarse monotonic clock and a compare with the expiry, a 16-byte id copied out;
 moka counts its own time-to-live. [`benches/peers`](benches/peers/mod.rs) tells how each is used.
 """

@@ -2,7 +2,7 @@
 """The mutation score of the cache: break it in one place at a time, and see which model or test notices.
 
 Mutants are (a) each memory ordering in src/ weakened to Relaxed (a fence: removed), found by reading the sources, and (b) the semantic
-ones of scripts/mutants.toml. A mutant of another package (auth/) names its own check there: `check` holds the
+ones of scripts/mutants.toml. A mutant of another package (crates/) names its own check there: `check` holds the
 arguments of `cargo test`. Each is built and checked in a copy under target/mutants, with one test at a time so that a crash has a
 name: first by what killed it when the table in docs/assurance.md was written, then by everything, until something fails. Writes a table
 (Markdown) to standard output, progress to standard error.
@@ -105,8 +105,8 @@ def semantic() -> list[Mutant]:
         edits = entry.get("edits") or [[entry["old"], entry["new"]]]
         edits = [tuple(edit) for edit in edits + entry.get("also", [])]
         check = tuple(entry["check"]) if "check" in entry else None
-        if entry["file"].startswith("auth/") and not check:
-            raise SystemExit(f"mutants: '{entry['name']}': a mutant in auth/ needs a `check`")
+        if entry["file"].startswith("crates/") and not check:
+            raise SystemExit(f"mutants: '{entry['name']}': a mutant in crates/ needs a `check`")
         mutants.append(Mutant(entry["name"], entry["file"], edits, check=check))
     return mutants
 
@@ -144,7 +144,7 @@ def copy_sources() -> tuple[str, str]:
             if not file.startswith(("docs/", "benches/")) and not file.endswith(".md"):
                 content = f"{file}\0".encode() + (ROOT / file).read_bytes()
                 all_packages.update(content)
-                if not file.startswith("auth/"):
+                if not file.startswith("crates/"):
                     cache.update(content)
     return cache.hexdigest(), all_packages.hexdigest()
 

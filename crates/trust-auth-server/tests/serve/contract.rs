@@ -1,0 +1,235 @@
+//! The forward-auth contract: what `/verify` and the probes answer, whatever is sent.
+
+use serde_json::json;
+
+use crate::client::{ask, converse};
+use crate::server::Server;
+
+#[tokio::test]
+async fn a_valid_key_gets_200_and_the_identity_by_any_method_and_below_any_path_g9() {
+    let server = Server::on_sqlite(&[]).await;
+    let trust = server.register("St. Märy 100%").await;
+    // The watcher hears of it too, and removes the key's entry then: not in between.
+    server.until_metric("trust_auth_notifications_total", |heard| heard >= 1.0).await;
+    for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"] {
+        for path in
+            ["/verify", "/verify/", "/verify?a=b", "/verify/orders/7?a=b", "/verify//x/../y"]
+        {
+            let headers = [("X-Api-Key", &*trust.key), ("X-Trust-Id", "forged")];
+            let answer = ask(server.main, method, path, &headers, "").await;
+            assert_eq!((answer.status, &*answer.body), (200, ""), "{method} {path}");
+            assert_eq!(answer.header("x-trust-id"), Some(&*trust.id));
+            assert_eq!(answer.header("x-trust-name"), Some("St.%20M%C3%A4ry%20100%25"));
+            assert_eq!(answer.header("cache-control"), Some("no-store"));
+        }
+    }
+    // One sweep at the start and one for the key, and the cache from then on.
+    let metrics = server.metrics().await;
+    assert_eq!((metrics["trust_auth_sweeps_total"], metrics["trust_auth_hits_total"]), (2.0, 39.0));
+    assert_eq!(metrics["trust_auth_requests_total{outcome=\"granted\"}"], 40.0);
+}
+
+#[tokio::test]
+async fn a_refusal_has_the_reference_s_status_headers_and_body_and_no_identity() {
+    let server = Server::on_sqlite(&[]).await;
+    server.register("St. Mary").await;
+    let missing = json!({ "detail": "Not authenticated: API key is missing." });
+    let invalid = json!({ "detail": "Invalid API Key." });
+    let (longest, too_long) = ("k".repeat(4096), "k".repeat(4097));
+    let cases: [(&[(&str, &str)], _); 7] = [
+        (&[], &missing),
+        (&[("X-Api-Key", "")], &missing),
+        (&[("X-Api-Key", "unknown")], &invalid),
+        (&[("X-Api-Key", "one"), ("X-Api-Key", "two")], &invalid),
+        (&[("X-Api-Key", "ключ")], &invalid),
+        (&[("X-Api-Key", &longest)], &invalid),
+        (&[("X-Api-Key", &too_long)], &invalid),
+    ];
+    for (headers, body) in cases {
+        let answer = ask(server.main, "GET", "/verify", headers, "").await;
+        assert_eq!((answer.status, &answer.json()), (401, body), "{headers:?}");
+        assert_eq!(answer.header("www-authenticate"), Some("ApiKey"));
+        assert_eq!(answer.header("cache-control"), Some("no-store"));
+        assert_eq!((answer.header("x-trust-id"), answer.header("x-trust-name")), (None, None));
+    }
+    let not_utf8 =
+        b"GET /verify HTTP/1.1\r\nHost: a\r\nX-Api-Key: \xff\xfe\r\nConnection: close\r\n\r\n";
+    let answer = converse(server.main, not_utf8).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 401 ")
+            && answer.ends_with("{\"detail\":\"Invalid API Key.\"}"),
+        "{answer}"
+    );
+    let metrics = server.metrics().await;
+    let of = |outcome| metrics[&format!("trust_auth_requests_total{{outcome=\"{outcome}\"}}")];
+    assert_eq!((of("missing"), of("invalid"), of("granted")), (2.0, 6.0, 0.0));
+}
+
+#[tokio::test]
+async fn the_key_is_taken_from_the_header_and_after_the_scheme_that_were_configured() {
+    let server = Server::on_sqlite(&["--header", "Authorization", "--scheme", "ApiKey"]).await;
+    let trust = server.register("St. Mary").await;
+    let status = async |name: &str, value: String| {
+        ask(server.main, "GET", "/verify", &[(name, &*value)], "").await.status
+    };
+    assert_eq!(status("Authorization", format!("ApiKey {}", trust.key)).await, 200);
+    assert_eq!(status("authorization", format!("apikey  {}", trust.key)).await, 200);
+    assert_eq!(status("Authorization", trust.key.clone()).await, 401);
+    assert_eq!(status("Authorization", format!("Bearer {}", trust.key)).await, 401);
+    assert_eq!(status("X-Api-Key", trust.key.clone()).await, 401);
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_request_are_answered_with_4xx_or_closed_and_the_service_goes_on() {
+    let server =
+        Server::on_sqlite(&["--header-timeout", "300ms", "--max-header-bytes", "8192"]).await;
+    let trust = server.register("St. Mary").await;
+    let large =
+        format!("GET /verify HTTP/1.1\r\nHost: a\r\nX-Large: {}\r\n\r\n", "x".repeat(16 * 1024));
+    let many = format!("GET /verify HTTP/1.1\r\nHost: a\r\n{}\r\n", "X-Many: 1\r\n".repeat(200));
+    for (sent, status) in [
+        (large.as_bytes(), "431"),
+        (many.as_bytes(), "431"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "400"),
+        (b"GET /verify HTTP/9.9\r\n\r\n", "400"),
+        (b"GET /verify HTTP/1.1\r\nHost: a\r\nX-Api-Key: a\0b\r\n\r\n", "400"),
+        // Nothing more comes: the time for the headers runs out, and nothing can be answered.
+        (b"GET /verify HTTP/1.1\r\nHost: a\r\nX-Slow: ", ""),
+        (b"", ""),
+    ] {
+        let answer = converse(server.main, sent).await;
+        let expected =
+            if status.is_empty() { String::new() } else { format!("HTTP/1.1 {status} ") };
+        assert!(
+            answer.starts_with(&expected) && (!status.is_empty() || answer.is_empty()),
+            "{status}: {answer}"
+        );
+    }
+    // Forms that no client of ours sends, and that are HTTP all the same.
+    for sent in [
+        "OPTIONS * HTTP/1.1",
+        "CONNECT a:443 HTTP/1.1",
+        "GET http://a/verify HTTP/1.1",
+        "GET /verify/%FF%00?% HTTP/1.1",
+    ] {
+        let answer = converse(
+            server.main,
+            format!("{sent}\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes(),
+        )
+        .await;
+        assert!(answer.starts_with("HTTP/1.1 40"), "{sent}: {answer}");
+    }
+    // Several requests at once get as many answers, in order; and a connection that is idle then is
+    // closed.
+    let pipelined = format!(
+        "GET /verify HTTP/1.1\r\nHost: a\r\nX-Api-Key: {}\r\n\r\nGET /verify HTTP/1.1\r\nHost: a\r\n\r\n",
+        trust.key
+    );
+    let answer = converse(server.main, pipelined.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("HTTP/1.1 401 "), "{answer}");
+    // The body of a request is none of our business: it is not waited for.
+    let unsent = format!(
+        "POST /verify HTTP/1.1\r\nHost: a\r\nX-Api-Key: {}\r\nContent-Length: 1000000\r\n\r\n",
+        trust.key
+    );
+    let answer = converse(server.main, unsent.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert_eq!(server.verify(&trust.key).await.status, 200);
+    assert!(!server.log().contains("panicked"), "{}", server.log());
+}
+
+/// The kernel resets a connection that is closed with input unread. A proxy that cannot write all
+/// of its request reports that, and not the answer.
+#[tokio::test]
+async fn a_client_that_still_sends_when_it_is_answered_is_not_cut_off() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let server = Server::on_sqlite(&[]).await;
+    let trust = server.register("St. Mary").await;
+    let head = format!("POST /verify HTTP/1.1\r\nHost: a\r\nX-Api-Key: {}\r\n", trust.key);
+    let many = format!("{head}{}\r\n", "X-Many: 1\r\n".repeat(200_000));
+    let large = format!("{head}X-Large: {}\r\n\r\n", "x".repeat(2_000_000));
+    let body = format!("{head}Content-Length: 2000000\r\n\r\n{}", "x".repeat(2_000_000));
+    for _ in 0..3 {
+        for (sent, status) in [(&many, "431"), (&large, "431"), (&body, "200")] {
+            let mut stream = tokio::net::TcpStream::connect(server.main).await.unwrap();
+            let (first, rest) = sent.as_bytes().split_at(100_000);
+            stream.write_all(first).await.unwrap();
+            // The answer is there, and the service has done with the request.
+            stream.readable().await.unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            stream.write_all(rest).await.expect("it may send all");
+            stream.shutdown().await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.expect("the connection ends in order");
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{status}: {answer:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_sends_its_headers_byte_by_byte_is_given_up() {
+    use tokio::io::AsyncWriteExt;
+    let server = Server::on_sqlite(&["--header-timeout", "300ms"]).await;
+    let mut slow = tokio::net::TcpStream::connect(server.main).await.unwrap();
+    slow.write_all(b"GET /verify HTTP/1.1\r\nX-Slow: ").await.unwrap();
+    let begun = std::time::Instant::now();
+    while slow.write_all(b"x").await.is_ok() {
+        assert!(begun.elapsed() < crate::server::PATIENCE, "it may go on for ever");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_probes_tell_whether_the_service_lives_and_is_ready() {
+    let server = Server::on_sqlite(&[]).await;
+    for listener in [server.main, server.admin] {
+        assert_eq!(ask(listener, "GET", "/healthz", &[], "").await.status, 200);
+        let ready = ask(listener, "GET", "/readyz", &[], "").await;
+        let expected = json!({
+            "ready": true, "store": "ok", "listener_connected": true, "scan": "ok", "draining": false, "degraded": []
+        });
+        assert_eq!((ready.status, ready.json()), (200, expected));
+        assert_eq!(ask(listener, "GET", "/metrics", &[], "").await.status, 200);
+    }
+    assert_eq!(ask(server.main, "GET", "/admin/trusts", &[], "").await.status, 404);
+    // The admin listener tells an unauthenticated client of no path.
+    for path in ["/elsewhere", "/verify"] {
+        assert_eq!(ask(server.admin, "GET", path, &[], "").await.status, 401);
+    }
+    assert_eq!(ask(server.main, "GET", "/elsewhere", &[], "").await.status, 404);
+
+    let server = Server::on_sqlite(&["--drain-delay", "5s"]).await;
+    server.signal("TERM");
+    let ready = loop {
+        let answer = ask(server.main, "GET", "/readyz", &[], "").await;
+        if answer.status != 200 {
+            break answer;
+        }
+    };
+    assert_eq!((ready.status, &ready.json()["draining"]), (503, &json!(true)));
+    assert_eq!(ready.header("connection"), Some("close"));
+}
+
+#[tokio::test]
+async fn every_metric_is_explained_and_none_names_a_trust() {
+    let server = Server::on_sqlite(&[]).await;
+    let trust = server.register("A very particular name").await;
+    for key in [&*trust.key, &trust.key, "unknown"] {
+        server.verify(key).await;
+    }
+    let text = ask(server.main, "GET", "/metrics", &[], "").await.body;
+    let manual = include_str!("../../docs/operating.md");
+    let mut seen = 0;
+    for line in text.lines().filter(|line| line.starts_with("# TYPE ")) {
+        let name = line.split(' ').nth(2).unwrap();
+        assert!(text.contains(&format!("# HELP {name} ")), "{name} has no HELP");
+        assert!(manual.contains(&format!("`{name}`")), "{name} is not in docs/operating.md");
+        seen += 1;
+    }
+    assert!(seen >= 20, "{text}");
+    for secret in
+        [&*trust.id, &trust.key, "particular", &trust_auth::KeyHash::of(&trust.key).to_string()]
+    {
+        assert!(!text.contains(secret), "{secret}");
+    }
+}

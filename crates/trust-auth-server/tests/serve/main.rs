@@ -1,0 +1,33 @@
+//! `trust-auth serve` as its users meet it: the real binary as a process, real databases, real
+//! proxies, real clients.
+//!
+//! No figure of performance is asserted here: those are measured by `benches/service`. What is
+//! asserted holds on a machine of any speed.
+
+mod admin;
+mod admin_statuses;
+mod client;
+mod contract;
+mod deadlines;
+mod disk;
+mod failover;
+mod faults;
+mod flood;
+mod health;
+mod hostile_requests;
+mod load;
+mod open_files;
+mod operation;
+mod passwords;
+mod pooler;
+mod processes;
+mod programs;
+mod proxies;
+mod proxies_hostile;
+mod schema;
+mod server;
+mod stalls;
+mod waiting;
+
+#[path = "../../../trust-auth/tests/postgres_server/mod.rs"]
+mod postgres_server;
