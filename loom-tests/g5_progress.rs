@@ -1,6 +1,6 @@
 //! G5: a lookup ends after a bounded number of its own steps, whatever writers do.
 //!
-//! The model counts the atomic operations on the map that a lookup performs (`src/model/sync.rs`).
+//! The model counts the atomic operations on the map that a lookup performs (`src/sync/loom.rs`).
 //! In every execution it is the same two: one load of the slot, one of the generation. What happens
 //! between them is a search of at most 16 entries of immutable memory. Pinning has a model of its
 //! own: over the epochs that ship, it takes four to six operations.

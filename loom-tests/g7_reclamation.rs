@@ -2,7 +2,7 @@
 //! once; nothing leaks.
 //!
 //! Loom checks the snapshots' memory in every model: reads against the writes that built them,
-//! freeing against reads (`AccessCheck` in `src/model/sync.rs`), and allocations that nobody freed.
+//! freeing against reads (`AccessCheck` in `src/sync/loom.rs`), and allocations that nobody freed.
 //! The models here add the values.
 
 use std::sync::Arc;

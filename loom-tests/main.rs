@@ -1,6 +1,6 @@
 //! Models of the cache, explored by loom: one file a guarantee, one function a claim.
 //!
-//! `cargo test --features loom` runs them over the small epoch of `src/model/reclaim.rs`; `cargo
+//! `cargo test --features loom` runs them over the small epoch of `src/sync/model_reclaim.rs`; `cargo
 //! loom-epoch` runs them over crossbeam-epoch itself. Each prints how many executions it explored.
 
 #[path = "../tests/counted/mod.rs"]

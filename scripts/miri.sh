@@ -2,7 +2,7 @@
 # Runs tests of reclamation under Miri, which reports undefined behaviour: reads of freed memory, data races, a
 # freeing with another layout. Needs a nightly toolchain that has Miri.
 #
-# Where Miri runs, the asymmetric barrier is a fence on either side (src/barrier.rs), and large tests are small.
+# Where Miri runs, the asymmetric barrier is a fence on either side (src/reclaim/barrier.rs), and large tests are small.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if ! cargo +nightly miri --version >/dev/null 2>&1; then

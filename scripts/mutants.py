@@ -44,14 +44,14 @@ CHECKS = {
 # What to try first where the table knows no better: parts of tests' names.
 LIKELY = {
     "src/reclaim/asymmetric.rs": ("model", ["g7_epochs"]),
-    "src/model/sync.rs": ("model", ["g7_epochs"]),
+    "src/sync/loom.rs": ("model", ["g7_epochs"]),
 }
 # What runs in no other model than those over crossbeam-epoch.
 CHECKS_OF = {
     "src/reclaim/crossbeam.rs": {"model over crossbeam-epoch": [*MODEL, "--config", "build.rustflags = ['--cfg', 'crossbeam_loom']"]},
 }
 # Compiled for Miri alone, so no check here runs it.
-NOT_RUN = {"src/barrier_miri.rs"}
+NOT_RUN = {"src/reclaim/barrier_miri.rs"}
 SECONDS = 900
 
 

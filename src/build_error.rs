@@ -1,7 +1,5 @@
 //! [`BuildError`]: what a cache cannot be asked to be.
 
-#![deny(unsafe_code)]
-
 use core::fmt;
 use core::time::Duration;
 

@@ -1,13 +1,11 @@
 //! [`Builder`]: checks what a cache is asked to be.
 
-#![deny(unsafe_code)]
-
 use core::fmt;
 use core::marker::PhantomData;
 use core::time::Duration;
 
 use super::cache::KeyCache;
-use super::snapshot_map::{Shape, SnapshotMap};
+use super::map::{Shape, SnapshotMap};
 use super::sync::random_seed;
 use crate::{BuildError, Clock, CoarseClock};
 

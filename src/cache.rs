@@ -1,13 +1,11 @@
 //! [`KeyCache`]: the public face of the map, which adds the clock and the time-to-live.
 
-#![deny(unsafe_code)]
-
 use core::fmt;
 use core::time::Duration;
 
 use super::builder::Builder;
 use super::lease::Lease;
-use super::snapshot_map::SnapshotMap;
+use super::map::SnapshotMap;
 use crate::clock::nanos;
 use crate::{Clock, CoarseClock, KeyHash};
 

@@ -1,8 +1,6 @@
 //! The clocks that a cache can count its time-to-live on: [`CoarseClock`] for service,
 //! [`ManualClock`] for tests.
 
-#![deny(unsafe_code)]
-
 use core::time::Duration;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

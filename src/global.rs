@@ -16,8 +16,6 @@
 //! assert_eq!(global::lookup(&hash), None);
 //! ```
 
-#![deny(unsafe_code)]
-
 use std::sync::OnceLock;
 
 use uuid::Uuid;

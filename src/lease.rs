@@ -1,11 +1,9 @@
 //! [`Lease`]: the right to remember one answer, which ends with the first invalidation after it was taken.
 
-#![deny(unsafe_code)]
-
 use core::fmt;
 
 use super::cache::KeyCache;
-use super::snapshot_map::Stamp;
+use super::map::Stamp;
 use crate::{Clock, CoarseClock, KeyHash};
 
 /// The right to [`remember`](Self::remember) one value for one key, taken by [`KeyCache::lease`]

@@ -71,12 +71,13 @@
 //! * `loom` adds this crate's own models' counterpart of the cache. It is of no use to others, and
 //!   changes nothing for them.
 
+// `unsafe` is allowed in two modules: the map and the reclamation.
+#![deny(unsafe_code)]
 #![cfg_attr(
     feature = "loom",
     allow(clippy::duplicate_mod, reason = "`model` is made of the same files")
 )]
 
-mod barrier;
 mod build_error;
 mod builder;
 mod cache;
@@ -84,13 +85,18 @@ mod clock;
 pub mod global;
 mod key_hash;
 mod lease;
+#[allow(unsafe_code, reason = "buckets behind atomic pointers")]
+mod map;
+#[allow(unsafe_code, reason = "decides when a bucket may be freed")]
 mod reclaim;
-mod snapshot_map;
 mod sweep;
 mod sync;
 
+/// The same two modules once more, over loom's primitives. Not compiled without the feature.
 #[cfg(feature = "loom")]
 #[doc(hidden)]
+#[allow(unsafe_code, reason = "contains the map and the reclamation again")]
+#[path = "sync/model.rs"]
 pub mod model;
 
 #[cfg(doc)]

@@ -71,8 +71,9 @@ use std::hint::black_box;
 use std::marker::PhantomData;
 use std::ptr;
 
+use super::barrier;
 use super::sync::{
-    AtomicBool, AtomicPtr, AtomicU64, Cell, Ordering, StoredU64, barrier, lazy_static, thread_cell,
+    AtomicBool, AtomicPtr, AtomicU64, Cell, Ordering, StoredU64, lazy_static, thread_cell,
     thread_local,
 };
 

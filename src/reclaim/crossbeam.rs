@@ -1,14 +1,12 @@
 //! The reclamation of platforms without `membarrier(2)`: grace periods of `crossbeam-epoch`'s
 //! default collector. The only module that names it.
 
-#![deny(unsafe_code)]
-
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crossbeam_epoch as epoch;
 
-/// How many grace periods have ended. Not of `sync.rs`, since in a model the last end after the
+/// How many grace periods have ended. Not of `sync`, since in a model the last end after the
 /// statics are gone.
 static ENDED: AtomicU64 = AtomicU64::new(0);
 

@@ -15,7 +15,7 @@
 //!   that have stacks of their own can suspend in a reader's closure.
 //!
 //! Nothing is handed to the reclamation but the question whether a grace period is over. The map
-//! keeps what it has retired, and frees it ([`Limbo`](super::snapshot_map)).
+//! keeps what it has retired, and frees it ([`Limbo`](super::map)).
 //!
 //! # Two implementations
 //!
@@ -30,11 +30,12 @@ mod asymmetric;
 #[cfg(not(all(any(target_os = "linux", target_os = "android"), target_pointer_width = "64")))]
 #[path = "unavailable.rs"]
 mod asymmetric;
+mod barrier;
 mod crossbeam;
 
 use std::mem::ManuallyDrop;
 
-use super::{barrier, sync};
+use super::sync;
 
 /// How this process finds out when a replaced snapshot may be freed; see [`reclamation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 
 /// A planted bug. The documentation of each variant names what is wrong in the terms of
-/// `src/reclaim/asymmetric.rs` and `src/snapshot_map/limbo.rs`.
+/// `src/reclaim/asymmetric.rs` and `src/map/limbo.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Bug {
     /// `pin` has no light barrier: the compiler moves both loads above the store of the epoch.

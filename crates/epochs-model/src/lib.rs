@@ -1,6 +1,6 @@
 //! An explicit-state model of the epochs of `trust-key-cache`, over the store buffers of x86-TSO.
 //!
-//! The model follows `src/reclaim/asymmetric.rs` and `src/snapshot_map/limbo.rs` step by step, and
+//! The model follows `src/reclaim/asymmetric.rs` and `src/map/limbo.rs` step by step, and
 //! `stateright` visits every reachable state of it. What it checks is guarantee G7: no object is
 //! freed while a reader uses it, and no batch is freed twice. `docs/verification.md` has the map
 //! from the model to the code, the configurations that were exhausted, and the planted bugs.

@@ -11,8 +11,6 @@
 //! Implementations of Read-Copy Update", IEEE TPDS 2012); ISO's P1202 describes it as asymmetric
 //! fences.
 
-#![deny(unsafe_code)]
-
 use std::sync::OnceLock;
 use std::sync::atomic::{Ordering, compiler_fence};
 
@@ -89,7 +87,7 @@ mod tests {
     use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
     use std::thread;
 
-    use crate::snapshot_map::JUDGED;
+    use crate::map::JUDGED;
     use crate::{KeyCache, KeyHash, Reclamation, reclamation};
 
     std::thread_local! {

@@ -5,28 +5,31 @@
 //! what loom explores is what runs. Nothing outside this module changes with the feature `loom`, so
 //! turning it on breaks no other user of the crate. Types from here work inside `loom::model` only.
 
-#[path = "builder.rs"]
+#[path = "../builder.rs"]
 mod builder;
-#[path = "cache.rs"]
+#[path = "../cache.rs"]
 mod cache;
-#[path = "lease.rs"]
+#[path = "../lease.rs"]
 mod lease;
-#[path = "snapshot_map/mod.rs"]
-mod snapshot_map;
+#[path = "../map/mod.rs"]
+mod map;
 #[cfg_attr(
     crossbeam_loom,
     allow(dead_code, unused_imports, reason = "crossbeam-epoch brings its own")
 )]
+#[path = "loom.rs"]
 mod sync;
 
 #[cfg(not(crossbeam_loom))]
+#[path = "model_reclaim.rs"]
 mod reclaim;
 /// With `--cfg crossbeam_loom`, one of the two that ship.
 #[cfg(crossbeam_loom)]
-#[path = "reclaim/crossbeam.rs"]
+#[path = "../reclaim/crossbeam.rs"]
 mod reclaim;
 
 #[cfg(not(crossbeam_loom))]
+#[path = "model_epochs.rs"]
 pub mod epochs;
 
 pub use builder::Builder;

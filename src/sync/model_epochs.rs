@@ -4,7 +4,7 @@
 #[path = "../reclaim/asymmetric.rs"]
 mod asymmetric;
 
-use super::sync;
+use super::sync::{self, barrier};
 
 /// Pins the thread until it is dropped.
 #[must_use]
@@ -75,5 +75,5 @@ pub fn pinned() -> u64 {
 
 /// For the rest of this execution there are no barriers.
 pub fn leave_out_barriers() {
-    sync::barrier::leave_out();
+    barrier::leave_out();
 }

@@ -9,8 +9,6 @@ pub(super) use std::sync::atomic::{
 };
 pub(super) use std::thread_local;
 
-pub(super) use super::barrier;
-
 use std::hash::{BuildHasher, RandomState};
 
 /// A thread-local that is made at compile time and has no destructor: the fastest to read.

@@ -1,7 +1,5 @@
 //! Placement: how many buckets a capacity needs, and which bucket and tag a digest has.
 
-#![deny(unsafe_code)]
-
 use super::tags::Tags;
 use crate::KeyHash;
 

@@ -18,7 +18,7 @@
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
-// Not of `sync.rs`: what is counted decides when to collect, and nothing else, so a model need not
+// Not of `sync`: what is counted decides when to collect, and nothing else, so a model need not
 // explore it.
 use std::sync::atomic::{AtomicBool, AtomicU64};
 

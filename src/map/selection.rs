@@ -1,7 +1,5 @@
 //! Which entries of a bucket its copy keeps.
 
-#![deny(unsafe_code)]
-
 use super::bucket::{Bucket, Entry, OwnedBucket};
 use super::tags::Tags;
 

@@ -6,8 +6,6 @@
 //! short form, which now and then takes a place for a match that is none, beside one that is: the
 //! digest decides in any case.
 
-#![deny(unsafe_code)]
-
 const TOP_BITS: u64 = 0x8080_8080_8080_8080;
 const EACH_BYTE: u64 = 0x0101_0101_0101_0101;
 
