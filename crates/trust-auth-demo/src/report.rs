@@ -68,7 +68,7 @@ impl Report {
             hits: stats.hits,
             stale_hits: stats.stale_hits,
             swept: *swept,
-            sweeps: stats.sweeps,
+            sweeps: stats.scans,
             rows_swept: stats.rows_swept,
             refused_missing: stats.missing,
             refused_invalid: stats.invalid,

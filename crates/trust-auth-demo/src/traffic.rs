@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use trust_auth::{Authenticator, Path, SqliteStore, TrustStore};
+use trust_auth::{Authenticator, Route, SqliteStore, TrustStore};
 use uuid::Uuid;
 
 use super::keyring::{Keyring, WatchedKey};
@@ -87,15 +87,15 @@ impl Client {
             Err(_) => Outcome::Refused,
         };
         self.tally.verdict.judge(before, after, outcome);
-        if matches!(attempt.path, Path::Sweep | Path::StaleHit) {
+        if matches!(attempt.route, Route::Scan | Route::StaleHit) {
             self.tally.swept += 1;
         }
-        match attempt.path {
-            Path::Hit if attempt.result.is_ok() => self.tally.latencies.hot.record(took),
-            Path::Sweep if attempt.result.is_ok() => self.tally.latencies.sweep.record(took),
+        match attempt.route {
+            Route::Hit if attempt.result.is_ok() => self.tally.latencies.hot.record(took),
+            Route::Scan if attempt.result.is_ok() => self.tally.latencies.sweep.record(took),
             _ => {}
         }
-        attempt.path == Path::Hit && attempt.result.is_ok()
+        attempt.route == Route::Hit && attempt.result.is_ok()
     }
 }
 

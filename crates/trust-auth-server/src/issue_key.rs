@@ -19,10 +19,10 @@ pub(crate) async fn register(
 ) -> Result<Answer, Failure> {
     let mut new = NewTrust::new(asked.name)?;
     if let Some(code) = asked.code {
-        new = new.code(code);
+        new = new.with_code(code);
     }
     if let Some(region) = asked.region {
-        new = new.region(region);
+        new = new.with_region(region);
     }
 
     let database = Database::open(target, IfMissing::Create).await?;

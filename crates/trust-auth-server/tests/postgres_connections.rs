@@ -547,7 +547,10 @@ async fn a_watched_store_works_over_verified_tls_and_recovers_when_its_connectio
     // More than one read of the tunnel.
     let code = "x".repeat(2_000);
     for number in 0..40 {
-        registry.register(NewTrust::new(format!("t{number}")).unwrap().code(&code)).await.unwrap();
+        registry
+            .register(NewTrust::new(format!("t{number}")).unwrap().with_code(&code))
+            .await
+            .unwrap();
     }
     let patience = Duration::from_secs(30);
     for connects in 1..3 {

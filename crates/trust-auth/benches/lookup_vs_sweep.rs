@@ -32,15 +32,12 @@ fn key(at: usize) -> String {
 }
 
 fn rows(trusts: usize) -> impl Iterator<Item = Trust> {
-    (0..trusts).map(|at| Trust {
-        id: Uuid::from_u128(at as u128),
-        name: format!("trust {at}"),
-        code: None,
-        region: Some("north".into()),
-        api_key_hash: Some(KeyHash::of(key(at))),
-        created_at: Some(OffsetDateTime::UNIX_EPOCH),
-        last_heartbeat: None,
-        disabled_at: None,
+    (0..trusts).map(|at| {
+        let mut trust = Trust::new(Uuid::from_u128(at as u128), format!("trust {at}"));
+        trust.region = Some("north".into());
+        trust.api_key_hash = Some(KeyHash::of(key(at)));
+        trust.created_at = Some(OffsetDateTime::UNIX_EPOCH);
+        trust
     })
 }
 

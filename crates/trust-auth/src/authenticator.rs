@@ -11,10 +11,15 @@ use tokio::runtime::Handle;
 use trust_key_cache::{KeyHash, TrustKeyCache};
 use uuid::Uuid;
 
+use crate::attempt::{Attempt, Route};
+use crate::authenticator_builder::AuthenticatorBuilder;
+use crate::error::{AuthError, StoreError};
 use crate::reject_floor::RejectFloor;
+use crate::scans::Scans;
 use crate::stats::Counters;
-use crate::walks::Walks;
-use crate::{AuthError, AuthenticatorBuilder, Stats, StoreError, Trust, TrustStore};
+use crate::stats::Stats;
+use crate::store::TrustStore;
+use crate::trust::Trust;
 
 /// Authenticates API keys against a store of trusts, through a cache of key hashes. A clone shares
 /// store, cache and counters.
@@ -27,36 +32,36 @@ use crate::{AuthError, AuthenticatorBuilder, Stats, StoreError, Trust, TrustStor
 ///    [accepts](Trust::accepts) the hash, the request is granted: one read by primary key, and one
 ///    compare in constant time. This is the hot path.
 /// 2. Otherwise, and after a *stale hit*, a [lease](trust_key_cache::KeyCache::lease) is taken, and
-///    the request joins the next *walk*: all candidates are read, and each is compared with the
+///    the request joins the next *scan*: all candidates are read, and each is compared with the
 ///    keys of all who joined, in constant time. A match is fetched, verified against the live row
 ///    once more, remembered under the lease, and granted. A match whose row has changed since is
-///    looked for by one more walk; after that the request is [`AuthError::Unavailable`].
+///    looked for by one more scan; after that the request is [`AuthError::Unavailable`].
 /// 3. Whatever the store cannot answer is refused as [`AuthError::Unavailable`]: nothing is granted
 ///    and nothing remembered.
 ///
-/// The cache only ever saves the walk; each grant rests on a row that was read during the request
+/// The cache only ever saves the scan; each grant rests on a row that was read during the request
 /// (G9). A revocation by [`TrustRegistry`](crate::TrustRegistry) therefore holds from the moment it
 /// returns, and one by another process from its commit.
 ///
-/// # Walks
+/// # Scans
 ///
-/// One walk runs at a time, however many requests miss, and it answers all who joined before its
-/// read began. Whoever joins later waits for the next one: a walk that is reading already could
+/// One scan runs at a time, however many requests miss, and it answers all who joined before its
+/// read began. Whoever joins later waits for the next one: a scan that is reading already could
 /// miss a trust that was registered before the request. So strangers with unknown keys cost the
 /// database one read after the other, and no more. At most
 /// [`waiting_limit`](AuthenticatorBuilder::waiting_limit) requests wait; one more is
-/// [`AuthError::Overloaded`], for which nothing is read. Hits wait for no walk.
+/// [`AuthError::Overloaded`], for which nothing is read. Hits wait for no scan.
 ///
-/// The walks run in a task of their own, on the runtime of a request that missed. A runtime that is
+/// The scans run in a task of their own, on the runtime of a request that missed. A runtime that is
 /// driven for that request alone, by `block_on` on a single thread, may stand still while its task
-/// has the right to walk: if the request is cancelled in the middle of a walk, or has its answer
+/// has the right to scan: if the request is cancelled in the middle of a scan, or has its answer
 /// while requests of other runtimes wait. Every miss then waits until that runtime is driven again
 /// or dropped. With several runtimes, keep each one running that requests come from.
 ///
 /// # Where the lease is taken
 ///
 /// A lease must be older than every read that its value rests on. What is remembered rests on the
-/// candidates and on the fetch after them, so the lease is taken just before joining a walk, which
+/// candidates and on the fetch after them, so the lease is taken just before joining a scan, which
 /// reads later. To take it before the first lookup would be as safe, and worse: the hot path would
 /// pay for it, and it would be superseded more often.
 ///
@@ -90,7 +95,7 @@ pub struct Authenticator<S> {
     store: Arc<S>,
     cache: Arc<TrustKeyCache>,
     counters: Arc<Counters>,
-    walks: Arc<Walks<S>>,
+    scans: Arc<Scans<S>>,
     reject_floor: RejectFloor,
     deadline: Option<Duration>,
 }
@@ -116,13 +121,13 @@ impl<S: TrustStore> Authenticator<S> {
         deadline: Option<Duration>,
     ) -> Self {
         let counters = Arc::<Counters>::default();
-        let walks = Arc::new(Walks::new(
+        let scans = Arc::new(Scans::new(
             Arc::clone(&store),
             Arc::clone(&counters),
             waiting_limit,
             reject_floor,
         ));
-        Self { store, cache, counters, walks, reject_floor, deadline }
+        Self { store, cache, counters, scans, reject_floor, deadline }
     }
 
     /// The trust whose key this is; `None` is a request without a key.
@@ -135,10 +140,10 @@ impl<S: TrustStore> Authenticator<S> {
     /// [`AuthError::Missing`] for no key or an empty one, [`AuthError::Invalid`] if no enabled
     /// trust has it, [`AuthError::Unavailable`] if the store failed or timed out, or the
     /// [`deadline`](AuthenticatorBuilder::deadline) passed, and [`AuthError::Overloaded`] if too
-    /// many requests wait for a walk. None of them comes before the
+    /// many requests wait for a scan. None of them comes before the
     /// [`reject_floor`](AuthenticatorBuilder::reject_floor), if one is set.
     ///
-    /// A miss outside a Tokio runtime is [`AuthError::Unavailable`]: the walk has nowhere to run.
+    /// A miss outside a Tokio runtime is [`AuthError::Unavailable`]: the scan has nowhere to run.
     /// So is any refusal there if a floor is set, and it comes at once: there is nothing to
     /// wait by.
     ///
@@ -153,12 +158,12 @@ impl<S: TrustStore> Authenticator<S> {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use trust_auth::{Authenticator, MemoryStore, Path, TrustKeyCache};
+    /// # use trust_auth::{Authenticator, MemoryStore, Route, TrustKeyCache};
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
     /// # let authenticator = Authenticator::new(Arc::new(MemoryStore::new()), Arc::new(TrustKeyCache::new()));
     /// let attempt = authenticator.attempt(Some("key")).await;
     /// assert!(attempt.result.is_err());
-    /// assert_eq!((attempt.path, attempt.rows_swept), (Path::Sweep, 0));
+    /// assert_eq!((attempt.route, attempt.rows_swept), (Route::Scan, 0));
     /// # }
     /// ```
     pub async fn attempt(&self, api_key: Option<&str>) -> Attempt {
@@ -171,7 +176,7 @@ impl<S: TrustStore> Authenticator<S> {
         api_key: Result<Option<&str>, AuthError>,
     ) -> Attempt {
         let start = self.reject_floor.start();
-        self.counters.request();
+        self.counters.record_request();
         let mut attempt = match api_key {
             Err(refused) => Attempt::unread(refused),
             Ok(None | Some("")) => Attempt::unread(AuthError::Missing),
@@ -182,10 +187,10 @@ impl<S: TrustStore> Authenticator<S> {
         {
             // It goes out at once, and so must not tell why the key was refused.
             attempt.result = Err(AuthError::Unavailable(StoreError::Other(nowhere.into())));
-            self.counters.answer(&attempt);
+            self.counters.record_outcome(&attempt);
             return attempt;
         }
-        self.counters.answer(&attempt);
+        self.counters.record_outcome(&attempt);
         if attempt.result.is_err() {
             // Nothing is held while this waits: no place on the queue, no connection of the store.
             self.reject_floor.hold(start).await;
@@ -216,7 +221,7 @@ impl<S: TrustStore> Authenticator<S> {
     pub async fn scan(&self) -> Result<usize, AuthError> {
         // A digest that no key can have been given: were a row to have it, its id is not used.
         let no_key = KeyHash::of([]);
-        Ok(self.walks.ask(&no_key).await?.rows)
+        Ok(self.scans.find(&no_key).await?.rows)
     }
 
     /// What this authenticator and its clones have done so far.
@@ -228,47 +233,47 @@ impl<S: TrustStore> Authenticator<S> {
     /// Checks the key, to the deadline if there is one.
     async fn check_in_time(&self, hash: &KeyHash) -> Attempt {
         // Outlives the check, so that an attempt that is cut off still tells which way it took.
-        let mut way = Way { path: Path::Hit, rows_swept: 0 };
+        let mut progress = Progress { route: Route::Hit, rows_swept: 0 };
         let result = match self.deadline {
             Some(after) if Handle::try_current().is_ok() => {
-                match tokio::time::timeout(after, self.check(hash, &mut way)).await {
+                match tokio::time::timeout(after, self.check(hash, &mut progress)).await {
                     Ok(result) => result,
                     Err(_) => Err(AuthError::Unavailable(StoreError::Timeout { after })),
                 }
             }
-            _ => self.check(hash, &mut way).await,
+            _ => self.check(hash, &mut progress).await,
         };
-        Attempt { result, path: way.path, rows_swept: way.rows_swept }
+        Attempt { result, route: progress.route, rows_swept: progress.rows_swept }
     }
 
-    async fn check(&self, hash: &KeyHash, way: &mut Way) -> Result<Trust, AuthError> {
+    async fn check(&self, hash: &KeyHash, progress: &mut Progress) -> Result<Trust, AuthError> {
         match self.cache.lookup(hash) {
-            None => way.path = Path::Sweep,
+            None => progress.route = Route::Scan,
             Some(id) => match self.live_row(id, hash).await {
                 Ok(Some(trust)) => {
-                    self.counters.hit();
+                    self.counters.record_hit();
                     return Ok(trust);
                 }
                 Ok(None) | Err(StoreError::BadRow { .. }) => {
-                    self.counters.stale_hit();
-                    way.path = Path::StaleHit;
+                    self.counters.record_stale_hit();
+                    progress.route = Route::StaleHit;
                 }
                 Err(error) => return Err(AuthError::Unavailable(error)),
             },
         }
-        self.sweep(hash, way).await
+        self.search(hash, progress).await
     }
 
-    /// The answer by a walk over all candidates.
-    async fn sweep(&self, hash: &KeyHash, way: &mut Way) -> Result<Trust, AuthError> {
+    /// The answer by a scan over all candidates.
+    async fn search(&self, hash: &KeyHash, progress: &mut Progress) -> Result<Trust, AuthError> {
         for _ in 0..2 {
             // Before joining, and so before the first read that the remembered value rests on: a
             // revocation that those reads may miss supersedes it.
             let lease = self.cache.lease(hash);
-            let found = self.walks.ask(hash).await?;
-            way.rows_swept += found.rows;
+            let found = self.scans.find(hash).await?;
+            progress.rows_swept += found.rows;
             let id = found.id.ok_or(AuthError::Invalid)?;
-            // The walk is a hint like the cache is: the row may have changed since the candidates
+            // The scan is a hint like the cache is: the row may have changed since the candidates
             // were read.
             match self.live_row(id, hash).await {
                 Ok(Some(trust)) => {
@@ -302,7 +307,7 @@ impl<S> Clone for Authenticator<S> {
             store: Arc::clone(&self.store),
             cache: Arc::clone(&self.cache),
             counters: Arc::clone(&self.counters),
-            walks: Arc::clone(&self.walks),
+            scans: Arc::clone(&self.scans),
             reject_floor: self.reject_floor,
             deadline: self.deadline,
         }
@@ -318,40 +323,8 @@ impl<S> fmt::Debug for Authenticator<S> {
     }
 }
 
-/// An answer, and how it was found.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Attempt {
-    /// The answer.
-    pub result: Result<Trust, AuthError>,
-    /// Which way the request took, up to the answer or to the store's failure.
-    pub path: Path,
-    /// How many rows the request's key was compared with; zero if no walk answered it.
-    pub rows_swept: usize,
-}
-
-impl Attempt {
-    fn unread(refused: AuthError) -> Self {
-        Self { result: Err(refused), path: Path::Unread, rows_swept: 0 }
-    }
-}
-
-/// Which way a request has taken so far.
-struct Way {
-    path: Path,
+/// How far a request has come: its attempt but for the answer.
+struct Progress {
+    route: Route,
     rows_swept: usize,
-}
-
-/// Which way a request took.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Path {
-    /// There was no key, or nothing that can be one: nothing was read.
-    Unread,
-    /// The cache knew the key: its row was fetched, and accepted the key, or the store failed.
-    Hit,
-    /// The cache knew the key, but its row did not accept it any more; then all rows were swept,
-    /// unless too many waited for it.
-    StaleHit,
-    /// The cache did not know the key; all rows were swept, unless too many waited for it.
-    Sweep,
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use trust_key_cache::TrustKeyCache;
 
+use crate::authenticator::Authenticator;
 use crate::reject_floor::RejectFloor;
-use crate::{Authenticator, TrustStore};
+use crate::store::TrustStore;
 
 /// The longest deadline; far from the limits of the clock.
 const MAX_DEADLINE: Duration = Duration::from_hours(24);
@@ -41,7 +42,7 @@ pub struct AuthenticatorBuilder<S> {
 }
 
 impl<S: TrustStore> AuthenticatorBuilder<S> {
-    /// How many requests may wait for a walk to begin, unless another number is given.
+    /// How many requests may wait for a scan to begin, unless another number is given.
     pub const DEFAULT_WAITING_LIMIT: usize = 256;
 
     pub(crate) fn new(store: Arc<S>, cache: Arc<TrustKeyCache>) -> Self {
@@ -54,13 +55,13 @@ impl<S: TrustStore> AuthenticatorBuilder<S> {
         }
     }
 
-    /// How many requests may wait for a walk to begin; one more is refused as
+    /// How many requests may wait for a scan to begin; one more is refused as
     /// [`Overloaded`](crate::AuthError::Overloaded). Default: 256. At least 1, to which zero is
     /// brought.
     ///
-    /// As many may be in the walk under way. A larger number lets a flood make walks longer, by
+    /// As many may be in the scan under way. A larger number lets a flood make scans longer, by
     /// some 2 ns for each request and row, and refuses fewer of the requests that come with it;
-    /// it also takes a longer [`reject_floor`](Self::reject_floor) to hide these walks.
+    /// it also takes a longer [`reject_floor`](Self::reject_floor) to hide these scans.
     pub fn waiting_limit(mut self, requests: usize) -> Self {
         self.waiting_limit = requests.max(1);
         self
@@ -70,14 +71,14 @@ impl<S: TrustStore> AuthenticatorBuilder<S> {
     /// it takes longer: one that is not ready after `floor` takes twice that, or three times.
     /// Default: zero, which is no floor. At most a day.
     ///
-    /// Without one, the duration of a refusal tells how long a walk takes, and so how many trusts
+    /// Without one, the duration of a refusal tells how long a scan takes, and so how many trusts
     /// there are.
     ///
     /// # How long
     ///
-    /// Strangers choose how long a walk is: each key that waits is compared with each row, for some
+    /// Strangers choose how long a scan is: each key that waits is compared with each row, for some
     /// 2 ns, and as many keys may wait as the [`waiting_limit`](Self::waiting_limit) allows. A
-    /// miss waits for the rest of one walk and the whole of the next, and for both again if the
+    /// miss waits for the rest of one scan and the whole of the next, and for both again if the
     /// row that was found has changed since. So refusals look alike, whoever floods the
     /// service, if
     ///
@@ -87,7 +88,7 @@ impl<S: TrustStore> AuthenticatorBuilder<S> {
     ///
     /// With 10,000 trusts that take 5 ms to read, and 256 requests that may wait: 4 × (5 ms + 5.1
     /// ms) = 41 ms, so 50 ms. With 100,000 that take 50 ms: 405 ms; and 226 ms if no more than
-    /// 32 may wait, which is why the waiting limit is the lever. A walk by which the floor
+    /// 32 may wait, which is why the waiting limit is the lever. A scan by which the floor
     /// turns out to be too short is logged by [`tracing`] as a warning, once a minute.
     ///
     /// # What has it

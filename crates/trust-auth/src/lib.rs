@@ -63,65 +63,66 @@
 //! * How long an answer takes tells whether a key was cached, and how many trusts there are, unless
 //!   [`reject_floor`](AuthenticatorBuilder::reject_floor) hides it. It does not tell how nearly
 //!   right a key was.
-//! * [`Authenticator`] has no rate limit. Unknown keys share walks, of which one runs at a time;
+//! * [`Authenticator`] has no rate limit. Unknown keys share scans, of which one runs at a time;
 //!   but one runs all the time if they keep coming.
 
 #![forbid(unsafe_code)]
 
 mod api_key;
-mod auth_error;
+mod attempt;
 mod authenticator;
 mod authenticator_builder;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod columns;
+mod error;
 #[cfg(feature = "http")]
 mod http;
 mod log_limit;
 mod memory;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod migration;
+mod new_trust;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod registry;
-mod registry_error;
 mod reject_floor;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod row_warnings;
+mod scans;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod stats;
 mod store;
-mod store_error;
 mod text_flaw;
 mod trust;
-mod walks;
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod trust_ref;
 mod watcher;
 
 pub use api_key::{ApiKey, RandomError};
-pub use auth_error::AuthError;
-pub use authenticator::{Attempt, Authenticator, Path};
+pub use attempt::{Attempt, Route};
+pub use authenticator::Authenticator;
 pub use authenticator_builder::AuthenticatorBuilder;
+pub use error::{AuthError, Cause, RegistryError, StoreError};
 #[cfg(feature = "http")]
 pub use http::{AuthLayer, AuthService, KeyHeader};
 #[cfg(feature = "axum")]
 pub use http::{Authenticated, NotAuthenticated};
+pub use log_limit::LogLimit;
 pub use memory::MemoryStore;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use migration::MigrationPlan;
+pub use new_trust::{InvalidName, NewTrust};
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresOptions, PostgresStore};
 pub use registry::TrustRegistry;
-pub use registry_error::RegistryError;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore};
-pub use stats::Stats;
+pub use stats::{Failures, Stats};
 pub use store::{Candidates, Change, Listing, MalformedRow, TrustLedger, TrustStore};
-pub use store_error::{Cause, StoreError};
 pub use text_flaw::TextFlaw;
-pub use trust::{InvalidName, NewTrust, Trust, TrustRef};
-#[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub use watcher::{WatchStatus, Watcher};
+pub use trust::Trust;
+pub use trust_ref::TrustRef;
+pub use watcher::{ChangeSink, WatchStatus, WatchStore, Watcher};
 
 pub use trust_key_cache::{KeyHash, TrustKeyCache};
 

@@ -9,8 +9,12 @@ use arc_swap::ArcSwap;
 use trust_key_cache::KeyHash;
 use uuid::Uuid;
 
+use crate::error::StoreError;
+use crate::new_trust::NewTrust;
+use crate::store::{Candidates, Change, TrustLedger, TrustStore};
+use crate::trust::Trust;
 use crate::trust::now;
-use crate::{Candidates, Change, NewTrust, StoreError, Trust, TrustLedger, TrustRef, TrustStore};
+use crate::trust_ref::TrustRef;
 
 /// The trusts in memory, for tests, examples, and services whose trusts come from a configuration.
 ///
@@ -61,16 +65,9 @@ impl MemoryStore {
     /// ```
     /// # use trust_auth::{KeyHash, MemoryStore, StoreError, Trust};
     /// # fn main() -> Result<(), StoreError> {
-    /// let trust = Trust {
-    ///     id: "67e55044-10b1-426f-9247-bb680e5fe0c8".parse().unwrap(),
-    ///     name: "St. Mary".into(),
-    ///     code: None,
-    ///     region: None,
-    ///     api_key_hash: Some(KeyHash::of("key")),
-    ///     created_at: Some(time::OffsetDateTime::UNIX_EPOCH),
-    ///     last_heartbeat: None,
-    ///     disabled_at: None,
-    /// };
+    /// let id = "67e55044-10b1-426f-9247-bb680e5fe0c8".parse().unwrap();
+    /// let mut trust = Trust::new(id, "St. Mary");
+    /// trust.api_key_hash = Some(KeyHash::of("key"));
     /// let store = MemoryStore::with_rows([trust])?;
     /// # Ok(()) }
     /// ```

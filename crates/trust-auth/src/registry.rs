@@ -7,9 +7,12 @@ use std::sync::Arc;
 
 use trust_key_cache::{KeyHash, TrustKeyCache};
 
-use crate::{
-    ApiKey, Change, Listing, NewTrust, RegistryError, StoreError, Trust, TrustLedger, TrustRef,
-};
+use crate::api_key::ApiKey;
+use crate::error::{RegistryError, StoreError};
+use crate::new_trust::NewTrust;
+use crate::store::{Change, Listing, TrustLedger};
+use crate::trust::Trust;
+use crate::trust_ref::TrustRef;
 
 /// Registers, rotates, disables, enables and deletes trusts, and keeps the cache honest about it. A
 /// clone shares both.

@@ -9,7 +9,10 @@ use serde::Serialize;
 use trust_key_cache::KeyHash;
 use uuid::Uuid;
 
-use crate::{NewTrust, StoreError, Trust, TrustRef};
+use crate::error::StoreError;
+use crate::new_trust::NewTrust;
+use crate::trust::Trust;
+use crate::trust_ref::TrustRef;
 
 /// The read side of a store: what an [`Authenticator`](crate::Authenticator) needs.
 ///
@@ -19,7 +22,7 @@ use crate::{NewTrust, StoreError, Trust, TrustRef};
 ///   lags, or a transaction that stays open across reads, breaks this, and a revoked key is then
 ///   granted for as long as the lag.
 /// * **Time is bounded.** A `fetch` that hangs hangs its request. A `candidates` that hangs hangs
-///   **every** request that misses, for as long, since one walk runs at a time, and nobody else
+///   **every** request that misses, for as long, since one scan runs at a time, and nobody else
 ///   ends it: also not the end of the request that began it. Give both a time limit of their own,
 ///   and return [`StoreError::Timeout`].
 /// * **Failures are errors.** `Ok(None)` says that there is no such row, never that it could not be
@@ -63,7 +66,7 @@ pub trait TrustStore: Send + Sync + 'static {
     ///
     /// The order matters only where two rows have the same digest: the later one is meant.
     ///
-    /// It must end in bounded time, whatever becomes of the database: until then no other walk
+    /// It must end in bounded time, whatever becomes of the database: until then no other scan
     /// begins.
     ///
     /// # Errors
@@ -161,7 +164,7 @@ pub struct MalformedRow {
     pub column: &'static str,
 }
 
-/// What a sweep runs over: two packed columns, so that it walks through nothing but digests.
+/// What a sweep runs over: two packed columns, so that it reads nothing but digests.
 ///
 /// ```
 /// use trust_auth::{Candidates, KeyHash};
@@ -219,10 +222,19 @@ impl Candidates {
 
 /// What a committed write has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Change {
-    /// The row after the write; for a deletion, as it was. What is malformed in it is left out.
+    /// The row after the write, or the deleted row. Malformed columns are left out.
     pub trust: Trust,
-    /// The digest that the row had before, if any: the key whose cached entry the write makes
+    /// The digest that the row had before, if any. The write makes the cached entry of this key
     /// stale.
     pub former_hash: Option<KeyHash>,
+}
+
+impl Change {
+    /// Returns the change that left the row so, and that replaced this digest.
+    #[must_use]
+    pub fn new(trust: Trust, former_hash: Option<KeyHash>) -> Self {
+        Self { trust, former_hash }
+    }
 }

@@ -5,7 +5,7 @@ mod stores;
 use std::time::Duration;
 
 use stores::{Backend, World, by_name};
-use trust_auth::{AuthError, KeyHash, NewTrust, Path, SqliteStore, StoreError, TrustRegistry};
+use trust_auth::{AuthError, KeyHash, NewTrust, Route, SqliteStore, StoreError, TrustRegistry};
 
 on_every_store!(
     the_first_request_sweeps_and_the_next_ones_hit,
@@ -28,12 +28,12 @@ async fn the_first_request_sweeps_and_the_next_ones_hit<S: Backend>() {
 
     let first = world.attempt(&key).await;
     assert_eq!(first.result.unwrap(), trust);
-    assert_eq!((first.path, first.rows_swept), (Path::Sweep, 2));
+    assert_eq!((first.route, first.rows_swept), (Route::Scan, 2));
 
     for _ in 0..3 {
         let next = world.attempt(&key).await;
         assert_eq!(next.result.unwrap(), trust);
-        assert_eq!((next.path, next.rows_swept), (Path::Hit, 0));
+        assert_eq!((next.route, next.rows_swept), (Route::Hit, 0));
     }
 }
 
@@ -43,7 +43,7 @@ async fn a_key_that_no_trust_has_is_invalid_and_is_not_remembered<S: Backend>() 
     for _ in 0..2 {
         let attempt = world.authenticator.attempt(Some("no trust has this")).await;
         assert!(matches!(attempt.result, Err(AuthError::Invalid)));
-        assert_eq!((attempt.path, attempt.rows_swept), (Path::Sweep, 1));
+        assert_eq!((attempt.route, attempt.rows_swept), (Route::Scan, 1));
     }
     assert!(world.cache.is_empty());
 }
@@ -55,7 +55,7 @@ async fn a_missing_or_empty_key_is_told_apart_and_reads_nothing<S: Backend>() {
     for key in [None, Some("")] {
         let attempt = world.authenticator.attempt(key).await;
         assert!(matches!(attempt.result, Err(AuthError::Missing)));
-        assert_eq!((attempt.path, attempt.rows_swept), (Path::Unread, 0));
+        assert_eq!((attempt.route, attempt.rows_swept), (Route::Unread, 0));
     }
     let refused = world.authenticator.authenticate(None).await.unwrap_err();
     assert_eq!(
@@ -70,9 +70,9 @@ async fn the_key_is_hashed_as_it_is_and_nothing_is_trimmed<S: Backend>() {
     for key in ["ключ — 鍵 🔑", " a ", "a\n", "A", "a\0b"] {
         let name = format!("trust of {key:?}");
         world.store.insert(NewTrust::new(&name).unwrap(), KeyHash::of(key)).await.unwrap();
-        for path in [Path::Sweep, Path::Hit] {
+        for route in [Route::Scan, Route::Hit] {
             let attempt = world.authenticator.attempt(Some(key)).await;
-            assert_eq!((attempt.result.unwrap().name, attempt.path), (name.clone(), path));
+            assert_eq!((attempt.result.unwrap().name, attempt.route), (name.clone(), route));
         }
     }
     for key in [" ", "a", "a ", "a\r\n", "ключ — 鍵"] {
@@ -132,7 +132,7 @@ async fn a_trust_whose_hash_is_null_is_skipped<S: Backend>() {
     world.store.forget_hash(trust.id).await;
     let attempt = world.attempt(&key).await;
     assert!(matches!(attempt.result, Err(AuthError::Invalid)));
-    assert_eq!((attempt.path, attempt.rows_swept), (Path::Sweep, 0));
+    assert_eq!((attempt.route, attempt.rows_swept), (Route::Scan, 0));
 
     let (_, key) = world.registry.rotate(&trust.id.into()).await.unwrap();
     assert!(world.attempt(&key).await.result.is_ok());
@@ -154,7 +154,7 @@ async fn the_counters_add_up<S: Backend>() {
     let stats = world.authenticator.stats();
     assert_eq!(stats.requests, 5);
     assert_eq!((stats.hits, stats.stale_hits), (1, 1));
-    assert_eq!((stats.sweeps, stats.rows_swept), (3, 2 + 2 + 1));
+    assert_eq!((stats.scans, stats.rows_swept), (3, 2 + 2 + 1));
     assert_eq!((stats.granted, stats.missing, stats.invalid, stats.unavailable), (2, 1, 2, 0));
 }
 
@@ -163,7 +163,7 @@ async fn a_clone_shares_the_cache_and_the_counters<S: Backend>() {
     let (_, key) = world.register("a").await;
     let clone = world.authenticator.clone();
     world.attempt(&key).await.result.unwrap();
-    assert_eq!(clone.attempt(Some(key.expose())).await.path, Path::Hit);
+    assert_eq!(clone.attempt(Some(key.expose())).await.route, Route::Hit);
     assert_eq!(clone.stats(), world.authenticator.stats());
     assert_eq!(clone.stats().requests, 2);
 }
@@ -178,7 +178,7 @@ async fn the_change_of_another_process_is_seen_without_being_told<S: Backend>() 
     elsewhere.disable(&trust.id.into()).await.unwrap();
     let attempt = world.attempt(&key).await;
     assert!(matches!(attempt.result, Err(AuthError::Invalid)));
-    assert_eq!(attempt.path, Path::StaleHit);
+    assert_eq!(attempt.route, Route::StaleHit);
 
     elsewhere.enable(&trust.id.into()).await.unwrap();
     assert!(world.attempt(&key).await.result.is_ok());

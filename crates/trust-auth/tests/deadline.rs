@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use trust_auth::{
     Attempt, AuthError, Authenticator, AuthenticatorBuilder, Candidates, KeyHash, MemoryStore,
-    NewTrust, Path, StoreError, Trust, TrustKeyCache, TrustLedger, TrustRegistry, TrustStore,
+    NewTrust, Route, StoreError, Trust, TrustKeyCache, TrustLedger, TrustRegistry, TrustStore,
 };
 use uuid::Uuid;
 
@@ -72,13 +72,13 @@ impl World {
 }
 
 #[track_caller]
-fn assert_cut((took, attempt): &(u128, Attempt), expected: u128, path: Path, rows_swept: usize) {
+fn assert_cut((took, attempt): &(u128, Attempt), expected: u128, route: Route, rows_swept: usize) {
     assert!((expected..=expected + 1).contains(took), "{took} ms instead of {expected}");
     match &attempt.result {
         Err(AuthError::Unavailable(StoreError::Timeout { after })) => assert_eq!(*after, DEADLINE),
         other => panic!("{other:?}"),
     }
-    assert_eq!((attempt.path, attempt.rows_swept), (path, rows_swept));
+    assert_eq!((attempt.route, attempt.rows_swept), (route, rows_swept));
 }
 
 /// The rest of one scan, the whole of the next, and the fetch after it: without a deadline, 240 ms.
@@ -89,31 +89,31 @@ async fn all_steps_of_a_request_share_one_deadline_and_the_scan_goes_on_for_othe
     let (authenticator, trust) = (world.authenticator.clone(), world.trust.clone());
     let scanning = tokio::spawn(async move { authenticator.attempt(Some("another key")).await });
     sleep(Duration::from_millis(10)).await;
-    assert_cut(&world.timed(&world.key).await, 100, Path::Sweep, 0);
+    assert_cut(&world.timed(&world.key).await, 100, Route::Scan, 0);
     let scanned = scanning.await.unwrap();
     assert!(matches!(scanned.result, Err(AuthError::Invalid)) && scanned.rows_swept == 1);
 
     // The second scan had begun for the request that was cut off, and ends by itself.
     sleep(Duration::from_millis(100)).await;
-    assert_eq!(world.authenticator.stats().sweeps, 2);
+    assert_eq!(world.authenticator.stats().scans, 2);
     world.slow(0, 90);
     let (_, attempt) = world.timed(&world.key).await;
     assert_eq!(attempt.result.unwrap(), trust);
     let stats = world.authenticator.stats();
-    assert_eq!((stats.sweeps, stats.waiting, stats.unavailable, stats.granted), (3, 0, 1, 1));
+    assert_eq!((stats.scans, stats.waiting, stats.unavailable, stats.granted), (3, 0, 1, 1));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_fetch_that_hangs_is_cut_off_wherever_it_is_and_the_attempt_tells_the_way_so_far() {
     let world = World::with(|builder| builder).await;
     world.slow(1_000, 30);
-    assert_cut(&world.timed(&world.key).await, 100, Path::Sweep, 1);
+    assert_cut(&world.timed(&world.key).await, 100, Route::Scan, 1);
     world.hot().await;
     world.slow(1_000, 0);
-    assert_cut(&world.timed(&world.key).await, 100, Path::Hit, 0);
+    assert_cut(&world.timed(&world.key).await, 100, Route::Hit, 0);
     world.store.rows.set_enabled(&world.trust.id.into(), false).await.unwrap();
     world.slow(30, 1_000);
-    assert_cut(&world.timed(&world.key).await, 100, Path::StaleHit, 0);
+    assert_cut(&world.timed(&world.key).await, 100, Route::StaleHit, 0);
     world.slow(0, 0);
     // What was cut off left nothing behind: the row is asked.
     sleep(Duration::from_secs(2)).await;
@@ -124,7 +124,7 @@ async fn a_fetch_that_hangs_is_cut_off_wherever_it_is_and_the_attempt_tells_the_
 async fn a_request_that_is_cut_off_takes_the_reject_floor_too() {
     let world = World::with(|builder| builder.reject_floor(Duration::from_millis(70))).await;
     world.slow(0, 1_000);
-    assert_cut(&world.timed("another key").await, 140, Path::Sweep, 0);
+    assert_cut(&world.timed("another key").await, 140, Route::Scan, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -133,7 +133,7 @@ async fn a_scan_that_nobody_needs_tells_how_many_rows_there_are_without_deadline
     world.slow(0, 1_000);
     assert_eq!(world.authenticator.scan().await.unwrap(), 1);
     let stats = world.authenticator.stats();
-    assert_eq!((stats.requests, stats.sweeps, stats.rows_swept), (0, 1, 1));
+    assert_eq!((stats.requests, stats.scans, stats.rows_swept), (0, 1, 1));
     world.store.rows.insert(NewTrust::new("empty").unwrap(), KeyHash::of([])).await.unwrap();
     assert_eq!(world.authenticator.scan().await.unwrap(), 2);
     assert!(matches!(world.timed("").await.1.result, Err(AuthError::Missing)));

@@ -98,7 +98,7 @@ async fn a_granted_request_reaches_the_service_with_its_trust_and_all_else_that_
     let greeter = Greeter::default();
     let called = Arc::clone(&greeter.called);
     let mut service = AuthLayer::new(world.authenticator.clone()).layer(greeter);
-    // By a walk, and then by the cache. The second brings another trust along, which is replaced.
+    // By a scan, and then by the cache. The second brings another trust along, which is replaced.
     for number in 1..=2 {
         let mut request = request("X-API-KEY", &[key.expose().as_bytes()]);
         if number == 2 {
@@ -189,7 +189,7 @@ async fn while_the_store_is_down_nothing_reaches_the_service_g9() {
     assert_eq!(granted.status(), 200);
 }
 
-/// Its walks never end.
+/// Its scans never end.
 struct Stuck;
 
 impl TrustStore for Stuck {
@@ -222,8 +222,8 @@ async fn over_the_limit_the_client_is_told_when_to_come_back() {
     let service = AuthLayer::new(authenticator.clone()).layer(greeter.clone());
     let ask =
         || tokio::spawn(service.clone().oneshot(request("x-api-key", &[b"a stranger's key"])));
-    let walks = ask();
-    // Until the walk has taken it off the queue, the next one is over the limit.
+    let scans = ask();
+    // Until the scan has taken it off the queue, the next one is over the limit.
     let waits = loop {
         let request = ask();
         let overloaded = authenticator.stats().overloaded;
@@ -235,7 +235,7 @@ async fn over_the_limit_the_client_is_told_when_to_come_back() {
         }
     };
     assert_refused(&ask().await.unwrap().unwrap(), 503, OVERLOADED);
-    assert!(!walks.is_finished() && !waits.is_finished());
+    assert!(!scans.is_finished() && !waits.is_finished());
     assert_eq!(greeter.called.load(Ordering::SeqCst), 0);
 }
 

@@ -36,8 +36,11 @@ async fn store<S: Backend>() -> World<S> {
 async fn a_new_row_is_enabled_and_reads_back_as_it_was_returned<S: Backend>() {
     let world = store::<S>().await;
     let hash = KeyHash::of("key");
-    let trust =
-        world.store.insert(new("Sté. Marie — 北").code("SM'1\"").region(""), hash).await.unwrap();
+    let trust = world
+        .store
+        .insert(new("Sté. Marie — 北").with_code("SM'1\"").with_region(""), hash)
+        .await
+        .unwrap();
     assert!(trust.is_enabled() && trust.accepts(&hash));
     assert_eq!((trust.code.as_deref(), trust.region.as_deref()), (Some("SM'1\""), Some("")));
     assert_eq!(world.store.fetch(trust.id).await.unwrap(), Some(trust));
@@ -102,14 +105,15 @@ async fn a_change_tells_the_former_hash<S: Backend>() {
     let (old, new_hash) = (KeyHash::of("old"), KeyHash::of("new"));
     let trust = world.store.insert(new("a"), old).await.unwrap();
     let which = TrustRef::Id(trust.id);
-    let rotated = Trust { api_key_hash: Some(new_hash), ..trust };
+    let mut rotated = trust;
+    rotated.api_key_hash = Some(new_hash);
 
     let change = world.store.replace_hash(&which, new_hash).await.unwrap();
-    assert_eq!(change, Change { trust: rotated.clone(), former_hash: Some(old) });
+    assert_eq!(change, Change::new(rotated.clone(), Some(old)));
     let change = world.store.set_enabled(&which, true).await.unwrap();
     assert_eq!(change.former_hash, Some(new_hash));
     let change = world.store.delete(&which).await.unwrap();
-    assert_eq!(change, Change { trust: rotated, former_hash: Some(new_hash) });
+    assert_eq!(change, Change::new(rotated, Some(new_hash)));
     assert_eq!(world.store.fetch(change.trust.id).await.unwrap(), None);
 }
 
@@ -188,7 +192,8 @@ async fn a_row_whose_name_is_in_another_form_is_found_by_it_and_by_its_id<S: Bac
     let row = world.store.insert(new("b"), KeyHash::of("b")).await.unwrap();
     for name in ["Zoe\u{308}", "a\u{202e}b", "..", "a\u{a0} b"] {
         world.store.rename(row.id, name).await;
-        let renamed = Trust { name: name.to_owned(), ..row.clone() };
+        let mut renamed = row.clone();
+        renamed.name = name.to_owned();
         for which in [by_name(name), TrustRef::Id(row.id)] {
             assert_eq!(
                 world.store.set_enabled(&which, true).await.unwrap().trust,
@@ -208,7 +213,7 @@ async fn a_closed_database_has_everything_when_it_is_opened_again() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("trusts.db");
     let store = sqlite_options(&file).connect().await.unwrap();
-    let trust = store.insert(new("a").code("A"), KeyHash::of("key")).await.unwrap();
+    let trust = store.insert(new("a").with_code("A"), KeyHash::of("key")).await.unwrap();
     let disabled = store.set_enabled(&by_name("a"), false).await.unwrap().trust;
     assert_ne!(trust, disabled);
     store.close().await;
@@ -258,16 +263,7 @@ async fn the_database_is_in_wal_mode_and_has_no_index_on_the_hash() {
 
 #[test]
 fn a_memory_store_of_rows_refuses_two_with_one_name_or_one_id() {
-    let row = |id, name: &str| Trust {
-        id: Uuid::from_u128(id),
-        name: name.into(),
-        code: None,
-        region: None,
-        api_key_hash: None,
-        created_at: Some(time::OffsetDateTime::UNIX_EPOCH),
-        last_heartbeat: None,
-        disabled_at: None,
-    };
+    let row = |id, name: &str| Trust::new(Uuid::from_u128(id), name);
     let kind = |rows: [Trust; 2]| MemoryStore::with_rows(rows).unwrap_err().kind();
     assert_eq!(kind([row(1, "a"), row(2, "a")]), "name_taken");
     assert_eq!(kind([row(1, "a"), row(1, "b")]), "bad_row");

@@ -143,7 +143,7 @@ async fn revocations_under_fire<S: Backend>(rounds: usize) {
     assert!(tally.granted.load(Ordering::Relaxed) >= (CLIENTS * TRUSTS) as u64);
     assert!(tally.refused.load(Ordering::Relaxed) >= (CLIENTS * rounds) as u64);
     let stats = world.authenticator.stats();
-    assert!(stats.hits > 0 && stats.sweeps > 0);
+    assert!(stats.hits > 0 && stats.scans > 0);
     assert_eq!(stats.unavailable, 0);
     let issued = issued.lock().unwrap().clone();
     for key in issued {

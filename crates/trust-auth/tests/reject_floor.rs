@@ -95,14 +95,14 @@ async fn a_grant_goes_out_at_once() {
     assert_took(timed(&authenticator, Some("key")).await, 0, "granted");
 }
 
-/// The rest of one walk and the whole of the next, and both again; each with as many keys as may
+/// The rest of one scan and the whole of the next, and both again; each with as many keys as may
 /// wait.
 #[tokio::test(start_paused = true)]
 async fn a_floor_that_a_flood_could_overcome_is_warned_of_once() {
     const ENOUGH: usize = 1;
     // For one row 2 ns each: 3 ms.
     const TOO_MANY: usize = 1_500_000;
-    // Against a floor of 20 ms: four walks of 3 ms, of 6 ms with that many keys, and of 6 ms. The
+    // Against a floor of 20 ms: four scans of 3 ms, of 6 ms with that many keys, and of 6 ms. The
     // runtime may add a millisecond to each.
     for (delay, limit, warned) in [(3, ENOUGH, 0), (3, TOO_MANY, 1), (6, ENOUGH, 1)] {
         let (log, _guard) = Log::start();
@@ -116,7 +116,7 @@ async fn a_floor_that_a_flood_could_overcome_is_warned_of_once() {
     }
 }
 
-/// A queue of one place: whoever waits for the floor has none of it, nor keeps the next walk from
+/// A queue of one place: whoever waits for the floor has none of it, nor keeps the next scan from
 /// beginning.
 #[tokio::test(start_paused = true)]
 async fn a_refusal_that_waits_for_the_floor_holds_nothing() {
@@ -131,13 +131,13 @@ async fn a_refusal_that_waits_for_the_floor_holds_nothing() {
         sleep(Duration::from_millis(3)).await;
     }
     let stats = authenticator.stats();
-    assert_eq!((stats.sweeps, stats.invalid, stats.waiting), (5, 5, 0));
+    assert_eq!((stats.scans, stats.invalid, stats.waiting), (5, 5, 0));
     assert!(answers.iter().all(|answer| !answer.is_finished()));
     for answer in answers {
         assert_took(answer.await.unwrap(), 20, "invalid");
     }
 
-    // Over the limit: there is room for one until the walk begins.
+    // Over the limit: there is room for one until the scan begins.
     let requests = [(); 3].map(|()| refused("no trust has this"));
     let mut words = Vec::new();
     for request in requests {

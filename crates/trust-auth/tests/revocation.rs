@@ -9,7 +9,7 @@ use std::sync::Arc;
 use stores::{Backend, Moment, Tampered, World, by_name};
 use tokio::sync::Notify;
 use trust_auth::{
-    ApiKey, AuthError, Authenticator, Candidates, KeyHash, NewTrust, Path, RegistryError,
+    ApiKey, AuthError, Authenticator, Candidates, KeyHash, NewTrust, RegistryError, Route,
     StoreError, Trust, TrustKeyCache, TrustLedger, TrustRegistry, TrustStore,
 };
 use uuid::Uuid;
@@ -39,10 +39,10 @@ on_every_store!(
     a_revoked_key_presented_again_costs_the_others_nothing,
 );
 
-async fn assert_refused<S: TrustLedger>(world: &World<S>, key: &ApiKey, path: Path) {
+async fn assert_refused<S: TrustLedger>(world: &World<S>, key: &ApiKey, route: Route) {
     let attempt = world.attempt(key).await;
     assert!(matches!(attempt.result, Err(AuthError::Invalid)), "{:?}", attempt.result);
-    assert_eq!(attempt.path, path);
+    assert_eq!(attempt.route, route);
 }
 
 async fn a_rotated_key_is_refused_at_once_g9<S: Backend>() {
@@ -51,31 +51,31 @@ async fn a_rotated_key_is_refused_at_once_g9<S: Backend>() {
     let (rotated, new) = world.registry.rotate(&trust.id.into()).await.unwrap();
     assert_eq!(rotated.id, trust.id);
 
-    assert_refused(&world, &old, Path::Sweep).await;
+    assert_refused(&world, &old, Route::Scan).await;
     assert_eq!(world.attempt(&new).await.result.unwrap().id, trust.id);
-    assert_refused(&world, &old, Path::Sweep).await;
+    assert_refused(&world, &old, Route::Scan).await;
 }
 
 async fn a_disabled_trust_is_refused_at_once_and_enabled_again_at_once_g9<S: Backend>() {
     let world = World::<S>::new().await;
     let (trust, key) = world.register_hot("a").await;
     assert!(!world.registry.disable(&by_name("a")).await.unwrap().is_enabled());
-    assert_refused(&world, &key, Path::Sweep).await;
+    assert_refused(&world, &key, Route::Scan).await;
     // A key that is rotated while its trust is disabled stays refused.
     let (rotated, new) = world.registry.rotate(&trust.id.into()).await.unwrap();
     assert!(!rotated.is_enabled());
-    assert_refused(&world, &new, Path::Sweep).await;
+    assert_refused(&world, &new, Route::Scan).await;
 
     assert!(world.registry.enable(&by_name("a")).await.unwrap().is_enabled());
     assert_eq!(world.attempt(&new).await.result.unwrap().id, trust.id);
-    assert_refused(&world, &key, Path::Sweep).await;
+    assert_refused(&world, &key, Route::Scan).await;
 }
 
 async fn a_deleted_trust_is_refused_at_once_g9<S: Backend>() {
     let world = World::<S>::new().await;
     let (trust, key) = world.register_hot("a").await;
     assert_eq!(world.registry.delete(&by_name("a")).await.unwrap(), trust);
-    assert_refused(&world, &key, Path::Sweep).await;
+    assert_refused(&world, &key, Route::Scan).await;
 }
 
 // Stale hits: the change comes from a program that cannot reach this cache.
@@ -84,18 +84,18 @@ async fn a_stale_hit_on_a_deleted_row_is_refused_g9<S: Backend>() {
     let world = World::<S>::new().await;
     let (trust, key) = world.register_hot("a").await;
     world.store.delete(&trust.id.into()).await.unwrap();
-    assert_refused(&world, &key, Path::StaleHit).await;
+    assert_refused(&world, &key, Route::StaleHit).await;
 }
 
 async fn a_stale_hit_on_a_disabled_row_is_refused_g9<S: Backend>() {
     let world = World::<S>::new().await;
     let (trust, key) = world.register_hot("a").await;
     world.store.set_enabled(&trust.id.into(), false).await.unwrap();
-    assert_refused(&world, &key, Path::StaleHit).await;
+    assert_refused(&world, &key, Route::StaleHit).await;
 
     world.store.set_enabled(&trust.id.into(), true).await.unwrap();
     let attempt = world.attempt(&key).await;
-    assert_eq!((attempt.result.unwrap().id, attempt.path), (trust.id, Path::Hit));
+    assert_eq!((attempt.result.unwrap().id, attempt.route), (trust.id, Route::Hit));
 }
 
 async fn a_stale_hit_on_a_rotated_row_is_refused_and_the_new_key_is_granted_g9<S: Backend>() {
@@ -105,16 +105,16 @@ async fn a_stale_hit_on_a_rotated_row_is_refused_and_the_new_key_is_granted_g9<S
     let change = world.store.replace_hash(&trust.id.into(), new.hash()).await.unwrap();
     assert_eq!(change.former_hash, Some(old.hash()));
 
-    assert_refused(&world, &old, Path::StaleHit).await;
+    assert_refused(&world, &old, Route::StaleHit).await;
     let attempt = world.attempt(&new).await;
-    assert_eq!((attempt.result.unwrap().id, attempt.path), (trust.id, Path::Sweep));
+    assert_eq!((attempt.result.unwrap().id, attempt.route), (trust.id, Route::Scan));
 }
 
 async fn a_stale_hit_on_a_row_without_hash_is_refused_g9<S: Backend>() {
     let world = World::<S>::new().await;
     let (trust, key) = world.register_hot("a").await;
     world.store.forget_hash(trust.id).await;
-    assert_refused(&world, &key, Path::StaleHit).await;
+    assert_refused(&world, &key, Route::StaleHit).await;
 }
 
 async fn a_trust_registered_again_under_its_name_has_only_its_new_key_g9<S: Backend>() {
@@ -126,7 +126,7 @@ async fn a_trust_registered_again_under_its_name_has_only_its_new_key_g9<S: Back
     let (again, new) = elsewhere.register(NewTrust::new("a").unwrap()).await.unwrap();
     assert_ne!(again.id, former.id);
 
-    assert_refused(&world, &old, Path::StaleHit).await;
+    assert_refused(&world, &old, Route::StaleHit).await;
     assert_eq!(world.attempt(&new).await.result.unwrap().id, again.id);
 }
 
@@ -137,9 +137,9 @@ async fn a_key_that_moved_to_another_row_is_granted_as_that_row_g4<S: Backend>()
     let heir = world.store.insert(NewTrust::new("b").unwrap(), key.hash()).await.unwrap();
 
     let attempt = world.attempt(&key).await;
-    assert_eq!((attempt.result.unwrap().id, attempt.path), (heir.id, Path::StaleHit));
+    assert_eq!((attempt.result.unwrap().id, attempt.route), (heir.id, Route::StaleHit));
     let attempt = world.attempt(&key).await;
-    assert_eq!((attempt.result.unwrap().id, attempt.path), (heir.id, Path::Hit));
+    assert_eq!((attempt.result.unwrap().id, attempt.route), (heir.id, Route::Hit));
 }
 
 /// An invalidation would supersede the leases of the bucket's other keys, whenever the holder of a
@@ -150,7 +150,7 @@ async fn a_stale_hit_leaves_the_cache_as_it_is<S: Backend>() {
     world.store.delete(&trust.id.into()).await.unwrap();
     let lease = world.cache.lease(&key.hash());
     for _ in 0..2 {
-        assert_refused(&world, &key, Path::StaleHit).await;
+        assert_refused(&world, &key, Route::StaleHit).await;
     }
     assert_eq!(world.cached(&key), Some(trust.id));
     assert!(lease.remember(trust.id));
@@ -168,7 +168,7 @@ async fn a_change_invalidates_its_own_key_and_leaves_the_others_hot_g2<S: Backen
     let others_are_hot = async || {
         for (other, key) in &others {
             let attempt = world.attempt(key).await;
-            assert_eq!((attempt.result.unwrap().id, attempt.path), (other.id, Path::Hit));
+            assert_eq!((attempt.result.unwrap().id, attempt.route), (other.id, Route::Hit));
         }
     };
     world.registry.disable(&which).await.unwrap();
@@ -257,7 +257,7 @@ async fn a_revocation_during_the_sweep_is_refused_and_not_remembered_g1<S: Backe
         registry.disable(&which).await.unwrap();
         Ok(())
     });
-    assert_refused(&world, &key, Path::Sweep).await;
+    assert_refused(&world, &key, Route::Scan).await;
     assert!(world.store.is_spent());
     assert_eq!(world.cached(&key), None);
 }
@@ -274,7 +274,7 @@ async fn a_row_that_another_process_revokes_during_the_sweep_is_refused_and_not_
         table.set_enabled(&which, false).await?;
         Ok(())
     });
-    assert_refused(&world, &key, Path::Sweep).await;
+    assert_refused(&world, &key, Route::Scan).await;
     assert!(world.store.is_spent());
     assert_eq!(world.cached(&key), None);
 }
@@ -332,7 +332,7 @@ async fn a_revocation_after_the_live_row_was_read_is_not_remembered_g1<S: Backen
     assert_eq!(world.attempt(&key).await.result.unwrap().id, trust.id);
     assert!(world.store.is_spent());
     assert_eq!(world.cached(&key), None);
-    assert_refused(&world, &key, Path::Sweep).await;
+    assert_refused(&world, &key, Route::Scan).await;
 }
 
 /// Two hot trusts; `change` is made to the first, and must leave neither in the cache.
@@ -402,8 +402,8 @@ async fn a_revoked_key_presented_again_costs_the_others_nothing<S: Backend>() {
     let (_, revoked) = world.register_hot("b").await;
     world.registry.delete(&by_name("b")).await.unwrap();
     for _ in 0..10 {
-        assert_refused(&world, &revoked, Path::Sweep).await;
-        assert_eq!(world.attempt(&key).await.path, Path::Hit);
+        assert_refused(&world, &revoked, Route::Scan).await;
+        assert_eq!(world.attempt(&key).await.route, Route::Hit);
     }
     assert_eq!(world.cache.lookup(&KeyHash::of("b")), None);
 }

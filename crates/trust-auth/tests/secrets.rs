@@ -167,7 +167,7 @@ async fn what_is_malformed_beside_the_digest_is_warned_of_without_its_content() 
     assert!(text.contains("id is no UUID") && !text.contains("secret"), "{text}");
 }
 
-/// Each walk finds the row again, and a stranger may ask for as many walks as he likes.
+/// Each scan finds the row again, and a stranger may ask for as many scans as he likes.
 async fn a_malformed_row_is_named_once_however_often_strangers_ask<S: TrustLedger>(
     world: World<S>,
     spoil: impl AsyncFn(&S, &str),
@@ -180,7 +180,7 @@ async fn a_malformed_row_is_named_once_however_often_strangers_ask<S: TrustLedge
         world.authenticator.authenticate(Some("no trust has this")).await.unwrap_err();
         world.store.fetch(b.id).await.unwrap();
     }
-    assert_eq!(world.authenticator.stats().sweeps, 20);
+    assert_eq!(world.authenticator.stats().scans, 20);
     let text = log.text();
     for trust in [&a, &b] {
         assert_eq!(text.matches(&trust.id.to_string()).count(), 1, "{text}");
@@ -217,16 +217,11 @@ async fn a_malformed_row_of_postgres_is_named_once_however_often_strangers_ask()
 
 #[test]
 fn a_trust_is_serialised_with_its_times_in_rfc_3339() {
-    let trust = Trust {
-        id: uuid::Uuid::from_u128(7),
-        name: "a".into(),
-        code: None,
-        region: Some("north".into()),
-        api_key_hash: Some(KeyHash::of("key")),
-        created_at: Some(time::OffsetDateTime::UNIX_EPOCH),
-        last_heartbeat: None,
-        disabled_at: Some(time::OffsetDateTime::UNIX_EPOCH),
-    };
+    let mut trust = Trust::new(uuid::Uuid::from_u128(7), "a");
+    trust.region = Some("north".into());
+    trust.api_key_hash = Some(KeyHash::of("key"));
+    trust.created_at = Some(time::OffsetDateTime::UNIX_EPOCH);
+    trust.disabled_at = Some(time::OffsetDateTime::UNIX_EPOCH);
     let expected = serde_json::json!({
         "id": "00000000-0000-0000-0000-000000000007",
         "name": "a",

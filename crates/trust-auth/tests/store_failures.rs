@@ -14,7 +14,7 @@ use stores::{
     sqlite_options,
 };
 use trust_auth::{
-    AuthError, KeyHash, MalformedRow, NewTrust, Path, SqliteStore, StoreError, TrustLedger,
+    AuthError, KeyHash, MalformedRow, NewTrust, Route, SqliteStore, StoreError, TrustLedger,
     TrustStore,
 };
 use uuid::Uuid;
@@ -46,10 +46,10 @@ async fn a_failed_read_of_the_candidates_is_unavailable_and_remembers_nothing_g9
     down(&world, Moment::CandidatesRead);
     let attempt = world.attempt(&key).await;
     assert_unavailable(&attempt.result, "unreachable");
-    assert_eq!((attempt.path, attempt.rows_swept), (Path::Sweep, 0));
+    assert_eq!((attempt.route, attempt.rows_swept), (Route::Scan, 0));
     assert!(world.cache.is_empty());
     let stats = world.authenticator.stats();
-    assert_eq!((stats.unavailable, stats.sweeps, stats.granted), (1, 0, 0));
+    assert_eq!((stats.unavailable, stats.scans, stats.granted), (1, 0, 0));
 
     assert_eq!(world.attempt(&key).await.result.unwrap(), trust);
 }
@@ -60,7 +60,7 @@ async fn a_failed_read_of_the_match_is_unavailable_and_remembers_nothing_g9<S: B
     down(&world, Moment::RowRead);
     let attempt = world.attempt(&key).await;
     assert_unavailable(&attempt.result, "unreachable");
-    assert_eq!((attempt.path, attempt.rows_swept), (Path::Sweep, 1));
+    assert_eq!((attempt.route, attempt.rows_swept), (Route::Scan, 1));
     assert!(world.cache.is_empty());
 
     assert_eq!(world.attempt(&key).await.result.unwrap(), trust);
@@ -73,15 +73,15 @@ async fn a_failed_read_of_a_hit_is_unavailable_and_is_not_swept_around_g9<S: Bac
     down(&world, Moment::RowRead);
     let attempt = world.attempt(&key).await;
     assert_unavailable(&attempt.result, "unreachable");
-    assert_eq!((attempt.path, attempt.rows_swept), (Path::Hit, 0));
+    assert_eq!((attempt.route, attempt.rows_swept), (Route::Hit, 0));
 
     let after = world.authenticator.stats();
     assert_eq!(
-        (after.hits, after.stale_hits, after.sweeps),
-        (before.hits, before.stale_hits, before.sweeps)
+        (after.hits, after.stale_hits, after.scans),
+        (before.hits, before.stale_hits, before.scans)
     );
     let attempt = world.attempt(&key).await;
-    assert_eq!((attempt.result.unwrap(), attempt.path), (trust, Path::Hit));
+    assert_eq!((attempt.result.unwrap(), attempt.route), (trust, Route::Hit));
 }
 
 async fn a_failed_sweep_after_a_stale_hit_is_unavailable_g9<S: Backend>() {
@@ -91,7 +91,7 @@ async fn a_failed_sweep_after_a_stale_hit_is_unavailable_g9<S: Backend>() {
     down(&world, Moment::CandidatesRead);
     let attempt = world.attempt(&key).await;
     assert_unavailable(&attempt.result, "unreachable");
-    assert_eq!(attempt.path, Path::StaleHit);
+    assert_eq!(attempt.route, Route::StaleHit);
 }
 
 async fn the_client_is_told_nothing_about_the_store_g10<S: Backend>() {
@@ -195,9 +195,9 @@ async fn a_read_that_takes_too_long_is_unavailable_and_the_store_recovers_g9() {
     tokio::time::pause();
     let (by_hit, by_sweep) = tokio::join!(world.attempt(&hot), world.attempt(&cold));
     assert_unavailable(&by_hit.result, "timeout");
-    assert_eq!(by_hit.path, Path::Hit);
+    assert_eq!(by_hit.route, Route::Hit);
     assert_unavailable(&by_sweep.result, "timeout");
-    assert_eq!((by_sweep.path, by_sweep.rows_swept), (Path::Sweep, 0));
+    assert_eq!((by_sweep.route, by_sweep.rows_swept), (Route::Scan, 0));
     assert_eq!((world.cached(&hot), world.cached(&cold)), (Some(trust.id), None));
 
     tokio::time::resume();
@@ -323,7 +323,7 @@ async fn a_row_whose_hash_is_malformed_is_refused_and_costs_the_others_nothing()
 
     let attempt = world.attempt(&spoilt_key).await;
     assert!(matches!(attempt.result, Err(AuthError::Invalid)));
-    assert_eq!((attempt.path, attempt.rows_swept), (Path::StaleHit, 1));
+    assert_eq!((attempt.route, attempt.rows_swept), (Route::StaleHit, 1));
     assert_eq!(world.attempt(&sound_key).await.result.unwrap(), sound);
 
     // The way out that the warning names.

@@ -11,7 +11,7 @@ use stores::postgres_server::PostgresServer;
 use stores::postgres_server::network::Network;
 use stores::{World, by_name, eventually, postgres_options, second_connection, sqlite_options};
 use trust_auth::{
-    ApiKey, AuthError, KeyHash, Path, PostgresStore, SqliteStore, Trust, TrustKeyCache,
+    ApiKey, AuthError, KeyHash, PostgresStore, Route, SqliteStore, Trust, TrustKeyCache,
     TrustLedger, TrustRegistry, WatchStatus, Watcher,
 };
 
@@ -113,7 +113,7 @@ async fn changes_elsewhere_evict_their_keys_and_no_others<S: TrustLedger>(watche
     for key in [&disabled, &rotated, &deleted] {
         let attempt = world.attempt(key).await;
         assert!(matches!(attempt.result, Err(AuthError::Invalid)));
-        assert_eq!(attempt.path, Path::Sweep, "the entry is gone, so this is no stale hit");
+        assert_eq!(attempt.route, Route::Scan, "the entry is gone, so this is no stale hit");
     }
     assert_eq!(world.cached(&other_key), Some(other.id), "no other key lost its entry");
     // A rotation names two.
@@ -277,7 +277,7 @@ async fn a_revocation_while_the_listener_is_cut_off_is_refused_at_once_and_evict
     for _ in 0..10 {
         let attempt = world.attempt(key).await;
         assert!(matches!(attempt.result, Err(AuthError::Invalid)), "{:?}", attempt.result);
-        assert_eq!(attempt.path, Path::StaleHit);
+        assert_eq!(attempt.route, Route::StaleHit);
     }
     assert_eq!(world.cached(key), Some(trust.id));
     assert!(world.attempt(other_key).await.result.is_ok());

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
-use trust_auth::{AuthError, Authenticator, Path, Trust, Watcher};
+use trust_auth::{AuthError, Authenticator, Route, Trust, Watcher};
 use trust_key_cache::TrustKeyCache;
 
 use super::health::Health;
@@ -127,7 +127,7 @@ impl Meters {
     }
 
     /// `/verify` has come to an answer, begun then.
-    pub(crate) fn answered(&self, result: &Result<Trust, AuthError>, path: Path, begun: Instant) {
+    pub(crate) fn answered(&self, result: &Result<Trust, AuthError>, route: Route, begun: Instant) {
         let outcome = match result {
             Ok(_) => &self.outcomes.granted,
             Err(AuthError::Missing) => &self.outcomes.missing,
@@ -141,13 +141,14 @@ impl Meters {
                 });
                 &self.outcomes.unavailable
             }
+            Err(_) => &self.outcomes.unavailable,
         };
         outcome.increment(1);
-        let latency = match path {
-            Path::Unread => &self.latency.unread,
-            Path::Hit => &self.latency.hit,
-            Path::StaleHit => &self.latency.stale_hit,
-            Path::Sweep => &self.latency.sweep,
+        let latency = match route {
+            Route::Unread => &self.latency.unread,
+            Route::Hit => &self.latency.hit,
+            Route::StaleHit => &self.latency.stale_hit,
+            _ => &self.latency.sweep,
         };
         latency.record(begun.elapsed().as_secs_f64());
     }
@@ -256,7 +257,7 @@ impl Read {
         let stats = authenticator.stats();
         self.hits.absolute(stats.hits);
         self.stale_hits.absolute(stats.stale_hits);
-        self.sweeps.absolute(stats.sweeps);
+        self.sweeps.absolute(stats.scans);
         self.rows_swept.absolute(stats.rows_swept);
         self.waiting.set(stats.waiting as f64);
         self.walks_under_way.set(walks.under_way() as f64);

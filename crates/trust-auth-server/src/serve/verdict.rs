@@ -44,7 +44,7 @@ pub(crate) async fn verify(
     let begun = Instant::now();
     let attempt =
         verdict.authenticator.attempt_headers(request.headers(), &verdict.key_header).await;
-    verdict.meters.answered(&attempt.result, attempt.path, begun);
+    verdict.meters.answered(&attempt.result, attempt.route, begun);
     match attempt.result {
         Ok(trust) => grant(&trust),
         Err(error) => {

@@ -116,7 +116,7 @@ pub(crate) fn verify_routes(
 async fn verify(State(waiting): State<Arc<Waiting>>) -> Response<Body> {
     let begun = Instant::now();
     let refused = Err(AuthError::Unavailable(waiting.probes.waits_because()));
-    waiting.meters.answered(&refused, trust_auth::Path::Unread, begun);
+    waiting.meters.answered(&refused, trust_auth::Route::Unread, begun);
     waiting.key_header.refusal(&AuthError::Unavailable(StoreError::Unreachable))
 }
 

@@ -5,7 +5,8 @@ use axum_core::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::request::Parts;
 
-use crate::{AuthError, Trust};
+use crate::error::AuthError;
+use crate::trust::Trust;
 
 /// The trust that the request was granted as: what the [`AuthLayer`](crate::AuthLayer) in front has
 /// found.

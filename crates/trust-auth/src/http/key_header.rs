@@ -3,7 +3,10 @@
 use http::header::{HeaderName, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Response};
 
-use crate::{Attempt, AuthError, Authenticator, TrustStore};
+use crate::attempt::Attempt;
+use crate::authenticator::Authenticator;
+use crate::error::AuthError;
+use crate::store::TrustStore;
 
 /// Which header carries the key. Default: `X-Api-Key`, whose value is the key.
 ///

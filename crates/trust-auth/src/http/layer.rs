@@ -11,8 +11,10 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::KeyHeader;
+use crate::authenticator::Authenticator;
+use crate::error::AuthError;
 use crate::log_limit::LogLimit;
-use crate::{AuthError, Authenticator, TrustStore};
+use crate::store::TrustStore;
 
 /// A [`tower`](https://docs.rs/tower) layer around a service whose requests need a key.
 ///
@@ -119,7 +121,7 @@ where
                 }
                 Err(refused) => {
                     if let AuthError::Unavailable(cause) = &refused
-                        && let Some(others) = failures.speaks()
+                        && let Some(others) = failures.try_log()
                     {
                         tracing::warn!(kind = cause.kind(), %cause, others, "a request could not be authenticated");
                     }

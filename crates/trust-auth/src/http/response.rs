@@ -4,7 +4,7 @@
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-use crate::AuthError;
+use crate::error::AuthError;
 
 impl AuthError {
     /// The response: status, headers, and `{"detail": …}` as a body of any type that can be made of
@@ -39,22 +39,12 @@ impl AuthError {
         *response.headers_mut() = headers;
         response
     }
-
-    /// The body, whole, so that none is made while requests are refused by the thousand.
-    fn json(&self) -> &'static str {
-        match self {
-            Self::Missing => r#"{"detail":"Not authenticated: API key is missing."}"#,
-            Self::Invalid => r#"{"detail":"Invalid API Key."}"#,
-            Self::Unavailable(_) => r#"{"detail":"Authentication is unavailable; try again."}"#,
-            Self::Overloaded => r#"{"detail":"Authentication is overloaded; try again."}"#,
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::StoreError;
+    use crate::error::StoreError;
 
     #[test]
     fn each_refusal_has_its_status_its_headers_and_its_detail() {

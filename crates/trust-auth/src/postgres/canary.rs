@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::failure::failed;
 use super::pool::Connector;
 use crate::StoreError;
-use crate::watcher::Eviction;
+use crate::watcher::ChangeSink;
 
 /// How often one is sent.
 pub(super) const INTERVAL: Duration = Duration::from_secs(5);
@@ -76,13 +76,13 @@ impl Canary {
     }
 
     /// Takes what came on the channel. Anything but the token that is awaited is ignored.
-    pub(super) fn take(&mut self, payload: &str, eviction: &Eviction) {
+    pub(super) fn take(&mut self, payload: &str, changes: &ChangeSink) {
         let awaited = self.flight.as_ref().map(|flight| flight.token);
         if awaited.is_some() && awaited == Uuid::try_parse(payload).ok() {
             self.flight = None;
             self.proven = Some(Instant::now());
             self.due = Instant::now() + INTERVAL;
-            eviction.canary_heard();
+            changes.canary_heard();
         }
     }
 
@@ -91,7 +91,7 @@ impl Canary {
     pub(super) fn tend(
         &mut self,
         connector: &Connector,
-        eviction: &Eviction,
+        changes: &ChangeSink,
     ) -> Result<(), StoreError> {
         while let Some(ended) = self.sending.try_join_next() {
             // One that was aborted is awaited no more.
@@ -101,17 +101,17 @@ impl Canary {
             };
             match outcome {
                 Ok(()) => flight.sent = true,
-                Err(error) => self.missed(error, eviction)?,
+                Err(error) => self.missed(error, changes)?,
             }
         }
         match &self.flight {
             Some(flight) if flight.begun.elapsed() > LIMIT => {
                 if flight.sent {
-                    eviction.canary_missed();
+                    changes.canary_missed();
                     return Err(StoreError::Deaf { server: connector.location.to_string() });
                 }
                 self.sending.abort_all();
-                self.missed(StoreError::Timeout { after: LIMIT }, eviction)
+                self.missed(StoreError::Timeout { after: LIMIT }, changes)
             }
             Some(_) => Ok(()),
             None => {
@@ -124,10 +124,10 @@ impl Canary {
     }
 
     /// One could not be sent, which says nothing about those that were.
-    fn missed(&mut self, error: StoreError, eviction: &Eviction) -> Result<(), StoreError> {
+    fn missed(&mut self, error: StoreError, changes: &ChangeSink) -> Result<(), StoreError> {
         self.flight = None;
         self.due = Instant::now() + RETRY;
-        eviction.canary_missed();
+        changes.canary_missed();
         match self.proven {
             Some(proven) if proven.elapsed() <= UNPROVEN => {
                 tracing::debug!(%error, "a canary notification could not be sent; trying again");

@@ -13,7 +13,7 @@ use super::pool::Connector;
 use super::schema::{self, Triggers};
 use super::watch::SIGN_OF_LIFE;
 use crate::StoreError;
-use crate::watcher::Eviction;
+use crate::watcher::ChangeSink;
 
 /// The time between two looks.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -30,10 +30,10 @@ impl TriggerWatch {
     pub(super) async fn begin(
         listener: &mut PgListener,
         connector: &Connector,
-        eviction: &Eviction,
+        changes: &ChangeSink,
     ) -> Result<Self, StoreError> {
         let seen = look(listener, connector).await?;
-        eviction.triggers(&seen.missing, false);
+        changes.triggers(&seen.missing, false);
         Ok(Self { seen, looked: Instant::now() })
     }
 
@@ -42,11 +42,11 @@ impl TriggerWatch {
         &mut self,
         listener: &mut PgListener,
         connector: &Connector,
-        eviction: &Eviction,
+        changes: &ChangeSink,
     ) -> Result<(), StoreError> {
         if self.looked.elapsed() >= INTERVAL {
             let now = look(listener, connector).await?;
-            eviction.triggers(&now.missing, now != self.seen);
+            changes.triggers(&now.missing, now != self.seen);
             *self = Self { seen: now, looked: Instant::now() };
         }
         Ok(())

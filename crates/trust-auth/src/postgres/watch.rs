@@ -21,7 +21,7 @@ use super::schema;
 use super::server::ServerIdentity;
 use super::trigger_watch::TriggerWatch;
 use crate::migration::Permission;
-use crate::watcher::{Backoff, Eviction};
+use crate::watcher::{Backoff, ChangeSink};
 use crate::{StoreError, Watcher};
 
 /// A connection that is silent for so long is asked for a sign of life, and has so long to give
@@ -62,13 +62,13 @@ impl PostgresStore {
     /// Outside a Tokio runtime with time and IO enabled.
     pub fn watch(&self, cache: Arc<TrustKeyCache>) -> Watcher {
         let store = self.clone();
-        Watcher::start(cache, move |eviction| async move {
+        Watcher::start(cache, move |changes| async move {
             let channel = Canary::new_channel();
             let mut backoff = Backoff::new();
             loop {
                 let begun = Instant::now();
-                let Err(error) = follow(&store, &channel, &eviction).await;
-                eviction.failed(&error);
+                let Err(error) = follow(&store, &channel, &changes).await;
+                changes.disconnected(&error);
                 tokio::time::sleep(backoff.pause_after(begun.elapsed())).await;
             }
         })
@@ -85,7 +85,7 @@ impl PostgresStore {
     ///
     /// Outside a Tokio runtime with time and IO enabled.
     pub async fn check_notifications(&self) -> Result<(), StoreError> {
-        let nothing = Eviction::new(Arc::default());
+        let nothing = ChangeSink::new(Arc::default());
         Ear::open(&self.connector, &Canary::new_channel(), &nothing).await.map(|_| ())
     }
 }
@@ -94,18 +94,18 @@ impl PostgresStore {
 async fn follow(
     store: &PostgresStore,
     channel: &str,
-    eviction: &Eviction,
+    changes: &ChangeSink,
 ) -> Result<Infallible, StoreError> {
     let connector = &store.connector;
-    let mut ear = Ear::open(connector, channel, eviction).await?;
-    let mut triggers = TriggerWatch::begin(&mut ear.listener, connector, eviction).await?;
-    eviction.connected();
+    let mut ear = Ear::open(connector, channel, changes).await?;
+    let mut triggers = TriggerWatch::begin(&mut ear.listener, connector, changes).await?;
+    changes.connected();
     let mut last_word = Instant::now();
     loop {
         match ear.word(connector, TICK).await? {
             Some(word) => {
                 last_word = Instant::now();
-                ear.take(&word, eviction);
+                ear.take(&word, changes);
             }
             None if last_word.elapsed() >= SILENCE => {
                 ear.sign_of_life(connector).await?;
@@ -113,18 +113,18 @@ async fn follow(
             }
             None => {}
         }
-        triggers.look_if_due(&mut ear.listener, connector, eviction).await?;
-        if let Err(error) = ear.tend(connector, eviction) {
+        triggers.look_if_due(&mut ear.listener, connector, changes).await?;
+        if let Err(error) = ear.tend(connector, changes) {
             store.close_unfit();
             return Err(error);
         }
         if ear.made.elapsed() > ear.lasts && !ear.canary.is_under_way() {
             store.close_unfit();
-            match Ear::open(connector, channel, eviction).await {
+            match Ear::open(connector, channel, changes).await {
                 Ok(next) => {
                     let former = std::mem::replace(&mut ear, next);
-                    if !former.hand_over(connector, &ear, eviction).await {
-                        eviction.connected();
+                    if !former.hand_over(connector, &ear, changes).await {
+                        changes.connected();
                     }
                 }
                 Err(error) => {
@@ -177,7 +177,7 @@ impl Ear {
     async fn open(
         connector: &Connector,
         channel: &str,
-        eviction: &Eviction,
+        changes: &ChangeSink,
     ) -> Result<Self, StoreError> {
         let limit = connector.connect_timeout;
         let mut ear =
@@ -186,9 +186,9 @@ impl Ear {
                 Err(_) => return Err(StoreError::Timeout { after: limit }),
             };
         while !ear.canary.is_proven() {
-            ear.tend(connector, eviction)?;
+            ear.tend(connector, changes)?;
             if let Some(word) = ear.word(connector, TICK).await? {
-                ear.take(&word, eviction);
+                ear.take(&word, changes);
                 ear.proof = word.payload().to_owned();
             }
         }
@@ -228,11 +228,11 @@ impl Ear {
 
     /// Tends the canary, unless the address leads to another server: a canary that is notified
     /// there cannot arrive here, which is no sign of a pooler.
-    fn tend(&mut self, connector: &Connector, eviction: &Eviction) -> Result<(), StoreError> {
+    fn tend(&mut self, connector: &Connector, changes: &ChangeSink) -> Result<(), StoreError> {
         if !connector.current.is(&self.server) {
             return Err(elsewhere(&connector.location));
         }
-        self.canary.tend(connector, eviction)
+        self.canary.tend(connector, changes)
     }
 
     async fn sign_of_life(&mut self, connector: &Connector) -> Result<(), StoreError> {
@@ -244,31 +244,33 @@ impl Ear {
     }
 
     /// Does what a notification asks for. The payload goes nowhere else: it has digests.
-    fn take(&mut self, word: &PgNotification, eviction: &Eviction) {
+    fn take(&mut self, word: &PgNotification, changes: &ChangeSink) {
         let payload = word.payload();
         if word.channel() != CHANNEL {
-            return self.canary.take(payload, eviction);
+            return self.canary.take(payload, changes);
         }
         match Notice::parse(payload) {
-            Ok(Notice::Keys(hashes)) => hashes.iter().flatten().for_each(|hash| eviction.key(hash)),
-            Ok(Notice::Everything) => eviction.everything(),
-            Err(_) => eviction.malformed(payload.len()),
+            Ok(Notice::Keys(hashes)) => {
+                hashes.iter().flatten().for_each(|hash| changes.key_changed(hash))
+            }
+            Ok(Notice::Everything) => changes.all_changed(),
+            Err(_) => changes.malformed(payload.len()),
         }
-        eviction.notified();
+        changes.notified();
     }
 
     /// Takes what arrived here before `next` listened, and tells whether that was everything.
     ///
     /// Notifications arrive in the order of the commits. The canary that has shown that `next`
     /// listens arrives here too, after everything that `next` cannot have heard.
-    async fn hand_over(mut self, connector: &Connector, next: &Self, eviction: &Eviction) -> bool {
+    async fn hand_over(mut self, connector: &Connector, next: &Self, changes: &ChangeSink) -> bool {
         let begun = Instant::now();
         while self.server == next.server && begun.elapsed() < canary::LIMIT {
             match self.word(connector, TICK).await {
                 Ok(Some(word)) if word.channel() != CHANNEL && word.payload() == next.proof => {
                     return true;
                 }
-                Ok(Some(word)) => self.take(&word, eviction),
+                Ok(Some(word)) => self.take(&word, changes),
                 Ok(None) => {}
                 Err(_) => return false,
             }

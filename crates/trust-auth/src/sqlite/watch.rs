@@ -20,7 +20,7 @@ use super::failure::failed;
 use super::file::File;
 use super::lookout::Lookout;
 use super::{SqliteStore, row};
-use crate::watcher::Eviction;
+use crate::watcher::ChangeSink;
 use crate::{StoreError, Watcher};
 
 /// How often the version is asked for. It is read from shared memory: no page of the file is
@@ -62,11 +62,11 @@ impl SqliteStore {
         let pool = self.watchers.clone();
         let (file, anchor) = (Arc::clone(&self.file), Arc::clone(&self.anchor));
         let mut watch = Watch { pool, file, anchor, lookout: None, time_limit: self.query_timeout };
-        Watcher::start(cache, move |eviction| async move {
+        Watcher::start(cache, move |changes| async move {
             let mut closed = watch.pool.close_event();
             // Until the store is closed.
-            while let Ok(Err(error)) = closed.do_until(watch.follow(&eviction)).await {
-                eviction.failed(&error);
+            while let Ok(Err(error)) = closed.do_until(watch.follow(&changes)).await {
+                changes.disconnected(&error);
                 let _ = closed.do_until(tokio::time::sleep(POLL)).await;
             }
         })
@@ -85,14 +85,14 @@ struct Watch {
 
 impl Watch {
     /// Follows the changes until something fails.
-    async fn follow(&mut self, eviction: &Eviction) -> Result<Infallible, StoreError> {
+    async fn follow(&mut self, changes: &ChangeSink) -> Result<Infallible, StoreError> {
         self.look().await?;
         let mut sides_are_held = self.hold_sides().await?;
         let mut connection = self.within(self.pool.acquire()).await?;
         // A new one each time: what has failed on this one may fail again.
         connection.close_on_drop();
         let mut seen = self.within(Seen::read(&mut connection, async {})).await?;
-        eviction.connected();
+        changes.connected();
         loop {
             tokio::time::sleep(POLL).await;
             self.look().await?;
@@ -105,9 +105,9 @@ impl Watch {
             }
             let now = self.within(Seen::read(&mut connection, async {})).await?;
             for hash in changed(&seen.keys, &now.keys) {
-                eviction.key(hash);
+                changes.key_changed(hash);
             }
-            eviction.notified();
+            changes.notified();
             seen = now;
         }
     }

@@ -1,4 +1,5 @@
-//! [`Backoff`]: how long to wait before the next attempt, so that a server which comes back is not met by everybody at once.
+//! [`Backoff`]: how long to wait before the next attempt to connect, so that a server that comes
+//! back does not receive every client at once.
 
 use std::time::Duration;
 
@@ -13,23 +14,21 @@ impl Backoff {
     pub(crate) const FIRST: Duration = Duration::from_millis(50);
     /// With one attempt that fails slowly, a server that is back is still found within 5 s.
     pub(crate) const LONGEST: Duration = Duration::from_secs(2);
-    /// A connection that stood for so long was a good one: the next loss is met without a pause
-    /// that others have earned.
+    /// A connection that lasted this long was good: the next loss starts from the first pause.
     const STEADY: Duration = Duration::from_secs(5);
 
     pub(crate) fn new() -> Self {
         Self { next: Self::FIRST }
     }
 
-    /// The pause before the next attempt, after one that lasted so long.
+    /// Returns the pause before the next attempt, after one that lasted this long.
     pub(crate) fn pause_after(&mut self, lasted: Duration) -> Duration {
         if lasted >= Self::STEADY {
             self.next = Self::FIRST;
         }
         let longest = self.next;
         self.next = (longest * 2).min(Self::LONGEST);
-        // Without random bytes everybody waits the whole pause, which is no worse than without
-        // jitter.
+        // Without random bytes every client waits the whole pause: no jitter, and no harm.
         let random = getrandom::u32().unwrap_or(u32::MAX);
         longest / 2 + (longest / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
     }
@@ -53,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn two_that_wait_do_not_wait_equally_long() {
+    fn two_backoffs_do_not_pause_equally_long() {
         let pauses = || {
             let mut backoff = Backoff::new();
             std::array::from_fn::<_, 8, _>(|_| backoff.pause_after(Duration::ZERO))

@@ -1,6 +1,6 @@
 //! [`Watcher`]: keeps a cache in step with changes that other processes make to the trusts.
 //!
-//! It must never let a gap go unnoticed: whatever may have been missed invalidates every key.
+//! No gap goes unnoticed: whatever may have been missed invalidates every key.
 
 #[cfg(feature = "postgres")]
 mod backoff;
@@ -12,90 +12,118 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 use trust_key_cache::{KeyHash, TrustKeyCache};
 
-use crate::StoreError;
+use crate::error::StoreError;
 #[cfg(feature = "postgres")]
 use crate::log_limit::LogLimit;
+use crate::store::TrustStore;
 
-pub use status::WatchStatus;
+pub use self::status::WatchStatus;
 
 #[cfg(feature = "postgres")]
 pub(crate) use self::backoff::Backoff;
 use self::status::Counters;
 
-/// A task that watches a database for changes of its trusts, whoever makes them, and invalidates in
-/// one cache the keys that they concern. Made by `PostgresStore::watch` and `SqliteStore::watch`;
-/// dropped, it stops.
+/// A store that can follow the changes that other processes make to its trusts.
 ///
-/// The cache grants nothing without it either: a revoked key is refused at once, because its live
-/// row is read (G9). What it adds is that the entry **goes**, within a second as a rule, instead of
-/// costing one read a request until it expires.
+/// [`PostgresStore`](crate::PostgresStore) and [`SqliteStore`](crate::SqliteStore) implement it. A
+/// store of one's own implements it with [`Watcher::start`].
+pub trait WatchStore: TrustStore {
+    /// Starts a task that invalidates in `cache` the keys that changes concern, until the returned
+    /// watcher is dropped.
+    ///
+    /// # Panics
+    ///
+    /// An implementation may panic outside of a Tokio runtime.
+    fn watch(&self, cache: Arc<TrustKeyCache>) -> Watcher;
+}
+
+/// A task that follows the changes of the trusts in a database, whichever process makes them, and
+/// invalidates in one cache the keys that they concern. The task stops when the watcher is dropped.
+///
+/// `PostgresStore::watch` and `SqliteStore::watch` start one; [`start`](Self::start) starts one for
+/// a store of one's own.
+///
+/// The cache grants nothing without a watcher either: a revoked key is refused at once, because its
+/// live row is read (G9). A watcher **removes** the entry, within a second as a rule. Without one,
+/// the entry costs one read a request until it expires.
 ///
 /// # What is invalidated
 ///
-/// * A change that names its keys: exactly those keys, each by
+/// * A change that names its keys invalidates exactly these keys, each by
 ///   [`invalidate_key`](trust_key_cache::KeyCache::invalidate_key).
-/// * Anything that leaves open what has changed: every key. That is each connection, the first and
-///   every one after a loss, because changes before it were not heard; a message that cannot be
-///   read; a table that was truncated; and triggers of PostgreSQL that are back, or have changed.
+/// * Anything that leaves open what has changed invalidates every key. Each new connection does so,
+///   the first included, because earlier changes were not received. So do a message that cannot be
+///   read, a truncation of the table, and triggers of PostgreSQL that are restored or changed.
 ///
 /// # When it is not connected
 ///
-/// It tries again for ever, on PostgreSQL after pauses that double up to two seconds and vary at
-/// random, on SQLite at the next poll. [`status`](Self::status) tells.
+/// It keeps trying: on PostgreSQL after pauses that double up to two seconds and vary at random, on
+/// SQLite at the next poll. [`status`](Self::status) reports whether it is connected.
 ///
 /// # Examples
 ///
+/// A feed of one's own, here a channel:
+///
 /// ```
 /// use std::sync::Arc;
-/// use trust_auth::{SqliteStore, TrustKeyCache};
+/// use trust_auth::{KeyHash, TrustKeyCache, Watcher};
 ///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// # let file = folder.path().join("trusts.db");
-/// let store = SqliteStore::options(&file).create_if_missing(true).connect().await?;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// let cache = Arc::new(TrustKeyCache::new());
-/// let watcher = store.watch(Arc::clone(&cache));
-/// assert_eq!(watcher.status().malformed, 0);
-/// drop(watcher); // nobody watches any more
-/// # Ok(()) }
+/// let (sender, mut feed) = tokio::sync::mpsc::channel::<KeyHash>(16);
+/// let watcher = Watcher::start(Arc::clone(&cache), |changes| async move {
+///     changes.connected(); // from here on, the channel receives every change
+///     while let Some(hash) = feed.recv().await {
+///         changes.key_changed(&hash);
+///         changes.notified();
+///     }
+/// });
+///
+/// let hash = KeyHash::of("key");
+/// # while watcher.status().connects == 0 { tokio::task::yield_now().await }
+/// cache.lease(&hash).remember(uuid::Uuid::nil());
+/// sender.send(hash).await.unwrap();
+/// # while watcher.status().evicted_keys == 0 { tokio::task::yield_now().await }
+/// assert_eq!(cache.lookup(&hash), None);
+/// # }
 /// ```
 #[must_use = "a watcher that is dropped stops"]
 pub struct Watcher {
-    eviction: Arc<Eviction>,
+    changes: Arc<ChangeSink>,
     task: JoinHandle<()>,
 }
 
 impl Watcher {
-    /// What it has heard and done so far, and whether it is connected now.
-    #[must_use]
-    pub fn status(&self) -> WatchStatus {
-        let status = self.eviction.counters.read();
-        // A task that has ended, by a panic or with its runtime, hears of nothing.
-        WatchStatus { connected: status.connected && !self.task.is_finished(), ..status }
-    }
-
-    /// Starts the task that `watch` makes.
+    /// Starts the task that `follow` returns, for a store of one's own.
+    ///
+    /// The task reports to the [`ChangeSink`] when it is connected and what has changed. It should
+    /// reconnect by itself: a task that returns is not started again.
     ///
     /// # Panics
     ///
-    /// Outside a Tokio runtime.
-    pub(crate) fn start<F>(
-        cache: Arc<TrustKeyCache>,
-        watch: impl FnOnce(Arc<Eviction>) -> F,
-    ) -> Self
+    /// Outside of a Tokio runtime.
+    pub fn start<F>(cache: Arc<TrustKeyCache>, follow: impl FnOnce(Arc<ChangeSink>) -> F) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let eviction = Arc::new(Eviction::new(cache));
-        let task = tokio::spawn(watch(Arc::clone(&eviction)));
-        Self { eviction, task }
+        let changes = Arc::new(ChangeSink::new(cache));
+        let task = tokio::spawn(follow(Arc::clone(&changes)));
+        Self { changes, task }
+    }
+
+    /// Returns what the watcher has received and done so far, and whether it is connected now.
+    #[must_use]
+    pub fn status(&self) -> WatchStatus {
+        let status = self.changes.counters.read();
+        // A task that has ended, by a panic or with its runtime, receives nothing.
+        WatchStatus { connected: status.connected && !self.task.is_finished(), ..status }
     }
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
         self.task.abort();
-        self.eviction.counters.set_connected(false);
+        self.changes.counters.set_connected(false);
     }
 }
 
@@ -105,9 +133,11 @@ impl fmt::Debug for Watcher {
     }
 }
 
-/// What a watching task does to the cache. Each call counts after it has invalidated: whoever sees
-/// the count finds the entry gone.
-pub(crate) struct Eviction {
+/// Receives what a watching task finds, and invalidates the cache accordingly.
+///
+/// Each method counts after it has invalidated: a reader of the count finds the entry gone.
+/// [`Watcher::start`] makes it.
+pub struct ChangeSink {
     cache: Arc<TrustKeyCache>,
     counters: Counters,
     #[cfg(feature = "postgres")]
@@ -116,7 +146,7 @@ pub(crate) struct Eviction {
     missing: LogLimit,
 }
 
-impl Eviction {
+impl ChangeSink {
     pub(crate) fn new(cache: Arc<TrustKeyCache>) -> Self {
         Self {
             cache,
@@ -128,65 +158,76 @@ impl Eviction {
         }
     }
 
-    /// A connection stands, and hears of every change from now on. Those from before may have been
-    /// missed.
-    pub(crate) fn connected(&self) {
+    /// Reports a connection that receives every change from now on.
+    ///
+    /// Earlier changes may have been missed, so this invalidates every key.
+    pub fn connected(&self) {
         self.cache.invalidate();
         self.counters.connected();
     }
 
-    /// The connection is lost, or there was none to be had. Only the loss is worth a warning: the
-    /// attempts after it are many.
-    pub(crate) fn failed(&self, error: &StoreError) {
-        let before = self.counters.failed();
+    /// Reports that the connection was lost, or that an attempt to connect failed.
+    ///
+    /// Logs a warning for the first failure and for each loss of a connection. The attempts after
+    /// it are many, and are logged as debug messages.
+    pub fn disconnected(&self, error: &StoreError) {
+        let before = self.counters.disconnected();
         if before.connected || before.failures == 0 {
-            tracing::warn!(%error, "changes by other processes are not heard of; trying again");
+            tracing::warn!(%error, "changes by other processes are not received; trying again");
         } else {
-            tracing::debug!(%error, "changes by other processes are still not heard of; trying again");
+            tracing::debug!(%error, "changes by other processes are still not received; trying again");
         }
     }
 
-    /// A change was heard of. What it invalidates is told separately.
-    pub(crate) fn notified(&self) {
+    /// Counts one notification. What it invalidates is reported separately.
+    pub fn notified(&self) {
         self.counters.notified();
     }
 
-    /// A change concerns this key.
-    pub(crate) fn key(&self, hash: &KeyHash) {
+    /// Reports a change that concerns this key, and invalidates the key.
+    pub fn key_changed(&self, hash: &KeyHash) {
         self.cache.invalidate_key(hash);
-        self.counters.key();
+        self.counters.key_changed();
     }
 
-    /// A message of so many bytes was not understood: what it tells is unknown. Whoever may connect
-    /// to the database may send as many as he likes, so not each is logged.
+    /// Reports a change that may concern every key, such as a truncation, and invalidates all keys.
+    pub fn all_changed(&self) {
+        self.cache.invalidate();
+        self.counters.all_changed();
+    }
+
+    /// Reports a message of this many bytes whose content could not be read.
+    ///
+    /// Any client of the database can send such messages, so the log is limited.
     #[cfg(feature = "postgres")]
     pub(crate) fn malformed(&self, bytes: usize) {
         self.cache.invalidate();
         self.counters.malformed();
-        if let Some(others) = self.malformed.speaks() {
+        if let Some(others) = self.malformed.try_log() {
             tracing::warn!(
                 bytes,
                 others,
-                "a notification on the channel `trust_auth` was not understood; every key is invalidated"
+                "a notification on the channel `trust_auth` could not be read; every key is \
+                 invalidated"
             );
         }
     }
 
-    /// A canary notification has arrived.
+    /// Reports a canary notification that arrived.
     #[cfg(feature = "postgres")]
     pub(crate) fn canary_heard(&self) {
         self.counters.canary_heard();
     }
 
-    /// A canary notification has not arrived in time, or could not be sent.
+    /// Reports a canary notification that did not arrive in time, or could not be sent.
     #[cfg(feature = "postgres")]
     pub(crate) fn canary_missed(&self) {
         self.counters.canary_missed();
     }
 
-    /// The triggers that tell of changes were looked at. Those with these names are missing;
-    /// `changed` says that they are not as they were at the last look, so that changes in between
-    /// may not have been heard of.
+    /// Reports a check of the triggers that notify of changes. The triggers with these names are
+    /// missing. `changed` means that they differ from the last check, so that changes in between
+    /// may have been missed.
     #[cfg(feature = "postgres")]
     pub(crate) fn triggers(&self, missing: &[String], changed: bool) {
         if changed {
@@ -196,24 +237,23 @@ impl Eviction {
         if missing.is_empty() {
             if were_missing {
                 tracing::info!(
-                    "the triggers that tell of changes are back; every key is invalidated"
+                    "the triggers that notify of changes are restored; every key is invalidated"
                 );
             }
-        } else if self.missing.speaks().is_some() {
+        } else if self.missing.try_log().is_some() {
             tracing::warn!(
                 missing = missing.join(", "),
-                "triggers on the table `trust` are missing or turned off: changes by other processes are \
-                 not heard of, and their entries stay until they expire, although they grant nothing; \
-                 let the table's owner run `trust-auth migrate`"
+                "triggers on the table `trust` are missing or turned off: changes by other \
+                 processes are not received, and their entries stay until they expire, although \
+                 they grant nothing; let the table's owner run `trust-auth migrate`"
             );
         }
     }
+}
 
-    /// A change concerns every key.
-    #[cfg(feature = "postgres")]
-    pub(crate) fn everything(&self) {
-        self.cache.invalidate();
-        self.counters.everything();
+impl fmt::Debug for ChangeSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChangeSink").field("status", &self.counters.read()).finish_non_exhaustive()
     }
 }
 
@@ -224,12 +264,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_task_that_has_ended_is_not_connected_whatever_it_said_last() {
+    async fn a_task_that_has_ended_is_not_connected_whatever_its_last_report() {
         let (end, ended) = tokio::sync::oneshot::channel::<()>();
-        let watcher = Watcher::start(Arc::new(TrustKeyCache::new()), |eviction| async move {
-            eviction.connected();
+        let watcher = Watcher::start(Arc::new(TrustKeyCache::new()), |changes| async move {
+            changes.connected();
             ended.await.unwrap();
-            panic!("as the driver's code may");
+            panic!("as a driver may");
         });
         while watcher.status().connects == 0 {
             tokio::task::yield_now().await;
@@ -244,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_sees_a_count_finds_the_entry_gone() {
+    async fn a_reader_of_a_count_finds_the_entry_gone() {
         use std::cell::Cell;
         use std::rc::Rc;
 
@@ -253,27 +293,25 @@ mod tests {
         let (hash, counts) = (KeyHash::of("key"), Rc::new(Cell::new(0)));
         let (shared, counted) = (Arc::clone(&cache), Rc::clone(&counts));
         status::at_count::check(move || {
-            assert!(shared.is_empty(), "counted before it was evicted");
+            assert!(shared.is_empty(), "counted before the entry was removed");
             counted.set(counted.get() + 1);
         });
-        let evictions: &[&dyn Fn(&Eviction)] = &[
-            &|eviction| eviction.connected(),
-            &|eviction| eviction.key(&hash),
+        let evictions: &[&dyn Fn(&ChangeSink)] = &[
+            &|changes| changes.connected(),
+            &|changes| changes.key_changed(&hash),
             #[cfg(feature = "postgres")]
-            &|eviction| eviction.malformed(7),
-            #[cfg(feature = "postgres")]
-            &|eviction| eviction.everything(),
+            &|changes| changes.malformed(7),
+            &|changes| changes.all_changed(),
         ];
         for evict in evictions {
             assert!(cache.lease(&hash).remember(uuid::Uuid::nil()));
-            evict(&watcher.eviction);
+            evict(&watcher.changes);
         }
         assert_eq!(counts.get(), evictions.len());
     }
 
-    /// The first failure and each loss of a connection; not the attempts after it.
     #[tokio::test]
-    async fn what_is_worth_a_warning_is_logged_as_one() {
+    async fn the_first_failure_and_each_loss_of_a_connection_are_logged_as_warnings() {
         let (mut log, writer) = std::io::pipe().unwrap();
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::TRACE)
@@ -283,18 +321,18 @@ mod tests {
         let watcher = Watcher::start(Arc::new(TrustKeyCache::new()), |_| std::future::pending());
         let error = StoreError::Timeout { after: std::time::Duration::from_secs(1) };
         tracing::subscriber::with_default(subscriber, || {
-            let eviction = &watcher.eviction;
-            eviction.failed(&error);
-            eviction.failed(&error);
-            eviction.connected();
-            eviction.failed(&error);
-            eviction.failed(&error);
+            let changes = &watcher.changes;
+            changes.disconnected(&error);
+            changes.disconnected(&error);
+            changes.connected();
+            changes.disconnected(&error);
+            changes.disconnected(&error);
         });
-        let mut told = String::new();
-        log.read_to_string(&mut told).unwrap();
+        let mut log_text = String::new();
+        log.read_to_string(&mut log_text).unwrap();
         let levels: Vec<&str> =
-            told.lines().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
-        assert_eq!(levels, ["WARN", "DEBUG", "WARN", "DEBUG"], "{told}");
+            log_text.lines().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+        assert_eq!(levels, ["WARN", "DEBUG", "WARN", "DEBUG"], "{log_text}");
         assert!(format!("{watcher:?}").contains("failures: 4"), "{watcher:?}");
     }
 }

@@ -1,44 +1,44 @@
-//! [`WatchStatus`]: what a watcher has heard and done, in numbers.
+//! [`WatchStatus`]: counts what a watcher has received and done.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde::Serialize;
 
-/// What a [`Watcher`](crate::Watcher) has heard and done so far: for metrics, and for whoever asks
-/// whether it is connected.
+/// Counts what a [`Watcher`](crate::Watcher) has received and done so far, for metrics and probes.
 ///
-/// A count goes up after the cache was invalidated: who sees it finds the entries gone.
+/// A count increases after the cache was invalidated: a reader of the count finds the entries gone.
 /// `invalidations = connects + malformed + truncations + trigger_changes`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct WatchStatus {
-    /// Whether it hears of changes now. What is missed while it does not is made up for by the
-    /// next connection, which invalidates every key.
+    /// Whether the watcher receives changes now. The next connection makes up for what is missed
+    /// meanwhile: it invalidates every key.
     pub connected: bool,
     /// Connections made, the first included. Each has invalidated every key.
     pub connects: u64,
-    /// Connections lost, and attempts that came to none.
+    /// Connections lost, and attempts to connect that failed.
     pub failures: u64,
-    /// Changes heard of: notifications of PostgreSQL, or polls at which SQLite's database had
-    /// changed.
+    /// Notifications of PostgreSQL, polls at which SQLite's database had changed, or what a store
+    /// of one's own reports with [`ChangeSink::notified`](crate::ChangeSink::notified).
     pub notifications: u64,
     /// Keys invalidated one by one, because a change named them.
     pub evicted_keys: u64,
     /// Notifications that could not be read. Each has invalidated every key.
     pub malformed: u64,
-    /// Truncations of the table. Each has invalidated every key.
+    /// Changes that concern every key, such as a truncation of the table. Each has invalidated
+    /// every key.
     pub truncations: u64,
-    /// Canary notifications that arrived: the proof that others would. Always 0 on SQLite.
+    /// Canary notifications that arrived, which proves that others would. 0 except on PostgreSQL.
     pub canaries_heard: u64,
-    /// Canary notifications that did not arrive in time, or could not be sent. Always 0 on SQLite.
+    /// Canary notifications that did not arrive in time, or could not be sent. 0 except on
+    /// PostgreSQL.
     pub canaries_missed: u64,
-    /// Whether, at the last look, triggers of PostgreSQL were missing or turned off, so that
-    /// changes are not heard of. What was revoked is refused all the same, by its live row. SQLite
-    /// needs no triggers.
+    /// Whether the last check found triggers of PostgreSQL missing or turned off, so that changes
+    /// are not received. The check of the live row refuses revoked keys all the same.
     pub triggers_missing: bool,
-    /// Looks at which these triggers were not as before. Each has invalidated every key.
+    /// Checks that found these triggers changed. Each has invalidated every key.
     pub trigger_changes: u64,
-    /// How often every key was invalidated, for whichever of these reasons.
+    /// How often every key was invalidated, for any of these reasons.
     pub invalidations: u64,
 }
 
@@ -64,8 +64,8 @@ impl Counters {
         self.set_connected(true);
     }
 
-    /// What there was before.
-    pub(super) fn failed(&self) -> WatchStatus {
+    /// Returns the status before this.
+    pub(super) fn disconnected(&self) -> WatchStatus {
         let before = self.read();
         self.set_connected(false);
         count(&self.failures);
@@ -73,8 +73,7 @@ impl Counters {
     }
 
     pub(super) fn set_connected(&self, connected: bool) {
-        // Release: pairs with the Acquire in `read`, which so finds the cache as the connection
-        // left it.
+        // Release: pairs with the Acquire in `read`. Its caller sees the invalidation.
         self.connected.store(connected, Ordering::Release);
     }
 
@@ -82,7 +81,7 @@ impl Counters {
         count(&self.notifications);
     }
 
-    pub(super) fn key(&self) {
+    pub(super) fn key_changed(&self) {
         count(&self.evicted_keys);
     }
 
@@ -91,8 +90,7 @@ impl Counters {
         count(&self.malformed);
     }
 
-    #[cfg(feature = "postgres")]
-    pub(super) fn everything(&self) {
+    pub(super) fn all_changed(&self) {
         count(&self.truncations);
     }
 
@@ -106,7 +104,7 @@ impl Counters {
         count(&self.canaries_missed);
     }
 
-    /// Whether they were missing before.
+    /// Returns whether triggers were missing before.
     #[cfg(feature = "postgres")]
     pub(super) fn triggers(&self, missing: bool, changed: bool) -> bool {
         if changed {
@@ -117,7 +115,7 @@ impl Counters {
     }
 
     pub(super) fn read(&self) -> WatchStatus {
-        // Acquire: pairs with the Release of whoever counted, after it had invalidated.
+        // Acquire: pairs with the Release in `count`, which follows the invalidation.
         let read = |counter: &AtomicU64| counter.load(Ordering::Acquire);
         let (connects, malformed) = (read(&self.connects), read(&self.malformed));
         let (truncations, trigger_changes) = (read(&self.truncations), read(&self.trigger_changes));
@@ -146,7 +144,7 @@ fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Release);
 }
 
-/// Lets a test look at the cache at the moment of a count, on its own thread.
+/// Runs a test's check of the cache at the moment of a count, on the test's thread.
 #[cfg(test)]
 pub(super) mod at_count {
     use std::cell::RefCell;

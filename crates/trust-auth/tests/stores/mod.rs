@@ -42,13 +42,15 @@ impl Backend for MemoryStore {
     }
 
     async fn forget_hash(&self, id: Uuid) {
-        let row = self.fetch(id).await.unwrap().unwrap();
-        self.put(Trust { api_key_hash: None, ..row }).unwrap();
+        let mut row = self.fetch(id).await.unwrap().unwrap();
+        row.api_key_hash = None;
+        self.put(row).unwrap();
     }
 
     async fn rename(&self, id: Uuid, name: &str) {
-        let row = self.fetch(id).await.unwrap().unwrap();
-        self.put(Trust { name: name.to_owned(), ..row }).unwrap();
+        let mut row = self.fetch(id).await.unwrap().unwrap();
+        row.name = name.to_owned();
+        self.put(row).unwrap();
     }
 }
 

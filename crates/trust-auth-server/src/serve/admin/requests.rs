@@ -51,10 +51,10 @@ pub(crate) async fn register(State(admin): State<Arc<Admin>>, request: Request) 
         let asked = asked(request).await?;
         let mut new = NewTrust::new(asked.name)?;
         if let Some(code) = asked.code {
-            new = new.code(code);
+            new = new.with_code(code);
         }
         if let Some(region) = asked.region {
-            new = new.region(region);
+            new = new.with_region(region);
         }
         admin
             .change("register", async |registry: TrustRegistry<Store>| registry.register(new).await)

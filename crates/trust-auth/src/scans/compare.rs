@@ -4,7 +4,7 @@ use subtle::{ConditionallySelectable, ConstantTimeEq};
 use tokio::task::yield_now;
 use trust_key_cache::{KeyHash, sweep_all};
 
-/// How many digests are compared at a time: some 30 µs of work. It is the longest that a walk keeps
+/// How many digests are compared at a time: some 30 µs of work. It is the longest that a scan keeps
 /// a thread of the executor from the requests that hit, so it should be short; and it should be
 /// long beside the microsecond or so that it takes to give way and come back.
 ///

@@ -1,5 +1,5 @@
-//! Walks that requests share: who joins which, what each is told, and what becomes of those who
-//! wait when a walk is slow, fails, or never ends (G1, G8, G9). The store's reads return when the
+//! Scans that requests share: who joins which, what each is told, and what becomes of those who
+//! wait when a scan is slow, fails, or never ends (G1, G8, G9). The store's reads return when the
 //! test lets them, so that every order of events is the one that is meant.
 
 mod stores;
@@ -17,18 +17,18 @@ use tokio::sync::{Mutex, mpsc as channel, watch};
 use tokio::task::{JoinHandle, yield_now};
 use trust_auth::{
     ApiKey, Attempt, AuthError, Authenticator, Candidates, Change, KeyHash, MemoryStore, NewTrust,
-    Path, SqliteStore, StoreError, Trust, TrustKeyCache, TrustLedger, TrustRef, TrustStore,
+    Route, SqliteStore, StoreError, Trust, TrustKeyCache, TrustLedger, TrustRef, TrustStore,
 };
 use uuid::Uuid;
 
-/// How a walk's read ends.
+/// How a scan's read ends.
 enum Outcome {
     Rows,
     Failure(StoreError),
     Panic,
 }
 
-/// Trusts in memory, whose candidates are read when a walk begins, and returned when the test says
+/// Trusts in memory, whose candidates are read when a scan begins, and returned when the test says
 /// so.
 struct Gated {
     rows: MemoryStore,
@@ -50,26 +50,26 @@ impl Gated {
         })
     }
 
-    fn end_walk(&self, outcome: Outcome) {
+    fn end_scan(&self, outcome: Outcome) {
         self.outcomes.send(outcome).unwrap();
     }
 
-    async fn walk_begins(&self, number: u64) {
+    async fn scan_begins(&self, number: u64) {
         let mut begun = self.begun.subscribe();
         in_time(begun.wait_for(|begun| *begun >= number)).await.unwrap();
     }
 
-    fn walks_begun(&self) -> u64 {
+    fn scans_begun(&self) -> u64 {
         *self.begun.borrow()
     }
 }
 
-/// One walk that reads; a second one would be a fault.
+/// One scan that reads; a second one would be a fault.
 struct Reading<'a>(&'a AtomicU64);
 
 impl<'a> Reading<'a> {
     fn begin(count: &'a AtomicU64) -> Self {
-        assert_eq!(count.fetch_add(1, Ordering::SeqCst), 0, "two walks at once");
+        assert_eq!(count.fetch_add(1, Ordering::SeqCst), 0, "two scans at once");
         Self(count)
     }
 }
@@ -126,7 +126,7 @@ impl World<Gated> {
         Self::over(Gated::new(), None)
     }
 
-    /// As many may wait for a walk as `requests`.
+    /// As many may wait for a scan as `requests`.
     fn with_limit(requests: usize) -> Self {
         let mut world = Self::gated();
         let (store, cache) = (Arc::clone(&world.store), Arc::clone(&world.cache));
@@ -143,16 +143,16 @@ impl World<Gated> {
         until(|| self.authenticator.stats().waiting == requests).await;
     }
 
-    /// A walk is stuck, for a request of its own.
+    /// A scan is stuck, for a request of its own.
     async fn stuck(&self) -> Request {
-        let number = self.store.walks_begun() + 1;
+        let number = self.store.scans_begun() + 1;
         let request = self.present("a stranger's key");
-        self.store.walk_begins(number).await;
+        self.store.scan_begins(number).await;
         request
     }
 
     async fn hot(&self, name: &str) -> (Trust, ApiKey) {
-        self.store.end_walk(Outcome::Rows);
+        self.store.end_scan(Outcome::Rows);
         self.register_hot(name).await
     }
 }
@@ -193,26 +193,26 @@ fn assert_unavailable(attempt: &Attempt, kind: &str, message: &str) {
     }
 }
 
-/// The walk that reads already has missed the trust, which was registered before the request.
+/// The scan that reads already has missed the trust, which was registered before the request.
 #[tokio::test]
-async fn a_request_never_joins_a_walk_that_is_reading() {
+async fn a_request_never_joins_a_scan_that_is_reading() {
     let world = World::gated();
     let stranger = world.stuck().await;
     let (trust, key) = world.register("a").await;
     let request = world.present(key.expose());
     world.until_waiting(2).await;
 
-    world.store.end_walk(Outcome::Rows);
+    world.store.end_scan(Outcome::Rows);
     assert_invalid(&answer(stranger).await);
-    world.store.walk_begins(2).await;
+    world.store.scan_begins(2).await;
     assert!(!request.is_finished());
-    world.store.end_walk(Outcome::Rows);
+    world.store.end_scan(Outcome::Rows);
     assert_granted(&answer(request).await, &trust);
     assert_eq!(world.cached(&key), Some(trust.id));
 }
 
 #[tokio::test]
-async fn requests_that_wait_share_one_walk_and_each_gets_its_own_answer() {
+async fn requests_that_wait_share_one_scan_and_each_gets_its_own_answer() {
     let world = World::gated();
     let mut trusts = Vec::new();
     for at in 0..5 {
@@ -224,52 +224,52 @@ async fn requests_that_wait_share_one_walk_and_each_gets_its_own_answer() {
         trusts.iter().chain(&trusts).map(|(_, key)| world.present(key.expose())).collect();
     let strangers: Vec<_> = (0..10).map(|at| world.present(&format!("stranger {at}"))).collect();
     world.until_waiting(21).await;
-    assert_eq!(world.store.walks_begun(), 1);
+    assert_eq!(world.store.scans_begun(), 1);
 
-    world.store.end_walk(Outcome::Rows);
-    world.store.end_walk(Outcome::Rows);
+    world.store.end_scan(Outcome::Rows);
+    world.store.end_scan(Outcome::Rows);
     for (request, (trust, _)) in requests.into_iter().zip(trusts.iter().chain(&trusts)) {
         let attempt = answer(request).await;
         assert_granted(&attempt, trust);
-        assert_eq!((attempt.path, attempt.rows_swept), (Path::Sweep, 5));
+        assert_eq!((attempt.route, attempt.rows_swept), (Route::Scan, 5));
     }
     for request in strangers.into_iter().chain([first]) {
         let attempt = answer(request).await;
         assert_invalid(&attempt);
-        assert_eq!((attempt.path, attempt.rows_swept), (Path::Sweep, 5));
+        assert_eq!((attempt.route, attempt.rows_swept), (Route::Scan, 5));
     }
-    assert_eq!(world.store.walks_begun(), 2);
+    assert_eq!(world.store.scans_begun(), 2);
     let stats = world.authenticator.stats();
     assert_eq!((stats.requests, stats.granted, stats.invalid), (21, 10, 11));
-    assert_eq!((stats.sweeps, stats.rows_swept, stats.waiting), (2, 10, 0));
+    assert_eq!((stats.scans, stats.rows_swept, stats.waiting), (2, 10, 0));
     for (trust, key) in &trusts {
         assert_eq!(world.cached(key), Some(trust.id));
     }
     assert_eq!(world.cache.len(), 5);
 }
 
-/// The read of the next walk begins when the one before has been compared, and without a new
+/// The read of the next scan begins when the one before has been compared, and without a new
 /// request.
 #[tokio::test]
-async fn the_next_walk_begins_when_the_last_one_ends_if_anybody_waits_and_not_before() {
+async fn the_next_scan_begins_when_the_last_one_ends_if_anybody_waits_and_not_before() {
     let world = World::gated();
     let mut request = world.stuck().await;
-    for walk in 2..10 {
+    for scan in 2..10 {
         let next = world.present("another stranger's key");
         world.until_waiting(2).await;
         for _ in 0..100 {
             yield_now().await;
         }
-        assert_eq!(world.store.walks_begun(), walk - 1);
-        world.store.end_walk(Outcome::Rows);
+        assert_eq!(world.store.scans_begun(), scan - 1);
+        world.store.end_scan(Outcome::Rows);
         assert_invalid(&answer(request).await);
-        world.store.walk_begins(walk).await;
+        world.store.scan_begins(scan).await;
         request = next;
     }
-    world.store.end_walk(Outcome::Rows);
+    world.store.end_scan(Outcome::Rows);
     assert_invalid(&answer(request).await);
     until(|| world.authenticator.stats().waiting == 0).await;
-    assert_eq!(world.store.walks_begun(), 9);
+    assert_eq!(world.store.scans_begun(), 9);
 }
 
 #[tokio::test]
@@ -286,7 +286,7 @@ async fn over_the_limit_a_request_is_overloaded_and_reads_and_remembers_nothing(
         let refused = attempt.result.unwrap_err();
         assert!(matches!(refused, AuthError::Overloaded));
         assert_eq!((refused.status(), refused.retry_after()), (503, Some(Duration::from_secs(1))));
-        assert_eq!((attempt.path, attempt.rows_swept), (Path::Sweep, 0));
+        assert_eq!((attempt.route, attempt.rows_swept), (Route::Scan, 0));
         // The queue is none of a hit's business.
         assert_granted(&in_time(world.attempt(&hot_key)).await, &hot);
     }
@@ -294,15 +294,15 @@ async fn over_the_limit_a_request_is_overloaded_and_reads_and_remembers_nothing(
     assert_eq!((stats.overloaded, stats.waiting), (10, 4));
     assert_eq!(world.cached(&key), None);
 
-    world.store.end_walk(Outcome::Rows);
-    world.store.end_walk(Outcome::Rows);
+    world.store.end_scan(Outcome::Rows);
+    world.store.end_scan(Outcome::Rows);
     for request in waiting.into_iter().chain([first]) {
         assert_invalid(&answer(request).await);
     }
     // There is room again.
-    world.store.end_walk(Outcome::Rows);
+    world.store.end_scan(Outcome::Rows);
     assert_granted(&in_time(world.attempt(&key)).await, &trust);
-    assert_eq!(world.store.walks_begun(), 4);
+    assert_eq!(world.store.scans_begun(), 4);
 }
 
 #[tokio::test]
@@ -320,54 +320,54 @@ async fn a_request_that_goes_away_gives_its_place_back() {
     }
     let request = world.present(key.expose());
     world.until_waiting(2).await;
-    world.store.end_walk(Outcome::Rows);
-    world.store.end_walk(Outcome::Rows);
+    world.store.end_scan(Outcome::Rows);
+    world.store.end_scan(Outcome::Rows);
     assert_invalid(&answer(first).await);
     assert_granted(&answer(request).await, &trust);
 }
 
-/// The first request, for which the walker was started, goes away while its walk reads; then nobody
+/// The first request, for which the scanner was started, goes away while its scan reads; then nobody
 /// is left at all.
 #[tokio::test]
-async fn a_request_that_goes_away_ends_no_walk() {
+async fn a_request_that_goes_away_ends_no_scan() {
     let world = World::gated();
     let (trust, key) = world.register("a").await;
     let (first, request) = (world.present("a stranger's key"), world.present(key.expose()));
-    world.store.walk_begins(1).await;
+    world.store.scan_begins(1).await;
     world.until_waiting(2).await;
     first.abort();
     assert!(first.await.unwrap_err().is_cancelled());
-    world.store.end_walk(Outcome::Rows);
+    world.store.end_scan(Outcome::Rows);
     assert_granted(&answer(request).await, &trust);
-    assert_eq!(world.store.walks_begun(), 1);
+    assert_eq!(world.store.scans_begun(), 1);
 
     let alone = world.stuck().await;
     alone.abort();
     assert!(alone.await.unwrap_err().is_cancelled());
-    // One more, which waits for a walk that does not begin before the one without members ends.
+    // One more, which waits for a scan that does not begin before the one without members ends.
     let queued = world.present("a stranger's key");
     world.until_waiting(1).await;
-    assert_eq!(world.store.walks_begun(), 2);
-    world.store.end_walk(Outcome::Rows);
-    world.store.end_walk(Outcome::Rows);
+    assert_eq!(world.store.scans_begun(), 2);
+    world.store.end_scan(Outcome::Rows);
+    world.store.end_scan(Outcome::Rows);
     assert_invalid(&answer(queued).await);
-    assert_eq!(world.store.walks_begun(), 3);
+    assert_eq!(world.store.scans_begun(), 3);
 
-    // And if the queue is left by all before its turn comes, there is no walk for it.
+    // And if the queue is left by all before its turn comes, there is no scan for it.
     let last = world.stuck().await;
     let fickle = world.present("a stranger's key");
     world.until_waiting(2).await;
     fickle.abort();
     assert!(fickle.await.unwrap_err().is_cancelled());
-    world.store.end_walk(Outcome::Rows);
+    world.store.end_scan(Outcome::Rows);
     assert_invalid(&answer(last).await);
-    world.store.end_walk(Outcome::Rows);
+    world.store.end_scan(Outcome::Rows);
     assert_invalid(&in_time(world.authenticator.attempt(Some("a stranger's key"))).await);
-    assert_eq!(world.store.walks_begun(), 5);
+    assert_eq!(world.store.scans_begun(), 5);
 }
 
 #[tokio::test]
-async fn hits_wait_for_no_walk() {
+async fn hits_wait_for_no_scan() {
     let world = World::gated();
     let (trust, key) = world.hot("hot").await;
     let stuck = world.stuck().await;
@@ -376,74 +376,74 @@ async fn hits_wait_for_no_walk() {
     for _ in 0..1_000 {
         let attempt = in_time(world.attempt(&key)).await;
         assert_granted(&attempt, &trust);
-        assert_eq!(attempt.path, Path::Hit);
+        assert_eq!(attempt.route, Route::Hit);
     }
     assert!(!stuck.is_finished() && !queued.is_finished());
-    assert_eq!(world.store.walks_begun(), 2);
+    assert_eq!(world.store.scans_begun(), 2);
 }
 
 #[tokio::test]
-async fn a_failed_read_is_everybodys_and_the_next_walk_starts_afresh_g9() {
+async fn a_failed_read_is_everybodys_and_the_next_scan_starts_afresh_g9() {
     let world = World::gated();
     let (trust, key) = world.register("a").await;
     let first = world.stuck().await;
     let members: Vec<_> = (0..3).map(|_| world.present(key.expose())).collect();
     world.until_waiting(4).await;
-    world.store.end_walk(Outcome::Failure(StoreError::Busy));
+    world.store.end_scan(Outcome::Failure(StoreError::Busy));
     assert_unavailable(&answer(first).await, "busy", "locked");
 
-    world.store.walk_begins(2).await;
+    world.store.scan_begins(2).await;
     let next = world.present(key.expose());
     world.until_waiting(4).await;
-    world.store.end_walk(Outcome::Failure(StoreError::Other("the cable is cut".into())));
+    world.store.end_scan(Outcome::Failure(StoreError::Other("the cable is cut".into())));
     for member in members {
         let attempt = answer(member).await;
         assert_unavailable(&attempt, "other", "the cable is cut");
         assert_eq!(attempt.rows_swept, 0);
     }
     assert!(world.cache.is_empty());
-    assert_eq!(world.authenticator.stats().sweeps, 0);
+    assert_eq!(world.authenticator.stats().scans, 0);
 
-    world.store.end_walk(Outcome::Rows);
+    world.store.end_scan(Outcome::Rows);
     assert_granted(&answer(next).await, &trust);
 }
 
 #[tokio::test]
-async fn a_panic_in_the_store_refuses_all_who_waited_and_the_next_request_walks_again_g9() {
+async fn a_panic_in_the_store_refuses_all_who_waited_and_the_next_request_scans_again_g9() {
     let world = World::gated();
     let (trust, key) = world.register("a").await;
     for _ in 0..3 {
-        let walks = world.store.walks_begun();
+        let scans = world.store.scans_begun();
         let member = world.stuck().await;
         let queued = world.present(key.expose());
         world.until_waiting(2).await;
-        world.store.end_walk(Outcome::Panic);
+        world.store.end_scan(Outcome::Panic);
         for request in [member, queued] {
             assert_unavailable(
                 &answer(request).await,
                 "other",
-                "the walk over the trusts was given up",
+                "the scan over the trusts was given up",
             );
         }
         assert_eq!(
-            (world.authenticator.stats().waiting, world.store.walks_begun()),
-            (0, walks + 1)
+            (world.authenticator.stats().waiting, world.store.scans_begun()),
+            (0, scans + 1)
         );
         assert!(world.cache.is_empty());
     }
-    world.store.end_walk(Outcome::Rows);
+    world.store.end_scan(Outcome::Rows);
     assert_granted(&in_time(world.attempt(&key)).await, &trust);
 }
 
-/// The walk has read the row from before the revocation, which returns while the walk is under way.
+/// The scan has read the row from before the revocation, which returns while the scan is under way.
 #[tokio::test]
-async fn a_key_revoked_during_its_walk_is_neither_granted_nor_remembered_g1_g9() {
+async fn a_key_revoked_during_its_scan_is_neither_granted_nor_remembered_g1_g9() {
     for revocation in ["disable", "rotate", "delete"] {
         let world = World::gated();
         let (trust, key) = world.register("a").await;
         let (other, other_key) = world.register("b").await;
         let (request, bystander) = (world.present(key.expose()), world.present(other_key.expose()));
-        world.store.walk_begins(1).await;
+        world.store.scan_begins(1).await;
         world.until_waiting(2).await;
         let which = trust.id.into();
         match revocation {
@@ -451,11 +451,11 @@ async fn a_key_revoked_during_its_walk_is_neither_granted_nor_remembered_g1_g9()
             "rotate" => drop(world.registry.rotate(&which).await.unwrap()),
             _ => drop(world.registry.delete(&which).await.unwrap()),
         }
-        world.store.end_walk(Outcome::Rows);
+        world.store.end_scan(Outcome::Rows);
         assert_granted(&answer(bystander).await, &other);
-        // The walk's match is not good any more: one walk more, and a key that nobody has.
-        world.store.walk_begins(2).await;
-        world.store.end_walk(Outcome::Rows);
+        // The scan's match is not good any more: one scan more, and a key that nobody has.
+        world.store.scan_begins(2).await;
+        world.store.end_scan(Outcome::Rows);
         let attempt = answer(request).await;
         assert_invalid(&attempt);
         let rows_left = world.store.rows.candidates().await.unwrap().len();
@@ -478,21 +478,21 @@ async fn an_invalidation_while_a_request_waits_supersedes_its_lease_g2() {
     let request = world.present(key.expose());
     world.until_waiting(2).await;
     world.cache.invalidate_key(&key.hash());
-    world.store.end_walk(Outcome::Rows);
-    world.store.end_walk(Outcome::Rows);
+    world.store.end_scan(Outcome::Rows);
+    world.store.end_scan(Outcome::Rows);
     assert_invalid(&answer(stuck).await);
     assert_granted(&answer(request).await, &trust);
     assert_eq!(world.cached(&key), None);
 
-    world.store.end_walk(Outcome::Rows);
+    world.store.end_scan(Outcome::Rows);
     assert_granted(&in_time(world.attempt(&key)).await, &trust);
     assert_eq!(world.cached(&key), Some(trust.id));
 }
 
-/// The walker runs where the first request came from. If that runtime goes, nobody waits for it for
-/// ever, and the next walk runs on another.
+/// The scanner runs where the first request came from. If that runtime goes, nobody waits for it for
+/// ever, and the next scan runs on another.
 #[test]
-fn the_shutdown_of_the_walkers_runtime_refuses_who_waited_and_hangs_nobody() {
+fn the_shutdown_of_the_scanners_runtime_refuses_who_waited_and_hangs_nobody() {
     let (first, second) = (Runtime::new().unwrap(), Runtime::new().unwrap());
     let world = Arc::new(World::gated());
     let (trust, key) = second.block_on(world.register("a"));
@@ -512,13 +512,13 @@ fn the_shutdown_of_the_walkers_runtime_refuses_who_waited_and_hangs_nobody() {
     assert!(second.block_on(member).unwrap_err().is_cancelled());
     assert_eq!(world.authenticator.stats().waiting, 0);
 
-    world.store.end_walk(Outcome::Rows);
+    world.store.end_scan(Outcome::Rows);
     assert_granted(&second.block_on(in_time(world.attempt(&key))), &trust);
 }
 
-/// The right to walk must not stay with a task of a runtime that nobody drives any more. Also with
+/// The right to scan must not stay with a task of a runtime that nobody drives any more. Also with
 /// exactly as many members as are answered at a time: in no task of their own, since each would
-/// give the walker another turn.
+/// give the scanner another turn.
 #[test]
 fn misses_are_answered_on_one_runtime_after_another() {
     let store = Arc::new(MemoryStore::new());
@@ -556,7 +556,7 @@ fn a_miss_outside_a_runtime_is_unavailable() {
     assert_eq!(world.authenticator.stats().waiting, 0);
 }
 
-/// SQLite, and how its walks were.
+/// SQLite, and how its scans were.
 struct Watched {
     inner: Arc<SqliteStore>,
     reading: AtomicU64,
@@ -584,7 +584,7 @@ const UNKNOWN_KEYS: usize = 10_000;
 /// 10,000 unknown keys from 64 clients, each of which asks again as soon as it has its answer; and
 /// one client with a good key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_flood_of_unknown_keys_has_one_walk_in_flight_and_bounds_their_number() {
+async fn a_flood_of_unknown_keys_has_one_scan_in_flight_and_bounds_their_number() {
     let (inner, _folder) = SqliteStore::open().await;
     for at in 0..100 {
         let hash = KeyHash::of(format!("key {at}"));
@@ -616,7 +616,7 @@ async fn a_flood_of_unknown_keys_has_one_walk_in_flight_and_bounds_their_number(
     while next.load(Ordering::Relaxed) < UNKNOWN_KEYS as u64 {
         let attempt = authenticator.attempt(Some("key 50")).await;
         assert_eq!(attempt.result.unwrap().name, "trust 50");
-        hits += u64::from(attempt.path == Path::Hit);
+        hits += u64::from(attempt.route == Route::Hit);
     }
     while let Some(client) = clients.join_next().await {
         client.unwrap();
@@ -630,8 +630,8 @@ async fn a_flood_of_unknown_keys_has_one_walk_in_flight_and_bounds_their_number(
     );
     assert_eq!(stats.hits, hits);
     assert!(hits > 0);
-    assert!(stats.sweeps as f64 <= elapsed.div_duration_f64(shortest) + 1.0, "{stats:?}");
-    // They shared: a client that waits for one walk in two is in company most of the time.
-    assert!(stats.sweeps * 4 <= stats.invalid, "{stats:?}");
+    assert!(stats.scans as f64 <= elapsed.div_duration_f64(shortest) + 1.0, "{stats:?}");
+    // They shared: a client that waits for one scan in two is in company most of the time.
+    assert!(stats.scans * 4 <= stats.invalid, "{stats:?}");
     assert_eq!(cache.len(), 1);
 }

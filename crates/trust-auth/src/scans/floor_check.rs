@@ -1,5 +1,5 @@
-//! [`FloorCheck`]: whether the reject floor hides how long walks take. What counts is the longest walk that strangers can cause, since they
-//! choose how many keys it compares, and not the one that was seen. It must never slow a walk down.
+//! [`FloorCheck`]: whether the reject floor hides how long scans take. What counts is the longest scan that strangers can cause, since they
+//! choose how many keys it compares, and not the one that was seen. It must never slow a scan down.
 
 use std::time::Duration;
 
@@ -9,30 +9,30 @@ use crate::reject_floor::RejectFloor;
 /// What one key and one row cost, in nanoseconds.
 const COMPARE: u64 = 2;
 
-/// How many walks a refusal may wait for: the rest of one and the whole of the next, and both again
+/// How many scans a refusal may wait for: the rest of one and the whole of the next, and both again
 /// if the row that was found has changed.
-const WALKS: u32 = 4;
+const SCANS: u32 = 4;
 
-/// Compares each walk with the floor.
+/// Compares each scan with the floor.
 pub(super) struct FloorCheck {
     floor: RejectFloor,
     waiting_limit: u64,
-    said: LogLimit,
+    log_limit: LogLimit,
 }
 
 impl FloorCheck {
     pub(super) fn new(floor: RejectFloor, waiting_limit: usize) -> Self {
-        Self { floor, waiting_limit: waiting_limit as u64, said: LogLimit::default() }
+        Self { floor, waiting_limit: waiting_limit as u64, log_limit: LogLimit::default() }
     }
 
     /// It took so long to read so many rows.
-    pub(super) fn saw(&self, reading: Duration, rows: usize) {
+    pub(super) fn record_scan(&self, reading: Duration, rows: usize) {
         let comparing = COMPARE.saturating_mul(self.waiting_limit).saturating_mul(rows as u64);
-        let needed = reading.saturating_add(Duration::from_nanos(comparing)).saturating_mul(WALKS);
+        let needed = reading.saturating_add(Duration::from_nanos(comparing)).saturating_mul(SCANS);
         if self.floor.hides(needed) {
             return;
         }
-        if let Some(others) = self.said.speaks() {
+        if let Some(others) = self.log_limit.try_log() {
             tracing::warn!(
                 ?reading,
                 rows,

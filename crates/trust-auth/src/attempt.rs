@@ -1,0 +1,51 @@
+//! [`Attempt`]: the answer to a request, with the [`Route`] that led to it.
+
+use crate::error::AuthError;
+use crate::trust::Trust;
+
+/// The answer to a request, and how it was found.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Attempt {
+    /// The answer.
+    pub result: Result<Trust, AuthError>,
+    /// The route that the request took, up to the answer or to the store's failure.
+    pub route: Route,
+    /// How many rows the request's key was compared with; zero if no scan answered it.
+    pub rows_swept: usize,
+}
+
+impl Attempt {
+    /// Returns the answer to a request for which nothing is read.
+    pub(crate) fn unread(refused: AuthError) -> Self {
+        Self { result: Err(refused), route: Route::Unread, rows_swept: 0 }
+    }
+}
+
+/// The route that a request took to its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Route {
+    /// The request had no key, or a header that cannot be one. Nothing was read.
+    Unread,
+    /// The cache had the key. Its row was fetched, and accepted the key, or the store failed.
+    Hit,
+    /// The cache had the key, but its row no longer accepted it. A scan followed, unless too many
+    /// requests waited for it.
+    StaleHit,
+    /// The cache did not have the key. A scan followed, unless too many requests waited for it.
+    Scan,
+}
+
+impl Route {
+    /// Returns a short stable word for metrics: `unread`, `hit`, `stale_hit` or `scan`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unread => "unread",
+            Self::Hit => "hit",
+            Self::StaleHit => "stale_hit",
+            Self::Scan => "scan",
+        }
+    }
+}

@@ -1,0 +1,410 @@
+//! What can go wrong: [`AuthError`] with a request, [`RegistryError`] with a change, [`StoreError`]
+//! with the store behind both. No message contains a key, a digest, a password or a row's content.
+
+use std::error::Error;
+use std::fmt;
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::api_key::RandomError;
+use crate::trust_ref::TrustRef;
+
+/// Why a request is not authenticated.
+///
+/// The error contains neither the key nor its digest, so it may be logged with its
+/// [source](Error::source). The client receives [`status`](Self::status) and `{"detail": …}` with
+/// [`detail`](Self::detail). Both are those of the reference system; `Display` is for the log.
+///
+/// # Examples
+///
+/// ```
+/// use trust_auth::{AuthError, StoreError};
+///
+/// let missing = AuthError::Missing;
+/// assert_eq!((missing.status(), missing.www_authenticate()), (401, Some("ApiKey")));
+///
+/// let unavailable = AuthError::Unavailable(StoreError::Busy);
+/// assert_eq!((unavailable.status(), unavailable.www_authenticate()), (503, None));
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuthError {
+    /// The request carries no key, or an empty one. 401.
+    #[error("the request carries no API key")]
+    Missing,
+    /// No enabled trust has this key. 401.
+    #[error("no enabled trust has this API key")]
+    Invalid,
+    /// The store failed or did not answer in time, so nothing is known of the key. 503.
+    #[error("the trusts cannot be read, so the API key cannot be verified")]
+    Unavailable(#[source] StoreError),
+    /// The cache does not contain the key, and as many requests as are allowed wait for a scan of
+    /// the trusts already. Nothing was read. 503.
+    #[error("too many requests wait for a scan of the trusts; try again")]
+    Overloaded,
+}
+
+/// What a client receives instead of an answer.
+struct Refusal {
+    kind: &'static str,
+    status: u16,
+    detail: &'static str,
+    json: &'static str,
+}
+
+/// Makes a refusal: the one place that has its text.
+macro_rules! refusal {
+    ($kind:literal, $status:literal, $detail:literal) => {
+        &Refusal {
+            kind: $kind,
+            status: $status,
+            detail: $detail,
+            json: concat!("{\"detail\":\"", $detail, "\"}"),
+        }
+    };
+}
+
+impl AuthError {
+    fn refusal(&self) -> &'static Refusal {
+        match self {
+            Self::Missing => refusal!("missing", 401, "Not authenticated: API key is missing."),
+            Self::Invalid => refusal!("invalid", 401, "Invalid API Key."),
+            Self::Unavailable(_) => {
+                refusal!("unavailable", 503, "Authentication is unavailable; try again.")
+            }
+            Self::Overloaded => {
+                refusal!("overloaded", 503, "Authentication is overloaded; try again.")
+            }
+        }
+    }
+
+    /// Returns the HTTP status: 401 or 503.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.refusal().status
+    }
+
+    /// Returns the text for the client, which reveals nothing about the store.
+    #[must_use]
+    pub fn detail(&self) -> &'static str {
+        self.refusal().detail
+    }
+
+    /// Returns the body for the client: `{"detail":"…"}` with [`detail`](Self::detail).
+    ///
+    /// ```
+    /// use trust_auth::AuthError;
+    ///
+    /// assert_eq!(AuthError::Invalid.json(), r#"{"detail":"Invalid API Key."}"#);
+    /// ```
+    #[must_use]
+    pub fn json(&self) -> &'static str {
+        self.refusal().json
+    }
+
+    /// Returns the value of the header `WWW-Authenticate`, which a 401 must have.
+    #[must_use]
+    pub fn www_authenticate(&self) -> Option<&'static str> {
+        (self.status() == 401).then_some("ApiKey")
+    }
+
+    /// Returns the value of the header `Retry-After`, in whole seconds, for a 503.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        (self.status() == 503).then_some(Duration::from_secs(1))
+    }
+
+    /// Returns a short stable word for metrics: `missing`, `invalid`, `unavailable` or
+    /// `overloaded`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        self.refusal().kind
+    }
+}
+
+/// Why a [`TrustRegistry`](crate::TrustRegistry) did not make a change.
+///
+/// ```
+/// use trust_auth::{RegistryError, StoreError};
+///
+/// let error = RegistryError::from(StoreError::NameTaken { name: "St. Mary".into() });
+/// assert_eq!(error.kind(), "name_taken");
+/// assert!(error.to_string().starts_with("the name \"St. Mary\" is taken"));
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegistryError {
+    /// The store refused or failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The operating system returned no random bytes for a key. Nothing was written.
+    #[error(transparent)]
+    Random(#[from] RandomError),
+}
+
+impl RegistryError {
+    /// Returns a short stable word: the kind of the [`StoreError`], or `random`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Store(error) => error.kind(),
+            Self::Random(_) => "random",
+        }
+    }
+}
+
+/// Why an operation of a store failed.
+///
+/// The variants are the diagnosis, and the messages contain the remedy. [`Other`](Self::Other) also
+/// has a [source](Error::source). Requests that share a scan receive clones of its failure.
+///
+/// # Examples
+///
+/// ```
+/// use trust_auth::StoreError;
+///
+/// let error = StoreError::NotFound { path: "trusts.db".into() };
+/// assert_eq!(error.kind(), "not_found");
+/// assert_eq!(
+///     error.to_string(),
+///     "there is no database at trusts.db; check the path, or register a trust, which makes it"
+/// );
+/// ```
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// There is no database file, and the options do not allow making one.
+    #[error(
+        "there is no database at {path}; check the path, or register a trust, which makes it",
+        path = path.display()
+    )]
+    NotFound {
+        /// The path that was tried.
+        path: PathBuf,
+    },
+    /// The file is no SQLite database, or a damaged one.
+    #[error(
+        "{path} is no SQLite database, or a damaged one; check the path, or restore the file from a backup",
+        path = path.display()
+    )]
+    NotADatabase {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file or its folder cannot be used.
+    #[error("the database {path} cannot be used: {reason}", path = path.display())]
+    CannotOpen {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// The database has other tables than those that are needed.
+    #[error("the database {path} cannot be used: {reason}", path = path.display())]
+    Schema {
+        /// The file, or the URL of the server's database without user and password.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// The tables lack something that each operation needs, such as a column, and that a migration
+    /// adds. Opening a database migrates only if the options allow it.
+    #[error(
+        "the database {path} cannot be used: it lacks {}; run `trust-auth migrate`, which adds that and \
+         keeps everything else (`--dry-run` shows its SQL)",
+        missing.join(", "),
+        path = path.display()
+    )]
+    NotMigrated {
+        /// The file, or the URL of the server's database without user and password.
+        path: PathBuf,
+        /// What is missing, each in a few words.
+        missing: Vec<String>,
+    },
+    /// The server does not allow this role to do the operation.
+    #[error("the database {server} does not let this role do that: it lacks {right}")]
+    MissingRight {
+        /// The URL without user and password.
+        server: String,
+        /// The right, and the role that can grant it.
+        right: String,
+    },
+    /// The database's URL or path is not supported.
+    #[error("the database cannot be opened: {reason}")]
+    UnsupportedUrl {
+        /// What is wrong, and what to do. It does not repeat the URL, which may hold a password.
+        reason: String,
+    },
+    /// The server cannot be reached, or refuses the connection.
+    #[error("the database {server} cannot be reached: {reason}")]
+    CannotConnect {
+        /// The URL without user and password.
+        server: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// The server has no disk, memory or other resource left for the operation. Reads may still
+    /// succeed.
+    #[error("the database {server} has run out of disk, memory or connections; make room")]
+    Exhausted {
+        /// The URL without user and password.
+        server: String,
+    },
+    /// The server is a replica, or read-only. A replica shows revocations late, so nothing is read
+    /// from it.
+    #[error(
+        "the database {server} is a replica or takes no writes, and a replica shows revocations \
+         late; connect to the primary"
+    )]
+    ReadOnly {
+        /// The URL without user and password.
+        server: String,
+    },
+    /// Notifications of the server do not arrive, or statements of another client do: a pooler
+    /// shares its connections.
+    #[error(
+        "the database {server} delivers no notifications to this connection: a pooler that shares \
+         server connections, such as PgBouncer in transaction mode, is in between; connect to \
+         PostgreSQL itself, or let the pooler use session mode"
+    )]
+    Deaf {
+        /// The URL without user and password.
+        server: String,
+    },
+    /// The connection was lost, or the time-out passed, after the commit was sent. The change may
+    /// have been made.
+    #[error(
+        "the database did not answer whether the change was committed; look whether it was made \
+         before making it again"
+    )]
+    OutcomeUnknown,
+    /// The store did not answer in time. A write may still be committed.
+    #[error("the database did not answer within {after:?}; try again, or allow it more time")]
+    Timeout {
+        /// The time-out.
+        after: Duration,
+    },
+    /// Another process holds the database's lock.
+    #[error("the database is locked by another process; try again when that has finished")]
+    Busy,
+    /// The store was closed, or its connection is lost.
+    #[error("the connection to the database is closed; connect again")]
+    Unreachable,
+    /// The rows changed repeatedly while they were read, so nothing is known of the key.
+    #[error("the trusts changed while they were read; try again")]
+    Unsettled,
+    /// Another trust has the name. Nothing was written.
+    #[error("the name {name:?} is taken; choose another, or delete that trust first")]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
+    /// There is no such trust. Nothing was written.
+    #[error("there is no trust {:?}; list the trusts to see their names and ids", which.to_string())]
+    NoSuchTrust {
+        /// The id or name that was asked for.
+        which: TrustRef,
+    },
+    /// A column of a row is malformed: another program has written it.
+    #[error(
+        "the {column} of trust {id} is malformed; repair the row",
+        id = id.map_or("(unknown)".into(), |id| id.to_string())
+    )]
+    BadRow {
+        /// The row's id, if that can be read.
+        id: Option<Uuid>,
+        /// The column.
+        column: &'static str,
+    },
+    /// Any other failure. The message includes the cause, which must contain no key, digest or
+    /// password. The message does not ask for another try, because the failure may be permanent.
+    #[error("the store failed: {0}; check the database and its log")]
+    Other(#[source] Cause),
+}
+
+/// The cause of a [`StoreError::Other`]: any error, or a text, shared by its clones.
+///
+/// ```
+/// use trust_auth::StoreError;
+///
+/// let error = StoreError::Other("the disk is on fire".into());
+/// assert_eq!(
+///     error.clone().to_string(),
+///     "the store failed: the disk is on fire; check the database and its log"
+/// );
+/// ```
+#[derive(Clone)]
+pub struct Cause(Arc<dyn Error + Send + Sync>);
+
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for Cause {
+    fn from(error: E) -> Self {
+        Self(error.into().into())
+    }
+}
+
+// Not an `Error` itself: the conversion from every error would then overlap with `From<T> for T`.
+impl Deref for Cause {
+    type Target = dyn Error + Send + Sync;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Defines the words of the variants, each in one place.
+macro_rules! kinds {
+    ($($variant:pat => $word:literal,)*) => {
+        impl StoreError {
+            /// The words that [`kind`](Self::kind) returns.
+            pub const KINDS: &'static [&'static str] = &[$($word),*];
+
+            /// Returns a short stable word for the variant, for metrics and output that programs
+            /// read. It is one of [`KINDS`](Self::KINDS).
+            #[must_use]
+            pub fn kind(&self) -> &'static str {
+                match self {
+                    $($variant => $word,)*
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    Self::NotFound { .. } => "not_found",
+    Self::NotADatabase { .. } => "not_a_database",
+    Self::CannotOpen { .. } => "cannot_open",
+    Self::Schema { .. } => "schema",
+    Self::NotMigrated { .. } => "not_migrated",
+    Self::MissingRight { .. } => "missing_right",
+    Self::UnsupportedUrl { .. } => "unsupported_url",
+    Self::CannotConnect { .. } => "cannot_connect",
+    Self::Exhausted { .. } => "exhausted",
+    Self::ReadOnly { .. } => "read_only",
+    Self::Timeout { .. } => "timeout",
+    Self::Busy => "busy",
+    Self::Unreachable => "unreachable",
+    Self::Deaf { .. } => "deaf",
+    Self::OutcomeUnknown => "outcome_unknown",
+    Self::Unsettled => "unsettled",
+    Self::NameTaken { .. } => "name_taken",
+    Self::NoSuchTrust { .. } => "no_such_trust",
+    Self::BadRow { .. } => "bad_row",
+    Self::Other(_) => "other",
+}
