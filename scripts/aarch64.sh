@@ -30,7 +30,7 @@ tests=()
 for file in tests/*.rs; do
     name=$(basename "$file" .rs)
     case $name in
-    # It counts the bytes of a million entries, which takes a minute here.
+    # It counts bytes over two million changes, which takes a minute here.
     g6_memory) ;;
     # It searches for reorderings, which only the host's memory ordering could show here.
     linearizability) ;;

@@ -71,6 +71,8 @@
 //! * `loom` adds this crate's own models' counterpart of the cache. It is of no use to others, and
 //!   changes nothing for them.
 
+// docs.rs shows which feature an item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 // `unsafe` is allowed in two modules: the map and the reclamation.
 #![deny(unsafe_code)]
 #![cfg_attr(
@@ -105,6 +107,10 @@ pub mod guarantees {}
 #[cfg(doc)]
 #[doc = include_str!("../docs/limits.md")]
 pub mod limits {}
+/// The README's example, as a doctest.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 pub use build_error::BuildError;
 pub use builder::Builder;

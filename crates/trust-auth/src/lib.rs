@@ -66,6 +66,8 @@
 //! * [`Authenticator`] has no rate limit. Unknown keys share scans, of which one runs at a time;
 //!   but one runs all the time if they keep coming.
 
+// docs.rs shows which feature an item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
 mod api_key;
@@ -128,5 +130,5 @@ pub use trust_key_cache::{KeyHash, TrustKeyCache};
 
 /// The README's examples, as doctests.
 #[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;
