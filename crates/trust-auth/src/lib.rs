@@ -91,11 +91,15 @@ mod reject_floor;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod row_warnings;
 mod scans;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod sql_ledger;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod stats;
 mod store;
 mod text_flaw;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod time_limit;
 mod trust;
 mod trust_ref;
 mod watcher;

@@ -1,9 +1,9 @@
-//! [`MigrationPlan`]: what a database lacks, and the SQL that adds it. It must never hold anything
-//! of a row.
+//! [`MigrationPlan`]: what a database lacks, and the SQL that adds it. A plan must never hold
+//! anything of a row.
 
 use std::fmt;
 
-/// What opening a database may change. By default, nothing.
+/// What the opening of a database may change. By default, nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Permission {
     /// Makes the table where there is none.
@@ -12,11 +12,11 @@ pub(crate) struct Permission {
     pub(crate) migrate: bool,
 }
 
-/// What a database lacks for this version, and the SQL that adds it; empty where nothing is
-/// missing.
+/// What a database lacks for this version, and the SQL that adds it. The plan is empty where nothing
+/// is missing.
 ///
-/// `PostgresOptions::plan_migration` and `SqliteOptions::plan_migration` make one and change
-/// nothing, `run_migration` runs it. The SQL adds tables, columns and triggers, and keeps every
+/// `PostgresOptions::plan_migration` and `SqliteOptions::plan_migration` make a plan and change
+/// nothing. `run_migration` runs the plan. The SQL adds tables, columns and triggers. It keeps every
 /// row, every column, and whatever another program has made.
 ///
 /// # Examples
@@ -47,29 +47,34 @@ impl MigrationPlan {
         Self { missing, steps }
     }
 
-    /// Whether nothing is missing.
+    /// Returns whether nothing is missing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
     }
 
-    /// What is missing, each in a few words, such as ``the column `disabled_at` ``.
+    /// Returns what is missing, each in a few words, such as ``the column `disabled_at` ``.
     #[must_use]
     pub fn missing(&self) -> &[String] {
         &self.missing
     }
 
-    /// The SQL in the order in which it runs, from `BEGIN` to `COMMIT`. A step may have several
-    /// statements.
+    /// Returns the SQL in the order in which it runs, from `BEGIN` to `COMMIT`. A step may have
+    /// several statements.
     #[must_use]
     pub fn steps(&self) -> &[String] {
         &self.steps
     }
 }
 
-/// The SQL as one script, for `psql` or `sqlite3`.
+/// Writes the SQL as one script, for `psql` or `sqlite3`.
 impl fmt::Display for MigrationPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.steps.iter().try_for_each(|step| writeln!(f, "{}", step.trim_end()))
     }
+}
+
+/// Returns the words for a column that the table lacks.
+pub(crate) fn missing_column(name: &str) -> String {
+    format!("the column `{name}` of the table `trust`")
 }

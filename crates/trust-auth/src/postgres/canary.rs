@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::failure::failed;
 use super::pool::Connector;
-use crate::StoreError;
+use crate::error::StoreError;
 use crate::watcher::ChangeSink;
 
 /// How often one is sent.

@@ -5,7 +5,7 @@
 
 use percent_encoding::percent_decode_str;
 
-use crate::StoreError;
+use crate::error::StoreError;
 
 /// A parameter's name and value, in the order of the text.
 pub(super) type Pairs = Vec<(String, String)>;

@@ -9,12 +9,13 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::net::TcpStream;
 
 use super::failure::{code, connect_failed};
-use super::location::{Host, Location, SslMode};
+use super::location::{Host, Location};
 use super::password::Found;
 use super::pool::Connector;
 use super::tls::{self, TlsFailure};
+use super::tls_settings::SslMode;
 use super::tunnel;
-use crate::StoreError;
+use crate::error::StoreError;
 
 /// Why the driver opened no connection that is of use.
 pub(super) enum Refused {

@@ -8,7 +8,7 @@ use sqlx::postgres::PgDatabaseError;
 
 use super::location::Location;
 use super::password::Found;
-use crate::StoreError;
+use crate::error::StoreError;
 
 /// What failed, without any value.
 #[derive(Debug, thiserror::Error)]

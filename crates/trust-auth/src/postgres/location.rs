@@ -1,28 +1,29 @@
 //! [`Location`]: which servers and which database a connection string means, as libpq means it.
 //!
 //! A value comes from the connection string, or else from its service, the environment, or a
-//! default. What is shown of a location has neither user nor password.
+//! default. The text of a location has neither user nor password.
 
-use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use std::{env, fmt};
 
-use super::connection_string::{self, Pairs, unsupported};
-use super::parameters::{self, PARAMETERS};
-use super::service_file;
-use crate::StoreError;
+use super::connection_string::unsupported;
+use super::environment::Environment;
+use super::tls_settings::{SslMode, TlsSettings};
+use super::values::Values;
+use crate::error::StoreError;
 
 const DEFAULT_PORT: u16 = 5432;
 
-/// Where libpq as Debian, Homebrew and upstream build it looks for the server's socket.
+/// The folders in which libpq looks for the server's socket, as Debian, Homebrew and upstream build
+/// it.
 const SOCKET_FOLDERS: [&str; 3] = ["/var/run/postgresql", "/private/tmp", "/tmp"];
 
 /// The parameters of a connection string, resolved.
 #[derive(Clone)]
 pub(super) struct Location {
-    /// In the order of trial. There is one at least.
+    /// In the order of trial. There is at least one.
     pub(super) hosts: Vec<Host>,
     pub(super) user: String,
     pub(super) database: String,
@@ -35,7 +36,7 @@ pub(super) struct Location {
     pub(super) application_name: String,
     /// Settings for the session, as a command line of the server.
     pub(super) session_options: Option<String>,
-    /// The limit for each host. Zero: none.
+    /// The limit for each host. Zero means no limit.
     pub(super) connect_timeout: Option<Duration>,
     pub(super) tls: TlsSettings,
     /// `postgres://host:port/database`.
@@ -47,270 +48,15 @@ pub(super) struct Location {
 pub(super) struct Host {
     /// The name, the address, or the folder of the socket; empty where only `hostaddr` is given.
     pub(super) name: String,
-    /// The address, which spares looking the name up.
+    /// The address. With an address, the name is not looked up.
     pub(super) address: Option<IpAddr>,
     pub(super) port: u16,
 }
 
 impl Host {
-    /// Whether the server is reached by a socket of this machine.
+    /// Returns whether the server is reached by a socket of this machine.
     pub(super) fn is_socket(&self) -> bool {
         self.address.is_none() && self.name.starts_with(['/', '@'])
-    }
-}
-
-/// How far TLS is asked for and checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SslMode {
-    Disable,
-    Allow,
-    Prefer,
-    Require,
-    VerifyCa,
-    VerifyFull,
-}
-
-/// Which certificate authorities the server's certificate must come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Roots {
-    System,
-    File(PathBuf),
-    /// A file that need not exist: without it, only the `verify` modes fail.
-    DefaultFile(PathBuf),
-    /// There is no home folder, so there is no default file.
-    Nowhere,
-}
-
-/// The TLS parameters.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct TlsSettings {
-    pub(super) mode: SslMode,
-    pub(super) roots: Roots,
-    /// The client's certificate. As for libpq, a file that does not exist is left out.
-    pub(super) certificate: Option<PathBuf>,
-    pub(super) key: Option<PathBuf>,
-}
-
-/// What libpq takes from the process.
-pub(super) struct Environment {
-    /// The variables whose names begin with `PG`.
-    variables: BTreeMap<String, String>,
-    home: Option<PathBuf>,
-    /// The name of the operating system's user, if that has one.
-    user: Option<String>,
-}
-
-impl Environment {
-    fn of_this_process() -> Result<Self, StoreError> {
-        let mut variables = BTreeMap::new();
-        for (name, value) in env::vars_os() {
-            let Some(name) = name.to_str().filter(|name| name.starts_with("PG")) else { continue };
-            let Some(value) = value.to_str() else {
-                return Err(unsupported(&format!("the variable `{name}` is no UTF-8; unset it")));
-            };
-            variables.insert(name.to_owned(), value.to_owned());
-        }
-        // Not `USER`: libpq asks the system for the name of the effective user, too.
-        Ok(Self { variables, home: env::home_dir(), user: whoami::username().ok() })
-    }
-
-    fn variable(&self, name: &str) -> Option<String> {
-        self.variables.get(name).cloned()
-    }
-
-    fn in_home(&self, file: &str) -> Option<PathBuf> {
-        self.home.as_ref().map(|home| home.join(file))
-    }
-}
-
-/// The values of the parameters.
-#[derive(Default)]
-struct Values {
-    /// Each with the words that name its origin.
-    given: BTreeMap<&'static str, (String, String)>,
-    /// `options[name]=value`, which the driver takes in a URL, and libpq does not.
-    settings: Vec<String>,
-}
-
-impl Values {
-    fn read(text: &str, environment: &Environment) -> Result<Self, StoreError> {
-        let mut values = Self::default();
-        // In a URL, as for libpq, the last value of a name holds.
-        values.add(connection_string::parse(text)?.into_iter().rev().collect(), |name| {
-            format!("`{name}`")
-        })?;
-        let service =
-            values.text("service").map(str::to_owned).or_else(|| environment.variable("PGSERVICE"));
-        if let Some(service) = service {
-            let pairs = service_file::load(
-                &service,
-                |name| environment.variable(name),
-                environment.home.as_deref(),
-            )?;
-            values.add(pairs, |name| format!("`{name}` in the service file"))?;
-        }
-        for parameter in PARAMETERS {
-            let Some(variable) = parameter.variable else { continue };
-            if let Some(value) = environment.variable(variable) {
-                values.add(vec![(parameter.name.into(), value)], |_| {
-                    format!("the variable `{variable}`")
-                })?;
-            }
-        }
-        if environment.variable("PGREQUIRESSL").is_some_and(|value| value == "1") {
-            values.add(vec![("sslmode".into(), "require".into())], |_| {
-                "the variable `PGREQUIRESSL`".into()
-            })?;
-        }
-        Ok(values)
-    }
-
-    /// Adds values of parameters that have none yet.
-    fn add(&mut self, pairs: Pairs, origin: impl Fn(&str) -> String) -> Result<(), StoreError> {
-        for (name, value) in pairs {
-            if let Some(setting) =
-                name.strip_prefix("options[").and_then(|name| name.strip_suffix(']'))
-            {
-                let value = value.replace('\\', r"\\").replace(' ', r"\ ");
-                self.settings.insert(0, format!("-c {setting}={value}"));
-                continue;
-            }
-            let Some(parameter) = parameters::find(&name) else {
-                // The name is not repeated: after an unencoded `?` it is a part of the password.
-                return Err(unsupported(
-                    "it has a parameter that is not understood; leave it out. \"Reaching PostgreSQL\" in \
-                     docs/operating.md lists the parameters",
-                ));
-            };
-            if self.given.contains_key(parameter.name) {
-                continue;
-            }
-            let origin = origin(parameter.name);
-            if let Some(advice) = parameters::refusal(parameter, &value) {
-                return Err(unsupported(&format!(
-                    "{origin} has a value that is not supported: {advice}"
-                )));
-            }
-            self.given.insert(parameter.name, (value, origin));
-        }
-        Ok(())
-    }
-
-    fn session_options(&self, environment: &Environment) -> Result<Option<String>, StoreError> {
-        let options =
-            self.text("options").into_iter().chain(self.settings.iter().map(String::as_str));
-        let options = options.collect::<Vec<_>>().join(" ");
-        // The driver reads the variable in any case.
-        let variable = environment.variable("PGOPTIONS").unwrap_or_default();
-        match options.strip_prefix(&variable) {
-            Some(options) => {
-                Ok(Some(options.trim().to_owned()).filter(|options| !options.is_empty()))
-            }
-            None => Err(unsupported(
-                "`options` and the variable `PGOPTIONS` give different settings; give the settings in one of them",
-            )),
-        }
-    }
-
-    /// The value of a parameter; `None` for an empty one, which means the default.
-    fn text(&self, name: &str) -> Option<&str> {
-        self.given.get(name).map(|(value, _)| value.as_str()).filter(|value| !value.is_empty())
-    }
-
-    fn path(&self, name: &str) -> Option<PathBuf> {
-        self.text(name).map(PathBuf::from)
-    }
-
-    /// Says that the value of a parameter cannot be used, and what to do.
-    fn wrong(&self, name: &str, advice: &str) -> StoreError {
-        let origin =
-            self.given.get(name).map_or_else(|| format!("`{name}`"), |(_, origin)| origin.clone());
-        unsupported(&format!("{origin} cannot be used: {advice}"))
-    }
-
-    fn list(&self, name: &str) -> Vec<&str> {
-        self.text(name).map(|list| list.split(',').collect()).unwrap_or_default()
-    }
-
-    fn hosts(&self) -> Result<Vec<Host>, StoreError> {
-        let (names, addresses, ports) =
-            (self.list("host"), self.list("hostaddr"), self.list("port"));
-        let count = names.len().max(addresses.len()).max(1);
-        if !names.is_empty() && !addresses.is_empty() && names.len() != addresses.len() {
-            return Err(self.wrong("hostaddr", "give one address for each host"));
-        }
-        if ports.len() > 1 && ports.len() != count {
-            return Err(self.wrong("port", "give one port, or one for each host"));
-        }
-        let host = |index: usize| {
-            let address = match addresses.get(index).copied().unwrap_or_default() {
-                "" => None,
-                address => Some(
-                    address.parse().map_err(|_| self.wrong("hostaddr", "give an IP address"))?,
-                ),
-            };
-            let port = match ports.get(index).or(ports.first()).map(|port| port.trim()) {
-                None | Some("") => DEFAULT_PORT,
-                Some(port) => match port.parse() {
-                    Ok(port) if port > 0 => port,
-                    _ => return Err(self.wrong("port", "give a number from 1 to 65535")),
-                },
-            };
-            let name = match (names.get(index).copied().unwrap_or_default(), address) {
-                ("", None) => default_socket_folder(port),
-                (name, _) => name.to_owned(),
-            };
-            Ok(Host { name, address, port })
-        };
-        (0..count).map(host).collect()
-    }
-
-    fn tls(&self, environment: &Environment) -> Result<TlsSettings, StoreError> {
-        let system = self.text("sslrootcert") == Some("system");
-        let mode = match self.given.get("sslmode").map(|(mode, _)| mode.as_str()) {
-            None if system => SslMode::VerifyFull,
-            None => SslMode::Prefer,
-            Some("disable") => SslMode::Disable,
-            Some("allow") => SslMode::Allow,
-            Some("prefer") => SslMode::Prefer,
-            Some("require") => SslMode::Require,
-            Some("verify-ca") => SslMode::VerifyCa,
-            Some("verify-full") => SslMode::VerifyFull,
-            Some(_) => {
-                return Err(self.wrong(
-                    "sslmode",
-                    "give disable, allow, prefer, require, verify-ca or verify-full",
-                ));
-            }
-        };
-        if system && mode != SslMode::VerifyFull {
-            return Err(self.wrong("sslmode", "with `sslrootcert=system` it must be verify-full"));
-        }
-        let roots = match self.path("sslrootcert") {
-            _ if system => Roots::System,
-            Some(file) => Roots::File(file),
-            None => environment
-                .in_home(".postgresql/root.crt")
-                .map_or(Roots::Nowhere, Roots::DefaultFile),
-        };
-        let certificate =
-            self.path("sslcert").or_else(|| environment.in_home(".postgresql/postgresql.crt"));
-        let key = self.path("sslkey").or_else(|| environment.in_home(".postgresql/postgresql.key"));
-        Ok(TlsSettings { mode, roots, certificate, key })
-    }
-
-    fn connect_timeout(&self) -> Result<Option<Duration>, StoreError> {
-        // libpq refuses an empty one.
-        let Some((seconds, _)) = self.given.get("connect_timeout") else { return Ok(None) };
-        let seconds: i32 = seconds
-            .trim()
-            .parse()
-            .map_err(|_| self.wrong("connect_timeout", "give a whole number of seconds"))?;
-        // libpq takes nothing below two seconds, and no limit for zero and less.
-        Ok(Some(Duration::from_secs(match u64::try_from(seconds) {
-            Ok(seconds) if seconds > 0 => seconds.max(2),
-            _ => 0,
-        })))
     }
 }
 
@@ -319,7 +65,7 @@ impl Location {
     ///
     /// # Errors
     ///
-    /// [`StoreError::UnsupportedUrl`] names the parameter or the variable, and does not repeat its
+    /// [`StoreError::UnsupportedUrl`] names the parameter or the variable, and never repeats its
     /// value.
     pub(super) fn parse(text: &str) -> Result<Self, StoreError> {
         Self::resolve(text, &Environment::of_this_process()?)
@@ -327,12 +73,13 @@ impl Location {
 
     fn resolve(text: &str, environment: &Environment) -> Result<Self, StoreError> {
         let values = Values::read(text, environment)?;
-        let hosts = values.hosts()?;
-        let tls = values.tls(environment)?;
+        let hosts = hosts(&values)?;
+        let tls = TlsSettings::of(&values, environment)?;
         if tls.mode == SslMode::VerifyFull && hosts.iter().any(|host| host.name.is_empty()) {
             return Err(values.wrong(
                 "hostaddr",
-                "`sslmode=verify-full` compares the certificate with the server's name; give `host`, too",
+                "`sslmode=verify-full` compares the certificate with the server's name; give \
+                 `host`, too",
             ));
         }
         let user = match (values.text("user"), &environment.user) {
@@ -340,8 +87,8 @@ impl Location {
             (None, Some(user)) => user.clone(),
             (None, None) => {
                 return Err(unsupported(
-                    "it has no user, and the operating system has no name for the user of this process; give \
-                     the user",
+                    "it has no user, and the operating system has no name for the user of this \
+                     process; give the user",
                 ));
             }
         };
@@ -352,14 +99,11 @@ impl Location {
             hosts,
             database,
             password: values.text("password").map(str::to_owned),
-            has_own_password: values
-                .given
-                .get("password")
-                .is_some_and(|(_, origin)| origin == "`password`"),
+            has_own_password: values.is_in_text("password"),
             passfile: values.path("passfile").or_else(|| environment.in_home(".pgpass")),
             application_name: name.unwrap_or("trust-auth").to_owned(),
             session_options: values.session_options(environment)?,
-            connect_timeout: values.connect_timeout()?,
+            connect_timeout: connect_timeout(&values)?,
             tls,
             user,
             shown,
@@ -373,14 +117,47 @@ impl fmt::Display for Location {
     }
 }
 
-/// The location holds the password.
+/// Leaves the password out.
 impl fmt::Debug for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Location").field(&self.shown).finish()
     }
 }
 
-/// Returns the first folder with a socket for this port, or else with room for one.
+fn hosts(values: &Values) -> Result<Vec<Host>, StoreError> {
+    let (names, addresses, ports) =
+        (values.list("host"), values.list("hostaddr"), values.list("port"));
+    let count = names.len().max(addresses.len()).max(1);
+    if !names.is_empty() && !addresses.is_empty() && names.len() != addresses.len() {
+        return Err(values.wrong("hostaddr", "give one address for each host"));
+    }
+    if ports.len() > 1 && ports.len() != count {
+        return Err(values.wrong("port", "give one port, or one for each host"));
+    }
+    let host = |index: usize| {
+        let address = match addresses.get(index).copied().unwrap_or_default() {
+            "" => None,
+            address => {
+                Some(address.parse().map_err(|_| values.wrong("hostaddr", "give an IP address"))?)
+            }
+        };
+        let port = match ports.get(index).or(ports.first()).map(|port| port.trim()) {
+            None | Some("") => DEFAULT_PORT,
+            Some(port) => match port.parse() {
+                Ok(port) if port > 0 => port,
+                _ => return Err(values.wrong("port", "give a number from 1 to 65535")),
+            },
+        };
+        let name = match (names.get(index).copied().unwrap_or_default(), address) {
+            ("", None) => default_socket_folder(port),
+            (name, _) => name.to_owned(),
+        };
+        Ok(Host { name, address, port })
+    };
+    (0..count).map(host).collect()
+}
+
+/// Returns the first folder with a socket for this port, or else the first folder that exists.
 fn default_socket_folder(port: u16) -> String {
     let has_socket = |folder: &&str| Path::new(folder).join(format!(".s.PGSQL.{port}")).exists();
     let mut folders = SOCKET_FOLDERS.into_iter();
@@ -389,6 +166,20 @@ fn default_socket_folder(port: u16) -> String {
         .find(has_socket)
         .or_else(|| folders.find(|folder| Path::new(folder).exists()));
     found.unwrap_or("/tmp").to_owned()
+}
+
+fn connect_timeout(values: &Values) -> Result<Option<Duration>, StoreError> {
+    // An empty value is refused, as libpq refuses it.
+    let Some(seconds) = values.given("connect_timeout") else { return Ok(None) };
+    let seconds: i32 = seconds
+        .trim()
+        .parse()
+        .map_err(|_| values.wrong("connect_timeout", "give a whole number of seconds"))?;
+    // libpq waits two seconds at least, and without limit for zero and less.
+    Ok(Some(Duration::from_secs(match u64::try_from(seconds) {
+        Ok(seconds) if seconds > 0 => seconds.max(2),
+        _ => 0,
+    })))
 }
 
 fn shown(hosts: &[Host], database: &str) -> String {
@@ -403,6 +194,8 @@ fn shown(hosts: &[Host], database: &str) -> String {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::parameters::{PARAMETERS, Support};
+    use super::super::tls_settings::Roots;
     use super::*;
 
     fn refusal(url: &str) -> String {
@@ -521,7 +314,7 @@ mod tests {
                 let told = outcome.unwrap_err().to_string();
                 assert!(told.contains(origin) && !told.contains("hunter2"), "{told}");
             };
-            if matches!(parameter.support, parameters::Support::Taken) {
+            if matches!(parameter.support, Support::Taken) {
                 continue;
             }
             let name = parameter.name;

@@ -11,11 +11,13 @@ use super::connection_string::unsupported;
 use super::location::Location;
 use super::password::PasswordSource;
 use super::pool::{Connector, MAX_WRITER_AGE};
-use super::{PostgresStore, schema};
+use super::schema;
+use super::store::PostgresStore;
+use crate::error::StoreError;
+use crate::migration::MigrationPlan;
 use crate::migration::Permission;
-use crate::{MigrationPlan, StoreError};
+use crate::time_limit::{self, blocking_within, within};
 
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const DEFAULT_CONNECTIONS: u32 = 8;
 const DEFAULT_MAX_AGE: Duration = Duration::from_mins(2);
@@ -25,9 +27,6 @@ const MAX_CONNECTIONS: u32 = 1_024;
 /// Writes are few, and those that wait for a lock must not take the connections that reads could
 /// use. Two, so that one of them does not keep the next revocation waiting.
 pub(super) const WRITERS: u32 = 2;
-
-/// The server counts milliseconds in 31 bits; this is far from that.
-const MAX_TIMEOUT: Duration = Duration::from_hours(24);
 
 /// How to open a database; made by [`PostgresStore::options`].
 ///
@@ -88,9 +87,9 @@ impl PostgresOptions {
             password: PasswordSource::Location,
             may: Permission::default(),
             connect_timeout: None,
-            acquire_timeout: DEFAULT_TIMEOUT,
-            lock_timeout: DEFAULT_TIMEOUT,
-            query_timeout: DEFAULT_TIMEOUT,
+            acquire_timeout: time_limit::DEFAULT,
+            lock_timeout: time_limit::DEFAULT,
+            query_timeout: time_limit::DEFAULT,
             max_connections: DEFAULT_CONNECTIONS,
             max_connection_age: DEFAULT_MAX_AGE,
         }
@@ -120,7 +119,7 @@ impl PostgresOptions {
     /// each server what the connection string's `connect_timeout` gives, and where it gives
     /// nothing, 2 s for all servers.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = Some(timeout.min(MAX_TIMEOUT));
+        self.connect_timeout = Some(timeout.min(time_limit::LONGEST));
         self
     }
 
@@ -159,7 +158,7 @@ impl PostgresOptions {
     /// [`StoreError::Timeout`]. Default: 5 s. At most a day. Effective only where it is shorter
     /// than the query timeout.
     pub fn acquire_timeout(mut self, timeout: Duration) -> Self {
-        self.acquire_timeout = timeout.min(MAX_TIMEOUT);
+        self.acquire_timeout = timeout.min(time_limit::LONGEST);
         self
     }
 
@@ -167,7 +166,7 @@ impl PostgresOptions {
     /// [`StoreError::Busy`]; the server keeps this time (`lock_timeout`). Default: 5 s. At most
     /// a day. Effective only where it is shorter than nine tenths of the query timeout.
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
-        self.lock_timeout = timeout.min(MAX_TIMEOUT);
+        self.lock_timeout = timeout.min(time_limit::LONGEST);
         self
     }
 
@@ -177,7 +176,7 @@ impl PostgresOptions {
     /// The server keeps nine tenths of it for each statement (`statement_timeout`), so that it does
     /// not work on for nobody.
     pub fn query_timeout(mut self, timeout: Duration) -> Self {
-        self.query_timeout = timeout.min(MAX_TIMEOUT);
+        self.query_timeout = timeout.min(time_limit::LONGEST);
         self
     }
 
@@ -200,7 +199,7 @@ impl PostgresOptions {
     /// the connections up, where nothing else finds out: [`watch`](PostgresStore::watch) does
     /// within seconds, if the new server accepts connections.
     pub fn max_connection_age(mut self, age: Duration) -> Self {
-        self.max_connection_age = age.clamp(LEAST_MAX_AGE, MAX_TIMEOUT);
+        self.max_connection_age = age.clamp(LEAST_MAX_AGE, time_limit::LONGEST);
         self
     }
 
@@ -225,7 +224,7 @@ impl PostgresOptions {
     /// Outside a Tokio runtime with time and IO enabled.
     pub async fn connect(self) -> Result<PostgresStore, StoreError> {
         let connector = self.connector().await?;
-        let triggers = self.within(schema::open(&connector, self.may)).await?;
+        let triggers = within(self.query_timeout, schema::open(&connector, self.may)).await?;
         let readers = connector.clone().pool(self.max_connections, self.acquire_timeout)?;
         let for_writes =
             Connector { max_age: connector.max_age.min(MAX_WRITER_AGE), ..connector.clone() };
@@ -244,7 +243,7 @@ impl PostgresOptions {
     ///
     /// Outside a Tokio runtime with time and IO enabled.
     pub async fn plan_migration(&self) -> Result<MigrationPlan, StoreError> {
-        self.within(schema::plan(&self.connector().await?)).await
+        within(self.query_timeout, schema::plan(&self.connector().await?)).await
     }
 
     /// Adds what the table lacks, or makes it, and returns what was done: an empty plan if there
@@ -264,17 +263,13 @@ impl PostgresOptions {
     ///
     /// Outside a Tokio runtime with time and IO enabled.
     pub async fn run_migration(&self) -> Result<MigrationPlan, StoreError> {
-        self.within(schema::migrate(&self.connector().await?)).await
+        within(self.query_timeout, schema::migrate(&self.connector().await?)).await
     }
 
     async fn connector(&self) -> Result<Connector, StoreError> {
         let url = self.url.clone();
-        // Reads the service file. A file system may take its time over it.
-        let reading = tokio::task::spawn_blocking(move || Location::parse(&url));
-        let location = match tokio::time::timeout(self.query_timeout, reading).await {
-            Ok(read) => read.map_err(|error| StoreError::Other(error.into()))??,
-            Err(_) => return Err(StoreError::Timeout { after: self.query_timeout }),
-        };
+        // Reads the service file, and a file system may hang.
+        let location = blocking_within(self.query_timeout, move || Location::parse(&url)).await??;
         if location.has_own_password && !matches!(self.password, PasswordSource::Location) {
             return Err(unsupported(
                 "it has a password, and a password file or command is given, too; leave one of them out",
@@ -293,23 +288,13 @@ impl PostgresOptions {
         })
     }
 
-    async fn within<T>(
-        &self,
-        work: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        match tokio::time::timeout(self.query_timeout, work).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(StoreError::Timeout { after: self.query_timeout }),
-        }
-    }
-
     /// How long one server may take, and how long all of them together.
     fn connect_timeouts(&self, location: &Location) -> (Duration, Duration) {
         let hosts = u32::try_from(location.hosts.len()).unwrap_or(u32::MAX);
         match (self.connect_timeout, location.connect_timeout) {
-            (None, Some(Duration::ZERO)) => (MAX_TIMEOUT, MAX_TIMEOUT),
+            (None, Some(Duration::ZERO)) => (time_limit::LONGEST, time_limit::LONGEST),
             (None, Some(each)) => {
-                (each.min(MAX_TIMEOUT), each.saturating_mul(hosts).min(MAX_TIMEOUT))
+                (each.min(time_limit::LONGEST), each.saturating_mul(hosts).min(time_limit::LONGEST))
             }
             (all, _) => {
                 let all = all.unwrap_or(DEFAULT_CONNECT_TIMEOUT);

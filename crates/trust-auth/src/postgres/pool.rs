@@ -17,7 +17,7 @@ use super::failure::{elsewhere, failed, superseded};
 use super::location::Location;
 use super::password::PasswordSource;
 use super::server::{CurrentServer, ServerIdentity, Sighting};
-use crate::StoreError;
+use crate::error::StoreError;
 
 /// A connection for writes is replaced when it is older than this: a revocation goes to the server
 /// that the address leads to, and a new connection is how to find out. Many changes in a row share

@@ -1,9 +1,9 @@
 //! The rights that operations take on the table, and which of them a role lacks: the server's error
 //! names none.
 
-use super::PostgresStore;
 use super::pool::Lent;
-use crate::StoreError;
+use super::store::PostgresStore;
+use crate::error::StoreError;
 
 pub(super) const READ: &[&str] = &["SELECT"];
 /// Looks for the name.

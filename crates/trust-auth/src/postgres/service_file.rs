@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::connection_string::{Pairs, unsupported};
-use crate::StoreError;
+use crate::error::StoreError;
 
 /// Where Debian's and Ubuntu's libpq look for the file of the machine.
 const SYSTEM_FOLDER: &str = "/etc/postgresql-common";

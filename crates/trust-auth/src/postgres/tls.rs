@@ -22,7 +22,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::location::{Host, Roots, SslMode, TlsSettings};
+use super::location::Host;
+use super::tls_settings::{Roots, SslMode, TlsSettings};
 
 /// The message `SSLRequest`: its length, and a version that no protocol has.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];

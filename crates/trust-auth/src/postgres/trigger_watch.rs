@@ -1,8 +1,7 @@
-//! [`TriggerWatch`]: whether the triggers are there, looked at again and again on the connection
-//! that listens.
+//! [`TriggerWatch`]: checks every 5 s, on the connection that listens, whether the triggers are there.
 //!
-//! A restore of the table may leave them out, or turn them off. Nothing arrives then, and nothing
-//! else would show it.
+//! A restore of the table may leave the triggers out, or turn them off. Notifications then stop, and
+//! nothing else shows why.
 
 use std::time::{Duration, Instant};
 
@@ -10,52 +9,54 @@ use sqlx::postgres::PgListener;
 
 use super::failure::failed;
 use super::pool::Connector;
-use super::schema::{self, Triggers};
+use super::triggers::Triggers;
 use super::watch::SIGN_OF_LIFE;
-use crate::StoreError;
+use crate::error::StoreError;
+use crate::time_limit::within;
 use crate::watcher::ChangeSink;
 
-/// The time between two looks.
+/// The time between two checks.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// The triggers as the last look found them.
+/// The triggers as the last check found them.
 pub(super) struct TriggerWatch {
-    seen: Triggers,
-    looked: Instant,
+    found: Triggers,
+    checked: Instant,
 }
 
 impl TriggerWatch {
-    /// Looks for the first time. Call it before the connection invalidates every key, which makes
-    /// up for what was changed earlier.
+    /// Makes the first check. The caller then counts the connection as connected, which invalidates
+    /// every key: no earlier change is missed.
     pub(super) async fn begin(
         listener: &mut PgListener,
         connector: &Connector,
         changes: &ChangeSink,
     ) -> Result<Self, StoreError> {
-        let seen = look(listener, connector).await?;
-        changes.triggers(&seen.missing, false);
-        Ok(Self { seen, looked: Instant::now() })
+        let found = read(listener, connector).await?;
+        changes.triggers(&found.missing, false);
+        Ok(Self { found, checked: Instant::now() })
     }
 
-    /// Looks again if it is time.
-    pub(super) async fn look_if_due(
+    /// Checks again if the interval is over.
+    pub(super) async fn check_if_due(
         &mut self,
         listener: &mut PgListener,
         connector: &Connector,
         changes: &ChangeSink,
     ) -> Result<(), StoreError> {
-        if self.looked.elapsed() >= INTERVAL {
-            let now = look(listener, connector).await?;
-            changes.triggers(&now.missing, now != self.seen);
-            *self = Self { seen: now, looked: Instant::now() };
+        if self.checked.elapsed() >= INTERVAL {
+            let now = read(listener, connector).await?;
+            changes.triggers(&now.missing, now != self.found);
+            *self = Self { found: now, checked: Instant::now() };
         }
         Ok(())
     }
 }
 
-async fn look(listener: &mut PgListener, connector: &Connector) -> Result<Triggers, StoreError> {
-    match tokio::time::timeout(SIGN_OF_LIFE, schema::triggers(listener)).await {
-        Ok(outcome) => outcome.map_err(|error| failed(&error, &connector.location, SIGN_OF_LIFE)),
-        Err(_) => Err(StoreError::Timeout { after: SIGN_OF_LIFE }),
-    }
+async fn read(listener: &mut PgListener, connector: &Connector) -> Result<Triggers, StoreError> {
+    within(SIGN_OF_LIFE, async {
+        let found = Triggers::read(listener).await;
+        found.map_err(|error| failed(&error, &connector.location, SIGN_OF_LIFE))
+    })
+    .await
 }

@@ -11,7 +11,6 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions
 use sqlx::{Acquire, Executor};
 use trust_key_cache::TrustKeyCache;
 
-use super::PostgresStore;
 use super::canary::{self, Canary};
 use super::dial::Refused;
 use super::failure::{elsewhere, failed};
@@ -19,10 +18,12 @@ use super::notice::{CHANNEL, Notice};
 use super::pool::{Connector, jittered};
 use super::schema;
 use super::server::ServerIdentity;
+use super::store::PostgresStore;
 use super::trigger_watch::TriggerWatch;
+use crate::error::StoreError;
 use crate::migration::Permission;
-use crate::watcher::{Backoff, ChangeSink};
-use crate::{StoreError, Watcher};
+use crate::time_limit::within;
+use crate::watcher::{Backoff, ChangeSink, Watcher};
 
 /// A connection that is silent for so long is asked for a sign of life, and has so long to give
 /// one. A lost network gives no error: without the question, the loss would go unnoticed.
@@ -113,7 +114,7 @@ async fn follow(
             }
             None => {}
         }
-        triggers.look_if_due(&mut ear.listener, connector, changes).await?;
+        triggers.check_if_due(&mut ear.listener, connector, changes).await?;
         if let Err(error) = ear.tend(connector, changes) {
             store.close_unfit();
             return Err(error);
@@ -179,12 +180,8 @@ impl Ear {
         channel: &str,
         changes: &ChangeSink,
     ) -> Result<Self, StoreError> {
-        let limit = connector.connect_timeout;
-        let mut ear =
-            match tokio::time::timeout(limit, Box::pin(Self::listen(connector, channel))).await {
-                Ok(ear) => ear?,
-                Err(_) => return Err(StoreError::Timeout { after: limit }),
-            };
+        let listening = Box::pin(Self::listen(connector, channel));
+        let mut ear = within(connector.connect_timeout, listening).await?;
         while !ear.canary.is_proven() {
             ear.tend(connector, changes)?;
             if let Some(word) = ear.word(connector, TICK).await? {
@@ -236,11 +233,13 @@ impl Ear {
     }
 
     async fn sign_of_life(&mut self, connector: &Connector) -> Result<(), StoreError> {
-        match tokio::time::timeout(SIGN_OF_LIFE, self.listener.execute("SELECT 1")).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(failed(&error, &connector.location, SIGN_OF_LIFE)),
-            Err(_) => Err(StoreError::Timeout { after: SIGN_OF_LIFE }),
-        }
+        within(SIGN_OF_LIFE, async {
+            match self.listener.execute("SELECT 1").await {
+                Ok(_) => Ok(()),
+                Err(error) => Err(failed(&error, &connector.location, SIGN_OF_LIFE)),
+            }
+        })
+        .await
     }
 
     /// Does what a notification asks for. The payload goes nowhere else: it has digests.

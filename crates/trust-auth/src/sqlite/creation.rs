@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::file::side_files;
 use super::location::Location;
-use crate::StoreError;
+use crate::error::StoreError;
 
 /// One store of the process opens its file at a time, up to here. To close a file drops all locks
 /// that the process has on it, SQLite's too; while this is held, nobody here has yet opened a file

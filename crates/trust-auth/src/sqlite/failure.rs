@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::StoreError;
+use crate::error::StoreError;
 
 /// SQLite's primary result codes (<https://www.sqlite.org/rescode.html>).
 mod code {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::StoreError;
+use crate::error::StoreError;
 
 /// A database's file.
 pub(super) struct File {

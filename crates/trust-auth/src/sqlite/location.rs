@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use sqlx::sqlite::SqliteConnectOptions;
 
-use crate::StoreError;
+use crate::error::StoreError;
 
 /// A file, as an absolute path, and what the URL said about making it.
 #[derive(Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::file::File;
-use crate::StoreError;
+use crate::error::StoreError;
 
 /// One look is under way at a time: while the file system hangs, no more threads do.
 pub(super) struct Lookout {

@@ -9,18 +9,16 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
 
 use super::file::File;
 use super::location::Location;
-use super::{SqliteStore, creation, schema};
+use super::store::SqliteStore;
+use super::{creation, schema};
+use crate::error::StoreError;
+use crate::migration::MigrationPlan;
 use crate::migration::Permission;
-use crate::{MigrationPlan, StoreError};
+use crate::time_limit::{self, blocking_within, within};
 
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_CONNECTIONS: u32 = 8;
 const MAX_CONNECTIONS: u32 = 1_024;
 const MAX_WATCHERS: u32 = 16;
-
-/// The driver counts the busy timeout in milliseconds of 31 bits, and adds the query timeout to the
-/// time of day; this is far from the limits of both.
-const MAX_TIMEOUT: Duration = Duration::from_hours(24);
 
 /// How to open a database; made by [`SqliteStore::options`].
 ///
@@ -60,8 +58,8 @@ impl SqliteOptions {
         Self {
             database: database.to_owned(),
             may: Permission::default(),
-            busy_timeout: DEFAULT_TIMEOUT,
-            query_timeout: DEFAULT_TIMEOUT,
+            busy_timeout: time_limit::DEFAULT,
+            query_timeout: time_limit::DEFAULT,
             max_connections: DEFAULT_CONNECTIONS,
             durable: true,
         }
@@ -86,7 +84,7 @@ impl SqliteOptions {
     /// How long a statement waits for the lock of another process before it gives
     /// [`StoreError::Busy`]. Default: 5 s. At most a day.
     pub fn busy_timeout(mut self, timeout: Duration) -> Self {
-        self.busy_timeout = timeout.min(MAX_TIMEOUT);
+        self.busy_timeout = timeout.min(time_limit::LONGEST);
         self
     }
 
@@ -94,7 +92,7 @@ impl SqliteOptions {
     /// [`StoreError::Timeout`]. Default: 5 s. At most a day. The busy timeout is effective only
     /// where it is shorter.
     pub fn query_timeout(mut self, timeout: Duration) -> Self {
-        self.query_timeout = timeout.min(MAX_TIMEOUT);
+        self.query_timeout = timeout.min(time_limit::LONGEST);
         self
     }
 
@@ -139,8 +137,11 @@ impl SqliteOptions {
     pub async fn connect(self) -> Result<SqliteStore, StoreError> {
         let (path, may) = self.locate(None).await?;
         let options = self.connection(&path);
-        self.within(schema::open(&options.clone().create_if_missing(may.create), &path, may))
-            .await?;
+        within(
+            self.query_timeout,
+            schema::open(&options.clone().create_if_missing(may.create), &path, may),
+        )
+        .await?;
 
         // In WAL mode NORMAL syncs at checkpoints only, and FULL after each commit as well.
         let synchronous =
@@ -164,19 +165,8 @@ impl SqliteOptions {
             creation::warn_if_public(&path);
             File::at(path)
         };
-        let file = self.off_the_workers(opened).await?;
+        let file = blocking_within(self.query_timeout, opened).await?;
         Ok(SqliteStore::new(readers, writer, watchers, file, self.query_timeout, self.durable))
-    }
-
-    /// Asks the file system, within the query timeout.
-    async fn off_the_workers<T: Send + 'static>(
-        &self,
-        ask: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, StoreError> {
-        match tokio::time::timeout(self.query_timeout, tokio::task::spawn_blocking(ask)).await {
-            Ok(answer) => answer.map_err(|error| StoreError::Other(error.into())),
-            Err(_) => Err(StoreError::Timeout { after: self.query_timeout }),
-        }
     }
 
     /// Reads what the tables lack, and returns the SQL that [`run_migration`](Self::run_migration)
@@ -191,7 +181,7 @@ impl SqliteOptions {
     /// Outside a Tokio runtime with time enabled.
     pub async fn plan_migration(&self) -> Result<MigrationPlan, StoreError> {
         let (path, _) = self.locate(Some(false)).await?;
-        self.within(schema::plan(&self.connection(&path), &path)).await
+        within(self.query_timeout, schema::plan(&self.connection(&path), &path)).await
     }
 
     /// Adds what the tables lack, or makes them in an empty file, and returns what was done: an
@@ -209,7 +199,7 @@ impl SqliteOptions {
     /// Outside a Tokio runtime with time enabled.
     pub async fn run_migration(&self) -> Result<MigrationPlan, StoreError> {
         let (path, _) = self.locate(Some(false)).await?;
-        self.within(schema::migrate(&self.connection(&path), &path)).await
+        within(self.query_timeout, schema::migrate(&self.connection(&path), &path)).await
     }
 
     /// The file, and what may be done with it; an error if it is missing and may not be made, which
@@ -218,13 +208,12 @@ impl SqliteOptions {
         let location = Location::parse(&self.database)?;
         let create = create.or(location.create).unwrap_or(self.may.create);
         let may = Permission { create, ..self.may };
-        // A file system may take its time, or all of it.
-        let (location, found) = self
-            .off_the_workers(move || {
-                let found = creation::find_or_make(&location, create);
-                (location, found)
-            })
-            .await?;
+        // A file system may hang.
+        let (location, found) = blocking_within(self.query_timeout, move || {
+            let found = creation::find_or_make(&location, create);
+            (location, found)
+        })
+        .await?;
         if !found? {
             return Err(StoreError::NotFound { path: location.path });
         }
@@ -240,16 +229,6 @@ impl SqliteOptions {
             .filename(path)
             .busy_timeout(self.busy_timeout)
             .disable_statement_logging()
-    }
-
-    async fn within<T>(
-        &self,
-        work: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        match tokio::time::timeout(self.query_timeout, work).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(StoreError::Timeout { after: self.query_timeout }),
-        }
     }
 }
 

@@ -11,8 +11,8 @@ use sqlx::{Error, Row};
 use tokio::task::yield_now;
 
 use super::row;
-use crate::Candidates;
 use crate::row_warnings::RowWarnings;
+use crate::store::Candidates;
 
 const ID: usize = 36;
 const RECORD: usize = ID + 64;

@@ -1,5 +1,5 @@
-//! How a trust is written in a row, and read back. A malformed row gives an error or a warning that
-//! names its id, never its content.
+//! Reading a row of SQLite. A malformed row gives an error or a warning that names its id, never its
+//! content.
 
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
@@ -10,49 +10,49 @@ use trust_key_cache::KeyHash;
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
-use crate::columns::{Columns, Malformed};
+use crate::columns::{Columns, Malformed, parse_hash};
+use crate::error::StoreError;
 use crate::row_warnings::RowWarnings;
-use crate::{MalformedRow, StoreError};
+use crate::store::MalformedRow;
 
-/// The row of a query for `id, name, code, region, api_key_hash, created_at, last_heartbeat,
-/// disabled_at`; or that its id is malformed.
+/// The columns that [`columns`] reads, in their order.
+macro_rules! read_columns {
+    () => {
+        "id, name, code, region, api_key_hash, created_at, last_heartbeat, disabled_at"
+    };
+}
+
+pub(super) use read_columns;
+
+/// Reads a row of `read_columns!()`.
+///
+/// # Errors
+///
+/// The row's name, if the id is malformed.
 pub(super) fn columns(row: &SqliteRow, warnings: &RowWarnings) -> Result<Columns, MalformedRow> {
     let text = |index| row.try_get::<Option<String>, usize>(index).map_err(|_| Malformed);
-    let name = text(1).and_then(|name| name.ok_or(Malformed));
     let Some(id) = id(row) else {
-        return Err(MalformedRow { id: None, name: name.ok(), column: "id" });
+        return Err(MalformedRow { id: None, name: text(1).ok().flatten(), column: "id" });
     };
-    let time_of = |index| match text(index)? {
+    let time = |index| match text(index)? {
         Some(text) => time(&text).map(Some).ok_or(Malformed),
         None => Ok(None),
     };
-    Ok(Columns {
-        id,
-        name,
-        code: text(2),
-        region: text(3),
-        api_key_hash: text(4).map(|digits| digits.and_then(|digits| hash(id, &digits, warnings))),
-        created_at: time_of(5).and_then(|time| time.ok_or(Malformed)),
-        // The application writes this one.
-        last_heartbeat: time_of(6).unwrap_or_else(|Malformed| {
-            warnings.last_heartbeat(id);
-            None
-        }),
-        disabled_at: time_of(7),
-    })
+    Ok(Columns::read(id, text, time, warnings))
 }
 
-/// That a row's id is malformed, as an error.
+/// Returns the error of a row that is needed, and whose id is malformed.
 pub(super) fn without_id(row: MalformedRow) -> StoreError {
     StoreError::BadRow { id: row.id, column: row.column }
 }
 
-/// The row of a query for `id, api_key_hash`; `None` if it is malformed.
+/// Reads a row of `id, api_key_hash`, and warns if it is malformed.
 pub(super) fn candidate(row: &SqliteRow, warnings: &RowWarnings) -> Option<(Uuid, KeyHash)> {
     candidate_of(row.try_get(0).ok(), row.try_get(1).ok(), warnings)
 }
 
-/// As [`candidate`], of the two columns' texts, as far as they are texts.
+/// Reads a candidate from the texts of its two columns, and warns if it is malformed. `None` stands
+/// for a value that is not a text.
 pub(super) fn candidate_of(
     id: Option<&str>,
     digits: Option<&str>,
@@ -62,31 +62,23 @@ pub(super) fn candidate_of(
         warnings.id();
         return None;
     };
-    hash(id, digits.unwrap_or_default(), warnings).map(|hash| (id, hash))
+    parse_hash(id, digits.unwrap_or_default(), warnings).map(|hash| (id, hash))
 }
 
-/// The first column, if it is an id as this store spells it.
+/// Reads the first column, an id.
 pub(super) fn id(row: &SqliteRow) -> Option<Uuid> {
     row.try_get(0).ok().and_then(id_of)
 }
 
-/// The id, if it is spelt as [`id_text`] spells it. Any other spelling of a UUID would be read here
-/// and found by no statement: a change of such a row would write nothing.
+/// Reads an id that is spelt as [`id_text`] spells it. No statement finds a row whose id has another
+/// spelling, so a change of such a row would write nothing.
 fn id_of(text: &str) -> Option<Uuid> {
     let id = Uuid::try_parse(text).ok()?;
     let spelt = &mut [0; Hyphenated::LENGTH];
     (id.hyphenated().encode_lower(spelt) == text).then_some(id)
 }
 
-fn hash(id: Uuid, digits: &str, warnings: &RowWarnings) -> Option<KeyHash> {
-    let hash = digits.parse().ok();
-    if hash.is_none() {
-        warnings.hash(id);
-    }
-    hash
-}
-
-/// A time as this store writes it, or as SQLite's own `datetime('now')` does, which means UTC.
+/// Reads a time as this store writes it, or as SQLite's own `datetime('now')` writes it, in UTC.
 fn time(text: &str) -> Option<OffsetDateTime> {
     let sqlite = || {
         PrimitiveDateTime::parse(
@@ -99,10 +91,7 @@ fn time(text: &str) -> Option<OffsetDateTime> {
         .or_else(|| sqlite().ok().map(PrimitiveDateTime::assume_utc))
 }
 
+/// Returns an id as this store writes it.
 pub(super) fn id_text(id: Uuid) -> String {
     id.hyphenated().to_string()
-}
-
-pub(super) fn time_text(time: OffsetDateTime) -> Result<String, StoreError> {
-    time.format(&Rfc3339).map_err(|error| StoreError::Other(error.into()))
 }

@@ -10,8 +10,8 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, SqlSafeStr, SqliteConnection};
 
 use super::failure::failed;
-use crate::migration::Permission;
-use crate::{MigrationPlan, StoreError};
+use crate::error::StoreError;
+use crate::migration::{MigrationPlan, Permission, missing_column};
 
 /// Every migration, oldest first. One that was released must not change: its checksum is in the
 /// databases.
@@ -216,8 +216,7 @@ fn missing_from(found: &Found) -> Vec<String> {
     }
     let migrations =
         found.pending.iter().map(|&index| format!("the migration `{}`", MIGRATIONS[index].1));
-    let columns =
-        found.lacks.iter().map(|column| format!("the column `{column}` of the table `trust`"));
+    let columns = found.lacks.iter().map(|column| missing_column(column));
     migrations.chain(columns).collect()
 }
 

@@ -19,9 +19,10 @@ use super::anchor::Anchor;
 use super::failure::failed;
 use super::file::File;
 use super::lookout::Lookout;
-use super::{SqliteStore, row};
-use crate::watcher::ChangeSink;
-use crate::{StoreError, Watcher};
+use super::row;
+use super::store::SqliteStore;
+use crate::error::StoreError;
+use crate::watcher::{ChangeSink, Watcher};
 
 /// How often the version is asked for. It is read from shared memory: no page of the file is
 /// touched while nothing changes.

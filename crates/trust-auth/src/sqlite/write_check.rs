@@ -2,28 +2,28 @@
 
 use sqlx::AssertSqlSafe;
 
-use super::SqliteStore;
-use crate::StoreError;
+use super::store::SqliteStore;
+use crate::error::StoreError;
+use crate::sql_ledger::WriteTransaction;
 
 impl SqliteStore {
-    /// Commits one page of the file as it was.
+    /// Commits one page of the file, unchanged.
     ///
     /// `Ok` proves what a change needs: the write lock, a connection that can begin and commit, and
-    /// room for a page. A larger change may still find no room. For a service whose last change
-    /// failed, and that wants to know whether the next one would. Watchers of the file see a
-    /// commit, and read it again.
+    /// room for a page. A larger change may still find no room. A service calls this after a change
+    /// has failed, to find out whether the next one would. Watchers of the file see a commit, and
+    /// read the file again.
     ///
     /// # Errors
     ///
     /// As a change of [`TrustLedger`](crate::TrustLedger).
     pub async fn check_writes(&self) -> Result<(), StoreError> {
-        self.within(async {
-            let mut write = self.begin().await?;
+        self.change(|mut write| async move {
             let version: i32 = sqlx::query_scalar("PRAGMA user_version")
                 .fetch_one(write.connection()?)
                 .await
                 .map_err(|error| self.failed(error))?;
-            // SQLite writes the page also where the number is the same.
+            // SQLite writes the page even where the number is the same.
             sqlx::raw_sql(AssertSqlSafe(format!("PRAGMA user_version = {version}")))
                 .execute(write.connection()?)
                 .await

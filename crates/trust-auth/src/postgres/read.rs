@@ -1,0 +1,109 @@
+//! The read side of [`PostgresStore`]. Each read also asks the server whether it is a replica.
+
+use sqlx::postgres::PgRow;
+use uuid::Uuid;
+
+use super::failure::is_lost;
+use super::pool::Lent;
+use super::rights;
+use super::row::{self, read_columns};
+use super::store::PostgresStore;
+use crate::error::StoreError;
+use crate::store::{Candidates, Listing, TrustStore};
+use crate::trust::Trust;
+
+impl TrustStore for PostgresStore {
+    async fn fetch(&self, id: Uuid) -> Result<Option<Trust>, StoreError> {
+        // Returns a row in any case: without the trust, the server's answer is still needed.
+        let sql = concat!(
+            "SELECT server.is_replica, ",
+            read_columns!(),
+            " FROM (SELECT pg_is_in_recovery() AS is_replica) AS server \
+             LEFT JOIN trust ON id = $1"
+        );
+        let found = self
+            .within(rights::READ, self.rows(sql, Some(id), |row| row::columns(row, &self.warnings)))
+            .await?;
+        let Some(columns) = found.into_iter().next().transpose()?.flatten() else {
+            return Ok(None);
+        };
+        columns.trust(&self.warnings).map(Some)
+    }
+
+    async fn candidates(&self) -> Result<Candidates, StoreError> {
+        let sql = "SELECT server.is_replica, id, api_key_hash::text \
+                   FROM (SELECT pg_is_in_recovery() AS is_replica) AS server \
+                   LEFT JOIN trust ON api_key_hash IS NOT NULL AND disabled_at IS NULL \
+                   ORDER BY created_at, id";
+        let rows = self
+            .within(rights::READ, self.rows(sql, None, |row| row::candidate(row, &self.warnings)))
+            .await?;
+        let mut candidates = Candidates::with_capacity(rows.len());
+        for (id, hash) in rows.into_iter().flatten() {
+            candidates.push(id, hash);
+        }
+        Ok(candidates)
+    }
+}
+
+impl PostgresStore {
+    /// Reads all rows, in the order of the names' bytes.
+    pub(super) async fn read_all(&self) -> Result<Listing, StoreError> {
+        let sql = concat!(
+            "SELECT server.is_replica, ",
+            read_columns!(),
+            " FROM (SELECT pg_is_in_recovery() AS is_replica) AS server \
+             LEFT JOIN trust ON true ORDER BY name COLLATE \"C\""
+        );
+        let rows = self
+            .within(rights::READ, self.rows(sql, None, |row| row::columns(row, &self.warnings)))
+            .await?;
+        let mut listing = Listing::default();
+        for columns in rows {
+            if let Some(columns) = columns? {
+                columns.list(&mut listing);
+            }
+        }
+        Ok(listing)
+    }
+
+    /// Reads rows, each through `read`, whose first column tells whether the server is a replica.
+    ///
+    /// A connection that was used before may have died meanwhile, as after a restart of the server:
+    /// the read is then done once more, on a new one.
+    async fn rows<T: Send + Unpin>(
+        &self,
+        sql: &'static str,
+        id: Option<Uuid>,
+        read: impl Fn(&PgRow) -> T + Send + Sync,
+    ) -> Result<Vec<T>, StoreError> {
+        let mut may_repeat = true;
+        loop {
+            let mut lent = Lent::from(&self.readers).await?;
+            let query = match id {
+                Some(id) => sqlx::query(sql).bind(id),
+                None => sqlx::query(sql),
+            };
+            let rows = query
+                .try_map(|row| Ok((!row::is_replica(&row)).then(|| read(&row))))
+                .fetch_all(lent.connection()?)
+                .await;
+            match rows {
+                Ok(rows) => {
+                    let rows: Option<Vec<T>> = rows.into_iter().collect();
+                    let Some(rows) = rows else {
+                        return Err(StoreError::ReadOnly { server: self.server() });
+                    };
+                    lent.give_back();
+                    return Ok(rows);
+                }
+                Err(error) if may_repeat && is_lost(&error) && !lent.is_fresh() => {
+                    may_repeat = false;
+                    // What has befallen one of them has befallen all, as a rule.
+                    drop(self.readers.retain(|_, _| false));
+                }
+                Err(error) => return Err(self.failed(&error)),
+            }
+        }
+    }
+}

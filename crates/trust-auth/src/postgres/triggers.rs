@@ -1,0 +1,77 @@
+//! [`Triggers`]: the triggers that notify of changes, as the catalog has them at one moment.
+
+use sqlx::{Executor, Postgres};
+
+/// The SQL that makes the triggers and their function.
+pub(super) const NOTIFY: &str = include_str!("../../migrations/postgres/0003_notify.sql");
+
+/// The triggers that notify of changes, as the catalog has them at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Triggers {
+    /// The names of the triggers that differ from this version's: removed, turned off, or with
+    /// another function.
+    pub(super) missing: Vec<String>,
+    /// Differs after any of the triggers was made, changed, or turned on or off.
+    fingerprint: String,
+}
+
+impl Triggers {
+    /// Reads the catalog. Where there is no table, all triggers are missing.
+    pub(super) async fn read<'c>(
+        connection: impl Executor<'c, Database = Postgres>,
+    ) -> Result<Self, sqlx::Error> {
+        let rows: Vec<(String, Option<String>)> = sqlx::query_as(
+            // tgtype: 1 for each row, 4 insert, 8 delete, 16 update, 32 truncate. A row's xmin is
+            // the transaction that wrote the row last.
+            "SELECT wanted.name, \
+                 found.tgrelid::text || '.' || found.oid || '.' || found.xmin \
+                     || '.' || pg_proc.xmin \
+             FROM (VALUES \
+                 ('trust_auth_row', 1 + 4 + 8, FALSE), ('trust_auth_update', 1 + 16, TRUE), \
+                 ('trust_auth_truncate', 32, FALSE) \
+             ) AS wanted (name, type, is_conditional) \
+             LEFT JOIN (pg_trigger AS found \
+                 JOIN pg_proc ON pg_proc.oid = found.tgfoid AND pg_proc.prosrc = $1) \
+                 ON found.tgrelid = to_regclass('trust')::oid \
+                 AND found.tgname = wanted.name AND found.tgtype = wanted.type \
+                 AND (found.tgqual IS NOT NULL) = wanted.is_conditional \
+                 AND found.tgattr::text = '' AND found.tgenabled = 'A' \
+             ORDER BY wanted.name",
+        )
+        .bind(function_body())
+        .fetch_all(connection)
+        .await?;
+        let missing =
+            rows.iter().filter(|(_, mark)| mark.is_none()).map(|(name, _)| name.clone()).collect();
+        let marks: Vec<&str> =
+            rows.iter().map(|(_, mark)| mark.as_deref().unwrap_or("-")).collect();
+        Ok(Self { missing, fingerprint: marks.join(" ") })
+    }
+}
+
+/// Returns the text of the triggers' function, as the database keeps it.
+fn function_body() -> &'static str {
+    NOTIFY.split("$trust_auth$").nth(1).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use trust_key_cache::KeyHash;
+
+    use super::*;
+    use crate::postgres::notice::CHANNEL;
+
+    #[test]
+    fn the_functions_text_is_found_in_the_migration_file() {
+        let body = function_body();
+        assert!(body.starts_with("\nDECLARE") && body.ends_with("END\n"), "{body}");
+        assert!(body.contains(&format!("'{CHANNEL}'")));
+    }
+
+    /// Where the function has another text, the database lacks the triggers until it is migrated.
+    #[test]
+    fn the_functions_text_has_not_changed_since_it_was_released() {
+        let released = "91870cd723131bfb6a96d961594c15318fc77210a79d5a55eb539cc4615ed4c7".parse();
+        assert_eq!(Ok(KeyHash::of(function_body())), released);
+    }
+}

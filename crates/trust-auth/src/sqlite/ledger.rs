@@ -1,0 +1,68 @@
+//! The write side of [`SqliteStore`]: changes of one row, and the list of all rows.
+
+use trust_key_cache::KeyHash;
+
+use super::row::{self, read_columns};
+use super::store::SqliteStore;
+use super::transaction::Transaction;
+use crate::error::StoreError;
+use crate::new_trust::NewTrust;
+use crate::sql_ledger;
+use crate::store::{Change, Listing, TrustLedger};
+use crate::trust::Trust;
+use crate::trust_ref::TrustRef;
+
+impl SqliteStore {
+    /// Runs a change in a transaction of its own, under the query timeout.
+    pub(super) async fn change<'a, T, F>(
+        &'a self,
+        steps: impl FnOnce(Transaction<'a>) -> F + Send,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>> + Send,
+    {
+        self.within(async { steps(Transaction::begin(self).await?).await }).await
+    }
+}
+
+impl TrustLedger for SqliteStore {
+    async fn insert(&self, new: NewTrust, hash: KeyHash) -> Result<Trust, StoreError> {
+        let trust = new.into_trust(hash);
+        self.change(|write| sql_ledger::insert(write, trust)).await
+    }
+
+    async fn replace_hash(&self, which: &TrustRef, hash: KeyHash) -> Result<Change, StoreError> {
+        self.change(|write| sql_ledger::replace_hash(write, which, hash)).await
+    }
+
+    async fn set_enabled(&self, which: &TrustRef, enabled: bool) -> Result<Change, StoreError> {
+        self.change(|write| sql_ledger::set_enabled(write, which, enabled)).await
+    }
+
+    async fn delete(&self, which: &TrustRef) -> Result<Change, StoreError> {
+        self.change(|write| sql_ledger::delete(write, which)).await
+    }
+
+    async fn list(&self) -> Result<Vec<Trust>, StoreError> {
+        Ok(self.listing().await?.trusts)
+    }
+
+    async fn listing(&self) -> Result<Listing, StoreError> {
+        self.within(async {
+            let query = concat!("SELECT ", read_columns!(), " FROM trust ORDER BY name");
+            let rows = sqlx::query(query)
+                .fetch_all(&self.readers)
+                .await
+                .map_err(|error| self.failed(error))?;
+            let mut listing = Listing::default();
+            for row in &rows {
+                match row::columns(row, &self.warnings) {
+                    Ok(columns) => columns.list(&mut listing),
+                    Err(malformed) => listing.malformed.push(malformed),
+                }
+            }
+            Ok(listing)
+        })
+        .await
+    }
+}

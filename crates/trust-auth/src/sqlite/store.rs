@@ -1,0 +1,159 @@
+//! [`SqliteStore`]: the connections to a file, and the reads of the hot path.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::SqlitePool;
+use uuid::Uuid;
+
+use super::anchor::Anchor;
+use super::failure::failed;
+use super::file::File;
+use super::options::SqliteOptions;
+use super::packed;
+use super::row::{self, read_columns};
+use crate::error::StoreError;
+use crate::row_warnings::RowWarnings;
+use crate::store::{Candidates, TrustStore};
+use crate::time_limit;
+use crate::trust::Trust;
+
+/// The trusts in an SQLite file, through a pool of connections. A clone shares the pool.
+///
+/// The file is in WAL mode: reads never wait for a write. Writes of this process take turns before
+/// they ask for the database's lock, so that those which wait hold no connection that a read could
+/// use. Each operation runs under the query timeout, and a write that times out may yet be
+/// committed.
+///
+/// The connections close in the background when the last clone is dropped; [`close`](Self::close)
+/// waits for that.
+///
+/// # Examples
+///
+/// ```
+/// use trust_auth::{KeyHash, NewTrust, SqliteStore, TrustLedger, TrustStore};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let file = folder.path().join("trusts.db");
+/// let store = SqliteStore::options(&file).create_if_missing(true).connect().await?;
+/// let trust = store.insert(NewTrust::new("St. Mary")?, KeyHash::of("key")).await?;
+/// assert_eq!(store.fetch(trust.id).await?, Some(trust));
+/// store.close().await;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct SqliteStore {
+    pub(super) readers: SqlitePool,
+    /// Of one connection: a write that was cancelled while it waited for the lock keeps it busy
+    /// for some seconds, and no reader.
+    pub(super) writer: SqlitePool,
+    /// One for each watcher. Of the store, so that it can close them too and wait for it: SQLite
+    /// tidies up its side files when the last connection closes, and what stays in them would be
+    /// put into whatever file has the name then.
+    pub(super) watchers: SqlitePool,
+    pub(super) anchor: Arc<Anchor>,
+    pub(super) file: Arc<File>,
+    pub(super) query_timeout: Duration,
+    /// Whether each commit is moved on into the database's own file.
+    pub(super) checkpoints: bool,
+    pub(super) warnings: Arc<RowWarnings>,
+}
+
+impl SqliteStore {
+    /// How to open a database: a path, or `sqlite:` and a path in which `%` encodes bytes.
+    ///
+    /// Nothing is looked at before [`SqliteOptions::connect`].
+    pub fn options(database: impl AsRef<Path>) -> SqliteOptions {
+        SqliteOptions::new(database.as_ref())
+    }
+
+    /// The file, as an absolute path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Closes all connections, those of its watchers included, and waits until they are closed.
+    /// Operations of any clone give [`StoreError::Unreachable`] from then on, and its watchers have
+    /// ended.
+    pub async fn close(&self) {
+        self.writer.close().await;
+        self.readers.close().await;
+        self.watchers.close().await;
+        // Last: while it is open, none of the others takes the side files away.
+        self.anchor.release().await;
+    }
+
+    pub(super) fn new(
+        readers: SqlitePool,
+        writer: SqlitePool,
+        watchers: SqlitePool,
+        file: File,
+        query_timeout: Duration,
+        checkpoints: bool,
+    ) -> Self {
+        let file = Arc::new(file);
+        let anchor = Arc::new(Anchor::of(Arc::clone(&file)));
+        let warnings = Arc::default();
+        Self { readers, writer, watchers, anchor, file, query_timeout, checkpoints, warnings }
+    }
+
+    /// Runs an operation under the query timeout, unless a watcher has found the file replaced.
+    pub(super) async fn within<T>(
+        &self,
+        operation: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        self.file.check()?;
+        time_limit::within(self.query_timeout, async {
+            let outcome = operation.await;
+            // Again: a watcher may have found the replacement meanwhile.
+            self.file.check().and(outcome)
+        })
+        .await
+    }
+
+    /// What to make of an error of the driver.
+    pub(super) fn failed(&self, error: sqlx::Error) -> StoreError {
+        match error {
+            sqlx::Error::PoolTimedOut => StoreError::Timeout { after: self.query_timeout },
+            error => failed(error, self.path()),
+        }
+    }
+}
+
+impl TrustStore for SqliteStore {
+    async fn fetch(&self, id: Uuid) -> Result<Option<Trust>, StoreError> {
+        self.within(async {
+            let row = sqlx::query(concat!("SELECT ", read_columns!(), " FROM trust WHERE id = ?1"))
+                .bind(row::id_text(id))
+                .fetch_optional(&self.readers)
+                .await
+                .map_err(|error| self.failed(error))?;
+            let Some(row) = row else { return Ok(None) };
+            let columns = row::columns(&row, &self.warnings).map_err(row::without_id)?;
+            columns.trust(&self.warnings).map(Some)
+        })
+        .await
+    }
+
+    async fn candidates(&self) -> Result<Candidates, StoreError> {
+        self.within(async {
+            packed::candidates(&self.readers, &self.warnings)
+                .await
+                .map_err(|error| self.failed(error))
+        })
+        .await
+    }
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore")
+            .field("path", &self.path())
+            .field("query_timeout", &self.query_timeout)
+            .finish_non_exhaustive()
+    }
+}

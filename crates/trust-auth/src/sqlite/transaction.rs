@@ -1,0 +1,155 @@
+//! [`Transaction`]: a write transaction on an SQLite file, and its statements.
+
+use sqlx::pool::PoolConnection;
+use sqlx::query::Query;
+use sqlx::sqlite::SqliteArguments;
+use sqlx::{Sqlite, SqliteConnection};
+use time::OffsetDateTime;
+use trust_key_cache::KeyHash;
+use uuid::Uuid;
+
+use super::row::{self, read_columns};
+use super::store::SqliteStore;
+use crate::columns::time_text;
+use crate::error::StoreError;
+use crate::sql_ledger::WriteTransaction;
+use crate::text_flaw::nfc;
+use crate::trust::Trust;
+use crate::trust_ref::TrustRef;
+
+/// A transaction that holds the database's write lock. Dropped without a commit, it closes its
+/// connection, which rolls back.
+///
+/// The connection is never used again then. After a failure, SQLite may or may not have rolled back
+/// by itself. After a cancellation, the driver's thread may still be running the statement. The
+/// driver's own transactions count their depth, and would count wrongly in both cases.
+pub(super) struct Transaction<'a> {
+    /// `None` once the transaction is committed.
+    connection: Option<PoolConnection<Sqlite>>,
+    store: &'a SqliteStore,
+}
+
+impl<'a> Transaction<'a> {
+    pub(super) async fn begin(store: &'a SqliteStore) -> Result<Self, StoreError> {
+        let connection = store.writer.acquire().await.map_err(|error| store.failed(error))?;
+        // Made before the first statement: if `BEGIN` fails or is cancelled, this is dropped.
+        let mut transaction = Self { connection: Some(connection), store };
+        // IMMEDIATE: a transaction that has read, and asks for the lock later, is refused at once,
+        // however long the busy timeout is.
+        let begun = sqlx::raw_sql("BEGIN IMMEDIATE").execute(transaction.connection()?).await;
+        begun.map_err(|error| store.failed(error))?;
+        Ok(transaction)
+    }
+
+    pub(super) fn connection(&mut self) -> Result<&mut SqliteConnection, StoreError> {
+        self.connection.as_deref_mut().ok_or(StoreError::Unreachable)
+    }
+
+    async fn execute(
+        &mut self,
+        query: Query<'_, Sqlite, SqliteArguments>,
+    ) -> Result<u64, StoreError> {
+        match query.execute(self.connection()?).await {
+            Ok(done) => Ok(done.rows_affected()),
+            Err(error) => Err(self.store.failed(error)),
+        }
+    }
+}
+
+impl WriteTransaction for Transaction<'_> {
+    const INTERCEPTORS: &'static str = "a trigger";
+
+    async fn find(&mut self, which: &TrustRef) -> Result<Trust, StoreError> {
+        let query = match which {
+            TrustRef::Id(id) => {
+                sqlx::query(concat!("SELECT ", read_columns!(), " FROM trust WHERE id = ?1"))
+                    .bind(row::id_text(*id))
+            }
+            TrustRef::Name(name) => sqlx::query(concat!(
+                "SELECT ",
+                read_columns!(),
+                " FROM trust WHERE name IN (?1, ?2) ORDER BY name <> ?1 LIMIT 1"
+            ))
+            .bind(name.clone())
+            .bind(nfc(name).into_owned()),
+        };
+        let row = query
+            .fetch_optional(self.connection()?)
+            .await
+            .map_err(|error| self.store.failed(error))?;
+        let Some(row) = row else { return Err(StoreError::NoSuchTrust { which: which.clone() }) };
+        let columns = row::columns(&row, &self.store.warnings).map_err(row::without_id)?;
+        Ok(columns.for_change(&self.store.warnings))
+    }
+
+    async fn insert(&mut self, trust: &Trust) -> Result<u64, StoreError> {
+        let query = sqlx::query(
+            "INSERT INTO trust (id, name, code, region, api_key_hash, created_at) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (name) DO NOTHING",
+        )
+        .bind(row::id_text(trust.id))
+        .bind(trust.name.clone())
+        .bind(trust.code.clone())
+        .bind(trust.region.clone())
+        .bind(trust.api_key_hash.map(|hash| hash.to_string()))
+        .bind(trust.created_at.map(time_text).transpose()?);
+        self.execute(query).await
+    }
+
+    async fn set_hash(&mut self, id: Uuid, hash: KeyHash) -> Result<u64, StoreError> {
+        let query = sqlx::query("UPDATE trust SET api_key_hash = ?2 WHERE id = ?1")
+            .bind(row::id_text(id))
+            .bind(hash.to_string());
+        self.execute(query).await
+    }
+
+    async fn set_disabled_at(
+        &mut self,
+        id: Uuid,
+        disabled_at: Option<OffsetDateTime>,
+    ) -> Result<u64, StoreError> {
+        let query = sqlx::query("UPDATE trust SET disabled_at = ?2 WHERE id = ?1")
+            .bind(row::id_text(id))
+            .bind(disabled_at.map(time_text).transpose()?);
+        self.execute(query).await
+    }
+
+    async fn delete(&mut self, id: Uuid) -> Result<u64, StoreError> {
+        self.execute(sqlx::query("DELETE FROM trust WHERE id = ?1").bind(row::id_text(id))).await
+    }
+
+    async fn commit(mut self) -> Result<(), StoreError> {
+        let done = sqlx::raw_sql("COMMIT").execute(self.connection()?).await;
+        done.map_err(|error| self.store.failed(error))?;
+        if let Some(connection) = self.connection.take()
+            && self.store.checkpoints
+        {
+            // The next write waits for the checkpoint, and so does `close`.
+            tokio::spawn(checkpoint(connection));
+        }
+        Ok(())
+    }
+
+    fn schema_error(&self, reason: &str) -> StoreError {
+        StoreError::Schema { path: self.store.path().into(), reason: reason.into() }
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        if let Some(connection) = &mut self.connection {
+            connection.close_on_drop();
+        }
+    }
+}
+
+/// Moves committed pages into the database's own file, except pages that a reader still needs
+/// elsewhere. A revocation is then kept even if `-wal` is removed by hand.
+async fn checkpoint(mut connection: PoolConnection<Sqlite>) {
+    let done = sqlx::raw_sql("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut *connection).await;
+    if let Err(error) = done {
+        // SQLite makes another checkpoint later.
+        connection.close_on_drop();
+        tracing::debug!(%error, "a checkpoint failed");
+    }
+}
