@@ -1,19 +1,18 @@
-//! [`TextFlaw`]: why a name, a code or a region cannot be told from another by its reader.
+//! [`TextFlaw`]: why a reader cannot tell a name, a code or a region from another.
 //!
-//! It must never repeat the text, which may be a key that was pasted by mistake. It names one
+//! It never repeats the text, which may be an API key that was pasted by mistake. It names one
 //! character at most, and only a character that no key contains.
 
 use std::borrow::Cow;
 
-use icu_normalizer::ComposingNormalizerBorrowed;
-use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory, GeneralCategoryGroup};
-use icu_properties::{CodePointMapData, CodePointSetData};
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
+use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
 
-/// Why a text is refused as a name, a code or a region: another text looks like it, or it disturbs
+/// Why a text is refused as a name, a code or a region: it looks like another text, or it disturbs
 /// the text around it.
 ///
-/// The rules are about single characters and their places. Letters of two scripts that look alike,
-/// such as the Latin and the Cyrillic `a`, are accepted.
+/// The rules are about single characters and their positions. Letters of two scripts that look
+/// alike, such as the Latin and the Cyrillic `a`, are accepted.
 ///
 /// # Examples
 ///
@@ -36,30 +35,39 @@ pub enum TextFlaw {
     DoubledSpace,
     /// The text contains white space other than U+0020, such as a no-break space or a line
     /// separator.
-    #[error("contains U+{code:04X}, which looks like a space; use a plain space", code = u32::from(*.0))]
+    #[error(
+        "contains U+{code:04X}, which looks like a space; use a plain space",
+        code = u32::from(*.0)
+    )]
     OtherWhiteSpace(char),
     /// The text contains a control character, such as a line break.
     #[error("contains a control character, such as a line break; leave it out")]
     ControlCharacter,
-    /// The text contains a character that is not seen: a bidirectional override or isolate, a
-    /// zero-width character, or another that formats or is ignored by default.
+    /// The text contains an invisible character: a bidirectional override or isolate, a zero-width
+    /// character, or another that formats or is ignored by default.
     #[error("contains U+{code:04X}, which cannot be seen; leave it out", code = u32::from(*.0))]
     Invisible(char),
     /// The text contains a character whose form Unicode does not define: unassigned, or for private
     /// use.
-    #[error("contains U+{code:04X}, to which Unicode gives no form; leave it out", code = u32::from(*.0))]
+    #[error(
+        "contains U+{code:04X}, to which Unicode gives no form; leave it out",
+        code = u32::from(*.0)
+    )]
     Undefined(char),
     /// The text begins with a combining mark, which would join the character before the text.
-    #[error("begins with U+{code:04X}, which joins the character before it; begin with a letter", code = u32::from(*.0))]
+    #[error(
+        "begins with U+{code:04X}, which joins the character before it; begin with a letter",
+        code = u32::from(*.0)
+    )]
     LeadingMark(char),
 }
 
 impl TextFlaw {
-    /// Checks a text as names, codes and regions are checked. Takes time in the length of the text.
+    /// Checks a text as names, codes and regions are checked, in time linear in its length.
     ///
     /// # Errors
     ///
-    /// The first flaw that is found.
+    /// Returns the first flaw found.
     pub fn check(text: &str) -> Result<(), Self> {
         if text.trim() != text {
             return Err(Self::SurroundingWhiteSpace);
@@ -71,7 +79,7 @@ impl TextFlaw {
             return Err(Self::DoubledSpace);
         }
         match text.chars().next() {
-            Some(first) if GeneralCategoryGroup::Mark.contains(category(first)) => {
+            Some(first) if first.general_category_group() == GeneralCategoryGroup::Mark => {
                 Err(Self::LeadingMark(first))
             }
             _ => Ok(()),
@@ -80,12 +88,12 @@ impl TextFlaw {
 
     /// Returns what is wrong with this character wherever it is, or `None`.
     ///
-    /// A terminal should be sent an escape for a character that has a flaw.
+    /// Write an escape to a terminal for a character that has a flaw.
     #[must_use]
     pub fn of(character: char) -> Option<Self> {
-        /// No white space to Unicode, and as empty.
+        /// Unicode does not count this character as white space, but it is as empty.
         const BRAILLE_BLANK: char = '\u{2800}';
-        // What most texts consist of needs no table.
+        // Most characters of most texts need no table.
         if matches!(character, ' '..='~') {
             return None;
         }
@@ -95,10 +103,10 @@ impl TextFlaw {
         if character.is_whitespace() || character == BRAILLE_BLANK {
             return Some(Self::OtherWhiteSpace(character));
         }
-        if CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(character) {
+        if is_default_ignorable(character) {
             return Some(Self::Invisible(character));
         }
-        match category(character) {
+        match character.general_category() {
             GeneralCategory::Format => Some(Self::Invisible(character)),
             GeneralCategory::Unassigned | GeneralCategory::PrivateUse => {
                 Some(Self::Undefined(character))
@@ -108,14 +116,40 @@ impl TextFlaw {
     }
 }
 
-fn category(character: char) -> GeneralCategory {
-    CodePointMapData::<GeneralCategory>::new().get(character)
+/// Returns whether a program that cannot show the character should show nothing in its place:
+/// Unicode's property `Default_Ignorable_Code_Point`
+/// (<https://www.unicode.org/Public/UCD/latest/ucd/DerivedCoreProperties.txt>).
+fn is_default_ignorable(character: char) -> bool {
+    matches!(
+        character,
+        '\u{ad}'
+            | '\u{34f}'
+            | '\u{61c}'
+            | '\u{115f}'..='\u{1160}'
+            | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}'
+            | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fff8}'
+            | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}'
+    )
 }
 
-/// Returns the text in Unicode's normalization form C, in which texts that are canonically
-/// equivalent are equal.
+/// Returns the text in Unicode's normalization form C, in which canonically equivalent texts are
+/// equal. A text that has this form is borrowed.
 pub(crate) fn nfc(text: &str) -> Cow<'_, str> {
-    ComposingNormalizerBorrowed::new_nfc().normalize(text)
+    if is_nfc_quick(text.chars()) == IsNormalized::Yes {
+        return Cow::Borrowed(text);
+    }
+    let normal: String = text.nfc().collect();
+    if normal == text { Cow::Borrowed(text) } else { Cow::Owned(normal) }
 }
 
 #[cfg(test)]
@@ -125,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_whose_reader_cannot_tell_it_from_another_is_refused_for_that() {
+    fn a_text_that_a_reader_cannot_tell_from_another_is_refused_for_that() {
         use TextFlaw::*;
         for text in [" ", " a", "a ", "a\n", "\u{a0}a", "a\u{2029}", "\u{3000}a"] {
             assert_eq!(TextFlaw::check(text), Err(SurroundingWhiteSpace), "{text:?}");
@@ -144,10 +178,12 @@ mod tests {
                 "{other:?}"
             );
         }
-        let overrides = "\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}\u{200e}\u{200f}\u{61c}";
+        let overrides = "\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}\
+                         \u{200e}\u{200f}\u{61c}";
         let zero_width =
             "\u{200b}\u{200c}\u{200d}\u{2060}\u{feff}\u{ad}\u{34f}\u{180e}\u{2061}\u{206f}";
-        let fillers = "\u{115f}\u{1160}\u{3164}\u{ffa0}\u{17b4}\u{fe00}\u{fe0f}\u{e0001}\u{e0041}\u{e0100}\u{fff9}\u{1d173}";
+        let fillers = "\u{115f}\u{1160}\u{3164}\u{ffa0}\u{17b4}\u{fe00}\u{fe0f}\u{e0001}\u{e0041}\
+                       \u{e0100}\u{fff9}\u{1d173}";
         for hidden in overrides.chars().chain(zero_width.chars()).chain(fillers.chars()) {
             for text in [format!("a{hidden}b"), format!("{hidden}a"), format!("a{hidden}")] {
                 assert_eq!(TextFlaw::check(&text), Err(Invisible(hidden)), "{text:?}");
@@ -174,8 +210,26 @@ mod tests {
         }
     }
 
+    /// Texts of UAX #15: composition, decomposition, order of marks, exclusions, Hangul.
+    #[test]
+    fn equivalent_texts_have_one_normal_form_and_a_normal_text_is_borrowed() {
+        for (text, normal) in [
+            ("a\u{30a}", "\u{e5}"),
+            ("\u{212b}", "\u{c5}"),
+            ("s\u{307}\u{323}", "\u{1e69}"),
+            ("\u{1e0b}\u{323}", "\u{1e0d}\u{307}"),
+            ("\u{958}", "\u{915}\u{93c}"),
+            ("\u{1112}\u{1161}\u{11ab}", "\u{d55c}"),
+            ("\u{fb01}", "\u{fb01}"),
+        ] {
+            assert_eq!(nfc(text), normal, "{text:?}");
+            assert!(matches!(nfc(normal), Cow::Borrowed(_)), "{normal:?}");
+        }
+    }
+
     proptest! {
-        /// Also: a flaw does not come or go by normalization, except that a composed letter stands for a letter and a mark.
+        /// Normalization adds and removes no flaw, except that a composed letter replaces a letter
+        /// and a mark.
         #[test]
         fn a_checked_text_in_nfc_stays_as_it_is_and_contains_no_flaw(text in any::<String>()) {
             let normal = nfc(&text);
