@@ -1,20 +1,20 @@
-//! G8, measured: does the duration of a compare or a sweep tell where, or whether, something
+//! G8, measured: does the duration of a compare or of a sweep depend on where, or whether, a row
 //! matched?
 //!
 //! The method is dudect's (Reparaz, Balasch, Verbauwhede, "Dude, is my code constant time?", DATE
-//! 2017): time two classes of inputs in random alternation, and apply Welch's t-test to the two
-//! sets of durations, whole and cropped at several percentiles. |t| of 4.5 or more says that the
-//! classes differ. The compare and the sweep have twins here that exit early, which must be found
-//! out: an instrument that sees nothing proves nothing.
+//! 2017). Two classes of inputs are timed in random alternation. Welch's t-test compares the two
+//! sets of durations, whole and cropped at several percentiles. |t| of 4.5 or more shows that the
+//! classes differ. The compare and the sweep have twins here that exit early. The instrument must
+//! detect the twins: an instrument that detects nothing proves nothing.
 //!
-//! Each measurement is a process of its own, with digests and addresses of its own, since what a
-//! processor makes of one code and one input depends on where they lie: docs/assurance.md tells of
-//! a difference that one process of four showed. So each case is measured in twelve processes, and
-//! its classes differ if they do in three. A machine that does something else meanwhile can push
-//! one over the threshold.
+//! Each measurement is a process of its own, with its own digests and addresses. Addresses change
+//! how a processor executes the same code: docs/assurance.md describes a difference that one
+//! process of four showed. Each case is therefore measured in twelve processes. The classes of a
+//! case differ if they differ in three processes. Other load on the machine can push one process
+//! over the threshold.
 //!
-//! `cargo bench --bench constant_time` takes a million samples of each class and exits with 1 if a
-//! verdict is not the expected one. With `--test` it only shows that it runs.
+//! `cargo bench --bench constant_time` takes a million samples of each class. The exit code is 1 if
+//! a verdict is not the expected one. `--test` only checks that the benchmark runs.
 
 use std::error::Error;
 use std::hint::black_box;
@@ -23,17 +23,20 @@ use std::time::Instant;
 
 use fastrand::Rng;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
-use trust_key_cache::{KeyHash, sweep, sweep_all};
+use trust_key_cache::{KeyHash, Sweep, sweep};
 
 const SAMPLES: usize = 1_000_000;
 const THRESHOLD: f64 = 4.5;
-/// How many processes measure each case, and in how many of them the classes have to differ.
+/// The number of processes that measure each case.
 const PROCESSES: u64 = 12;
+/// The number of processes in which the classes must differ for the verdict "differ".
 const ENOUGH: usize = 3;
-/// Compares in a sample, so that one takes longer than reading the clock.
+/// Compares in a sample, so that a sample takes longer than reading the clock.
 const COMPARES: usize = 64;
 const ROWS: usize = 256;
-/// What the processes that measure are started with, before the case, the seed and the samples.
+/// Candidates of a sweep in steps: four that are compared together, and one that is left.
+const CANDIDATES: usize = 5;
+/// The first argument of a process that measures. The case, the seed and the samples follow.
 const MEASURE: &str = "--measure";
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
@@ -50,7 +53,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let samples =
         if arguments.iter().any(|argument| argument == "--test") { 1_000 } else { SAMPLES };
     println!(
-        "{samples} samples of each class in each of {PROCESSES} processes; the classes differ where |t| >= {THRESHOLD} in {ENOUGH}"
+        "{samples} samples of each class in each of {PROCESSES} processes; \
+         the classes differ where |t| >= {THRESHOLD} in {ENOUGH}"
     );
     let mut sound = true;
     for (index, case) in cases(&mut Rng::with_seed(0)).iter().enumerate() {
@@ -61,7 +65,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         let beyond = all.iter().filter(|t| **t >= THRESHOLD).count();
         let right = (beyond >= ENOUGH) == case.expected_to_differ;
         println!(
-            "{:<58} |t| = {:>8.2} to {:>8.2}, {beyond:>2} beyond   {}",
+            "{:<72} |t| = {:>8.2} to {:>8.2}, {beyond:>2} beyond   {}",
             case.what,
             all[0],
             all[all.len() - 1],
@@ -72,7 +76,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     Ok(if sound || samples < SAMPLES { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// [`measure`] in a new process.
+/// Runs [`measure`] in a new process.
 fn measure_elsewhere(case: usize, seed: u64, samples: usize) -> Result<f64, Box<dyn Error>> {
     let output = Command::new(std::env::current_exe()?)
         .args([MEASURE, &case.to_string(), &seed.to_string(), &samples.to_string()])
@@ -84,15 +88,15 @@ fn measure_elsewhere(case: usize, seed: u64, samples: usize) -> Result<f64, Box<
     Ok(String::from_utf8(output.stdout)?.trim().parse()?)
 }
 
-/// A subject, and two classes of inputs that it may or may not tell apart by its duration.
+/// A subject, and two classes of inputs whose durations are compared.
 struct Case {
-    what: &'static str,
+    what: String,
     expected_to_differ: bool,
     classes: [KeyHash; 2],
     subject: Box<dyn Fn(&KeyHash) -> usize>,
 }
 
-fn cases(random: &mut Rng) -> [Case; 8] {
+fn cases(random: &mut Rng) -> Vec<Case> {
     let mut digest = || KeyHash::from_bytes(std::array::from_fn(|_| random.u8(..)));
     let equal = digest();
     let flipped = |byte: usize| {
@@ -101,8 +105,14 @@ fn cases(random: &mut Rng) -> [Case; 8] {
         KeyHash::from_bytes(bytes)
     };
     let (first, last) = (flipped(0), flipped(31));
-    let rows: Vec<_> = (0..ROWS).map(|_| digest()).collect();
-    let (head, tail, stranger) = (rows[0], rows[ROWS - 1], equal);
+    let mut rows: Vec<_> = (0..ROWS).map(|_| digest()).collect();
+    let (head, tail, unknown) = (rows[0], rows[ROWS - 1], equal);
+    // The relatives of the first row follow it, and the relatives of the last row precede it.
+    for at in 1..CANDIDATES {
+        rows[at] = relative(&head, at);
+        rows[ROWS - 1 - at] = relative(&tail, at);
+    }
+    let rows: &'static [KeyHash] = rows.leak();
 
     let constant = |a: &KeyHash, b: &KeyHash| bool::from(a.ct_eq(b));
     let compare = |equals: fn(&KeyHash, &KeyHash) -> bool| {
@@ -110,88 +120,90 @@ fn cases(random: &mut Rng) -> [Case; 8] {
             (0..COMPARES).filter(|_| equals(black_box(&equal), black_box(other))).count()
         }
     };
-    let rows_of_one = rows.clone();
     let sweep_rows = move |candidate: &KeyHash| {
-        sweep(black_box(candidate), black_box(&rows_of_one)).map_or(0, |index| index + 1)
-    };
-    // The one that is measured waits among others, which match nothing: among four, and left alone.
-    // Where all five match, a difference below a nanosecond is not gone: docs/assurance.md.
-    let rows_of_many = rows.clone();
-    let sweep_waiting = move |candidate: &KeyHash| {
-        let waiting = [first, *candidate, last, first, *candidate];
-        black_box(sweep_all(black_box(&waiting), black_box(&rows_of_many))).len()
+        sweep(black_box(candidate), black_box(rows)).map_or(0, |index| index + 1)
     };
     let hurried_sweep = move |candidate: &KeyHash| {
-        black_box(&rows)
+        black_box(rows)
             .iter()
             .position(|row| hurried(black_box(candidate), row))
             .map_or(0, |index| index + 1)
     };
-
-    let case = |what, expected_to_differ, classes, subject| Case {
-        what,
-        expected_to_differ,
-        classes,
-        subject,
+    let steps = move |blocks: usize, waiting: &[KeyHash; CANDIDATES]| {
+        let mut sweep = Sweep::new(black_box(waiting));
+        for block in black_box(rows).chunks(ROWS / blocks) {
+            sweep.extend(block);
+        }
+        black_box(sweep.finish()).len()
     };
-    [
-        case(
-            "compare: equal, first byte differs",
-            false,
-            [equal, first],
-            Box::new(compare(constant)),
-        ),
-        case(
-            "compare: first byte differs, last byte differs",
-            false,
-            [first, last],
-            Box::new(compare(constant)),
-        ),
-        case(
-            "early-exiting compare: equal, first byte differs",
-            true,
-            [equal, first],
-            Box::new(compare(hurried)),
-        ),
-        case(
-            "sweep: first row matches, last row matches",
-            false,
-            [head, tail],
-            Box::new(sweep_rows.clone()),
-        ),
-        case(
-            "sweep: first row matches, no row matches",
-            false,
-            [head, stranger],
-            Box::new(sweep_rows),
-        ),
-        case(
-            "sweep for many: first row matches, last row matches",
-            false,
-            [head, tail],
-            Box::new(sweep_waiting.clone()),
-        ),
-        case(
-            "sweep for many: first row matches, no row matches",
-            false,
-            [head, stranger],
-            Box::new(sweep_waiting),
-        ),
-        case(
-            "early-exiting sweep: first row matches, last row matches",
-            true,
-            [head, tail],
-            Box::new(hurried_sweep),
-        ),
-    ]
+    // Two of the candidates match: one of the four, and the one that is left.
+    let two_match = move |blocks| {
+        move |candidate: &KeyHash| steps(blocks, &[first, *candidate, last, first, *candidate])
+    };
+    // Each of the candidates matches a row of its own, all of them in one block.
+    let all_match = move |blocks| {
+        move |candidate: &KeyHash| steps(blocks, &std::array::from_fn(|at| relative(candidate, at)))
+    };
+
+    let mut cases = Vec::new();
+    let mut case = |what: &str, expected_to_differ, classes, subject| {
+        cases.push(Case { what: what.to_owned(), expected_to_differ, classes, subject });
+    };
+    case("compare: equal, first byte differs", false, [equal, first], Box::new(compare(constant)));
+    case(
+        "compare: first byte differs, last byte differs",
+        false,
+        [first, last],
+        Box::new(compare(constant)),
+    );
+    case(
+        "early-exiting compare: equal, first byte differs",
+        true,
+        [equal, first],
+        Box::new(compare(hurried)),
+    );
+    case("sweep: first row matches, last row matches", false, [head, tail], Box::new(sweep_rows));
+    case("sweep: first row matches, no row matches", false, [head, unknown], Box::new(sweep_rows));
+    for (what, classes) in
+        [("in first block, in last block", [head, tail]), ("in first block, none", [head, unknown])]
+    {
+        for blocks in [2, 8] {
+            case(
+                &format!("{blocks} steps, 2 of 5 candidates match: {what}"),
+                false,
+                classes,
+                Box::new(two_match(blocks)),
+            );
+            case(
+                &format!("{blocks} steps, 5 of 5 candidates match: {what}"),
+                false,
+                classes,
+                Box::new(all_match(blocks)),
+            );
+        }
+    }
+    case(
+        "early-exiting sweep: first row matches, last row matches",
+        true,
+        [head, tail],
+        Box::new(hurried_sweep),
+    );
+    cases
 }
 
-/// What nobody should do: stops at the first byte that differs.
+/// Returns another digest for each number, and `digest` itself for zero.
+fn relative(digest: &KeyHash, number: usize) -> KeyHash {
+    let mut bytes = digest.to_bytes();
+    bytes[8] ^= number as u8;
+    KeyHash::from_bytes(bytes)
+}
+
+/// Compares byte by byte and stops at the first byte that differs, as no compare of secrets may.
 fn hurried(a: &KeyHash, b: &KeyHash) -> bool {
     a.to_bytes().iter().zip(&b.to_bytes()).all(|(a, b)| black_box(*a) == black_box(*b))
 }
 
-/// The t of largest magnitude between the durations of the two classes, over all crops.
+/// Returns the t of largest magnitude between the durations of the two classes, over all crops.
 fn measure(
     samples: usize,
     random: &mut Rng,
@@ -200,10 +212,10 @@ fn measure(
 ) -> f64 {
     let mut durations = [Vec::with_capacity(samples), Vec::with_capacity(samples)];
     let classes = classes.map(KeyHash::to_bytes);
-    // As many again to begin with, which are not counted: caches and branch predictors settle.
+    // The first rounds are not counted: caches and branch predictors settle.
     for round in 0..samples * 2 + samples / 10 {
         let class = random.bool();
-        // Both are read, whichever it is: which lines of the cache were touched last must not
+        // Both digests are read for either class. The cache lines that were touched last must not
         // depend on the class.
         let [left, right] = &classes;
         let choice = Choice::from(u8::from(class));
@@ -233,7 +245,7 @@ fn measure(
         .unwrap_or_default()
 }
 
-/// Count, mean and sum of squared deviations, by Welford's method.
+/// Holds count, mean and sum of squared deviations, by Welford's method.
 #[derive(Default)]
 struct Moments {
     count: f64,
@@ -253,8 +265,8 @@ impl Moments {
         moments
     }
 
-    /// Welch's t; zero where neither class varies and both agree, as durations on a coarse timer
-    /// may.
+    /// Returns Welch's t. Returns zero where neither class varies and both agree, as durations on a
+    /// coarse timer may.
     fn welch(&self, other: &Self) -> f64 {
         let error = |moments: &Self| moments.squares / (moments.count - 1.0) / moments.count;
         let difference = self.mean - other.mean;

@@ -13,8 +13,8 @@ use subtle::{Choice, ConstantTimeEq};
 ///
 /// Equality is constant-time ([`ConstantTimeEq`] over four 64-bit words): its duration does not
 /// tell where two digests first differ. `Debug` shows the first four bytes only, so that a log
-/// never carries a whole digest; [`Display`](fmt::Display) writes all 64 digits, and is meant for
-/// the database.
+/// never carries a whole digest. There is no `Display`, for the same reason:
+/// [`to_hex`](Self::to_hex) returns all 64 digits, for the database.
 ///
 /// # Examples
 ///
@@ -22,7 +22,7 @@ use subtle::{Choice, ConstantTimeEq};
 /// use trust_key_cache::KeyHash;
 ///
 /// let hash = KeyHash::of("abc");
-/// let column = hash.to_string();
+/// let column = hash.to_hex();
 /// assert_eq!(column, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
 /// assert_eq!(column.parse::<KeyHash>(), Ok(hash));
 /// assert_eq!(format!("{hash:?}"), "KeyHash(ba7816bf…)");
@@ -88,6 +88,30 @@ impl KeyHash {
         bytes
     }
 
+    /// Returns the digest as 64 hexadecimal digits in lower case, as a database column stores it.
+    ///
+    /// The digits identify the key: keep them out of logs. Allocates the text. [`FromStr`] reads it
+    /// back.
+    ///
+    /// ```
+    /// # use trust_key_cache::KeyHash;
+    /// assert!(KeyHash::of("abc").to_hex().starts_with("ba7816bf"));
+    /// ```
+    ///
+    /// `KeyHash` has no `Display`, so no format string writes a whole digest:
+    ///
+    /// ```compile_fail,E0277
+    /// # use trust_key_cache::KeyHash;
+    /// println!("{}", KeyHash::of("abc"));
+    /// ```
+    #[must_use]
+    pub fn to_hex(self) -> String {
+        let mut hex = String::with_capacity(64);
+        let digits = self.to_bytes().into_iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        hex.extend(digits.map(|digit| char::from(hex_digit(digit))));
+        hex
+    }
+
     /// The digest as four little-endian words, for placement and for comparing.
     pub(crate) const fn words(&self) -> [u64; 4] {
         self.words
@@ -147,18 +171,6 @@ impl fmt::Debug for KeyHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, ..] = self.to_bytes();
         write!(f, "KeyHash({a:02x}{b:02x}{c:02x}{d:02x}…)")
-    }
-}
-
-impl fmt::Display for KeyHash {
-    /// All 64 digits, lower case, honouring width and alignment.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut digits = [0; 64];
-        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.to_bytes()) {
-            pair[0] = hex_digit(byte >> 4);
-            pair[1] = hex_digit(byte & 15);
-        }
-        f.pad(str::from_utf8(&digits).map_err(|_| fmt::Error)?)
     }
 }
 

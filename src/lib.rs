@@ -119,4 +119,4 @@ pub use clock::{Clock, CoarseClock, ManualClock};
 pub use key_hash::{KeyHash, ParseKeyHashError};
 pub use lease::Lease;
 pub use reclaim::{Reclamation, reclamation};
-pub use sweep::{sweep, sweep_all};
+pub use sweep::{Sweep, sweep};

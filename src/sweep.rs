@@ -1,19 +1,29 @@
-//! The constant-time sweep: what a presented key costs when the cache does not know it.
+//! The constant-time sweep, which decides which row a presented key belongs to when the cache does
+//! not know the key.
+//!
+//! One kernel compares every candidate with every row: [`compare_rows`]. [`sweep`] runs the kernel
+//! over all rows at once, for one candidate. [`Sweep`] runs the kernel over one block of rows after
+//! another, for many candidates. No result may end a loop early, select an address or reach a
+//! branch before all rows have been compared.
 
+use core::array;
 use core::borrow::Borrow;
+use core::fmt;
 
-use crate::KeyHash;
+use crate::key_hash::KeyHash;
 
-/// Compares `candidate` with every row and returns the index of the row that it equals: the last
-/// one, if several do.
+/// Compares `candidate` with every row and returns the index of the row that equals it.
 ///
-/// All rows are visited, and the same instructions run for each: the duration depends on how many
-/// rows there are, not on which one matched, nor on whether one did. What the iterator itself does
-/// is the caller's to keep constant, and so is what happens after the answer.
+/// Where several rows equal the candidate, the index is that of the last one. Returns `None` where
+/// no row does.
 ///
-/// O(n) compares of four words; no allocation. The technique is the reference system's
-/// (`hmac.compare_digest` over every row, without a `break`). `benches/constant_time.rs` measures
-/// that it keeps this promise. For many candidates at once there is [`sweep_all`].
+/// All rows are visited, and the same instructions run for each row. The duration depends on the
+/// number of rows, not on which row matched, nor on whether a row matched. The caller must keep
+/// constant what the iterator itself does, and what happens after the answer.
+///
+/// O(n) compares of four words; no allocation. For many candidates, or for rows that arrive in
+/// blocks, use [`Sweep`]. The technique is that of the reference system: `hmac.compare_digest` over
+/// every row, without a `break`. `benches/constant_time.rs` measures whether durations differ.
 ///
 /// # Examples
 ///
@@ -29,77 +39,135 @@ pub fn sweep(
     candidate: &KeyHash,
     rows: impl IntoIterator<Item = impl Borrow<KeyHash>>,
 ) -> Option<usize> {
-    let mut found = Found::NOTHING;
-    for (index, row) in rows.into_iter().enumerate() {
-        found.look(candidate, row.borrow(), index);
-    }
-    found.index()
+    let mut last_match = NO_MATCH;
+    compare_rows(
+        array::from_ref(candidate),
+        array::from_mut(&mut last_match),
+        rows.into_iter().enumerate(),
+    );
+    index_of(last_match)
 }
 
-/// [`sweep`] for many candidates: for each candidate, in their order, the index of the row
-/// that it equals, the last one if several do.
+/// A [`sweep`] of one or many candidates in steps: one block of rows after another.
 ///
-/// For many requests that wait at once: four candidates go over the rows together, and those that
-/// are left go one by one. Every candidate is compared with every row by the same instructions, so
-/// the work depends on how many candidates and how many rows there are, and on nothing else. Where
-/// several candidates match, its duration was seen to tell, barely and in some processes alone,
-/// where they do: docs/assurance.md. Candidates may be equal to each other.
+/// Use a `Sweep` where many requests wait at once, where the rows arrive in blocks, or where other
+/// work must run between two blocks. [`finish`](Self::finish) returns for each candidate what one
+/// [`sweep`] over all blocks, one after the other, would return.
 ///
-/// O(candidates · rows) compares of four words; allocates the answer. A slice of [`KeyHash`] is a
-/// packed column of 32 bytes a row: a store that keeps one need not convert it.
+/// Every candidate is compared with every row by the same instructions. Each
+/// [`extend`](Self::extend) loads and stores the same words, whatever matched, in this block or in
+/// an earlier one. The duration depends on the number of candidates and on the size of each block
+/// alone. Candidates may be equal to each other.
+///
+/// A slice of [`KeyHash`] is a packed column of 32 bytes a row. A store that keeps such a column
+/// converts nothing.
 ///
 /// # Examples
 ///
 /// ```
-/// use trust_key_cache::{KeyHash, sweep_all};
+/// use trust_key_cache::{KeyHash, Sweep};
 ///
-/// let rows = ["alpha", "beta", "gamma"].map(KeyHash::of);
 /// let waiting = ["gamma", "delta", "alpha"].map(KeyHash::of);
-/// assert_eq!(sweep_all(&waiting, &rows), [Some(2), None, Some(0)]);
+/// let mut sweep = Sweep::new(&waiting);
+/// sweep.extend(&["alpha", "beta"].map(KeyHash::of)); // rows 0 and 1
+/// sweep.extend(&["gamma"].map(KeyHash::of)); // row 2
+/// assert_eq!(sweep.finish(), [Some(2), None, Some(0)]);
 /// ```
-#[must_use]
-pub fn sweep_all(candidates: &[KeyHash], rows: &[KeyHash]) -> Vec<Option<usize>> {
-    let mut answers = Vec::with_capacity(candidates.len());
-    let (fours, rest) = candidates.as_chunks();
-    for four in fours {
-        answers.extend(sweep_four(four, rows));
-    }
-    answers.extend(rest.iter().map(|candidate| sweep(candidate, rows)));
-    answers
+#[derive(Clone)]
+#[must_use = "a sweep compares nothing until `extend`, and answers by `finish`"]
+pub struct Sweep {
+    candidates: Box<[KeyHash]>,
+    /// For each candidate the index of the last row that equals it, or [`NO_MATCH`].
+    last_matches: Box<[usize]>,
+    /// The number of rows so far: the index of the next row.
+    rows: usize,
 }
 
-/// What is found stays in registers until all rows have been visited. Kept in memory from block to
-/// block of rows, and converted at the end, it told a first row from a last one: by less than a
-/// nanosecond, in one process of four, with the same instructions for both (docs/assurance.md).
-fn sweep_four(candidates: &[KeyHash; 4], rows: &[KeyHash]) -> [Option<usize>; 4] {
-    let mut found = [Found::NOTHING; 4];
-    for (index, row) in rows.iter().enumerate() {
-        for (candidate, found) in candidates.iter().zip(&mut found) {
-            found.look(candidate, row, index);
+impl Sweep {
+    /// Starts a sweep for `candidates`, of which [`finish`](Self::finish) keeps the order.
+    ///
+    /// Copies the candidates: 40 bytes are allocated for each.
+    pub fn new(candidates: &[KeyHash]) -> Self {
+        Self {
+            candidates: candidates.into(),
+            last_matches: vec![NO_MATCH; candidates.len()].into(),
+            rows: 0,
         }
     }
-    found.map(Found::index)
+
+    /// Compares every candidate with the next rows. Indices count on from the rows before.
+    ///
+    /// O(candidates · rows) compares of four words; no allocation. Four candidates are compared
+    /// with the rows together, and up to three that are left one by one.
+    ///
+    /// # Panics
+    ///
+    /// When the rows of all calls are more than `usize` can count. Only a 32-bit process can reach
+    /// that number.
+    pub fn extend(&mut self, rows: &[KeyHash]) {
+        let first = self.rows;
+        self.rows = first.checked_add(rows.len()).expect("fewer rows than `usize` can count");
+        let indexed = || (first..self.rows).zip(rows);
+        let (fours, rest) = self.candidates.as_chunks();
+        let (fours_matches, rest_matches) = self.last_matches.as_chunks_mut();
+        for (four, last_matches) in fours.iter().zip(fours_matches) {
+            compare_rows::<4, _>(four, last_matches, indexed());
+        }
+        for (candidate, last_match) in rest.iter().zip(rest_matches) {
+            compare_rows(array::from_ref(candidate), array::from_mut(last_match), indexed());
+        }
+    }
+
+    /// Returns for each candidate, in their order, the index of the last row that equals it.
+    ///
+    /// The index is `None` for a candidate that equals no row. Allocates the answer.
+    #[must_use]
+    pub fn finish(self) -> Vec<Option<usize>> {
+        self.last_matches.iter().map(|&last_match| index_of(last_match)).collect()
+    }
 }
 
-/// The index of the last row that matched, or all ones. Rows are held in memory, so none has that
-/// index.
-#[derive(Clone, Copy)]
-struct Found(usize);
-
-impl Found {
-    const NOTHING: Self = Self(usize::MAX);
-
-    #[inline]
-    fn look(&mut self, candidate: &KeyHash, row: &KeyHash, index: usize) {
-        // All ones where the row is the one, all zeros elsewhere: so that there is nothing to
-        // branch on.
-        let equal = usize::from(candidate.differs_from(row)).wrapping_sub(1);
-        self.0 = self.0 & !equal | index & equal;
+impl fmt::Debug for Sweep {
+    /// Writes the number of candidates and of rows so far, without digests or matches.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sweep")
+            .field("candidates", &self.candidates.len())
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
     }
+}
 
-    fn index(self) -> Option<usize> {
-        Some(self.0).filter(|&index| index != Self::NOTHING.0)
+/// The index of no row: [`Sweep::extend`] counts to `usize::MAX` rows at most, and [`sweep`] has its
+/// rows counted by [`Iterator::enumerate`].
+const NO_MATCH: usize = usize::MAX;
+
+/// Compares `N` candidates with each row, and moves each candidate's last match to the rows that
+/// equal it.
+///
+/// The matches are loaded before the first row, stay in registers from row to row, and are stored
+/// after the last row. Kept in memory from row to row, they made a match in the first row and one in
+/// the last row differ in time by less than a nanosecond, with the same instructions for both
+/// (docs/assurance.md).
+#[inline]
+fn compare_rows<const N: usize, R: Borrow<KeyHash>>(
+    candidates: &[KeyHash; N],
+    last_matches: &mut [usize; N],
+    rows: impl Iterator<Item = (usize, R)>,
+) {
+    let mut found = *last_matches;
+    for (index, row) in rows {
+        for (candidate, found) in candidates.iter().zip(&mut found) {
+            // All ones where the row equals the candidate, else all zeros. A mask needs no branch.
+            let equal = usize::from(candidate.differs_from(row.borrow())).wrapping_sub(1);
+            *found = *found & !equal | index & equal;
+        }
     }
+    *last_matches = found;
+}
+
+/// Converts the kernel's match to an index, after all rows have been compared.
+fn index_of(last_match: usize) -> Option<usize> {
+    Some(last_match).filter(|&index| index != NO_MATCH)
 }
 
 #[cfg(test)]
@@ -107,25 +175,41 @@ mod tests {
     use super::*;
     use crate::key_hash::tests::COMPARED;
 
-    /// Whichever row matches, and whether a candidate is one of four or of what is left of them.
+    /// Holds whichever row matches, however the rows are split into blocks, and whether a candidate
+    /// is one of four or one of those left.
     #[test]
-    fn g8_a_sweep_for_many_candidates_compares_each_with_every_row() {
+    fn g8_a_sweep_compares_each_candidate_with_every_row() {
         let hashes: Vec<_> = (0..20_u8).map(|number| KeyHash::of([number])).collect();
         let rows = &hashes[..10];
-        for first in [0, 4, 9, 10] {
-            for count in 0..=7 {
-                let candidates = &hashes[first..first + count];
-                let before = COMPARED.get();
-                let found = sweep_all(candidates, rows);
-                assert_eq!(
-                    COMPARED.get() - before,
-                    count * rows.len(),
-                    "{count} candidates from {first} on"
-                );
-                let expected =
-                    (first..first + count).map(|index| Some(index).filter(|&index| index < 10));
-                assert!(found.into_iter().eq(expected));
+        for block in [1, 3, 10] {
+            for first in [0, 4, 9, 10] {
+                for count in 0..=7 {
+                    let candidates = &hashes[first..first + count];
+                    let before = COMPARED.get();
+                    let mut sweep = Sweep::new(candidates);
+                    rows.chunks(block).for_each(|rows| sweep.extend(rows));
+                    let found = sweep.finish();
+                    assert_eq!(
+                        COMPARED.get() - before,
+                        count * rows.len(),
+                        "{count} candidates from {first} on, blocks of {block} rows"
+                    );
+                    let expected =
+                        (first..first + count).map(|index| Some(index).filter(|&index| index < 10));
+                    assert!(found.into_iter().eq(expected));
+                }
             }
+        }
+    }
+
+    #[test]
+    fn g8_a_sweep_for_one_candidate_compares_it_with_every_row() {
+        let rows: Vec<_> = (0..10_u8).map(|number| KeyHash::of([number])).collect();
+        for wanted in [0, 4, 9, 10] {
+            let before = COMPARED.get();
+            let found = sweep(&KeyHash::of([wanted]), &rows);
+            assert_eq!(COMPARED.get() - before, rows.len(), "row {wanted}");
+            assert_eq!(found, Some(usize::from(wanted)).filter(|&index| index < 10));
         }
     }
 }

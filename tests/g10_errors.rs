@@ -69,7 +69,7 @@ fn g10_build_errors_say_what_to_do() {
 
 #[test]
 fn g10_malformed_hashes_tell_where_and_never_what() {
-    let good = KeyHash::of("k").to_string();
+    let good = KeyHash::of("k").to_hex();
     for (text, error) in [
         (String::new(), ParseKeyHashError::Length { found: 0 }),
         (good[1..].to_owned(), ParseKeyHashError::Length { found: 63 }),
@@ -102,7 +102,7 @@ fn g10_debug_output_carries_no_whole_digest() {
     let hash = KeyHash::of("key");
     let cache = KeyCache::<u32, _>::builder().clock(ManualClock::new()).build().unwrap();
     assert!(cache.lease(&hash).remember(1));
-    let digest = hash.to_string();
+    let digest = hash.to_hex();
     let lease = format!("{:?}", cache.lease(&hash));
     assert!(lease.starts_with(&format!("Lease {{ hash: {hash:?}, stamp: ")), "{lease}");
     for shown in [format!("{hash:?}"), format!("{:?}", cache.lease(&hash)), format!("{cache:?}")] {
@@ -121,7 +121,7 @@ proptest! {
     fn a_hash_survives_bytes_and_text_in_either_case(bytes: [u8; 32]) {
         let hash = KeyHash::from_bytes(bytes);
         prop_assert_eq!(hash.to_bytes(), bytes);
-        let text = hash.to_string();
+        let text = hash.to_hex();
         prop_assert_eq!(text.len(), 64);
         prop_assert_eq!(text.parse(), Ok(hash));
         prop_assert_eq!(text.to_uppercase().parse(), Ok(hash));

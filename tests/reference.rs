@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use trust_key_cache::{KeyCache, KeyHash, ManualClock, TrustKeyCache, global, sweep, sweep_all};
+use trust_key_cache::{KeyCache, KeyHash, ManualClock, Sweep, TrustKeyCache, global, sweep};
 use uuid::Uuid;
 
 fn hash(key: &str) -> KeyHash {
@@ -103,11 +103,11 @@ fn the_module_shaped_cache_is_one_for_the_process() {
 #[test]
 fn a_key_is_hashed_as_the_bytes_it_is_and_nothing_is_trimmed() {
     assert_eq!(
-        hash("abc").to_string(),
+        hash("abc").to_hex(),
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     );
     assert_eq!(
-        hash("").to_string(),
+        hash("").to_hex(),
         "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     );
     assert_eq!(hash("schlüssel"), KeyHash::of("schlüssel".as_bytes()));
@@ -131,21 +131,26 @@ fn g8_the_sweep_visits_every_row_and_the_last_match_wins() {
     assert_eq!(sweep(&hash("0"), std::iter::empty::<KeyHash>()), None);
 }
 
-/// G8: each of many candidates is answered as a sweep of its own would, whether it is one of four
-/// or of what is left of them.
+/// G8: `Sweep` answers each of many candidates as a `sweep` of its own does, whether the candidate
+/// is one of four or one of those left.
 #[test]
 fn g8_a_sweep_for_many_candidates_answers_each_as_its_own_sweep() {
+    let all_at_once = |candidates: &[KeyHash], rows: &[KeyHash]| {
+        let mut sweep = Sweep::new(candidates);
+        sweep.extend(rows);
+        sweep.finish()
+    };
     for count in [0, 1, 2, 3, 4, 6, 257] {
         let mut rows: Vec<_> = (0..count).map(|number| hash(&number.to_string())).collect();
-        // The later of two rows with one digest is meant.
+        // Two rows have one digest: the later one is meant.
         rows.extend(rows.first().copied());
         let wanted: Vec<_> = (0..=count).rev().map(|number| hash(&number.to_string())).collect();
         let alone: Vec<_> = wanted.iter().map(|candidate| sweep(candidate, &rows)).collect();
-        assert_eq!(sweep_all(&wanted, &rows), alone);
+        assert_eq!(all_at_once(&wanted, &rows), alone);
         assert_eq!(alone[0], None);
         assert_eq!(alone[count], (count > 0).then_some(count));
         let twice = [wanted[wanted.len() - 1]; 2];
-        assert_eq!(sweep_all(&twice, &rows), [alone[alone.len() - 1]; 2]);
+        assert_eq!(all_at_once(&twice, &rows), [alone[alone.len() - 1]; 2]);
     }
-    assert!(sweep_all(&[], &[hash("0")]).is_empty());
+    assert!(all_at_once(&[], &[hash("0")]).is_empty());
 }

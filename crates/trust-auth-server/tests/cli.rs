@@ -176,7 +176,7 @@ fn register_as_json_holds_the_key_and_the_trust() {
 #[test]
 fn a_key_is_shown_once_and_nothing_else_ever_shows_it_or_its_hash() {
     let (shell, key) = Shell::with_trust("St. Mary");
-    let hash = trust_auth::KeyHash::of(&key).to_string();
+    let hash = trust_auth::KeyHash::of(&key).to_hex();
     let other = shell.register("Other");
     assert_ne!(key, other);
 
@@ -869,7 +869,7 @@ fn an_unwritable_folder_is_refused() {
 #[test]
 fn a_malformed_hash_is_warned_of_without_its_content() {
     let (shell, key) = Shell::with_trust("a");
-    let hash = trust_auth::KeyHash::of(&key).to_string();
+    let hash = trust_auth::KeyHash::of(&key).to_hex();
     let mut bytes = fs::read(shell.database()).unwrap();
     let at = bytes.windows(64).position(|window| window == hash.as_bytes()).unwrap();
     bytes[at] = b'!';

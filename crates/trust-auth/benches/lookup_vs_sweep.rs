@@ -56,7 +56,7 @@ async fn sqlite(folder: &std::path::Path, trusts: usize) -> SqliteStore {
         .bind(row.id.to_string())
         .bind(row.name)
         .bind(row.region)
-        .bind(row.api_key_hash.unwrap().to_string())
+        .bind(row.api_key_hash.unwrap().to_hex())
         .bind(row.created_at.unwrap().format(&Rfc3339).unwrap())
         .execute(&mut *transaction)
         .await

@@ -124,7 +124,7 @@ mod tests {
                 text.to_owned(),
                 format!("X-Api-Key: {text}"),
                 format!("\"{text}\""),
-                format!("{digest}"),
+                digest.to_hex(),
             ] {
                 assert!(ApiKey::may_be_in(&shown));
             }

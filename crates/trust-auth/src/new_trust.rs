@@ -193,7 +193,7 @@ mod tests {
             assert_eq!(TrustRef::from(&*name), TrustRef::Id(id));
         }
         for name in
-            ["k".repeat(43), format!("ApiKey {}", "k".repeat(43)), KeyHash::of("key").to_string()]
+            ["k".repeat(43), format!("ApiKey {}", "k".repeat(43)), KeyHash::of("key").to_hex()]
         {
             assert_eq!(refusal(&name), InvalidName::LooksLikeAKey, "{name}");
             assert!(!TrustRef::from(&*name).to_string().contains(&name[10..]), "{name}");

@@ -15,7 +15,7 @@ use trust_auth::{
 
 /// The key must not be in the text, nor its digest in hexadecimal, nor most of either.
 fn assert_clean(text: &str, key: &ApiKey) {
-    let digest = key.hash().to_string();
+    let digest = key.hash().to_hex();
     assert!(!text.contains(&key.expose()[..12]), "a key: {text}");
     assert!(!text.contains(&key.expose()[31..]), "a key: {text}");
     assert!(!text.to_lowercase().contains(&digest[..12]), "a digest: {text}");
@@ -131,7 +131,7 @@ async fn the_log_has_the_id_of_a_malformed_row_and_neither_keys_nor_digests() {
     let (spoilt, spoilt_key) = world.register_hot("spoilt").await;
     let (_, key) = world.register_hot("sound").await;
     // Recognisable, and not hexadecimal.
-    let content = format!("{}zz", &spoilt_key.hash().to_string()[..62]);
+    let content = format!("{}zz", &spoilt_key.hash().to_hex()[..62]);
     sqlx::query("UPDATE trust SET api_key_hash = ?2 WHERE id = ?1")
         .bind(spoilt.id.to_string())
         .bind(content)

@@ -490,7 +490,7 @@ async fn loose_copy(mut other: sqlx::SqliteConnection) -> sqlx::SqliteConnection
 #[tokio::test]
 async fn whatever_a_malformed_row_holds_the_others_are_read_as_they_are_g8_g9() {
     let victim = Uuid::from_u128(7).to_string();
-    let forger = KeyHash::of("the forger's key").to_string();
+    let forger = KeyHash::of("the forger's key").to_hex();
     // (id, hash) as SQL expressions, `$v` for the victim's id and `$h` for the forger's digest.
     let malformed = [
         ("''", "''"),
@@ -541,14 +541,17 @@ async fn whatever_a_malformed_row_holds_the_others_are_read_as_they_are_g8_g9() 
     let sound: Vec<(Uuid, KeyHash)> = (0..malformed.len() as u128)
         .map(|at| (Uuid::from_u128(1_000 + at), KeyHash::of(at.to_be_bytes())))
         .collect();
-    let mut rows =
-        vec![insert("'$v'", "victim".into(), &format!("'{}'", KeyHash::of("the victim's key")))];
+    let mut rows = vec![insert(
+        "'$v'",
+        "victim".into(),
+        &format!("'{}'", KeyHash::of("the victim's key").to_hex()),
+    )];
     for (at, ((id, hash), (sound_id, sound_hash))) in malformed.iter().zip(&sound).enumerate() {
         rows.push(insert(id, format!("malformed {at}"), hash));
         rows.push(insert(
             &format!("'{sound_id}'"),
             format!("sound {at}"),
-            &format!("'{sound_hash}'"),
+            &format!("'{}'", sound_hash.to_hex()),
         ));
     }
     let mut expected = vec![(Uuid::from_u128(7), KeyHash::of("the victim's key"))];
@@ -588,7 +591,7 @@ async fn a_database_whose_texts_are_utf_16_is_read_like_any_other() {
     }
     // Half of a record each, by the bytes that it has in the file.
     let mut other = loose_copy(other).await;
-    let forged = format!("{}{}", trusts[0].0.id, KeyHash::of("the forger's key"));
+    let forged = format!("{}{}", trusts[0].0.id, KeyHash::of("the forger's key").to_hex());
     for (at, half) in [&forged[..50], &forged[50..]].into_iter().enumerate() {
         sqlx::query("INSERT INTO trust (id, name, api_key_hash, created_at) VALUES (?1, ?2, ?3, '2020-01-01T00:00:00Z')")
             .bind(&half[..18])

@@ -174,14 +174,14 @@ async fn a_change_by_psql_evicts_exactly_its_key() {
     watched.gone(a_key).await;
     let digest = KeyHash::of("another");
     // In upper case, as a person may write it.
-    let digits = digest.to_string().to_uppercase();
+    let digits = digest.to_hex().to_uppercase();
     server.psql(&url, &format!("UPDATE trust SET api_key_hash = '{digits}' WHERE id = '{}'", b.id));
     watched.gone(b_key).await;
     assert_eq!(world.authenticator.authenticate(Some("another")).await.unwrap().id, b.id);
     server.psql(&url, &format!("DELETE FROM trust WHERE id = '{}'", c.id));
     watched.gone(c_key).await;
     // Another row gets the same key: that one is meant from now on.
-    let values = format!("gen_random_uuid(), 'twin', '{}'", d_key.hash());
+    let values = format!("gen_random_uuid(), 'twin', '{}'", d_key.hash().to_hex());
     server.psql(&url, &format!("INSERT INTO trust (id, name, api_key_hash) VALUES ({values})"));
     watched.gone(d_key).await;
     assert_ne!(world.attempt(d_key).await.result.unwrap().id, d.id);

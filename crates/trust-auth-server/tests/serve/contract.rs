@@ -228,7 +228,7 @@ async fn every_metric_is_explained_and_none_names_a_trust() {
     }
     assert!(seen >= 20, "{text}");
     for secret in
-        [&*trust.id, &trust.key, "particular", &trust_auth::KeyHash::of(&trust.key).to_string()]
+        [&*trust.id, &trust.key, "particular", &trust_auth::KeyHash::of(&trust.key).to_hex()]
     {
         assert!(!text.contains(secret), "{secret}");
     }

@@ -108,7 +108,7 @@ impl Server {
             .env("TRUST_AUTH_LOG_FORMAT", "json")
             .env("TRUST_AUTH_DRAIN_DELAY", "100ms");
         if let Some(key) = admin_key {
-            command.env("TRUST_AUTH_ADMIN_KEY_SHA256", KeyHash::of(key).to_string());
+            command.env("TRUST_AUTH_ADMIN_KEY_SHA256", KeyHash::of(key).to_hex());
         }
         command.args(["--json", "serve"]).args(arguments);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

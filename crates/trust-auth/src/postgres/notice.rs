@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     fn payload(operation: &str, old: Option<KeyHash>, new: Option<KeyHash>) -> String {
-        let word = |hash: Option<KeyHash>| hash.map_or("-".into(), |hash| hash.to_string());
+        let word = |hash: Option<KeyHash>| hash.map_or("-".into(), |hash| hash.to_hex());
         format!("1 {operation} {} {} {}", Uuid::from_u128(7), word(old), word(new))
     }
 

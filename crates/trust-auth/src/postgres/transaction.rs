@@ -139,7 +139,7 @@ impl WriteTransaction for Transaction<'_> {
         .bind(&trust.name)
         .bind(&trust.code)
         .bind(&trust.region)
-        .bind(trust.api_key_hash.map(|hash| hash.to_string()))
+        .bind(trust.api_key_hash.map(|hash| hash.to_hex()))
         .bind(trust.created_at.map(time_text).transpose()?);
         self.execute(query).await
     }
@@ -147,7 +147,7 @@ impl WriteTransaction for Transaction<'_> {
     async fn set_hash(&mut self, id: Uuid, hash: KeyHash) -> Result<u64, StoreError> {
         let query = sqlx::query("UPDATE trust SET api_key_hash = $2 WHERE id = $1")
             .bind(id)
-            .bind(hash.to_string());
+            .bind(hash.to_hex());
         self.execute(query).await
     }
 

@@ -1,8 +1,7 @@
 //! [`compare`]: many keys against many rows, in constant time, letting others run in between.
 
-use subtle::{ConditionallySelectable, ConstantTimeEq};
 use tokio::task::yield_now;
-use trust_key_cache::{KeyHash, sweep_all};
+use trust_key_cache::{KeyHash, Sweep};
 
 /// How many digests are compared at a time: some 30 µs of work. It is the longest that a scan keeps
 /// a thread of the executor from the requests that hit, so it should be short; and it should be
@@ -13,27 +12,20 @@ use trust_key_cache::{KeyHash, sweep_all};
 /// times as long; and a lone miss, whose pass is short, would pay for two threads' waking.
 const COMPARES_AT_A_TIME: usize = 1 << 14;
 
-/// No row: the last index there is, which no row has, since rows are held in memory.
-const NONE: u64 = u64::MAX;
-
 /// For each candidate the index of the row that it equals, of the last one if there are several.
 ///
 /// Block after block of rows, all candidates with each. What it does, and when it gives way,
 /// depends on how many candidates and rows there are, and on nothing else (G8).
 pub(super) async fn compare(candidates: &[KeyHash], rows: &[KeyHash]) -> Vec<Option<usize>> {
-    let mut found = vec![NONE; candidates.len()];
+    let mut sweep = Sweep::new(candidates);
     let block = (COMPARES_AT_A_TIME / candidates.len().max(1)).max(1);
     for (at, rows) in rows.chunks(block).enumerate() {
         if at > 0 {
             yield_now().await;
         }
-        for (found, here) in found.iter_mut().zip(sweep_all(candidates, rows)) {
-            // Which block a row stands in must not show either.
-            let here = here.map_or(NONE, |index| (at * block + index) as u64);
-            found.conditional_assign(&here, !here.ct_eq(&NONE));
-        }
+        sweep.extend(rows);
     }
-    found.into_iter().map(|index| usize::try_from(index).ok().filter(|_| index != NONE)).collect()
+    sweep.finish()
 }
 
 #[cfg(test)]
