@@ -84,7 +84,6 @@ mod build_error;
 mod builder;
 mod cache;
 mod clock;
-pub mod global;
 mod key_hash;
 mod lease;
 #[allow(unsafe_code, reason = "buckets behind atomic pointers")]

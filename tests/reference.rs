@@ -1,8 +1,9 @@
 //! What the reference system's module promises, line by line, on the cache that replaces it.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use trust_key_cache::{KeyCache, KeyHash, ManualClock, Sweep, TrustKeyCache, global, sweep};
+use trust_key_cache::{KeyCache, KeyHash, ManualClock, Sweep, TrustKeyCache, sweep};
 use uuid::Uuid;
 
 fn hash(key: &str) -> KeyHash {
@@ -82,22 +83,22 @@ fn invalidate_drops_every_entry_and_the_cache_goes_on() {
     assert_eq!(cache.lookup(&hash("5")), Some(id(5)));
 }
 
+/// The reference's module is one cache for the process. A `static` is the same here.
 #[test]
-fn the_module_shaped_cache_is_one_for_the_process() {
-    let (a, b) = (hash("global a"), hash("global b"));
-    // Nobody has needed the cache yet: a lookup finds nothing, and an invalidation has nothing to
-    // do.
-    assert_eq!(global::lookup(&a), None);
-    global::invalidate();
-    let superseded = global::lease(&a);
-    assert!(global::lease(&a).remember(id(1)));
-    assert!(std::thread::spawn(move || global::lease(&b).remember(id(2))).join().unwrap());
-    assert_eq!((global::lookup(&a), global::lookup(&b)), (Some(id(1)), Some(id(2))));
-    global::invalidate_key(&a);
+fn a_cache_in_a_static_is_one_for_the_process() {
+    static CACHE: LazyLock<TrustKeyCache> = LazyLock::new(TrustKeyCache::new);
+
+    let (a, b) = (hash("static a"), hash("static b"));
+    assert_eq!(CACHE.lookup(&a), None);
+    let superseded = CACHE.lease(&a);
+    assert!(CACHE.lease(&a).remember(id(1)));
+    assert!(std::thread::spawn(move || CACHE.lease(&b).remember(id(2))).join().unwrap());
+    assert_eq!((CACHE.lookup(&a), CACHE.lookup(&b)), (Some(id(1)), Some(id(2))));
+    CACHE.invalidate_key(&a);
     assert!(!superseded.remember(id(1)));
-    assert_eq!((global::lookup(&a), global::lookup(&b)), (None, Some(id(2))));
-    global::invalidate();
-    assert_eq!(global::lookup(&b), None);
+    assert_eq!((CACHE.lookup(&a), CACHE.lookup(&b)), (None, Some(id(2))));
+    CACHE.invalidate();
+    assert_eq!(CACHE.lookup(&b), None);
 }
 
 #[test]
