@@ -1,16 +1,7 @@
-//! `demo`: the reference's traffic against a real database, with revocations under fire, and an
-//! oracle that judges every answer.
+//! The demo: the reference's traffic against a real database, while trusts are revoked. An oracle
+//! judges every answer.
 //!
-//! It must leave nothing behind, however it ends: the temporary folder goes on success, on failure
-//! and on Ctrl-C.
-
-mod keyring;
-mod latency;
-mod oracle;
-mod progress;
-mod report;
-mod revoker;
-mod traffic;
+//! The temporary folder is removed however the demo ends: on success, on failure and on Ctrl-C.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,118 +13,108 @@ use tokio::time::Instant;
 use trust_auth::{Authenticator, NewTrust, SqliteStore, TrustRegistry};
 use trust_key_cache::TrustKeyCache;
 
-use self::keyring::{Keyring, WatchedKey};
-use self::report::Report;
-use self::revoker::Revoker;
-use self::traffic::{Client, TASKS, Tally, Worker};
-use crate::answer::{Answer, Format};
-use crate::args::Demo;
-use crate::failure::Failure;
-use crate::interrupt::Interrupt;
+use crate::args::{Options, TRUSTS};
+use crate::demo_error::DemoError;
+use crate::keyring::{Keyring, WatchedKey};
+use crate::progress;
+use crate::report::Report;
+use crate::revoker::Revoker;
+use crate::stop_signal::StopSignal;
+use crate::traffic::{Client, TASKS, Tally, Worker};
 
-/// What the database is given for an answer. Long, so that a machine which stops for a moment is
-/// not taken for a refusal.
+/// How long the database may take for an answer. A machine that stops for a moment must not look
+/// like a refusal, so this is long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Room for every trust that can be asked for.
-const CAPACITY: usize = 100_000;
+/// How many keys the cache has room for: one for each trust that can be asked for.
+const CAPACITY: usize = *TRUSTS.end() as usize;
 
-/// How long to wait for connections to close. They are idle by then.
+/// How long to wait until the connections are closed. They are idle by then.
 const CLOSING: Duration = Duration::from_secs(5);
 
-pub(crate) async fn demo(format: Format, asked: Demo) -> Result<Answer, Failure> {
-    let mut interrupt = Interrupt::listen()
-        .map_err(|error| Failure::new("signals", format!("cannot listen for Ctrl-C: {error}")))?;
-    let folder =
-        tempfile::Builder::new().prefix("trust-auth-demo-").tempdir().map_err(|error| {
-            Failure::new(
-                "temporary_folder",
-                format!(
-                    "cannot make a temporary folder: {error}; set TMPDIR to one that is writable"
-                ),
-            )
-        })?;
+/// Runs the demo and returns what it found.
+///
+/// # Errors
+///
+/// [`DemoError`] if the demo could not finish. A wrong answer is no error: the report has it.
+pub(crate) async fn demo(options: &Options) -> Result<Report, DemoError> {
+    let mut stop = StopSignal::listen().map_err(DemoError::Signals)?;
+    let folder = tempfile::Builder::new()
+        .prefix("trust-auth-demo-")
+        .tempdir()
+        .map_err(DemoError::TemporaryFolder)?;
 
-    let outcome = match Server::open(&folder.path().join("trusts.db")).await {
-        Ok(server) => {
+    let outcome = match Service::open(&folder.path().join("trusts.db")).await {
+        Ok(service) => {
             let mut tasks = JoinSet::new();
             let outcome = tokio::select! {
-                outcome = run(&server, &mut tasks, &asked) => outcome,
-                () = interrupt.received() => Err(Failure::interrupted()),
+                outcome = run(&service, &mut tasks, options) => outcome,
+                () = stop.received() => Err(DemoError::Interrupted),
             };
-            // First the tasks, then the connections, then the folder: whoever still writes would
-            // bring files back.
+            // First the tasks end, then the connections, then the folder goes. A task that still
+            // writes would create files again.
             tasks.shutdown().await;
-            server.close().await;
+            service.close().await;
             outcome
         }
-        Err(failure) => Err(failure),
+        Err(error) => Err(error),
     };
     let path = folder.path().to_owned();
     let removed = folder.close();
     let report = outcome?;
-    removed.map_err(|error| {
-        Failure::new("temporary_folder", format!("cannot remove {}: {error}", path.display()))
-    })?;
-
-    let answer = Answer::new(format, &report, || report.text());
-    Ok(if report.held() { answer } else { answer.refused() })
+    removed.map_err(|source| DemoError::TemporaryFolderLeft { path, source })?;
+    Ok(report)
 }
 
-/// What a server has: a store, a cache, an authenticator over both, and the means to change trusts.
-/// And what another process has.
-struct Server {
+/// The parts of a service: a store, an authenticator with its cache, and a registry that changes
+/// trusts. A second store stands for another process.
+struct Service {
     store: Arc<SqliteStore>,
     authenticator: Authenticator<SqliteStore>,
     registry: TrustRegistry<SqliteStore>,
-    elsewhere: Arc<SqliteStore>,
+    other_process: Arc<SqliteStore>,
 }
 
-impl Server {
-    async fn open(file: &Path) -> Result<Self, Failure> {
+impl Service {
+    async fn open(file: &Path) -> Result<Self, DemoError> {
         let options = SqliteStore::options(file)
             .create_if_missing(true)
             .busy_timeout(PATIENCE)
             .query_timeout(PATIENCE)
-            // The database is thrown away: nobody needs it after a power failure.
+            // The database is deleted at the end, so it need not survive a power failure.
             .durable(false);
         let store = Arc::new(options.clone().connect().await?);
-        let elsewhere = Arc::new(options.max_connections(1).connect().await?);
-        let cache = Arc::new(
-            TrustKeyCache::builder()
-                .capacity(CAPACITY)
-                .build()
-                .map_err(|error| Failure::new("cache", error.to_string()))?,
-        );
+        let other_process = Arc::new(options.max_connections(1).connect().await?);
+        let cache = Arc::new(TrustKeyCache::builder().capacity(CAPACITY).build()?);
         Ok(Self {
             authenticator: Authenticator::new(Arc::clone(&store), Arc::clone(&cache)),
             registry: TrustRegistry::new(Arc::clone(&store), cache),
             store,
-            elsewhere,
+            other_process,
         })
     }
 
     async fn close(self) {
-        let closing = async { tokio::join!(self.store.close(), self.elsewhere.close()) };
-        // If it takes longer, the end of the process closes them.
+        let closing = async { tokio::join!(self.store.close(), self.other_process.close()) };
+        // If closing takes longer, the end of the process closes the connections.
         let _ = tokio::time::timeout(CLOSING, closing).await;
     }
 }
 
 async fn run(
-    server: &Server,
-    tasks: &mut JoinSet<Result<Tally, Failure>>,
-    asked: &Demo,
-) -> Result<Report, Failure> {
-    let keyring = Arc::new(register(&server.registry, asked.trusts).await?);
-    let duration = Duration::from_secs(asked.seconds.into());
+    service: &Service,
+    tasks: &mut JoinSet<Result<Tally, DemoError>>,
+    options: &Options,
+) -> Result<Report, DemoError> {
+    let keyring = Arc::new(register(&service.registry, options.trusts).await?);
+    let duration = Duration::from_secs(options.seconds.into());
     let stop = Arc::new(AtomicBool::new(false));
     let start = Instant::now();
 
     for number in 0..TASKS.min(keyring.len()) {
         let worker = Worker {
-            client: Client::new(server.authenticator.clone())?,
-            store: Arc::clone(&server.store),
+            client: Client::new(service.authenticator.clone())?,
+            store: Arc::clone(&service.store),
             keyring: Arc::clone(&keyring),
             number,
             stop: Arc::clone(&stop),
@@ -141,11 +122,11 @@ async fn run(
         tasks.spawn(worker.run());
     }
     let revoker = Revoker {
-        client: Client::new(server.authenticator.clone())?,
+        client: Client::new(service.authenticator.clone())?,
         keyring,
-        here: server.registry.clone(),
-        elsewhere: TrustRegistry::new(
-            Arc::clone(&server.elsewhere),
+        same_process: service.registry.clone(),
+        other_process: TrustRegistry::new(
+            Arc::clone(&service.other_process),
             Arc::new(TrustKeyCache::new()),
         ),
     };
@@ -156,23 +137,26 @@ async fn run(
     };
     let (changes, mut tally) = tokio::select! {
         revoked = revoking => revoked?,
-        // Workers go on until they are told to stop: one that has ended by itself has failed.
+        // A worker ends when `stop` is set. A worker that has ended before has failed.
         Some(ended) = tasks.join_next() => {
             joined(ended)?;
-            return Err(Failure::new("demo", "a task ended before its time"));
+            return Err(DemoError::TaskEnded);
         }
-        () = progress::running(duration, &server.authenticator) => return Err(Failure::interrupted()),
+        never = progress::running(duration, &service.authenticator) => match never {},
     };
 
     stop.store(true, Ordering::Relaxed);
     while let Some(ended) = tasks.join_next().await {
         tally.add(&joined(ended)?);
     }
-    let stats = server.authenticator.stats();
-    Ok(Report::new(asked.trusts.into(), start.elapsed(), stats, changes, &tally))
+    let stats = service.authenticator.stats();
+    Ok(Report::new(options.trusts.into(), start.elapsed(), stats, changes, &tally))
 }
 
-async fn register(registry: &TrustRegistry<SqliteStore>, trusts: u32) -> Result<Keyring, Failure> {
+async fn register(
+    registry: &TrustRegistry<SqliteStore>,
+    trusts: u32,
+) -> Result<Keyring, DemoError> {
     let bar = progress::registering(trusts.into());
     let mut keys = Vec::with_capacity(trusts as usize);
     for number in 1..=trusts {
@@ -183,8 +167,6 @@ async fn register(registry: &TrustRegistry<SqliteStore>, trusts: u32) -> Result<
     Ok(Keyring::new(keys))
 }
 
-fn joined(ended: Result<Result<Tally, Failure>, JoinError>) -> Result<Tally, Failure> {
-    ended.unwrap_or_else(|error| {
-        Err(Failure::new("demo", format!("a task of the demo failed: {error}")))
-    })
+fn joined(ended: Result<Result<Tally, DemoError>, JoinError>) -> Result<Tally, DemoError> {
+    ended?
 }

@@ -1,8 +1,8 @@
-//! The keys of the demo: which one each trust presents, and which ones were revoked and are
-//! presented all the same.
+//! The keys of the demo: the key that each trust presents now, and the revoked keys that are still
+//! presented.
 //!
-//! A key leaves nothing but its trust's slot: once issued, it stays presentable until the demo
-//! ends.
+//! A key that was issued is kept until the demo ends, so that it can be presented after its
+//! revocation.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,24 +10,24 @@ use arc_swap::ArcSwapOption;
 use trust_auth::{ApiKey, RandomError};
 use uuid::Uuid;
 
-use super::oracle::{Standing, State};
+use crate::oracle::{Standing, State};
 
-/// A key, whose it is, and what the oracle knows of it.
+/// A key, its trust, and whether it is valid.
 #[derive(Debug)]
-pub(super) struct WatchedKey {
-    pub(super) key: ApiKey,
-    pub(super) trust: Uuid,
-    pub(super) standing: Standing,
+pub(crate) struct WatchedKey {
+    pub(crate) key: ApiKey,
+    pub(crate) trust: Uuid,
+    pub(crate) standing: Standing,
 }
 
 impl WatchedKey {
-    /// A key that was just issued.
-    pub(super) fn issued(trust: Uuid, key: ApiKey) -> Arc<Self> {
+    /// Returns a key that was just issued, and is valid.
+    pub(crate) fn issued(trust: Uuid, key: ApiKey) -> Arc<Self> {
         Arc::new(Self { key, trust, standing: Standing::new(State::Valid) })
     }
 
-    /// A key that nobody issued: revoked from the start.
-    pub(super) fn never_issued() -> Result<Arc<Self>, RandomError> {
+    /// Returns a key that belongs to no trust. The oracle treats it as revoked.
+    pub(crate) fn never_issued() -> Result<Arc<Self>, RandomError> {
         Ok(Arc::new(Self {
             key: ApiKey::generate()?,
             trust: Uuid::nil(),
@@ -36,50 +36,50 @@ impl WatchedKey {
     }
 }
 
-/// All keys. Shared by the tasks that present them and the one that revokes them.
+/// All keys, shared by the tasks that present keys and the task that revokes them.
 #[derive(Debug)]
-pub(super) struct Keyring {
-    /// The key that each trust presents; none once the trust was deleted.
+pub(crate) struct Keyring {
+    /// The key that each trust presents, or none after the trust was deleted.
     slots: Vec<ArcSwapOption<WatchedKey>>,
-    /// Keys that have left their slot, oldest first.
+    /// Revoked keys, oldest first.
     retired: Mutex<Vec<Arc<WatchedKey>>>,
 }
 
 impl Keyring {
-    pub(super) fn new(keys: Vec<Arc<WatchedKey>>) -> Self {
+    pub(crate) fn new(keys: Vec<Arc<WatchedKey>>) -> Self {
         let slots = keys.into_iter().map(|key| ArcSwapOption::new(Some(key))).collect();
         Self { slots, retired: Mutex::default() }
     }
 
-    /// How many trusts there were at the start.
-    pub(super) fn len(&self) -> usize {
+    /// Returns how many trusts there were at the start.
+    pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// What trust number `slot` presents.
-    pub(super) fn current(&self, slot: usize) -> Option<Arc<WatchedKey>> {
+    /// Returns the key that trust number `slot` presents.
+    pub(crate) fn current(&self, slot: usize) -> Option<Arc<WatchedKey>> {
         self.slots.get(slot)?.load_full()
     }
 
-    /// Replaces what trust number `slot` presents. The old key joins the retired ones first, so
-    /// that it is never out of sight.
-    pub(super) fn retire(&self, slot: usize, old: Arc<WatchedKey>, new: Option<Arc<WatchedKey>>) {
+    /// Replaces the key that trust number `slot` presents. The old key is added to the retired keys
+    /// before that, so that every key is in at least one of the two places.
+    pub(crate) fn retire(&self, slot: usize, old: Arc<WatchedKey>, new: Option<Arc<WatchedKey>>) {
         self.retired().push(old);
         if let Some(slot) = self.slots.get(slot) {
             slot.store(new);
         }
     }
 
-    /// Retired key number `turn`, counted from the newest and round again: a fresh revocation is
-    /// the one most likely to be undone.
-    pub(super) fn retired_key(&self, turn: usize) -> Option<Arc<WatchedKey>> {
+    /// Returns retired key number `turn`, counted from the newest key and starting over after the
+    /// oldest. The newest revocation is the one most likely to be undone by a race.
+    pub(crate) fn retired_key(&self, turn: usize) -> Option<Arc<WatchedKey>> {
         let retired = self.retired();
         let newest = retired.len().checked_sub(1)?;
         retired.get(newest - turn % retired.len()).cloned()
     }
 
     fn retired(&self) -> MutexGuard<'_, Vec<Arc<WatchedKey>>> {
-        // A push that panicked has left a list that is still one.
+        // A push that panicked leaves a valid list.
         self.retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retired_key_is_presented_again_newest_first_and_round() {
+    fn retired_keys_are_presented_newest_first_and_then_start_over() {
         let (first, second, third) = (key(), key(), key());
         let ring = Keyring::new(vec![Arc::clone(&first)]);
         assert!(ring.retired_key(0).is_none());

@@ -1,68 +1,65 @@
-//! Durations, as histograms: recording one costs no allocation, and a percentile is at most 0.1 %
-//! off.
+//! Histograms of durations. Recording allocates nothing, and a percentile is at most 0.1 % off.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::failure::Failure;
+use crate::demo_error::DemoError;
 
-/// A minute: longer than the demo's database is given for an answer.
+/// A minute, which is longer than the database may take for an answer.
 const LONGEST_NANOS: u64 = 60_000_000_000;
 
-/// One kind of operation, in nanoseconds.
+/// The durations of one kind of operation, in nanoseconds.
 #[derive(Clone, Debug)]
-pub(super) struct Latency(Histogram<u64>);
+pub(crate) struct Latency(Histogram<u64>);
 
 impl Latency {
-    pub(super) fn new() -> Result<Self, Failure> {
-        Histogram::new_with_bounds(1, LONGEST_NANOS, 3)
-            .map(Self)
-            .map_err(|error| Failure::new("histogram", format!("cannot make a histogram: {error}")))
+    pub(crate) fn new() -> Result<Self, DemoError> {
+        Ok(Self(Histogram::new_with_bounds(1, LONGEST_NANOS, 3)?))
     }
 
-    /// Durations beyond a minute count as a minute.
-    pub(super) fn record(&mut self, duration: Duration) {
+    /// Records a duration. A duration beyond a minute counts as a minute.
+    pub(crate) fn record(&mut self, duration: Duration) {
         self.0.saturating_record(u64::try_from(duration.as_nanos()).unwrap_or(LONGEST_NANOS));
     }
 
-    pub(super) fn add(&mut self, other: &Self) {
-        // All have the same bounds, so that there is nothing that does not fit.
+    pub(crate) fn add(&mut self, other: &Self) {
+        // All histograms have the same bounds, so every value fits.
         let added = self.0.add(&other.0);
         debug_assert!(added.is_ok(), "{added:?}");
     }
 
-    pub(super) fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.0.len()
     }
 
-    /// The duration that this share of the operations did not exceed, in microseconds; zero if
-    /// there were none.
-    pub(super) fn quantile_us(&self, quantile: f64) -> f64 {
+    /// Returns the duration that this share of the operations did not exceed, in microseconds.
+    /// Returns zero if there were no operations.
+    pub(crate) fn quantile_us(&self, quantile: f64) -> f64 {
         // Nanoseconds below 2^53 are exact in a double.
         self.0.value_at_quantile(quantile) as f64 / 1_000.0
     }
 }
 
-/// The three ways whose prices the demo compares.
+/// The three operations that the demo compares.
 #[derive(Clone, Debug)]
-pub(super) struct Latencies {
+pub(crate) struct Latencies {
     /// Granted requests that hit the cache.
-    pub(super) hot: Latency,
-    /// Granted requests that swept.
-    pub(super) sweep: Latency,
-    /// `fetch(id)` and nothing else, next to hot requests for the same trust.
-    pub(super) fetch: Latency,
+    pub(crate) hot: Latency,
+    /// Granted requests that a scan answered.
+    pub(crate) scan: Latency,
+    /// Calls of `fetch(id)` alone, made next to hot requests for the same trust.
+    pub(crate) fetch: Latency,
 }
 
 impl Latencies {
-    pub(super) fn new() -> Result<Self, Failure> {
-        Ok(Self { hot: Latency::new()?, sweep: Latency::new()?, fetch: Latency::new()? })
+    pub(crate) fn new() -> Result<Self, DemoError> {
+        Ok(Self { hot: Latency::new()?, scan: Latency::new()?, fetch: Latency::new()? })
     }
 
-    pub(super) fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.hot.add(&other.hot);
-        self.sweep.add(&other.sweep);
+        self.scan.add(&other.scan);
         self.fetch.add(&other.fetch);
     }
 }

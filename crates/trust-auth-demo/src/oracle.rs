@@ -1,29 +1,28 @@
-//! What each answer should have been, judged from outside: the oracle knows which keys are valid,
-//! and asks neither cache nor database.
+//! Judges every answer. The oracle has its own record of which keys are valid, and asks neither the
+//! cache nor the database.
 //!
-//! It must never excuse an answer that was certain, and never judge one that was not: a request
-//! that overlaps a change of its key may see either side of it.
+//! A request that overlaps a change of its key may get either answer, so the oracle does not judge
+//! such a request. It must judge every other request.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Whether a key is valid, as the one task that changes it knows.
+/// Whether a key is valid. One task alone changes keys, and records their states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(crate) enum State {
     /// The change that made it valid has returned.
     Valid,
     /// The revocation has returned, or the key was never issued.
     Revoked,
 }
 
-/// A key's state and how often it changed, in one word, so that both are read at once.
+/// A key's state and the number of its changes, in one word, so that a reader gets both at once.
 ///
-/// Orderings: stores are Release, loads Acquire. A request that observes `Revoked` therefore
-/// happens-after the revocation's return. A change announces itself by
-/// [`begin_change`](Self::begin_change) before it touches the database; a request that has seen its
-/// effect there comes after it through the database's own locks, so that the observation at its end
-/// sees the announcement.
+/// Orderings: stores are Release, loads are Acquire. A request that observes `Revoked` therefore
+/// happens-after the return of the revocation. [`begin_change`](Self::begin_change) is called before
+/// the change reaches the database. A request that has read the changed row happens-after the
+/// change through the database's own locks. Its second observation therefore sees `begin_change`.
 #[derive(Debug)]
-pub(super) struct Standing(AtomicU64);
+pub(crate) struct Standing(AtomicU64);
 
 const CHANGING: u64 = 0;
 const VALID: u64 = 1;
@@ -31,24 +30,25 @@ const REVOKED: u64 = 2;
 const ONE_CHANGE: u64 = 4;
 
 impl Standing {
-    pub(super) fn new(state: State) -> Self {
+    pub(crate) fn new(state: State) -> Self {
         Self(AtomicU64::new(code(state)))
     }
 
-    /// Call before a change of the key is begun.
-    pub(super) fn begin_change(&self) {
+    /// Records that a change of the key begins. Must be called before the change.
+    pub(crate) fn begin_change(&self) {
         let changes = self.0.load(Ordering::Relaxed) & !(ONE_CHANGE - 1);
         self.0.store(changes + ONE_CHANGE + CHANGING, Ordering::Release);
     }
 
-    /// Call after the change has returned, and only if it succeeded: otherwise nothing is certain
-    /// of the key any more.
-    pub(super) fn end_change(&self, state: State) {
+    /// Records the state after a change. Must be called after the change has succeeded. After a
+    /// change that failed, the key's state is unknown, and the oracle judges the key no more.
+    pub(crate) fn end_change(&self, state: State) {
         let changes = self.0.load(Ordering::Relaxed) & !(ONE_CHANGE - 1);
         self.0.store(changes + code(state), Ordering::Release);
     }
 
-    pub(super) fn observe(&self) -> Observation {
+    /// Returns the state at this moment.
+    pub(crate) fn observe(&self) -> Observation {
         Observation(self.0.load(Ordering::Acquire))
     }
 }
@@ -60,12 +60,12 @@ fn code(state: State) -> u64 {
     }
 }
 
-/// What was known of a key at one moment.
+/// The state of a key, and the number of its changes, at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Observation(u64);
+pub(crate) struct Observation(u64);
 
 impl Observation {
-    /// The state that held from `self` until `later` without a break; `None` if there was a change.
+    /// Returns the state that held from `self` to `later`, or `None` if the key changed in between.
     fn held_until(self, later: Self) -> Option<State> {
         match self.0 % ONE_CHANGE {
             _ if self != later => None,
@@ -76,38 +76,38 @@ impl Observation {
     }
 }
 
-/// What a request was answered.
+/// The answer to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// Granted, to the trust that the key was issued to.
+pub(crate) enum Outcome {
+    /// Granted, to the key's own trust.
     Granted,
     /// Granted, to another trust.
     GrantedToAnother,
-    /// Refused, for whatever reason.
+    /// Refused, for any reason.
     Refused,
 }
 
-/// How the answers compare with what they should have been.
+/// How many answers were right and wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Verdict {
+pub(crate) struct Verdict {
     /// Requests with a key that was revoked before they started.
-    pub(super) revoked_presented: u64,
-    /// Of these, granted.
-    pub(super) revoked_grants: u64,
+    pub(crate) revoked_presented: u64,
+    /// How many of these were granted, which is wrong.
+    pub(crate) revoked_grants: u64,
     /// Requests with a key that was valid from before they started until after they ended.
-    pub(super) valid_presented: u64,
-    /// Of these, refused.
-    pub(super) valid_refused: u64,
-    /// Requests, with whatever key, that were granted to another trust than the key's.
-    pub(super) wrong_trust: u64,
-    /// Requests that overlapped a change of their key: either answer is right.
-    pub(super) undecided: u64,
+    pub(crate) valid_presented: u64,
+    /// How many of these were refused, which is wrong.
+    pub(crate) valid_refused: u64,
+    /// Requests that were granted to another trust than the key's own, which is wrong.
+    pub(crate) wrong_trust: u64,
+    /// Requests that overlapped a change of their key, so that either answer is right.
+    pub(crate) undecided: u64,
 }
 
 impl Verdict {
-    /// Judges one answer. `before` was observed before the request started, `after` when it had
-    /// ended.
-    pub(super) fn judge(&mut self, before: Observation, after: Observation, outcome: Outcome) {
+    /// Judges one answer. `before` was observed before the request started, and `after` when the
+    /// request had ended.
+    pub(crate) fn judge(&mut self, before: Observation, after: Observation, outcome: Outcome) {
         if outcome == Outcome::GrantedToAnother {
             self.wrong_trust += 1;
         }
@@ -124,7 +124,7 @@ impl Verdict {
         }
     }
 
-    pub(super) fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.revoked_presented += other.revoked_presented;
         self.revoked_grants += other.revoked_grants;
         self.valid_presented += other.valid_presented;
@@ -133,9 +133,9 @@ impl Verdict {
         self.undecided += other.undecided;
     }
 
-    /// Whether every certain answer was right, and there were some of either kind: an oracle that
-    /// judged nothing has shown nothing.
-    pub(super) fn held(&self) -> bool {
+    /// Returns whether every judged answer was right. Returns false if no valid key, or no revoked
+    /// key, was judged, because such a run shows nothing.
+    pub(crate) fn held(&self) -> bool {
         self.revoked_grants == 0
             && self.valid_refused == 0
             && self.wrong_trust == 0
@@ -148,7 +148,7 @@ impl Verdict {
 mod tests {
     use super::*;
 
-    /// A verdict that holds, so that a test sees its one bad answer undo it.
+    /// Returns a verdict that holds, so that one bad answer makes the difference.
     fn after_good_answers() -> Verdict {
         let mut verdict = Verdict::default();
         for (state, outcome) in

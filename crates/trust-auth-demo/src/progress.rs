@@ -1,5 +1,6 @@
-//! How far the demo is, on standard error, and only where a person is looking at it.
+//! The progress bar, on standard error. It is drawn on terminals alone.
 
+use std::convert::Infallible;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
@@ -7,18 +8,22 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 use trust_auth::{Authenticator, SqliteStore};
 
-use super::report::grouped;
+use crate::report::grouped;
 
+/// How long one frame of the bar is shown.
 const FRAME: Duration = Duration::from_millis(100);
 
-/// The bar of the registrations.
-pub(super) fn registering(trusts: u64) -> ProgressBar {
-    bar(trusts, "{msg:<12} [{bar:30}] {human_pos}/{human_len} trusts", "Registering")
+/// Returns a bar for the registrations.
+pub(crate) fn registering(trusts: u64) -> ProgressBar {
+    bar(trusts, "{msg:<12} [{bar:16}] {human_pos}/{human_len} trusts", "Registering")
 }
 
-/// Draws the time that has gone by until the end, and goes on for ever: to be dropped.
-pub(super) async fn running(duration: Duration, authenticator: &Authenticator<SqliteStore>) {
-    let bar = bar(duration.as_millis() as u64, "{msg:<12} [{bar:30}] {prefix}", "Running");
+/// Draws the time that has passed. Never resolves: the caller drops the future.
+pub(crate) async fn running(
+    duration: Duration,
+    authenticator: &Authenticator<SqliteStore>,
+) -> Infallible {
+    let bar = bar(duration.as_millis() as u64, "{msg:<12} [{bar:16}] {prefix}", "Running");
     let start = Instant::now();
     loop {
         let gone = start.elapsed().min(duration);
@@ -39,7 +44,7 @@ fn bar(length: u64, template: &str, message: &'static str) -> ProgressBar {
     } else {
         ProgressDrawTarget::hidden()
     };
-    // A bar leaves the screen when it is dropped.
+    // Dropping the bar removes it from the screen.
     let bar = ProgressBar::with_draw_target(Some(length), target)
         .with_finish(indicatif::ProgressFinish::AndClear);
     if let Ok(style) = ProgressStyle::with_template(template) {

@@ -1,29 +1,32 @@
-//! What the demo found: a table and a verdict in words, or one line of JSON with the same numbers.
+//! The result of the demo, as tables and a conclusion, or as one line of JSON.
 
 use std::time::Duration;
 
 use comfy_table::presets::UTF8_BORDERS_ONLY;
-use comfy_table::{CellAlignment, Table};
+use comfy_table::{CellAlignment, ContentArrangement, Table};
 use serde::Serialize;
 use trust_auth::Stats;
 
-use super::latency::Latency;
-use super::revoker::Changes;
-use super::traffic::{TASKS, Tally};
+use crate::latency::Latency;
+use crate::revoker::Changes;
+use crate::traffic::{TASKS, Tally};
 
-/// Everything, as numbers.
+/// The width of the tables, in columns.
+const WIDTH: u16 = 60;
+
+/// All numbers of one run.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(crate) struct Report {
     trusts: u64,
     seconds: f64,
     requests: u64,
     hits: u64,
     stale_hits: u64,
-    /// Requests that needed a sweep; `hits + swept + refused_missing == requests`, unless the
-    /// store failed.
-    swept: u64,
-    /// Sweeps, which requests share.
-    sweeps: u64,
+    /// Requests that needed a scan. Unless the store failed,
+    /// `hits + scanned + refused_missing == requests`.
+    scanned: u64,
+    /// Scans, which requests share.
+    scans: u64,
     rows_swept: u64,
     refused_missing: u64,
     refused_invalid: u64,
@@ -41,8 +44,8 @@ pub(super) struct Report {
     undecided: u64,
     hot_p50_us: f64,
     hot_p99_us: f64,
-    sweep_p50_us: f64,
-    sweep_p99_us: f64,
+    scan_p50_us: f64,
+    scan_p99_us: f64,
     fetch_p50_us: f64,
     fetch_p99_us: f64,
     #[serde(skip)]
@@ -52,14 +55,14 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(
+    pub(crate) fn new(
         trusts: u64,
         ran: Duration,
         stats: Stats,
         changes: Changes,
         tally: &Tally,
     ) -> Self {
-        let Tally { verdict, latencies, swept } = tally;
+        let Tally { verdict, latencies, scanned } = tally;
         let micros = |latency: &Latency, quantile| rounded(latency.quantile_us(quantile), 10.0);
         Self {
             trusts,
@@ -67,8 +70,8 @@ impl Report {
             requests: stats.requests,
             hits: stats.hits,
             stale_hits: stats.stale_hits,
-            swept: *swept,
-            sweeps: stats.scans,
+            scanned: *scanned,
+            scans: stats.scans,
             rows_swept: stats.rows_swept,
             refused_missing: stats.missing,
             refused_invalid: stats.invalid,
@@ -86,66 +89,63 @@ impl Report {
             undecided: verdict.undecided,
             hot_p50_us: micros(&latencies.hot, 0.5),
             hot_p99_us: micros(&latencies.hot, 0.99),
-            sweep_p50_us: micros(&latencies.sweep, 0.5),
-            sweep_p99_us: micros(&latencies.sweep, 0.99),
+            scan_p50_us: micros(&latencies.scan, 0.5),
+            scan_p99_us: micros(&latencies.scan, 0.99),
             fetch_p50_us: micros(&latencies.fetch, 0.5),
             fetch_p99_us: micros(&latencies.fetch, 0.99),
             held: verdict.held(),
-            counts: [latencies.hot.count(), latencies.sweep.count(), latencies.fetch.count()],
+            counts: [latencies.hot.count(), latencies.scan.count(), latencies.fetch.count()],
         }
     }
 
-    /// Whether no revoked key was granted, and no valid one refused.
-    pub(super) fn held(&self) -> bool {
+    /// Returns whether no revoked key was granted, and no valid key refused.
+    pub(crate) fn held(&self) -> bool {
         self.held
     }
 
-    /// For people.
-    pub(super) fn text(&self) -> String {
+    /// Returns the report as one line of JSON.
+    pub(crate) fn json(&self) -> String {
+        // The report is numbers alone, and their serialization does not fail.
+        serde_json::to_string(self).unwrap_or_else(|error| unreachable!("{error}"))
+    }
+
+    /// Returns the report as tables, and a last line with the conclusion.
+    pub(crate) fn text(&self) -> String {
         format!(
-            "{} trusts in SQLite, {TASKS} tasks, {:.1} s\n\n{}\n{}\n{}\n\n{}",
-            grouped(self.trusts),
-            self.seconds,
+            "{}\n{}\n{}\n{}\n\n{}",
             self.traffic(),
             self.latencies(),
             self.ratios(),
-            self.in_words()
+            self.judged(),
+            self.conclusion()
         )
     }
 
     fn traffic(&self) -> Table {
         let per_second = if self.seconds > 0.0 { self.requests as f64 / self.seconds } else { 0.0 };
-        let mut table = table(["TRAFFIC", "", ""]);
-        for (name, number, remark) in [
+        let rows = [
             ("requests", self.requests, format!("{} per second", grouped(per_second as u64))),
             ("hits", self.hits, "cached id, live row accepts".to_owned()),
-            ("stale hits", self.stale_hits, "cached id, live row refuses; swept".to_owned()),
-            ("swept", self.swept, "not cached, or stale; sweeps are shared".to_owned()),
-            ("sweeps", self.sweeps, format!("{} rows, in constant time", grouped(self.rows_swept))),
-            ("refused: missing", self.refused_missing, String::new()),
-            ("refused: invalid", self.refused_invalid, String::new()),
-            ("refused: unavailable", self.refused_unavailable, String::new()),
-            ("rotated", self.rotated, "old keys presented all the same".to_owned()),
+            ("stale hits", self.stale_hits, "cached id, live row refuses".to_owned()),
+            ("scanned", self.scanned, "not cached, or a stale hit".to_owned()),
+            ("scans", self.scans, format!("shared; {} rows", grouped(self.rows_swept))),
+            ("missing", self.refused_missing, "refused: no key".to_owned()),
+            ("invalid", self.refused_invalid, "refused: key not valid".to_owned()),
+            ("unavailable", self.refused_unavailable, "refused: database failed".to_owned()),
+            ("rotated", self.rotated, "old key presented again".to_owned()),
             ("disabled", self.disabled, format!("{} enabled again", grouped(self.enabled))),
-            ("deleted", self.deleted, String::new()),
-            (
-                "changed elsewhere",
-                self.changed_elsewhere,
-                "of these, without telling the cache".to_owned(),
-            ),
-        ] {
-            table.add_row([name.to_owned(), grouped(number), remark]);
-        }
-        align_right(&mut table, &[1]);
-        table
+            ("deleted", self.deleted, "key presented again".to_owned()),
+            ("elsewhere", self.changed_elsewhere, "of these: no invalidation".to_owned()),
+        ];
+        counts_table("TRAFFIC", rows)
     }
 
     fn latencies(&self) -> Table {
         let mut table = table(["LATENCY", "p50 µs", "p99 µs", "measured"]);
-        let [hot, sweep, fetch] = self.counts;
+        let [hot, scan, fetch] = self.counts;
         for (name, p50, p99, count) in [
             ("hot path (hit)", self.hot_p50_us, self.hot_p99_us, hot),
-            ("sweep path", self.sweep_p50_us, self.sweep_p99_us, sweep),
+            ("scan path", self.scan_p50_us, self.scan_p99_us, scan),
             ("bare fetch(id)", self.fetch_p50_us, self.fetch_p99_us, fetch),
         ] {
             table.add_row([
@@ -161,38 +161,69 @@ impl Report {
 
     fn ratios(&self) -> String {
         format!(
-            "At the median, the hot path takes {} as long as a bare fetch,\nand a sweep {} as long as the hot path.",
+            "At the median, a hit takes {} as long as a\n\
+             bare fetch, and a scan {} as long as a hit.\n",
             times(self.hot_p50_us, self.fetch_p50_us, 2),
-            times(self.sweep_p50_us, self.hot_p50_us, 1)
+            times(self.scan_p50_us, self.hot_p50_us, 1)
         )
     }
 
-    /// Ends with the one line that matters.
-    fn in_words(&self) -> String {
-        let conclusion = if self.held {
-            "It held: no revoked key was granted, and no valid one refused."
+    fn judged(&self) -> Table {
+        let rows = [
+            (
+                "revoked key",
+                self.revoked_presented,
+                format!("granted: {}", grouped(self.revoked_grants)),
+            ),
+            (
+                "valid key",
+                self.valid_presented,
+                format!("refused: {}", grouped(self.valid_refused)),
+            ),
+            ("wrong trust", self.wrong_trust, "granted to another trust".to_owned()),
+            ("not judged", self.undecided, "key changed meanwhile".to_owned()),
+        ];
+        counts_table("ANSWERS JUDGED", rows)
+    }
+
+    fn conclusion(&self) -> &'static str {
+        if self.held {
+            "It held: no revoked key was granted, no valid one refused."
         } else if self.revoked_presented == 0 || self.valid_presented == 0 {
-            "IT SHOWED NOTHING: no request was certain enough to be judged. Run it longer."
+            "IT SHOWED NOTHING: no answer could be judged. Run it longer."
         } else {
             "IT DID NOT HOLD: an answer was wrong."
-        };
-        format!(
-            "Requests with a revoked key: {}, of which granted: {}.\n\
-             Requests with a valid key: {}, of which refused: {}.\n\
-             Grants to another trust than the key's: {}.\n\
-             {conclusion}",
-            grouped(self.revoked_presented),
-            grouped(self.revoked_grants),
-            grouped(self.valid_presented),
-            grouped(self.valid_refused),
-            grouped(self.wrong_trust)
-        )
+        }
     }
+}
+
+/// Returns what the demo is about to show, and what would be a failure.
+pub(crate) fn introduction(trusts: u32, seconds: u32) -> String {
+    format!(
+        "About to revoke keys under load: granting one is a failure.\n\
+         So is refusing a valid key. {} trusts (tenants that\n\
+         have API keys) in SQLite, {TASKS} tasks, {seconds} s of requests.\n",
+        grouped(trusts.into())
+    )
+}
+
+/// Returns a table of names, numbers and remarks.
+fn counts_table<const N: usize>(title: &str, rows: [(&str, u64, String); N]) -> Table {
+    let mut table = table([title, "", ""]);
+    for (name, number, remark) in rows {
+        table.add_row([name.to_owned(), grouped(number), remark]);
+    }
+    align_right(&mut table, &[1]);
+    table
 }
 
 fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_BORDERS_ONLY).set_header(header);
+    table
+        .load_style(UTF8_BORDERS_ONLY)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(WIDTH)
+        .set_header(header);
     table
 }
 
@@ -216,8 +247,8 @@ fn rounded(value: f64, parts: f64) -> f64 {
     (value * parts).round() / parts
 }
 
-/// `1234567` as `1,234,567`.
-pub(super) fn grouped(number: u64) -> String {
+/// Writes `1234567` as `1,234,567`.
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {
@@ -232,7 +263,7 @@ pub(super) fn grouped(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::oracle::Verdict;
+    use crate::oracle::Verdict;
 
     fn report(verdict: Verdict) -> Report {
         let mut tally = Tally::new().unwrap();
@@ -262,12 +293,34 @@ mod tests {
             let text = report.text();
             assert!(text.lines().last().unwrap().starts_with(last_line), "{text}");
             assert_eq!(report.held(), verdict == GOOD);
-            assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+            assert!(text.lines().all(|line| line.chars().count() <= WIDTH.into()), "{text}");
         }
     }
 
     #[test]
-    fn nothing_measured_is_no_division_by_zero() {
+    fn the_introduction_and_large_numbers_fit_60_columns() {
+        let million = 123_456_789;
+        let mut large = report(GOOD);
+        for number in [
+            &mut large.requests,
+            &mut large.hits,
+            &mut large.scans,
+            &mut large.rows_swept,
+            &mut large.revoked_presented,
+            &mut large.counts[0],
+        ] {
+            *number = million;
+        }
+        large.hot_p99_us = 1e9;
+        let text = introduction(100_000, 3_600) + &large.text();
+        for line in text.lines() {
+            assert!(line.chars().count() <= WIDTH.into(), "{line}");
+        }
+        assert!(text.lines().next().unwrap().ends_with("is a failure."), "{text}");
+    }
+
+    #[test]
+    fn a_report_without_measurements_divides_by_nothing() {
         let report = report(GOOD);
         assert!(report.text().contains("(not measured)"));
         let json = serde_json::to_value(&report).unwrap();

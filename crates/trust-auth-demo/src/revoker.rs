@@ -1,9 +1,9 @@
-//! The one who changes trusts while they are being authenticated: rotates, disables, enables again,
-//! deletes, at a steady pace.
+//! The task that changes trusts while other tasks authenticate with their keys. It rotates,
+//! disables, enables and deletes trusts at a steady pace.
 //!
-//! The only one to do so, because the oracle takes its word for what each key is. Every other round
-//! it acts as another process would: through a registry with a cache of its own, so that the
-//! server's cache is not told, and has only the live row to go by.
+//! No other task changes trusts, because the oracle relies on this task's record of each key. Every
+//! second round acts as another process: its registry has a cache of its own, so the service's
+//! cache is not invalidated. The live row alone then refuses the revoked key.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,32 +11,32 @@ use std::time::Duration;
 use tokio::time::Instant;
 use trust_auth::{RegistryError, SqliteStore, Trust, TrustRef, TrustRegistry};
 
-use super::keyring::{Keyring, WatchedKey};
-use super::oracle::State;
-use super::traffic::{Client, Tally};
-use crate::failure::Failure;
+use crate::demo_error::DemoError;
+use crate::keyring::{Keyring, WatchedKey};
+use crate::oracle::State;
+use crate::traffic::{Client, Tally};
 
-/// Trusts changed in a round: one rotated, one disabled and enabled again, one deleted.
+/// How many trusts a round changes: one is rotated, one disabled and enabled again, one deleted.
 const TRUSTS_PER_ROUND: usize = 3;
 
-/// Changes in a round.
+/// How many changes a round makes.
 const STEPS_PER_ROUND: u32 = 4;
 
-/// At most one trust of so many is changed.
+/// At most one trust in this many is changed.
 const ONE_TRUST_OF: usize = 10;
 
-/// At most so many rounds a second: the traffic is what the demo measures.
+/// The largest number of rounds a second. The demo measures the traffic, not the changes.
 const ROUNDS_PER_SECOND: usize = 20;
 
-/// What was done.
+/// How many changes were made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Changes {
-    pub(super) rotated: u64,
-    pub(super) disabled: u64,
-    pub(super) enabled: u64,
-    pub(super) deleted: u64,
-    /// How many of these were made behind the server's back.
-    pub(super) elsewhere: u64,
+pub(crate) struct Changes {
+    pub(crate) rotated: u64,
+    pub(crate) disabled: u64,
+    pub(crate) enabled: u64,
+    pub(crate) deleted: u64,
+    /// How many of these were made as another process, without an invalidation of the cache.
+    pub(crate) elsewhere: u64,
 }
 
 impl Changes {
@@ -45,18 +45,20 @@ impl Changes {
     }
 }
 
-pub(super) struct Revoker {
-    pub(super) client: Client,
-    pub(super) keyring: Arc<Keyring>,
-    /// Has the server's cache.
-    pub(super) here: TrustRegistry<SqliteStore>,
-    /// Has the same database, and another cache.
-    pub(super) elsewhere: TrustRegistry<SqliteStore>,
+/// Changes trusts, and presents each revoked key at once.
+pub(crate) struct Revoker {
+    pub(crate) client: Client,
+    pub(crate) keyring: Arc<Keyring>,
+    /// Shares the service's cache.
+    pub(crate) same_process: TrustRegistry<SqliteStore>,
+    /// Has the same database, and a cache of its own.
+    pub(crate) other_process: TrustRegistry<SqliteStore>,
 }
 
 impl Revoker {
-    /// Spreads its changes over `duration`. However little time there is, it goes one whole round.
-    pub(super) async fn run(mut self, duration: Duration) -> Result<(Changes, Tally), Failure> {
+    /// Spreads the changes over `duration`. Makes at least one whole round, however short
+    /// `duration` is.
+    pub(crate) async fn run(mut self, duration: Duration) -> Result<(Changes, Tally), DemoError> {
         let rounds = rounds(self.keyring.len(), duration);
         let steps = u32::try_from(rounds).unwrap_or(u32::MAX).saturating_mul(STEPS_PER_ROUND);
         let pace = duration / steps.saturating_add(1);
@@ -68,7 +70,8 @@ impl Revoker {
             if round > 0 && Instant::now() >= end {
                 break;
             }
-            let registry = if round % 2 == 0 { self.here.clone() } else { self.elsewhere.clone() };
+            let registry =
+                if round % 2 == 0 { self.same_process.clone() } else { self.other_process.clone() };
             let [rotated, disabled, deleted] = [0, 1, 2]
                 .map(|nth| victim(round * TRUSTS_PER_ROUND + nth, rounds, self.keyring.len()));
 
@@ -92,15 +95,14 @@ impl Revoker {
         &mut self,
         registry: &TrustRegistry<SqliteStore>,
         slot: usize,
-    ) -> Result<u64, Failure> {
+    ) -> Result<u64, DemoError> {
         let Some(old) = self.keyring.current(slot) else { return Ok(0) };
         old.standing.begin_change();
         let (trust, key) = registry.rotate(&TrustRef::Id(old.trust)).await?;
         old.standing.end_change(State::Revoked);
         let new = WatchedKey::issued(trust.id, key);
         self.keyring.retire(slot, Arc::clone(&old), Some(Arc::clone(&new)));
-        // At once, when a revocation is most likely to be undone by a request that is still under
-        // way.
+        // Immediately: requests that began before the revocation may still run, and could undo it.
         self.client.present(&old).await;
         self.client.present(&new).await;
         Ok(1)
@@ -110,7 +112,7 @@ impl Revoker {
         &mut self,
         registry: &TrustRegistry<SqliteStore>,
         slot: usize,
-    ) -> Result<u64, Failure> {
+    ) -> Result<u64, DemoError> {
         let Some(key) = self.keyring.current(slot) else { return Ok(0) };
         let id = TrustRef::Id(key.trust);
         self.change(&key, registry.disable(&id), State::Revoked).await
@@ -120,7 +122,7 @@ impl Revoker {
         &mut self,
         registry: &TrustRegistry<SqliteStore>,
         slot: usize,
-    ) -> Result<u64, Failure> {
+    ) -> Result<u64, DemoError> {
         let Some(key) = self.keyring.current(slot) else { return Ok(0) };
         let id = TrustRef::Id(key.trust);
         self.change(&key, registry.enable(&id), State::Valid).await
@@ -130,7 +132,7 @@ impl Revoker {
         &mut self,
         registry: &TrustRegistry<SqliteStore>,
         slot: usize,
-    ) -> Result<u64, Failure> {
+    ) -> Result<u64, DemoError> {
         let Some(key) = self.keyring.current(slot) else { return Ok(0) };
         let id = TrustRef::Id(key.trust);
         let deleted = self.change(&key, registry.delete(&id), State::Revoked).await?;
@@ -143,7 +145,7 @@ impl Revoker {
         key: &WatchedKey,
         change: impl Future<Output = Result<Trust, RegistryError>>,
         state: State,
-    ) -> Result<u64, Failure> {
+    ) -> Result<u64, DemoError> {
         key.standing.begin_change();
         change.await?;
         key.standing.end_change(state);
@@ -152,7 +154,7 @@ impl Revoker {
     }
 }
 
-/// As many rounds as the share of trusts and the pace allow, and at least one.
+/// Returns the number of rounds that the share of trusts and the pace allow, and at least one.
 fn rounds(trusts: usize, duration: Duration) -> usize {
     let by_share = trusts / (ONE_TRUST_OF * TRUSTS_PER_ROUND);
     let by_pace =
@@ -160,8 +162,8 @@ fn rounds(trusts: usize, duration: Duration) -> usize {
     by_share.min(by_pace).max(1)
 }
 
-/// The slot of victim number `nth`: spread evenly over all trusts, each at most once where there
-/// are enough of them.
+/// Returns the slot of victim number `nth`. Victims are spread evenly over all trusts. If there are
+/// enough trusts, each is a victim at most once.
 fn victim(nth: usize, rounds: usize, trusts: usize) -> usize {
     nth * trusts / (rounds * TRUSTS_PER_ROUND)
 }
@@ -171,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_number_of_trusts_gives_a_round_and_at_most_a_tenth_is_changed() {
+    fn every_number_of_trusts_gives_a_round_that_changes_at_most_a_tenth() {
         for trusts in [1, 2, 3, 29, 30, 59, 60, 999, 1_000, 100_000] {
             for seconds in [1, 5, 3_600] {
                 let rounds = rounds(trusts, Duration::from_secs(seconds));

@@ -1,8 +1,8 @@
-//! The reference's traffic: each trust polls for tasks and sends a heartbeat, round after round,
-//! from several tasks at once.
+//! The traffic: each trust polls for work and sends a heartbeat, again and again. Several tasks
+//! send these requests at once. Between these requests come revoked keys, a key that was never
+//! issued, and no key.
 //!
-//! Every answer goes to the oracle. Keys that were revoked, keys that nobody issued, and no key at
-//! all come in between.
+//! The oracle judges every answer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,65 +11,65 @@ use std::time::{Duration, Instant};
 use trust_auth::{Authenticator, Route, SqliteStore, TrustStore};
 use uuid::Uuid;
 
-use super::keyring::{Keyring, WatchedKey};
-use super::latency::Latencies;
-use super::oracle::{Outcome, Standing, State, Verdict};
-use crate::failure::Failure;
+use crate::demo_error::DemoError;
+use crate::keyring::{Keyring, WatchedKey};
+use crate::latency::Latencies;
+use crate::oracle::{Outcome, Standing, State, Verdict};
 
-/// As many tasks at once, each with its share of the trusts.
-pub(super) const TASKS: usize = 4;
+/// How many tasks run at once, each with its share of the trusts.
+pub(crate) const TASKS: usize = 4;
 
-/// One visit of so many is measured against a bare fetch. All would do too, but the demo is about
-/// requests.
+/// One visit in this many includes a bare fetch. The demo is about requests, so most visits have
+/// none.
 const VISITS_PER_FETCH: usize = 4;
 
-/// After so many visits come the keys that must be refused. Each costs a sweep, which is why they
-/// are rare: more of them would leave the other requests waiting for a processor.
+/// After this many visits come keys that must be refused. Each of these costs a scan. More of them
+/// would keep the processors from the other requests.
 const VISITS_PER_BAD_KEY: usize = 64;
 
-/// What a task has seen.
+/// What a task has counted and measured.
 #[derive(Debug)]
-pub(super) struct Tally {
-    pub(super) verdict: Verdict,
-    pub(super) latencies: Latencies,
-    /// Requests that a sweep answered, or that were refused after asking for one. Requests share
-    /// sweeps.
-    pub(super) swept: u64,
+pub(crate) struct Tally {
+    pub(crate) verdict: Verdict,
+    pub(crate) latencies: Latencies,
+    /// Requests that a scan answered, or that were refused after asking for one. Requests share
+    /// scans.
+    pub(crate) scanned: u64,
 }
 
 impl Tally {
-    pub(super) fn new() -> Result<Self, Failure> {
-        Ok(Self { verdict: Verdict::default(), latencies: Latencies::new()?, swept: 0 })
+    pub(crate) fn new() -> Result<Self, DemoError> {
+        Ok(Self { verdict: Verdict::default(), latencies: Latencies::new()?, scanned: 0 })
     }
 
-    pub(super) fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.verdict.add(&other.verdict);
         self.latencies.add(&other.latencies);
-        self.swept += other.swept;
+        self.scanned += other.scanned;
     }
 }
 
-/// One who presents keys, and keeps count.
-pub(super) struct Client {
+/// Presents keys, and counts and judges the answers.
+pub(crate) struct Client {
     authenticator: Authenticator<SqliteStore>,
     tally: Tally,
 }
 
 impl Client {
-    pub(super) fn new(authenticator: Authenticator<SqliteStore>) -> Result<Self, Failure> {
+    pub(crate) fn new(authenticator: Authenticator<SqliteStore>) -> Result<Self, DemoError> {
         Ok(Self { authenticator, tally: Tally::new()? })
     }
 
-    pub(super) fn into_tally(self) -> Tally {
+    pub(crate) fn into_tally(self) -> Tally {
         self.tally
     }
 
-    /// Presents a key. Returns whether it was granted on the hot path.
-    pub(super) async fn present(&mut self, watched: &WatchedKey) -> bool {
+    /// Presents a key. Returns whether the key was granted on the hot path.
+    pub(crate) async fn present(&mut self, watched: &WatchedKey) -> bool {
         self.request(Some(watched.key.expose()), watched.trust, &watched.standing).await
     }
 
-    /// A request without a key, which the oracle takes for a revoked one.
+    /// Sends a request without a key. The oracle judges it like a revoked key.
     async fn present_nothing(&mut self) {
         self.request(None, Uuid::nil(), &Standing::new(State::Revoked)).await;
     }
@@ -88,34 +88,33 @@ impl Client {
         };
         self.tally.verdict.judge(before, after, outcome);
         if matches!(attempt.route, Route::Scan | Route::StaleHit) {
-            self.tally.swept += 1;
+            self.tally.scanned += 1;
         }
         match attempt.route {
             Route::Hit if attempt.result.is_ok() => self.tally.latencies.hot.record(took),
-            Route::Scan if attempt.result.is_ok() => self.tally.latencies.sweep.record(took),
+            Route::Scan if attempt.result.is_ok() => self.tally.latencies.scan.record(took),
             _ => {}
         }
         attempt.route == Route::Hit && attempt.result.is_ok()
     }
 }
 
-/// One of the tasks: visits its trusts again and again, until it is told to stop.
-pub(super) struct Worker {
-    pub(super) client: Client,
-    pub(super) store: Arc<SqliteStore>,
-    pub(super) keyring: Arc<Keyring>,
-    /// Which of the tasks this is: it has the slots `number`, `number + TASKS`, and so on.
-    pub(super) number: usize,
-    pub(super) stop: Arc<AtomicBool>,
+/// One of the tasks. It visits its trusts again and again, until `stop` is set.
+pub(crate) struct Worker {
+    pub(crate) client: Client,
+    pub(crate) store: Arc<SqliteStore>,
+    pub(crate) keyring: Arc<Keyring>,
+    /// The number of this task. Its trusts are in the slots `number`, `number + TASKS`, and so on.
+    pub(crate) number: usize,
+    pub(crate) stop: Arc<AtomicBool>,
 }
 
 impl Worker {
-    pub(super) async fn run(mut self) -> Result<Tally, Failure> {
-        let stranger = WatchedKey::never_issued()
-            .map_err(|error| Failure::new("random", error.to_string()))?;
+    pub(crate) async fn run(mut self) -> Result<Tally, DemoError> {
+        let never_issued = WatchedKey::never_issued()?;
         let slots = (self.number..self.keyring.len()).step_by(TASKS).cycle();
         for (visit, slot) in slots.enumerate() {
-            // Relaxed: nothing is handed over by it.
+            // Relaxed: the flag publishes no other data.
             if self.stop.load(Ordering::Relaxed) {
                 break;
             }
@@ -123,18 +122,18 @@ impl Worker {
                 self.visit(visit, &key).await?;
             }
             if visit.is_multiple_of(VISITS_PER_BAD_KEY) {
-                self.bad_keys(visit / VISITS_PER_BAD_KEY, &stranger).await;
-                // Where all trusts were deleted, nothing else here need ever wait.
+                self.bad_keys(visit / VISITS_PER_BAD_KEY, &never_issued).await;
+                // If all trusts are deleted, nothing else in this loop yields to the runtime.
                 tokio::task::yield_now().await;
             }
         }
         Ok(self.client.into_tally())
     }
 
-    /// Two requests, back to back: task poll and heartbeat. Sometimes with a bare fetch next to the
-    /// second, before it and after it in turn, so that neither finds the row's page warmer than
-    /// the other, and both meet the same load.
-    async fn visit(&mut self, visit: usize, key: &WatchedKey) -> Result<(), Failure> {
+    /// Sends two requests, back to back: the poll and the heartbeat. Some visits make a bare fetch
+    /// as well, in turn before and after the second request. On average, the fetch and the request
+    /// then find the row's page equally warm, and meet the same load.
+    async fn visit(&mut self, visit: usize, key: &WatchedKey) -> Result<(), DemoError> {
         self.client.present(key).await;
         if !visit.is_multiple_of(VISITS_PER_FETCH) {
             self.client.present(key).await;
@@ -153,19 +152,19 @@ impl Worker {
         Ok(())
     }
 
-    async fn bare_fetch(&self, key: &WatchedKey) -> Result<Duration, Failure> {
+    async fn bare_fetch(&self, key: &WatchedKey) -> Result<Duration, DemoError> {
         let started = Instant::now();
         self.store.fetch(key.trust).await?;
         Ok(started.elapsed())
     }
 
-    async fn bad_keys(&mut self, turn: usize, stranger: &WatchedKey) {
+    async fn bad_keys(&mut self, turn: usize, never_issued: &WatchedKey) {
         match self.keyring.retired_key(turn / 4) {
             Some(revoked) if !turn.is_multiple_of(4) => {
                 self.client.present(&revoked).await;
             }
             _ => {
-                self.client.present(stranger).await;
+                self.client.present(never_issued).await;
                 self.client.present_nothing().await;
             }
         }

@@ -1,8 +1,6 @@
-//! The demo through its real binary, small: what it reports, that it held, and that nothing is left
-//! of it.
+//! Small runs of the real program: its report, its verdict, and that it leaves no files behind.
 //!
-//! How fast it was is not asserted: that is for whoever runs it on a machine that does nothing
-//! else.
+//! No test asserts a speed, because other programs may run on the machine.
 
 use std::fs;
 use std::path::Path;
@@ -10,14 +8,15 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+/// The fields of the report.
 const PROMISED: [&str; 28] = [
     "trusts",
     "seconds",
     "requests",
     "hits",
     "stale_hits",
-    "swept",
-    "sweeps",
+    "scanned",
+    "scans",
     "rows_swept",
     "refused_missing",
     "refused_invalid",
@@ -35,17 +34,16 @@ const PROMISED: [&str; 28] = [
     "undecided",
     "hot_p50_us",
     "hot_p99_us",
-    "sweep_p50_us",
-    "sweep_p99_us",
+    "scan_p50_us",
+    "scan_p99_us",
     "fetch_p50_us",
     "fetch_p99_us",
 ];
 
-/// The demo, whose temporary folder is made in `folder`.
+/// Returns a command for the demo, which makes its temporary folder in `folder`.
 fn command(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_trust-auth"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trust-auth-demo"));
     command
-        .arg("demo")
         .args(arguments)
         .current_dir(folder)
         .env("TMPDIR", folder)
@@ -57,15 +55,11 @@ fn command(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs it, and asserts that nothing was left behind.
+/// Runs the demo, and asserts that it leaves no files behind.
 fn run(arguments: &[&str]) -> Output {
     let folder = tempfile::tempdir().unwrap();
     let output = command(folder.path(), arguments).output().unwrap();
-    assert_eq!(
-        fs::read_dir(folder.path()).unwrap().count(),
-        0,
-        "the demo has left something behind"
-    );
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "the demo has left files behind");
     output
 }
 
@@ -103,7 +97,7 @@ fn the_report_is_one_line_of_numbers_and_says_that_it_held() {
         assert!(count(kind) > 0, "{kind} in {report}");
     }
     assert!(count("refused_missing") > 0 && count("refused_invalid") > 0, "{report}");
-    for latency in ["hot_p50_us", "hot_p99_us", "sweep_p50_us", "sweep_p99_us", "fetch_p50_us"] {
+    for latency in ["hot_p50_us", "hot_p99_us", "scan_p50_us", "scan_p99_us", "fetch_p50_us"] {
         assert!(report[latency].as_f64().unwrap() > 0.0, "{latency} in {report}");
     }
 }
@@ -115,14 +109,14 @@ fn every_request_is_accounted_for() {
     let judged = count("revoked_presented") + count("valid_presented") + count("undecided");
     assert_eq!(judged, count("requests"), "{report}");
     assert_eq!(
-        count("hits") + count("swept") + count("refused_missing"),
+        count("hits") + count("scanned") + count("refused_missing"),
         count("requests"),
         "{report}"
     );
-    // Requests share walks; and one whose row changes in between asks for a second.
-    assert!((1..=2 * count("swept")).contains(&count("sweeps")), "{report}");
-    assert!(count("stale_hits") <= count("swept"), "{report}");
-    assert!(count("rows_swept") <= count("sweeps") * 30, "{report}");
+    // Requests share scans. A request whose row changes during a scan asks for a second one.
+    assert!((1..=2 * count("scanned")).contains(&count("scans")), "{report}");
+    assert!(count("stale_hits") <= count("scanned"), "{report}");
+    assert!(count("rows_swept") <= count("scans") * 30, "{report}");
 }
 
 #[test]
@@ -134,8 +128,8 @@ fn one_trust_alone_is_rotated_disabled_enabled_and_deleted() {
     assert_eq!(count(&report, "revoked_grants") + count(&report, "valid_refused"), 0, "{report}");
 }
 
-/// G9: the second round of changes is made behind the cache's back, where nothing but the live row
-/// refuses a revoked key.
+/// G9: the second round of changes does not invalidate the cache, so the live row alone refuses a
+/// revoked key.
 #[test]
 fn revocations_by_another_process_are_stale_hits_and_never_granted() {
     let report = report(&["--trusts", "60", "--seconds", "1", "--json"]);
@@ -147,10 +141,10 @@ fn revocations_by_another_process_are_stale_hits_and_never_granted() {
 }
 
 #[test]
-fn the_table_is_for_people_and_its_last_line_says_that_it_held() {
+fn the_tables_fit_60_columns_between_an_introduction_and_a_conclusion() {
     let output = run(&["--trusts", "30", "--seconds", "1"]);
     assert_eq!(output.status.code(), Some(0));
-    assert!(output.stderr.is_empty(), "a progress bar where nobody looks");
+    assert!(output.stderr.is_empty(), "a progress bar without a terminal");
     let text = String::from_utf8(output.stdout).unwrap();
     for part in [
         "30 trusts",
@@ -158,7 +152,7 @@ fn the_table_is_for_people_and_its_last_line_says_that_it_held() {
         "per second",
         "hits",
         "stale hits",
-        "sweeps are shared",
+        "shared",
         "rows",
         "missing",
         "invalid",
@@ -167,7 +161,7 @@ fn the_table_is_for_people_and_its_last_line_says_that_it_held() {
         "disabled",
         "deleted",
         "hot path",
-        "sweep path",
+        "scan path",
         "bare fetch",
         "p50",
         "p99",
@@ -175,6 +169,15 @@ fn the_table_is_for_people_and_its_last_line_says_that_it_held() {
     ] {
         assert!(text.contains(part), "{part} in\n{text}");
     }
+    for line in text.lines() {
+        assert!(line.chars().count() <= 60, "{line}");
+    }
+    // What it is about to show, and what would be a failure.
+    let first = text.lines().next().unwrap();
+    assert!(
+        first.starts_with("About to revoke keys") && first.ends_with("is a failure."),
+        "{first}"
+    );
     assert!(text.lines().last().unwrap().starts_with("It held: "), "{text}");
 }
 
@@ -204,6 +207,22 @@ fn absurd_arguments_are_wrong_usage() {
 }
 
 #[test]
+fn the_help_lists_the_options_and_an_unknown_argument_refers_to_it() {
+    let output = run(&["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8(output.stdout).unwrap();
+    for option in ["--trusts", "--seconds", "--json", "--help"] {
+        assert!(text.contains(option), "{option} in\n{text}");
+    }
+    for argument in ["--bogus", "demo"] {
+        let output = run(&[argument]);
+        assert_eq!(output.status.code(), Some(2), "{argument}");
+        assert!(output.stdout.is_empty());
+        assert!(String::from_utf8(output.stderr).unwrap().contains("--help"), "{argument}");
+    }
+}
+
+#[test]
 fn the_demo_leaves_the_named_database_alone() {
     let folder = tempfile::tempdir().unwrap();
     let named = folder.path().join("precious.db");
@@ -220,7 +239,7 @@ fn the_demo_leaves_the_named_database_alone() {
 
 #[cfg(unix)]
 #[test]
-fn without_a_temporary_folder_it_says_so() {
+fn an_error_without_a_temporary_folder_names_tmpdir() {
     let folder = tempfile::tempdir().unwrap();
     let output = command(folder.path(), &["--json"])
         .env("TMPDIR", folder.path().join("none"))
@@ -232,8 +251,7 @@ fn without_a_temporary_folder_it_says_so() {
     assert!(json["error"]["message"].as_str().unwrap().contains("TMPDIR"));
 }
 
-/// Whether it is still registering trusts or already running, a signal ends it, and the folder
-/// goes.
+/// A signal ends the demo, both while it registers trusts and while the traffic runs.
 #[cfg(unix)]
 #[test]
 fn an_interrupted_demo_removes_its_folder() {
@@ -242,7 +260,7 @@ fn an_interrupted_demo_removes_its_folder() {
             let folder = tempfile::tempdir().unwrap();
             let arguments = ["--trusts", trusts, "--seconds", "3600", "--json"];
             let mut child = command(folder.path(), &arguments).spawn().unwrap();
-            // The folder is made after the signals are listened for.
+            // The demo listens for signals before it makes the folder.
             while fs::read_dir(folder.path()).unwrap().count() == 0 {
                 assert!(child.try_wait().unwrap().is_none(), "the demo ended by itself");
                 std::thread::yield_now();
