@@ -1,7 +1,8 @@
-//! [`RowWarnings`]: what a store logs of rows that it cannot make sense of. It must never say more of a row than its id.
+//! [`RowWarnings`]: logs the rows that a store cannot read. A line must never contain more of a row
+//! than its id.
 //!
-//! Each walk finds such a row again, and strangers choose how many walks there are: so it is named
-//! once a minute.
+//! Each scan reads such a row again, and unauthenticated clients cause scans. So each row is logged
+//! at most once a minute.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -11,26 +12,26 @@ use uuid::Uuid;
 
 use crate::log_limit::PAUSE;
 
-/// How many rows are named in a minute. It bounds the memory, and what a table that is malformed
-/// throughout may log.
-const MOST: usize = 1_000;
+/// How many lines are logged in a minute at most. The limit bounds the memory, and the log of a
+/// table whose rows are all malformed.
+const LIMIT: usize = 1_000;
 
-/// Which rows were named in this minute.
+/// Limits the warnings to one a minute for each row and fault.
 #[derive(Debug)]
 pub(crate) struct RowWarnings {
-    /// Held for some instructions at a time, and only by whoever has read a malformed row.
+    /// Locked for a few instructions at a time, and only after a malformed row was read.
     minute: Mutex<Minute>,
 }
 
 #[derive(Debug)]
 struct Minute {
     begun: Instant,
-    said: HashSet<(What, Option<Uuid>)>,
+    logged: HashSet<(Fault, Option<Uuid>)>,
 }
 
 /// What is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum What {
+enum Fault {
     Hash,
     Heartbeat,
     Column(&'static str),
@@ -39,56 +40,64 @@ enum What {
 }
 
 impl RowWarnings {
-    /// The digest is none, so that the trust has no key.
+    /// Warns that the text in `api_key_hash` is not a digest, so that the trust has no key.
     pub(crate) fn hash(&self, id: Uuid) {
-        if self.may_say(What::Hash, Some(id), Instant::now()) {
-            tracing::warn!(%id, "a trust's api_key_hash is not 64 hexadecimal digits; rotate its key to make it usable again");
+        if self.try_log(Fault::Hash, Some(id), Instant::now()) {
+            tracing::warn!(
+                %id,
+                "a trust's api_key_hash is not 64 hexadecimal digits; rotate its key to make it \
+                 usable again"
+            );
         }
     }
 
-    /// The last heartbeat is no time, by which nothing is decided.
+    /// Warns that `last_heartbeat` is malformed. No decision depends on this column.
     pub(crate) fn last_heartbeat(&self, id: Uuid) {
-        if self.may_say(What::Heartbeat, Some(id), Instant::now()) {
-            tracing::warn!(%id, "a trust's last_heartbeat is no time that can be told; it is left out");
+        if self.try_log(Fault::Heartbeat, Some(id), Instant::now()) {
+            tracing::warn!(
+                %id,
+                "a trust's last_heartbeat is not a time that can be read; it is left out"
+            );
         }
     }
 
-    /// A column holds what it should not, so that the trust is refused.
+    /// Warns that a column is malformed, so that the trust is refused.
     pub(crate) fn column(&self, id: Uuid, column: &'static str) {
-        if self.may_say(What::Column(column), Some(id), Instant::now()) {
+        if self.try_log(Fault::Column(column), Some(id), Instant::now()) {
             tracing::warn!(
                 %id,
                 column,
-                "a trust is refused because a column of its row is malformed; repair the row, or delete the trust"
+                "a trust is refused because a column of its row is malformed; repair the row, or \
+                 delete the trust"
             );
         }
     }
 
-    /// The id is none, so that there is nothing to name the row by.
+    /// Warns that a row's id is malformed, so that the warning cannot name the row.
     #[cfg(feature = "sqlite")]
     pub(crate) fn id(&self) {
-        if self.may_say(What::Id, None, Instant::now()) {
+        if self.try_log(Fault::Id, None, Instant::now()) {
             tracing::warn!(
-                "a trust's id is no UUID in lower case with hyphens; nobody can authenticate as this trust until the row \
-                 is repaired"
+                "a trust's id is not a UUID in lower case with hyphens; the trust is refused until \
+                 the row is repaired"
             );
         }
     }
 
-    fn may_say(&self, what: What, id: Option<Uuid>, now: Instant) -> bool {
-        // A set of which an insertion was interrupted is a set still.
+    fn try_log(&self, fault: Fault, id: Option<Uuid>, now: Instant) -> bool {
+        // A panic in the middle of an insertion leaves a set that is still usable.
         let mut minute = self.minute.lock().unwrap_or_else(PoisonError::into_inner);
         if now.saturating_duration_since(minute.begun) >= PAUSE {
             minute.begun = now;
-            minute.said.clear();
+            minute.logged.clear();
         }
-        minute.said.len() < MOST && minute.said.insert((what, id))
+        minute.logged.len() < LIMIT && minute.logged.insert((fault, id))
     }
 }
 
 impl Default for RowWarnings {
     fn default() -> Self {
-        Self { minute: Mutex::new(Minute { begun: Instant::now(), said: HashSet::new() }) }
+        Self { minute: Mutex::new(Minute { begun: Instant::now(), logged: HashSet::new() }) }
     }
 }
 
@@ -97,22 +106,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_row_is_named_once_a_minute_and_no_more_than_a_thousand_are() {
+    fn each_row_is_logged_once_a_minute_and_at_most_a_thousand_rows_are() {
         let warnings = RowWarnings::default();
         let begun = Instant::now();
-        let named = |rows: std::ops::Range<u128>, after: std::time::Duration| {
-            let may_say = |row: &u128| {
-                warnings.may_say(What::Hash, Some(Uuid::from_u128(*row)), begun + after)
+        let logged = |rows: std::ops::Range<u128>, after: std::time::Duration| {
+            let try_log = |row: &u128| {
+                warnings.try_log(Fault::Hash, Some(Uuid::from_u128(*row)), begun + after)
             };
-            rows.filter(may_say).count()
+            rows.filter(try_log).count()
         };
         let moment = PAUSE / 4;
-        assert_eq!([named(0..2, moment), named(0..3, moment), named(0..3, moment)], [2, 1, 0]);
+        assert_eq!([logged(0..2, moment), logged(0..3, moment), logged(0..3, moment)], [2, 1, 0]);
         assert!(
-            warnings.may_say(What::Heartbeat, Some(Uuid::from_u128(0)), begun),
-            "that is something else"
+            warnings.try_log(Fault::Heartbeat, Some(Uuid::from_u128(0)), begun),
+            "another fault of the same row"
         );
-        assert_eq!(named(0..100_000, moment), MOST - 4);
-        assert_eq!(named(0..2, moment + PAUSE), 2);
+        assert_eq!(logged(0..100_000, moment), LIMIT - 4);
+        assert_eq!(logged(0..2, moment + PAUSE), 2);
     }
 }

@@ -1,9 +1,10 @@
-//! [`Canary`]: the proof that notifications arrive. A new connection, made as any change is made,
-//! notifies a channel of this process's own, and the listener must receive that.
+//! [`Canary`]: the proof that notifications arrive. A new connection, made in the same way as a
+//! connection for a change, notifies a channel of this process alone. The listener must receive the
+//! notification.
 //!
-//! The listener's own connection would prove nothing: it may lead to another server than the
-//! address does by now, or through a pooler that delivers no notifications. Other processes do not
-//! listen to the channel, older versions included.
+//! The listener's own connection would prove nothing. It may lead to another server than the address
+//! does now, or through a pooler that delivers no notifications. No other process listens to the
+//! channel.
 
 use std::time::{Duration, Instant};
 
@@ -16,32 +17,32 @@ use super::pool::Connector;
 use crate::error::StoreError;
 use crate::watcher::ChangeSink;
 
-/// How often one is sent.
+/// The time between two canaries.
 pub(super) const INTERVAL: Duration = Duration::from_secs(5);
 
-/// How soon one that could not be sent is followed by another.
+/// The time after which the next canary follows one that could not be sent.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// How long one may take, the connection included. Delivery takes milliseconds; a machine that is
-/// short of time takes longer.
+/// The time limit of a canary, the connection included. Delivery takes milliseconds, and longer on a
+/// busy machine.
 pub(super) const LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a listener counts as connected although no canary can be sent, as where the server has
-/// no connection left.
+/// How long a listener counts as connected while no canary can be sent, for example because the
+/// server has no connection left.
 const UNPROVEN: Duration = Duration::from_secs(30);
 
 /// The canaries of one connection that listens.
 pub(super) struct Canary {
     channel: String,
     due: Instant,
-    /// When the last one arrived, or `None` before the first has.
+    /// When the last canary arrived; `None` before the first.
     proven: Option<Instant>,
     flight: Option<Flight>,
-    /// Ends with this.
+    /// The tasks that send. A drop aborts them.
     sending: JoinSet<(Uuid, Result<(), StoreError>)>,
 }
 
-/// One that was sent and has not arrived.
+/// A canary that has not arrived yet.
 struct Flight {
     token: Uuid,
     begun: Instant,
@@ -60,25 +61,25 @@ impl Canary {
         }
     }
 
-    /// A name for the channel of a process.
+    /// Returns a new name for the channel of a watcher.
     pub(super) fn new_channel() -> String {
         format!("trust_auth_canary_{}", Uuid::new_v4().simple())
     }
 
-    /// Whether one has arrived.
+    /// Returns whether a canary has arrived.
     pub(super) fn is_proven(&self) -> bool {
         self.proven.is_some()
     }
 
-    /// Whether one is on its way.
+    /// Returns whether a canary was sent and has not arrived.
     pub(super) fn is_under_way(&self) -> bool {
         self.flight.is_some()
     }
 
-    /// Takes what came on the channel. Anything but the token that is awaited is ignored.
-    pub(super) fn take(&mut self, payload: &str, changes: &ChangeSink) {
-        let awaited = self.flight.as_ref().map(|flight| flight.token);
-        if awaited.is_some() && awaited == Uuid::try_parse(payload).ok() {
+    /// Receives a payload of the channel, and ignores any payload but the expected token.
+    pub(super) fn receive(&mut self, payload: &str, changes: &ChangeSink) {
+        let expected = self.flight.as_ref().map(|flight| flight.token);
+        if expected.is_some() && expected == Uuid::try_parse(payload).ok() {
             self.flight = None;
             self.proven = Some(Instant::now());
             self.due = Instant::now() + INTERVAL;
@@ -86,15 +87,19 @@ impl Canary {
         }
     }
 
-    /// Sends the next one when it is due. Fails if one was sent and has not arrived, or if none
-    /// could be sent for too long.
-    pub(super) fn tend(
+    /// Sends the next canary when it is due.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Deaf`] if a canary was sent and has not arrived in time. Any other error if no
+    /// canary could be sent for too long.
+    pub(super) fn check(
         &mut self,
         connector: &Connector,
         changes: &ChangeSink,
     ) -> Result<(), StoreError> {
         while let Some(ended) = self.sending.try_join_next() {
-            // One that was aborted is awaited no more.
+            // An aborted task has no outcome.
             let Ok((token, outcome)) = ended else { continue };
             let Some(flight) = self.flight.as_mut().filter(|flight| flight.token == token) else {
                 continue;
@@ -123,7 +128,7 @@ impl Canary {
         }
     }
 
-    /// One could not be sent, which says nothing about those that were.
+    /// Records a canary that could not be sent. This is no sign that sent canaries are lost.
     fn missed(&mut self, error: StoreError, changes: &ChangeSink) -> Result<(), StoreError> {
         self.flight = None;
         self.due = Instant::now() + RETRY;
@@ -147,7 +152,7 @@ impl Canary {
 
 async fn notify(connector: &Connector, channel: &str, token: Uuid) -> Result<(), StoreError> {
     let mut connection = connector.connect().await?;
-    // Both are of our making: letters, digits and `_`.
+    // Safe: this module makes both names, of letters, digits and `_`.
     let sql = format!("NOTIFY {channel}, '{}'", token.simple());
     sqlx::raw_sql(AssertSqlSafe(sql))
         .execute(&mut connection)

@@ -1,8 +1,7 @@
-//! What an error of PostgreSQL means for whoever sees it.
+//! The diagnosis of an error of PostgreSQL: what is wrong, and what to do.
 //!
-//! The server's messages quote values: a digest that is not unique, a name that is too long. None
-//! of them is passed on, only the code and the names of columns and constraints; the server's own
-//! log has the rest.
+//! The server's messages quote values, such as a digest that is not unique. An error passes on the
+//! code and the names of columns and constraints, and never a message. The server's log has the rest.
 
 use sqlx::postgres::PgDatabaseError;
 
@@ -13,13 +12,17 @@ use crate::error::StoreError;
 /// What failed, without any value.
 #[derive(Debug, thiserror::Error)]
 enum Cause {
-    #[error("PostgreSQL reported error {code}{}; its log tells more", about.as_deref().map_or(String::new(), |about| format!(" about {about}")))]
-    Server { code: String, about: Option<String> },
+    #[error("PostgreSQL reported error {code}{about}; its log tells more")]
+    Server {
+        code: String,
+        /// ` about` and a name in backticks, or empty.
+        about: String,
+    },
     #[error("the driver did not understand the server's answer")]
     Driver,
 }
 
-/// Whether the connection is gone, so that another one may do better.
+/// Returns whether the connection is lost, so that the operation may succeed on another one.
 pub(super) fn is_lost(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_)
@@ -30,14 +33,14 @@ pub(super) fn is_lost(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Whether the server says by this SQLSTATE that it ends the session, or has lost it.
+/// Returns whether this SQLSTATE means that the server ends the session, or has lost it.
 fn ends_the_session(code: &str) -> bool {
-    // 57P: an administrator or a crash. 08: the connection itself. 25P03: it idled in a
+    // 57P: an administrator or a crash. 08: the connection itself. 25P03: the session was idle in a
     // transaction.
     code.starts_with("57P") || code.starts_with("08") || code == "25P03"
 }
 
-/// The diagnosis of an error during an operation.
+/// Returns the diagnosis of an error during an operation whose time limit is `after`.
 pub(super) fn failed(
     error: &sqlx::Error,
     location: &Location,
@@ -49,35 +52,46 @@ pub(super) fn failed(
     let Some(database) = database(error) else { return StoreError::Other(Cause::Driver.into()) };
     let column = database.column().unwrap_or("unknown");
     match database.code() {
-        // query_canceled: the statement's time limit. The caller's own comes a little later.
+        // query_canceled: the statement's time limit. The caller's own limit is a little longer.
         "57014" => StoreError::Timeout { after },
         // lock_not_available, deadlock_detected, serialization_failure.
         "55P03" | "40P01" | "40001" => StoreError::Busy,
         // read_only_sql_transaction
         "25006" => StoreError::ReadOnly { server: location.to_string() },
-        // undefined_table, undefined_column, datatype_mismatch, cannot_coerce, undefined_function, and "cached plan must not
-        // change result type": the table is not what it was when the store was opened.
+        // undefined_table, undefined_column, datatype_mismatch, cannot_coerce, undefined_function,
+        // and "cached plan must not change result type": the table was changed since the store was
+        // opened.
         "42P01" | "42703" | "42804" | "42846" | "42883" | "0A000" => schema(
             location,
-            "its table `trust` is gone or was changed while it was open; restore it, or let its owner run \
-             `trust-auth migrate`",
+            "its table `trust` is gone or was changed while it was open; restore it, or let its \
+             owner run `trust-auth migrate`",
         ),
-        // insufficient_privilege. Which right it is, the operation finds out.
+        // insufficient_privilege. `name_right` finds out which right it is.
         "42501" => StoreError::MissingRight {
             server: location.to_string(),
-            right: "a right on the table `trust`, or on what its triggers use; let their owners grant it"
+            right: "a right on the table `trust`, or on what its triggers use; let their owners \
+                    grant it"
                 .into(),
         },
         // not_null_violation
         "23502" => schema(
             location,
-            &format!("its table `trust` has a column `{column}` that must be filled; give it a default"),
+            &format!(
+                "its table `trust` has a column `{column}` that must be filled; give it a default"
+            ),
         ),
         // string_data_right_truncation
-        "22001" => schema(location, "a column of its table `trust` is too short for this; make it longer"),
-        // invalid_byte_sequence / character_not_in_repertoire: the one text that PostgreSQL cannot hold.
-        "22021" => schema(location, "a text has a character that it cannot hold, such as NUL; leave it out"),
-        // duplicate_prepared_statement, invalid_sql_statement_name: another client's statements are on this connection.
+        "22001" => schema(
+            location,
+            "a column of its table `trust` is too short for this; make it longer",
+        ),
+        // character_not_in_repertoire: PostgreSQL's texts cannot contain this character.
+        "22021" => schema(
+            location,
+            "a text has a character that it cannot hold, such as NUL; leave it out",
+        ),
+        // duplicate_prepared_statement, invalid_sql_statement_name: another client's statements are
+        // on this connection.
         "42P05" | "26000" => StoreError::Deaf { server: location.to_string() },
         // disk_full, out_of_memory and the like.
         code if code.starts_with("53") => StoreError::Exhausted { server: location.to_string() },
@@ -85,7 +99,7 @@ pub(super) fn failed(
     }
 }
 
-/// The diagnosis of an attempt to connect that failed.
+/// Returns the diagnosis of an attempt to connect that failed.
 pub(super) fn connect_failed(
     error: &sqlx::Error,
     location: &Location,
@@ -105,10 +119,14 @@ pub(super) fn connect_failed(
         }
         (_, "28P01") => "it refused the password; check user and password".into(),
         (_, "28000") => "it refused the login; check the user, and its pg_hba.conf".into(),
-        (_, "42501") => "it does not let this role connect; grant it CONNECT on the database".into(),
+        (_, "42501") => {
+            "it does not let this role connect; grant it CONNECT on the database".into()
+        }
         (_, "3D000") => "it has no such database; create it, or check its name".into(),
         (_, "53300") => {
-            "it has no connection left for this role; raise its limit, or lower max_connections here".into()
+            "it has no connection left for this role; raise its limit, or lower max_connections \
+             here"
+            .into()
         }
         (_, "57P03") => "it is starting or stopping; try again".into(),
         (_, "") => "it does not speak PostgreSQL's protocol; check the address".into(),
@@ -117,7 +135,7 @@ pub(super) fn connect_failed(
     StoreError::CannotConnect { server: location.to_string(), reason }
 }
 
-/// The diagnosis of a connection that leads to another server than a newer one does.
+/// Returns the diagnosis of a connection to another server than the newest connection's.
 pub(super) fn elsewhere(location: &Location) -> StoreError {
     StoreError::CannotConnect {
         server: location.to_string(),
@@ -126,12 +144,13 @@ pub(super) fn elsewhere(location: &Location) -> StoreError {
     }
 }
 
-/// The diagnosis of a primary whose successor was seen.
+/// Returns the diagnosis of an old primary, whose successor this process has reached before.
 pub(super) fn superseded(location: &Location) -> StoreError {
     StoreError::CannotConnect {
         server: location.to_string(),
-        reason: "its address leads to an old primary, and a server that was promoted later was seen there; \
-                 check where the address leads, or restart this program if that server was restored on purpose"
+        reason: "its address leads to an old primary, and a server that was promoted later was \
+                 seen there; check where the address leads, or restart this program if that server \
+                 was restored on purpose"
             .into(),
     }
 }
@@ -144,14 +163,15 @@ fn database(error: &sqlx::Error) -> Option<&PgDatabaseError> {
     error.as_database_error()?.try_downcast_ref()
 }
 
-/// The SQLSTATE, if the server sent one.
+/// Returns the SQLSTATE, if the server sent one.
 pub(super) fn code(error: &sqlx::Error) -> Option<&str> {
     database(error).map(PgDatabaseError::code)
 }
 
 fn server_cause(error: &PgDatabaseError) -> Cause {
     let name = error.constraint().or(error.column()).or(error.table());
-    Cause::Server { code: error.code().into(), about: name.map(|name| format!("`{name}`")) }
+    let about = name.map_or(String::new(), |name| format!(" about `{name}`"));
+    Cause::Server { code: error.code().into(), about }
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ mod schema;
 mod server;
 mod service_file;
 mod store;
+mod subscription;
 mod tls;
 mod tls_settings;
 mod transaction;

@@ -1,5 +1,5 @@
-//! [`Notice`]: what the trigger of `migrations/postgres/0003_notify.sql` tells of a change. Whatever it does not understand is an error,
-//! never a guess: the caller then invalidates everything.
+//! [`Notice`]: a notification of the trigger in `migrations/postgres/0003_notify.sql`, parsed. A
+//! payload of any other form is an error, never a guess: the caller then invalidates every key.
 
 use trust_key_cache::KeyHash;
 use uuid::Uuid;
@@ -7,16 +7,16 @@ use uuid::Uuid;
 /// The channel that the trigger notifies.
 pub(super) const CHANNEL: &str = "trust_auth";
 
-/// Which keys a change concerns.
+/// The keys that a change concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Notice {
-    /// These: the digest that the row had, and the one that it has, if that is another.
+    /// The digest that the row had, and the digest that it has now, if that differs.
     Keys([Option<KeyHash>; 2]),
-    /// All of them.
+    /// Every key.
     Everything,
 }
 
-/// A payload that is none of ours.
+/// A payload that the trigger does not send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_else_is_said_is_malformed() {
+    fn any_other_payload_is_malformed() {
         let sound = payload("update", Some(KeyHash::of("old")), None);
         assert!(Notice::parse(&sound).is_ok());
         for payload in [
@@ -101,18 +101,24 @@ mod tests {
             let _ = Notice::parse(&payload);
         }
 
-        /// One character less, more or other never makes another notice of it, other than a digest with one digit changed.
         #[test]
-        fn a_notice_that_lost_a_character_is_malformed(key in any::<[u8; 8]>(), at in any::<prop::sample::Index>()) {
+        fn a_notice_that_lost_a_character_is_malformed(
+            key in any::<[u8; 8]>(),
+            at in any::<prop::sample::Index>(),
+        ) {
             let mut payload = payload("update", Some(KeyHash::of(key)), Some(KeyHash::of("new")));
             payload.remove(at.index(payload.len()));
             prop_assert_eq!(Notice::parse(&payload), Err(Malformed));
         }
 
         #[test]
-        fn what_the_trigger_may_say_reads_back(old in any::<Option<[u8; 32]>>(), new in any::<Option<[u8; 32]>>()) {
+        fn each_payload_of_the_trigger_reads_back(
+            old in any::<Option<[u8; 32]>>(),
+            new in any::<Option<[u8; 32]>>(),
+        ) {
             let (old, new) = (old.map(KeyHash::from_bytes), new.map(KeyHash::from_bytes));
-            prop_assert_eq!(Notice::parse(&payload("update", old, new)), Ok(Notice::Keys([old, new])));
+            let notice = Notice::parse(&payload("update", old, new));
+            prop_assert_eq!(notice, Ok(Notice::Keys([old, new])));
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Connections: how one is made, what it must be before it is used, and which may be used again.
+//! Connections: how one is made, what is checked before each use, and which may be used again.
 //!
-//! A connection on which anything failed, or whose user went away half-way, is never used again: it
-//! may still be at work on the server, or hold an answer that no caller waits for.
+//! A connection is never used again after a failure or a cancellation on it. The server may still be
+//! running the statement, or may have sent an answer that no caller reads.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,46 +19,46 @@ use super::password::PasswordSource;
 use super::server::{CurrentServer, ServerIdentity, Sighting};
 use crate::error::StoreError;
 
-/// A connection for writes is replaced when it is older than this: a revocation goes to the server
-/// that the address leads to, and a new connection is how to find out. Many changes in a row share
-/// it.
+/// The age at which a connection for writes is replaced. A revocation must reach the server that the
+/// address leads to now, and a new connection finds that server. Changes in quick succession share a
+/// connection.
 pub(super) const MAX_WRITER_AGE: Duration = Duration::from_secs(5);
 
-/// One that was idle for longer is asked whether it is alive: firewalls forget idle connections
-/// without a word.
+/// A connection that was idle for longer is tested before its use: firewalls drop idle connections
+/// and notify neither side.
 const MAX_IDLE: Duration = Duration::from_secs(30);
 const PING_LIMIT: Duration = Duration::from_secs(1);
 
 pub(super) type Pool = managed::Pool<Connector>;
 
-/// How connections are made.
+/// Makes connections.
 #[derive(Clone, Debug)]
 pub(super) struct Connector {
     pub(super) location: Location,
     pub(super) password: PasswordSource,
-    /// For all servers together.
+    /// The limit for all servers together.
     pub(super) connect_timeout: Duration,
-    /// For each server.
+    /// The limit for each server.
     pub(super) host_timeout: Duration,
     pub(super) query_timeout: Duration,
     pub(super) lock_timeout: Duration,
-    /// How old a connection may become.
+    /// The age at which a connection is replaced.
     pub(super) max_age: Duration,
-    /// Where the address leads, as all of the store's connections have found.
+    /// The server that the address leads to, found by all connections of the store.
     pub(super) current: Arc<CurrentServer>,
 }
 
-/// A connection, and what decides how long it may be used.
+/// A connection, its server, and the age at which it is replaced.
 pub(super) struct LiveConnection {
     pub(super) connection: PgConnection,
     server: ServerIdentity,
     lasts: Duration,
 }
 
-/// At least three quarters of `age`, and at most `age`: what was made at one time is not replaced
-/// at one time.
+/// Returns at least three quarters of `age`, and at most `age`. Connections that were made at the
+/// same time are then replaced at different times.
 pub(super) fn jittered(age: Duration) -> Duration {
-    // Without random bytes, all last equally long.
+    // Without random bytes, the age is not varied.
     let random = getrandom::u32().unwrap_or(u32::MAX);
     age.mul_f64(0.75 + 0.25 * f64::from(random) / f64::from(u32::MAX))
 }
@@ -77,22 +77,21 @@ impl Connector {
             .map_err(|error| StoreError::Other(error.into()))
     }
 
-    /// The same, under a name by which an administrator can tell its connections from others in
-    /// `pg_stat_activity`.
+    /// Returns the same connector with a purpose in its application name. The name shows in
+    /// `pg_stat_activity` what each connection is for.
     pub(super) fn named(&self, purpose: &str) -> Self {
         let mut named = self.clone();
         named.location.application_name = format!("{} {purpose}", self.location.application_name);
         named
     }
 
-    /// A connection to the primary, with the limits set on the server too.
+    /// Connects to the primary, and sets the limits on the server, too.
     pub(super) async fn connect(&self) -> Result<PgConnection, StoreError> {
         self.reach().await.map(|live| live.connection)
     }
 
     async fn reach(&self) -> Result<LiveConnection, StoreError> {
-        // On the heap: the driver's connecting is a large future, and everything that may need a
-        // connection would hold it.
+        // Boxed: the driver's future is large, and every operation's future would contain it.
         let dialing = Box::pin(self.establish());
         match tokio::time::timeout(self.connect_timeout, dialing).await {
             Ok(outcome) => outcome,
@@ -136,9 +135,9 @@ impl Connector {
 
     /// Sets the limits of a new connection, and makes sure that it leads to the primary.
     async fn prepare(&self, mut connection: PgConnection) -> Result<PgConnection, StoreError> {
-        // The statement's limit is a little shorter than the caller's own: a server that still
-        // answers stops its work by itself, and says so on a connection that is then closed
-        // cleanly. Zero would mean no limit.
+        // The statement's limit is a little shorter than the caller's. A server that still answers
+        // then stops the statement itself, and reports that on a connection that is closed cleanly.
+        // Zero would mean no limit.
         let milliseconds = |limit: Duration| limit.as_millis().max(1).to_string();
         let row = sqlx::query(
             "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool, \
@@ -162,10 +161,11 @@ impl Connector {
     }
 }
 
-/// What is to be thought of a connection before it is used again.
+/// Whether a connection may be used again.
 #[derive(Debug, PartialEq, Eq)]
 enum Fitness {
     Fit,
+    /// It must be tested first.
     Doubtful,
     Old,
 }
@@ -209,14 +209,13 @@ impl managed::Manager for Connector {
     }
 }
 
-/// Closes the connections that wait for their next use and will not get one.
+/// Closes the idle connections that would not be used again.
 pub(super) fn close_unfit(pool: &Pool) {
     let current = &pool.manager().current;
     drop(pool.retain(|live, metrics| metrics.age() <= live.lasts && current.is(&live.server)));
 }
 
-/// A connection on loan. It goes back by [`give_back`](Self::give_back), and is closed if it is
-/// dropped.
+/// A connection on loan from a pool. [`give_back`](Self::give_back) returns it; a drop closes it.
 pub(super) struct Lent(Option<Object<Connector>>);
 
 impl Lent {
@@ -236,12 +235,13 @@ impl Lent {
         self.0.as_deref_mut().map(|live| &mut live.connection).ok_or(StoreError::Unreachable)
     }
 
-    /// Whether this is its first loan. One that was used before may have died in the pool.
+    /// Returns whether this is the connection's first loan. A connection that was used before may
+    /// have died in the pool.
     pub(super) fn is_fresh(&self) -> bool {
         self.0.as_ref().is_some_and(|object| Object::metrics(object).recycle_count == 0)
     }
 
-    /// Back to the pool: everything that was asked on it is answered.
+    /// Returns the connection to the pool. Every statement on it must have been answered.
     pub(super) fn give_back(mut self) {
         drop(self.0.take());
     }

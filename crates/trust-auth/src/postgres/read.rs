@@ -67,10 +67,10 @@ impl PostgresStore {
         Ok(listing)
     }
 
-    /// Reads rows, each through `read`, whose first column tells whether the server is a replica.
+    /// Reads rows, each by `read`. The first column is whether the server is a replica.
     ///
-    /// A connection that was used before may have died meanwhile, as after a restart of the server:
-    /// the read is then done once more, on a new one.
+    /// A pooled connection may be dead, for example after a restart of the server. The read is then
+    /// repeated once, on a new connection.
     async fn rows<T: Send + Unpin>(
         &self,
         sql: &'static str,
@@ -99,7 +99,7 @@ impl PostgresStore {
                 }
                 Err(error) if may_repeat && is_lost(&error) && !lent.is_fresh() => {
                     may_repeat = false;
-                    // What has befallen one of them has befallen all, as a rule.
+                    // As a rule, all pooled connections are dead then.
                     drop(self.readers.retain(|_, _| false));
                 }
                 Err(error) => return Err(self.failed(&error)),

@@ -1,21 +1,21 @@
-//! The rights that operations take on the table, and which of them a role lacks: the server's error
-//! names none.
+//! The rights that operations need on the table, and which of them a role lacks. The server's error
+//! names no right.
 
 use super::pool::Lent;
 use super::store::PostgresStore;
 use crate::error::StoreError;
 
 pub(super) const READ: &[&str] = &["SELECT"];
-/// Looks for the name.
+/// `SELECT`: an insertion also reads the name.
 pub(super) const INSERT: &[&str] = &["SELECT", "INSERT"];
-/// Finds the row and locks it, which takes UPDATE.
+/// An update reads the row and locks it, and the lock needs `UPDATE`.
 pub(super) const UPDATE: &[&str] = &["SELECT", "UPDATE"];
-/// As [`UPDATE`].
+/// A deletion reads and locks the row as [`UPDATE`] does.
 pub(super) const DELETE: &[&str] = &["SELECT", "UPDATE", "DELETE"];
 
 impl PostgresStore {
-    /// Names the right that an operation was refused for, of those that it needs; leaves the error
-    /// as it is where the role has them all.
+    /// Names the rights that a refused operation needs and the role lacks. Returns the error
+    /// unchanged if the role has them all.
     pub(super) async fn name_right(&self, refused: StoreError, needed: &[&str]) -> StoreError {
         let Ok(lacking) = self.lacking(needed).await else { return refused };
         let noun = match &*lacking {
@@ -35,7 +35,7 @@ impl PostgresStore {
     async fn lacking(&self, needed: &[&str]) -> Result<Vec<String>, StoreError> {
         let mut lent = Lent::from(&self.readers).await?;
         let needed: Vec<String> = needed.iter().map(|&right| right.to_owned()).collect();
-        // A right on some columns may be enough; there is no such right to DELETE.
+        // A right on some columns may be enough. DELETE has no such form.
         let lacking = sqlx::query_scalar(
             "SELECT needed FROM unnest($1::text[]) AS needed WHERE NOT CASE needed \
              WHEN 'DELETE' THEN has_table_privilege('trust', needed) \

@@ -1,14 +1,13 @@
-//! [`ServerIdentity`]: which server answers on a connection. [`CurrentServer`]: which one the
-//! address leads to now.
+//! [`ServerIdentity`]: the server at the other end of a connection. [`CurrentServer`]: the server
+//! that the address leads to now.
 //!
-//! After a failover that moves the address, old connections stay up to the old primary. What it
-//! returns is out of date: it may show a trust whose revocation is on the new primary alone. So the
-//! newest connection decides which server is asked, and a connection to any other server is closed
-//! before its next use.
+//! After a failover that moves the address, old connections still lead to the old primary. Its rows
+//! are out of date: a revocation may be on the new primary alone. So the newest connection decides
+//! which server is used, and a connection to any other server is closed before its next use.
 //!
-//! The same holds where one server shows two tables. A `search_path` that is set for the role or
-//! the database, and a pooler's database, hold for new connections alone: a revocation would go to
-//! one table while requests are answered from the other.
+//! The same applies where one server has two tables of the name. A change of the role's
+//! `search_path`, or of a pooler's database, affects new connections alone. A revocation would then
+//! be written to one table while requests read the other.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +18,7 @@ use sqlx::{Executor, Row};
 
 use super::failure::code;
 
-/// What decides, besides the server, which table a connection finds under the name `trust`.
+/// The SQL for what selects, on one server, the table of the name `trust`.
 macro_rules! place {
     () => {
         "pg_catalog.concat_ws(' ', (SELECT oid FROM pg_catalog.pg_database \
@@ -28,8 +27,8 @@ macro_rules! place {
     };
 }
 
-/// What any role may read, also where the functions of `WHOLE` are missing or not granted.
-/// Qualified, since the role's `search_path` may name other functions first.
+/// The start of a query that any role may run, even where the functions of `WHOLE` are missing or
+/// not granted. All names are qualified: the role's `search_path` may have other functions first.
 macro_rules! start {
     () => {
         concat!(
@@ -50,29 +49,29 @@ const WHOLE: &str = concat!(
 
 const START: &str = start!();
 
-/// Which server answers on a connection.
+/// The server at the other end of a connection, and the place of its tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ServerIdentity {
-    /// When it was started, in microseconds. Two servers never share it in practice, and a restart
-    /// ends all connections.
+    /// When the server was started, in microseconds. In practice no two servers share this time, and
+    /// a restart ends all connections.
     started: String,
-    /// Where names of tables are looked up: the database, the role and its `search_path`.
+    /// What selects the table: the database, the role and its `search_path`.
     place: String,
     lineage: Option<Lineage>,
 }
 
-/// Where a server stands among the copies of its data.
+/// The position of a server among the copies of its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Lineage {
-    /// Which data: the same for a primary and its replicas.
+    /// Identifies the data: a primary and its replicas share it.
     system: String,
     /// Each promotion of a replica increments it.
     timeline: u32,
 }
 
 impl ServerIdentity {
-    /// Asks the server at the other end. Returns `None` for a server that accepts no writes, such
-    /// as a replica: such a server must not become the current one.
+    /// Queries the server at the other end. Returns `None` for a server that accepts no writes, such
+    /// as a replica, which must not become the current server.
     pub(super) async fn of(connection: &mut PgConnection) -> Result<Option<Self>, sqlx::Error> {
         let row = match connection.fetch_one(WHOLE).await {
             Ok(row) => row,
@@ -91,8 +90,8 @@ impl ServerIdentity {
         Ok(Some(Self { started: row.try_get(0)?, place: row.try_get(2)?, lineage }))
     }
 
-    /// Whether both describe the same tables of the same run of a server. A missing lineage matches
-    /// any lineage.
+    /// Returns whether both are the same tables of the same run of a server. A missing lineage
+    /// matches any lineage.
     fn is_same_server(&self, other: &Self) -> bool {
         let lineages = self.lineage.as_ref().zip(other.lineage.as_ref());
         let is_same_place = self.started == other.started && self.place == other.place;
@@ -100,14 +99,14 @@ impl ServerIdentity {
     }
 }
 
-/// Whether this SQLSTATE means that the server never returns its lineage to this role.
-/// undefined_function, insufficient_privilege, feature_not_supported. A failure that passes, such
-/// as a statement time-out, must not hide the lineage.
+/// Returns whether this SQLSTATE means that the server never returns its lineage to this role:
+/// undefined_function, insufficient_privilege or feature_not_supported. After a temporary failure,
+/// such as a statement time-out, the lineage must not count as missing.
 fn has_no_lineage(code: Option<&str>) -> bool {
     matches!(code, Some("42883" | "42501" | "0A000"))
 }
 
-/// What a new connection shows.
+/// What a new connection reveals about the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sighting {
     /// The address leads to this server.
@@ -118,7 +117,7 @@ pub(super) enum Sighting {
     Superseded,
 }
 
-/// Which server the address leads to, by the newest connection that was made.
+/// The server that the address leads to, according to the newest connection.
 #[derive(Debug, Default)]
 pub(super) struct CurrentServer {
     begun: AtomicU64,
@@ -137,8 +136,8 @@ struct Newest {
     identity: Option<ServerIdentity>,
 }
 
-/// All lineages that were seen. Nothing is removed: an old primary may return at any time. Each
-/// start of a server adds one entry.
+/// All lineages of this process's connections. Entries are never removed: an old primary may return
+/// at any time. Each start of a server adds one entry.
 #[derive(Debug, Default)]
 struct Lineages {
     highest_timelines: HashMap<String, u32>,
@@ -146,7 +145,7 @@ struct Lineages {
 }
 
 impl Lineages {
-    /// Remembers the lineage of a server, and adds a known one to an identity that lacks it.
+    /// Records the lineage of a server. Adds a recorded lineage to an identity that lacks one.
     fn complete(&mut self, identity: &ServerIdentity) -> ServerIdentity {
         let mut identity = identity.clone();
         match &identity.lineage {
@@ -160,7 +159,7 @@ impl Lineages {
         identity
     }
 
-    /// Whether a server with the same data by origin was promoted later.
+    /// Returns whether a server with the same original data was promoted later.
     fn supersede(&self, identity: &ServerIdentity) -> bool {
         identity.lineage.as_ref().is_some_and(|lineage| {
             self.highest_timelines
@@ -171,13 +170,13 @@ impl Lineages {
 }
 
 impl CurrentServer {
-    /// Numbers an attempt to connect. Take it before connecting.
+    /// Returns a number for an attempt to connect. Call this before connecting.
     pub(super) fn begin(&self) -> u64 {
-        // Relaxed: only the order of the numbers counts, which one location gives.
+        // Relaxed: only the order of the numbers matters, and one atomic gives it.
         self.begun.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Records which server an attempt reached. The server must accept writes.
+    /// Records the server that an attempt reached. The server must accept writes.
     pub(super) fn record(&self, attempt: u64, identity: &ServerIdentity) -> Sighting {
         let mut sightings = self.sightings();
         let Sightings { newest, lineages } = &mut *sightings;
@@ -196,7 +195,7 @@ impl CurrentServer {
         Sighting::Current
     }
 
-    /// Whether the address leads to this server, by all that is known.
+    /// Returns whether the address leads to this server, as far as is known.
     pub(super) fn is(&self, identity: &ServerIdentity) -> bool {
         self.sightings()
             .newest
@@ -220,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_looks_tables_up_elsewhere_is_not_the_current_one() {
+    fn a_connection_that_finds_other_tables_is_not_the_current_one() {
         let current = CurrentServer::default();
         let old = server("server", 1);
         let new = ServerIdentity { place: "5 app other".into(), ..old.clone() };
@@ -254,7 +253,7 @@ mod tests {
         ] {
             assert_eq!(current.record(current.begin(), identity), sighting);
         }
-        // Another cluster, and one whose lineage is not known: nothing is known of their order.
+        // Another cluster, and a server without a known lineage: their order is not known.
         let mut other = server("other", 1);
         other.lineage.as_mut().unwrap().system = "8".into();
         assert_eq!(current.record(current.begin(), &other), Sighting::Current);
@@ -308,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_server_never_returns_makes_up_for_a_lineage() {
+    fn a_temporary_failure_does_not_count_as_a_missing_lineage() {
         for code in ["42883", "42501", "0A000"] {
             assert!(has_no_lineage(Some(code)), "{code}");
         }

@@ -14,36 +14,35 @@ use crate::error::StoreError;
 use crate::row_warnings::RowWarnings;
 use crate::time_limit;
 
-/// How long closing may take. Connections that take longer are cut.
+/// How long a connection may take to close cleanly. After that time the connection is cut.
 const CLOSING: Duration = Duration::from_secs(1);
 
 /// The trusts in the table `trust` of a PostgreSQL database (made for version 15), through pools of
-/// connections. A clone shares them.
+/// connections. A clone shares the pools.
 ///
-/// The table may be one that another program has made and uses; its rows and columns stay as they
-/// are. Which schema it is in is told by the role's `search_path`, or by `options[search_path]` in
-/// the URL.
+/// Another program may have made the table and may use it: its rows and columns stay as they are.
+/// The role's `search_path`, or `options[search_path]` in the URL, selects the table's schema.
 ///
-/// # What is promised
+/// # Guarantees
 ///
 /// * **Live reads.** A connection to a replica, or to a server that takes no writes, is refused as
-///   [`StoreError::ReadOnly`], and each read carries the question along, so that a pooler that
-///   changes servers does not go unnoticed.
+///   [`StoreError::ReadOnly`]. Each read also asks the server whether it is a replica, so a pooler
+///   cannot change servers unnoticed.
 /// * **Bounded time.** Connecting, waiting for a connection, waiting for a lock, and each operation
-///   as a whole have limits ([`PostgresOptions`]), kept here and, for statements, on the server as
-///   well.
-/// * **One server.** The newest connection shows which server the address leads to; a connection to
-///   another one, as to an old primary after a failover, is closed before its next use. A change is
-///   made on a connection that is at most 5 s old.
-/// * **Recovery.** Connections are made when they are needed. One that died in the pool is replaced
-///   within the read that finds it dead, so that the first request after the server's return is
-///   answered.
-/// * **Durability.** A commit is on disk when it is reported, also where `synchronous_commit` is
-///   off for the database: a revocation that came undone would let its key in again.
+///   as a whole have limits ([`PostgresOptions`]). This process enforces them, and for statements
+///   the server does, too.
+/// * **One server.** The newest connection shows which server the address leads to. A connection to
+///   another server, such as an old primary after a failover, is closed before its next use. A
+///   change uses a connection that is at most 5 s old.
+/// * **Recovery.** Connections are made when they are needed. A read that finds its pooled
+///   connection dead makes a new one, so the first request after the server's return is answered.
+/// * **Durability.** A commit is on disk when it is reported, even where `synchronous_commit` is off
+///   for the database. Otherwise a power failure could undo a revocation.
 ///
-/// Statements are prepared, once for each connection. They do not survive PgBouncer's transaction
-/// pooling before its version 1.21, and `LISTEN` does not survive it at all: [`StoreError::Deaf`]
-/// reports both. Connect to PostgreSQL itself, or through a pooler in session mode.
+/// Statements are prepared once for each connection. Prepared statements do not work through
+/// PgBouncer's transaction pooling before its version 1.21, and `LISTEN` does not work through any
+/// transaction pooling: [`StoreError::Deaf`] reports both. Connect to PostgreSQL itself, or through
+/// a pooler in session mode.
 ///
 /// # Examples
 ///
@@ -51,10 +50,12 @@ const CLOSING: Duration = Duration::from_secs(1);
 /// use std::sync::Arc;
 /// use trust_auth::{Authenticator, PostgresStore, TrustKeyCache};
 ///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let store = Arc::new(PostgresStore::options("postgres://trust_auth@db.example/trusts").connect().await?);
+/// # type Done = Result<(), Box<dyn std::error::Error>>;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Done {
+/// let options = PostgresStore::options("postgres://trust_auth@db.example/trusts");
+/// let store = Arc::new(options.connect().await?);
 /// let cache = Arc::new(TrustKeyCache::new());
-/// // Evicts what other processes change; keep it as long as the cache.
+/// // Evicts what other processes change. Keep the watcher as long as the cache.
 /// let watcher = store.watch(Arc::clone(&cache));
 /// let authenticator = Authenticator::new(store, cache);
 /// # Ok(()) }
@@ -87,48 +88,49 @@ impl PostgresStore {
             || parameters::find(name).is_some()
     }
 
-    /// How to open a database, by a URL such as
-    /// `postgres://user@host:5432/database?sslmode=verify-full` or by `name=value` pairs.
-    /// [`PostgresOptions`] says what they may hold.
+    /// Returns the options to open a database. The text is a URL such as
+    /// `postgres://user@host:5432/database?sslmode=verify-full`, or `name=value` pairs.
+    /// [`PostgresOptions`] describes both.
     ///
-    /// Nothing is looked at before [`PostgresOptions::connect`].
+    /// Reads nothing and checks nothing before [`PostgresOptions::connect`].
     pub fn options(url: &str) -> PostgresOptions {
         PostgresOptions::new(url)
     }
 
-    /// The server and the database, as a URL without user and password.
+    /// Returns the server and the database, as a URL without user and password.
     #[must_use]
     pub fn server(&self) -> String {
         self.connector.location.to_string()
     }
 
-    /// Closes all connections that nobody uses, waits until they are closed, and closes the others
-    /// when they are given back. Operations of any clone give [`StoreError::Unreachable`] from
-    /// then on.
+    /// Closes the idle connections and waits until they are closed. The other connections are closed
+    /// at the end of their operations. Later operations of any clone return
+    /// [`StoreError::Unreachable`].
     pub async fn close(&self) {
         for pool in [&self.writers, &self.readers] {
             let idle = pool.retain(|_, _| false).removed;
             pool.close();
             for connection in idle {
-                // It says goodbye, for the sake of the server's log.
+                // A clean closing spares the server a line in its log.
                 let _ = tokio::time::timeout(CLOSING, connection.connection.close()).await;
             }
         }
     }
 
     /// Closes the idle connections that are too old, or lead to another server than the address
-    /// does.
+    /// does now.
     pub(super) fn close_unfit(&self) {
         pool::close_unfit(&self.readers);
         pool::close_unfit(&self.writers);
     }
 
-    /// The names of the triggers that were missing or turned off when the store was opened.
+    /// Returns the names of the triggers that were missing or turned off when the store was opened.
     ///
-    /// Without them everything works, and other processes' caches keep a changed key until it
-    /// expires: it grants nothing there, because the live row is read. `trust-auth migrate`, or
-    /// [`PostgresOptions::run_migration`], makes them. What becomes of them later is in
-    /// [`WatchStatus::triggers_missing`](crate::WatchStatus::triggers_missing).
+    /// Without triggers, other processes' caches keep a changed key until its entry expires. The
+    /// entry grants nothing, because the live row is read. `trust-auth migrate`, or
+    /// [`PostgresOptions::run_migration`], makes the triggers.
+    /// [`WatchStatus::triggers_missing`](crate::WatchStatus::triggers_missing) reports their later
+    /// state.
     #[must_use]
     pub fn missing_triggers(&self) -> &[String] {
         &self.missing_triggers
@@ -149,7 +151,7 @@ impl PostgresStore {
         }
     }
 
-    /// Runs an operation, which takes these rights, under the query timeout.
+    /// Runs an operation, which needs these rights, under the query timeout.
     pub(super) async fn within<T>(
         &self,
         rights: &[&str],
@@ -167,7 +169,7 @@ impl PostgresStore {
         time_limit::within(limit, operation).await
     }
 
-    /// What to make of an error of the driver.
+    /// Returns the diagnosis of an error of the driver.
     pub(super) fn failed(&self, error: &sqlx::Error) -> StoreError {
         failed(error, &self.connector.location, self.connector.query_timeout)
     }

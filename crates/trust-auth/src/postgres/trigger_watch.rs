@@ -10,7 +10,7 @@ use sqlx::postgres::PgListener;
 use super::failure::failed;
 use super::pool::Connector;
 use super::triggers::Triggers;
-use super::watch::SIGN_OF_LIFE;
+use super::subscription::ANSWER_LIMIT;
 use crate::error::StoreError;
 use crate::time_limit::within;
 use crate::watcher::ChangeSink;
@@ -54,9 +54,9 @@ impl TriggerWatch {
 }
 
 async fn read(listener: &mut PgListener, connector: &Connector) -> Result<Triggers, StoreError> {
-    within(SIGN_OF_LIFE, async {
+    within(ANSWER_LIMIT, async {
         let found = Triggers::read(listener).await;
-        found.map_err(|error| failed(&error, &connector.location, SIGN_OF_LIFE))
+        found.map_err(|error| failed(&error, &connector.location, ANSWER_LIMIT))
     })
     .await
 }
