@@ -1,7 +1,7 @@
 //! The two forms of a connection string, read as libpq reads them: a URL, and `key=value` pairs.
 //!
-//! This file splits text and decodes it. It gives no meaning to a parameter, and no error repeats
-//! the text, which may hold a password.
+//! This module splits and decodes text, and does not interpret parameters. No error repeats the
+//! text, which may contain a password.
 
 use percent_encoding::percent_decode_str;
 
@@ -10,14 +10,14 @@ use crate::error::StoreError;
 /// A parameter's name and value, in the order of the text.
 pub(super) type Pairs = Vec<(String, String)>;
 
-const ENCODE: &str = "its `//` is missing, or a character is not encoded; encode `@`, `:`, `/`, `?`, `#` and \
-                      `%` in user, password and database with `%`";
+const ENCODE: &str = "its `//` is missing, or a character is not encoded; encode `@`, `:`, `/`, \
+                      `?`, `#` and `%` in user, password and database with `%`";
 
 /// Splits a connection string.
 ///
 /// # Errors
 ///
-/// [`StoreError::UnsupportedUrl`]: neither form fits.
+/// [`StoreError::UnsupportedUrl`] if the text has neither form.
 pub(super) fn parse(text: &str) -> Result<Pairs, StoreError> {
     if text.contains('\0') {
         return Err(unsupported("it contains a NUL character; leave it out"));
@@ -34,7 +34,8 @@ pub(super) fn parse(text: &str) -> Result<Pairs, StoreError> {
     if !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'+')
     {
         return Err(unsupported(
-            "it has another scheme than `postgres:`; give a URL such as `postgres://user@host/database`",
+            "it has another scheme than `postgres:`; give a URL such as \
+             `postgres://user@host/database`",
         ));
     }
     if !text.contains('=') {
@@ -55,8 +56,8 @@ fn url(rest: &str) -> Result<Pairs, StoreError> {
     let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
     let (rest, parameters) = rest.split_once('?').unwrap_or((rest, ""));
     let (servers, database) = rest.split_once('/').unwrap_or((rest, ""));
-    // libpq would take the end of an unencoded password for a host or a database. Errors and logs
-    // show both of those.
+    // libpq would read the end of an unencoded password as a host or a database. Errors and logs
+    // show hosts and databases.
     if servers.contains('@') || database.contains(['@', ':']) {
         return Err(unsupported(ENCODE));
     }
@@ -116,7 +117,8 @@ fn hosts(servers: &str) -> Result<(String, String), StoreError> {
     Ok((list(hosts), list(ports)))
 }
 
-/// Decodes `%XX`. libpq refuses a `%` without two digits, a NUL, and we text that is no UTF-8.
+/// Decodes `%XX`. Refuses a `%` without two digits and a NUL, as libpq does, and text that is not
+/// UTF-8.
 fn decoded(text: &str) -> Result<String, StoreError> {
     let malformed = text.split('%').skip(1).any(|rest| {
         let digits = rest.as_bytes().get(..2);
@@ -154,7 +156,8 @@ fn key_values(text: &str) -> Result<Pairs, StoreError> {
         while characters.next_if(|character| character.is_ascii_whitespace()).is_some() {}
         if characters.next() != Some('=') {
             return Err(unsupported(
-                "a parameter has no `=` and value; write `name=value`, and quote a value with spaces as 'value'",
+                "a parameter has no `=` and value; write `name=value`, and quote a value with \
+                 spaces as 'value'",
             ));
         }
         while characters.next_if(|character| character.is_ascii_whitespace()).is_some() {}

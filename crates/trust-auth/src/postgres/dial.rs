@@ -1,4 +1,4 @@
-//! Making a connection: which server, with or without TLS, and by which password, in libpq's order.
+//! Making a connection: tries servers, TLS and passwords in libpq's order.
 
 use std::io;
 use std::str::FromStr;
@@ -17,17 +17,17 @@ use super::tls_settings::SslMode;
 use super::tunnel;
 use crate::error::StoreError;
 
-/// Why the driver opened no connection that is of use.
+/// Why an attempt gave no usable connection.
 pub(super) enum Refused {
     /// The server or the network refused it.
     Connecting(sqlx::Error),
-    /// There was a connection, and it will not do.
+    /// The connection was made, and cannot be used.
     Connected(StoreError),
-    /// There was a connection, to an old primary whose successor may be at another host.
+    /// The connection leads to an old primary. The successor may be at another host.
     OldPrimary(StoreError),
 }
 
-/// How a server is spoken to.
+/// How a connection is made to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Plain,
@@ -36,14 +36,14 @@ enum Way {
 
 /// What to do after an attempt that failed.
 enum Next {
-    /// The same server may take the other way.
+    /// Tries the other way: the same server may accept that.
     OtherWay(StoreError),
     OtherHost(StoreError),
     Nothing(StoreError),
 }
 
 impl Connector {
-    /// Opens a connection by `open`, which gets the driver's options for one attempt: to each
+    /// Opens a connection by `open`, which receives the driver's options for one attempt. Tries each
     /// server in turn, until one of them is the primary.
     ///
     /// # Errors
@@ -105,7 +105,7 @@ impl Connector {
                 outcome => return outcome,
             }
         }
-        // Of two refusals, that of the safer way says what to mend.
+        // Of two refusals, the one of the safer way is reported.
         Err(Next::Nothing(tls_error.or(plain_error).unwrap_or(StoreError::Unreachable)))
     }
 
@@ -130,7 +130,7 @@ impl Connector {
         };
         let told = connect_failed(&error, &self.location, found);
         match code(&error) {
-            // It is starting or stopping.
+            // The server is starting or stopping.
             Some("57P03") => Err(Next::OtherHost(told)),
             Some(code) => {
                 if code.starts_with("28") {
@@ -142,8 +142,8 @@ impl Connector {
         }
     }
 
-    /// Returns the options for a TLS connection to the server; nothing if the server has no TLS,
-    /// and the settings can do without.
+    /// Returns the options for a TLS connection to the server; `None` if the server has no TLS and
+    /// the settings do not require TLS.
     async fn tunnel(&self, host: &Host, found: &Found) -> Result<Option<PgConnectOptions>, Next> {
         let mode = self.location.tls.mode;
         let io = |error: io::Error| {
@@ -169,7 +169,8 @@ impl Connector {
             TlsFailure::NotOffered if mode == SslMode::Allow => Ok(None),
             TlsFailure::NotOffered => Err(Next::Nothing(
                 self.cannot_connect(
-                    "it has no TLS, and `sslmode` asks for it; turn TLS on at the server, or check `sslmode`"
+                    "it has no TLS, and `sslmode` asks for it; turn TLS on at the server, or check \
+                     `sslmode`"
                         .into(),
                 ),
             )),
@@ -185,7 +186,7 @@ impl Connector {
 
 fn ways(host: &Host, mode: SslMode) -> &'static [Way] {
     match mode {
-        // Between two processes of one machine there is no network to listen on.
+        // Two processes of one machine have no network between them.
         _ if host.is_socket() => &[Way::Plain],
         SslMode::Disable => &[Way::Plain],
         SslMode::Allow => &[Way::Plain, Way::Tls],
@@ -199,18 +200,18 @@ fn plain(location: &Location, host: &Host, found: &Found) -> PgConnectOptions {
     let options = common(location, found).port(host.port);
     match host.address {
         Some(address) => options.host(&address.to_string()),
-        // The name of a socket outside the file system begins with a NUL, for which libpq has an
-        // `@`.
+        // The name of a socket outside of the file system begins with a NUL character. libpq writes
+        // `@` for the NUL.
         None if host.name.starts_with('@') => options.socket(host.name.replacen('@', "\0", 1)),
         None if host.is_socket() => options.socket(&host.name),
         None => options.host(&host.name),
     }
 }
 
-/// What is the same for all attempts.
+/// Returns the driver's options that all attempts share.
 fn common(location: &Location, found: &Found) -> PgConnectOptions {
-    // The driver takes options as a whole in a URL alone. With a password there, it reads no
-    // password file, of which it would log the lines that it does not understand.
+    // The driver accepts a whole text of options only in a URL. The URL has a password because the
+    // driver would otherwise read a password file, and log lines that it does not understand.
     let options = match &location.session_options {
         Some(text) => {
             let encoded = utf8_percent_encode(text, NON_ALPHANUMERIC);
@@ -224,9 +225,8 @@ fn common(location: &Location, found: &Found) -> PgConnectOptions {
         .password(found.password.as_ref().map_or("", |password| password.as_str()))
         .database(&location.database)
         .application_name(&location.application_name)
-        // TLS is made here.
+        // The tunnel has TLS.
         .ssl_mode(sqlx::postgres::PgSslMode::Disable)
-        // A slow statement is logged with its text by the driver, which the operator did not ask
-        // for.
+        // The driver would log each slow statement with its text.
         .disable_statement_logging()
 }

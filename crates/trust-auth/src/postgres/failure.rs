@@ -81,10 +81,9 @@ pub(super) fn failed(
             ),
         ),
         // string_data_right_truncation
-        "22001" => schema(
-            location,
-            "a column of its table `trust` is too short for this; make it longer",
-        ),
+        "22001" => {
+            schema(location, "a column of its table `trust` is too short for this; make it longer")
+        }
         // character_not_in_repertoire: PostgreSQL's texts cannot contain this character.
         "22021" => schema(
             location,
@@ -126,7 +125,7 @@ pub(super) fn connect_failed(
         (_, "53300") => {
             "it has no connection left for this role; raise its limit, or lower max_connections \
              here"
-            .into()
+                .into()
         }
         (_, "57P03") => "it is starting or stopping; try again".into(),
         (_, "") => "it does not speak PostgreSQL's protocol; check the address".into(),

@@ -26,6 +26,7 @@ mod store;
 mod subscription;
 mod tls;
 mod tls_settings;
+mod tls_verifier;
 mod transaction;
 mod trigger_watch;
 mod triggers;

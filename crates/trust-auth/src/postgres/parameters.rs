@@ -1,17 +1,17 @@
-//! The connection parameters of libpq: the environment variable behind each, and whether this store
-//! takes the parameter.
+//! The connection parameters of libpq: the environment variable of each, and whether this store
+//! supports the parameter.
 //!
-//! A parameter that `psql` takes and this store does not is refused by name. The reason never
+//! A parameter that `psql` supports and this store does not is refused by name. The reason never
 //! repeats the value.
 
 /// What this store does with a parameter.
 pub(super) enum Support {
     /// The store does what libpq does.
     Taken,
-    /// The store takes these values alone, since they say what the store does anyway. The text says
-    /// what to do about any other value.
+    /// The store accepts only these values, which ask for what the store does anyway. The text is
+    /// the advice for any other value.
     Only(&'static [&'static str], &'static str),
-    /// The store takes no value but the empty one. The text says what to use in its place.
+    /// The store accepts only the empty value. The text is the advice for any other value.
     Refused(&'static str),
 }
 
@@ -35,7 +35,8 @@ const fn without_variable(name: &'static str, support: Support) -> Parameter {
 const KERBEROS: &str =
     "the store has no Kerberos; use a password or a client certificate, and leave it out";
 const LIVENESS: &str = "the store finds dead connections by its own time limits; leave it out";
-const REVOCATION_LISTS: &str = "the store reads no certificate revocation lists; leave it out, or end TLS in a proxy that reads them";
+const REVOCATION_LISTS: &str = "the store reads no certificate revocation lists; leave it out, or \
+                                end TLS in a proxy that reads them";
 const OAUTH: &str =
     "the store has no OAuth login; give the token as the password, by --database-password-command";
 const SCRAM_KEYS: &str = "the store logs in by a password or a client certificate; leave it out";
@@ -115,14 +116,16 @@ pub(super) static PARAMETERS: &[Parameter] = &[
         "PGCHANNELBINDING",
         Only(
             &["prefer", "disable"],
-            "the store does not bind the login to the TLS channel; use `sslmode=verify-full` and leave it out",
+            "the store does not bind the login to the TLS channel; use `sslmode=verify-full` and \
+             leave it out",
         ),
     ),
     parameter(
         "require_auth",
         "PGREQUIREAUTH",
         Refused(
-            "the store does not choose the login's method; use `sslmode=verify-full`, and set the method in pg_hba.conf",
+            "the store does not choose the login's method; use `sslmode=verify-full`, and set the \
+             method in pg_hba.conf",
         ),
     ),
     parameter(
@@ -148,8 +151,8 @@ pub(super) static PARAMETERS: &[Parameter] = &[
         "PGTARGETSESSIONATTRS",
         Only(
             &["primary", "read-write"],
-            "trusts are read from the primary alone, since a replica shows revocations late; leave it out, or use \
-             `read-write`",
+            "trusts are read from the primary alone, since a replica shows revocations late; leave \
+             it out, or use `read-write`",
         ),
     ),
     parameter(
@@ -180,7 +183,7 @@ pub(super) fn find(name: &str) -> Option<&'static Parameter> {
     PARAMETERS.iter().find(|parameter| parameter.name == name)
 }
 
-/// Says why a value is not taken, or nothing if it is.
+/// Returns why a value is not accepted; `None` if the value is accepted.
 pub(super) fn refusal(parameter: &Parameter, value: &str) -> Option<&'static str> {
     match parameter.support {
         Taken => None,

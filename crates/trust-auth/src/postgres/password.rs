@@ -1,7 +1,7 @@
-//! Where the password of a new connection comes from. Each connection asks again, so that a
-//! password may change while the process runs.
+//! [`PasswordSource`]: finds the password of a new connection. Each connection reads the source
+//! again, so a password may change while the process runs.
 //!
-//! No password, and nothing that a command prints, reaches an error or a log.
+//! No error and no log line contains a password, or anything that a command prints.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -22,20 +22,20 @@ use super::location::{Host, Location};
 /// The longest password: a token of a cloud has some thousand characters.
 const MAX_LENGTH: u64 = 64 * 1024;
 
-/// How long the output of a command holds: connections that are opened together share one run.
+/// How long the output of a command is reused. Connections that are opened together share one run.
 const COMMAND_HOLDS: Duration = Duration::from_secs(5);
 
-/// Debian's default folder of sockets, for which a password file has `localhost`.
+/// The default folders of sockets. A password file has `localhost` for them.
 const DEFAULT_SOCKET_FOLDERS: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 
 pub(super) type Password = Zeroizing<String>;
 
-/// Where the password comes from.
+/// Where passwords are read.
 #[derive(Clone)]
 pub(super) enum PasswordSource {
     /// The connection string, the service, `PGPASSWORD`, or the file of passwords.
     Location,
-    /// A file that holds the password and nothing else.
+    /// A file that contains the password and nothing else.
     File(PathBuf),
     /// The standard output of a program.
     Command {
@@ -45,7 +45,7 @@ pub(super) enum PasswordSource {
     },
 }
 
-/// A command's arguments may be secret.
+/// Leaves out the command's arguments, which may be secret.
 impl fmt::Debug for PasswordSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -60,7 +60,8 @@ impl fmt::Debug for PasswordSource {
 #[derive(Default)]
 pub(super) struct Found {
     pub(super) password: Option<Password>,
-    /// Why the file of passwords was left out, for the error if the server wants a password.
+    /// Why the file of passwords was left out. The error contains this if the server requires a
+    /// password.
     pub(super) hint: Option<&'static str>,
 }
 
@@ -69,7 +70,7 @@ impl PasswordSource {
     ///
     /// # Errors
     ///
-    /// The reason why the file or the command gives no password, and what to do.
+    /// Why the file or the command gives no password, and what to do.
     pub(super) async fn password(
         &self,
         location: &Location,
@@ -104,7 +105,7 @@ impl PasswordSource {
         }
     }
 
-    /// Forgets the last output of the command, since the server refused it.
+    /// Discards the last output of the command, because the server refused it.
     pub(super) async fn refused(&self) {
         if let Self::Command { last, .. } = self {
             *last.lock().await = None;
@@ -112,7 +113,7 @@ impl PasswordSource {
     }
 }
 
-/// Files may be on a network that is gone, and must not hold a worker up.
+/// Reads on a thread that may block: a file system may hang, and must not block a worker.
 async fn blocking<T: Send + 'static>(
     read: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, String> {
@@ -139,7 +140,7 @@ async fn from_command(
     arguments: &[OsString],
     limit: Duration,
 ) -> Result<Password, String> {
-    // Its standard error may repeat secrets, too.
+    // Standard error may contain secrets, too.
     let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
@@ -165,7 +166,8 @@ async fn from_command(
         }
         Err(_) => {
             return Err(format!(
-                "the password command did not end within {limit:?}; make it faster, or raise connect_timeout"
+                "the password command did not end within {limit:?}; make it faster, or raise \
+                 connect_timeout"
             ));
         }
     };
@@ -177,7 +179,7 @@ async fn from_command(
     })
 }
 
-/// Removes the last newline of what a file or a command gives.
+/// Removes one newline at the end of the output of a file or a command.
 fn one_line(bytes: &[u8]) -> Result<Password, &'static str> {
     let text = std::str::from_utf8(bytes).map_err(|_| "is no UTF-8")?;
     let text = text.strip_suffix('\n').map_or(text, |text| text.strip_suffix('\r').unwrap_or(text));
@@ -192,10 +194,10 @@ fn one_line(bytes: &[u8]) -> Result<Password, &'static str> {
     }
 }
 
-/// What a line of a password file must match.
+/// The fields that a line of a password file must match.
 struct Wanted {
     fields: [String; 4],
-    /// The line may have `localhost` for the host.
+    /// Whether the line may have `localhost` for the host.
     is_default_socket: bool,
 }
 
@@ -212,8 +214,8 @@ impl Wanted {
     }
 }
 
-/// Looks a password up as libpq does: in the first line `host:port:database:user:password` that
-/// matches, in a file that others cannot read.
+/// Finds a password as libpq does: in the first line `host:port:database:user:password` that
+/// matches. A file that others can read is left out.
 fn from_passfile(path: &Path, wanted: &Wanted) -> Found {
     let left_out = |hint| Found { password: None, hint: Some(hint) };
     let Ok(metadata) = fs::metadata(path) else { return Found::default() };

@@ -1,6 +1,6 @@
 //! Connection service files: named sets of parameters, which `service` or `PGSERVICE` selects.
 //!
-//! The file may hold passwords, so no error repeats a line.
+//! The file may contain passwords, so no error repeats a line.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::connection_string::{Pairs, unsupported};
 use crate::error::StoreError;
 
-/// Where Debian's and Ubuntu's libpq look for the file of the machine.
+/// The folder in which the libpq of Debian and Ubuntu looks for the machine's file.
 const SYSTEM_FOLDER: &str = "/etc/postgresql-common";
 
 /// Returns the parameters of a service: from the user's file, or else from the machine's.
@@ -35,8 +35,8 @@ pub(super) fn load(
         }
     }
     Err(unsupported(
-        "no service file defines its `service`; define the service in ~/.pg_service.conf or in the file of \
-         PGSERVICEFILE",
+        "no service file defines its `service`; define the service in ~/.pg_service.conf or in the \
+         file of PGSERVICEFILE",
     ))
 }
 
@@ -55,8 +55,8 @@ fn section(text: &str, service: &str) -> Result<Option<Pairs>, StoreError> {
             let pair = line.split_once('=').filter(|(name, _)| !name.starts_with("ldap:"));
             let Some((name, value)) = pair else {
                 return Err(unsupported(
-                    "a line of its service in the service file is no `name=value`; correct the line (LDAP is not \
-                     supported)",
+                    "a line of its service in the service file is no `name=value`; correct the \
+                     line (LDAP is not supported)",
                 ));
             };
             if name == "service" {
@@ -64,7 +64,7 @@ fn section(text: &str, service: &str) -> Result<Option<Pairs>, StoreError> {
                     "its service in the service file names a service; write the parameters there",
                 ));
             }
-            // The first value of a name holds.
+            // The first value of a name counts.
             if !pairs.iter().any(|(known, _)| known == name) {
                 pairs.push((name.to_owned(), value.to_owned()));
             }
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_section_is_found_and_the_first_value_of_a_name_holds() {
+    fn a_section_is_found_and_the_first_value_of_a_name_counts() {
         let text = "# it\n[a]\nhost=x\n\n[b]\nhost=/run\nport=1\nhost=y\n[b]\nuser=z\n";
         let pairs = section(text, "b").unwrap().unwrap();
         assert_eq!(pairs, [("host".into(), "/run".into()), ("port".into(), "1".into())]);

@@ -1,7 +1,7 @@
 //! TLS to the server, with libpq's rules for certificates.
 //!
-//! The driver has a TLS of its own, which is left out: it adds the system's certificate authorities
-//! to those that `sslrootcert` names, so that any public certificate would pass for a private one.
+//! The driver's own TLS is left out: it adds the system's certificate authorities to the authorities
+//! in `sslrootcert`. A public certificate would then pass where a private one is required.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -10,13 +10,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{CertificateError, ClientConfig, Error, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -24,24 +22,25 @@ use tokio_rustls::client::TlsStream;
 
 use super::location::Host;
 use super::tls_settings::{Roots, SslMode, TlsSettings};
+use super::tls_verifier::LenientVerifier;
 
-/// The message `SSLRequest`: its length, and a version that no protocol has.
+/// The message `SSLRequest`: its length, and a version number that no protocol uses.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
 /// Why there is no TLS connection.
 pub(super) enum TlsFailure {
-    /// The server has none, and the connection is as it was.
+    /// The server offers no TLS. The connection can go on without.
     NotOffered,
-    /// A file or a setting of this side is wrong. Another attempt cannot help.
+    /// A file or a setting of the client is wrong. Another attempt would fail, too.
     Setup(String),
     /// The connection failed.
     Io(io::Error),
-    /// The other side's certificate or protocol is wrong.
+    /// The server's certificate or protocol is wrong.
     Handshake(String),
 }
 
-/// Asks for TLS on a new connection to the server, and checks the server's certificate as far as
-/// the settings want it.
+/// Starts TLS on a new connection to the server, and checks the server's certificate as the settings
+/// require.
 pub(super) async fn start(
     mut stream: TcpStream,
     host: &Host,
@@ -49,13 +48,13 @@ pub(super) async fn start(
 ) -> Result<TlsStream<TcpStream>, TlsFailure> {
     let name = server_name(host, settings.mode)?;
     let settings = settings.clone();
-    // Files may be on a network that is gone, and must not hold a worker up.
+    // On another thread: a file system may hang, and must not block a worker.
     let config = tokio::task::spawn_blocking(move || configuration(&settings))
         .await
         .map_err(|_| TlsFailure::Setup("the certificates could not be read; try again".into()))?
         .map_err(TlsFailure::Setup)?;
     stream.write_all(&SSL_REQUEST).await.map_err(TlsFailure::Io)?;
-    // One byte and no more: what a man in the middle sends behind it must not pass for the
+    // Reads one byte: further bytes may come from a man in the middle, and must not count as the
     // server's.
     match stream.read_u8().await.map_err(TlsFailure::Io)? {
         b'S' => {}
@@ -69,7 +68,7 @@ pub(super) async fn start(
     TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|error| {
         let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
         match tls {
-            Some(Error::InvalidCertificate(reason)) => TlsFailure::Handshake(told(reason)),
+            Some(Error::InvalidCertificate(reason)) => TlsFailure::Handshake(diagnosis(reason)),
             Some(error) => {
                 TlsFailure::Handshake(format!("{error}; check the TLS settings of both sides"))
             }
@@ -78,8 +77,8 @@ pub(super) async fn start(
     })
 }
 
-/// Says what is wrong with the server's certificate.
-fn told(error: &CertificateError) -> String {
+/// Returns what is wrong with the server's certificate, and what to do.
+fn diagnosis(error: &CertificateError) -> String {
     let what = match error {
         CertificateError::UnknownIssuer => {
             "its certificate comes from no certificate authority in `sslrootcert`; check that file"
@@ -96,7 +95,8 @@ fn told(error: &CertificateError) -> String {
         error => {
             let error = Error::InvalidCertificate(error.clone());
             return format!(
-                "{error}; let a certificate authority issue its certificate, and give that in `sslrootcert`"
+                "{error}; let a certificate authority issue its certificate, and give that \
+                 authority in `sslrootcert`"
             );
         }
     };
@@ -104,8 +104,8 @@ fn told(error: &CertificateError) -> String {
 }
 
 fn server_name(host: &Host, mode: SslMode) -> Result<ServerName<'static>, TlsFailure> {
-    // The folder of a socket, as `PGHOST` may have it, names no server. Where the name is not
-    // verified, none is needed.
+    // The folder of a socket, which `PGHOST` may contain, is not the name of a server. Only
+    // `verify-full` needs a name.
     let unnamed =
         host.name.is_empty() || host.name.starts_with(['/', '@']) && mode != SslMode::VerifyFull;
     match (host.name.parse::<IpAddr>().ok(), host.address) {
@@ -117,12 +117,12 @@ fn server_name(host: &Host, mode: SslMode) -> Result<ServerName<'static>, TlsFai
     }
 }
 
-/// Reads the files and makes rustls's configuration. Each connection does so again: certificates
-/// are renewed while the process runs.
+/// Reads the files and makes rustls's configuration. Each connection reads the files again, because
+/// certificates are renewed while the process runs.
 fn configuration(settings: &TlsSettings) -> Result<ClientConfig, String> {
     let provider = Arc::new(ring::default_provider());
     let verifier: Arc<dyn ServerCertVerifier> = match roots(settings)? {
-        None => Arc::new(Unverified(Arc::clone(&provider))),
+        None => Arc::new(LenientVerifier::any_certificate(Arc::clone(&provider))),
         Some(roots) => {
             let verifier = WebPkiServerVerifier::builder_with_provider(
                 Arc::new(roots),
@@ -134,7 +134,7 @@ fn configuration(settings: &TlsSettings) -> Result<ClientConfig, String> {
             })?;
             match settings.mode {
                 SslMode::VerifyFull => verifier,
-                _ => Arc::new(AnyName(verifier)),
+                _ => Arc::new(LenientVerifier::any_name(verifier, Arc::clone(&provider))),
             }
         }
     };
@@ -153,28 +153,30 @@ fn configuration(settings: &TlsSettings) -> Result<ClientConfig, String> {
     }
 }
 
-/// Returns what the server's certificate must come from; nothing if it is not checked. As for
-/// libpq, a file of authorities has it checked in every mode that uses TLS.
+/// Returns the certificate authorities; `None` if the server's certificate is not checked. With a
+/// file of authorities, the certificate is checked in every mode that uses TLS, as libpq does.
 fn roots(settings: &TlsSettings) -> Result<Option<RootCertStore>, String> {
     let must_verify = matches!(settings.mode, SslMode::VerifyCa | SslMode::VerifyFull);
     let file = match &settings.roots {
         Roots::System => return system_roots().map(Some),
         Roots::File(file) => file,
         Roots::DefaultFile(file) if exists(file) => {
-            // libpq would read the list beside it.
+            // libpq would read the revocation list next to this file.
             if exists(&file.with_file_name("root.crl")) {
                 return Err(
-                    "there is a certificate revocation list in ~/.postgresql/root.crl, and the store reads \
-                            none; remove it, or set `sslrootcert`"
+                    "there is a certificate revocation list in ~/.postgresql/root.crl, and the \
+                     store reads none; remove it, or set `sslrootcert`"
                         .into(),
                 );
             }
             file
         }
         Roots::DefaultFile(_) | Roots::Nowhere if must_verify => {
-            return Err("`sslmode` asks to verify the server, and there is no ~/.postgresql/root.crt; give \
-                        `sslrootcert` a file, or `system` for the system's authorities"
-                .into());
+            return Err(
+                "`sslmode` asks to verify the server, and there is no ~/.postgresql/root.crt; give \
+                 `sslrootcert` a file, or `system` for the system's authorities"
+                    .into(),
+            );
         }
         Roots::DefaultFile(_) | Roots::Nowhere => return Ok(None),
     };
@@ -215,7 +217,8 @@ fn client_certificate(settings: &TlsSettings) -> Result<Option<ClientCertificate
     let shown = key.display();
     if is_open_to_others(key) {
         return Err(format!(
-            "the private key {shown} can be read by others; give it the mode 0600, or 0640 if root owns it"
+            "the private key {shown} can be read by others; give it the mode 0600, or 0640 if root \
+             owns it"
         ));
     }
     match PrivateKeyDer::from_pem_file(key) {
@@ -236,7 +239,8 @@ fn certificates(file: &Path, parameter: &str) -> Result<Vec<CertificateDer<'stat
     }
 }
 
-/// As libpq asks: a file that cannot be looked at for another reason is not passed over.
+/// Returns whether a file exists, as libpq decides it: a file that cannot be checked for another
+/// reason counts as existing.
 fn exists(file: &Path) -> bool {
     !fs::metadata(file)
         .is_err_and(|error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory))
@@ -254,91 +258,4 @@ fn is_open_to_others(key: &Path) -> bool {
 #[cfg(not(unix))]
 fn is_open_to_others(_: &Path) -> bool {
     false
-}
-
-/// Takes any certificate, as `sslmode=require` without a file of authorities asks. The connection
-/// is safe from listeners, and not from a man in the middle.
-#[derive(Debug)]
-struct Unverified(Arc<CryptoProvider>);
-
-/// Takes a certificate of a known authority for any name, as `sslmode=verify-ca` asks.
-#[derive(Debug)]
-struct AnyName(Arc<WebPkiServerVerifier>);
-
-impl ServerCertVerifier for Unverified {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-impl ServerCertVerifier for AnyName {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        // The name is checked after everything else.
-        match self.0.verify_server_cert(certificate, intermediates, name, ocsp, now) {
-            Err(Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
-            outcome => outcome,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
-    }
 }

@@ -9,8 +9,8 @@ use sqlx::postgres::PgListener;
 
 use super::failure::failed;
 use super::pool::Connector;
-use super::triggers::Triggers;
 use super::subscription::ANSWER_LIMIT;
+use super::triggers::Triggers;
 use crate::error::StoreError;
 use crate::time_limit::within;
 use crate::watcher::ChangeSink;

@@ -1,7 +1,7 @@
-//! A private way from the driver to a TLS connection that this store has made.
+//! A private tunnel from the driver to a TLS connection that this store has made.
 //!
-//! The driver opens its sockets by itself, from an address. It gets the address of a local socket
-//! that takes one connection, of this process alone, and passes everything on.
+//! The driver opens its sockets itself, from an address. It receives the address of a local socket,
+//! which accepts one connection, from this process alone, and forwards all bytes.
 
 use std::io;
 use std::path::PathBuf;
@@ -14,34 +14,34 @@ use uuid::Uuid;
 
 const BUFFER: usize = 32 * 1024;
 
-/// How long the server may take over the farewell.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// How long a clean closing of the TLS connection may take.
+const CLOSING: Duration = Duration::from_secs(1);
 
-/// The name of the socket after its folder. It tells the driver's port.
+/// The port that the driver is configured with. The socket's name contains the port.
 const PORT: u16 = 5432;
 
-/// The address for the driver, which holds for one connection.
+/// The address for the driver, valid for one connection.
 pub(super) struct Tunnel {
-    /// The folder of the socket, as the driver takes it.
+    /// The folder of the socket, in the form that the driver expects.
     pub(super) folder: PathBuf,
     pub(super) port: u16,
 }
 
-/// Opens a tunnel to a server. The tunnel ends with either of its ends.
+/// Opens a tunnel to a server. The tunnel closes when either end closes.
 pub(super) fn open(server: TlsStream<TcpStream>) -> io::Result<Tunnel> {
     let place = Place::new()?;
     let tunnel = Tunnel { folder: place.folder.clone(), port: PORT };
     tokio::spawn(async move {
         if let Ok(driver) = place.accept().await {
             drop(place);
-            pass_on(driver, server).await;
+            forward(driver, server).await;
         }
     });
     Ok(tunnel)
 }
 
-/// Passes on what either side sends, until one of them ends.
-async fn pass_on(driver: UnixStream, server: TlsStream<TcpStream>) {
+/// Forwards the bytes of both sides, until one side closes.
+async fn forward(driver: UnixStream, server: TlsStream<TcpStream>) {
     let (mut from_driver, mut to_driver) = driver.into_split();
     let (mut from_server, mut to_server) = tokio::io::split(server);
     let requests = async {
@@ -67,10 +67,10 @@ async fn pass_on(driver: UnixStream, server: TlsStream<TcpStream>) {
         () = answers => {}
     }
     drop((from_driver, to_driver));
-    let _ = tokio::time::timeout(FAREWELL, to_server.shutdown()).await;
+    let _ = tokio::time::timeout(CLOSING, to_server.shutdown()).await;
 }
 
-/// How long the driver may take to connect. It does so at once, or never.
+/// How long the driver may take to connect. The driver connects at once or not at all.
 const ARRIVAL: Duration = Duration::from_secs(5);
 
 /// A listening socket that only this process can reach.
@@ -93,8 +93,8 @@ impl Place {
     }
 }
 
-/// Linux has names for sockets outside the file system: a container may have no folder to write in.
-/// The names have no owner, so the peer's process is checked.
+/// On Linux, the socket has a name outside of the file system: a container may have no writable
+/// folder. Such a name has no owner, so the peer's process is checked.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 impl Place {
     fn new() -> io::Result<Self> {
@@ -110,7 +110,7 @@ fn is_this_process(stream: &UnixStream) -> bool {
     own.is_some() && stream.peer_cred().is_ok_and(|peer| peer.pid() == own)
 }
 
-/// Elsewhere, a folder that only this user may enter.
+/// On other systems, the socket is in a folder that only this user may enter.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 impl Place {
     fn new() -> io::Result<Self> {
