@@ -12,12 +12,12 @@ pub(crate) struct Permission {
     pub(crate) migrate: bool,
 }
 
-/// What a database lacks for this version, and the SQL that adds it. The plan is empty where nothing
-/// is missing.
+/// What a database lacks for this version, and the SQL that adds it. The plan is empty where
+/// nothing is missing.
 ///
 /// `PostgresOptions::plan_migration` and `SqliteOptions::plan_migration` make a plan and change
-/// nothing. `run_migration` runs the plan. The SQL adds tables, columns and triggers. It keeps every
-/// row, every column, and whatever another program has made.
+/// nothing. `run_migration` runs the plan. The SQL adds tables, columns and triggers. It keeps
+/// every row, every column, and whatever another program has made.
 ///
 /// # Examples
 ///

@@ -2,9 +2,9 @@
 //! connection for a change, notifies a channel of this process alone. The listener must receive the
 //! notification.
 //!
-//! The listener's own connection would prove nothing. It may lead to another server than the address
-//! does now, or through a pooler that delivers no notifications. No other process listens to the
-//! channel.
+//! The listener's own connection would prove nothing. It may lead to another server than the
+//! address does now, or through a pooler that delivers no notifications. No other process listens
+//! to the channel.
 
 use std::time::{Duration, Instant};
 
@@ -23,8 +23,8 @@ pub(super) const INTERVAL: Duration = Duration::from_secs(5);
 /// The time after which the next canary follows one that could not be sent.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// The time limit of a canary, the connection included. Delivery takes milliseconds, and longer on a
-/// busy machine.
+/// The time limit of a canary, the connection included. Delivery takes milliseconds, and longer on
+/// a busy machine.
 pub(super) const LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a listener counts as connected while no canary can be sent, for example because the

@@ -43,8 +43,8 @@ enum Next {
 }
 
 impl Connector {
-    /// Opens a connection by `open`, which receives the driver's options for one attempt. Tries each
-    /// server in turn, until one of them is the primary.
+    /// Opens a connection by `open`, which receives the driver's options for one attempt. Tries
+    /// each server in turn, until one of them is the primary.
     ///
     /// # Errors
     ///

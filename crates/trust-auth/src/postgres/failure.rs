@@ -1,7 +1,8 @@
 //! The diagnosis of an error of PostgreSQL: what is wrong, and what to do.
 //!
 //! The server's messages quote values, such as a digest that is not unique. An error passes on the
-//! code and the names of columns and constraints, and never a message. The server's log has the rest.
+//! code and the names of columns and constraints, and never a message. The server's log has the
+//! rest.
 
 use sqlx::postgres::PgDatabaseError;
 

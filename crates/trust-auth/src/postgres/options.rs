@@ -1,5 +1,5 @@
-//! [`PostgresOptions`]: how to open a database, and the opening itself, which changes nothing
-//! unless it was told to.
+//! [`PostgresOptions`]: the settings of a store, and the opening of its database. Opening changes
+//! nothing unless the options permit a change.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -24,29 +24,30 @@ const DEFAULT_MAX_AGE: Duration = Duration::from_mins(2);
 const LEAST_MAX_AGE: Duration = Duration::from_secs(1);
 const MAX_CONNECTIONS: u32 = 1_024;
 
-/// Writes are few, and those that wait for a lock must not take the connections that reads could
-/// use. Two, so that one of them does not keep the next revocation waiting.
+/// The number of connections for writes. They are separate, because a write that waits for a lock
+/// must not occupy a connection for reads. There are two, so that one waiting write does not delay
+/// the next revocation.
 pub(super) const WRITERS: u32 = 2;
 
-/// How to open a database; made by [`PostgresStore::options`].
+/// The settings of a store. [`PostgresStore::options`] makes them.
 ///
 /// # Connection strings
 ///
-/// A connection string means what it means to `psql`: a URL or `name=value` pairs, whose gaps are
-/// filled by the connection service file, by the variables that begin with `PG`, and by the
-/// operating system's user. A host that begins with `/` is the folder of a socket; several hosts
-/// are tried in turn until one of them is the primary. A parameter that `psql` takes and this store
-/// does not is refused by its name.
+/// A connection string has the same meaning as for `psql`. It is a URL, or `name=value` pairs. What
+/// it leaves out comes from the connection service file, from the variables that begin with `PG`,
+/// and from the operating system's user. A host that begins with `/` is the folder of a socket.
+/// Several hosts are tried in turn until one of them is the primary. A parameter that `psql`
+/// supports and this store does not is refused by name.
 ///
-/// With a file of certificate authorities (`sslrootcert`, or `~/.postgresql/root.crt`), the
-/// server's certificate must come from one of them in every `sslmode` that uses TLS.
-/// `sslrootcert=system` takes the system's.
+/// With a file of certificate authorities (`sslrootcert`, or `~/.postgresql/root.crt`), one of
+/// these authorities must have issued the server's certificate, in every `sslmode` that uses TLS.
+/// `sslrootcert=system` uses the system's authorities.
 ///
 /// # Passwords
 ///
-/// Each new connection looks for the password again: in the connection string, the service,
-/// `PGPASSWORD` and the password file of libpq, or in what [`password_file`](Self::password_file)
-/// or [`password_command`](Self::password_command) names.
+/// Each new connection reads the password again: from the connection string, the service,
+/// `PGPASSWORD` and the password file of libpq, or from the source that
+/// [`password_file`](Self::password_file) or [`password_command`](Self::password_command) names.
 ///
 /// # Examples
 ///
@@ -55,7 +56,7 @@ pub(super) const WRITERS: u32 = 2;
 /// use trust_auth::{PostgresStore, StoreError};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-/// // Nobody listens there.
+/// // No server listens there.
 /// let refused = PostgresStore::options("postgres://trust_auth@127.0.0.1:1/trusts")
 ///     .connect_timeout(Duration::from_secs(1))
 ///     .query_timeout(Duration::from_secs(2))
@@ -68,7 +69,7 @@ pub(super) const WRITERS: u32 = 2;
 #[derive(Clone)]
 #[must_use = "options open nothing until `connect`"]
 pub struct PostgresOptions {
-    /// May hold a password.
+    /// May contain a password.
     url: String,
     password: PasswordSource,
     may: Permission,
@@ -95,51 +96,51 @@ impl PostgresOptions {
         }
     }
 
-    /// Whether to make the table `trust` where there is none. Default: no. The database is never
-    /// made.
+    /// Sets whether to make the table `trust` where there is none. Default: no. The database is
+    /// never made.
     ///
-    /// A table that is there is only looked at; see [`migrate`](Self::migrate).
+    /// An existing table is only checked; see [`migrate`](Self::migrate).
     pub fn create_if_missing(mut self, create: bool) -> Self {
         self.may.create = create;
         self
     }
 
-    /// Whether [`connect`](Self::connect) adds to the table what it lacks, as
-    /// [`run_migration`](Self::run_migration) does, or makes it. Default: no.
+    /// Sets whether [`connect`](Self::connect) makes the table or adds what it lacks, as
+    /// [`run_migration`](Self::run_migration) does. Default: no.
     ///
-    /// Triggers that the role may not make are left out with a warning, because no grant needs
-    /// them; see [`PostgresStore::missing_triggers`].
+    /// If the role may not make the triggers, they are left out with a warning, because no grant
+    /// needs them; see [`PostgresStore::missing_triggers`].
     pub fn migrate(mut self, migrate: bool) -> Self {
         self.may.migrate = migrate;
         self
     }
 
-    /// How long it may take to connect, log in and find the primary, before it gives
-    /// [`StoreError::CannotConnect`]. At most a day. Several servers share the time. Default: for
-    /// each server what the connection string's `connect_timeout` gives, and where it gives
-    /// nothing, 2 s for all servers.
+    /// Sets how long it may take to connect, log in and find the primary. After that time the
+    /// operation fails with [`StoreError::CannotConnect`]. At most a day.
+    ///
+    /// Several servers share the time. Default: the connection string's `connect_timeout` for each
+    /// server, or else 2 s for all servers together.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = Some(timeout.min(time_limit::LONGEST));
         self
     }
 
-    /// Takes the password from this file, whose content is the password and at most one newline.
-    /// Each new connection reads the file again, so that the password may change while the process
-    /// runs.
+    /// Reads the password from this file, which contains the password and at most one newline. Each
+    /// new connection reads the file again, so the password may change while the process runs.
     ///
-    /// The file goes before `PGPASSWORD` and the file of `PGPASSFILE`. A connection string with a
-    /// password of its own is then refused.
+    /// The file takes precedence over `PGPASSWORD` and the file of `PGPASSFILE`. A connection
+    /// string that also has a password is refused.
     pub fn password_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.password = PasswordSource::File(path.into());
         self
     }
 
-    /// Takes the password from the standard output of this program, less one newline at its end:
-    /// for tokens that hold for minutes. New connections run the program again; those of the same
-    /// five seconds share one run.
+    /// Reads the password from the standard output of this program, without one newline at the end.
+    /// This suits tokens that are valid for minutes. New connections run the program again, and
+    /// connections within five seconds share one run.
     ///
-    /// No shell is started. The program ends within the time to connect, or is killed. It gets no
-    /// standard input, and what it writes to standard error is dropped. The order is that of
+    /// No shell is started. The program is killed if it does not end within the time to connect. It
+    /// has no standard input, and its standard error is discarded. The precedence is that of
     /// [`password_file`](Self::password_file).
     pub fn password_command<A: Into<OsString>>(
         mut self,
@@ -154,74 +155,75 @@ impl PostgresOptions {
         self
     }
 
-    /// How long an operation waits for one of the connections, before it gives
-    /// [`StoreError::Timeout`]. Default: 5 s. At most a day. Effective only where it is shorter
-    /// than the query timeout.
+    /// Sets how long an operation waits for one of the connections. After that time the operation
+    /// fails with [`StoreError::Timeout`]. Default: 5 s. At most a day. A limit longer than the
+    /// query timeout has no effect.
     pub fn acquire_timeout(mut self, timeout: Duration) -> Self {
         self.acquire_timeout = timeout.min(time_limit::LONGEST);
         self
     }
 
-    /// How long a statement waits for the lock of another session before it gives
-    /// [`StoreError::Busy`]; the server keeps this time (`lock_timeout`). Default: 5 s. At most
-    /// a day. Effective only where it is shorter than nine tenths of the query timeout.
+    /// Sets how long a statement waits for the lock of another session. After that time the
+    /// operation fails with [`StoreError::Busy`]. The server enforces this limit (`lock_timeout`).
+    /// Default: 5 s. At most a day. A limit longer than nine tenths of the query timeout has no
+    /// effect.
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
         self.lock_timeout = timeout.min(time_limit::LONGEST);
         self
     }
 
-    /// How long an operation may take, waiting for a connection and connecting included, before it
-    /// gives [`StoreError::Timeout`]. Default: 5 s. At most a day.
+    /// Sets how long an operation may take, including the wait for a connection and the connecting.
+    /// After that time the operation fails with [`StoreError::Timeout`]. Default: 5 s. At most a
+    /// day.
     ///
-    /// The server keeps nine tenths of it for each statement (`statement_timeout`), so that it does
-    /// not work on for nobody.
+    /// The server enforces nine tenths of the limit for each statement (`statement_timeout`), so
+    /// that no statement runs on after its caller has given up.
     pub fn query_timeout(mut self, timeout: Duration) -> Self {
         self.query_timeout = timeout.min(time_limit::LONGEST);
         self
     }
 
-    /// How many connections are open at most for reads. Default: 8. A number outside 2 to 1,024 is
-    /// brought to the nearer end: a walk over all trusts takes one, and must leave one to the
-    /// requests that hit.
+    /// Sets how many connections are open at most for reads. Default: 8. A number outside of 2 to
+    /// 1,024 is replaced by the nearer bound. A scan of all trusts occupies one connection, and
+    /// must leave one for requests that hit the cache.
     ///
-    /// Two more are opened when there is something to write, and one for each
-    /// [`watch`](PostgresStore::watch).
+    /// Changes open two more connections, and each [`watch`](PostgresStore::watch) opens one.
     pub fn max_connections(mut self, connections: u32) -> Self {
         self.max_connections = connections.clamp(2, MAX_CONNECTIONS);
         self
     }
 
-    /// How old a connection may become before it is replaced. Default: 2 min. At least 1 s, at most
-    /// a day. Each connection lasts for a time of its own, up to a quarter shorter. Connections
-    /// for writes last for 5 s at most.
+    /// Sets the age at which a connection is replaced. Default: 2 min. At least 1 s, at most a day.
+    /// The age of each connection varies at random, and is up to a quarter shorter. Connections for
+    /// writes are replaced after at most 5 s.
     ///
-    /// This bounds how long an old primary is read after a failover that moved the address and left
-    /// the connections up, where nothing else finds out: [`watch`](PostgresStore::watch) does
-    /// within seconds, if the new server accepts connections.
+    /// This bounds how long an old primary is read after a failover that moves the address and does
+    /// not cut the connections. A [`watch`](PostgresStore::watch) finds the new server within
+    /// seconds, if that server accepts connections.
     pub fn max_connection_age(mut self, age: Duration) -> Self {
         self.max_connection_age = age.clamp(LEAST_MAX_AGE, time_limit::LONGEST);
         self
     }
 
-    /// Connects, looks at the table, and closes the connection again: others are opened when they
-    /// are needed.
+    /// Connects, checks the table, and closes the connection. Other connections are opened when
+    /// they are needed.
     ///
-    /// Nothing is changed unless [`create_if_missing`](Self::create_if_missing) or
-    /// [`migrate`](Self::migrate) say so. Any role that can read the table will do; making or
-    /// extending it takes its owner.
+    /// Changes nothing unless [`create_if_missing`](Self::create_if_missing) or
+    /// [`migrate`](Self::migrate) permits it. Any role that can read the table may connect. To make
+    /// or extend the table, the role must own it.
     ///
     /// # Errors
     ///
     /// [`StoreError::UnsupportedUrl`], [`CannotConnect`](StoreError::CannotConnect),
     /// [`ReadOnly`](StoreError::ReadOnly), [`Schema`](StoreError::Schema),
-    /// [`NotMigrated`](StoreError::NotMigrated) and [`MissingRight`](StoreError::MissingRight) tell
-    /// what is wrong, in which case nothing was changed. Missing triggers are no error:
-    /// [`PostgresStore::missing_triggers`] names them. [`Timeout`](StoreError::Timeout) and
-    /// [`Busy`](StoreError::Busy): another session holds a lock.
+    /// [`NotMigrated`](StoreError::NotMigrated) and [`MissingRight`](StoreError::MissingRight)
+    /// report what is wrong, and nothing was changed. [`Timeout`](StoreError::Timeout) and
+    /// [`Busy`](StoreError::Busy) mean that another session holds a lock. Missing triggers are no
+    /// error: [`PostgresStore::missing_triggers`] names them.
     ///
     /// # Panics
     ///
-    /// Outside a Tokio runtime with time and IO enabled.
+    /// Outside of a Tokio runtime with time and IO enabled.
     pub async fn connect(self) -> Result<PostgresStore, StoreError> {
         let connector = self.connector().await?;
         let triggers = within(self.query_timeout, schema::open(&connector, self.may)).await?;
@@ -241,27 +243,27 @@ impl PostgresOptions {
     ///
     /// # Panics
     ///
-    /// Outside a Tokio runtime with time and IO enabled.
+    /// Outside of a Tokio runtime with time and IO enabled.
     pub async fn plan_migration(&self) -> Result<MigrationPlan, StoreError> {
         within(self.query_timeout, schema::plan(&self.connector().await?)).await
     }
 
-    /// Adds what the table lacks, or makes it, and returns what was done: an empty plan if there
+    /// Makes the table or adds what it lacks, and returns what was done. The plan is empty if there
     /// was nothing to do.
     ///
-    /// One transaction, which waits for another process that does the same. It adds columns that
-    /// may be null, the triggers and their function, and rewrites no row. It takes the table's
-    /// owner, with the right to create in its schema.
+    /// The migration is one transaction, which waits for another process's migration. It adds
+    /// columns that may be null, the triggers and their function, and rewrites no row. The role
+    /// must own the table, and have the right to create in its schema.
     ///
     /// # Errors
     ///
-    /// As [`connect`](Self::connect); nothing was changed then, unless it is
-    /// [`Timeout`](StoreError::Timeout) or [`Unreachable`](StoreError::Unreachable), which may hide
-    /// a commit: run it again.
+    /// As [`connect`](Self::connect). Nothing was changed, except that after
+    /// [`Timeout`](StoreError::Timeout) or [`Unreachable`](StoreError::Unreachable) the transaction
+    /// may have been committed: run the migration again.
     ///
     /// # Panics
     ///
-    /// Outside a Tokio runtime with time and IO enabled.
+    /// Outside of a Tokio runtime with time and IO enabled.
     pub async fn run_migration(&self) -> Result<MigrationPlan, StoreError> {
         within(self.query_timeout, schema::migrate(&self.connector().await?)).await
     }
@@ -272,7 +274,8 @@ impl PostgresOptions {
         let location = blocking_within(self.query_timeout, move || Location::parse(&url)).await??;
         if location.has_own_password && !matches!(self.password, PasswordSource::Location) {
             return Err(unsupported(
-                "it has a password, and a password file or command is given, too; leave one of them out",
+                "it has a password, and a password file or command is given, too; leave one of \
+                 them out",
             ));
         }
         let (host_timeout, connect_timeout) = self.connect_timeouts(&location);
@@ -288,7 +291,7 @@ impl PostgresOptions {
         })
     }
 
-    /// How long one server may take, and how long all of them together.
+    /// Returns the limit for one server, and the limit for all servers together.
     fn connect_timeouts(&self, location: &Location) -> (Duration, Duration) {
         let hosts = u32::try_from(location.hosts.len()).unwrap_or(u32::MAX);
         match (self.connect_timeout, location.connect_timeout) {
@@ -304,7 +307,7 @@ impl PostgresOptions {
     }
 }
 
-/// The URL may hold a password.
+/// Leaves out the URL, which may contain a password.
 impl fmt::Debug for PostgresOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresOptions")
@@ -325,7 +328,7 @@ mod tests {
     use crate::PostgresStore;
 
     #[test]
-    fn what_is_shown_for_debugging_has_the_limits_and_not_the_url() {
+    fn the_debug_output_has_the_limits_and_not_the_url() {
         let options =
             PostgresStore::options("postgres://admin:hunter2@db.example/trusts").max_connections(7);
         let shown = format!("{options:?}");

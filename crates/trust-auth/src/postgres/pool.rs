@@ -1,7 +1,7 @@
 //! Connections: how one is made, what is checked before each use, and which may be used again.
 //!
-//! A connection is never used again after a failure or a cancellation on it. The server may still be
-//! running the statement, or may have sent an answer that no caller reads.
+//! A connection is never used again after a failure or a cancellation on it. The server may still
+//! be running the statement, or may have sent an answer that no caller reads.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,9 +19,9 @@ use super::password::PasswordSource;
 use super::server::{CurrentServer, ServerIdentity, Sighting};
 use crate::error::StoreError;
 
-/// The age at which a connection for writes is replaced. A revocation must reach the server that the
-/// address leads to now, and a new connection finds that server. Changes in quick succession share a
-/// connection.
+/// The age at which a connection for writes is replaced. A revocation must reach the server that
+/// the address leads to now, and a new connection finds that server. Changes in quick succession
+/// share a connection.
 pub(super) const MAX_WRITER_AGE: Duration = Duration::from_secs(5);
 
 /// A connection that was idle for longer is tested before its use: firewalls drop idle connections

@@ -1,5 +1,5 @@
-//! Reading a row of PostgreSQL. A malformed row gives an error or a warning that names its id, never
-//! its content.
+//! Reading a row of PostgreSQL. A malformed row gives an error or a warning that names its id,
+//! never its content.
 
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -25,7 +25,8 @@ pub(super) use read_columns;
 /// The start of PostgreSQL's count of microseconds.
 const EPOCH: OffsetDateTime = datetime!(2000-01-01 0:00 UTC);
 
-/// Returns whether the server that answered is a replica: the flag in the first column of each read.
+/// Returns whether the server that answered is a replica: the flag in the first column of each
+/// read.
 pub(super) fn is_replica(row: &PgRow) -> bool {
     // A server that cannot be recognized as a primary counts as a replica.
     row.try_get(0).unwrap_or(true)

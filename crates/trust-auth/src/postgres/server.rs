@@ -52,8 +52,8 @@ const START: &str = start!();
 /// The server at the other end of a connection, and the place of its tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ServerIdentity {
-    /// When the server was started, in microseconds. In practice no two servers share this time, and
-    /// a restart ends all connections.
+    /// When the server was started, in microseconds. In practice no two servers share this time,
+    /// and a restart ends all connections.
     started: String,
     /// What selects the table: the database, the role and its `search_path`.
     place: String,
@@ -70,8 +70,8 @@ struct Lineage {
 }
 
 impl ServerIdentity {
-    /// Queries the server at the other end. Returns `None` for a server that accepts no writes, such
-    /// as a replica, which must not become the current server.
+    /// Queries the server at the other end. Returns `None` for a server that accepts no writes,
+    /// such as a replica, which must not become the current server.
     pub(super) async fn of(connection: &mut PgConnection) -> Result<Option<Self>, sqlx::Error> {
         let row = match connection.fetch_one(WHOLE).await {
             Ok(row) => row,

@@ -36,8 +36,8 @@ const CLOSING: Duration = Duration::from_secs(1);
 ///   change uses a connection that is at most 5 s old.
 /// * **Recovery.** Connections are made when they are needed. A read that finds its pooled
 ///   connection dead makes a new one, so the first request after the server's return is answered.
-/// * **Durability.** A commit is on disk when it is reported, even where `synchronous_commit` is off
-///   for the database. Otherwise a power failure could undo a revocation.
+/// * **Durability.** A commit is on disk when it is reported, even where `synchronous_commit` is
+///   off for the database. Otherwise a power failure could undo a revocation.
 ///
 /// Statements are prepared once for each connection. Prepared statements do not work through
 /// PgBouncer's transaction pooling before its version 1.21, and `LISTEN` does not work through any
@@ -103,8 +103,8 @@ impl PostgresStore {
         self.connector.location.to_string()
     }
 
-    /// Closes the idle connections and waits until they are closed. The other connections are closed
-    /// at the end of their operations. Later operations of any clone return
+    /// Closes the idle connections and waits until they are closed. The other connections are
+    /// closed at the end of their operations. Later operations of any clone return
     /// [`StoreError::Unreachable`].
     pub async fn close(&self) {
         for pool in [&self.writers, &self.readers] {

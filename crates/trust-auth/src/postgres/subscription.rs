@@ -96,8 +96,9 @@ impl Subscription {
     ///
     /// # Errors
     ///
-    /// Any [`StoreError`] if the connection may miss changes. If the address leads to another server
-    /// now, the canaries are not checked: they cannot arrive here, and that is no sign of a pooler.
+    /// Any [`StoreError`] if the connection may miss changes. If the address leads to another
+    /// server now, the canaries are not checked: they cannot arrive here, and that is no sign
+    /// of a pooler.
     pub(super) fn check(
         &mut self,
         connector: &Connector,
@@ -181,8 +182,8 @@ async fn listener(
     channel: &str,
 ) -> Result<(PgListener, ServerIdentity), Refused> {
     let attempt = connector.current.begin();
-    // The driver's listener takes its connection from a pool. Each listener has a new pool: a former
-    // connection may still be closing, and would occupy the pool.
+    // The driver's listener takes its connection from a pool. Each listener has a new pool: a
+    // former connection may still be closing, and would occupy the pool.
     let pool = PgPoolOptions::new()
         .max_connections(1)
         .acquire_timeout(connector.connect_timeout.min(ONE_ATTEMPT))

@@ -1,7 +1,8 @@
 //! TLS to the server, with libpq's rules for certificates.
 //!
-//! The driver's own TLS is left out: it adds the system's certificate authorities to the authorities
-//! in `sslrootcert`. A public certificate would then pass where a private one is required.
+//! The driver's own TLS is left out: it adds the system's certificate authorities to the
+//! authorities in `sslrootcert`. A public certificate would then pass where a private one is
+//! required.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -39,8 +40,8 @@ pub(super) enum TlsFailure {
     Handshake(String),
 }
 
-/// Starts TLS on a new connection to the server, and checks the server's certificate as the settings
-/// require.
+/// Starts TLS on a new connection to the server, and checks the server's certificate as the
+/// settings require.
 pub(super) async fn start(
     mut stream: TcpStream,
     host: &Host,

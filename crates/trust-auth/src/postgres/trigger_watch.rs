@@ -1,7 +1,7 @@
 //! [`TriggerWatch`]: checks every 5 s, on the connection that listens, whether the triggers are there.
 //!
-//! A restore of the table may leave the triggers out, or turn them off. Notifications then stop, and
-//! nothing else shows why.
+//! A restore of the table may leave the triggers out, or turn them off. Notifications then stop,
+//! and nothing else shows why.
 
 use std::time::{Duration, Instant};
 

@@ -31,18 +31,18 @@ impl PostgresStore {
     /// listener has a connection of its own. If the connection is lost, or silent for 5 s in spite
     /// of a test, the watcher makes another one, after a pause of 50 ms to 2 s.
     ///
-    /// Each connection checks, at the start and every 5 s, whether the triggers are there and turned
-    /// on. Without the triggers no change is notified, and entries stay until they expire.
-    /// [`WatchStatus::triggers_missing`](crate::WatchStatus::triggers_missing) and a warning once a
-    /// minute report this. When the triggers are restored or were changed, every key is invalidated.
-    /// A watcher makes no trigger.
+    /// Each connection checks, at the start and every 5 s, whether the triggers are there and
+    /// turned on. Without the triggers no change is notified, and entries stay until they
+    /// expire. [`WatchStatus::triggers_missing`](crate::WatchStatus::triggers_missing) and a
+    /// warning once a minute report this. When the triggers are restored or were changed, every
+    /// key is invalidated. A watcher makes no trigger.
     ///
     /// Every 5 s a new connection sends a canary notification to a channel of this watcher alone.
-    /// If the canary does not arrive within 10 s, or the new connection leads to another server, the
-    /// listener reconnects. In the second case the store's pooled connections to the former server
-    /// are closed, too. The listener's connection is replaced at
-    /// [`max_connection_age`](super::PostgresOptions::max_connection_age), without a gap and without
-    /// an invalidation.
+    /// If the canary does not arrive within 10 s, or the new connection leads to another server,
+    /// the listener reconnects. In the second case the store's pooled connections to the former
+    /// server are closed, too. The listener's connection is replaced at
+    /// [`max_connection_age`](super::PostgresOptions::max_connection_age), without a gap and
+    /// without an invalidation.
     ///
     /// # Panics
     ///
@@ -65,8 +65,9 @@ impl PostgresStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Deaf`] if the notification does not arrive within 10 s, as behind a pooler that
-    /// shares server connections. After any other error, nothing is known about notifications.
+    /// [`StoreError::Deaf`] if the notification does not arrive within 10 s, as behind a pooler
+    /// that shares server connections. After any other error, nothing is known about
+    /// notifications.
     ///
     /// # Panics
     ///

@@ -1,12 +1,12 @@
-//! [`Anchor`]: a connection that stays open while files are watched, and is never used. As long as
-//! it is open, no process removes `-wal` and `-shm` in good order, so that these two must stay the
-//! same files.
+//! [`Anchor`]: a connection that stays open while files are watched, and is never used. While it is
+//! open, no SQLite process removes `-wal` and `-shm`. If these files change, another program has
+//! replaced them.
 //!
-//! That is so in WAL mode alone: with a rollback journal there are no such files. No other program
-//! can end WAL mode while this connection is open; one can begin it at any time.
+//! This applies to WAL mode alone: a rollback journal has no such files. No other program can end
+//! WAL mode while this connection is open. Another program can begin WAL mode at any time.
 //!
-//! It must never close where another program's `-wal` has taken the place of ours: SQLite would
-//! remove that by its name, and with it what is revoked there.
+//! The anchor must never close after another program has replaced `-wal`. SQLite would remove the
+//! new file by its name, together with the revocations in it.
 
 use std::sync::Arc;
 
@@ -26,33 +26,33 @@ impl Anchor {
         Self { file, connection: Mutex::new(None) }
     }
 
-    /// Opens the connection, unless it is open. Returns whether it holds the side files, as it does
-    /// in WAL mode.
+    /// Opens the connection, unless it is open. Returns whether the connection holds the side files
+    /// open, as in WAL mode.
     pub(super) async fn hold(&self, options: &SqliteConnectOptions) -> Result<bool, sqlx::Error> {
         let mut guard = self.connection.lock().await;
         let held = &mut *guard;
-        // Never taken out, not even for a moment: a caller that gives up would close it.
+        // The connection stays in its place: a cancelled caller would otherwise close it.
         let connection = match held {
             Some(connection) => connection,
             None => held.insert(options.connect().await?),
         };
-        // The read opens the side files, also if WAL mode was begun since the last one.
+        // The read opens the side files, even if WAL mode began after the last read.
         sqlx::query("SELECT count(*) FROM sqlite_schema").fetch_one(&mut *connection).await?;
         let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(connection).await?;
         Ok(mode == "wal")
     }
 
-    /// Closes the connection, the last of the store: SQLite then moves what is in `-wal` into the
-    /// database and removes both. Where they are another's by now the connection is left open,
-    /// until the process ends.
+    /// Closes the last connection of the store. SQLite then moves the content of `-wal` into the
+    /// database, and removes both side files. If another program has replaced a side file, the
+    /// connection stays open until the process ends.
     pub(super) async fn release(&self) {
         let Some(connection) = self.connection.lock().await.take() else { return };
         let file = Arc::clone(&self.file);
-        // If it cannot be told, both are left as they are.
+        // If the check fails, both files are left unchanged.
         let are_ours =
             tokio::task::spawn_blocking(move || !file.has_others_sides()).await.unwrap_or(false);
         if are_ours {
-            // It is closed all the same: what is in `-wal` then stays there for the next that opens
+            // A failure is harmless: the content of `-wal` stays for the next process that opens
             // the database.
             let _ = connection.close().await;
         } else {

@@ -1,5 +1,5 @@
-//! Makes the database's file so that its owner alone can read it, before SQLite opens it, which
-//! would make it readable by all. SQLite gives its side files the mode of the database.
+//! Makes the database's file, readable by its owner alone. SQLite would make a file that all users
+//! can read. SQLite gives its side files the mode of the database.
 
 use std::fs::OpenOptions;
 use std::io::{Error, ErrorKind};
@@ -10,14 +10,14 @@ use super::file::side_files;
 use super::location::Location;
 use crate::error::StoreError;
 
-/// One store of the process opens its file at a time, up to here. To close a file drops all locks
-/// that the process has on it, SQLite's too; while this is held, nobody here has yet opened a file
-/// that was just made.
+/// Held while a store of this process finds or makes its file. Closing a file drops all locks of
+/// the process on that file, including SQLite's. While one store makes a file, no other store of
+/// the process has opened the file yet.
 static OPENING: Mutex<()> = Mutex::new(());
 
-/// Whether the file is there, made just now if it may be.
+/// Returns whether the file exists, after making it if `may_create`.
 pub(super) fn find_or_make(location: &Location, may_create: bool) -> Result<bool, StoreError> {
-    // A turn that ended in a panic leaves nothing half done.
+    // A panic under the lock leaves no inconsistent state.
     let _turn = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
     if location.exists()? {
         return Ok(true);
@@ -28,8 +28,8 @@ pub(super) fn find_or_make(location: &Location, may_create: bool) -> Result<bool
     Ok(may_create)
 }
 
-/// Through a link too, as SQLite would make it; a file that another process has made meanwhile
-/// stays as it is.
+/// Makes the file, through a link too, as SQLite would. A file that another process has made
+/// meanwhile stays unchanged.
 fn make(path: &Path) -> Result<(), Error> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false);
@@ -45,8 +45,8 @@ fn not_made(error: &Error, path: &Path) -> StoreError {
             "its file system is mounted read-only; choose another folder"
         }
         _ => {
-            "it cannot be read or made; check that its folder exists, and the permissions of both, and that \
-                 the file system is not mounted read-only"
+            "it cannot be read or made; check that its folder exists, and the permissions of both, \
+             and that the file system is not mounted read-only"
         }
     };
     StoreError::CannotOpen { path: path.into(), reason: reason.into() }
@@ -57,13 +57,14 @@ fn not_made(error: &Error, path: &Path) -> StoreError {
 pub(super) fn warn_if_public(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
     for file in side_files(path).into_iter().chain([path.to_owned()]) {
-        // One that is not there has no mode.
+        // A missing file has no mode.
         let Ok(found) = std::fs::metadata(&file) else { continue };
         let mode = found.permissions().mode();
         if mode & 0o007 != 0 {
             tracing::warn!(
                 file = %file.display(),
-                "every user of this machine can read or write this file of the database; take that away, as by `chmod o-rwx`"
+                "every user of this machine can read or write this file of the database; take that \
+                 away, as by `chmod o-rwx`"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! What an error of SQLite means for whoever sees it.
+//! The diagnosis of an error of SQLite: what is wrong, and what to do.
 
 use std::path::Path;
 
@@ -24,8 +24,8 @@ mod code {
     pub(super) const NOTADB: i32 = 26;
 }
 
-/// The diagnosis of an error on the database at `path`. Each says what helps, and only what passes
-/// by itself asks for another try.
+/// Returns the diagnosis of an error on the database at `path`. Only the diagnosis of a temporary
+/// failure advises another try.
 pub(super) fn failed(error: sqlx::Error, path: &Path) -> StoreError {
     let cannot_open =
         |reason: &str| StoreError::CannotOpen { path: path.into(), reason: reason.into() };
@@ -33,16 +33,16 @@ pub(super) fn failed(error: sqlx::Error, path: &Path) -> StoreError {
     match &error {
         sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => StoreError::Unreachable,
         _ => match primary_code(&error) {
-            // PROTOCOL: another process recovers the log, or many take its locks at once.
+            // PROTOCOL: another process recovers the log, or many processes lock it at once.
             Some(code::BUSY | code::LOCKED | code::PROTOCOL) => StoreError::Busy,
             Some(code::CORRUPT | code::NOTADB) => StoreError::NotADatabase { path: path.into() },
             Some(code::CANTOPEN | code::PERM | code::AUTH) => cannot_open(
-                "it cannot be read or made; check that its folder exists, and the permissions of both, and that \
-                 the file system is not mounted read-only",
+                "it cannot be read or made; check that its folder exists, and the permissions of \
+                 both, and that the file system is not mounted read-only",
             ),
             Some(code::READONLY) => cannot_open(
-                "it cannot be written; check the permissions of the file and of its folder, and that \
-                 its file system is not mounted read-only",
+                "it cannot be written; check the permissions of the file and of its folder, and \
+                 that its file system is not mounted read-only",
             ),
             Some(code::FULL) => cannot_open("the disk is full; make room"),
             Some(code::IOERR) => cannot_open(
@@ -53,20 +53,23 @@ pub(super) fn failed(error: sqlx::Error, path: &Path) -> StoreError {
                 cannot_open("it is too large for its file system; move it to another")
             }
             Some(code::TOOBIG) => cannot_open(
-                "its trusts are more than SQLite can hand over at once, which is ten million; delete some, or split it",
+                "its trusts are more than SQLite can hand over at once, which is ten million; \
+                 delete some, or split it",
             ),
             Some(code::CONSTRAINT) => schema(
                 "a constraint or a trigger of its table `trust` refuses the change; look at both",
             ),
             Some(code::ERROR) if is_about_the_table(&error) => schema(
-                "its table `trust` is gone or was changed while it was open; restore it, or run `trust-auth migrate`",
+                "its table `trust` is gone or was changed while it was open; restore it, or run \
+                 `trust-auth migrate`",
             ),
             _ => StoreError::Other(error.into()),
         },
     }
 }
 
-/// SQLite has no code for it, and the text is in no other language.
+/// Returns whether the table is missing or was changed. SQLite has no code for this error, and its
+/// messages are not translated.
 fn is_about_the_table(error: &sqlx::Error) -> bool {
     let message = error.as_database_error().map_or("", |error| error.message());
     ["no such table", "no such column", "has no column named"]
@@ -74,7 +77,7 @@ fn is_about_the_table(error: &sqlx::Error) -> bool {
         .any(|part| message.contains(part))
 }
 
-/// The low byte of SQLite's extended code, which tells the kind.
+/// Returns the low byte of SQLite's extended code, which is the kind of error.
 fn primary_code(error: &sqlx::Error) -> Option<i32> {
     let extended: i32 = error.as_database_error()?.code()?.parse().ok()?;
     Some(extended & 0xff)
@@ -87,7 +90,7 @@ mod tests {
 
     use super::*;
 
-    /// What a write fails with on a database with this setting.
+    /// Returns the error of a write on a database with this setting.
     async fn refusal(setting: &'static str) -> String {
         let mut connection = SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();
         sqlx::query("CREATE TABLE filler (content BLOB)").execute(&mut connection).await.unwrap();
@@ -131,7 +134,7 @@ mod tests {
         }
     }
 
-    /// As a walk fails over some ten million rows: a value has a billion bytes at most.
+    /// A scan of some ten million rows fails like this: a value has at most a billion bytes.
     #[tokio::test]
     async fn more_rows_than_fit_in_a_value_are_an_error_that_says_so() {
         let mut connection = SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();

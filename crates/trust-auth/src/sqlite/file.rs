@@ -1,6 +1,7 @@
-//! [`File`]: the file that is open with its side files, and whether they are still those at their
-//! paths. Once they are not, nothing may be read from them: what is revoked in their successors
-//! would be granted, and what is written would be lost.
+//! [`File`]: checks whether the open file and its side files are still the files at their paths.
+//!
+//! After another program has replaced a file, the open file must not be used. A key that is revoked
+//! in the new file would be granted, and writes would be lost.
 
 use std::ffi::OsString;
 use std::fs::Metadata;
@@ -14,28 +15,29 @@ use crate::error::StoreError;
 /// A database's file.
 pub(super) struct File {
     path: PathBuf,
-    /// Beside the file that a link leads to.
+    /// Next to the target of a link.
     side_paths: [PathBuf; 2],
-    /// `None` where the system tells no identities: then no change is noticed.
+    /// `None` on a system without file identities, where no replacement is noticed.
     identity: Option<Identity>,
-    /// The side files, in the order of [`side_files`], once a connection holds them.
+    /// The identities of the side files, in the order of [`side_files`], once a connection holds
+    /// them open.
     sides: OnceLock<[Option<Identity>; 2]>,
     sides_are_held: AtomicBool,
     lost: OnceLock<Lost>,
 }
 
-/// Device and inode. An inode is not given to another file while this one is open.
+/// Device and inode. While a file is open, no other file has its inode.
 type Identity = (u64, u64);
 
-/// Which of the files is not the one that is open.
+/// The file that was replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lost {
     Database,
     Side,
 }
 
-/// Where SQLite keeps what is not in the database yet, and what its processes tell each other:
-/// `-wal` and `-shm`, beside the file itself, wherever a link to it is.
+/// Returns the paths of `-wal`, the log of commits that are not in the database yet, and `-shm`,
+/// the memory that SQLite's processes share. Both are next to the target of a link.
 pub(super) fn side_files(path: &Path) -> [PathBuf; 2] {
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     ["-wal", "-shm"].map(|end| {
@@ -46,7 +48,7 @@ pub(super) fn side_files(path: &Path) -> [PathBuf; 2] {
 }
 
 impl File {
-    /// The one that is at this path now, and is open or about to be opened.
+    /// Returns the file that is at this path now, and is open or about to be opened.
     pub(super) fn at(path: PathBuf) -> Self {
         let identity = std::fs::metadata(&path).ok().and_then(|found| identity(&found));
         let side_paths = side_files(&path);
@@ -64,23 +66,27 @@ impl File {
         &self.path
     }
 
-    /// Whether no look has found one of the files replaced so far. No call to the file system.
+    /// Returns an error if [`look`](Self::look) has found a file replaced. Makes no system call.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         self.lost.get().map_or(Ok(()), |lost| Err(self.error(*lost)))
     }
 
-    /// Looks whether the files are still there, by their names alone: to open one a second time
-    /// would drop SQLite's locks on it. Once they were not, they are given up for good, because
-    /// connections may be open to either.
+    /// Checks that the files at the paths are still the open files. Opens no file: closing it would
+    /// drop SQLite's locks on it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::CannotOpen`] if a file was replaced. From then on every check fails, even if
+    /// the former file returns: connections may be open to either.
     pub(super) fn look(&self) -> Result<(), StoreError> {
         let Some(expected) = self.identity else { return Ok(()) };
         if self.found(&self.path)? != Some(expected) {
             self.lost.get_or_init(|| Lost::Database);
         }
-        // Acquire: pairs with the Release in `hold_sides`, so that the files are there.
+        // Acquire: pairs with the Release in `hold_sides`, so that the side files exist.
         if self.sides_are_held.load(Ordering::Acquire) {
             let found = self.sides_found()?;
-            // One that is held and not there was removed.
+            // A side file that is held open and missing was removed.
             if found.contains(&None) || *self.sides.get_or_init(|| found) != found {
                 self.lost.get_or_init(|| Lost::Side);
             }
@@ -88,15 +94,15 @@ impl File {
         self.check()
     }
 
-    /// From now on a connection holds the side files open. Those that the next look finds must
-    /// stay.
+    /// Records that a connection holds the side files open. The side files at the next check must
+    /// not change afterwards.
     pub(super) fn hold_sides(&self) {
         // Release: pairs with the Acquire in `look`.
         self.sides_are_held.store(true, Ordering::Release);
     }
 
-    /// Whether side files are there that others have made in the place of ours. If that cannot be
-    /// told, they are.
+    /// Returns whether another program has replaced a side file. If the check fails, the answer is
+    /// `true`.
     pub(super) fn has_others_sides(&self) -> bool {
         let Some(ours) = self.sides.get() else { return false };
         match self.sides_found() {
@@ -112,7 +118,7 @@ impl File {
         Ok([self.found(wal)?, self.found(shm)?])
     }
 
-    /// What is at this path; `None` if nothing is.
+    /// Returns the identity of the file at this path; `None` if there is no file.
     fn found(&self, path: &Path) -> Result<Option<Identity>, StoreError> {
         match std::fs::metadata(path) {
             Ok(found) => Ok(identity(&found)),
@@ -134,12 +140,14 @@ impl File {
     fn error(&self, lost: Lost) -> StoreError {
         let reason = match lost {
             Lost::Database => {
-                "it was removed or replaced while it was open; stop the program, remove the files beside it that end in `-wal` and `-shm`, put \
-                 the file in place once more, and start the program"
+                "it was removed or replaced while it was open; stop the program, remove the files \
+                 next to it that end in `-wal` and `-shm`, put the file in place once more, and \
+                 start the program"
             }
             Lost::Side => {
-                "the files beside it that end in `-wal` and `-shm` were removed or replaced while it was open; stop the program, leave the \
-                 files as they are then, start it again, and check the last changes with `trust-auth list`"
+                "the files next to it that end in `-wal` and `-shm` were removed or replaced while \
+                 it was open; stop the program, leave the files as they are then, start it again, \
+                 and check the last changes with `trust-auth list`"
             }
         };
         StoreError::CannotOpen { path: self.path.clone(), reason: reason.into() }
@@ -162,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_the_same_until_another_has_its_name_and_never_again_after() {
+    fn a_file_is_the_same_until_it_is_replaced_and_never_again_after() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("trusts.db");
         std::fs::write(&path, "one").unwrap();
@@ -171,7 +179,7 @@ mod tests {
         assert!(file.look().is_ok());
         let kept = folder.path().join("kept.db");
         std::fs::rename(&path, &kept).unwrap();
-        assert!(file.check().is_ok(), "nobody has looked");
+        assert!(file.check().is_ok(), "no check was made yet");
         let error = file.look().unwrap_err();
         assert!(
             matches!(&error, StoreError::CannotOpen { path: named, .. } if *named == path),
@@ -195,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn side_files_are_the_same_from_when_they_are_held_and_until_one_is_another() {
+    fn held_side_files_are_the_same_until_one_is_replaced() {
         for (end, is_removed) in [("-wal", true), ("-wal", false), ("-shm", true), ("-shm", false)]
         {
             let folder = tempfile::tempdir().unwrap();
@@ -224,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn side_files_that_are_gone_before_they_are_held_are_given_up() {
+    fn side_files_that_are_removed_before_they_are_held_are_given_up() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("trusts.db");
         std::fs::write(&path, "one").unwrap();
@@ -234,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_told_is_an_error_and_no_verdict() {
+    fn a_check_that_fails_is_an_error_and_does_not_count_as_a_replacement() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("trusts.db");
         std::fs::write(&path, "one").unwrap();

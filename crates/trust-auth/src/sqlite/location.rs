@@ -1,5 +1,7 @@
-//! Which file a database's name means. Nothing is opened here: to close a file that SQLite has open
-//! elsewhere in the process would drop SQLite's locks on it (<https://www.sqlite.org/howtocorrupt.html>, section 2.2).
+//! [`Location`]: the file that a database's name means.
+//!
+//! This module opens no file. If SQLite has the file open elsewhere in the process, closing the
+//! file would drop SQLite's locks (<https://www.sqlite.org/howtocorrupt.html>, section 2.2).
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -9,7 +11,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 
 use crate::error::StoreError;
 
-/// A file, as an absolute path, and what the URL said about making it.
+/// A file, as an absolute path, and whether the URL permits making it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Location {
     pub(super) path: PathBuf,
@@ -28,7 +30,8 @@ impl Location {
         let (path, create) = match scheme(text) {
             None | Some("sqlite") if is_address(text.strip_prefix("sqlite:").unwrap_or(text)) => {
                 return Err(unsupported(
-                    "it looks like a server's address with a password; give a URL such as `postgres://user@host/database`, or begin a path with `./`",
+                    "it looks like a server's address with a password; give a URL such as \
+                     `postgres://user@host/database`, or begin a path with `./`",
                 ));
             }
             None => (database.to_owned(), None),
@@ -45,14 +48,15 @@ impl Location {
         }
         if shown == ":memory:" {
             return Err(unsupported(
-                "an SQLite database in memory would be lost with its connection; give the path of a file",
+                "an SQLite database in memory would be lost with its connection; give the path of \
+                 a file",
             ));
         }
         if shown.contains('\0') {
             return Err(unsupported("its path contains a NUL character; leave it out"));
         }
-        // Absolute: the pool opens the file again later, when the working directory may be another.
-        // It also keeps SQLite from taking a name that begins with `file:` for a URI.
+        // Absolute: the pool opens the file again later, perhaps in another working directory.
+        // SQLite would also read a name that begins with `file:` as a URI.
         let path = std::path::absolute(&path).map_err(|error| StoreError::CannotOpen {
             path,
             reason: format!("{error}; give an absolute path"),
@@ -60,8 +64,8 @@ impl Location {
         Ok(Self { path, create })
     }
 
-    /// Whether the file is there. What can be told without opening it is told here, because SQLite
-    /// says `unable to open` to all of it.
+    /// Returns whether the file exists. The errors are found without opening the file, because
+    /// SQLite's own error is always `unable to open`.
     pub(super) fn exists(&self) -> Result<bool, StoreError> {
         let cannot = |reason: &str| StoreError::CannotOpen {
             path: self.path.clone(),
@@ -89,8 +93,8 @@ impl Location {
     }
 }
 
-/// The scheme, if the text is a URL: two characters at least, because one would be a drive of
-/// Windows.
+/// Returns the scheme, if the text is a URL. A scheme has at least two characters: one character
+/// would be a drive of Windows.
 fn scheme(text: &str) -> Option<&str> {
     let (scheme, rest) = text.split_once(':')?;
     let is_scheme = scheme.len() > 1
@@ -102,14 +106,14 @@ fn scheme(text: &str) -> Option<&str> {
     (is_scheme && (known || rest.starts_with("//"))).then_some(scheme)
 }
 
-/// Whether it has a password in one of the forms of PostgreSQL's addresses: `user:password@host`,
-/// as in a URL whose scheme was mistyped, or `password=`. As a path it would be made, and shown,
-/// with the password in its name.
+/// Returns whether the text has a password in a form of PostgreSQL's addresses:
+/// `user:password@host`, as in a URL whose scheme was mistyped, or `password=`. As a path, the text
+/// would become a file with the password in its name.
 fn is_address(text: &str) -> bool {
     if text.to_ascii_lowercase().contains("password=") {
         return true;
     }
-    // The slashes of a URL of SQLite, or those that are left of another's.
+    // The slashes of a URL of SQLite, or the rest of another URL.
     let (text, stripped) =
         text.strip_prefix("//").map_or((text, false), |rest| (rest, !rest.starts_with('/')));
     let Some((before, _)) = text.split_once('@') else { return false };
@@ -117,8 +121,8 @@ fn is_address(text: &str) -> bool {
     before.contains("://") || before.contains(':') && (stripped || !is_path)
 }
 
-/// What follows `sqlite:`. The driver undoes the percent-encoding; its parameters would undo our
-/// settings, so only `mode` is heard.
+/// Reads what follows `sqlite:`. The driver decodes the percent-encoding. Only the parameter `mode`
+/// is accepted, because other parameters would replace this store's settings.
 fn from_url(rest: &str) -> Result<(PathBuf, Option<bool>), StoreError> {
     let rest = rest.strip_prefix("//").unwrap_or(rest);
     let (path, parameters) = rest.split_once('?').unwrap_or((rest, ""));
@@ -132,11 +136,11 @@ fn from_url(rest: &str) -> Result<(PathBuf, Option<bool>), StoreError> {
             ));
         }
     };
-    // The driver would make a name of its own for it.
+    // The driver would replace this name by one of its own.
     if path == ":memory:" {
         return Ok((path.into(), create));
     }
-    // With slashes of our own: the driver would take the first two of a path for the URL's.
+    // With two slashes added: the driver would otherwise remove the first two slashes of a path.
     let options = SqliteConnectOptions::from_str(&format!("sqlite://{path}")).map_err(|_| {
         unsupported("its path is not a valid URL; encode it with `%`, or give it without `sqlite:`")
     })?;
@@ -195,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_of_sqlite_is_refused_and_a_password_is_not_repeated() {
+    fn a_name_that_is_not_a_file_is_refused_and_a_password_is_not_repeated() {
         let message = refusal("postgres://admin:hunter2@db.example/trusts");
         assert!(message.contains("`postgres:`") && !message.contains("hunter2"), "{message}");
         for name in [

@@ -1,4 +1,4 @@
-//! [`Lookout`]: looks at the files on a thread of its own, so that a file system that hangs holds
+//! [`Lookout`]: checks the files on a thread of its own. A file system that hangs then blocks
 //! neither a worker nor the end of the process.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::file::File;
 use crate::error::StoreError;
 
-/// One look is under way at a time: while the file system hangs, no more threads do.
+/// Runs one check at a time, so a file system that hangs blocks one thread at most.
 pub(super) struct Lookout {
     asks: mpsc::Sender<()>,
     answers: UnboundedReceiver<Result<(), StoreError>>,
@@ -19,7 +19,7 @@ pub(super) struct Lookout {
 }
 
 impl Lookout {
-    /// Its thread ends with it, once the file system has answered.
+    /// Starts the thread. The thread ends after a drop, once the file system has answered.
     pub(super) fn new(file: Arc<File>) -> Result<Self, StoreError> {
         let (asks, asked) = mpsc::channel();
         let (answer, answers) = unbounded_channel();
@@ -37,10 +37,10 @@ impl Lookout {
         Ok(Self { asks, answers, is_awaited: false })
     }
 
-    /// Whether the files are those that the store has open, told within `limit`.
+    /// Checks, within `limit`, that the files are those that the store has open.
     pub(super) async fn look(&mut self, limit: Duration) -> Result<(), StoreError> {
         if !self.is_awaited {
-            // Without a thread there is no answer either.
+            // Without the thread, the receiving below fails.
             let _ = self.asks.send(());
             self.is_awaited = true;
         }

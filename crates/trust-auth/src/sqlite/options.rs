@@ -1,5 +1,5 @@
-//! [`SqliteOptions`]: how to open a database, and the opening itself, which writes nothing unless
-//! it was told to create or to migrate.
+//! [`SqliteOptions`]: the settings of a store, and the opening of its file. Opening writes nothing
+//! unless the options permit it to create or to migrate.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,7 +20,7 @@ const DEFAULT_CONNECTIONS: u32 = 8;
 const MAX_CONNECTIONS: u32 = 1_024;
 const MAX_WATCHERS: u32 = 16;
 
-/// How to open a database; made by [`SqliteStore::options`].
+/// The settings of a store. [`SqliteStore::options`] makes them.
 ///
 /// # Examples
 ///
@@ -28,7 +28,8 @@ const MAX_WATCHERS: u32 = 16;
 /// use std::time::Duration;
 /// use trust_auth::{SqliteStore, StoreError};
 ///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # type Done = Result<(), Box<dyn std::error::Error>>;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Done {
 /// # let folder = tempfile::tempdir()?;
 /// # let file = folder.path().join("trusts.db");
 /// let missing = SqliteStore::options(&file).connect().await.unwrap_err();
@@ -65,75 +66,75 @@ impl SqliteOptions {
         }
     }
 
-    /// Whether to make the file, or the tables in an empty file. Default: no. The folder is never
-    /// made.
+    /// Sets whether to make the file, or the tables in an empty file. Default: no. The folder is
+    /// never made.
     ///
-    /// A URL's `mode=rwc` or `mode=rw` goes before this.
+    /// A URL's `mode=rwc` or `mode=rw` takes precedence.
     pub fn create_if_missing(mut self, create: bool) -> Self {
         self.may.create = create;
         self
     }
 
-    /// Whether [`connect`](Self::connect) adds to the tables what they lack, as
+    /// Sets whether [`connect`](Self::connect) adds to the tables what they lack, as
     /// [`run_migration`](Self::run_migration) does. Default: no.
     pub fn migrate(mut self, migrate: bool) -> Self {
         self.may.migrate = migrate;
         self
     }
 
-    /// How long a statement waits for the lock of another process before it gives
-    /// [`StoreError::Busy`]. Default: 5 s. At most a day.
+    /// Sets how long a statement waits for the lock of another process. After that time the
+    /// operation fails with [`StoreError::Busy`]. Default: 5 s. At most a day.
     pub fn busy_timeout(mut self, timeout: Duration) -> Self {
         self.busy_timeout = timeout.min(time_limit::LONGEST);
         self
     }
 
-    /// How long an operation may take, waiting for a connection included, before it gives
-    /// [`StoreError::Timeout`]. Default: 5 s. At most a day. The busy timeout is effective only
-    /// where it is shorter.
+    /// Sets how long an operation may take, including the wait for a connection. After that time
+    /// the operation fails with [`StoreError::Timeout`]. Default: 5 s. At most a day. A longer
+    /// busy timeout has no effect.
     pub fn query_timeout(mut self, timeout: Duration) -> Self {
         self.query_timeout = timeout.min(time_limit::LONGEST);
         self
     }
 
-    /// How many connections for reading are open at most; each has a thread. Default: 8. A number
-    /// outside 2 to 1,024 is brought to the nearer end: a walk over all trusts takes one, and
-    /// must leave one to the requests that hit.
+    /// Sets how many connections for reads are open at most. Each has a thread. Default: 8. A
+    /// number outside of 2 to 1,024 is replaced by the nearer bound. A scan of all trusts
+    /// occupies one connection, and must leave one for requests that hit the cache.
     pub fn max_connections(mut self, connections: u32) -> Self {
         self.max_connections = connections.clamp(2, MAX_CONNECTIONS);
         self
     }
 
-    /// Whether a committed write survives a power failure, at the cost of one `fsync` a write.
-    /// Default: yes, because a revocation that came undone would let its key in again.
+    /// Sets whether a committed write survives a power failure, at the cost of one `fsync` a write.
+    /// Default: yes. Otherwise a power failure could undo a revocation.
     ///
-    /// Without it a write still survives the end of the process, and the database is consistent
-    /// after any failure; the last writes before a power failure may be lost. For tests and
-    /// throw-away databases.
+    /// If not durable, a write still survives the end of the process, and the database is
+    /// consistent after any failure. The last writes before a power failure may be lost. This
+    /// suits tests and throw-away databases.
     pub fn durable(mut self, durable: bool) -> Self {
         self.durable = durable;
         self
     }
 
-    /// Opens the database, looks at its tables, and closes it again: connections are opened when
-    /// they are needed.
+    /// Opens the database, checks its tables, and closes it. Connections are opened when they are
+    /// needed.
     ///
-    /// Nothing is changed unless [`create_if_missing`](Self::create_if_missing) or
-    /// [`migrate`](Self::migrate) say so. Either also puts the file into WAL mode. A file that was
-    /// restored from text is not in that mode: its reads then wait for a write.
+    /// Changes nothing unless [`create_if_missing`](Self::create_if_missing) or
+    /// [`migrate`](Self::migrate) permits it. Either also puts the file into WAL mode. A file that
+    /// was restored from text is not in WAL mode, and its reads wait for writes.
     ///
     /// # Errors
     ///
     /// [`StoreError::UnsupportedUrl`], [`NotFound`](StoreError::NotFound),
     /// [`CannotOpen`](StoreError::CannotOpen), [`NotADatabase`](StoreError::NotADatabase),
-    /// [`Schema`](StoreError::Schema) and [`NotMigrated`](StoreError::NotMigrated) tell what is
-    /// wrong with the file, in which case nothing was written. [`Timeout`](StoreError::Timeout) and
-    /// [`Busy`](StoreError::Busy): another process holds the lock; a file that was to be made may
-    /// then be there, empty, and is taken up by the next attempt.
+    /// [`Schema`](StoreError::Schema) and [`NotMigrated`](StoreError::NotMigrated) report what is
+    /// wrong with the file, and nothing was written. [`Timeout`](StoreError::Timeout) and
+    /// [`Busy`](StoreError::Busy) mean that another process holds the lock. A new file may then
+    /// exist and be empty, and the next attempt uses it.
     ///
     /// # Panics
     ///
-    /// Outside a Tokio runtime with time enabled.
+    /// Outside of a Tokio runtime with time enabled.
     pub async fn connect(self) -> Result<SqliteStore, StoreError> {
         let (path, may) = self.locate(None).await?;
         let options = self.connection(&path);
@@ -143,18 +144,18 @@ impl SqliteOptions {
         )
         .await?;
 
-        // In WAL mode NORMAL syncs at checkpoints only, and FULL after each commit as well.
+        // In WAL mode, NORMAL syncs at checkpoints, and FULL also after each commit.
         let synchronous =
             if self.durable { SqliteSynchronous::Full } else { SqliteSynchronous::Normal };
-        // Never made by the pools: a file that was removed meanwhile is an error, not an empty
+        // The pools make no file: a file that was removed meanwhile is an error, not an empty
         // database.
         let options = options.synchronous(synchronous);
         let pool = |connections| {
             SqlitePoolOptions::new()
                 .max_connections(connections)
                 .acquire_timeout(self.query_timeout)
-                // A connection to a file does not go stale, so none is checked before use or closed
-                // for its age.
+                // A connection to a file does not become stale, so it needs no test before use and
+                // no maximum age.
                 .test_before_acquire(false)
                 .idle_timeout(None)
                 .max_lifetime(None)
@@ -178,17 +179,17 @@ impl SqliteOptions {
     ///
     /// # Panics
     ///
-    /// Outside a Tokio runtime with time enabled.
+    /// Outside of a Tokio runtime with time enabled.
     pub async fn plan_migration(&self) -> Result<MigrationPlan, StoreError> {
         let (path, _) = self.locate(Some(false)).await?;
         within(self.query_timeout, schema::plan(&self.connection(&path), &path)).await
     }
 
-    /// Adds what the tables lack, or makes them in an empty file, and returns what was done: an
-    /// empty plan if there was nothing to do.
+    /// Adds what the tables lack, or makes the tables in an empty file, and returns what was done.
+    /// The plan is empty if there was nothing to do.
     ///
-    /// One transaction, which waits for another process that does the same, and rewrites no row.
-    /// Before it, the file is put into WAL mode if it is not.
+    /// The migration is one transaction, which waits for another process's migration and rewrites
+    /// no row. Before the transaction, the file is put into WAL mode.
     ///
     /// # Errors
     ///
@@ -196,14 +197,18 @@ impl SqliteOptions {
     ///
     /// # Panics
     ///
-    /// Outside a Tokio runtime with time enabled.
+    /// Outside of a Tokio runtime with time enabled.
     pub async fn run_migration(&self) -> Result<MigrationPlan, StoreError> {
         let (path, _) = self.locate(Some(false)).await?;
         within(self.query_timeout, schema::migrate(&self.connection(&path), &path)).await
     }
 
-    /// The file, and what may be done with it; an error if it is missing and may not be made, which
-    /// `create` decides before all else.
+    /// Returns the file, and what may be changed in it. `create` takes precedence over the URL and
+    /// the options.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotFound`] if the file is missing and may not be made.
     async fn locate(&self, create: Option<bool>) -> Result<(PathBuf, Permission), StoreError> {
         let location = Location::parse(&self.database)?;
         let create = create.or(location.create).unwrap_or(self.may.create);
@@ -220,10 +225,10 @@ impl SqliteOptions {
         Ok((location.path, may))
     }
 
-    /// How a connection to the file is opened, which it does not make.
+    /// Returns the driver's options for an existing file.
     ///
-    /// No settings that read the file: a connection that fails on them closes some time later, one
-    /// that is open is waited for.
+    /// No setting here reads the file. If such a setting failed, the driver would close the
+    /// connection some time later, and no caller could wait for that.
     fn connection(&self, path: &Path) -> SqliteConnectOptions {
         SqliteConnectOptions::new()
             .filename(path)
@@ -240,9 +245,9 @@ mod tests {
 
     use crate::{NewTrust, SqliteStore, TrustLedger, TrustStore};
 
-    /// With one connection they would time out while a walk has it.
+    /// With one connection, hits would time out while a scan occupies the connection.
     #[tokio::test]
-    async fn however_few_connections_there_are_a_walk_leaves_one_to_the_hits() {
+    async fn however_few_connections_there_are_a_scan_leaves_one_to_the_hits() {
         let folder = tempfile::tempdir().unwrap();
         let options = SqliteStore::options(folder.path().join("trusts.db"))
             .create_if_missing(true)
@@ -254,8 +259,8 @@ mod tests {
             .await
             .unwrap();
         let trust = store.insert(NewTrust::new("a").unwrap(), KeyHash::of("key")).await.unwrap();
-        let walk = store.readers.acquire().await.unwrap();
+        let scan = store.readers.acquire().await.unwrap();
         assert_eq!(store.fetch(trust.id).await.unwrap(), Some(trust));
-        drop(walk);
+        drop(scan);
     }
 }

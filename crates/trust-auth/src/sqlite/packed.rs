@@ -1,10 +1,9 @@
-//! All candidates as one value: what a walk reads. A row of its own for each would cost several
-//! times as much, most of it for handing it from the driver's thread to the executor's.
+//! Reads all candidates as one value, for a scan. One row for each candidate would cost several
+//! times as much, mostly to pass the rows from the driver's thread to the executor's.
 //!
-//! The value is a text of records of one length, an id and a digest each, without separators. SQL
-//! packs just the rows whose two columns are texts of the bytes that they should have, so that
-//! nothing that a row holds can shift what follows it, or pass for another row. The others are read
-//! as rows of their own.
+//! The value is a text of records of one length without separators. A record is an id and a digest.
+//! SQL packs only rows whose two columns are texts of the expected length. So no content of a row
+//! can shift the records after it, or pass for another row. All other rows are read one by one.
 
 use sqlx::sqlite::{SqlitePool, SqliteRow};
 use sqlx::{Error, Row};
@@ -17,11 +16,11 @@ use crate::store::Candidates;
 const ID: usize = 36;
 const RECORD: usize = ID + 64;
 
-/// How many records are decoded before others have a turn: some 30 µs of work.
+/// How many records are decoded before the task yields: some 30 µs of work.
 const RECORDS_AT_A_TIME: usize = 256;
 
-/// What is packed. In a database whose texts are UTF-16 nothing is: there, one that has the bytes
-/// may have more of them by the time that it gets here.
+/// The condition of a row that is packed. A database whose texts are UTF-16 packs no row: SQLite
+/// converts its texts, and the conversion may change their length.
 macro_rules! well_formed {
     () => {
         "octet_length('a') = 1 \
@@ -30,8 +29,8 @@ macro_rules! well_formed {
     };
 }
 
-/// How many rows there are that should be candidates, how many of them are packed, and those. An
-/// aggregate over a subquery takes its rows in the subquery's order.
+/// Selects how many rows should be candidates, how many of them are packed, and the packed text. An
+/// aggregate over a subquery reads the rows in the subquery's order.
 const PACKED: &str = concat!(
     "SELECT count(*), count(record), group_concat(record, '') FROM ( \
      SELECT CASE WHEN ",
@@ -40,14 +39,15 @@ const PACKED: &str = concat!(
       FROM trust WHERE api_key_hash IS NOT NULL AND disabled_at IS NULL ORDER BY rowid)"
 );
 
-/// Those that are not packed.
+/// Selects the rows that are not packed.
 const OTHERS: &str = concat!(
-    "SELECT id, api_key_hash FROM trust WHERE api_key_hash IS NOT NULL AND disabled_at IS NULL AND NOT (",
+    "SELECT id, api_key_hash FROM trust \
+     WHERE api_key_hash IS NOT NULL AND disabled_at IS NULL AND NOT (",
     well_formed!(),
     ") ORDER BY rowid"
 );
 
-/// Reads the candidates, in the order of the rows, and warns of each that is malformed.
+/// Reads the candidates in the order of the rows, and warns of malformed rows.
 pub(super) async fn candidates(
     pool: &SqlitePool,
     warnings: &RowWarnings,
@@ -56,8 +56,8 @@ pub(super) async fn candidates(
     let (should_be, are): (i64, i64) = (packed.try_get(0)?, packed.try_get(1)?);
     let mut candidates = unpack(&packed, are, warnings).await?;
     if should_be != are {
-        // All of them are malformed, unless the database is UTF-16. One that has been repaired
-        // meanwhile is for the next walk.
+        // These rows are malformed, unless the database is UTF-16. The next scan reads a row that
+        // was repaired meanwhile.
         for row in sqlx::query(OTHERS).fetch_all(pool).await? {
             if let Some((id, hash)) = row::candidate(&row, warnings) {
                 candidates.push(id, hash);

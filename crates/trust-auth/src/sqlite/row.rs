@@ -1,5 +1,5 @@
-//! Reading a row of SQLite. A malformed row gives an error or a warning that names its id, never its
-//! content.
+//! Reading a row of SQLite. A malformed row gives an error or a warning that names its id, never
+//! its content.
 
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
@@ -70,8 +70,8 @@ pub(super) fn id(row: &SqliteRow) -> Option<Uuid> {
     row.try_get(0).ok().and_then(id_of)
 }
 
-/// Reads an id that is spelt as [`id_text`] spells it. No statement finds a row whose id has another
-/// spelling, so a change of such a row would write nothing.
+/// Reads an id that is spelt as [`id_text`] spells it. No statement finds a row whose id has
+/// another spelling, so a change of such a row would write nothing.
 fn id_of(text: &str) -> Option<Uuid> {
     let id = Uuid::try_parse(text).ok()?;
     let spelt = &mut [0; Hyphenated::LENGTH];

@@ -1,5 +1,5 @@
-//! The tables: looked at whenever the file is opened, made in an empty file, changed by a migration
-//! alone, and never made next to another program's.
+//! The tables: checked whenever the file is opened, made in an empty file, and changed by a
+//! migration alone. They are never made in a file with another program's tables.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,13 +13,13 @@ use super::failure::failed;
 use crate::error::StoreError;
 use crate::migration::{MigrationPlan, Permission, missing_column};
 
-/// Every migration, oldest first. One that was released must not change: its checksum is in the
-/// databases.
+/// Every migration, oldest first. A released migration must not change: databases contain its
+/// checksum.
 const MIGRATIONS: [(i64, &str, &str); 1] =
     [(1, "trust", include_str!("../../migrations/sqlite/0001_trust.sql"))];
 
-/// Which migrations a database has. The name and the columns are those of sqlx, so that its own
-/// tool reads them.
+/// Makes the table of the migrations that were run. The name and the columns are those of sqlx, so
+/// that the tool of sqlx can read the table.
 const APPLIED: &str = "\
 CREATE TABLE IF NOT EXISTS _sqlx_migrations (
     version        BIGINT PRIMARY KEY,
@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS _sqlx_migrations (
     execution_time BIGINT NOT NULL
 );";
 
-/// A column, and whether a migration can add it.
+/// The columns: each with whether a migration can add it.
 const WANTED: [(&str, bool); 8] = [
     ("id", false),
     ("name", false),
@@ -42,15 +42,16 @@ const WANTED: [(&str, bool); 8] = [
     ("disabled_at", true),
 ];
 
-/// How long to wait before the journal mode is changed again: SQLite's busy timeout does not cover
-/// that statement.
+/// The pause before the next attempt to change the journal mode. SQLite's busy timeout does not
+/// apply to that statement.
 const JOURNAL_RETRY: Duration = Duration::from_millis(10);
 
-/// Opens the database at `path`: looks at it, and changes what it is permitted to. An error if its
-/// tables cannot be used.
+/// Opens the database at `path`: checks it, and changes what is permitted. Also puts the file into
+/// WAL mode, if it may make or migrate the tables. Makes the file if `options` permits it.
 ///
-/// Where it may make something, it also makes sure of WAL mode. The file is made if `options` say
-/// so.
+/// # Errors
+///
+/// Any [`StoreError`] if the tables cannot be used.
 pub(super) async fn open(
     options: &SqliteConnectOptions,
     path: &Path,
@@ -59,16 +60,16 @@ pub(super) async fn open(
     on_connection(options, path, async |connection| open_on(connection, path, may).await).await
 }
 
-/// What a migration would do.
+/// Returns what a migration would do.
 pub(super) async fn plan(
     options: &SqliteConnectOptions,
     path: &Path,
 ) -> Result<MigrationPlan, StoreError> {
-    on_connection(options, path, async |connection| Ok(plan_for(&look(connection, path).await?)))
+    on_connection(options, path, async |connection| Ok(plan_for(&read(connection, path).await?)))
         .await
 }
 
-/// Adds what is missing, in one transaction. Gives what was done.
+/// Adds what is missing, in one transaction. Returns what was done.
 pub(super) async fn migrate(
     options: &SqliteConnectOptions,
     path: &Path,
@@ -92,13 +93,13 @@ async fn on_connection<T>(
     Ok(outcome)
 }
 
-/// What a look found: tables of ours, or nothing.
+/// What the file contains: this program's tables, or nothing.
 struct Found {
     is_new: bool,
     is_wal: bool,
-    /// Migrations, by their place among all.
+    /// The indexes of the migrations that were not run.
     pending: Vec<usize>,
-    /// Columns.
+    /// The columns that are missing and can be added.
     lacks: Vec<&'static str>,
 }
 
@@ -106,7 +107,7 @@ struct Found {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scope {
     Everything,
-    /// Only where there are no tables.
+    /// Makes the tables where there are none.
     NewTables,
 }
 
@@ -115,7 +116,7 @@ async fn open_on(
     path: &Path,
     may: Permission,
 ) -> Result<(), StoreError> {
-    let mut found = look(connection, path).await?;
+    let mut found = read(connection, path).await?;
     if found.is_new && !may.create && !may.migrate {
         return Err(schema(
             path,
@@ -125,7 +126,7 @@ async fn open_on(
     if found.is_new || may.migrate {
         let scope = if may.migrate { Scope::Everything } else { Scope::NewTables };
         migrate_on(connection, path, scope).await?;
-        found = look(connection, path).await?;
+        found = read(connection, path).await?;
     }
     let missing = missing_from(&found);
     if !missing.is_empty() {
@@ -137,11 +138,16 @@ async fn open_on(
     Ok(())
 }
 
-/// An error if the tables cannot be used whatever is added.
-async fn look(connection: &mut SqliteConnection, path: &Path) -> Result<Found, StoreError> {
+/// Reads what the file contains.
+///
+/// # Errors
+///
+/// Any [`StoreError`] if the tables cannot be used, whatever is added to them.
+async fn read(connection: &mut SqliteConnection, path: &Path) -> Result<Found, StoreError> {
     let wrong = |error| failed(error, path);
     let (all, ours): (i64, i64) = sqlx::query_as(
-        "SELECT count(*), count(*) FILTER (WHERE type = 'table' AND name IN ('trust', '_sqlx_migrations')) \
+        "SELECT count(*), \
+         count(*) FILTER (WHERE type = 'table' AND name IN ('trust', '_sqlx_migrations')) \
          FROM sqlite_schema",
     )
     .fetch_one(&mut *connection)
@@ -180,7 +186,8 @@ async fn look(connection: &mut SqliteConnection, path: &Path) -> Result<Found, S
         }
         if !can_be_added {
             let reason = format!(
-                "its table `trust` has no column `{wanted}`, so it is another program's; choose another file"
+                "its table `trust` has no column `{wanted}`, so it is another program's; choose \
+                 another file"
             );
             return Err(schema(path, &reason));
         }
@@ -189,7 +196,11 @@ async fn look(connection: &mut SqliteConnection, path: &Path) -> Result<Found, S
     Ok(Found { is_new: false, is_wal, pending, lacks })
 }
 
-/// The migrations that were not applied yet; an error if other ones were.
+/// Returns the indexes of the migrations that were not run.
+///
+/// # Errors
+///
+/// [`StoreError::Schema`] if a migration was run that this version does not have.
 fn pending(applied: &[(i64, Vec<u8>)], path: &Path) -> Result<Vec<usize>, StoreError> {
     for (version, checksum) in applied {
         let Some(known) = MIGRATIONS.iter().find(|(known, ..)| known == version) else {
@@ -201,7 +212,8 @@ fn pending(applied: &[(i64, Vec<u8>)], path: &Path) -> Result<Vec<usize>, StoreE
         if *checksum != checksum_of(known) {
             return Err(schema(
                 path,
-                "its tables were made by a changed version of this program; use that version, or another file",
+                "its tables were made by a changed version of this program; use that version, or \
+                 another file",
             ));
         }
     }
@@ -220,13 +232,13 @@ fn missing_from(found: &Found) -> Vec<String> {
     migrations.chain(columns).collect()
 }
 
-/// The SQL that adds what is missing.
+/// Returns the SQL that adds what is missing.
 fn plan_for(found: &Found) -> MigrationPlan {
     let mut missing = missing_from(found);
     let mut steps = Vec::new();
     if !found.is_wal {
         missing.push("write-ahead logging".to_owned());
-        // Outside of the transaction, in which it would have no effect.
+        // Before the transaction: within it, the statement would have no effect.
         steps.push("PRAGMA journal_mode = WAL;".to_owned());
     }
     let inside = steps_inside(found);
@@ -238,7 +250,7 @@ fn plan_for(found: &Found) -> MigrationPlan {
     MigrationPlan::new(missing, steps)
 }
 
-/// What runs in the transaction.
+/// Returns the SQL that runs in the transaction.
 fn steps_inside(found: &Found) -> Vec<String> {
     let mut steps = Vec::new();
     if !found.pending.is_empty() {
@@ -249,12 +261,13 @@ fn steps_inside(found: &Found) -> Vec<String> {
         let (version, description, sql) = migration;
         steps.push((*sql).to_owned());
         steps.push(format!(
-            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+            "INSERT INTO _sqlx_migrations \
+             (version, description, success, checksum, execution_time) \
              VALUES ({version}, '{description}', TRUE, X'{}', 0);",
             HEXUPPER.encode(&checksum_of(migration))
         ));
     }
-    // Null in each row, which is not rewritten.
+    // A new column is null in each row, and no row is rewritten.
     steps.extend(
         found.lacks.iter().map(|column| format!("ALTER TABLE trust ADD COLUMN {column} TEXT;")),
     );
@@ -266,7 +279,7 @@ async fn migrate_on(
     path: &Path,
     scope: Scope,
 ) -> Result<MigrationPlan, StoreError> {
-    let found = look(connection, path).await?;
+    let found = read(connection, path).await?;
     let plan = plan_for(&found);
     if plan.is_empty() {
         return Ok(plan);
@@ -275,15 +288,15 @@ async fn migrate_on(
     if !was_wal {
         use_wal(connection, path).await?;
     }
-    // With the lock from the start, so that one of two processes waits for the other.
+    // IMMEDIATE takes the lock at the start, so that one of two processes waits for the other.
     let wrong = |error| failed(error, path);
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(wrong)?;
-    let mut found = look(&mut transaction, path).await?;
+    let mut found = read(&mut transaction, path).await?;
     if scope == Scope::NewTables && !found.is_new {
         (found.pending, found.lacks) = (Vec::new(), Vec::new());
     }
     for step in steps_inside(&found) {
-        // The texts are those of this file and of the migrations.
+        // Safe: the texts come from this file and from the migrations.
         sqlx::raw_sql(AssertSqlSafe(step)).execute(&mut *transaction).await.map_err(wrong)?;
     }
     transaction.commit().await.map_err(wrong)?;
@@ -291,7 +304,7 @@ async fn migrate_on(
     Ok(plan_for(&found))
 }
 
-/// As sqlx computes it.
+/// Returns the checksum of a migration, as sqlx computes it.
 fn checksum_of((version, description, sql): &(i64, &'static str, &'static str)) -> Vec<u8> {
     let sql = sql.into_sql_str();
     Migration::new(*version, (*description).into(), MigrationType::Simple, sql, false)
@@ -299,7 +312,8 @@ fn checksum_of((version, description, sql): &(i64, &'static str, &'static str)) 
         .into_owned()
 }
 
-/// WAL stays with the file, so this writes once in a database's life.
+/// Puts the file into WAL mode. The mode is stored in the file, so this writes once in a database's
+/// life.
 async fn use_wal(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
     loop {
         let mode: Result<String, _> =
@@ -309,8 +323,8 @@ async fn use_wal(connection: &mut SqliteConnection, path: &Path) -> Result<(), S
             Ok(_) => {
                 return Err(StoreError::CannotOpen {
                     path: path.into(),
-                    reason: "its file system cannot share memory between processes, which write-ahead logging needs; \
-                             choose a local folder"
+                    reason: "its file system cannot share memory between processes, which \
+                             write-ahead logging needs; choose a local folder"
                         .into(),
                 });
             }
@@ -335,7 +349,7 @@ mod tests {
         assert!(MIGRATIONS.is_sorted_by_key(|&(version, ..)| version));
     }
 
-    /// What databases hold that sqlx has migrated: SHA-384 of the file.
+    /// Migrated databases contain this SHA-384 of the file.
     #[test]
     fn a_migration_that_was_released_has_not_changed() {
         let checksum = HEXUPPER.encode(&checksum_of(&MIGRATIONS[0]));
@@ -346,7 +360,7 @@ mod tests {
         );
     }
 
-    /// A database in memory cannot be in WAL mode either, and needs no special file system.
+    /// A database in memory cannot be in WAL mode. It stands for a special file system.
     #[tokio::test]
     async fn a_place_without_write_ahead_logging_is_refused() {
         let mut connection = SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();

@@ -22,20 +22,20 @@ use crate::trust::Trust;
 
 /// The trusts in an SQLite file, through a pool of connections. A clone shares the pool.
 ///
-/// The file is in WAL mode: reads never wait for a write. Writes of this process take turns before
-/// they ask for the database's lock, so that those which wait hold no connection that a read could
-/// use. Each operation runs under the query timeout, and a write that times out may yet be
-/// committed.
+/// The file is in WAL mode, so reads never wait for a write. Writes use a connection of their own,
+/// one at a time, so a waiting write occupies no connection for reads. Each operation runs under
+/// the query timeout. A write that times out may still be committed.
 ///
-/// The connections close in the background when the last clone is dropped; [`close`](Self::close)
-/// waits for that.
+/// The connections close in the background when the last clone is dropped. [`close`](Self::close)
+/// waits until they are closed.
 ///
 /// # Examples
 ///
 /// ```
 /// use trust_auth::{KeyHash, NewTrust, SqliteStore, TrustLedger, TrustStore};
 ///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # type Done = Result<(), Box<dyn std::error::Error>>;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Done {
 /// # let folder = tempfile::tempdir()?;
 /// # let file = folder.path().join("trusts.db");
 /// let store = SqliteStore::options(&file).create_if_missing(true).connect().await?;
@@ -47,43 +47,45 @@ use crate::trust::Trust;
 #[derive(Clone)]
 pub struct SqliteStore {
     pub(super) readers: SqlitePool,
-    /// Of one connection: a write that was cancelled while it waited for the lock keeps it busy
-    /// for some seconds, and no reader.
+    /// Has one connection. A write that was cancelled while it waited for the lock may occupy this
+    /// connection for some seconds, and occupies no reader.
     pub(super) writer: SqlitePool,
-    /// One for each watcher. Of the store, so that it can close them too and wait for it: SQLite
-    /// tidies up its side files when the last connection closes, and what stays in them would be
-    /// put into whatever file has the name then.
+    /// Has one connection for each watcher. The pool belongs to the store, so that
+    /// [`close`](Self::close) can wait for these connections, too. SQLite removes the side files
+    /// when the last connection closes. The content of leftover side files would go into the next
+    /// file of the name.
     pub(super) watchers: SqlitePool,
     pub(super) anchor: Arc<Anchor>,
     pub(super) file: Arc<File>,
     pub(super) query_timeout: Duration,
-    /// Whether each commit is moved on into the database's own file.
+    /// Whether each commit is moved into the database's own file.
     pub(super) checkpoints: bool,
     pub(super) warnings: Arc<RowWarnings>,
 }
 
 impl SqliteStore {
-    /// How to open a database: a path, or `sqlite:` and a path in which `%` encodes bytes.
+    /// Returns the options to open a database: a path, or `sqlite:` and a path in which `%` encodes
+    /// bytes.
     ///
-    /// Nothing is looked at before [`SqliteOptions::connect`].
+    /// Reads nothing and checks nothing before [`SqliteOptions::connect`].
     pub fn options(database: impl AsRef<Path>) -> SqliteOptions {
         SqliteOptions::new(database.as_ref())
     }
 
-    /// The file, as an absolute path.
+    /// Returns the absolute path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.file.path()
     }
 
-    /// Closes all connections, those of its watchers included, and waits until they are closed.
-    /// Operations of any clone give [`StoreError::Unreachable`] from then on, and its watchers have
-    /// ended.
+    /// Closes all connections, including those of the watchers, and waits until they are closed.
+    /// The watchers have then ended. Later operations of any clone return
+    /// [`StoreError::Unreachable`].
     pub async fn close(&self) {
         self.writer.close().await;
         self.readers.close().await;
         self.watchers.close().await;
-        // Last: while it is open, none of the others takes the side files away.
+        // Last: while the anchor is open, no other connection removes the side files.
         self.anchor.release().await;
     }
 
@@ -115,7 +117,7 @@ impl SqliteStore {
         .await
     }
 
-    /// What to make of an error of the driver.
+    /// Returns the diagnosis of an error of the driver.
     pub(super) fn failed(&self, error: sqlx::Error) -> StoreError {
         match error {
             sqlx::Error::PoolTimedOut => StoreError::Timeout { after: self.query_timeout },

@@ -1,9 +1,10 @@
-//! Watching an SQLite file for other processes' changes: `PRAGMA data_version`, polled on a
+//! Watching an SQLite file for other processes' changes: polls `PRAGMA data_version` on a
 //! connection of its own.
 //!
-//! SQLite tells *that* another connection has committed, not what. The trusts are therefore read
-//! again then, and compared with what they were: only keys that came, went or changed are
-//! invalidated. An application that writes `last_heartbeat` all the time costs reads, and no entry.
+//! SQLite reports *that* another connection has committed, and not which rows changed. So the
+//! trusts are read again and compared with the former ones. Only keys that were added, removed or
+//! changed are invalidated. An application that often writes `last_heartbeat` causes reads, and
+//! evicts no entry.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -24,48 +25,48 @@ use super::store::SqliteStore;
 use crate::error::StoreError;
 use crate::watcher::{ChangeSink, Watcher};
 
-/// How often the version is asked for. It is read from shared memory: no page of the file is
-/// touched while nothing changes.
+/// The time between two polls. The version is in shared memory, so a poll reads no page of the file
+/// while nothing changes.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Id and digest of each trust that can authenticate.
+/// The id and the digest of each trust that can authenticate.
 type Keys = HashMap<Uuid, KeyHash>;
 
-/// What was read last.
-struct Seen {
+/// A version of the file, and the keys that were read after it.
+struct Snapshot {
     version: i64,
     keys: Keys,
 }
 
 impl SqliteStore {
-    /// Watches the file for changes by other connections, in this process and others, and
-    /// invalidates in `cache` the keys that they concern, within some 100 ms. The cache is that of
-    /// an [`Authenticator`](crate::Authenticator) over this store.
+    /// Watches the file for changes by other connections, in this process and others. Invalidates
+    /// in `cache` the keys that they concern, within some 100 ms. The cache is the one of an
+    /// [`Authenticator`](crate::Authenticator) over this store.
     ///
-    /// SQLite sends no notifications. So `PRAGMA data_version` is polled every 100 ms on a
-    /// connection of its own, and when it has changed, id and digest of all trusts are read and
-    /// compared with the former ones. A key that came and went between two polls is not
-    /// noticed: if it was used in between, its entry stays until it expires, and is refused by
-    /// the live row.
+    /// SQLite sends no notifications. So the watcher polls `PRAGMA data_version` every 100 ms on a
+    /// connection of its own. After a change, it reads the id and the digest of all trusts, and
+    /// compares them with the former ones. A key that was added and removed between two polls is
+    /// not noticed. If that key was used in between, its entry stays until it expires, and the
+    /// check of the live row refuses the key.
     ///
-    /// It also looks, as often, whether the file and its side files (`-wal`, `-shm`) are still
-    /// those at their paths. If one was removed or replaced by another, every operation of this
-    /// store and its clones gives [`StoreError::CannotOpen`] from then on: a revocation in the new
-    /// file would not be seen otherwise. This is noticed on Unix alone, and not if a file itself is
-    /// written over.
+    /// With each poll, the watcher also checks that the file and its side files (`-wal`, `-shm`)
+    /// are still the files at their paths. If one was removed or replaced, every later
+    /// operation of this store and its clones returns [`StoreError::CannotOpen`]. Otherwise the
+    /// store would not notice a revocation in the new file. The check works on Unix alone, and
+    /// does not notice a file whose content is overwritten.
     ///
-    /// A store can have 16 watchers at a time. They end when it is [closed](Self::close).
+    /// A store can have 16 watchers at a time. They end when the store is [closed](Self::close).
     ///
     /// # Panics
     ///
-    /// Outside a Tokio runtime with time enabled.
+    /// Outside of a Tokio runtime with time enabled.
     pub fn watch(&self, cache: Arc<TrustKeyCache>) -> Watcher {
         let pool = self.watchers.clone();
         let (file, anchor) = (Arc::clone(&self.file), Arc::clone(&self.anchor));
         let mut watch = Watch { pool, file, anchor, lookout: None, time_limit: self.query_timeout };
         Watcher::start(cache, move |changes| async move {
             let mut closed = watch.pool.close_event();
-            // Until the store is closed.
+            // Ends when the store is closed.
             while let Ok(Err(error)) = closed.do_until(watch.follow(&changes)).await {
                 changes.disconnected(&error);
                 let _ = closed.do_until(tokio::time::sleep(POLL)).await;
@@ -80,7 +81,7 @@ struct Watch {
     file: Arc<File>,
     anchor: Arc<Anchor>,
     lookout: Option<Lookout>,
-    /// How long a step may take.
+    /// The time limit of a step.
     time_limit: Duration,
 }
 
@@ -90,9 +91,9 @@ impl Watch {
         self.look().await?;
         let mut sides_are_held = self.hold_sides().await?;
         let mut connection = self.within(self.pool.acquire()).await?;
-        // A new one each time: what has failed on this one may fail again.
+        // After a failure, the next attempt uses a new connection.
         connection.close_on_drop();
-        let mut seen = self.within(Seen::read(&mut connection, async {})).await?;
+        let mut seen = self.within(Snapshot::read(&mut connection, async {})).await?;
         changes.connected();
         loop {
             tokio::time::sleep(POLL).await;
@@ -101,10 +102,10 @@ impl Watch {
                 continue;
             }
             if !sides_are_held {
-                // The change may have been that to WAL mode.
+                // The change may have begun WAL mode.
                 sides_are_held = self.hold_sides().await?;
             }
-            let now = self.within(Seen::read(&mut connection, async {})).await?;
+            let now = self.within(Snapshot::read(&mut connection, async {})).await?;
             for hash in changed(&seen.keys, &now.keys) {
                 changes.key_changed(hash);
             }
@@ -113,7 +114,7 @@ impl Watch {
         }
     }
 
-    /// Holds the side files, if the file is in WAL mode: every look includes them from then on.
+    /// Holds the side files open, if the file is in WAL mode. Later checks then include them.
     async fn hold_sides(&mut self) -> Result<bool, StoreError> {
         let are_held = self.within(self.anchor.hold(&self.pool.connect_options())).await?;
         if are_held {
@@ -135,7 +136,7 @@ impl Watch {
         }
     }
 
-    /// Whether the files are those that the store has open.
+    /// Checks that the files are those that the store has open.
     async fn look(&mut self) -> Result<(), StoreError> {
         let lookout = match &mut self.lookout {
             Some(lookout) => lookout,
@@ -145,13 +146,13 @@ impl Watch {
     }
 }
 
-impl Seen {
-    /// Reads the version, then the keys. `between` is for tests: whatever happens between the two.
+impl Snapshot {
+    /// Reads the version, then the keys. `between` runs between the two, for tests.
     async fn read(
         connection: &mut SqliteConnection,
         between: impl Future<Output = ()>,
     ) -> Result<Self, sqlx::Error> {
-        // The version first: what is committed after it makes the next poll read again.
+        // The version first: a later commit makes the next poll read again.
         let version = data_version(connection).await?;
         between.await;
         let keys = keys_of(connection).await?;
@@ -159,14 +160,14 @@ impl Seen {
     }
 }
 
-/// A number that is another one when another connection has committed since
+/// Reads a number that differs after another connection has committed
 /// (<https://www.sqlite.org/pragma.html#pragma_data_version>).
 async fn data_version(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar("PRAGMA data_version").fetch_one(connection).await
 }
 
-/// Malformed rows are left out: no key can authenticate with them, and the store warns of them when
-/// it reads them.
+/// Reads the keys. Malformed rows are left out: no key can authenticate with them, and scans warn
+/// of them.
 async fn keys_of(connection: &mut SqliteConnection) -> Result<Keys, sqlx::Error> {
     let sql =
         "SELECT id, api_key_hash FROM trust WHERE api_key_hash IS NOT NULL AND disabled_at IS NULL";
@@ -176,7 +177,7 @@ async fn keys_of(connection: &mut SqliteConnection) -> Result<Keys, sqlx::Error>
     Ok(rows.iter().filter_map(key).collect())
 }
 
-/// The digests of every trust that came, went, or has another key.
+/// Returns the digests of the trusts that were added, were removed, or have another key.
 fn changed<'a>(before: &'a Keys, now: &'a Keys) -> impl Iterator<Item = &'a KeyHash> {
     let gone = before.iter().filter(|(id, hash)| now.get(*id) != Some(*hash));
     let new = now.iter().filter(|(id, hash)| before.get(*id) != Some(*hash));
@@ -196,15 +197,15 @@ mod tests {
     }
 
     #[test]
-    fn a_rotation_concerns_the_old_key_and_the_new_and_nobody_elses() {
+    fn a_rotation_concerns_the_old_key_and_the_new_one_alone() {
         let (before, now) = (keys(&[(1, 10), (2, 20)]), keys(&[(1, 11), (2, 20)]));
         let hashes: HashSet<_> = changed(&before, &now).copied().collect();
         assert_eq!(hashes, HashSet::from([KeyHash::of([10]), KeyHash::of([11])]));
         assert_eq!(changed(&now, &now).count(), 0);
     }
 
-    /// What is committed between the two reads is in the keys, or the next poll finds another
-    /// version: if neither were so, the change would never be noticed.
+    /// A commit between the two reads is in the keys, or the next poll finds another version.
+    /// Otherwise the change would never be noticed.
     #[tokio::test]
     async fn a_change_between_the_version_and_the_keys_is_not_missed() {
         use crate::{NewTrust, TrustLedger};
@@ -217,7 +218,7 @@ mod tests {
         let rotate = async {
             store.replace_hash(&trust.id.into(), KeyHash::of("new")).await.unwrap();
         };
-        let seen = Seen::read(&mut connection, rotate).await.unwrap();
+        let seen = Snapshot::read(&mut connection, rotate).await.unwrap();
         let polled = data_version(&mut connection).await.unwrap();
         let now = keys_of(&mut connection).await.unwrap();
         assert_eq!(now, HashMap::from([(trust.id, KeyHash::of("new"))]));
@@ -227,9 +228,9 @@ mod tests {
     }
 
     proptest! {
-        /// What a cache may hold, id by key, is true of the later state, or was invalidated.
+        /// Every entry that a cache may contain matches the later state, or was invalidated.
         #[test]
-        fn what_is_not_invalidated_is_as_it_was(before: Vec<(u8, u8)>, now: Vec<(u8, u8)>) {
+        fn a_key_that_is_not_invalidated_is_unchanged(before: Vec<(u8, u8)>, now: Vec<(u8, u8)>) {
             let (before, now) = (keys(&before), keys(&now));
             let evicted: HashSet<_> = changed(&before, &now).collect();
             for (id, hash) in before.iter().filter(|(_, hash)| !evicted.contains(hash)) {
