@@ -1,9 +1,9 @@
-//! [`BuildError`]: what a cache cannot be asked to be.
+//! [`BuildError`]: the settings that [`Builder::build`](crate::Builder::build) refuses.
 
 use core::fmt;
 use core::time::Duration;
 
-/// Why a [`Builder`](crate::Builder) builds no cache.
+/// Reports why a [`Builder`](crate::Builder) builds no cache, and which setting to change.
 ///
 /// ```
 /// use std::time::Duration;
@@ -11,7 +11,10 @@ use core::time::Duration;
 ///
 /// let error = KeyCache::<u32>::builder().ttl(Duration::ZERO).build().unwrap_err();
 /// assert_eq!(error, BuildError::ZeroTtl);
-/// assert_eq!(error.to_string(), "the time-to-live is zero, so nothing could ever be returned; choose a positive one");
+/// assert_eq!(
+///     error.to_string(),
+///     "the time-to-live is zero, so no lookup could return a value; choose a positive one"
+/// );
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -23,12 +26,12 @@ pub enum BuildError {
         /// The time-to-live that was asked for.
         ttl: Duration,
     },
-    /// The clock may lag by the whole time-to-live or more, so that every value would be expired
-    /// from the start.
+    /// The clock may lag by the whole time-to-live or more. Every value would be expired when it is
+    /// stored.
     TtlBelowResolution {
         /// The time-to-live that was asked for.
         ttl: Duration,
-        /// What the clock says it may lag.
+        /// The most that the clock may lag.
         resolution: Duration,
     },
     /// The capacity is zero.
@@ -46,7 +49,7 @@ pub enum BuildError {
 }
 
 impl BuildError {
-    /// The longest time-to-live: 365 days. What may be older than that needs no cache.
+    /// The longest time-to-live: 365 days.
     pub const MAX_TTL: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
     /// The largest capacity: 2^28 keys, whose empty table costs 512 MiB.
@@ -59,7 +62,8 @@ impl fmt::Display for BuildError {
             Self::ZeroTtl => {
                 write!(
                     f,
-                    "the time-to-live is zero, so nothing could ever be returned; choose a positive one"
+                    "the time-to-live is zero, so no lookup could return a value; \
+                     choose a positive one"
                 )
             }
             Self::TtlTooLong { ttl } => {
@@ -71,11 +75,12 @@ impl fmt::Display for BuildError {
             }
             Self::TtlBelowResolution { ttl, resolution } => write!(
                 f,
-                "the time-to-live of {ttl:?} is not longer than the clock may lag ({resolution:?}), so nothing could ever be returned; \
+                "the time-to-live of {ttl:?} is not longer than the clock may lag \
+                 ({resolution:?}), so no lookup could return a value; \
                  choose a longer one or a finer clock"
             ),
             Self::ZeroCapacity => {
-                write!(f, "the capacity is zero, so nothing could be kept; choose at least 1")
+                write!(f, "the capacity is zero, so no key could be kept; choose at least 1")
             }
             Self::CapacityTooLarge { capacity } => {
                 write!(
@@ -86,7 +91,8 @@ impl fmt::Display for BuildError {
             }
             Self::OutOfMemory { capacity } => write!(
                 f,
-                "there is no memory for the empty table of {capacity} keys (two bytes each); choose a smaller capacity"
+                "the allocator refused the empty table of {capacity} keys (two bytes each); \
+                 choose a smaller capacity"
             ),
         }
     }

@@ -1,15 +1,16 @@
-//! [`Builder`]: checks what a cache is asked to be.
+//! [`Builder`]: checks the settings of a cache, and builds it.
 
 use core::fmt;
 use core::marker::PhantomData;
 use core::time::Duration;
 
-use super::cache::KeyCache;
-use super::map::{Shape, SnapshotMap};
-use super::sync::random_seed;
-use crate::{BuildError, Clock, CoarseClock};
+use crate::build_error::BuildError;
+use crate::cache::KeyCache;
+use crate::clock::{Clock, CoarseClock};
+use crate::map::{Shape, SnapshotMap};
+use crate::sync::random_seed;
 
-/// Configures a [`KeyCache`]; made by [`KeyCache::builder`].
+/// Configures a [`KeyCache`]. [`KeyCache::builder`] returns a builder.
 ///
 /// # Examples
 ///
@@ -49,24 +50,26 @@ impl<V: Clone + Send + Sync + 'static> Builder<V> {
 }
 
 impl<V: Clone + Send + Sync + 'static, C: Clock> Builder<V, C> {
-    /// How long a value is returned at most, counted from its lease. Default: 60 s.
+    /// Sets how long a value is returned at most, counted from its lease. Default: 60 s.
     ///
-    /// More than the clock's resolution, and at most [`BuildError::MAX_TTL`].
+    /// The time-to-live must be longer than the clock's resolution, and at most
+    /// [`BuildError::MAX_TTL`].
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// The number of live keys to keep, from 1 to [`BuildError::MAX_CAPACITY`]. Default: 16,384.
+    /// Sets the number of live keys to keep. Default: 16,384.
     ///
-    /// At least 99.9 % of as many are kept, and never more than four times as many. An empty cache
-    /// costs two bytes a key of capacity.
+    /// The capacity must be from 1 to [`BuildError::MAX_CAPACITY`]. The cache keeps at least 99.9 %
+    /// of that number of live keys, and never more than four times that number. An empty cache takes
+    /// two bytes a key of capacity.
     pub fn capacity(mut self, capacity: usize) -> Self {
         self.capacity = capacity;
         self
     }
 
-    /// The clock that the time-to-live is counted on. Default: [`CoarseClock`].
+    /// Sets the clock that counts the time-to-live. Default: [`CoarseClock`].
     pub fn clock<D: Clock>(self, clock: D) -> Builder<V, D> {
         Builder { ttl: self.ttl, capacity: self.capacity, clock, values: PhantomData }
     }
@@ -75,7 +78,7 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> Builder<V, C> {
     ///
     /// # Errors
     ///
-    /// A [`BuildError`] that names the setting and its limit. Nothing is allocated then.
+    /// A [`BuildError`] that names the setting and its limit. Nothing stays allocated.
     pub fn build(self) -> Result<KeyCache<V, C>, BuildError> {
         let Self { ttl, capacity, clock, .. } = self;
         if ttl.is_zero() {

@@ -3,13 +3,13 @@
 use core::fmt;
 use core::time::Duration;
 
-use super::builder::Builder;
-use super::lease::Lease;
-use super::map::SnapshotMap;
-use crate::clock::nanos;
-use crate::{Clock, CoarseClock, KeyHash};
+use crate::builder::Builder;
+use crate::clock::{Clock, CoarseClock, nanos};
+use crate::key_hash::KeyHash;
+use crate::lease::Lease;
+use crate::map::SnapshotMap;
 
-/// The cache of the reference system: from key hash to trust id.
+/// A cache from key hash to the id of a trust: a tenant that has API keys.
 ///
 /// ```
 /// use trust_key_cache::{KeyHash, TrustKeyCache};
@@ -25,32 +25,34 @@ pub type TrustKeyCache = KeyCache<uuid::Uuid>;
 /// A lock-free cache from [`KeyHash`] to `V`, in which nothing outlives its time-to-live or an
 /// invalidation.
 ///
-/// Share it by reference or in an [`Arc`](std::sync::Arc); all methods take `&self`. Values are
-/// cloned out, or borrowed by [`lookup_with`](Self::lookup_with).
+/// Share the cache by reference or in an [`Arc`](std::sync::Arc): all methods take `&self`.
+/// [`lookup`](Self::lookup) clones a value, and [`lookup_with`](Self::lookup_with) borrows it.
 ///
 /// # Progress
 ///
 /// [`lookup`](Self::lookup) is wait-free: no lock, no allocation, no retry, no write to memory that
-/// another thread's lookup reads. Two exceptions: a thread's first operation registers it, and the
-/// first after a rest, during which a writer has found it at rest, says that it is back.
-/// [`Lease::remember`] and [`invalidate_key`](Self::invalidate_key) are lock-free; one in 128 (in a
-/// small cache, in 8 at least) also frees what was replaced, and where a thread rests
-/// makes a system call for it. [`invalidate`](Self::invalidate) is one atomic read-modify-write.
-/// Where [`reclamation`](crate::reclamation) is `CrossbeamEpoch`, each 128th lookup of a thread
-/// helps that collector, too. What the platform's clock and atomic instructions make of "wait-free"
-/// is in `docs/limits.md`.
+/// another thread's lookup reads. There are two exceptions. A thread's first operation registers
+/// the thread. A thread that was idle while a writer looked for readers registers its return with
+/// its next operation.
 ///
-/// No method may be called in a signal handler: a handler that interrupts a lookup finds the
-/// thread's registration half-made.
+/// [`Lease::remember`] and [`invalidate_key`](Self::invalidate_key) are lock-free. One write in 128
+/// also frees what was replaced (one in 8 at least, in a small cache), and makes a system call where
+/// a thread is idle. [`invalidate`](Self::invalidate) is one atomic read-modify-write. Where
+/// [`reclamation`](crate::reclamation) is `CrossbeamEpoch`, each 128th lookup of a thread also helps
+/// that collector. `docs/limits.md` describes what the platform's clock and atomic instructions add.
+///
+/// Call no method in a signal handler: the handler may interrupt the registration of its own
+/// thread.
 ///
 /// # Values
 ///
-/// A value is cloned whenever its bucket is copied: up to 15 times in each `remember` or
-/// `invalidate_key` of a neighbour. Ids and [`Arc`](std::sync::Arc)s are what this is made for.
-/// `Clone` must not write to the cache: a copy that undoes itself never ends. A value's `Drop` runs
-/// on a thread that writes to the cache or drops it, some time after the value was replaced, and
-/// must not panic. It may write to other caches. Writes to its own cache must be rare, since each
-/// clone is dropped: see `docs/limits.md`.
+/// A value is cloned whenever its bucket is copied: each `remember` or `invalidate_key` of a key in
+/// the same bucket clones up to 15 values. Use ids or [`Arc`](std::sync::Arc)s.
+///
+/// `Clone` must not write to the cache that holds the value: the copy would repeat without end. A
+/// value's `Drop` runs on a thread that writes to the cache or drops it, some time after the value
+/// was replaced. `Drop` must not panic. `Drop` may write to other caches. `Drop` may write to its
+/// own cache seldom only, since each clone is dropped: see `docs/limits.md`.
 ///
 /// # Examples
 ///
@@ -82,25 +84,24 @@ pub struct KeyCache<V, C = CoarseClock> {
     map: SnapshotMap<V>,
     clock: C,
     ttl: Duration,
-    /// How long after its lease a value is shown, in nanoseconds of the clock: the time-to-live
-    /// less what the clock may lag.
+    /// How long after its lease a value is returned, in nanoseconds of the clock: the time-to-live
+    /// less the clock's resolution.
     lifetime: u64,
     capacity: usize,
 }
 
 impl<V: Clone + Send + Sync + 'static> KeyCache<V> {
-    /// The reference system's time-to-live: 60 seconds.
+    /// The default time-to-live: 60 seconds.
     pub const DEFAULT_TTL: Duration = Duration::from_secs(60);
 
-    /// The capacity of a cache that was not told one: 16,384 keys, which costs 32 KiB as long as it
-    /// is empty.
+    /// The default capacity: 16,384 keys. An empty cache of that capacity takes 32 KiB.
     pub const DEFAULT_CAPACITY: usize = 16_384;
 
-    /// A cache with the default time-to-live, capacity and clock.
+    /// Returns a cache with the default time-to-live, capacity and clock.
     ///
     /// # Panics
     ///
-    /// When the allocator refuses the 32 KiB of an empty cache, as `Vec` would.
+    /// If the allocator refuses the 32 KiB of an empty cache, as `Vec` does.
     #[must_use]
     pub fn new() -> Self {
         match Self::builder().build() {
@@ -109,7 +110,7 @@ impl<V: Clone + Send + Sync + 'static> KeyCache<V> {
         }
     }
 
-    /// A builder with the default time-to-live, capacity and clock.
+    /// Returns a builder with the default time-to-live, capacity and clock.
     ///
     /// ```
     /// use std::time::Duration;
@@ -131,7 +132,7 @@ impl<V: Clone + Send + Sync + 'static> Default for KeyCache<V> {
 }
 
 impl<V, C: Clock> KeyCache<V, C> {
-    /// For [`Builder`], which has checked the arguments: `lifetime` is `ttl` less the clock's
+    /// Makes a cache of what [`Builder`] has checked. `lifetime` is `ttl` less the clock's
     /// resolution.
     pub(super) fn from_parts(
         map: SnapshotMap<V>,
@@ -149,17 +150,36 @@ impl<V, C: Clock> KeyCache<V, C> {
 }
 
 impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
-    /// The value remembered for `hash`, cloned, unless it has expired or was invalidated.
+    /// Returns a clone of the value remembered for `hash`, unless the value has expired or was
+    /// invalidated.
     ///
-    /// A hit is a hint, never an answer: verify the live row before granting anything.
+    /// # When a hit may be the answer
+    ///
+    /// A hit may be the answer where the cached value is what the request needs (a principal), and
+    /// this contract suffices:
+    ///
+    /// * *In this process, after an invalidation:* once [`invalidate`](Self::invalidate) or
+    ///   [`invalidate_key`](Self::invalidate_key) has returned, no lookup returns a value whose
+    ///   lease was taken before (G1, G2). A value that is remembered late is refused.
+    /// * *In this process, without an invalidation:* a value is returned for at most the
+    ///   time-to-live, counted from its lease (G3). A change that is made by hand in the database
+    ///   is such a case.
+    /// * *In other processes:* each cache returns what it has until the time-to-live ends, unless
+    ///   that process invalidates, too.
+    ///
+    /// # When the row must be read
+    ///
+    /// Read the row and compare its digest with `hash`, by [`KeyHash`]'s `==`, where a key that was
+    /// revoked in another process or by hand must be refused at once. Cache the row's id then. A
+    /// stale entry costs one round trip and never grants access. `trust-auth` works in this way.
     ///
     /// Wait-free; O(1): one bucket of at most 16 entries is searched. Reads the clock once, first:
-    /// a lookup that began before a value expired may return it.
+    /// a lookup that began before a value expired may return the value.
     ///
     /// ```
     /// # use trust_key_cache::{KeyCache, KeyHash};
     /// let cache = KeyCache::<u32>::new();
-    /// assert_eq!(cache.lookup(&KeyHash::of("nobody")), None);
+    /// assert_eq!(cache.lookup(&KeyHash::of("an unknown key")), None);
     /// ```
     #[inline]
     #[must_use]
@@ -167,14 +187,16 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
         self.map.get(hash, self.now(), V::clone)
     }
 
-    /// Shows the value to `read` instead of cloning it, and returns what `read` made of it.
+    /// Calls `read` with a reference to the value, and returns the result of `read`.
     ///
-    /// While `read` runs, nothing that is replaced in any cache of the process is freed. Keep it
-    /// short, and do not block in it. It may use the cache, also to change it; what it borrows
-    /// stays as it was.
+    /// The value is not cloned. The contract of a hit is that of [`lookup`](Self::lookup).
     ///
-    /// Wait-free up to the call of `read`. A panic in `read` passes through and leaves the cache as
-    /// it was.
+    /// While `read` runs, nothing that is replaced in any cache of the process is freed. Keep `read`
+    /// short, and do not block in it. `read` may use the cache and also change it: the borrowed
+    /// value stays as it is.
+    ///
+    /// Wait-free up to the call of `read`. A panic in `read` unwinds through the lookup and leaves
+    /// the cache as it was.
     ///
     /// ```
     /// # use trust_key_cache::{KeyCache, KeyHash};
@@ -189,15 +211,16 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
         self.map.get(hash, self.now(), read)
     }
 
-    /// Announces that the value of `hash` is about to be read from the source of truth. Take the
-    /// lease **before** that read, and give the answer to [`Lease::remember`].
+    /// Takes a lease for `hash`: the right to remember one value that is read afterwards.
     ///
-    /// The lease fixes two things: the moment from which the time-to-live runs, and the
-    /// invalidations that the answer may already reflect. Any later one makes the lease
-    /// worthless. Wait-free; O(1); nothing is stored, so a lease that is dropped leaves no
-    /// trace.
+    /// Take the lease **before** the source of truth is read, and pass the answer to
+    /// [`Lease::remember`]. The lease records the time from which the time-to-live runs, and the
+    /// invalidations so far. Any later invalidation of the key supersedes the lease.
     ///
-    /// Leases are from Nishtala et al., "Scaling Memcache at Facebook" (NSDI 2013), section 3.2.1.
+    /// Wait-free; O(1). Nothing is stored: a lease that is dropped changes nothing.
+    ///
+    /// The technique is that of Nishtala et al., "Scaling Memcache at Facebook" (NSDI 2013), section
+    /// 3.2.1.
     ///
     /// ```
     /// # use trust_key_cache::{KeyCache, KeyHash};
@@ -211,23 +234,25 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     /// assert_eq!(cache.lookup(&hash), None);
     /// ```
     pub fn lease(&self, hash: &KeyHash) -> Lease<'_, V, C> {
-        // The clock first: the time until the stamp is taken then counts against the value.
+        // The clock is read before the stamp, so that the time between counts against the value.
         let taken_at = self.now();
         Lease { cache: self, hash: *hash, taken_at, stamp: self.map.stamp(hash) }
     }
 
-    /// What [`Lease::remember`] does.
+    /// Stores `value` under `lease`, for [`Lease::remember`].
     pub(super) fn remember(&self, lease: &Lease<'_, V, C>, value: V) -> bool {
         let expires_at = lease.taken_at.saturating_add(self.lifetime);
         self.map.insert(&lease.hash, lease.stamp, self.now(), expires_at, value)
     }
 
-    /// Drops every value, and supersedes every lease taken so far. Call it after a change of the
-    /// source of truth was committed.
+    /// Drops every value, and supersedes every lease taken so far.
     ///
-    /// A [`lookup`](Self::lookup) that happens-after this returns no value whose lease was taken
-    /// before (G1). Wait-free and O(1) at any size: one atomic increment. The memory of dropped
-    /// values goes as their buckets are written again.
+    /// Call `invalidate` after a change of the source of truth was committed. The change is final in
+    /// this process once `invalidate` has run: a [`lookup`](Self::lookup) that happens-after returns
+    /// no value whose lease was taken before (G1). Caches of other processes are not changed.
+    ///
+    /// Wait-free, and O(1) at any size: one atomic increment. The memory of a dropped value is freed
+    /// when its bucket is written again.
     ///
     /// ```
     /// # use trust_key_cache::{KeyCache, KeyHash};
@@ -241,13 +266,39 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
         self.map.invalidate();
     }
 
-    /// Drops the value of `hash`, and supersedes every lease for `hash` taken so far. Call it after
-    /// a change that concerns this key alone was committed.
+    /// Drops the value of `hash`, and supersedes every lease for `hash` taken so far.
     ///
-    /// No other value is lost. A lease in flight for a key of the same bucket may be superseded
-    /// too; its holder's value is then not stored, which costs one more read of the source of
-    /// truth. Works the same whether or not the key is cached. Lock-free; O(1): one bucket of
-    /// at most 16 entries is copied.
+    /// Call `invalidate_key` after a change of this key alone was committed. The change is final in
+    /// this process once `invalidate_key` has run (G2). A key that is not cached is treated in the
+    /// same way: its leases are superseded.
+    ///
+    /// No other value is lost. A lease for another key of the same bucket may be superseded, too.
+    /// The value of that lease is not stored, which costs one more read of the source of truth.
+    ///
+    /// Lock-free; O(1): one bucket of at most 16 entries is copied.
+    ///
+    /// A change that names a row by its id returns the hash from the database:
+    ///
+    /// ```
+    /// # use trust_key_cache::{KeyCache, KeyHash};
+    /// # struct Database;
+    /// # impl Database {
+    /// #     fn delete_returning_hash(&self, _: u64) -> Result<Option<String>, String> {
+    /// #         Ok(Some(KeyHash::of("key").to_hex()))
+    /// #     }
+    /// # }
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let (cache, database) = (KeyCache::<u64>::new(), Database);
+    /// # let lease = cache.lease(&KeyHash::of("key"));
+    /// // DELETE FROM api_keys WHERE id = $1 RETURNING key_hash
+    /// if let Some(digits) = database.delete_returning_hash(7)? {
+    ///     cache.invalidate_key(&digits.parse()?); // after the commit
+    /// }
+    /// # assert!(!lease.remember(7));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// Other keys keep their values:
     ///
     /// ```
     /// # use trust_key_cache::{KeyCache, KeyHash};
@@ -264,18 +315,18 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
         self.map.invalidate_key(hash);
     }
 
-    /// How many values a lookup could return now. While writers run, the count is of no single
-    /// moment.
+    /// Returns the number of values that a lookup could return now.
     ///
-    /// Visits every bucket: O([`capacity`](Self::capacity)), for tests and gauges. No lock, no
-    /// allocation.
+    /// While writers run, the count is not that of a single moment. Visits every bucket:
+    /// O([`capacity`](Self::capacity)), for tests and gauges. No lock, no allocation.
     #[must_use]
     pub fn len(&self) -> usize {
         self.map.len(self.now())
     }
 
-    /// Whether no lookup could return a value now. As [`len`](Self::len), but stops at the first
-    /// that could be.
+    /// Returns whether no lookup could return a value now.
+    ///
+    /// Visits buckets as [`len`](Self::len) does, up to the first value.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.map.is_empty(self.now())
@@ -283,14 +334,16 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
 }
 
 impl<V, C> KeyCache<V, C> {
-    /// How long a value is returned at most, counted from its lease.
+    /// Returns the time-to-live: how long a value is returned at most, counted from its lease.
     #[must_use]
     pub fn ttl(&self) -> Duration {
         self.ttl
     }
 
-    /// The number of live keys that the cache was built for. It keeps at least 99.9 % of as many,
-    /// and never more than four times as many.
+    /// Returns the number of live keys that the cache was built for.
+    ///
+    /// The cache keeps at least 99.9 % of that number of live keys, and never more than four times
+    /// that number.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.capacity
@@ -298,7 +351,7 @@ impl<V, C> KeyCache<V, C> {
 }
 
 impl<V, C> fmt::Debug for KeyCache<V, C> {
-    /// Time-to-live and capacity. No keys, no values.
+    /// Writes the time-to-live and the capacity, without keys or values.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyCache")
             .field("ttl", &self.ttl)

@@ -1,5 +1,5 @@
-//! The clocks that a cache can count its time-to-live on: [`CoarseClock`] for service,
-//! [`ManualClock`] for tests.
+//! The clocks that count a cache's time-to-live: [`CoarseClock`] for service, [`ManualClock`] for
+//! tests.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 use std::{sync::OnceLock, time::Instant};
 
-/// A monotonic clock, read once by each lookup.
+/// Returns a monotonic time, which each lookup reads once.
 ///
-/// An implementation may lag behind the true time, as coarse clocks do, by at most
-/// [`resolution`](Self::resolution). The cache counts that lag against its entries, never in their
-/// favour. A clock that lags by more lets entries outlive their time-to-live by the excess.
+/// A clock may lag behind the true time by at most its [`resolution`](Self::resolution), as coarse
+/// clocks do. The cache counts the resolution against its entries, never in their favour. Where a
+/// clock lags by more, entries outlive their time-to-live by the excess.
 ///
 /// # Examples
 ///
@@ -40,23 +40,26 @@ use std::{sync::OnceLock, time::Instant};
 /// # let _ = cache; Ok(()) }
 /// ```
 pub trait Clock {
-    /// The time since an origin that stays the same for this clock; never less than an earlier
-    /// answer that happened before this call.
+    /// Returns the time since an origin that stays the same for this clock.
+    ///
+    /// The time is never less than that of a call that happened before this call.
     fn now(&self) -> Duration;
 
-    /// The most that [`now`](Self::now) can lag behind the true time. Asked once, when a cache is
-    /// built.
+    /// Returns the most that [`now`](Self::now) can lag behind the true time.
+    ///
+    /// [`Builder::build`](crate::Builder::build) calls `resolution` once.
     fn resolution(&self) -> Duration;
 }
 
-/// The default clock: the cheapest monotonic clock of the platform.
+/// Reads the cheapest monotonic clock of the platform. The default clock.
 ///
-/// On Linux and Android it is `CLOCK_MONOTONIC_COARSE`, which the kernel refreshes once a tick (1
-/// to 10 ms) and the vDSO reads in a few nanoseconds, without a system call. Its
-/// [`resolution`](Clock::resolution) is ten ticks, and 100 ms at least: ticks come late. So a
-/// time-to-live counted on it must be longer than that, and a value may go that much early.
-/// Elsewhere it is [`std::time::Instant`]. Neither runs while the machine is suspended: see
-/// `docs/limits.md`.
+/// On Linux and Android that clock is `CLOCK_MONOTONIC_COARSE`. The kernel refreshes it once a tick
+/// (1 to 10 ms), and the vDSO reads it in a few nanoseconds, without a system call. Its
+/// [`resolution`](Clock::resolution) is ten ticks, and 100 ms at least, since ticks come late. A
+/// time-to-live must be longer than the resolution, and a value may expire early by the resolution.
+///
+/// On other platforms the clock is [`std::time::Instant`]. Neither clock runs while the machine is
+/// suspended: see `docs/limits.md`.
 ///
 /// ```
 /// use trust_key_cache::{Clock, CoarseClock};
@@ -83,16 +86,16 @@ impl Clock for CoarseClock {
     }
 }
 
-/// The most that a clock which is refreshed once a `tick` is taken to lag.
+/// Returns the resolution of a clock that is refreshed once a `tick`.
 ///
-/// The kernel adds whole ticks only, and a tick may come late: lags of three ticks are seen on an
-/// idle machine. Ten ticks, and 100 ms at least, cost an entry of a minute nothing that matters.
+/// The kernel adds whole ticks only, and a tick may come late: lags of three ticks occur on an idle
+/// machine. Ten ticks, and 100 ms at least, are a small part of a time-to-live of a minute.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn promised(tick: Duration) -> Duration {
     (tick * 10).max(Duration::from_millis(100))
 }
 
-/// The kernel keeps both fields of a monotonic time non-negative and the nanoseconds below a
+/// Converts the kernel's time, whose fields are non-negative and whose nanoseconds are below a
 /// second.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[inline]
@@ -109,15 +112,14 @@ impl Clock for CoarseClock {
     }
 
     fn resolution(&self) -> Duration {
-        // The precise clocks behind `Instant` lag by less than the time that reading them takes.
+        // The precise clocks behind `Instant` lag by less than a read of them takes.
         Duration::ZERO
     }
 }
 
-/// A clock that stands still until it is told to move, for tests. A clone shows and moves the same
-/// time.
+/// Returns a time that only [`advance`](Self::advance) moves, for tests. Clones share the time.
 ///
-/// It counts whole nanoseconds in 64 bits, from zero, and stops at the end of its range (584
+/// The clock counts whole nanoseconds in 64 bits, from zero, and stops at the end of its range (584
 /// years).
 ///
 /// ```
@@ -142,7 +144,7 @@ pub struct ManualClock {
 }
 
 impl ManualClock {
-    /// A clock at zero.
+    /// Returns a clock at zero.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -151,8 +153,8 @@ impl ManualClock {
     /// Moves the time forward by `step`, for every clone.
     pub fn advance(&self, step: Duration) {
         let step = nanos(step);
-        // Relaxed: a clock tells the time and orders nothing else. Whoever comes after this call
-        // reads the new time or a later one, by coherence.
+        // Relaxed: the time orders no other memory. A read that happens after this call returns
+        // the new time or a later one, by coherence.
         self.nanos
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
                 Some(now.saturating_add(step))
@@ -172,8 +174,9 @@ impl Clock for ManualClock {
     }
 }
 
-/// Nanoseconds in 64 bits, which is how entries keep their expiry; 584 years and more are all the
-/// same.
+/// Converts a time to nanoseconds in 64 bits, as entries store their expiry.
+///
+/// Times of 584 years and more all become the same number.
 #[inline]
 pub(crate) fn nanos(time: Duration) -> u64 {
     time.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(time.subsec_nanos()))

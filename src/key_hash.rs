@@ -1,7 +1,8 @@
-//! [`KeyHash`]: the SHA-256 digest of an API key, which stands for the key everywhere after the header was read.
+//! [`KeyHash`]: the SHA-256 digest of an API key, which replaces the key once the header was read.
 //!
-//! A digest is never compared in a way that stops early, and never shown whole by `Debug`.
+//! No compare of digests stops early, and no format string writes a whole digest.
 
+use core::array::TryFromSliceError;
 use core::fmt;
 use core::hash::{Hash, Hasher};
 use core::str::FromStr;
@@ -9,12 +10,25 @@ use core::str::FromStr;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-/// SHA-256 digest of an API key: the cache's key, and what a trust's row stores instead of the key.
+/// Holds the SHA-256 digest of an API key: the key of the cache, and what a trust's row stores
+/// instead of the API key.
 ///
-/// Equality is constant-time ([`ConstantTimeEq`] over four 64-bit words): its duration does not
-/// tell where two digests first differ. `Debug` shows the first four bytes only, so that a log
-/// never carries a whole digest. There is no `Display`, for the same reason:
+/// Any other uniform digest of 32 bytes will do, such as an HMAC or BLAKE3: make the `KeyHash` by
+/// [`from_bytes`](Self::from_bytes). The cache relies on digests being uniform. Never make one of
+/// the bytes of a raw key.
+///
+/// Equality is constant-time ([`ConstantTimeEq`] over four 64-bit words): the duration of a compare
+/// does not depend on where two digests first differ. `Debug` writes the first four bytes only, so
+/// that no log contains a whole digest. There is no `Display`, for the same reason.
 /// [`to_hex`](Self::to_hex) returns all 64 digits, for the database.
+///
+/// # Serde
+///
+/// With the feature `serde`, a `KeyHash` is serialized as the text that `to_hex` returns, and
+/// deserialized as [`FromStr`] parses. Binary formats get the same text, of 64 bytes instead of 32:
+/// serde buffers the fields of flattened and tagged types, and a buffer always claims to be
+/// readable by humans. A second form would not be read back from there. No error that `KeyHash`
+/// returns repeats the input. A format may itself report a number that it found instead of a text.
 ///
 /// # Examples
 ///
@@ -34,10 +48,10 @@ pub struct KeyHash {
 }
 
 impl KeyHash {
-    /// Hashes an API key. The bytes are taken as they are: nothing is trimmed, no case is folded,
-    /// and the empty key has a hash like any other.
+    /// Hashes an API key by SHA-256.
     ///
-    /// Costs one SHA-256 over `api_key`; never fails.
+    /// The bytes are hashed as they are: nothing is trimmed, and no case is folded. The empty key
+    /// has a hash like any other. Never fails; O(length of `api_key`).
     ///
     /// ```
     /// # use trust_key_cache::KeyHash;
@@ -49,7 +63,9 @@ impl KeyHash {
         Self::from_bytes(Sha256::digest(api_key.as_ref()).into())
     }
 
-    /// Takes a digest that was computed elsewhere, as the 32 bytes that SHA-256 yields.
+    /// Wraps a digest that was computed elsewhere: the 32 bytes that SHA-256 returns.
+    ///
+    /// The bytes must be a digest, never a raw key: see [`KeyHash`].
     ///
     /// ```
     /// # use trust_key_cache::KeyHash;
@@ -71,7 +87,7 @@ impl KeyHash {
         Self { words }
     }
 
-    /// The digest's 32 bytes, in SHA-256's order.
+    /// Returns the digest's 32 bytes, in SHA-256's order.
     ///
     /// ```
     /// # use trust_key_cache::KeyHash;
@@ -90,8 +106,8 @@ impl KeyHash {
 
     /// Returns the digest as 64 hexadecimal digits in lower case, as a database column stores it.
     ///
-    /// The digits identify the key: keep them out of logs. Allocates the text. [`FromStr`] reads it
-    /// back.
+    /// The digits identify the key: keep them out of logs. Allocates the text. [`FromStr`] parses
+    /// the text.
     ///
     /// ```
     /// # use trust_key_cache::KeyHash;
@@ -112,14 +128,14 @@ impl KeyHash {
         hex
     }
 
-    /// The digest as four little-endian words, for placement and for comparing.
+    /// Returns the digest as four little-endian words, for placement and for comparing.
     pub(crate) const fn words(&self) -> [u64; 4] {
         self.words
     }
 }
 
 impl KeyHash {
-    /// The bits in which a word of one differs from that of the other, of all four words together.
+    /// Returns a word that has a bit set where any two words at the same place differ.
     #[inline]
     fn difference(&self, other: &Self) -> u64 {
         (self.words[0] ^ other.words[0])
@@ -128,29 +144,29 @@ impl KeyHash {
             | (self.words[3] ^ other.words[3])
     }
 
-    /// 1 if the two differ, 0 if not, by arithmetic alone.
+    /// Returns 1 if the two differ and 0 if they are equal, by arithmetic alone.
     #[inline]
     pub(crate) fn differs_from(&self, other: &Self) -> u8 {
         #[cfg(test)]
         tests::COMPARED.set(tests::COMPARED.get() + 1);
         let difference = self.difference(other);
-        // The sign of a number or of its negative is set, unless it is zero.
+        // The sign bit of a number or of its negative is set, unless the number is zero.
         ((difference | difference.wrapping_neg()) >> 63) as u8
     }
 }
 
 impl ConstantTimeEq for KeyHash {
-    /// Four word compares, whose results are joined before any is looked at.
+    /// Compares four words, and joins the four results before the answer depends on any of them.
     #[inline]
     fn ct_eq(&self, other: &Self) -> Choice {
-        // One `Choice` for the four words: subtle puts an optimisation barrier behind each, and one
-        // is enough.
+        // One `Choice` for the four words: subtle puts an optimisation barrier behind each
+        // `Choice`, and one barrier is enough.
         Choice::from(1 - self.differs_from(other))
     }
 }
 
 impl PartialEq for KeyHash {
-    /// Constant-time: see [`ConstantTimeEq`].
+    /// Compares in constant time, by [`ConstantTimeEq`].
     #[inline]
     fn eq(&self, other: &Self) -> bool {
         self.ct_eq(other).into()
@@ -166,23 +182,54 @@ impl Hash for KeyHash {
 }
 
 impl fmt::Debug for KeyHash {
-    /// The first four bytes and an ellipsis: enough to tell digests apart in a log, too little to
-    /// look one up.
+    /// Writes the first four bytes and an ellipsis. A log can distinguish digests by them, and a
+    /// reader of the log cannot look one up.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, ..] = self.to_bytes();
         write!(f, "KeyHash({a:02x}{b:02x}{c:02x}{d:02x}…)")
     }
 }
 
-impl FromStr for KeyHash {
-    type Err = ParseKeyHashError;
+impl From<[u8; 32]> for KeyHash {
+    /// Wraps a digest, as [`from_bytes`](Self::from_bytes) does. Never pass the bytes of a raw key.
+    fn from(digest: [u8; 32]) -> Self {
+        Self::from_bytes(digest)
+    }
+}
 
-    /// Reads 64 hexadecimal digits, in either case, with nothing around them.
+impl TryFrom<&[u8]> for KeyHash {
+    type Error = TryFromSliceError;
+
+    /// Wraps a digest, such as a binary column of a database.
+    ///
+    /// The bytes must be a digest, never a raw key: a key of 32 bytes is accepted here, and is then
+    /// stored and compared as it is. [`KeyHash::of`] hashes a key.
     ///
     /// # Errors
     ///
-    /// [`ParseKeyHashError::Length`] when there are not 64 bytes, [`ParseKeyHashError::Digit`] at
-    /// the first byte that is no hexadecimal digit.
+    /// If there are not 32 bytes. The error does not contain them.
+    ///
+    /// ```
+    /// # use trust_key_cache::KeyHash;
+    /// let column: &[u8] = &KeyHash::of("abc").to_bytes();
+    /// assert_eq!(KeyHash::try_from(column)?, KeyHash::of("abc"));
+    /// assert!(KeyHash::try_from(&column[1..]).is_err());
+    /// # Ok::<(), std::array::TryFromSliceError>(())
+    /// ```
+    fn try_from(digest: &[u8]) -> Result<Self, Self::Error> {
+        <[u8; 32]>::try_from(digest).map(Self::from_bytes)
+    }
+}
+
+impl FromStr for KeyHash {
+    type Err = ParseKeyHashError;
+
+    /// Parses 64 hexadecimal digits, in either case, with nothing around them.
+    ///
+    /// # Errors
+    ///
+    /// [`ParseKeyHashError::Length`] if the text has not 64 bytes. [`ParseKeyHashError::Digit`] for
+    /// the first byte that is not a hexadecimal digit.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let text = text.as_bytes();
         if text.len() != 64 {
@@ -206,27 +253,31 @@ const fn hex_digit(value: u8) -> u8 {
     if value < 10 { b'0' + value } else { b'a' + value - 10 }
 }
 
-/// Why a text is no [`KeyHash`]. It tells the place, never the text: what failed to parse may be a
-/// key.
+/// Reports why a text is not a [`KeyHash`].
+///
+/// The error names the place and never the text: a text that failed to parse may be a key.
 ///
 /// ```
 /// use trust_key_cache::{KeyHash, ParseKeyHashError};
 ///
 /// let short = "ba7816bf".parse::<KeyHash>();
 /// assert_eq!(short, Err(ParseKeyHashError::Length { found: 8 }));
-/// assert_eq!(short.unwrap_err().to_string(), "a key hash is 64 hexadecimal digits, but this has 8 bytes");
+/// assert_eq!(
+///     short.unwrap_err().to_string(),
+///     "a key hash has 64 hexadecimal digits, but this text has 8 bytes"
+/// );
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ParseKeyHashError {
     /// The text is not 64 bytes long.
     Length {
-        /// How long it is, in bytes.
+        /// The length of the text, in bytes.
         found: usize,
     },
     /// A byte is not one of `0-9`, `a-f`, `A-F`.
     Digit {
-        /// Where it stands, counted in bytes from zero.
+        /// The place of the first such byte, counted in bytes from zero.
         position: usize,
     },
 }
@@ -235,10 +286,10 @@ impl fmt::Display for ParseKeyHashError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Length { found } => {
-                write!(f, "a key hash is 64 hexadecimal digits, but this has {found} bytes")
+                write!(f, "a key hash has 64 hexadecimal digits, but this text has {found} bytes")
             }
             Self::Digit { position } => {
-                write!(f, "a key hash is 64 hexadecimal digits, but byte {position} is none")
+                write!(f, "a key hash has 64 hexadecimal digits, but byte {position} is not one")
             }
         }
     }
@@ -246,12 +297,85 @@ impl fmt::Display for ParseKeyHashError {
 
 impl core::error::Error for ParseKeyHashError {}
 
+#[cfg(feature = "serde")]
+mod serde_impls {
+    use core::fmt;
+
+    use serde::de::{Error, Unexpected, Visitor};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::KeyHash;
+
+    impl Serialize for KeyHash {
+        /// Serializes the 64 hexadecimal digits in lower case, in every format.
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.serialize_str(&self.to_hex())
+        }
+    }
+
+    impl<'de> Deserialize<'de> for KeyHash {
+        /// Deserializes 64 hexadecimal digits, in either case, in every format.
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_str(Digits)
+        }
+    }
+
+    struct Digits;
+
+    /// The default methods for numbers would repeat the number in their errors.
+    impl Visitor<'_> for Digits {
+        type Value = KeyHash;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("64 hexadecimal digits")
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<KeyHash, E> {
+            text.parse().map_err(E::custom)
+        }
+
+        /// Some formats store a text as bytes.
+        fn visit_bytes<E: Error>(self, text: &[u8]) -> Result<KeyHash, E> {
+            let text = str::from_utf8(text).map_err(|_| {
+                E::invalid_value(Unexpected::Other("bytes that are no text"), &self)
+            })?;
+            self.visit_str(text)
+        }
+
+        fn visit_i64<E: Error>(self, _: i64) -> Result<KeyHash, E> {
+            self.refuse_number()
+        }
+
+        fn visit_i128<E: Error>(self, _: i128) -> Result<KeyHash, E> {
+            self.refuse_number()
+        }
+
+        fn visit_u64<E: Error>(self, _: u64) -> Result<KeyHash, E> {
+            self.refuse_number()
+        }
+
+        fn visit_u128<E: Error>(self, _: u128) -> Result<KeyHash, E> {
+            self.refuse_number()
+        }
+
+        fn visit_f64<E: Error>(self, _: f64) -> Result<KeyHash, E> {
+            self.refuse_number()
+        }
+    }
+
+    impl Digits {
+        fn refuse_number<E: Error>(self) -> Result<KeyHash, E> {
+            Err(E::invalid_type(Unexpected::Other("a number"), &self))
+        }
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use std::cell::Cell;
 
     std::thread_local! {
-        /// How many pairs of digests this thread has compared.
+        /// The number of pairs of digests that this thread has compared.
         pub(crate) static COMPARED: Cell<usize> = const { Cell::new(0) };
     }
 }

@@ -1,32 +1,39 @@
-//! [`Lease`]: the right to remember one answer, which ends with the first invalidation after it was taken.
+//! [`Lease`]: the right to remember one answer, which the next invalidation of its key ends.
 
 use core::fmt;
 
-use super::cache::KeyCache;
-use super::map::Stamp;
-use crate::{Clock, CoarseClock, KeyHash};
+use crate::cache::KeyCache;
+use crate::clock::{Clock, CoarseClock};
+use crate::key_hash::KeyHash;
+use crate::map::Stamp;
 
-/// The right to [`remember`](Self::remember) one value for one key, taken by [`KeyCache::lease`]
-/// before the source of truth is read.
+/// Holds the right to [`remember`](Self::remember) one value for one key.
 ///
-/// It holds no lock and no reclamation guard, so it may be held for any time, sent to another
-/// thread, and live across `.await`. Dropping it unused changes nothing.
+/// [`KeyCache::lease`] takes a lease, before the source of truth is read. A lease holds no lock and
+/// no reclamation guard. A caller may keep a lease for any time, send it to another thread, and hold
+/// it across `.await`. A lease that is dropped unused changes nothing.
 ///
 /// # Examples
+///
+/// A loader that may fail, or find no row. The `?` and the missing row drop the lease:
 ///
 /// ```
 /// use trust_key_cache::{KeyCache, KeyHash};
 ///
-/// async fn id_of(key: &str, cache: &KeyCache<u32>) -> u32 {
+/// # #[derive(Debug)]
+/// # struct DatabaseError;
+/// async fn load(key: &str, cache: &KeyCache<u32>) -> Result<Option<u32>, DatabaseError> {
 ///     let hash = KeyHash::of(key);
 ///     let lease = cache.lease(&hash);
-///     let id = read_database(&hash).await;
-///     lease.remember(id);
-///     id
+///     let found: Option<u32> = read_database(&hash).await?;
+///     if let Some(id) = found {
+///         lease.remember(id);
+///     }
+///     Ok(found)
 /// }
-/// # async fn read_database(_: &KeyHash) -> u32 { 7 }
+/// # async fn read_database(_: &KeyHash) -> Result<Option<u32>, DatabaseError> { Ok(Some(7)) }
 /// # let cache = KeyCache::new();
-/// # let future = std::pin::pin!(id_of("key", &cache));
+/// # let future = std::pin::pin!(load("key", &cache));
 /// # let mut context = std::task::Context::from_waker(std::task::Waker::noop());
 /// # assert!(std::future::Future::poll(future, &mut context).is_ready());
 /// # assert_eq!(cache.lookup(&KeyHash::of("key")), Some(7));
@@ -41,15 +48,16 @@ pub struct Lease<'a, V, C = CoarseClock> {
 }
 
 impl<V: Clone + Send + Sync + 'static, C: Clock> Lease<'_, V, C> {
-    /// Stores `value` for the lease's key, in place of an earlier value, and returns `true`; or
-    /// stores nothing and returns `false`, if an invalidation has superseded the lease (G1, G2,
-    /// G4).
+    /// Stores `value` for the lease's key, unless an invalidation has superseded the lease.
     ///
-    /// The value is returned by lookups until the time-to-live has passed since the *lease* was
-    /// taken; a lease that is older than that still replaces an earlier value, but by nothing.
-    /// A `true` says that no invalidation had superseded the lease when it was checked; one
-    /// that comes at the same time may have dropped the value already. In a full bucket the
-    /// value that would expire first makes room.
+    /// Returns `true` if the value was stored, in place of an earlier value. Returns `false` if the
+    /// lease was superseded: nothing is stored then (G1, G2, G4). The value itself may still be used
+    /// for the request that has read it.
+    ///
+    /// Lookups return the value until the time-to-live has passed since the *lease* was taken. A
+    /// lease that is older than the time-to-live removes an earlier value and stores nothing. `true`
+    /// means that the lease was valid when it was checked: a concurrent invalidation may have
+    /// dropped the value already. A full bucket evicts the value that expires first.
     ///
     /// Lock-free; O(1): one bucket of at most 16 entries is copied. Allocates one bucket.
     ///

@@ -1,51 +1,71 @@
-//! A lock-free in-process cache from API-key hash to trust id, in which a revocation is final.
+//! A lock-free in-process cache from API-key hash to a value, in which a revocation is final.
 //!
-//! A service that stores only the SHA-256 of its API keys, and wants to give nothing away by
-//! timing, compares a presented key with *every* row, in constant time ([`sweep`]). A [`KeyCache`]
-//! turns that walk into one fetch by primary key and one constant-time compare **against the live
-//! row**. It never decides who gets in: a stale entry costs a round trip, never access.
+//! The value is what a service needs to know of a key: a principal, or the id of a row. A
+//! [`KeyCache<V>`](KeyCache) stores any `V` that is `Clone + Send + Sync`. [`TrustKeyCache`] stores
+//! the id of a *trust*: a tenant that has API keys.
+//!
+//! The cache exists for one interleaving: a request looks a key up, misses, and reads the database.
+//! Meanwhile the key is revoked and the cache is invalidated. Then the request inserts what it has
+//! read. A `HashMap` or a common cache now accepts the revoked key for a whole time-to-live. Here
+//! the request takes a [`Lease`] before it reads, and the lease refuses the insertion.
 //!
 //! ```
-//! use trust_key_cache::{KeyHash, TrustKeyCache};
-//! use uuid::Uuid;
+//! use trust_key_cache::{KeyCache, KeyHash};
 //!
-//! let cache = TrustKeyCache::new();
-//! let hash = KeyHash::of("the key that a request carried");
-//!
-//! let id = cache.lookup(&hash).unwrap_or_else(|| {
+//! # struct Database;
+//! # #[derive(Debug)]
+//! # struct DatabaseError;
+//! # impl Database {
+//! #     async fn user_of(&self, _: &KeyHash) -> Result<Option<u64>, DatabaseError> { Ok(Some(7)) }
+//! # }
+//! async fn user_of(
+//!     cache: &KeyCache<u64>,
+//!     database: &Database,
+//!     api_key: &str,
+//! ) -> Result<Option<u64>, DatabaseError> {
+//!     let hash = KeyHash::of(api_key);
+//!     if let Some(user) = cache.lookup(&hash) {
+//!         return Ok(Some(user));
+//!     }
 //!     let lease = cache.lease(&hash); // before the database is read
-//!     let id = Uuid::from_u128(7); // the database's answer
-//!     lease.remember(id); // refused if a revocation came in between
-//!     id
-//! });
-//! assert_eq!(cache.lookup(&hash), Some(id));
+//!     let Some(user) = database.user_of(&hash).await? else {
+//!         return Ok(None); // an unknown key is stored nowhere
+//!     };
+//!     lease.remember(user); // stores nothing if the key was invalidated meanwhile
+//!     Ok(Some(user))
+//! }
 //!
-//! cache.invalidate_key(&hash); // after a change of this trust was committed
+//! # let cache = KeyCache::new();
+//! # let future = std::pin::pin!(user_of(&cache, &Database, "key"));
+//! # let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+//! # let std::task::Poll::Ready(found) = std::future::Future::poll(future, &mut context) else {
+//! #     panic!("nothing to wait for")
+//! # };
+//! # assert_eq!(found.unwrap(), Some(7));
+//! let hash = KeyHash::of("key");
+//! assert_eq!(cache.lookup(&hash), Some(7));
+//! cache.invalidate_key(&hash); // after the transaction that revoked the key was committed
 //! assert_eq!(cache.lookup(&hash), None);
 //! ```
 //!
-//! # What is promised
-//!
-//! * A lookup waits for nobody: no lock, no allocation, no retry. Writers are lock-free, and
-//!   [`KeyCache::invalidate`] is one atomic add.
-//! * After an invalidation, nothing that was read from the source of truth before it is ever
-//!   returned, however late it is remembered. That is what a [`Lease`] is for, and why nothing can
-//!   be remembered without one.
-//! * No value outlives its time-to-live, which runs from the lease. A coarse clock's lag counts
-//!   against the value.
-//! * Memory is bounded, and small: about 70 bytes a key at capacity.
-#![cfg_attr(
-    doc,
-    doc = "[`guarantees`] numbers these promises and argues them, memory ordering by memory ordering."
-)]
-#![cfg_attr(doc, doc = "[`limits`] says what is not covered.")]
-//!
 //! # Trade-offs
 //!
-//! Values are cloned whenever their bucket is copied, so they should be small: ids, or `Arc`s. Keys
-//! are digests: placement relies on their being uniform. The capacity is fixed when the cache is
-//! built, and what expires first makes room, not what was used least. An invalidation reaches the
-//! caches of its own process.
+//! * A revocation is final in its own process, once [`invalidate`](KeyCache::invalidate) or
+//!   [`invalidate_key`](KeyCache::invalidate_key) has run. Caches of other processes keep the value
+//!   until its time-to-live ends. So does this cache where the database was changed without an
+//!   invalidation. [`KeyCache::lookup`] says when a hit may be the answer, and when the row must be
+//!   read.
+//! * A value is cloned whenever its bucket is copied. Values should be small: ids, or `Arc`s.
+//! * Keys are digests, which must be uniform.
+//! * The capacity is fixed when the cache is built. A full bucket evicts the value that expires
+//!   first, not the value that was used least.
+//! * Lookups are wait-free: no lock, no allocation, no retry. A `remember` pays for that: it copies
+//!   a bucket of up to 16 entries.
+//! * Memory is bounded: about 70 bytes a key at capacity, for a value of 16 bytes.
+#![cfg_attr(
+    doc,
+    doc = "\n[`guarantees`] numbers these promises and proves them. [`limits`] lists what they do not cover."
+)]
 //!
 //! # How it works
 //!
@@ -53,23 +73,35 @@
 //!
 //! ```text
 //!  KeyCache ── generation: AtomicU64
-//!           └─ slots: [AtomicPtr; n] ──▶ Bucket (immutable) { generation, lease_epoch, tags: one byte an entry, entries }
-//!                                          Entry { digest: [u64; 4], expires_at, value }
+//!           └─ slots: [AtomicPtr; n] ──▶ Bucket (immutable)
+//!                                          generation, lease_epoch, tags: one byte an entry
+//!                                          entries: [ digest: [u64; 4], expires_at, value ]
 //! ```
 //!
-//! A reader pins an epoch, loads the pointer and reads plain memory: tags first, all at once, then
-//! the one entry whose tag matches. A writer copies a bucket, publishes the copy by
-//! compare-exchange, and retires the old one until no reader can hold it. Readers tell by two plain
-//! stores that they read, and once an epoch that they have come by; the barrier that it takes where
-//! some rest is the writers' to make (`membarrier(2)`; [`reclamation`] tells where
-//! `crossbeam-epoch` stands in). A bucket of another generation than the cache's is empty, whatever
-//! it holds, so invalidating everything is `generation += 1`. A lease captures the generation, and
-//! the bucket's lease epoch, which invalidating one key raises.
+//! *Lookup.* A reader pins an epoch, loads the pointer and reads plain memory: all tags at once,
+//! then the entry whose tag matches.
+//!
+//! *Remember.* A writer copies a bucket, publishes the copy by compare-exchange, and retires the
+//! old bucket. A retired bucket is freed once no reader can hold it ([`reclamation`]).
+//!
+//! *Invalidate.* A bucket whose generation is not the cache's is empty, whatever it holds. To
+//! invalidate every key is `generation += 1`.
+//!
+//! *Lease.* A lease records the cache's generation and the bucket's lease epoch. To invalidate one
+//! key raises the lease epoch of its bucket. `remember` refuses a lease whose generation or lease
+//! epoch is out of date.
+//!
+//! # The constant-time sweep
+//!
+//! An index on the hash compares digests byte by byte along a path, and its time depends on how
+//! long a prefix matches. A service that must not show that compares a presented key with *every*
+//! row in constant time: [`sweep`], or [`Sweep`] for many keys in steps.
 //!
 //! # Features
 //!
-//! * `loom` adds this crate's own models' counterpart of the cache. It is of no use to others, and
-//!   changes nothing for them.
+//! * `serde`: `Serialize` and `Deserialize` for [`KeyHash`].
+//! * `loom`: the map and the reclamation over loom's primitives, for this crate's own models. The
+//!   feature is of no use to other crates, and changes nothing for them.
 
 // docs.rs shows which feature an item needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]

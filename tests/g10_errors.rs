@@ -90,6 +90,16 @@ fn g10_malformed_hashes_tell_where_and_never_what() {
 }
 
 #[test]
+fn g10_a_key_hash_is_made_of_32_bytes_and_of_no_other_number() {
+    let bytes: Vec<u8> = (0..64).collect();
+    for length in 0..=64 {
+        let made = KeyHash::try_from(&bytes[..length]).map(KeyHash::to_bytes).ok();
+        assert_eq!(made.as_ref().map(|made| &made[..]), (length == 32).then(|| &bytes[..32]));
+    }
+    assert_eq!(KeyHash::from([7; 32]), KeyHash::from_bytes([7; 32]));
+}
+
+#[test]
 fn hashes_that_differ_are_hashed_differently() {
     let state = RandomState::new();
     let hashed: HashSet<u64> =
