@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Packages the published crates in one call, as `cargo publish` would, and builds each from its
-# package. Then documents each unpacked package, outside of the repository.
+# Packages the published crates in one call. Then checks and documents each unpacked package,
+# outside of the repository.
 #
 #   scripts/package.sh                  a clean checkout
 #   scripts/package.sh --allow-dirty    the working copy as it is
@@ -13,7 +13,9 @@ target=$PWD/target
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
-cargo package --locked --target-dir "$target" "${crates[@]/#/--package=}" "$@" 2>&1 |
+# Without cargo's own verification: it keeps the unpacked sources of one run for the next, and then
+# builds an older package of the same version.
+cargo package --locked --no-verify --target-dir "$target" "${crates[@]/#/--package=}" "$@" 2>&1 |
     tee "$folder/log"
 if grep '^warning' "$folder/log" | grep -v '^warning: ignoring '; then
     echo "package: the warnings above must go" >&2
@@ -29,9 +31,10 @@ for crate in "${crates[@]}"; do
     patches+=(--config "patch.crates-io.$crate.path = '$folder/$crate'")
 done
 for crate in "${crates[@]}"; do
-    echo "package: cargo doc of $crate"
+    echo "package: cargo check and cargo doc of $crate"
     (
         cd "$folder/$crate"
+        cargo check -q --all-features --target-dir "$target" "${patches[@]}"
         RUSTDOCFLAGS="-D warnings" cargo doc -q --no-deps --all-features \
             --target-dir "$target" "${patches[@]}"
     )
