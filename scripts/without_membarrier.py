@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Runs a command, and all that it starts, with membarrier(2) refused (EPERM), as a container's seccomp profile may refuse it.
+"""Runs a command, and the processes that it starts, with membarrier(2) refused (EPERM).
+
+The seccomp profile of a container may refuse it in the same way.
 
     scripts/without_membarrier.py cargo test
 """
@@ -24,8 +26,13 @@ def main() -> None:
     number = NUMBERS.get(platform.machine())
     if len(sys.argv) < 2 or sys.platform != "linux" or number is None:
         sys.exit(f"usage: {sys.argv[0]} COMMAND...   (Linux on {' or '.join(NUMBERS)})")
-    # The system call's number is the first word of what a filter is shown.
-    steps = [(LOAD, 0, 0, 0), (EQUAL, 0, 1, number), (RETURN, 0, 0, ERRNO_EPERM), (RETURN, 0, 0, ALLOW)]
+    # The filter's input starts with the number of the system call.
+    steps = [
+        (LOAD, 0, 0, 0),
+        (EQUAL, 0, 1, number),
+        (RETURN, 0, 0, ERRNO_EPERM),
+        (RETURN, 0, 0, ALLOW),
+    ]
     program = Program(len(steps), b"".join(struct.pack("HBBI", *step) for step in steps))
     libc = ctypes.CDLL(None, use_errno=True)
     zero = ctypes.c_ulong(0)
