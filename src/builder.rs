@@ -4,11 +4,11 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::time::Duration;
 
+use super::cache::KeyCache;
+use super::map::{Shape, SnapshotMap};
+use super::sync::random_seed;
 use crate::build_error::BuildError;
-use crate::cache::KeyCache;
 use crate::clock::{Clock, CoarseClock};
-use crate::map::{Shape, SnapshotMap};
-use crate::sync::random_seed;
 
 /// Configures a [`KeyCache`]. [`KeyCache::builder`] returns a builder.
 ///

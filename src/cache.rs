@@ -3,11 +3,11 @@
 use core::fmt;
 use core::time::Duration;
 
-use crate::builder::Builder;
+use super::builder::Builder;
+use super::lease::Lease;
+use super::map::SnapshotMap;
 use crate::clock::{Clock, CoarseClock, nanos};
 use crate::key_hash::KeyHash;
-use crate::lease::Lease;
-use crate::map::SnapshotMap;
 
 /// A cache from key hash to the id of a trust: a tenant that has API keys.
 ///

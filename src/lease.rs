@@ -2,10 +2,10 @@
 
 use core::fmt;
 
-use crate::cache::KeyCache;
+use super::cache::KeyCache;
+use super::map::Stamp;
 use crate::clock::{Clock, CoarseClock};
 use crate::key_hash::KeyHash;
-use crate::map::Stamp;
 
 /// Holds the right to [`remember`](Self::remember) one value for one key.
 ///
