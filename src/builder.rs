@@ -62,8 +62,8 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> Builder<V, C> {
     /// Sets the number of live keys to keep. Default: 16,384.
     ///
     /// The capacity must be from 1 to [`BuildError::MAX_CAPACITY`]. The cache keeps at least 99.9 %
-    /// of that number of live keys, and never more than four times that number. An empty cache takes
-    /// two bytes a key of capacity.
+    /// of that number of live keys, and never more than four times that number. An empty cache
+    /// takes two bytes a key of capacity.
     pub fn capacity(mut self, capacity: usize) -> Self {
         self.capacity = capacity;
         self

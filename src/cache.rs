@@ -36,10 +36,11 @@ pub type TrustKeyCache = KeyCache<uuid::Uuid>;
 /// its next operation.
 ///
 /// [`Lease::remember`] and [`invalidate_key`](Self::invalidate_key) are lock-free. One write in 128
-/// also frees what was replaced (one in 8 at least, in a small cache), and makes a system call where
-/// a thread is idle. [`invalidate`](Self::invalidate) is one atomic read-modify-write. Where
-/// [`reclamation`](crate::reclamation) is `CrossbeamEpoch`, each 128th lookup of a thread also helps
-/// that collector. `docs/limits.md` describes what the platform's clock and atomic instructions add.
+/// also frees what was replaced (one in 8 at least, in a small cache), and makes a system call
+/// where a thread is idle. [`invalidate`](Self::invalidate) is one atomic read-modify-write. Where
+/// [`reclamation`](crate::reclamation) is `CrossbeamEpoch`, each 128th lookup of a thread also
+/// helps that collector. `docs/limits.md` describes what the platform's clock and atomic
+/// instructions add.
 ///
 /// Call no method in a signal handler: the handler may interrupt the registration of its own
 /// thread.
@@ -191,9 +192,9 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     ///
     /// The value is not cloned. The contract of a hit is that of [`lookup`](Self::lookup).
     ///
-    /// While `read` runs, nothing that is replaced in any cache of the process is freed. Keep `read`
-    /// short, and do not block in it. `read` may use the cache and also change it: the borrowed
-    /// value stays as it is.
+    /// While `read` runs, nothing that is replaced in any cache of the process is freed. Keep
+    /// `read` short, and do not block in it. `read` may use the cache and also change it: the
+    /// borrowed value stays as it is.
     ///
     /// Wait-free up to the call of `read`. A panic in `read` unwinds through the lookup and leaves
     /// the cache as it was.
@@ -219,8 +220,8 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     ///
     /// Wait-free; O(1). Nothing is stored: a lease that is dropped changes nothing.
     ///
-    /// The technique is that of Nishtala et al., "Scaling Memcache at Facebook" (NSDI 2013), section
-    /// 3.2.1.
+    /// The technique is that of Nishtala et al., "Scaling Memcache at Facebook" (NSDI 2013),
+    /// section 3.2.1.
     ///
     /// ```
     /// # use trust_key_cache::{KeyCache, KeyHash};
@@ -247,12 +248,13 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
 
     /// Drops every value, and supersedes every lease taken so far.
     ///
-    /// Call `invalidate` after a change of the source of truth was committed. The change is final in
-    /// this process once `invalidate` has run: a [`lookup`](Self::lookup) that happens-after returns
-    /// no value whose lease was taken before (G1). Caches of other processes are not changed.
+    /// Call `invalidate` after a change of the source of truth was committed. The change is final
+    /// in this process once `invalidate` has run: a [`lookup`](Self::lookup) that happens-after
+    /// returns no value whose lease was taken before (G1). Caches of other processes are not
+    /// changed.
     ///
-    /// Wait-free, and O(1) at any size: one atomic increment. The memory of a dropped value is freed
-    /// when its bucket is written again.
+    /// Wait-free, and O(1) at any size: one atomic increment. The memory of a dropped value is
+    /// freed when its bucket is written again.
     ///
     /// ```
     /// # use trust_key_cache::{KeyCache, KeyHash};

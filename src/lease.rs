@@ -10,8 +10,8 @@ use crate::key_hash::KeyHash;
 /// Holds the right to [`remember`](Self::remember) one value for one key.
 ///
 /// [`KeyCache::lease`] takes a lease, before the source of truth is read. A lease holds no lock and
-/// no reclamation guard. A caller may keep a lease for any time, send it to another thread, and hold
-/// it across `.await`. A lease that is dropped unused changes nothing.
+/// no reclamation guard. A caller may keep a lease for any time, send it to another thread, and
+/// hold it across `.await`. A lease that is dropped unused changes nothing.
 ///
 /// # Examples
 ///
@@ -51,13 +51,13 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> Lease<'_, V, C> {
     /// Stores `value` for the lease's key, unless an invalidation has superseded the lease.
     ///
     /// Returns `true` if the value was stored, in place of an earlier value. Returns `false` if the
-    /// lease was superseded: nothing is stored then (G1, G2, G4). The value itself may still be used
-    /// for the request that has read it.
+    /// lease was superseded: nothing is stored then (G1, G2, G4). The value itself may still be
+    /// used for the request that has read it.
     ///
     /// Lookups return the value until the time-to-live has passed since the *lease* was taken. A
-    /// lease that is older than the time-to-live removes an earlier value and stores nothing. `true`
-    /// means that the lease was valid when it was checked: a concurrent invalidation may have
-    /// dropped the value already. A full bucket evicts the value that expires first.
+    /// lease that is older than the time-to-live removes an earlier value and stores nothing.
+    /// `true` means that the lease was valid when it was checked: a concurrent invalidation may
+    /// have dropped the value already. A full bucket evicts the value that expires first.
     ///
     /// Lock-free; O(1): one bucket of at most 16 entries is copied. Allocates one bucket.
     ///

@@ -62,10 +62,9 @@
 //! * Lookups are wait-free: no lock, no allocation, no retry. A `remember` pays for that: it copies
 //!   a bucket of up to 16 entries.
 //! * Memory is bounded: about 70 bytes a key at capacity, for a value of 16 bytes.
-#![cfg_attr(
-    doc,
-    doc = "\n[`guarantees`] numbers these promises and proves them. [`limits`] lists what they do not cover."
-)]
+//!
+#![cfg_attr(doc, doc = "[`guarantees`] numbers these promises and proves them.")]
+#![cfg_attr(doc, doc = "[`limits`] lists what the promises do not cover.")]
 //!
 //! # How it works
 //!

@@ -137,17 +137,17 @@ impl fmt::Debug for Sweep {
     }
 }
 
-/// The index of no row: [`Sweep::extend`] counts to `usize::MAX` rows at most, and [`sweep`] has its
-/// rows counted by [`Iterator::enumerate`].
+/// The index of no row: [`Sweep::extend`] counts to `usize::MAX` rows at most, and [`sweep`] has
+/// its rows counted by [`Iterator::enumerate`].
 const NO_MATCH: usize = usize::MAX;
 
 /// Compares `N` candidates with each row, and moves each candidate's last match to the rows that
 /// equal it.
 ///
-/// The matches are loaded before the first row, stay in registers from row to row, and are stored
-/// after the last row. Kept in memory from row to row, they made a match in the first row and one in
-/// the last row differ in time by less than a nanosecond, with the same instructions for both
-/// (docs/assurance.md).
+/// The matches are loaded once before the first row, stay in registers from row to row, and are
+/// stored once after the last row, whatever matched. `benches/constant_time.rs` therefore measures
+/// several blocks of rows: an earlier kernel kept its matches in memory, and its duration differed
+/// between a match in the first row and one in the last row (docs/assurance.md).
 #[inline]
 fn compare_rows<const N: usize, R: Borrow<KeyHash>>(
     candidates: &[KeyHash; N],
