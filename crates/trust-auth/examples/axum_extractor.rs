@@ -1,22 +1,19 @@
-//! An axum application whose handlers know whose key a request carries. It serves itself a few
+//! An axum application whose handlers receive the trust of each request. It sends itself a few
 //! requests, and ends:
 //!
 //! ```text
 //! cargo run -p trust-auth --example axum_extractor
 //! ```
 //!
-//! With the word `serve` after `--`, it goes on serving and says how to ask it by `curl`.
+//! With `-- serve` at the end, it continues to serve. It prints a `curl` command first.
 
 use std::error::Error;
-use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::get;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use trust_auth::{
-    AuthLayer, Authenticated, Authenticator, NewTrust, SqliteStore, TrustKeyCache, TrustRegistry,
-};
+use trust_auth::{AuthLayer, Authenticated, NewTrust, TrustAuth};
 
 async fn greet(Authenticated(trust): Authenticated) -> String {
     format!("Hello, {}.\n", trust.name)
@@ -24,20 +21,15 @@ async fn greet(Authenticated(trust): Authenticated) -> String {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // A database, and a trust in it. The registry shares the cache, so that a revocation counts at
-    // once.
+    // A database, and a trust in it.
     let folder = tempfile::tempdir()?;
-    let store = SqliteStore::options(folder.path().join("trusts.db"))
-        .create_if_missing(true)
-        .connect()
-        .await?;
-    let (store, cache) = (Arc::new(store), Arc::new(TrustKeyCache::new()));
-    let registry = TrustRegistry::new(Arc::clone(&store), Arc::clone(&cache));
-    let (trust, key) = registry.register(NewTrust::new("St. Mary")?).await?;
+    let url = format!("sqlite:{}?mode=rwc", folder.path().join("trusts.db").display());
+    let auth = TrustAuth::connect(&url).await?;
+    let (trust, key) = auth.registry().register(NewTrust::new("St. Mary")?).await?;
 
-    // These two lines are all that an application adds.
-    let authenticator = Authenticator::new(store, cache);
-    let app = Router::new().route("/", get(greet)).layer(AuthLayer::new(authenticator));
+    // An application adds only these two lines.
+    let layer = AuthLayer::new(auth.authenticator().clone());
+    let app = Router::new().route("/", get(greet)).layer(layer);
 
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
@@ -49,7 +41,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let good = ask(address, Some(key.expose())).await?;
     let none = ask(address, None).await?;
-    registry.delete(&trust.id.into()).await?;
+    auth.registry().delete(&trust.id.into()).await?;
     let revoked = ask(address, Some(key.expose())).await?;
     for (what, answer) in [("its key", &good), ("no key", &none), ("its key, revoked", &revoked)] {
         println!("\nWith {what}:\n{}", answer.trim_end());
@@ -58,10 +50,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     if good.ends_with("Hello, St. Mary.\n") && none.contains(" 401 ") && revoked.contains(" 401 ") {
         return Ok(());
     }
-    Err("the answers are not the ones that were expected".into())
+    Err("the answers differ from the expected ones".into())
 }
 
-/// One request, as a client that is another program would make it.
+/// Sends one request, as another program would.
 async fn ask(address: std::net::SocketAddr, key: Option<&str>) -> Result<String, Box<dyn Error>> {
     let mut connection = TcpStream::connect(address).await?;
     let header = key.map(|key| format!("X-Api-Key: {key}\r\n")).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! A tower service, of whatever framework, that only hears of requests whose key is good:
+//! A tower service, of any framework, that receives only requests whose key is good:
 //!
 //! ```text
 //! cargo run -p trust-auth --example tower_layer
@@ -6,39 +6,32 @@
 
 use std::convert::Infallible;
 use std::error::Error;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use http::{Request, Response};
 use tower::{Layer, ServiceExt, service_fn};
-use trust_auth::{
-    AuthLayer, Authenticator, KeyHeader, NewTrust, SqliteStore, Trust, TrustKeyCache, TrustRegistry,
-};
+use trust_auth::{AuthLayer, KeyHeader, NewTrust, SqliteStore, Trust, TrustAuth};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // A database, and a trust in it. The registry shares the cache, so that a revocation counts at
-    // once.
+    // A database, and a trust in it. Refusals take 20 ms each.
     let folder = tempfile::tempdir()?;
-    let store = SqliteStore::options(folder.path().join("trusts.db"))
-        .create_if_missing(true)
-        .connect()
-        .await?;
-    let (store, cache) = (Arc::new(store), Arc::new(TrustKeyCache::new()));
-    let registry = TrustRegistry::new(Arc::clone(&store), Arc::clone(&cache));
-    let (trust, key) = registry.register(NewTrust::new("St. Mary")?).await?;
+    let file = folder.path().join("trusts.db");
+    let store = SqliteStore::options(&file).create_if_missing(true).connect().await?;
+    let auth = TrustAuth::builder(store)
+        .authenticator(|limits| limits.reject_floor(Duration::from_millis(20)))
+        .watch()
+        .build();
+    let (trust, key) = auth.registry().register(NewTrust::new("St. Mary")?).await?;
 
     let greet = service_fn(async |request: Request<String>| {
         let trust = request.extensions().get::<Trust>().expect("the layer is in front");
         Ok::<_, Infallible>(Response::new(format!("Hello, {}.", trust.name)))
     });
 
-    // These two lines are all that an application adds; here with a header of its own, and refusals
-    // that take 20 ms each.
-    let authenticator =
-        Authenticator::builder(store, cache).reject_floor(Duration::from_millis(20)).build();
-    let service = AuthLayer::new(authenticator)
+    // An application adds only this, here with a header of its own.
+    let service = AuthLayer::new(auth.authenticator().clone())
         .header(KeyHeader::new(AUTHORIZATION).scheme("ApiKey"))
         .layer(greet);
 
@@ -49,7 +42,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let good = ask(format!("ApiKey {}", key.expose())).await?;
     let unknown = ask("ApiKey no trust has this".into()).await?;
-    registry.delete(&trust.id.into()).await?;
+    auth.registry().delete(&trust.id.into()).await?;
     let revoked = ask(format!("ApiKey {}", key.expose())).await?;
     for (what, answer) in
         [("its key", &good), ("an unknown key", &unknown), ("its key, revoked", &revoked)]
@@ -61,5 +54,5 @@ async fn main() -> Result<(), Box<dyn Error>> {
     {
         return Ok(());
     }
-    Err("the answers are not the ones that were expected".into())
+    Err("the answers differ from the expected ones".into())
 }

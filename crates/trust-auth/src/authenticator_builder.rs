@@ -34,8 +34,8 @@ const MAX_DEADLINE: Duration = Duration::from_hours(24);
 /// ```
 #[must_use = "a builder does nothing until `build`"]
 pub struct AuthenticatorBuilder<S> {
-    store: Arc<S>,
-    cache: Arc<TrustKeyCache>,
+    pub(crate) store: Arc<S>,
+    pub(crate) cache: Arc<TrustKeyCache>,
     waiting_limit: usize,
     reject_floor: Duration,
     deadline: Option<Duration>,

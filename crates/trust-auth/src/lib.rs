@@ -1,47 +1,46 @@
 //! Authenticates API keys against a database of trusts, through a cache in which a revocation is
 //! final.
 //!
-//! A *trust* is a tenant with an API key, of which only the SHA-256 is stored. To find out whose
-//! key a request carries without telling an attacker how nearly right a guess was, every row must
-//! be compared in constant time: O(n) a request. [`trust_key_cache`] remembers whose key it was, so
-//! that the next request costs **one read by primary key and one compare against the live row**.
-//! The cache saves work; it never grants (G9): a revoked key is refused from the moment its
-//! revocation returns.
+//! A *trust* is a tenant that has an API key. Only the key's SHA-256 is stored. Every row must be
+//! compared in constant time to find the trust of a key without revealing how nearly right a guess
+//! was. This costs O(n) a request. [`trust_key_cache`] remembers the trust of a key, so that the
+//! next request costs **one read by primary key and one compare with the live row**. The cache
+//! saves work and grants nothing (G9): a revoked key is refused from the moment its revocation
+//! returns.
 //!
 //! # Parts
 //!
 //! | | |
 //! |---|---|
-//! | [`Authenticator`] | what a server asks for each request |
-//! | [`TrustRegistry`] | registers, rotates, disables, enables, deletes; each commits, then invalidates exactly the keys concerned |
-//! | [`PostgresStore`], [`SqliteStore`], [`MemoryStore`] | where the trusts are; [`TrustStore`] and [`TrustLedger`] are the traits for another place |
-//! | `AuthLayer`, `Authenticated` (features `http`, `axum`) | a layer for tower and an extractor for axum, so that a service mounts an authenticator in two lines; see `examples/` |
-//! | [`TrustKeyCache`] | shared by authenticator and registry, so that a change is seen at once |
-//! | [`Watcher`] | tells a cache of changes that other processes make, as they make them |
-//! | `trust-auth serve`, a program | the authenticator for any stack: forward-auth over HTTP, beside nginx, Caddy, Traefik or Envoy |
+//! | [`TrustAuth`] | holds the parts below, which share one cache |
+//! | [`Authenticator`] | answers each request |
+//! | [`TrustRegistry`] | registers, rotates, disables, enables and deletes trusts; each change is committed, then invalidates exactly the keys concerned |
+//! | `PostgresStore`, `SqliteStore`, [`MemoryStore`] | hold the trusts; [`TrustStore`], [`TrustLedger`] and [`WatchStore`] are the traits for another place |
+//! | [`TrustKeyCache`] | is shared by authenticator and registry, so that a change counts at once |
+//! | [`Watcher`] | removes from a cache what other processes change, as they change it |
+//! | `AuthLayer`, `Authenticated` (features `http`, `axum`) | mount an authenticator in a service of tower or axum; see `examples/` |
+//! | `trust-auth serve`, a program | answers forward-auth requests over HTTP for nginx, Caddy, Traefik or Envoy |
+//!
+//! A *scan* reads all candidate rows, and the *sweep* compares their digests in constant time.
 //!
 //! # Example
 //!
 //! ```
-//! use std::sync::Arc;
-//! use trust_auth::{AuthError, Authenticator, NewTrust, SqliteStore, TrustKeyCache, TrustRegistry};
+//! use trust_auth::{MemoryStore, NewTrust, TrustAuth};
 //!
-//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let folder = tempfile::tempdir()?;
-//! # let file = folder.path().join("trusts.db");
-//! let store = Arc::new(SqliteStore::options(&file).create_if_missing(true).connect().await?);
-//! let cache = Arc::new(TrustKeyCache::new());
-//! let registry = TrustRegistry::new(Arc::clone(&store), Arc::clone(&cache));
-//! let authenticator = Authenticator::new(store, cache);
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // Over a database: `TrustAuth::connect("sqlite:trusts.db?mode=rwc").await?`.
+//! let auth = TrustAuth::builder(MemoryStore::new()).build();
 //!
-//! let (trust, key) = registry.register(NewTrust::new("St. Mary")?).await?;
-//! let found = authenticator.authenticate(Some(key.expose())).await?;
+//! let (trust, key) = auth.registry().register(NewTrust::new("St. Mary")?).await?;
+//! let found = auth.authenticate(Some(key.expose())).await?;
 //! assert_eq!(found.id, trust.id);
 //!
-//! let (_, new_key) = registry.rotate(&trust.id.into()).await?;
-//! let refused = authenticator.authenticate(Some(key.expose())).await.unwrap_err();
+//! let (_, new_key) = auth.registry().rotate(&trust.id.into()).await?;
+//! let refused = auth.authenticate(Some(key.expose())).await.unwrap_err();
 //! assert_eq!((refused.status(), refused.detail()), (401, "Invalid API Key."));
-//! assert!(authenticator.authenticate(Some(new_key.expose())).await.is_ok());
+//! assert!(auth.authenticate(Some(new_key.expose())).await.is_ok());
 //! # Ok(()) }
 //! ```
 //!
@@ -51,25 +50,25 @@
 //!   digest (G9).
 //! * If the store fails or times out, the request is refused as [`AuthError::Unavailable`], and
 //!   nothing is remembered (G9).
-//! * Keys and digests are in no log, no error, no `Debug` and no JSON (G10). [`ApiKey`] wipes
+//! * No log line, error, `Debug` output or JSON contains a key or a digest (G10). [`ApiKey`] wipes
 //!   itself when it is dropped.
-//! * Nothing panics on input; every error says what to do (G10).
+//! * No input causes a panic, and every error includes the remedy (G10).
 //!
-//! # What is not
+//! # What is not promised
 //!
-//! * The cache of *another* process is told of a change by a [`Watcher`] alone, a moment later. It
-//!   refuses a revoked key at once all the same, because it reads the live row; on a read replica
-//!   "at once" is as late as the replica is.
-//! * How long an answer takes tells whether a key was cached, and how many trusts there are, unless
-//!   [`reject_floor`](AuthenticatorBuilder::reject_floor) hides it. It does not tell how nearly
-//!   right a key was.
-//! * [`Authenticator`] has no rate limit. Unknown keys share scans, of which one runs at a time;
-//!   but one runs all the time if they keep coming.
+//! * Only a [`Watcher`] updates the cache of *another* process, a moment after the change. That
+//!   process refuses a revoked key at once all the same, because it reads the live row. On a read
+//!   replica, "at once" is as late as the replica.
+//! * The duration of an answer reveals whether a key was cached, and how many trusts there are,
+//!   unless [`reject_floor`](AuthenticatorBuilder::reject_floor) hides it. It does not reveal how
+//!   nearly right a key was.
+//! * [`Authenticator`] has no rate limit. Unknown keys share scans, and one scan runs at a time, but
+//!   scans run without a pause while unknown keys arrive.
 
-// docs.rs shows which feature an item needs.
-#![cfg_attr(docsrs, feature(doc_cfg))]
 #![forbid(unsafe_code)]
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod any_store;
 mod api_key;
 mod attempt;
 mod authenticator;
@@ -101,9 +100,12 @@ mod text_flaw;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod time_limit;
 mod trust;
+mod trust_auth;
 mod trust_ref;
 mod watcher;
 
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use any_store::AnyStore;
 pub use api_key::{ApiKey, RandomError};
 pub use attempt::{Attempt, Route};
 pub use authenticator::Authenticator;
@@ -127,12 +129,13 @@ pub use stats::{Failures, Stats};
 pub use store::{Candidates, Change, Listing, MalformedRow, TrustLedger, TrustStore};
 pub use text_flaw::TextFlaw;
 pub use trust::Trust;
+pub use trust_auth::{TrustAuth, TrustAuthBuilder};
 pub use trust_ref::TrustRef;
 pub use watcher::{ChangeSink, WatchStatus, WatchStore, Watcher};
 
 pub use trust_key_cache::{KeyHash, TrustKeyCache};
 
 /// The README's examples, as doctests.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "sqlite"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

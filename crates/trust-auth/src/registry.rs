@@ -67,14 +67,16 @@ impl<L> Clone for TrustRegistry<L> {
     }
 }
 
-impl<L: TrustLedger> TrustRegistry<L> {
-    /// A registry over this store, which invalidates this cache: the one that the
-    /// [`Authenticator`](crate::Authenticator) uses.
+impl<L> TrustRegistry<L> {
+    /// Returns a registry over this store, which invalidates this cache. It must be the cache of
+    /// the [`Authenticator`](crate::Authenticator); [`TrustAuth`](crate::TrustAuth) ensures that.
     #[must_use]
     pub fn new(ledger: Arc<L>, cache: Arc<TrustKeyCache>) -> Self {
         Self { ledger, cache }
     }
+}
 
+impl<L: TrustLedger> TrustRegistry<L> {
     /// Makes a trust, and its key. The key is to be had from here only: the store keeps its digest.
     ///
     /// # Errors
