@@ -422,7 +422,7 @@ async fn a_panic_in_the_store_refuses_all_who_waited_and_the_next_request_scans_
             assert_unavailable(
                 &answer(request).await,
                 "other",
-                "the scan over the trusts was given up",
+                "the scan of the trusts was abandoned",
             );
         }
         assert_eq!(

@@ -1,21 +1,22 @@
-//! [`compare`]: many keys against many rows, in constant time, letting others run in between.
+//! [`compare`]: compares many keys with many rows in constant time, and lets other tasks run in
+//! between.
 
 use tokio::task::yield_now;
 use trust_key_cache::{KeyHash, Sweep};
 
-/// How many digests are compared at a time: some 30 µs of work. It is the longest that a scan keeps
-/// a thread of the executor from the requests that hit, so it should be short; and it should be
-/// long beside the microsecond or so that it takes to give way and come back.
+/// How many digests one block compares: some 30 µs of work. A block is the longest time for which a
+/// sweep keeps a thread of the executor from requests that hit. It is long compared with the
+/// microsecond that a yield takes.
 ///
-/// The pass stays on the executor, and does not move to a thread for blocking work. There it would
-/// compete for the same processors, and the operating system takes turns in milliseconds, a hundred
-/// times as long; and a lone miss, whose pass is short, would pay for two threads' waking.
+/// The sweep runs on the executor, and not on a thread for blocking work. Such a thread would
+/// compete for the same processors, and the operating system switches threads in milliseconds. A
+/// single miss, whose sweep is short, would pay for waking two threads.
 const COMPARES_AT_A_TIME: usize = 1 << 14;
 
-/// For each candidate the index of the row that it equals, of the last one if there are several.
+/// Returns for each candidate the index of the last row that equals it.
 ///
-/// Block after block of rows, all candidates with each. What it does, and when it gives way,
-/// depends on how many candidates and rows there are, and on nothing else (G8).
+/// Compares all candidates with one block of rows after the other. The work and the yields depend
+/// only on the number of candidates and of rows (G8).
 pub(super) async fn compare(candidates: &[KeyHash], rows: &[KeyHash]) -> Vec<Option<usize>> {
     let mut sweep = Sweep::new(candidates);
     let block = (COMPARES_AT_A_TIME / candidates.len().max(1)).max(1);
@@ -33,10 +34,10 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn every_candidate_finds_its_last_row_whatever_the_blocks_g8() {
+    async fn every_candidate_finds_its_last_row_in_any_block_g8() {
         let row = |at: usize| KeyHash::of(at.to_be_bytes());
-        // Over more than one block, the first and the last of each; and the rows once more, so that
-        // the last is meant.
+        // The first and the last row of several blocks. The first 100 rows occur again at the end,
+        // and the later occurrence counts.
         let rows: Vec<KeyHash> = (0..COMPARES_AT_A_TIME).chain(0..100).map(row).collect();
         let asked = [
             0,
@@ -63,7 +64,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn others_have_a_turn_after_each_block_and_not_after_the_last() {
+    async fn other_tasks_run_after_each_block_except_the_last() {
         let row = |at: usize| KeyHash::of(at.to_be_bytes());
         let rows: Vec<KeyHash> = (0..COMPARES_AT_A_TIME).map(row).collect();
         for (candidates, expected) in [(1, 0), (2, 1), (3, 3)] {
@@ -78,7 +79,7 @@ mod tests {
         }
     }
 
-    /// More candidates than are compared at a time, with few rows.
+    /// More candidates than one block compares, with few rows.
     #[tokio::test]
     async fn a_block_is_never_empty() {
         let candidates: Vec<KeyHash> =

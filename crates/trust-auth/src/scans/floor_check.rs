@@ -1,12 +1,14 @@
-//! [`FloorCheck`]: whether the reject floor hides how long scans take. What counts is the longest scan that strangers can cause, since they
-//! choose how many keys it compares, and not the one that was seen. It must never slow a scan down.
+//! [`FloorCheck`]: warns if the reject floor is too short to hide how long scans take.
+//!
+//! The check uses the longest scan that unauthenticated clients can cause, because they choose how
+//! many keys it compares. It never slows a scan down.
 
 use std::time::Duration;
 
 use crate::log_limit::LogLimit;
 use crate::reject_floor::RejectFloor;
 
-/// What one key and one row cost, in nanoseconds.
+/// What comparing one key with one row costs, in nanoseconds.
 const COMPARE: u64 = 2;
 
 /// How many scans a refusal may wait for: the rest of one and the whole of the next, and both again
@@ -25,7 +27,7 @@ impl FloorCheck {
         Self { floor, waiting_limit: waiting_limit as u64, log_limit: LogLimit::default() }
     }
 
-    /// It took so long to read so many rows.
+    /// Records a scan that took this long to read this many rows.
     pub(super) fn record_scan(&self, reading: Duration, rows: usize) {
         let comparing = COMPARE.saturating_mul(self.waiting_limit).saturating_mul(rows as u64);
         let needed = reading.saturating_add(Duration::from_nanos(comparing)).saturating_mul(SCANS);
@@ -39,8 +41,9 @@ impl FloorCheck {
                 waiting_limit = self.waiting_limit,
                 ?needed,
                 others,
-                "the reject floor is too short: a flood of unknown keys makes refusals last longer, by steps that tell how \
-                 many trusts there are; make it longer than `needed`, or lower the waiting limit"
+                "the reject floor is too short: a flood of unknown keys makes refusals last \
+                 longer, in steps that reveal how many trusts there are; make the floor longer \
+                 than `needed`, or lower the waiting limit"
             );
         }
     }

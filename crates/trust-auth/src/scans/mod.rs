@@ -1,67 +1,67 @@
-//! [`Scans`]: requests that the cache cannot answer share scans over all candidates. It must never let a
-//! request join a scan that is already reading, never run two scans at once, and never leave a
-//! request waiting for a scan that nobody runs.
+//! [`Scans`]: lets requests that the cache cannot answer share scans of all candidates.
+//!
+//! A request never joins a scan that is already reading, two scans never run at once, and no request
+//! waits for a scan that no task runs.
 //!
 //! # What is shared
 //!
 //! A request that misses *joins* the next scan and waits. One *scanner*, a task of its own, runs one
-//! scan after the other for as long as anybody waits:
+//! scan after the other while any request waits:
 //!
 //! ```text
-//! request:  lease = cache.lease(hash); join ─────────── wait ────────────▶ row = fetch(id); lease.remember(id)
-//! scanner:                                 begin ─▶ candidates() ─▶ compare ─▶ answer ─▶ begin …
+//! request:  lease = cache.lease(hash); join ─── wait ───▶ row = fetch(id); lease.remember(id)
+//! scanner:                                begin ─▶ candidates() ─▶ compare ─▶ answer ─▶ begin …
 //! ```
 //!
-//! `begin` takes everybody who waits off the queue, and then calls [`TrustStore::candidates`].
-//! Joining and beginning are under one lock, so each request is in exactly one scan, and knows of
-//! it nothing but the answer.
+//! `begin` takes all waiting requests off the queue, and then calls [`TrustStore::candidates`].
+//! Joining and beginning hold one lock, so each request is in exactly one scan. The answer is all
+//! that a request learns of its scan.
 //!
-//! # Why that is as good as a scan of one's own
+//! # Why a shared scan is as good as a scan of one's own
 //!
-//! * **No registration is missed.** A request is in a scan only if it joined before that scan
-//!   began, and the scan's read is called after that. Whatever was committed before the request
-//!   began was committed before the read, which is live and sees it. A scan that has begun is
-//!   closed: its read may be older than the commit. That is why a request waits for the rest of one
-//!   scan and the whole of the next, and never less.
-//! * **No revocation is missed (G1, G2).** The lease is taken by the request before it joins, so
-//!   before `begin`, so before the scan's read: it is older than every read that its value rests
-//!   on. A revocation whose commit the scan, or the fetch after it, did not see is announced after
-//!   those reads, hence after the lease, and supersedes it. The lease stays with the request: it is
-//!   dropped with it, and each key has its own. The price of taking it before the wait is that an
-//!   entry expires earlier by the length of the wait (G3 counts from the lease), and that an
-//!   invalidation during the wait supersedes it too, which costs that key one scan more.
-//! * **The scan never grants (G9).** Its answer is an id, a hint as good as the cache's. The
-//!   request fetches that row, after its own beginning, and is granted only if the row accepts the
-//!   key. Only then does it remember. The requests fetch side by side, and the next scan does not
+//! * **It misses no registration.** A request is in a scan only if it joined before the scan began,
+//!   and the scan's read starts after that. A change that was committed before the request began was
+//!   committed before the read, which is live and sees it. A scan that has begun takes no more
+//!   requests, because its read may be older than the commit. So a request waits for the rest of one
+//!   scan and the whole of the next.
+//! * **It misses no revocation (G1, G2).** The request takes its lease before it joins, so before
+//!   `begin`, so before the scan's read. The lease is older than every read that its value rests on.
+//!   A revocation whose commit the scan or the later fetch did not see is announced after those
+//!   reads, hence after the lease, and supersedes it. The lease belongs to the request and is
+//!   dropped with it, and each key has a lease of its own. Taking it before the wait has a price:
+//!   the entry expires earlier by the length of the wait (G3 counts from the lease), and an
+//!   invalidation during the wait supersedes the lease, which costs that key one more scan.
+//! * **It never grants (G9).** Its answer is an id, a hint as good as the cache's. The request
+//!   fetches that row after its own beginning, and is granted only if the row accepts the key. Only
+//!   then does the request remember the id. Requests fetch concurrently, and the next scan does not
 //!   wait for them.
-//! * **Failures are everybody's (G9).** If the read fails, each member of that scan gets the error,
-//!   and nobody an id, so that nothing is granted or remembered. The next scan starts afresh.
+//! * **All members share its failure (G9).** If the read fails, each member of the scan receives
+//!   the error, and none receives an id, so nothing is granted or remembered. The next scan starts
+//!   from the beginning.
 //!
 //! # Constant time (G8)
 //!
-//! The work of a scan depends on how many requests joined and how many rows there are: every
-//! member's digest is compared with every row. Two members with one digest are compared twice. To
-//! find such pairs would need a compare among strangers' digests whose duration told one client
-//! what another presents, and it would save next to nothing: the bound on the queue is the bound on
-//! the repetition.
+//! The work of a scan depends on the number of members and of rows: the digest of every member is
+//! compared with every row. Two members with one digest are compared twice. Finding such pairs would
+//! need a comparison among digests of different clients, whose duration would reveal to one client
+//! what another presents. It would save little: the bound on the queue bounds the repetition.
 //!
 //! # Bounds
 //!
-//! No more than one scan is in flight. No more than `limit` requests wait for the next one, and as
-//! many may be in the one under way; a request over the limit is refused at once, and leaves
-//! nothing behind. A request that goes away gives its place back at once, and is not even compared
-//! if its scan has not begun. In a time t at most `t / (duration of a scan) + 1` scans begin,
-//! whatever anybody sends.
+//! At most one scan is in flight. At most `limit` requests wait for the next scan, and as many may
+//! be in the one under way. A request over the limit is refused at once, and leaves nothing behind.
+//! A request that is cancelled frees its place at once, and is not compared if its scan has not
+//! begun. In a time t at most `t / (duration of a scan) + 1` scans begin, whatever clients send.
 //!
-//! Hits take no part in any of this: not in the lock, which only joining, leaving and beginning
-//! hold, for some instructions each, and not in a connection of the store, of which a scan takes
-//! one.
+//! Hits take no part in any of this. They never take the lock, which joining, leaving and beginning
+//! hold for some instructions each. A scan takes one connection of the store, and leaves the others
+//! to hits.
 //!
 //! # Ends out of turn
 //!
-//! The scanner belongs to no request, so none that is dropped ends it. If it is dropped itself,
-//! because the store panicked or its runtime is shut down, whoever was in its scan or on the queue
-//! is told so and refused, and the next request to miss starts a new one, on its own runtime.
+//! The scanner belongs to no request, so a dropped request does not end it. If the scanner itself is
+//! dropped, because the store panicked or its runtime is shut down, all requests in its scan and on
+//! the queue are refused. The next request that misses starts a new scanner on its own runtime.
 
 mod compare;
 mod floor_check;
@@ -84,11 +84,11 @@ use crate::reject_floor::RejectFloor;
 use crate::stats::Counters;
 use crate::store::TrustStore;
 
-/// How many members of a scan are answered before others have a turn. Each becomes runnable at
-/// once, and a request that hits should not have to wait for all of them.
+/// How many members of a scan are answered before other tasks run. Each answered request becomes
+/// runnable at once, and a request that hits should not wait for all of them.
 const ANSWERS_AT_A_TIME: usize = 32;
 
-/// What a scan says of one key.
+/// The answer of a scan for one key.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Found {
     /// The row that had the key when the scan read it.
@@ -99,7 +99,7 @@ pub(crate) struct Found {
 
 type Answer = Result<Found, StoreError>;
 
-/// The scans over one store, and the queue for them.
+/// The scans of one store, and the queue for them.
 pub(crate) struct Scans<S> {
     store: Arc<S>,
     counters: Arc<Counters>,
@@ -108,7 +108,8 @@ pub(crate) struct Scans<S> {
 }
 
 impl<S: TrustStore> Scans<S> {
-    /// `floor` is what should be longer than anybody waits for these scans.
+    /// Returns the scans of this store, for at most `limit` waiting requests. `floor` should be
+    /// longer than any request waits.
     pub(crate) fn new(
         store: Arc<S>,
         counters: Arc<Counters>,
@@ -123,8 +124,8 @@ impl<S: TrustStore> Scans<S> {
         }
     }
 
-    /// Joins the next scan, and waits for what it says of this key. A lease that is to remember it
-    /// must have been taken before.
+    /// Joins the next scan, and returns its answer for this key. The lease that is to remember the
+    /// answer must have been taken before.
     pub(crate) async fn find(self: &Arc<Self>, hash: &KeyHash) -> Result<Found, AuthError> {
         let runtime = Handle::try_current()
             .map_err(|error| AuthError::Unavailable(StoreError::Other(error.into())))?;
@@ -132,20 +133,21 @@ impl<S: TrustStore> Scans<S> {
         let joined =
             self.queue.join(Waiter { hash: *hash, answer }).ok_or(AuthError::Overloaded)?;
         let _waiting = self.counters.waiting();
-        if joined.first {
+        if joined.starts_scanner {
             runtime.spawn(Scanner { scans: Arc::clone(self), retired: false }.run());
         }
         match answered.await {
             Ok(answer) => answer.map_err(AuthError::Unavailable),
             Err(_) => Err(AuthError::Unavailable(StoreError::Other(
-                "the scan over the trusts was given up: the store panicked, or the runtime is shutting down"
+                "the scan of the trusts was abandoned: the store panicked, or the runtime is \
+                 shutting down"
                     .into(),
             ))),
         }
     }
 }
 
-/// The right to scan, of which there is one while anybody waits.
+/// The right to scan. There is one scanner while any request waits.
 struct Scanner<S> {
     scans: Arc<Scans<S>>,
     retired: bool,
@@ -160,58 +162,59 @@ impl<S: TrustStore> Scanner<S> {
     async fn scan_while_requests_wait(&mut self) {
         while let Some(members) = self.scans.queue.begin() {
             self.scan(members).await;
-            // A store in memory never waits, and the executor has others to serve. But the right to
-            // scan is not kept in a task that nobody may come to poll: a request's
+            // A store in memory never waits, and the executor has other tasks to run. But the task
+            // must not keep the right to scan where it may never be polled again: a request's
             // runtime may stand still once the request has its answer.
             if self.scans.queue.has_waiters() {
                 yield_now().await;
             }
         }
-        // The queue was empty, and `begin` took the right to scan back: somebody else may have it
-        // by now.
+        // The queue was empty, and `begin` took the right to scan back. Another scanner may have
+        // it by now.
         self.retired = true;
     }
 
     async fn scan(&self, members: Vec<Waiter<Answer>>) {
         let (hashes, answers): (Vec<KeyHash>, Vec<_>) =
             members.into_iter().map(|member| (member.hash, member.answer)).unzip();
-        let seen = self.read_and_sweep(&hashes).await;
+        let scanned = self.read_and_sweep(&hashes).await;
         let mut answers = answers.into_iter().enumerate();
         while let Some((at, answer)) = answers.next() {
-            let answered_with = match &seen {
-                Ok(seen) => Ok(Found { id: seen.ids[at], rows: seen.rows }),
+            let found = match &scanned {
+                Ok(scanned) => Ok(Found { id: scanned.ids[at], rows: scanned.rows }),
                 Err(error) => Err(error.clone()),
             };
-            // Whoever has gone away needs no answer.
-            let _ = answer.send(answered_with);
+            // A cancelled request needs no answer.
+            let _ = answer.send(found);
             if at % ANSWERS_AT_A_TIME == ANSWERS_AT_A_TIME - 1 && answers.len() > 0 {
                 yield_now().await;
             }
         }
     }
 
-    /// The scan itself. Its members are fixed: only therefore may the read begin.
-    async fn read_and_sweep(&self, hashes: &[KeyHash]) -> Result<Seen, StoreError> {
+    /// Reads all candidates and compares them. The members are fixed by now: the read must begin
+    /// after the last of them has joined.
+    async fn read_and_sweep(&self, hashes: &[KeyHash]) -> Result<Scanned, StoreError> {
         let begun = Instant::now();
         let candidates = self.scans.store.candidates().await?;
         self.scans.floor_check.record_scan(begun.elapsed(), candidates.len());
         let found = compare(hashes, candidates.hashes()).await;
         self.scans.counters.record_scan(candidates.len());
         let ids = found.into_iter().map(|index| candidates.id(index?)).collect();
-        Ok(Seen { ids, rows: candidates.len() })
+        Ok(Scanned { ids, rows: candidates.len() })
     }
 }
 
 impl<S> Drop for Scanner<S> {
     fn drop(&mut self) {
         if !self.retired {
-            self.scans.queue.give_up();
+            self.scans.queue.abandon();
         }
     }
 }
 
 /// What a scan has found, in the order of its members.
-struct Seen {
+struct Scanned {
     ids: Vec<Option<Uuid>>,
     rows: usize,
 }
@@ -223,7 +226,7 @@ mod tests {
     use super::*;
     use crate::memory::MemoryStore;
 
-    /// Another scanner may have begun between this one's last look at the queue and its end.
+    /// Another scanner may have begun between the last check of the queue and the end of this one.
     #[tokio::test]
     async fn a_retired_scanner_leaves_the_queue_of_its_successor_alone() {
         let scans = Arc::new(Scans::new(
@@ -236,14 +239,14 @@ mod tests {
         scanner.scan_while_requests_wait().await;
         let (answer, mut answered) = oneshot::channel();
         let joined = scans.queue.join(Waiter { hash: KeyHash::of("key"), answer }).unwrap();
-        assert!(joined.first, "the right to scan was given up");
+        assert!(joined.starts_scanner, "the right to scan was given up");
         drop(scanner);
-        assert!(scans.queue.has_waiters(), "the request was sent away");
+        assert!(scans.queue.has_waiters(), "the request was refused");
         assert!(matches!(answered.try_recv(), Err(oneshot::error::TryRecvError::Empty)));
     }
 
     #[tokio::test]
-    async fn others_have_a_turn_after_some_answers_and_not_after_the_last() {
+    async fn other_tasks_run_after_some_answers_and_not_after_the_last() {
         let scans = Scans::new(
             Arc::new(MemoryStore::new()),
             Arc::new(Counters::default()),

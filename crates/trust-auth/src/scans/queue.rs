@@ -1,5 +1,6 @@
-//! [`Queue`]: who waits for the next scan, and whether there is a scanner who will come for them. It must never
-//! hold more than its limit, and never keep a place for somebody who has gone.
+//! [`Queue`]: the requests that wait for the next scan, and whether a scanner will take them.
+//!
+//! It never holds more than its limit, and keeps no place for a cancelled request.
 
 use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,68 +23,69 @@ pub(super) struct Queue<A> {
 }
 
 struct State<A> {
-    /// How many scans have begun: the name of the one that is waited for.
+    /// How many scans have begun. The number identifies the scan that requests wait for.
     begun: u64,
     waiting: Slab<Waiter<A>>,
-    /// Somebody has the right to scan, and will look here before giving it back.
-    scanner: bool,
+    /// Whether a scanner has the right to scan. It checks the queue before it gives the right up.
+    has_scanner: bool,
 }
 
-/// A place on the queue, which is free again when this is dropped before the scan begins.
+/// A place on the queue. Dropped before the scan begins, it frees the place.
 pub(super) struct Joined<'a, A> {
     queue: &'a Queue<A>,
     scan: u64,
     place: usize,
-    /// Whoever joined got the right to scan with it, and must see to a scanner.
-    pub(super) first: bool,
+    /// Whether this request received the right to scan, and must start a scanner.
+    pub(super) starts_scanner: bool,
 }
 
 impl<A> Queue<A> {
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, state: Mutex::new(State { begun: 0, waiting: Slab::new(), scanner: false }) }
+        let state = State { begun: 0, waiting: Slab::new(), has_scanner: false };
+        Self { limit, state: Mutex::new(state) }
     }
 
-    /// Takes a place for the next scan; `None` if all are taken.
+    /// Takes a place for the next scan. Returns `None` if all are taken.
     pub(super) fn join(&self, waiter: Waiter<A>) -> Option<Joined<'_, A>> {
         let mut state = self.state();
         if state.waiting.len() >= self.limit {
             return None;
         }
         let place = state.waiting.insert(waiter);
-        let first = !mem::replace(&mut state.scanner, true);
-        Some(Joined { queue: self, scan: state.begun, place, first })
+        let starts_scanner = !mem::replace(&mut state.has_scanner, true);
+        Some(Joined { queue: self, scan: state.begun, place, starts_scanner })
     }
 
-    /// Begins a scan for all who wait. If nobody does, there is none, and the scanner has given up
-    /// the right to scan.
+    /// Begins a scan, and returns all waiting requests as its members. Returns `None` if no request
+    /// waits: the scanner has given up the right to scan then.
     pub(super) fn begin(&self) -> Option<Vec<Waiter<A>>> {
         let mut state = self.state();
         if state.waiting.is_empty() {
-            state.scanner = false;
+            state.has_scanner = false;
             return None;
         }
         state.begun += 1;
-        // Leaves the slab its memory, which the next ones will need.
+        // Leaves the slab its memory, which the next requests need.
         Some(state.waiting.drain().collect())
     }
 
-    /// Whether anybody waits for the next scan.
+    /// Returns whether any request waits for the next scan.
     pub(super) fn has_waiters(&self) -> bool {
         !self.state().waiting.is_empty()
     }
 
-    /// Sends everybody away, for a scanner that can go on no more.
-    pub(super) fn give_up(&self) {
+    /// Refuses all waiting requests, for a scanner that cannot continue.
+    pub(super) fn abandon(&self) {
         let mut state = self.state();
         state.begun += 1;
-        state.scanner = false;
-        let given_up = mem::take(&mut state.waiting);
-        // Each of them wakes somebody, who must not find the lock taken.
+        state.has_scanner = false;
+        let abandoned = mem::take(&mut state.waiting);
+        // Dropping a waiter wakes its request, which must not find the lock taken.
         drop(state);
-        drop(given_up);
+        drop(abandoned);
     }
 
-    /// Nothing in here panics half-way, so a poisoned lock says nothing.
+    /// Locks the state. A poisoned lock is usable: no code panics half-way through a change.
     fn state(&self) -> MutexGuard<'_, State<A>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -92,11 +94,11 @@ impl<A> Queue<A> {
 impl<A> Drop for Joined<'_, A> {
     fn drop(&mut self) {
         let mut state = self.queue.state();
-        // Otherwise the scan has taken everybody with it, and the place may be another's.
-        let gone =
+        // If the scan has begun, it took the request along, and the place may be another's.
+        let removed =
             if state.begun == self.scan { state.waiting.try_remove(self.place) } else { None };
         drop(state);
-        drop(gone);
+        drop(removed);
     }
 }
 
@@ -104,18 +106,18 @@ impl<A> Drop for Joined<'_, A> {
 mod tests {
     use super::*;
 
-    /// As when the scanner's runtime is shut down before its first turn.
+    /// This happens when the scanner's runtime is shut down before the scanner first runs.
     #[test]
-    fn who_was_sent_away_takes_nobodys_place() {
+    fn a_refused_request_frees_no_other_requests_place() {
         let queue = Queue::<()>::new(1);
         let waiter = || Waiter { hash: KeyHash::of("key"), answer: oneshot::channel().0 };
-        let sent_away = queue.join(waiter()).unwrap();
-        assert!(sent_away.first && queue.has_waiters());
-        queue.give_up();
+        let refused = queue.join(waiter()).unwrap();
+        assert!(refused.starts_scanner && queue.has_waiters());
+        queue.abandon();
         assert!(!queue.has_waiters());
         let waits = queue.join(waiter()).unwrap();
-        assert!(waits.first, "the right to scan was given up");
-        drop(sent_away);
+        assert!(waits.starts_scanner, "the right to scan was given up");
+        drop(refused);
         assert!(queue.has_waiters());
         drop(waits);
         assert!(!queue.has_waiters());
