@@ -78,7 +78,7 @@ fn g10_malformed_hashes_tell_where_and_never_what() {
         (format!("0x{}", &good[2..]), ParseKeyHashError::Digit { position: 1 }),
         (format!("{}g", &good[1..]), ParseKeyHashError::Digit { position: 63 }),
         ("é".repeat(32), ParseKeyHashError::Digit { position: 0 }),
-        ("secret-key-that-somebody-pasted-here".into(), ParseKeyHashError::Length { found: 36 }),
+        ("secret-key-that-a-person-pasted-here".into(), ParseKeyHashError::Length { found: 36 }),
     ] {
         let found = text.parse::<KeyHash>().unwrap_err();
         assert_eq!(found, error);
@@ -139,7 +139,11 @@ proptest! {
     }
 
     #[test]
-    fn g8_hashes_are_equal_just_when_their_bytes_are(bytes: [u8; 32], byte in 0..32_usize, flip in 1..=255_u8) {
+    fn g8_hashes_are_equal_just_when_their_bytes_are(
+        bytes: [u8; 32],
+        byte in 0..32_usize,
+        flip in 1..=255_u8,
+    ) {
         let mut other = bytes;
         other[byte] ^= flip;
         prop_assert!(KeyHash::from_bytes(bytes) != KeyHash::from_bytes(other));

@@ -35,7 +35,7 @@ fn g3_the_time_to_live_runs_from_the_lease() {
 }
 
 #[test]
-fn g3_a_lease_older_than_the_time_to_live_replaces_by_nothing_and_evicts_nobody() {
+fn g3_a_lease_older_than_the_time_to_live_replaces_by_nothing_and_evicts_no_other_key() {
     let clock = ManualClock::new();
     let cache = KeyCache::<u32, _>::builder().capacity(1).clock(clock.clone()).build().unwrap();
     let (hash, other) = (KeyHash::of("key"), KeyHash::of("other"));
@@ -73,8 +73,8 @@ fn g3_a_clock_that_lags_by_all_its_resolution_makes_no_value_outlive_its_time_to
     let clock = Lagging { truth: truth.clone(), lag: lag.clone(), resolution };
     let cache = KeyCache::<u32, _>::builder().ttl(TTL).clock(clock).build().unwrap();
     let hash = KeyHash::of("key");
-    // The lease reads the exact time, the lookup one that lags: the worst for whoever trusts the
-    // clock.
+    // The lease reads the exact time, and the lookup reads a time that lags: the worst case for a
+    // cache that trusts its clock.
     assert!(cache.lease(&hash).remember(1));
     lag.advance(resolution);
     truth.advance(TTL - NANO);

@@ -1,5 +1,5 @@
-//! G5: nobody waits. A thread is stopped where it would hold a lock, if there were one, and the
-//! others go on.
+//! G5: no thread waits for another. A thread is stopped where it would hold a lock, if there were
+//! one, and the other threads go on.
 
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -28,7 +28,7 @@ impl Clone for Stops {
 }
 
 #[test]
-fn g5_everybody_goes_on_while_a_writer_is_stopped_in_the_middle_of_its_copy() {
+fn g5_all_other_threads_go_on_while_a_writer_is_stopped_in_the_middle_of_its_copy() {
     let cache = KeyCache::<Stops>::builder().capacity(8).build().unwrap();
     let barrier = Arc::new(Barrier::new(2));
     assert!(cache.lease(&hash(1)).remember(Stops { number: 1, at: Some(barrier.clone()) }));

@@ -27,8 +27,8 @@ fn g6_threads_that_have_ended_leave_nothing_behind() {
     come_and_go(1_000);
     let change = region.change();
     let left = change.bytes_allocated as isize - change.bytes_deallocated as isize;
-    // Where crossbeam-epoch stands in, what they leave is collected like other garbage, when
-    // somebody writes.
+    // Where crossbeam-epoch is used instead, what the threads leave is collected like other
+    // garbage, by the next writers.
     assert!(
         left < 16 * 1_024 || reclamation() != Reclamation::Membarrier,
         "{left} bytes of 1,000 threads"

@@ -44,8 +44,8 @@ fn churn(cache: &KeyCache<Counted>, key: &KeyHash, rounds: u64, alive: &Arc<Atom
     alive.load(Ordering::Relaxed)
 }
 
-/// What a cache of one bucket may hold beside what is live. It frees in batches of eight, of which
-/// one waits; crossbeam-epoch's grace periods take some batches to end.
+/// What a cache of one bucket may hold in addition to what is live. The cache frees in batches of
+/// eight, and one batch waits. Crossbeam-epoch's grace periods take some batches to end.
 fn waiting_at_most() -> isize {
     if reclamation() == Reclamation::Membarrier { 16 } else { 64 }
 }
@@ -184,7 +184,7 @@ fn g6_what_a_reader_held_back_goes_at_the_first_look_after_it() {
             rests.send(()).unwrap();
             may_go.recv().ok();
         });
-        // Dropped if this fails, so that nobody waits for it.
+        // Dropped if this fails, so that no thread waits for it.
         let (ends, goes) = (ends, goes);
         reads_now.recv().unwrap();
         let held = churn(1_000);

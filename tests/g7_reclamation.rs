@@ -21,12 +21,12 @@ fn hash(number: u64) -> KeyHash {
 
 /// What was retired goes as the cache is written, and readers leave.
 fn assert_dropped(alive: &AtomicIsize, cache: &KeyCache<Counted, impl Clock>) {
-    let nobody = hash(u64::MAX);
+    let unknown = hash(u64::MAX);
     for round in 0..100_000 {
         if alive.load(Ordering::Relaxed) == 0 {
             return;
         }
-        cache.invalidate_key(&nobody);
+        cache.invalidate_key(&unknown);
         if round % 100 == 0 {
             thread::yield_now();
         }
@@ -95,7 +95,7 @@ fn g7_a_value_outlives_its_replacement_until_its_last_reader_is_done() {
 }
 
 #[test]
-fn g7_readers_beside_writers_see_whole_and_living_values() {
+fn g7_readers_next_to_writers_see_whole_and_living_values() {
     let alive = Arc::new(AtomicIsize::new(0));
     let cache = KeyCache::<Counted>::builder().capacity(8).build().unwrap();
     let done = AtomicBool::new(false);

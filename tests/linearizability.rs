@@ -115,8 +115,8 @@ fn run(seed: u64) -> Actions {
             let (cache, moment, ready) = (&cache, &moment, &ready);
             scope.spawn(move || {
                 let mut random = Rng::with_seed(seed.wrapping_mul(31).wrapping_add(thread as u64));
-                // All at once, as near as it goes; with fewer cores than threads, somebody has to
-                // let the others on.
+                // All threads start at once, as nearly as possible. With fewer cores than threads,
+                // a thread must let the others run.
                 ready.fetch_add(1, Ordering::SeqCst);
                 for turn in 0.. {
                     if ready.load(Ordering::SeqCst) == THREADS {
@@ -277,7 +277,8 @@ fn check(seed: u64) -> Actions {
     let actions = run(seed);
     assert!(
         is_linearizable(&actions),
-        "seed {seed}: the history is not linearizable\n\n{}\nand already this part of it is not:\n\n{}",
+        "seed {seed}: the history is not linearizable\n\n{}\n\
+         and already this part of it is not:\n\n{}",
         Drawn(&actions),
         Drawn(&minimised(&actions))
     );

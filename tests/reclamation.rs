@@ -144,7 +144,7 @@ fn g7_a_reader_that_outlives_its_threads_registration_keeps_its_value() {
     })
     .join()
     .unwrap();
-    // Whoever has the record next is protected as any other.
+    // The next owner of the record is protected as any other thread is.
     assert!(cache.lease(&key).remember(Counted::new(2, &alive)));
     std::thread::spawn(move || {
         let still = |value: &Counted| {

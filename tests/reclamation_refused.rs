@@ -33,7 +33,7 @@ fn g7_where_membarrier_is_refused_crossbeam_epoch_takes_over() {
             });
         }
     });
-    // Nobody reads any more, so what was replaced goes as the cache is written.
+    // No thread reads any more, so writes to the cache free what was replaced.
     for number in 0..12 {
         cache.invalidate_key(&hash(number));
     }

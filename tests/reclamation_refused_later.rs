@@ -36,7 +36,7 @@ fn g6_g7_after_membarrier_was_refused_what_waits_for_a_resting_thread_goes_when_
     let held = churn();
     assert!(!works || held <= 1 + 16, "{held} values for one key");
 
-    // Of one that rests nobody can tell whether it is reading.
+    // No writer can know whether an idle thread is reading.
     let (resting, reads) = (channel::<()>(), channel());
     let others = cache.clone();
     let rests = thread::spawn(move || {

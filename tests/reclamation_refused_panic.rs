@@ -1,5 +1,6 @@
-//! Somebody else's garbage goes off in crossbeam-epoch's collector, which stands in where
-//! `membarrier(2)` is refused. Alone in its binary: refusal and collector are the process's.
+//! The garbage of another user of crossbeam-epoch panics in the collector, which replaces the own
+//! epochs where `membarrier(2)` is refused. The test is alone in its binary: the refusal and the
+//! collector belong to the process.
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
 mod counted;
@@ -17,7 +18,7 @@ use trust_key_cache::{KeyCache, KeyHash};
 /// collects. If that panics in one of our writers, what the writer had in hand must not be freed on
 /// the way out.
 #[test]
-fn g7_a_panic_of_somebody_elses_garbage_frees_nothing_under_a_reader() {
+fn g7_a_panic_of_another_users_garbage_frees_nothing_under_a_reader() {
     refusal::refuse_membarrier();
     for delay in 0..20 {
         let alive = Arc::new(AtomicIsize::new(0));
@@ -34,7 +35,7 @@ fn g7_a_panic_of_somebody_elses_garbage_frees_nothing_under_a_reader() {
             // What is left of the round before may go off here.
             catch_unwind(|| {
                 let others = crossbeam_epoch::pin();
-                others.defer(|| panic!("somebody else's"));
+                others.defer(|| panic!("another user's"));
                 others.flush();
             })
             .ok();

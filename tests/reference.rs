@@ -38,7 +38,7 @@ fn lookup_returns_the_remembered_id_or_none_if_absent() {
 
 #[test]
 fn lookup_finds_no_key_but_the_very_one() {
-    // Of ten thousand strangers, several hundred share the tag of one of these sixteen.
+    // Of ten thousand unknown keys, several hundred share the tag of one of these sixteen.
     let cache = TrustKeyCache::builder().capacity(16).build().unwrap();
     for number in 0..16 {
         assert!(cache.lease(&hash(&number.to_string())).remember(id(number)));
@@ -59,7 +59,7 @@ fn lookup_returns_none_once_now_has_reached_the_expiry() {
 }
 
 #[test]
-fn remember_overwrites_and_starts_the_time_to_live_anew() {
+fn remember_overwrites_and_starts_the_time_to_live_again() {
     let (cache, clock) = manual();
     assert!(cache.lease(&hash("a")).remember(id(1)));
     clock.advance(Duration::from_secs(50));

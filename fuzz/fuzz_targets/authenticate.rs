@@ -1,5 +1,7 @@
-//! G9 and G10: the authenticator with arbitrary rows and arbitrary header bytes. A key is granted just if an enabled row has it: asked
-//! twice, since the second answer may come from the cache, and again after each change of the rows.
+//! G9 and G10: the authenticator with arbitrary rows and arbitrary header bytes.
+//!
+//! A key is granted only if an enabled row has the key. Each key is presented twice, since the
+//! second answer may come from the cache, and again after each change of the rows.
 
 #![no_main]
 
@@ -7,7 +9,10 @@ use std::sync::Arc;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use trust_auth::{AuthError, Authenticator, KeyHash, MemoryStore, NewTrust, Trust, TrustKeyCache, TrustLedger, TrustRegistry};
+use trust_auth::{
+    AuthError, Authenticator, KeyHash, MemoryStore, NewTrust, Trust, TrustKeyCache, TrustLedger,
+    TrustRegistry,
+};
 
 #[derive(Arbitrary, Debug)]
 struct Input {
@@ -45,12 +50,16 @@ struct Known {
 }
 
 fuzz_target!(|input: Input| {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without drivers");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().build().expect("a runtime without drivers");
     runtime.block_on(run(input));
 });
 
 async fn run(input: Input) {
-    let (store, cache) = (Arc::new(MemoryStore::new()), Arc::new(TrustKeyCache::builder().capacity(16).build().expect("16")));
+    let (store, cache) = (
+        Arc::new(MemoryStore::new()),
+        Arc::new(TrustKeyCache::builder().capacity(16).build().expect("16")),
+    );
     let registry = TrustRegistry::new(Arc::clone(&store), Arc::clone(&cache));
     let authenticator = Authenticator::new(Arc::clone(&store), cache);
     let mut known: Vec<Known> = Vec::new();
@@ -68,7 +77,8 @@ async fn run(input: Input) {
         if known.is_empty() {
             break;
         }
-        let (Change::Disable(at) | Change::Enable(at) | Change::Delete(at) | Change::Rotate(at)) = change;
+        let (Change::Disable(at) | Change::Enable(at) | Change::Delete(at) | Change::Rotate(at)) =
+            change;
         let at = usize::from(at) % known.len();
         let which = known[at].trust.id.into();
         match change {
@@ -105,11 +115,16 @@ async fn ask(authenticator: &Authenticator<MemoryStore>, known: &[Known], header
         for _ in 0..2 {
             match (authenticator.authenticate(key).await, key) {
                 (Ok(trust), Some(text)) if !text.is_empty() => {
-                    assert!(trust.accepts(&KeyHash::of(text)), "granted by a row that does not accept the key");
+                    assert!(
+                        trust.accepts(&KeyHash::of(text)),
+                        "granted by a row that does not accept the key"
+                    );
                     assert!(expected.is_some(), "granted without a row");
                 }
                 (Err(AuthError::Missing), None | Some("")) => {}
-                (Err(AuthError::Invalid), Some(_)) => assert!(expected.is_none(), "an enabled row's key was refused"),
+                (Err(AuthError::Invalid), Some(_)) => {
+                    assert!(expected.is_none(), "an enabled row's key was refused")
+                }
                 (answer, _) => panic!("an answer that cannot be: {answer:?}"),
             }
         }

@@ -1,7 +1,9 @@
-//! G1 to G4 and G6: an interpreter of operations over two caches, one of a single bucket and one of many, and a model of both.
+//! G1 to G4 and G6: an interpreter of operations over two caches and a model of both. One cache
+//! has a single bucket, and the other one has many.
 //!
-//! Both have room for all keys. In the single bucket any invalidation supersedes every lease; a lease that survives there must survive
-//! in the cache of many buckets as well, and both must hold just what the model holds.
+//! Both caches have room for all keys. In the single bucket any invalidation supersedes every
+//! lease. A lease that survives there must survive in the cache of many buckets as well. Both
+//! caches must hold exactly what the model holds.
 
 #![no_main]
 
@@ -56,7 +58,10 @@ fuzz_target!(|operations: Vec<Operation>| {
     for operation in operations {
         match operation {
             Operation::Lookup(key) => {
-                let expected = values.get(&(key % 16)).filter(|(_, expires_at)| now < *expires_at).map(|(value, _)| *value);
+                let expected = values
+                    .get(&(key % 16))
+                    .filter(|(_, expires_at)| now < *expires_at)
+                    .map(|(value, _)| *value);
                 assert_eq!(single.lookup(&hash(key)), expected);
                 assert_eq!(many.lookup_with(&hash(key), |value| *value), expected);
             }
@@ -77,7 +82,8 @@ fuzz_target!(|operations: Vec<Operation>| {
                     assert!(lease.many.remember(next));
                     values.insert(lease.key, (next, lease.taken_at + TTL));
                 } else {
-                    // Whether a bucket of its own has spared it, the model cannot tell; so that both go on alike, it is not stored.
+                    // The model does not know whether a bucket of its own has kept this lease
+                    // valid. The lease is dropped, so that both caches stay alike.
                     drop(lease.many);
                 }
             }
