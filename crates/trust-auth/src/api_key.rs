@@ -1,6 +1,6 @@
-//! [`ApiKey`]: a freshly made key, on its one way from the random source to the person who will use it.
+//! [`ApiKey`]: a new key, on its way from the random source to the person who will use it.
 //!
-//! It must never be stored, logged or cloned: what stays is its [`KeyHash`].
+//! It is never stored, logged or cloned. Its [`KeyHash`] is stored in its place.
 
 use std::fmt;
 
@@ -8,18 +8,18 @@ use data_encoding::BASE64URL_NOPAD;
 use trust_key_cache::KeyHash;
 use zeroize::Zeroizing;
 
-/// How many random bytes make a key: 256 bits, so that nobody guesses one and hashing it once is
+/// How many random bytes make a key: 256 bits, which no attacker guesses, so that one hash is
 /// enough.
 const ENTROPY_BYTES: usize = 32;
 
-/// How long a key's text is: 32 bytes in base64url without padding.
+/// The length of a key's text: 32 bytes in base64url without padding.
 const TEXT_BYTES: usize = 43;
 
 /// A new API key: 32 bytes from the operating system's random source, as 43 characters of base64url
 /// without padding.
 ///
 /// The text is wiped from memory when the key is dropped. There is no `Display` and no `Clone`, and
-/// `Debug` is redacted: whoever shows the key says [`expose`](Self::expose).
+/// `Debug` is redacted. Only [`expose`](Self::expose) returns the key.
 ///
 /// # Examples
 ///
@@ -42,36 +42,34 @@ impl ApiKey {
     ///
     /// # Errors
     ///
-    /// [`RandomError`] when the operating system gives no random bytes. There is no weaker source
-    /// to fall back to.
+    /// [`RandomError`] if the operating system returns no random bytes. No weaker source replaces
+    /// them.
     pub fn generate() -> Result<Self, RandomError> {
         let mut entropy = Zeroizing::new([0; ENTROPY_BYTES]);
         getrandom::fill(entropy.as_mut_slice()).map_err(RandomError)?;
-        // The whole text fits from the start: a String that grows would leave copies of the key
-        // behind.
+        // Has room for the whole text: a `String` that grows would leave copies of the key behind.
         let mut text = Zeroizing::new(String::with_capacity(TEXT_BYTES));
         BASE64URL_NOPAD.encode_append(entropy.as_slice(), &mut text);
         Ok(Self { text })
     }
 
-    /// The key itself, to be shown once to the person who asked for it.
+    /// Returns the key itself, to be shown once to the person who asked for it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.text
     }
 
-    /// The digest that the database keeps in the key's place.
+    /// Returns the digest that the database stores in place of the key.
     #[must_use]
     pub fn hash(&self) -> KeyHash {
         KeyHash::of(self.text.as_bytes())
     }
 
-    /// Whether `text` holds something of the form of a key, or of a digest: 43 or more characters
-    /// of base64url in a row, whatever stands around them.
+    /// Returns whether `text` contains something of the form of a key or a digest: 43 or more
+    /// characters of base64url in a row, with any text around them.
     ///
-    /// A key that was pasted where a name or an option belongs must not be stored, nor come back in
-    /// an error: ask before what somebody typed is repeated. Takes time in the length of the
-    /// text.
+    /// A key may be pasted where a name or an option belongs. Check a typed text before storing it
+    /// or repeating it in an error. Takes time linear in the length of the text.
     ///
     /// # Examples
     ///
@@ -98,7 +96,7 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-/// The operating system gave no random bytes, so that no key was made.
+/// The operating system returned no random bytes, so no key was made.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the operating system's random source failed, so no key was made; try again")]
 pub struct RandomError(#[source] getrandom::Error);

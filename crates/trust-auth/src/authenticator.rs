@@ -1,7 +1,6 @@
-//! [`Authenticator`]: from the header of a request to the trust whose key it carries.
+//! [`Authenticator`]: finds the trust whose key a request carries.
 //!
-//! It must never grant anything that the live row does not accept, and never remember anything when
-//! the store failed.
+//! It never grants what the live row does not accept, and remembers nothing when the store failed.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,62 +27,64 @@ use crate::trust::Trust;
 ///
 /// The key is hashed: the bytes of its UTF-8, with nothing trimmed. Then:
 ///
-/// 1. If the cache knows the hash, the row of the remembered id is fetched. If that row
-///    [accepts](Trust::accepts) the hash, the request is granted: one read by primary key, and one
-///    compare in constant time. This is the hot path.
+/// 1. If the cache has the hash, the row of the remembered id is fetched. If that row
+///    [accepts](Trust::accepts) the hash, the request is granted. This is the hot path: one read by
+///    primary key, and one compare in constant time.
 /// 2. Otherwise, and after a *stale hit*, a [lease](trust_key_cache::KeyCache::lease) is taken, and
-///    the request joins the next *scan*: all candidates are read, and each is compared with the
-///    keys of all who joined, in constant time. A match is fetched, verified against the live row
-///    once more, remembered under the lease, and granted. A match whose row has changed since is
-///    looked for by one more scan; after that the request is [`AuthError::Unavailable`].
-/// 3. Whatever the store cannot answer is refused as [`AuthError::Unavailable`]: nothing is granted
-///    and nothing remembered.
+///    the request joins the next *scan*. The scan reads all candidates, and compares each with the
+///    keys of all requests that joined, in constant time. The row of a match is fetched and checked
+///    once more, remembered under the lease, and granted. If that row has changed since, one more
+///    scan follows; after that the request is [`AuthError::Unavailable`].
+/// 3. If the store cannot answer, the request is refused as [`AuthError::Unavailable`]. Nothing is
+///    granted or remembered.
 ///
-/// The cache only ever saves the scan; each grant rests on a row that was read during the request
-/// (G9). A revocation by [`TrustRegistry`](crate::TrustRegistry) therefore holds from the moment it
+/// The cache only saves the scan. Each grant needs a row that was read during the request (G9). A
+/// revocation by [`TrustRegistry`](crate::TrustRegistry) therefore holds from the moment it
 /// returns, and one by another process from its commit.
 ///
 /// # Scans
 ///
-/// One scan runs at a time, however many requests miss, and it answers all who joined before its
-/// read began. Whoever joins later waits for the next one: a scan that is reading already could
-/// miss a trust that was registered before the request. So strangers with unknown keys cost the
-/// database one read after the other, and no more. At most
-/// [`waiting_limit`](AuthenticatorBuilder::waiting_limit) requests wait; one more is
-/// [`AuthError::Overloaded`], for which nothing is read. Hits wait for no scan.
+/// One scan runs at a time, however many requests miss. It answers all requests that joined before
+/// its read began. A later request waits for the next scan: a scan that is reading could miss a
+/// trust that was registered before the request. So unknown keys cost the database one read after
+/// the other, and no more. At most [`waiting_limit`](AuthenticatorBuilder::waiting_limit) requests
+/// wait. One more is [`AuthError::Overloaded`], and nothing is read for it. Hits wait for no scan.
 ///
-/// The scans run in a task of their own, on the runtime of a request that missed. A runtime that is
-/// driven for that request alone, by `block_on` on a single thread, may stand still while its task
-/// has the right to scan: if the request is cancelled in the middle of a scan, or has its answer
-/// while requests of other runtimes wait. Every miss then waits until that runtime is driven again
-/// or dropped. With several runtimes, keep each one running that requests come from.
+/// The scans run in a task of their own, on the runtime of a request that missed. `block_on` on a
+/// single thread drives a runtime for one request alone, and the runtime may stand still while its
+/// task has the right to scan. This happens if the request is cancelled during a scan, or is
+/// answered while requests of other runtimes wait. Every miss then waits until that runtime is
+/// driven again or dropped. With several runtimes, keep each one running that requests come from.
 ///
 /// # Where the lease is taken
 ///
-/// A lease must be older than every read that its value rests on. What is remembered rests on the
-/// candidates and on the fetch after them, so the lease is taken just before joining a scan, which
-/// reads later. To take it before the first lookup would be as safe, and worse: the hot path would
-/// pay for it, and it would be superseded more often.
+/// A lease must be older than every read that its value rests on: the read of the candidates, and
+/// the fetch after it. So the lease is taken just before the request joins a scan. Taking it before
+/// the first lookup would be as safe, but the hot path would pay for it, and it would be superseded
+/// more often.
 ///
 /// # Stale hits
 ///
-/// A stale hit leaves the cache as it is. Were it to invalidate its key, whoever holds a revoked
-/// key could keep superseding the leases of the keys that share its bucket.
-/// [`TrustRegistry`](crate::TrustRegistry) has removed the entry anyway, unless another process
-/// made the change; the entry then expires.
+/// A stale hit leaves the cache as it is. If it invalidated its key, a client with a revoked key
+/// could repeatedly supersede the leases of keys in the same bucket.
+/// [`TrustRegistry`](crate::TrustRegistry) has removed the entry already, unless another process
+/// made the change. The entry then expires.
 ///
 /// # Examples
 ///
 /// ```
 /// use std::sync::Arc;
-/// use trust_auth::{AuthError, Authenticator, KeyHash, MemoryStore, NewTrust, TrustKeyCache, TrustLedger};
+/// use trust_auth::{
+///     AuthError, Authenticator, KeyHash, MemoryStore, NewTrust, TrustKeyCache, TrustLedger,
+/// };
 ///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let store = Arc::new(MemoryStore::new());
 /// store.insert(NewTrust::new("St. Mary")?, KeyHash::of("key")).await?;
 /// let authenticator = Authenticator::new(store, Arc::new(TrustKeyCache::new()));
 ///
-/// assert_eq!(authenticator.authenticate(Some("key")).await?.name, "St. Mary"); // by a sweep
+/// assert_eq!(authenticator.authenticate(Some("key")).await?.name, "St. Mary"); // by a scan
 /// assert_eq!(authenticator.authenticate(Some("key")).await?.name, "St. Mary"); // by the cache
 /// assert_eq!(authenticator.stats().hits, 1);
 ///
@@ -101,14 +102,16 @@ pub struct Authenticator<S> {
 }
 
 impl<S: TrustStore> Authenticator<S> {
-    /// An authenticator over this store and this cache. The [`TrustRegistry`](crate::TrustRegistry)
-    /// of the same trusts must have the same cache.
+    /// Returns an authenticator over this store and this cache, with the usual limits.
+    ///
+    /// The [`TrustRegistry`](crate::TrustRegistry) of the same trusts must have the same cache.
+    /// [`TrustAuth`](crate::TrustAuth) ensures that.
     #[must_use]
     pub fn new(store: Arc<S>, cache: Arc<TrustKeyCache>) -> Self {
         Self::builder(store, cache).build()
     }
 
-    /// As [`new`](Self::new), with other limits than the usual ones.
+    /// Returns a builder of an authenticator with other limits.
     pub fn builder(store: Arc<S>, cache: Arc<TrustKeyCache>) -> AuthenticatorBuilder<S> {
         AuthenticatorBuilder::new(store, cache)
     }
@@ -130,22 +133,24 @@ impl<S: TrustStore> Authenticator<S> {
         Self { store, cache, counters, scans, reject_floor, deadline }
     }
 
-    /// The trust whose key this is; `None` is a request without a key.
+    /// Returns the trust whose key this is. `None` is a request without a key.
     ///
-    /// Cancel safe: a future that is dropped has granted nothing, and has at most remembered what
-    /// it verified.
+    /// Cancel safe: a dropped future has granted nothing, and has at most remembered what it
+    /// verified.
     ///
     /// # Errors
     ///
-    /// [`AuthError::Missing`] for no key or an empty one, [`AuthError::Invalid`] if no enabled
-    /// trust has it, [`AuthError::Unavailable`] if the store failed or timed out, or the
-    /// [`deadline`](AuthenticatorBuilder::deadline) passed, and [`AuthError::Overloaded`] if too
-    /// many requests wait for a scan. None of them comes before the
-    /// [`reject_floor`](AuthenticatorBuilder::reject_floor), if one is set.
+    /// * [`AuthError::Missing`] for no key or an empty one.
+    /// * [`AuthError::Invalid`] if no enabled trust has the key.
+    /// * [`AuthError::Unavailable`] if the store failed or timed out, or the
+    ///   [`deadline`](AuthenticatorBuilder::deadline) passed.
+    /// * [`AuthError::Overloaded`] if too many requests wait for a scan.
     ///
-    /// A miss outside a Tokio runtime is [`AuthError::Unavailable`]: the scan has nowhere to run.
-    /// So is any refusal there if a floor is set, and it comes at once: there is nothing to
-    /// wait by.
+    /// No error is returned before the [`reject_floor`](AuthenticatorBuilder::reject_floor), if one
+    /// is set.
+    ///
+    /// A miss outside of a Tokio runtime is [`AuthError::Unavailable`], because no task can scan.
+    /// If a floor is set, any refusal there is `Unavailable` at once, because nothing can wait.
     ///
     /// # Panics
     ///
@@ -154,13 +159,15 @@ impl<S: TrustStore> Authenticator<S> {
         self.attempt(api_key).await.result
     }
 
-    /// As [`authenticate`](Self::authenticate), and tells how the answer was found: for metrics.
+    /// Does as [`authenticate`](Self::authenticate), and also returns how the answer was found, for
+    /// metrics.
     ///
     /// ```
     /// # use std::sync::Arc;
     /// # use trust_auth::{Authenticator, MemoryStore, Route, TrustKeyCache};
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-    /// # let authenticator = Authenticator::new(Arc::new(MemoryStore::new()), Arc::new(TrustKeyCache::new()));
+    /// # let (store, cache) = (Arc::new(MemoryStore::new()), Arc::new(TrustKeyCache::new()));
+    /// # let authenticator = Authenticator::new(store, cache);
     /// let attempt = authenticator.attempt(Some("key")).await;
     /// assert!(attempt.result.is_err());
     /// assert_eq!((attempt.route, attempt.rows_swept), (Route::Scan, 0));
@@ -170,7 +177,7 @@ impl<S: TrustStore> Authenticator<S> {
         self.attempt_presented(Ok(api_key)).await
     }
 
-    /// As [`attempt`](Self::attempt), for a key whose reading may have been refused already.
+    /// Does as [`attempt`](Self::attempt), for a key that may have been refused when it was read.
     pub(crate) async fn attempt_presented(
         &self,
         api_key: Result<Option<&str>, AuthError>,
@@ -185,7 +192,7 @@ impl<S: TrustStore> Authenticator<S> {
         if attempt.result.is_err()
             && let Err(nowhere) = RejectFloor::can_hold(start)
         {
-            // It goes out at once, and so must not tell why the key was refused.
+            // This refusal is sent at once, so it must not reveal why the key was refused.
             attempt.result = Err(AuthError::Unavailable(StoreError::Other(nowhere.into())));
             self.counters.record_outcome(&attempt);
             return attempt;
@@ -201,9 +208,9 @@ impl<S: TrustStore> Authenticator<S> {
     /// Runs one scan over all candidates, shared with the requests that wait, and returns how many
     /// rows it read.
     ///
-    /// For a service that wants to know, before the first unknown key asks for it, whether its
-    /// database can give all rows in time. It grants nothing and remembers nothing. Neither the
-    /// deadline nor the reject floor applies.
+    /// A service checks with it, before the first unknown key arrives, whether its database returns
+    /// all rows in time. It grants and remembers nothing. Neither the deadline nor the reject floor
+    /// applies.
     ///
     /// # Errors
     ///
@@ -214,25 +221,26 @@ impl<S: TrustStore> Authenticator<S> {
     /// # use std::sync::Arc;
     /// # use trust_auth::{Authenticator, MemoryStore, TrustKeyCache};
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-    /// let authenticator = Authenticator::new(Arc::new(MemoryStore::new()), Arc::new(TrustKeyCache::new()));
+    /// let (store, cache) = (Arc::new(MemoryStore::new()), Arc::new(TrustKeyCache::new()));
+    /// let authenticator = Authenticator::new(store, cache);
     /// assert_eq!(authenticator.scan().await.unwrap(), 0);
     /// # }
     /// ```
     pub async fn scan(&self) -> Result<usize, AuthError> {
-        // A digest that no key can have been given: were a row to have it, its id is not used.
+        // The digest of no key. The id of a row that has it anyway is not used.
         let no_key = KeyHash::of([]);
         Ok(self.scans.find(&no_key).await?.rows)
     }
 
-    /// What this authenticator and its clones have done so far.
+    /// Returns the counters of this authenticator and its clones.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.counters.read()
     }
 
-    /// Checks the key, to the deadline if there is one.
+    /// Checks the key, until the deadline if there is one.
     async fn check_in_time(&self, hash: &KeyHash) -> Attempt {
-        // Outlives the check, so that an attempt that is cut off still tells which way it took.
+        // Outlives the check, so that an attempt that is cut off still has its route.
         let mut progress = Progress { route: Route::Hit, rows_swept: 0 };
         let result = match self.deadline {
             Some(after) if Handle::try_current().is_ok() => {
@@ -264,7 +272,7 @@ impl<S: TrustStore> Authenticator<S> {
         self.search(hash, progress).await
     }
 
-    /// The answer by a scan over all candidates.
+    /// Finds the answer by a scan of all candidates.
     async fn search(&self, hash: &KeyHash, progress: &mut Progress) -> Result<Trust, AuthError> {
         for _ in 0..2 {
             // Before joining, and so before the first read that the remembered value rests on: a
@@ -273,21 +281,19 @@ impl<S: TrustStore> Authenticator<S> {
             let found = self.scans.find(hash).await?;
             progress.rows_swept += found.rows;
             let id = found.id.ok_or(AuthError::Invalid)?;
-            // The scan is a hint like the cache is: the row may have changed since the candidates
+            // The answer is a hint, as the cache's: the row may have changed since the candidates
             // were read.
             match self.live_row(id, hash).await {
                 Ok(Some(trust)) => {
-                    // If an invalidation has superseded the lease, the next request sweeps again;
-                    // this one has its live row.
+                    // If an invalidation has superseded the lease, the next request scans again.
+                    // This request has its live row.
                     lease.remember(id);
                     return Ok(trust);
                 }
-                // Revoked since, as a rule. But another row may have the key, by now or all the
-                // time: sweep once more, so that a key which is valid throughout is
-                // not refused as invalid.
+                // As a rule the key was revoked since. But another row may have the key: one more
+                // scan keeps a key that is valid throughout from being refused as invalid.
                 Ok(None) => {}
-                // The fault of this row alone, which another try does not mend. The store has
-                // logged it.
+                // Another try does not repair this row. The store has logged it.
                 Err(StoreError::BadRow { .. }) => return Err(AuthError::Invalid),
                 Err(error) => return Err(AuthError::Unavailable(error)),
             }
@@ -295,7 +301,7 @@ impl<S: TrustStore> Authenticator<S> {
         Err(AuthError::Unavailable(StoreError::Unsettled))
     }
 
-    /// The row with this id as it is now, if it accepts the key. There is no other way to a grant.
+    /// Returns the row with this id as it is now, if it accepts the key. Every grant needs it.
     async fn live_row(&self, id: Uuid, hash: &KeyHash) -> Result<Option<Trust>, StoreError> {
         Ok(self.store.fetch(id).await?.filter(|trust| trust.accepts(hash)))
     }

@@ -1,4 +1,4 @@
-//! [`AuthenticatorBuilder`]: an authenticator with other limits than the usual ones.
+//! [`AuthenticatorBuilder`]: makes an authenticator with other limits than the usual ones.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,7 +23,8 @@ const MAX_DEADLINE: Duration = Duration::from_hours(24);
 /// use trust_auth::{Authenticator, MemoryStore, TrustKeyCache};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-/// let authenticator = Authenticator::builder(Arc::new(MemoryStore::new()), Arc::new(TrustKeyCache::new()))
+/// let (store, cache) = (Arc::new(MemoryStore::new()), Arc::new(TrustKeyCache::new()));
+/// let authenticator = Authenticator::builder(store, cache)
 ///     .waiting_limit(256)
 ///     .reject_floor(Duration::from_millis(20))
 ///     .build();
@@ -42,7 +43,7 @@ pub struct AuthenticatorBuilder<S> {
 }
 
 impl<S: TrustStore> AuthenticatorBuilder<S> {
-    /// How many requests may wait for a scan to begin, unless another number is given.
+    /// How many requests may wait for a scan by default.
     pub const DEFAULT_WAITING_LIMIT: usize = 256;
 
     pub(crate) fn new(store: Arc<S>, cache: Arc<TrustKeyCache>) -> Self {
@@ -55,80 +56,79 @@ impl<S: TrustStore> AuthenticatorBuilder<S> {
         }
     }
 
-    /// How many requests may wait for a scan to begin; one more is refused as
-    /// [`Overloaded`](crate::AuthError::Overloaded). Default: 256. At least 1, to which zero is
-    /// brought.
+    /// Limits how many requests may wait for a scan to begin. Default: 256. Zero means 1.
     ///
-    /// As many may be in the scan under way. A larger number lets a flood make scans longer, by
-    /// some 2 ns for each request and row, and refuses fewer of the requests that come with it;
-    /// it also takes a longer [`reject_floor`](Self::reject_floor) to hide these scans.
+    /// One more request is refused as [`Overloaded`](crate::AuthError::Overloaded). As many
+    /// requests may be in the scan under way.
+    ///
+    /// A larger limit lets a flood make scans longer, by some 2 ns for each request and row, and
+    /// refuses fewer of the requests that arrive during the flood. It also takes a longer
+    /// [`reject_floor`](Self::reject_floor) to hide these scans.
     pub fn waiting_limit(mut self, requests: usize) -> Self {
         self.waiting_limit = requests.max(1);
         self
     }
 
-    /// How long each refusal takes at least, from the beginning of the request, and in what steps
-    /// it takes longer: one that is not ready after `floor` takes twice that, or three times.
-    /// Default: zero, which is no floor. At most a day.
+    /// Sets the shortest duration of a refusal, from the beginning of the request. A longer refusal
+    /// takes a whole multiple of it. Default: zero, which is no floor. At most a day.
     ///
-    /// Without one, the duration of a refusal tells how long a scan takes, and so how many trusts
-    /// there are.
+    /// Without a floor, the duration of a refusal reveals how long a scan takes, and so how many
+    /// trusts there are.
     ///
     /// # How long
     ///
-    /// Strangers choose how long a scan is: each key that waits is compared with each row, for some
-    /// 2 ns, and as many keys may wait as the [`waiting_limit`](Self::waiting_limit) allows. A
-    /// miss waits for the rest of one scan and the whole of the next, and for both again if the
-    /// row that was found has changed since. So refusals look alike, whoever floods the
-    /// service, if
+    /// Unauthenticated clients choose the length of a scan. Each waiting key is compared with each
+    /// row, for some 2 ns, and as many keys may wait as the [`waiting_limit`](Self::waiting_limit)
+    /// allows. A miss waits for the rest of one scan and the whole of the next, and for both again
+    /// if the row that was found has changed since. Refusals look alike under any flood if
     ///
     /// ```text
     /// floor > 4 × (duration of candidates() + waiting_limit × rows × 2 ns)
     /// ```
     ///
     /// With 10,000 trusts that take 5 ms to read, and 256 requests that may wait: 4 × (5 ms + 5.1
-    /// ms) = 41 ms, so 50 ms. With 100,000 that take 50 ms: 405 ms; and 226 ms if no more than
-    /// 32 may wait, which is why the waiting limit is the lever. A scan by which the floor
-    /// turns out to be too short is logged by [`tracing`] as a warning, once a minute.
+    /// ms) = 41 ms, so 50 ms. With 100,000 trusts that take 50 ms: 405 ms. With these and 32
+    /// waiting requests: 226 ms, so a lower waiting limit is what shortens the floor.
+    /// [`tracing`] logs a scan that shows the floor to be too short as a warning, once a
+    /// minute.
     ///
-    /// # What has it
+    /// # Which answers have it
     ///
-    /// Every refusal has it, also those that read nothing, so that nobody needs to know which are
-    /// which. A grant goes out at once.
+    /// Every refusal has the floor, also one that reads nothing, so that no caller needs to
+    /// distinguish them. A grant is returned at once.
     ///
-    /// A refusal that waits for its time holds nothing but its own memory: bound the connections in
-    /// front of it. The runtime wakes it at a tick of a millisecond, so that it comes up to
-    /// some milliseconds late, whatever was done before. Needs a Tokio runtime with time
-    /// enabled; outside any runtime, each refusal is
-    /// [`Unavailable`](crate::AuthError::Unavailable) at once.
+    /// A refusal that waits holds only its own memory: bound the connections in front of it. The
+    /// runtime wakes it at a tick of a millisecond, so it is up to some milliseconds late, whatever
+    /// was done before. The floor needs a Tokio runtime with time enabled. Outside of any runtime,
+    /// each refusal is [`Unavailable`](crate::AuthError::Unavailable) at once.
     pub fn reject_floor(mut self, floor: Duration) -> Self {
         self.reject_floor = floor;
         self
     }
 
-    /// Bounds what the store may take over one request, all steps together: the fetch of a cached
-    /// row, the wait for a scan and the scan, and the fetch after it. Default: no bound but the
-    /// store's own. At most a day.
+    /// Limits how long the store may take for one request, all steps together: the fetch of a
+    /// cached row, the wait for a scan, the scan, and the fetch after it. Default: only the store's
+    /// own time-outs. At most a day.
     ///
-    /// A request that has no answer by then is [`Unavailable`](crate::AuthError::Unavailable), with
+    /// A request without an answer by then is [`Unavailable`](crate::AuthError::Unavailable), with
     /// [`StoreError::Timeout`](crate::StoreError::Timeout) as its cause. Without a deadline, each
-    /// step has the store's own time limit, and a request may take several times that. A
-    /// deadline that is not longer than twice the time to read all rows refuses requests that
-    /// came while a scan was reading. The scan goes on for others, to the store's own limit.
+    /// step has the store's own time-out, and a request may take several times that. A deadline
+    /// shorter than twice the time to read all rows refuses requests that arrive while a scan
+    /// reads. The scan continues for other requests, until the store's own time-out.
     ///
-    /// A refusal still takes the [`reject_floor`](Self::reject_floor), so the last one goes out at
-    /// the first whole multiple of the floor after the deadline.
+    /// A refusal still takes the [`reject_floor`](Self::reject_floor). So the last refusal is
+    /// returned at the first whole multiple of the floor after the deadline.
     ///
-    /// Needs a Tokio runtime with time enabled; outside any runtime there is no deadline.
+    /// The deadline needs a Tokio runtime with time enabled. Outside of any runtime there is none.
     ///
     /// ```
     /// # use std::sync::Arc;
     /// # use std::time::Duration;
     /// # use trust_auth::{Authenticator, MemoryStore, TrustKeyCache};
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-    /// let authenticator = Authenticator::builder(Arc::new(MemoryStore::new()), Arc::new(TrustKeyCache::new()))
-    ///     .deadline(Duration::from_secs(2))
-    ///     .build();
+    /// let (store, cache) = (Arc::new(MemoryStore::new()), Arc::new(TrustKeyCache::new()));
+    /// let authenticator =
+    ///     Authenticator::builder(store, cache).deadline(Duration::from_secs(2)).build();
     /// assert!(authenticator.authenticate(Some("no trust has this")).await.is_err());
     /// # }
     /// ```
@@ -137,7 +137,7 @@ impl<S: TrustStore> AuthenticatorBuilder<S> {
         self
     }
 
-    /// The authenticator. Its clones share all limits.
+    /// Returns the authenticator. Its clones share all limits.
     #[must_use]
     pub fn build(self) -> Authenticator<S> {
         Authenticator::with_limits(

@@ -188,7 +188,8 @@ pub enum StoreError {
     },
     /// The file is no SQLite database, or a damaged one.
     #[error(
-        "{path} is no SQLite database, or a damaged one; check the path, or restore the file from a backup",
+        "{path} is no SQLite database, or a damaged one; check the path, or restore the file from \
+         a backup",
         path = path.display()
     )]
     NotADatabase {
@@ -214,8 +215,8 @@ pub enum StoreError {
     /// The tables lack something that each operation needs, such as a column, and that a migration
     /// adds. Opening a database migrates only if the options allow it.
     #[error(
-        "the database {path} cannot be used: it lacks {}; run `trust-auth migrate`, which adds that and \
-         keeps everything else (`--dry-run` shows its SQL)",
+        "the database {path} cannot be used: it lacks {}; run `trust-auth migrate`, which adds \
+         that and keeps everything else (`--dry-run` shows its SQL)",
         missing.join(", "),
         path = path.display()
     )]
@@ -304,7 +305,10 @@ pub enum StoreError {
         name: String,
     },
     /// There is no such trust. Nothing was written.
-    #[error("there is no trust {:?}; list the trusts to see their names and ids", which.to_string())]
+    #[error(
+        "there is no trust {:?}; list the trusts to see their names and ids",
+        which.to_string()
+    )]
     NoSuchTrust {
         /// The id or name that was asked for.
         which: TrustRef,

@@ -10,16 +10,18 @@
 //!
 //! # Parts
 //!
-//! | | |
-//! |---|---|
-//! | [`TrustAuth`] | holds the parts below, which share one cache |
-//! | [`Authenticator`] | answers each request |
-//! | [`TrustRegistry`] | registers, rotates, disables, enables and deletes trusts; each change is committed, then invalidates exactly the keys concerned |
-//! | `PostgresStore`, `SqliteStore`, [`MemoryStore`] | hold the trusts; [`TrustStore`], [`TrustLedger`] and [`WatchStore`] are the traits for another place |
-//! | [`TrustKeyCache`] | is shared by authenticator and registry, so that a change counts at once |
-//! | [`Watcher`] | removes from a cache what other processes change, as they change it |
-//! | `AuthLayer`, `Authenticated` (features `http`, `axum`) | mount an authenticator in a service of tower or axum; see `examples/` |
-//! | `trust-auth serve`, a program | answers forward-auth requests over HTTP for nginx, Caddy, Traefik or Envoy |
+//! * [`TrustAuth`] holds the following parts, which share one cache.
+//! * [`Authenticator`] answers each request.
+//! * [`TrustRegistry`] registers, rotates, disables, enables and deletes trusts. It commits each
+//!   change, then invalidates exactly the keys concerned.
+//! * `PostgresStore`, `SqliteStore` and [`MemoryStore`] hold the trusts. [`TrustStore`],
+//!   [`TrustLedger`] and [`WatchStore`] are the traits for a store of one's own.
+//! * [`TrustKeyCache`] is shared by authenticator and registry, so that a change counts at once.
+//! * [`Watcher`] removes from a cache what other processes change, as they change it.
+//! * `AuthLayer` and `Authenticated` (features `http` and `axum`) mount an authenticator in a
+//!   service of tower or axum; see `examples/`.
+//! * The program `trust-auth serve` answers forward-auth requests of nginx, Caddy, Traefik or
+//!   Envoy.
 //!
 //! A *scan* reads all candidate rows, and the *sweep* compares their digests in constant time.
 //!
@@ -62,8 +64,8 @@
 //! * The duration of an answer reveals whether a key was cached, and how many trusts there are,
 //!   unless [`reject_floor`](AuthenticatorBuilder::reject_floor) hides it. It does not reveal how
 //!   nearly right a key was.
-//! * [`Authenticator`] has no rate limit. Unknown keys share scans, and one scan runs at a time, but
-//!   scans run without a pause while unknown keys arrive.
+//! * [`Authenticator`] has no rate limit. Unknown keys share scans, and one scan runs at a time,
+//!   but scans run without a pause while unknown keys arrive.
 
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,7 @@
-//! [`MemoryStore`]: the trusts in this process's memory, in an immutable table that writers replace whole.
+//! [`MemoryStore`]: the trusts in this process's memory, in an immutable table. Writers replace the
+//! whole table.
 //!
-//! A reader must never wait for a writer, and never see half of a write.
+//! A reader never waits for a writer, and never sees half of a write.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,16 +19,16 @@ use crate::trust_ref::TrustRef;
 
 /// The trusts in memory, for tests, examples, and services whose trusts come from a configuration.
 ///
-/// A read loads one pointer ([`arc_swap`]) and never waits; what it has loaded stays as it was for
-/// as long as it is held, also across `.await`. A write copies the table, O(n), and writes take
-/// turns.
+/// A read loads one pointer ([`arc_swap`]) and never waits. The loaded table does not change while
+/// it is held, also across `.await`. A write copies the table, O(n), and writes take turns.
 ///
 /// # Examples
 ///
 /// ```
 /// use trust_auth::{KeyHash, MemoryStore, NewTrust, TrustLedger, TrustStore};
 ///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let store = MemoryStore::new();
 /// let trust = store.insert(NewTrust::new("St. Mary")?, KeyHash::of("key")).await?;
 /// assert_eq!(store.fetch(trust.id).await?, Some(trust));
@@ -49,13 +50,13 @@ struct Table {
 }
 
 impl MemoryStore {
-    /// A store without trusts.
+    /// Returns a store without trusts.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A store of these rows, in this order, as they are.
+    /// Returns a store of these rows, in this order, as they are.
     ///
     /// # Errors
     ///
@@ -85,14 +86,14 @@ impl MemoryStore {
         Ok(Self { table: ArcSwap::from_pointee(Table::of(rows)), writer: Mutex::default() })
     }
 
-    /// Puts a row in the place of the row with the same id, as it is, or at the end if there is
-    /// none. Returns the row that was replaced.
+    /// Replaces the row with the same id by this row, as it is, or adds the row at the end. Returns
+    /// the replaced row.
     ///
-    /// This is the other program that writes to the table: no cache hears of it.
+    /// It acts as another program that writes to the table: no cache is invalidated.
     ///
     /// # Errors
     ///
-    /// [`StoreError::NameTaken`] if another row has the name. Nothing is changed then.
+    /// [`StoreError::NameTaken`] if another row has the name. Nothing changes then.
     pub fn put(&self, trust: Trust) -> Result<Option<Trust>, StoreError> {
         self.write(|rows| {
             if rows.iter().any(|row| row.name == trust.name && row.id != trust.id) {
@@ -109,7 +110,7 @@ impl MemoryStore {
         })
     }
 
-    /// Replaces the table by what `change` makes of its rows, unless that fails.
+    /// Replaces the table by the changed rows, unless the change fails.
     fn write<T>(
         &self,
         change: impl FnOnce(&mut Vec<Arc<Trust>>) -> Result<T, StoreError>,
@@ -121,7 +122,7 @@ impl MemoryStore {
         Ok(changed)
     }
 
-    /// As [`write`](Self::write), for one row that is there.
+    /// Does as [`write`](Self::write), for one row that must exist.
     fn change(
         &self,
         which: &TrustRef,

@@ -219,7 +219,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_a_name_or_refused_and_a_name_is_never_taken_for_an_id(text in any::<String>()) {
+        fn any_text_is_a_name_or_refused_and_no_name_is_taken_for_an_id(text in any::<String>()) {
             let which = TrustRef::from(&*text);
             let _ = (which.to_string(), format!("{which:?}"));
             match NewTrust::new(&*text) {

@@ -1,7 +1,7 @@
-//! [`TrustRegistry`]: every change of the trusts, each committed first and told to the cache second.
+//! [`TrustRegistry`]: makes every change of the trusts, and then invalidates the cache.
 //!
-//! It must never invalidate before the commit, and never return, fail or be cancelled after a
-//! possible commit without invalidating.
+//! It never invalidates before the commit. After a possible commit it never returns, fails or is
+//! cancelled without invalidating.
 
 use std::sync::Arc;
 
@@ -14,27 +14,26 @@ use crate::store::{Change, Listing, TrustLedger};
 use crate::trust::Trust;
 use crate::trust_ref::TrustRef;
 
-/// Registers, rotates, disables, enables and deletes trusts, and keeps the cache honest about it. A
-/// clone shares both.
+/// Registers, rotates, disables, enables and deletes trusts, and invalidates the cache accordingly.
+/// A clone shares store and cache.
 ///
-/// Each change is committed, and **then** the keys that it concerns are invalidated, and no others:
-/// every other trust stays on the hot path. Once a method has returned, no key that it revoked is
-/// granted again (G1, G2, G9).
+/// Each change is committed, and **then** exactly the keys that it concerns are invalidated. Every
+/// other trust stays on the hot path. Once a method has returned, no key that it revoked is granted
+/// again (G1, G2, G9).
 ///
 /// # When the outcome is unknown
 ///
-/// If the store fails, times out, or the returned future is dropped half-way, the change may have
+/// If the store fails or times out, or the returned future is dropped half-way, the change may have
 /// been committed or not. The whole cache is invalidated then, which is always safe and costs each
-/// trust one sweep. Should the store commit later still, the check of the live row refuses what was
-/// revoked all the same. [`list`](Self::list) shows what became of it; a key that was lost on the
-/// way is replaced by [`rotate`](Self::rotate).
+/// trust one scan. If the store commits even later, the check of the live row refuses what was
+/// revoked. [`list`](Self::list) shows whether the change was made, and [`rotate`](Self::rotate)
+/// replaces a key that was lost.
 ///
 /// # Other processes
 ///
-/// Another process's cache is told by a `Watcher` there, which `PostgresStore::watch` and
-/// `SqliteStore::watch` start, a moment after the commit. With or without one, a revoked key is
-/// refused there at once, by the check of the live row; without one, its entry costs a read until
-/// it expires.
+/// A [`Watcher`](crate::Watcher) in another process updates the cache there, a moment after the
+/// commit. With or without one, the check of the live row refuses a revoked key there at once.
+/// Without one, the entry costs a read until it expires.
 ///
 /// # Examples
 ///
@@ -42,7 +41,8 @@ use crate::trust_ref::TrustRef;
 /// use std::sync::Arc;
 /// use trust_auth::{AuthError, Authenticator, MemoryStore, NewTrust, TrustKeyCache, TrustRegistry};
 ///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let (store, cache) = (Arc::new(MemoryStore::new()), Arc::new(TrustKeyCache::new()));
 /// let registry = TrustRegistry::new(Arc::clone(&store), Arc::clone(&cache));
 /// let authenticator = Authenticator::new(store, cache);
@@ -77,12 +77,14 @@ impl<L> TrustRegistry<L> {
 }
 
 impl<L: TrustLedger> TrustRegistry<L> {
-    /// Makes a trust, and its key. The key is to be had from here only: the store keeps its digest.
+    /// Makes a trust, and returns it with its key. Only this call returns the key: the store keeps
+    /// its digest.
     ///
     /// # Errors
     ///
-    /// [`StoreError::NameTaken`] if the name is, [`RegistryError::Random`] if there was no key to
-    /// be had; nothing was written. Any other error leaves open whether the trust was made.
+    /// [`StoreError::NameTaken`] if the name is taken, and [`RegistryError::Random`] if no key
+    /// could be made. Nothing was written then. Any other error leaves open whether the trust
+    /// was made.
     pub async fn register(&self, new: NewTrust) -> Result<(Trust, ApiKey), RegistryError> {
         let key = ApiKey::generate()?;
         let hash = key.hash();
@@ -94,9 +96,9 @@ impl<L: TrustLedger> TrustRegistry<L> {
     ///
     /// # Errors
     ///
-    /// [`StoreError::NoSuchTrust`] if there is none, [`RegistryError::Random`] if there was no key
-    /// to be had; nothing was written. Any other error leaves open which of the keys is in
-    /// force; rotate again.
+    /// [`StoreError::NoSuchTrust`] if there is no such trust, and [`RegistryError::Random`] if no
+    /// key could be made. Nothing was written then. Any other error leaves open which of the keys
+    /// is valid; rotate again.
     pub async fn rotate(&self, which: &TrustRef) -> Result<(Trust, ApiKey), RegistryError> {
         let key = ApiKey::generate()?;
         let hash = key.hash();
@@ -105,24 +107,23 @@ impl<L: TrustLedger> TrustRegistry<L> {
         Ok((change.trust, key))
     }
 
-    /// Disables the trust: its key is refused until it is enabled again. Nothing happens to one
-    /// that is disabled already.
+    /// Disables the trust: its key is refused until the trust is enabled again. A disabled trust
+    /// stays as it is.
     ///
     /// # Errors
     ///
-    /// [`StoreError::NoSuchTrust`] if there is none. Any other error leaves open whether the trust
-    /// is disabled.
+    /// [`StoreError::NoSuchTrust`] if there is no such trust. Any other error leaves open whether
+    /// the trust is disabled.
     pub async fn disable(&self, which: &TrustRef) -> Result<Trust, RegistryError> {
         Ok(self.commit(self.ledger.set_enabled(which, false), concerned).await?.trust)
     }
 
-    /// Enables the trust: the key that it had is accepted again. Nothing happens to one that is
-    /// enabled already.
+    /// Enables the trust: the key that it had is accepted again. An enabled trust stays as it is.
     ///
     /// # Errors
     ///
-    /// [`StoreError::NoSuchTrust`] if there is none. Any other error leaves open whether the trust
-    /// is enabled.
+    /// [`StoreError::NoSuchTrust`] if there is no such trust. Any other error leaves open whether
+    /// the trust is enabled.
     pub async fn enable(&self, which: &TrustRef) -> Result<Trust, RegistryError> {
         Ok(self.commit(self.ledger.set_enabled(which, true), concerned).await?.trust)
     }
@@ -131,13 +132,13 @@ impl<L: TrustLedger> TrustRegistry<L> {
     ///
     /// # Errors
     ///
-    /// [`StoreError::NoSuchTrust`] if there is none. Any other error leaves open whether the trust
-    /// was deleted.
+    /// [`StoreError::NoSuchTrust`] if there is no such trust. Any other error leaves open whether
+    /// the trust was deleted.
     pub async fn delete(&self, which: &TrustRef) -> Result<Trust, RegistryError> {
         Ok(self.commit(self.ledger.delete(which), concerned).await?.trust)
     }
 
-    /// Every trust whose row can be read, enabled or not, by name.
+    /// Returns every trust whose row can be read, enabled or not, by name.
     ///
     /// # Errors
     ///
@@ -146,7 +147,7 @@ impl<L: TrustLedger> TrustRegistry<L> {
         Ok(self.ledger.list().await?)
     }
 
-    /// Every trust as [`list`](Self::list) returns them, and the rows that cannot be read.
+    /// Returns every trust as [`list`](Self::list), and the rows that cannot be read.
     ///
     /// # Errors
     ///
@@ -155,8 +156,8 @@ impl<L: TrustLedger> TrustRegistry<L> {
         Ok(self.ledger.listing().await?)
     }
 
-    /// Runs a write, and invalidates the keys that it concerns: after the commit, before anybody
-    /// hears of it.
+    /// Runs a write, and invalidates the keys that it concerns: after the commit, and before the
+    /// caller learns of the commit.
     async fn commit<T>(
         &self,
         write: impl Future<Output = Result<T, StoreError>>,
@@ -171,7 +172,7 @@ impl<L: TrustLedger> TrustRegistry<L> {
                 }
                 undecided.settle();
             }
-            // The store looked, and wrote nothing.
+            // The store wrote nothing.
             Err(StoreError::NameTaken { .. } | StoreError::NoSuchTrust { .. }) => {
                 undecided.settle()
             }
@@ -181,12 +182,12 @@ impl<L: TrustLedger> TrustRegistry<L> {
     }
 }
 
-/// The key of a trust that was enabled, disabled or deleted.
+/// Returns the key of a trust that was enabled, disabled or deleted.
 fn concerned(change: &Change) -> [Option<KeyHash>; 2] {
     [change.former_hash, None]
 }
 
-/// A write whose outcome is not known yet. Dropped like that, by an error, a cancellation or a
+/// A write whose outcome is not known yet. Dropped in this state, by an error, a cancellation or a
 /// panic, it invalidates every key.
 struct Undecided<'a> {
     cache: &'a TrustKeyCache,

@@ -1,4 +1,5 @@
-//! [`RejectFloor`]: how long a refusal takes at least, so that its duration does not tell how many trusts there are.
+//! [`RejectFloor`]: the shortest duration of a refusal, so that its duration does not reveal how
+//! many trusts there are.
 
 use std::time::Duration;
 
@@ -8,42 +9,42 @@ use tokio::time::{Instant, sleep_until};
 /// The longest step; far from the limits of the clock.
 const MAX_STEP: Duration = Duration::from_hours(24);
 
-/// The time that a refusal takes, as a step: one of it at least, and whole multiples beyond.
+/// The duration of a refusal, as a step: one step at least, and whole multiples beyond.
 ///
-/// What is still to be seen is the time between waking up and the answer at the client. The runtime
-/// wakes up at its own ticks of a millisecond, which begin when the runtime does, whatever was done
-/// before. So a refusal is up to a few milliseconds late, by an amount that depends on the
-/// machine's load and not on what the request found.
+/// A client still sees the time between waking up and its answer. The runtime wakes up at its own
+/// ticks of a millisecond, which begin with the runtime, whatever was done before. So a refusal is
+/// up to a few milliseconds late. The delay depends on the load of the machine, and not on what the
+/// request found.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RejectFloor {
     step: Duration,
 }
 
 impl RejectFloor {
-    /// Zero is no floor.
+    /// Returns a floor of this step. Zero is no floor.
     pub(crate) fn new(step: Duration) -> Self {
         Self { step: step.min(MAX_STEP) }
     }
 
-    /// Whether what takes so long is hidden: it is over before the first step, or there is no floor
-    /// that should hide it.
+    /// Returns whether the floor hides this duration: it ends before the first step, or there is no
+    /// floor.
     pub(crate) fn hides(self, duration: Duration) -> bool {
         self.step.is_zero() || duration < self.step
     }
 
-    /// When a request began; `None` without a floor, which then costs nothing.
+    /// Returns when a request began. Without a floor, returns `None` at no cost.
     pub(crate) fn start(self) -> Option<Instant> {
         (!self.step.is_zero()).then(Instant::now)
     }
 
-    /// Whether there is a runtime to [wait](Self::hold) by.
+    /// Returns an error if there is no runtime for [`hold`](Self::hold).
     pub(crate) fn can_hold(start: Option<Instant>) -> Result<(), TryCurrentError> {
         start.map_or(Ok(()), |_| Handle::try_current().map(drop))
     }
 
-    /// Waits until a refusal that began at `start` may go out.
+    /// Waits until the refusal of a request that began at `start` may be returned.
     ///
-    /// Cancel safe: there is nothing to give back.
+    /// Cancel safe: it holds nothing.
     pub(crate) async fn hold(self, start: Option<Instant>) {
         if let Some(start) = start {
             sleep_until(start + whole_steps(start.elapsed(), self.step)).await;
@@ -51,7 +52,7 @@ impl RejectFloor {
     }
 }
 
-/// The least multiple of `step`, of one at least, that is not shorter than `elapsed`.
+/// Returns the least multiple of `step`, and at least `step`, that is not shorter than `elapsed`.
 fn whole_steps(elapsed: Duration, step: Duration) -> Duration {
     let steps = elapsed.as_nanos().div_ceil(step.as_nanos()).max(1);
     Duration::from_nanos_u128(steps * step.as_nanos())
@@ -62,17 +63,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_over_before_the_first_step_is_hidden() {
+    fn a_duration_that_ends_before_the_first_step_is_hidden() {
         let floor = RejectFloor::new(Duration::from_millis(20));
         assert!(
             floor.hides(Duration::from_nanos(19_999_999))
                 && !floor.hides(Duration::from_millis(20))
         );
-        assert!(RejectFloor::new(Duration::ZERO).hides(Duration::MAX), "nothing is to be hidden");
+        assert!(RejectFloor::new(Duration::ZERO).hides(Duration::MAX), "there is no floor");
     }
 
     #[test]
-    fn a_refusal_takes_whole_steps_and_one_at_least() {
+    fn a_refusal_takes_at_least_one_step_and_whole_steps() {
         let step = Duration::from_millis(20);
         let cases = [
             (0, 20),

@@ -22,7 +22,8 @@ use crate::error::{AuthError, StoreError};
 /// use trust_auth::{Authenticator, MemoryStore, TrustKeyCache};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-/// let authenticator = Authenticator::new(Arc::new(MemoryStore::new()), Arc::new(TrustKeyCache::new()));
+/// let (store, cache) = (Arc::new(MemoryStore::new()), Arc::new(TrustKeyCache::new()));
+/// let authenticator = Authenticator::new(store, cache);
 /// authenticator.authenticate(None).await.unwrap_err();
 /// let stats = authenticator.stats();
 /// assert_eq!((stats.requests, stats.missing), (1, 1));
@@ -65,7 +66,8 @@ pub struct Stats {
 /// use std::sync::Arc;
 /// use trust_auth::{Authenticator, MemoryStore, TrustKeyCache};
 ///
-/// let authenticator = Authenticator::new(Arc::new(MemoryStore::new()), Arc::new(TrustKeyCache::new()));
+/// let (store, cache) = (Arc::new(MemoryStore::new()), Arc::new(TrustKeyCache::new()));
+/// let authenticator = Authenticator::new(store, cache);
 /// let failures = authenticator.stats().failures;
 /// assert_eq!(failures.of("timeout"), 0);
 /// assert!(failures.iter().all(|(_, requests)| requests == 0));

@@ -1,7 +1,7 @@
-//! What a store of trusts must do: [`TrustStore`] for reading, [`TrustLedger`] for writing.
+//! The traits of a store of trusts: [`TrustStore`] reads, [`TrustLedger`] writes.
 //!
-//! No method looks a row up by its digest: the duration of such a lookup tells how much of a digest
-//! was right.
+//! No method looks a row up by its digest: the duration of such a lookup reveals how much of a
+//! digest was right.
 
 use std::future::Future;
 
@@ -22,12 +22,12 @@ use crate::trust_ref::TrustRef;
 ///   lags, or a transaction that stays open across reads, breaks this, and a revoked key is then
 ///   granted for as long as the lag.
 /// * **Time is bounded.** A `fetch` that hangs hangs its request. A `candidates` that hangs hangs
-///   **every** request that misses, for as long, since one scan runs at a time, and nobody else
-///   ends it: also not the end of the request that began it. Give both a time limit of their own,
-///   and return [`StoreError::Timeout`].
-/// * **Failures are errors.** `Ok(None)` says that there is no such row, never that it could not be
-///   read. For a row that was read and makes no sense, return [`StoreError::BadRow`]: its key is
-///   refused as invalid, and other keys are answered as ever.
+///   **every** request that misses, because one scan runs at a time, and the end of the request
+///   that began it does not end it. Give both a time-out of their own, and return
+///   [`StoreError::Timeout`].
+/// * **Failures are errors.** `Ok(None)` means that there is no such row, never that it could not
+///   be read. For a malformed row, return [`StoreError::BadRow`]: its key is refused as invalid,
+///   and other keys are answered as before.
 ///
 /// # Examples
 ///
@@ -35,7 +35,7 @@ use crate::trust_ref::TrustRef;
 /// use trust_auth::{Candidates, KeyHash, StoreError, Trust, TrustStore};
 /// use uuid::Uuid;
 ///
-/// /// One trust, for ever.
+/// /// One trust that never changes.
 /// struct Single(Trust);
 ///
 /// impl TrustStore for Single {
@@ -53,35 +53,36 @@ use crate::trust_ref::TrustRef;
 /// }
 /// ```
 pub trait TrustStore: Send + Sync + 'static {
-    /// The row with this id, whether enabled or not; `None` if there is none. By primary key: this
-    /// is the hot path.
+    /// Returns the row with this id, enabled or not, or `None` if there is none. This is the hot
+    /// path: read by primary key.
     ///
     /// # Errors
     ///
-    /// Any [`StoreError`]; the request is refused then.
+    /// Any [`StoreError`]. The request is refused then.
     fn fetch(&self, id: Uuid) -> impl Future<Output = Result<Option<Trust>, StoreError>> + Send;
 
-    /// Id and digest of every row that is enabled and has a digest, in the order in which the rows
+    /// Returns id and digest of every enabled row that has a digest, in the order in which the rows
     /// were made.
     ///
-    /// The order matters only where two rows have the same digest: the later one is meant.
+    /// The order matters only where two rows have the same digest: the later row counts.
     ///
-    /// It must end in bounded time, whatever becomes of the database: until then no other scan
-    /// begins.
+    /// The method must end in bounded time, even if the database fails: no other scan begins
+    /// before.
     ///
     /// # Errors
     ///
-    /// Any [`StoreError`]; the request is refused then.
+    /// Any [`StoreError`]. The requests of the scan are refused then.
     fn candidates(&self) -> impl Future<Output = Result<Candidates, StoreError>> + Send;
 }
 
 /// The write side of a store: what a [`TrustRegistry`](crate::TrustRegistry) needs.
 ///
-/// Every method is one transaction, which is committed when the method returns `Ok`, and known not
-/// to be when it returns [`StoreError::NameTaken`] or [`StoreError::NoSuchTrust`]. Any other error
-/// leaves it open. Use these methods directly only where no cache needs to hear of the change.
+/// Every method is one transaction. `Ok` means that it is committed.
+/// [`StoreError::NameTaken`] and [`StoreError::NoSuchTrust`] mean that nothing is. Any other error
+/// leaves it open. Use these methods directly only where no cache has to be invalidated.
 pub trait TrustLedger: TrustStore {
-    /// Makes a row with a random id, made now, enabled, with this digest.
+    /// Makes an enabled row with this digest, a random id, and the present time as its creation.
+    /// [`NewTrust::into_trust`] returns such a row.
     ///
     /// # Errors
     ///
@@ -103,8 +104,8 @@ pub trait TrustLedger: TrustStore {
         hash: KeyHash,
     ) -> impl Future<Output = Result<Change, StoreError>> + Send;
 
-    /// Enables or disables the row. What is so already stays as it is: a second disabling keeps the
-    /// time of the first.
+    /// Enables or disables the row. A row that is in this state stays as it is: a second disabling
+    /// keeps the time of the first.
     ///
     /// # Errors
     ///
@@ -122,19 +123,19 @@ pub trait TrustLedger: TrustStore {
     /// [`StoreError::NoSuchTrust`] if there is no such row, or any other [`StoreError`].
     fn delete(&self, which: &TrustRef) -> impl Future<Output = Result<Change, StoreError>> + Send;
 
-    /// Every row that can be read, enabled or not, in the order of the names' bytes.
+    /// Returns every row that can be read, enabled or not, in the order of the names' bytes.
     ///
     /// # Errors
     ///
     /// Any [`StoreError`].
     fn list(&self) -> impl Future<Output = Result<Vec<Trust>, StoreError>> + Send;
 
-    /// As [`list`](Self::list), with the rows that cannot be read. A store without such rows need
-    /// not implement it.
+    /// Returns the rows of [`list`](Self::list), and the rows that cannot be read. A store without
+    /// such rows need not implement it.
     ///
     /// # Errors
     ///
-    /// Any [`StoreError`], but none for a malformed row.
+    /// Any [`StoreError`]. A malformed row is not an error.
     fn listing(&self) -> impl Future<Output = Result<Listing, StoreError>> + Send {
         async { Ok(Listing { trusts: self.list().await?, malformed: Vec::new() }) }
     }
@@ -143,17 +144,17 @@ pub trait TrustLedger: TrustStore {
 /// All rows of a store, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Listing {
-    /// Those that can be read.
+    /// The rows that can be read.
     pub trusts: Vec<Trust>,
-    /// Those that cannot. Serialised only if there are any.
+    /// The rows that cannot be read. Serialised only if there are any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub malformed: Vec<MalformedRow>,
 }
 
-/// A row with a malformed column: another program has written it.
+/// A row with a malformed column, which another program has written.
 ///
 /// Its trust is refused until the row is repaired. The trust can be disabled, rotated and deleted,
-/// unless the column is its id.
+/// unless the malformed column is its id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MalformedRow {
     /// The row's id, if that can be read.
@@ -164,7 +165,7 @@ pub struct MalformedRow {
     pub column: &'static str,
 }
 
-/// What a sweep runs over: two packed columns, so that it reads nothing but digests.
+/// The candidates of a scan, as two packed columns, so that the sweep reads only digests.
 ///
 /// ```
 /// use trust_auth::{Candidates, KeyHash};
@@ -183,7 +184,7 @@ pub struct Candidates {
 }
 
 impl Candidates {
-    /// No candidates, with room for `capacity` of them.
+    /// Returns an empty list with room for `capacity` candidates.
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
         Self { ids: Vec::with_capacity(capacity), hashes: Vec::with_capacity(capacity) }
@@ -195,25 +196,25 @@ impl Candidates {
         self.hashes.push(hash);
     }
 
-    /// How many rows there are.
+    /// Returns the number of rows.
     #[must_use]
     pub fn len(&self) -> usize {
         self.hashes.len()
     }
 
-    /// Whether there are no rows.
+    /// Returns whether there are no rows.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.hashes.is_empty()
     }
 
-    /// The id of the row at `index`, counted from zero; `None` if there are not so many rows.
+    /// Returns the id of the row at `index`, counted from zero, or `None` beyond the last row.
     #[must_use]
     pub fn id(&self, index: usize) -> Option<Uuid> {
         self.ids.get(index).copied()
     }
 
-    /// The digests, in the order of the rows.
+    /// Returns the digests, in the order of the rows.
     #[must_use]
     pub fn hashes(&self) -> &[KeyHash] {
         &self.hashes

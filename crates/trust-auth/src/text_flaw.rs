@@ -235,7 +235,8 @@ mod tests {
             let normal = nfc(&text);
             prop_assert_eq!(&nfc(&normal), &normal);
             if TextFlaw::check(&normal).is_ok() {
-                prop_assert!(normal.chars().all(|c| c == ' ' || !(c.is_whitespace() || c.is_control())));
+                let is_fine = |c: char| c == ' ' || !(c.is_whitespace() || c.is_control());
+                prop_assert!(normal.chars().all(is_fine));
                 prop_assert_eq!(normal.split_whitespace().collect::<Vec<_>>().join(" "), &*normal);
             }
         }

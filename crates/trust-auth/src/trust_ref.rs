@@ -11,11 +11,10 @@ use crate::api_key::ApiKey;
 use crate::text_flaw::nfc;
 use crate::trust::Trust;
 
-/// How an operator names a trust: by id or by name.
+/// An id or a name by which an operator refers to a trust.
 ///
-/// Any UUID is an id, and everything else a name; no trust's name is a UUID. A name that has the
-/// form of an API key is shown by neither `Display` nor `Debug`: it may be a key that was pasted by
-/// mistake.
+/// Any UUID is an id, and any other text is a name. No trust's name is a UUID. `Display` and
+/// `Debug` withhold a name that has the form of an API key, which may have been pasted by mistake.
 ///
 /// # Examples
 ///
@@ -31,13 +30,13 @@ use crate::trust::Trust;
 pub enum TrustRef {
     /// The trust with this id.
     Id(Uuid),
-    /// The trust of this name: to the letter if there is one, otherwise in normalization form C,
-    /// which is what [`NewTrust`] stores.
+    /// The trust with exactly this name. If there is none, the trust with this name in
+    /// normalization form C, which [`NewTrust`](crate::NewTrust) stores.
     Name(String),
 }
 
 impl TrustRef {
-    /// Whether the trust is meant: by its id, or by its name to the letter.
+    /// Returns whether this is exactly the trust's id or name.
     fn is_exactly(&self, trust: &Trust) -> bool {
         match self {
             Self::Id(id) => trust.id == *id,
@@ -45,12 +44,13 @@ impl TrustRef {
         }
     }
 
-    /// Finds the trust that is meant among these.
+    /// Returns the trust that this refers to, among these.
     ///
     /// ```
     /// use trust_auth::{KeyHash, MemoryStore, NewTrust, TrustLedger, TrustRef};
     ///
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let store = MemoryStore::new();
     /// store.insert(NewTrust::new("Zo\u{eb}")?, KeyHash::of("key")).await?;
     /// let trusts = store.list().await?;
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_found_to_the_letter_first_and_in_normalization_form_c_second() {
+    fn an_exact_name_is_found_before_one_in_normalization_form_c() {
         let named = |name| Trust::new(Uuid::new_v4(), name);
         let [composed, decomposed] = [named("\u{e9}"), named("e\u{301}")];
         let find =
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trust_is_shown_as_it_was_named_unless_that_may_be_a_key() {
+    fn a_reference_is_shown_as_it_was_given_unless_it_may_be_a_key() {
         let shown =
             |text: &str| (TrustRef::from(text).to_string(), format!("{:?}", TrustRef::from(text)));
         let id = Uuid::from_u128(7).to_string();

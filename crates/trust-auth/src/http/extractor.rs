@@ -8,11 +8,10 @@ use http::request::Parts;
 use crate::error::AuthError;
 use crate::trust::Trust;
 
-/// The trust that the request was granted as: what the [`AuthLayer`](crate::AuthLayer) in front has
-/// found.
+/// The trust of a granted request, which the [`AuthLayer`](crate::AuthLayer) in front has found.
 ///
-/// It reads nothing and decides nothing. On a route that no layer is in front of, the request is
-/// refused with a [`NotAuthenticated`]: a layer that was forgotten opens no door.
+/// It reads nothing and decides nothing. On a route without a layer in front, the request is
+/// refused with [`NotAuthenticated`]: a forgotten layer grants nothing.
 ///
 /// # Examples
 ///
@@ -30,14 +29,16 @@ use crate::trust::Trust;
 ///     format!("Hello, {}.", trust.name)
 /// }
 ///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let store = Arc::new(MemoryStore::new());
 /// # store.insert(NewTrust::new("St. Mary")?, KeyHash::of("key")).await?;
 /// # let authenticator = Authenticator::new(store, Arc::new(TrustKeyCache::new()));
 /// let app: Router = Router::new().route("/", get(greet)).layer(AuthLayer::new(authenticator));
 /// # let request = Request::builder().uri("/").header("X-Api-Key", "key").body(Body::empty())?;
 /// # assert_eq!(app.clone().oneshot(request).await?.status(), 200);
-/// # assert_eq!(app.oneshot(Request::builder().uri("/").body(Body::empty())?).await?.status(), 401);
+/// # let request = Request::builder().uri("/").body(Body::empty())?;
+/// # assert_eq!(app.oneshot(request).await?.status(), 401);
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,8 +52,8 @@ impl<T: Sync> FromRequestParts<T> for Authenticated {
     }
 }
 
-/// A handler asks for a trust, and no [`AuthLayer`](crate::AuthLayer) is in front of it: a fault of
-/// the application, not of the request. 500.
+/// A handler needs a trust, and no [`AuthLayer`](crate::AuthLayer) is in front of it. This is a
+/// fault of the application, and not of the request. 500.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no AuthLayer is in front of this route; add one to the router")]
 pub struct NotAuthenticated;
@@ -65,7 +66,7 @@ impl IntoResponse for NotAuthenticated {
 }
 
 impl IntoResponse for AuthError {
-    /// As [`to_response`](AuthError::to_response).
+    /// Returns [`to_response`](AuthError::to_response).
     fn into_response(self) -> Response {
         self.to_response()
     }

@@ -1,4 +1,4 @@
-//! [`KeyHeader`]: the header that carries the key, and how it is read, which depends on nothing but the request.
+//! [`KeyHeader`]: the header that carries the key. Reading it depends only on the request.
 
 use http::header::{HeaderName, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Response};
@@ -23,7 +23,7 @@ use crate::store::TrustStore;
 /// headers.insert(AUTHORIZATION, "apikey the-key".parse().unwrap());
 /// assert_eq!(header.read(&headers).unwrap(), Some("the-key"));
 ///
-/// // Which of the two is meant?
+/// // Two keys: the header does not determine which one counts.
 /// headers.append(AUTHORIZATION, "ApiKey another-key".parse().unwrap());
 /// assert!(matches!(header.read(&headers), Err(AuthError::Invalid)));
 /// ```
@@ -31,45 +31,45 @@ use crate::store::TrustStore;
 pub struct KeyHeader {
     name: HeaderName,
     scheme: Option<Box<str>>,
-    /// What a 401 names.
+    /// The value of `WWW-Authenticate` in a 401.
     challenge: HeaderValue,
 }
 
-/// The scheme that a 401 names where none is configured, as in the reference system.
+/// The scheme that a 401 names if none is configured, as in the reference system.
 const CHALLENGE: HeaderValue = HeaderValue::from_static("ApiKey");
 
 impl KeyHeader {
-    /// The longest value, in bytes, that is taken for a key.
+    /// The longest value that is accepted as a key, in bytes.
     pub const MAX_BYTES: usize = 4_096;
 
-    /// The header of this name, whose whole value is the key.
+    /// Returns the header of this name, whose whole value is the key.
     #[must_use]
     pub fn new(name: HeaderName) -> Self {
         Self { name, scheme: None, challenge: CHALLENGE }
     }
 
     /// Expects this word before the key, in either case, with spaces between: the scheme of an
-    /// `Authorization` (RFC 9110, section 11.4). A value with another word carries no key. The
-    /// empty word expects none. A [refusal](Self::refusal) names the word in
+    /// `Authorization` header (RFC 9110, section 11.4). A value with another word carries no key.
+    /// An empty word expects no scheme. A [refusal](Self::refusal) names the word in
     /// `WWW-Authenticate`.
     #[must_use]
     pub fn scheme(mut self, word: impl AsRef<str>) -> Self {
         let word = word.as_ref().trim();
         self.scheme = (!word.is_empty()).then(|| word.into());
-        // What is no header value can be no scheme of one either: no request has it.
+        // A word that cannot be in a header is never the scheme of a request.
         self.challenge =
             self.scheme.as_deref().and_then(|word| word.parse().ok()).unwrap_or(CHALLENGE);
         self
     }
 
-    /// The name of the header.
+    /// Returns the name of the header.
     #[must_use]
     pub fn name(&self) -> &HeaderName {
         &self.name
     }
 
-    /// The response to a request that was refused, as [`AuthError::to_response`] has it, but for
-    /// `WWW-Authenticate`, which names the configured scheme; `ApiKey` if there is none.
+    /// Returns the response to a refused request: that of [`AuthError::to_response`], except that
+    /// `WWW-Authenticate` names the configured scheme, or `ApiKey` if there is none.
     ///
     /// ```
     /// use http::header::AUTHORIZATION;
@@ -88,14 +88,13 @@ impl KeyHeader {
         response
     }
 
-    /// The key in these headers; `None` if there is none, or an empty one. Nothing of the key is
+    /// Returns the key in these headers, or `None` if there is none or an empty one. The key is not
     /// trimmed.
     ///
     /// # Errors
     ///
-    /// [`AuthError::Invalid`] for what can be no key, or leaves open which one is meant: several
-    /// headers of the name, even alike; a value over [`MAX_BYTES`](Self::MAX_BYTES), or one
-    /// that is not UTF-8.
+    /// [`AuthError::Invalid`] for several headers of the name, even equal ones, for a value over
+    /// [`MAX_BYTES`](Self::MAX_BYTES), and for a value that is not UTF-8.
     pub fn read<'a>(&self, headers: &'a HeaderMap) -> Result<Option<&'a str>, AuthError> {
         let mut values = headers.get_all(&self.name).iter();
         let Some(value) = values.next() else { return Ok(None) };
@@ -117,7 +116,7 @@ impl Default for KeyHeader {
     }
 }
 
-/// What follows the scheme and one space or more.
+/// Returns the text after the scheme and one or more spaces.
 fn after_scheme<'a>(value: &'a str, scheme: &str) -> Option<&'a str> {
     let (word, rest) = value.split_at_checked(scheme.len())?;
     let key = rest.trim_start_matches(' ');
@@ -125,15 +124,16 @@ fn after_scheme<'a>(value: &'a str, scheme: &str) -> Option<&'a str> {
 }
 
 impl<S: TrustStore> Authenticator<S> {
-    /// As [`attempt`](Self::attempt), for the key that these headers carry. What
-    /// [`KeyHeader::read`] refuses is counted, and takes its time, like any other refusal.
+    /// Does as [`attempt`](Self::attempt), for the key that these headers carry. A header that
+    /// [`KeyHeader::read`] refuses is counted, and takes its time, as any other refusal.
     ///
     /// ```
     /// # use std::sync::Arc;
     /// # use http::HeaderMap;
     /// # use trust_auth::{AuthError, Authenticator, KeyHeader, MemoryStore, TrustKeyCache};
     /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-    /// # let authenticator = Authenticator::new(Arc::new(MemoryStore::new()), Arc::new(TrustKeyCache::new()));
+    /// # let (store, cache) = (Arc::new(MemoryStore::new()), Arc::new(TrustKeyCache::new()));
+    /// # let authenticator = Authenticator::new(store, cache);
     /// let mut headers = HeaderMap::new();
     /// headers.insert("x-api-key", "k".repeat(5_000).parse().unwrap());
     /// let attempt = authenticator.attempt_headers(&headers, &KeyHeader::default()).await;
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_no_key_is_invalid_g10() {
+    fn a_header_that_cannot_be_a_key_is_invalid_g10() {
         for header in [KeyHeader::default(), KeyHeader::new(AUTHORIZATION).scheme("ApiKey")] {
             let long = vec![b'k'; KeyHeader::MAX_BYTES + 1];
             for values in [

@@ -1,4 +1,5 @@
-//! [`AuthLayer`]: asks an authenticator before a service sees a request, and lets nothing through that was not granted.
+//! [`AuthLayer`]: authenticates a request before a service receives it, and passes on only granted
+//! requests.
 
 use std::fmt;
 use std::mem;
@@ -18,14 +19,13 @@ use crate::store::TrustStore;
 
 /// A [`tower`](https://docs.rs/tower) layer around a service whose requests need a key.
 ///
-/// A request that is granted reaches the service with its [`Trust`](crate::Trust) among its
-/// extensions, where the extractor `Authenticated` finds it. Any other gets the
-/// [response](KeyHeader::refusal) of its refusal, and the service never hears of it. The key's
-/// header is marked as sensitive before the service sees it, so that `Debug` does not
-/// show its value.
+/// A granted request reaches the service with its [`Trust`](crate::Trust) among its extensions,
+/// where the extractor `Authenticated` finds it. Any other request receives the
+/// [response](KeyHeader::refusal) of its refusal, and does not reach the service. The layer marks
+/// the key's header as sensitive, so that `Debug` does not show its value.
 ///
-/// A store that fails is logged by [`tracing`] as a warning, with its cause and without key or
-/// digest: once a minute, with the number of `others` since the last time.
+/// [`tracing`] logs a failure of the store as a warning, with its cause and without key or digest:
+/// once a minute, with the number of `others` since the last time.
 ///
 /// # Examples
 ///
@@ -34,9 +34,11 @@ use crate::store::TrustStore;
 /// use std::sync::Arc;
 /// use http::{Request, Response};
 /// use tower::{Layer, ServiceExt, service_fn};
-/// use trust_auth::{AuthLayer, Authenticator, KeyHash, MemoryStore, NewTrust, Trust, TrustKeyCache, TrustLedger};
+/// use trust_auth::{AuthLayer, Trust};
+/// # use trust_auth::{Authenticator, KeyHash, MemoryStore, NewTrust, TrustKeyCache, TrustLedger};
 ///
-/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let store = Arc::new(MemoryStore::new());
 /// # store.insert(NewTrust::new("St. Mary")?, KeyHash::of("key")).await?;
 /// # let authenticator = Authenticator::new(store, Arc::new(TrustKeyCache::new()));
@@ -55,18 +57,18 @@ use crate::store::TrustStore;
 pub struct AuthLayer<S> {
     authenticator: Authenticator<S>,
     header: Arc<KeyHeader>,
-    /// Of all clones together, like the authenticator.
+    /// Shared by all clones, as the authenticator is.
     failures: Arc<LogLimit>,
 }
 
 impl<S: TrustStore> AuthLayer<S> {
-    /// A layer that asks this authenticator, for the key in `X-Api-Key`.
+    /// Returns a layer around this authenticator, which reads the key from `X-Api-Key`.
     #[must_use]
     pub fn new(authenticator: Authenticator<S>) -> Self {
         Self { authenticator, header: Arc::default(), failures: Arc::default() }
     }
 
-    /// Has the key in another header.
+    /// Reads the key from another header.
     #[must_use]
     pub fn header(mut self, header: KeyHeader) -> Self {
         self.header = Arc::new(header);
@@ -105,7 +107,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        // The one that was made ready is the one that has to be called.
+        // Calls the service that `poll_ready` made ready, and leaves the clone.
         let clone = self.inner.clone();
         let mut inner = mem::replace(&mut self.inner, clone);
         let AuthLayer { authenticator, header, failures } = self.layer.clone();
@@ -123,7 +125,8 @@ where
                     if let AuthError::Unavailable(cause) = &refused
                         && let Some(others) = failures.try_log()
                     {
-                        tracing::warn!(kind = cause.kind(), %cause, others, "a request could not be authenticated");
+                        let kind = cause.kind();
+                        tracing::warn!(kind, %cause, others, "the store failed: a request is refused");
                     }
                     Ok(header.refusal(&refused))
                 }

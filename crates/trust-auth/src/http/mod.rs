@@ -1,6 +1,7 @@
-//! HTTP: which header carries the key, what a refusal looks like, and a layer that asks the
-//! authenticator before a service sees a request. It must never log a header's value, and never let
-//! a request through that was not granted.
+//! HTTP: the header that carries the key, the response to a refused request, and a layer that
+//! authenticates a request before a service receives it.
+//!
+//! It never logs a header's value, and passes on only granted requests.
 
 #[cfg(feature = "axum")]
 mod extractor;

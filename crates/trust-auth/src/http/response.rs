@@ -1,5 +1,4 @@
-//! A refusal as an HTTP response, as in the reference system: it says what the client may know, and
-//! nothing of the store.
+//! A refusal as an HTTP response, as in the reference system. It reveals nothing about the store.
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -7,12 +6,11 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use crate::error::AuthError;
 
 impl AuthError {
-    /// The response: status, headers, and `{"detail": …}` as a body of any type that can be made of
-    /// a text, such as `String`, `http_body_util::Full<Bytes>` or `axum::body::Body`.
+    /// Returns the response: status, headers, and `{"detail": …}` as a body of any type that can be
+    /// made from a text, such as `String`, `http_body_util::Full<Bytes>` or `axum::body::Body`.
     ///
     /// A 401 has `WWW-Authenticate`, a 503 has `Retry-After`, and each has `Cache-Control:
-    /// no-store`: a proxy that kept a refusal would refuse a trust that has been registered
-    /// since.
+    /// no-store`: a proxy that cached a refusal would refuse a trust that was registered since.
     ///
     /// ```
     /// use trust_auth::AuthError;

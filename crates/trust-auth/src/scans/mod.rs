@@ -1,12 +1,12 @@
 //! [`Scans`]: lets requests that the cache cannot answer share scans of all candidates.
 //!
-//! A request never joins a scan that is already reading, two scans never run at once, and no request
-//! waits for a scan that no task runs.
+//! A request never joins a scan that is already reading, two scans never run at once, and no
+//! request waits for a scan that no task runs.
 //!
 //! # What is shared
 //!
-//! A request that misses *joins* the next scan and waits. One *scanner*, a task of its own, runs one
-//! scan after the other while any request waits:
+//! A request that misses *joins* the next scan and waits. One *scanner*, a task of its own, runs
+//! one scan after the other while any request waits:
 //!
 //! ```text
 //! request:  lease = cache.lease(hash); join ─── wait ───▶ row = fetch(id); lease.remember(id)
@@ -20,13 +20,13 @@
 //! # Why a shared scan is as good as a scan of one's own
 //!
 //! * **It misses no registration.** A request is in a scan only if it joined before the scan began,
-//!   and the scan's read starts after that. A change that was committed before the request began was
-//!   committed before the read, which is live and sees it. A scan that has begun takes no more
-//!   requests, because its read may be older than the commit. So a request waits for the rest of one
-//!   scan and the whole of the next.
+//!   and the scan's read starts after that. A change that was committed before the request began
+//!   was committed before the read, which is live and sees it. A scan that has begun takes no more
+//!   requests, because its read may be older than the commit. So a request waits for the rest of
+//!   one scan and the whole of the next.
 //! * **It misses no revocation (G1, G2).** The request takes its lease before it joins, so before
-//!   `begin`, so before the scan's read. The lease is older than every read that its value rests on.
-//!   A revocation whose commit the scan or the later fetch did not see is announced after those
+//!   `begin`, so before the scan's read. The lease is older than every read that its value rests
+//!   on. A revocation whose commit the scan or the later fetch did not see is announced after those
 //!   reads, hence after the lease, and supersedes it. The lease belongs to the request and is
 //!   dropped with it, and each key has a lease of its own. Taking it before the wait has a price:
 //!   the entry expires earlier by the length of the wait (G3 counts from the lease), and an
@@ -42,9 +42,10 @@
 //! # Constant time (G8)
 //!
 //! The work of a scan depends on the number of members and of rows: the digest of every member is
-//! compared with every row. Two members with one digest are compared twice. Finding such pairs would
-//! need a comparison among digests of different clients, whose duration would reveal to one client
-//! what another presents. It would save little: the bound on the queue bounds the repetition.
+//! compared with every row. Two members with one digest are compared twice. Finding such pairs
+//! would need a comparison among digests of different clients, whose duration would reveal to one
+//! client what another presents. It would save little: the bound on the queue bounds the
+//! repetition.
 //!
 //! # Bounds
 //!
@@ -59,9 +60,9 @@
 //!
 //! # Ends out of turn
 //!
-//! The scanner belongs to no request, so a dropped request does not end it. If the scanner itself is
-//! dropped, because the store panicked or its runtime is shut down, all requests in its scan and on
-//! the queue are refused. The next request that misses starts a new scanner on its own runtime.
+//! The scanner belongs to no request, so a dropped request does not end it. If the scanner itself
+//! is dropped, because the store panicked or its runtime is shut down, all requests in its scan and
+//! on the queue are refused. The next request that misses starts a new scanner on its own runtime.
 
 mod compare;
 mod floor_check;

@@ -175,7 +175,10 @@ impl ChangeSink {
         if before.connected || before.failures == 0 {
             tracing::warn!(%error, "changes by other processes are not received; trying again");
         } else {
-            tracing::debug!(%error, "changes by other processes are still not received; trying again");
+            tracing::debug!(
+                %error,
+                "changes by other processes are still not received; trying again"
+            );
         }
     }
 
