@@ -1,8 +1,7 @@
-//! What a command answers, and how it reaches standard output: text or one line of JSON, written in
-//! one go.
+//! The answer of a command, as text or one line of JSON, which one write brings to standard output.
 //!
-//! Never panics on a closed pipe, and never lets an answer that cannot be had again (a new key) get
-//! lost in silence.
+//! A closed pipe never makes it panic. An answer that cannot be given a second time, such as a new
+//! key, is never lost without an error.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -10,21 +9,21 @@ use std::process::ExitCode;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use crate::plain::plain;
+use crate::trust_text::escaped;
 
-/// Enough for any answer that holds a key, so that the text is not moved, and left behind unwiped,
-/// while it grows.
-const ROOM: usize = 4 * 1024;
+/// Enough for any answer that holds a key. Text that grows beyond its capacity is moved, and what
+/// it leaves behind is not wiped.
+const CAPACITY: usize = 4 * 1024;
 
-/// How answers are written.
+/// The form of answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     Human,
     Json,
 }
 
-/// The answer of a command that came to one; what went wrong instead is a
-/// [`Failure`](crate::failure::Failure).
+/// The answer of a command that did not fail with a
+/// [`CommandError`](crate::command_error::CommandError).
 pub(crate) struct Answer {
     /// May hold a key.
     stdout: Zeroizing<String>,
@@ -34,13 +33,14 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// `json` or `text`, as `format` says. `text` gets its last newline here.
+    /// Returns an answer of `json` or `text`, depending on `format`. Adds the last newline to
+    /// `text`.
     pub(crate) fn new(
         format: Format,
         json: &impl Serialize,
         text: impl FnOnce() -> String,
     ) -> Self {
-        let mut stdout = Zeroizing::new(String::with_capacity(ROOM));
+        let mut stdout = Zeroizing::new(String::with_capacity(CAPACITY));
         match format {
             Format::Json => stdout.push_str(&one_line(json)),
             Format::Human => stdout.push_str(&Zeroizing::new(text())),
@@ -49,65 +49,65 @@ impl Answer {
         Self { stdout, stderr: None, if_lost: None, exit: 0 }
     }
 
-    /// No answer at the end: what there was to say was said on the way.
+    /// Returns an answer without text, for a command that has written its output already.
     pub(crate) fn nothing() -> Self {
         Self { stdout: Zeroizing::default(), stderr: None, if_lost: None, exit: 0 }
     }
 
-    /// A remark for the person, which is no part of the answer: standard error, after the answer.
+    /// Adds a remark for a person, which is written to standard error after the answer.
     pub(crate) fn remark(mut self, remark: String) -> Self {
         self.stderr = Some(remark);
         self
     }
 
-    /// What to say, as an error, when standard output does not take the answer. Without it, a
-    /// reader that has gone is no error.
+    /// Sets the error to print if standard output does not take the answer. Without one, a closed
+    /// pipe is not an error.
     pub(crate) fn if_lost(mut self, advice: String) -> Self {
         self.if_lost = Some(advice);
         self
     }
 
-    /// The exit code of an answer that is a refusal.
+    /// Sets the exit code of a refusal.
     pub(crate) fn refused(mut self) -> Self {
         self.exit = 1;
         self
     }
 
-    /// The exit code, if the answer is delivered.
+    /// Returns the exit code of the answer once it is delivered.
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.exit)
     }
 
-    /// Writes the answer and gives the process its exit code.
+    /// Writes the answer and returns the exit code.
     pub(crate) fn deliver(self) -> ExitCode {
         let mut stdout = io::stdout().lock();
         match stdout.write_all(self.stdout.as_bytes()).and_then(|()| stdout.flush()) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe && self.if_lost.is_none() => {}
             Err(error) => {
-                complain(&format!("cannot write to standard output: {error}"));
+                print_error(&format!("cannot write to standard output: {error}"));
                 if let Some(advice) = self.if_lost {
-                    complain(&advice);
+                    print_error(&advice);
                 }
                 return ExitCode::FAILURE;
             }
         }
         if let Some(remark) = self.stderr {
-            // Whoever closed standard error does not want to know.
+            // Without an effect if standard error is closed.
             let _ = writeln!(io::stderr(), "{remark}");
         }
         ExitCode::from(self.exit)
     }
 }
 
-/// `error: ...` on standard error, as one line.
-pub(crate) fn complain(message: &str) {
-    let _ = writeln!(io::stderr(), "error: {}", plain(message));
+/// Writes `error: ...` to standard error, as one line.
+pub(crate) fn print_error(message: &str) {
+    let _ = writeln!(io::stderr(), "error: {}", escaped(message));
 }
 
 fn one_line(json: &impl Serialize) -> Zeroizing<String> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(ROOM));
-    // Answers are structs of strings and numbers: they have no way to fail.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(CAPACITY));
+    // Answers are structs of strings and numbers, whose serialization cannot fail.
     let written = serde_json::to_writer(&mut *bytes, json);
     debug_assert!(written.is_ok(), "{written:?}");
     Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned())

@@ -1,78 +1,147 @@
-//! The command line: what can be asked for, and how `--help` explains it.
+//! The command line: its commands and options, the texts of `--help`, and usage errors.
 //!
 //! No argument ever carries a key: other users of the machine can read a command line, and shells
-//! keep it.
+//! keep it. A usage error never repeats what may be a key or a password.
 
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use trust_auth::{ApiKey, TextFlaw};
+use trust_auth::ApiKey;
 
-use crate::answer::complain;
-use crate::database::Target;
+use crate::answer::print_error;
+use crate::database::DatabaseArgs;
+use crate::new_trust;
 use crate::serve::Settings;
 
 const AFTER_HELP: &str = "\
+A trust is a tenant that has an API key. A key is 43 characters long. `register` and `rotate` \
+print the key once. The database holds its SHA-256, and never the key.
+
+A running server reads the row of the trust for each request. It refuses the key of a disabled or \
+deleted trust at once, and a key that was replaced by `rotate`.
+
+With --json, standard output is exactly one line of JSON. A failure is \
+{\"error\":{\"kind\":..,\"message\":..}}.
+
 Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 130 interrupted.
 
-With --json, standard output is exactly one line of JSON. A failure is {\"error\":{\"kind\":..,\"message\":..}}.
+The demo is another program: `cargo run --release -p trust-auth-demo` in a clone of the project.";
 
-Keys are 43 characters, shown once, by `register` and `rotate`, and never stored: the database holds their SHA-256.
-A running server refuses a disabled, rotated or deleted trust at once, because it checks the live row.";
-
-/// Manages trusts and their API keys, and checks a key against them.
+/// Manages trusts, which are tenants with API keys, and checks keys
 #[derive(Debug, Parser)]
-#[command(name = "trust-auth", version, after_help = AFTER_HELP, disable_help_subcommand = true)]
+#[command(name = "trust-auth", version, after_help = AFTER_HELP)]
 pub(crate) struct CommandLine {
     #[command(flatten)]
-    pub(crate) options: Options,
+    pub(crate) options: GlobalOptions,
 
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
 impl CommandLine {
-    /// Reads the process's arguments. Otherwise help, the version or what is wrong was said, and
-    /// this is the exit code.
+    /// Reads the arguments of the process.
+    ///
+    /// # Errors
+    ///
+    /// The exit code, once the help, the version or the mistake has been printed.
     pub(crate) fn read() -> Result<Self, ExitCode> {
         let arguments: Vec<OsString> = std::env::args_os().collect();
+        if arguments.len() < 2 {
+            // Without an effect if standard error is closed.
+            let _ = writeln!(io::stderr(), "{}", Self::command().render_help());
+            return Err(ExitCode::from(2));
+        }
         Self::try_parse_from(&arguments).map_err(|error| {
-            // clap quotes what it cannot place or read, of arguments and of the environment: it may be a key, or a URL with a password.
-            let text = error.to_string();
-            let tells_a_secret = ApiKey::may_be_in(&text) || text.contains("://") || text.contains("password=");
-            if error.use_stderr() && arguments.iter().any(|argument| argument == "verify") {
-                complain("`verify` takes no key as an argument: it reads the key from standard input. See `trust-auth verify --help`.");
-            } else if error.use_stderr() && tells_a_secret {
-                complain("wrong usage; what is wrong is not repeated, because it has the form of an API key or of a URL. `verify` reads a key from standard input, `--database` takes a URL. See `trust-auth --help`.");
-            } else {
-                // Whoever closed the stream does not want to know.
-                let _ = error.print();
+            match substitute(&error, &arguments) {
+                Some(message) => print_error(message),
+                None => {
+                    // Without an effect if the stream is closed.
+                    let _ = error.print();
+                    if error.kind() == ErrorKind::UnknownArgument && is_for_verify(&arguments) {
+                        let _ = writeln!(io::stderr(), "\n{VERIFY_READS_INPUT}.");
+                    }
+                }
             }
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
         })
     }
 }
 
-/// What is stored and listed as it is: not empty, distinct to its reader, and no key that was
-/// pasted by mistake.
-fn short_text(text: &str) -> Result<String, String> {
-    if text.is_empty() {
-        return Err("it is empty; leave it out".to_owned());
+const VERIFY_READS_INPUT: &str = "`verify` takes no key as an argument: it reads the key from \
+                                  standard input; see `trust-auth verify --help`";
+
+/// Returns what to print instead of clap's text, if that may repeat a key or a password.
+///
+/// clap quotes an argument that it does not expect, and a value that it cannot read.
+fn substitute(error: &clap::Error, arguments: &[OsString]) -> Option<&'static str> {
+    let shows_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if !error.use_stderr() || shows_help {
+        return None;
     }
-    if ApiKey::may_be_in(text) {
-        return Err("it looks like an API key".to_owned());
+    if quoted(error, ContextKind::InvalidSubcommand) == Some("demo") {
+        return Some(
+            "the demo is a program of its own: run `cargo run --release -p trust-auth-demo` in a \
+             clone of the project",
+        );
     }
-    TextFlaw::check(text).map_err(|flaw| format!("it {flaw}"))?;
-    Ok(text.to_owned())
+    if is_for_verify(arguments) && may_quote_any_key(error, arguments) {
+        return Some(VERIFY_READS_INPUT);
+    }
+    let text = error.to_string();
+    let has_secret = ApiKey::may_be_in(&text) || text.contains("://") || text.contains("password=");
+    has_secret.then_some(
+        "wrong usage: an argument or a variable looks like an API key or a URL, and does not \
+         belong there. This message does not repeat it, because it may be secret. `verify` reads \
+         a key from standard input, and `--database` takes a URL. See `trust-auth --help`.",
+    )
 }
 
-/// What applies to every command.
+/// Returns whether the arguments are meant for `verify`, as far as clap can read them.
+fn is_for_verify(arguments: &[OsString]) -> bool {
+    let command = CommandLine::command().ignore_errors(true);
+    let matches = command.try_get_matches_from(arguments);
+    match matches.as_ref().ok().and_then(|matches| matches.subcommand_name()) {
+        Some(name) => name == "verify",
+        None => arguments.iter().any(|argument| argument == "verify"),
+    }
+}
+
+/// Returns whether the error repeats what may be a key of any form, also one that another program
+/// has made: any argument or value but a flag.
+fn may_quote_any_key(error: &clap::Error, arguments: &[OsString]) -> bool {
+    let quoted = match error.kind() {
+        ErrorKind::UnknownArgument => quoted(error, ContextKind::InvalidArg),
+        ErrorKind::InvalidSubcommand => quoted(error, ContextKind::InvalidSubcommand),
+        _ => quoted(error, ContextKind::InvalidValue),
+    };
+    // What follows `--` is never a flag.
+    let may_be_a_flag = !arguments.iter().any(|argument| argument == "--");
+    quoted.is_some_and(|text| !text.is_empty() && !(may_be_a_flag && has_form_of_a_flag(text)))
+}
+
+fn quoted(error: &clap::Error, kind: ContextKind) -> Option<&str> {
+    match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text),
+        _ => None,
+    }
+}
+
+/// Returns whether the text is two hyphens and a name of the form that flags have.
+fn has_form_of_a_flag(text: &str) -> bool {
+    text.strip_prefix("--").is_some_and(|name| {
+        name.len() <= 32 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-')
+    })
+}
+
+/// The options that each command has.
 #[derive(Debug, Args)]
-pub(crate) struct Options {
+pub(crate) struct GlobalOptions {
     #[command(flatten)]
-    pub(crate) database: Target,
+    pub(crate) database: DatabaseArgs,
 
     /// Write one line of JSON instead of text
     #[arg(long, global = true, display_order = 103)]
@@ -81,55 +150,59 @@ pub(crate) struct Options {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Register a trust and print its new API key, once
+    /// Register a trust and print its API key, once
     ///
-    /// The key is the only thing on standard output, so that it can be piped to where secrets are
-    /// kept. Creates the database if it is missing.
-    Register(Register),
+    /// Only the key is written to standard output, so you can pipe it to where you keep secrets.
+    /// Creates the database if it is missing.
+    Register(RegisterArgs),
 
-    /// List the trusts, by name
+    /// List the trusts, sorted by name
     List,
 
-    /// Refuse a trust's key until the trust is enabled again
-    Disable(Which),
+    /// Refuse the key of a trust until the trust is enabled again
+    Disable(TrustArgs),
 
     /// Accept the key of a disabled trust again
-    Enable(Which),
+    Enable(TrustArgs),
 
-    /// Give a trust a new API key and print it, once; the old key is refused from now on
+    /// Replace the API key of a trust and print the new one, once
     ///
-    /// The key is the only thing on standard output, so that it can be piped to where secrets are
-    /// kept.
-    Rotate(Which),
+    /// The old key is refused from now on. Only the new key is written to standard output, so you
+    /// can pipe it to where you keep secrets.
+    Rotate(TrustArgs),
 
     /// Delete a trust; its key is refused from now on
-    Delete(Which),
+    Delete(TrustArgs),
 
-    /// Read an API key from standard input and say whose it is
+    /// Read an API key from standard input and print the trust that has it
     ///
-    /// Exits with 0 and the trust, or with 1 and the reason: missing, invalid, or unavailable (the
-    /// database could not be asked). One newline at the end of the input is removed, nothing
-    /// else. At a terminal, the key is asked for and not shown.
+    /// Exits with 0 and prints the trust, or exits with 1 and prints the reason: missing, invalid,
+    /// or unavailable (the database could not be read). Removes one newline at the end of the
+    /// input, and nothing else. At a terminal, prompts for the key and does not echo it.
     Verify,
 
-    /// Answer a proxy over HTTP whether a request may pass: 200 with the trust's identity, 401, or
-    /// 503
+    /// Serve over HTTP: answer a proxy whether to let a request pass
     ///
     /// For nginx `auth_request`, Traefik ForwardAuth, Caddy `forward_auth` and Envoy's HTTP
-    /// ext_authz, which ask /verify with the client's headers. Creates the database if it is
-    /// missing, and changes no table that is there without --migrate. The first line of output
-    /// tells the addresses and the settings. SIGTERM or Ctrl-C ends it when every answer that is
-    /// owed is given; a second one, at once.
+    /// ext_authz. The proxy sends the headers of the client to /verify. The answer is 200 with the
+    /// id and the name of the trust, 401, or 503.
+    ///
+    /// Creates the database if it is missing. Changes an existing table only with --migrate. The
+    /// first line of output has the addresses and the settings.
+    ///
+    /// SIGTERM or Ctrl-C stops the service once it has answered the requests that it has received.
+    /// A second signal stops it at once.
     Serve(Box<Settings>),
 
-    /// Add to the database's tables what this version needs, such as columns and triggers
+    /// Add what this version needs to the tables of the database, such as columns and triggers
     ///
-    /// For a table that another program made, one that was restored without its triggers, and after
-    /// an update of this program. Makes the table where a database of PostgreSQL, or an empty
-    /// SQLite file, has none. Rows, other columns and other programs' triggers stay as they are. On
-    /// PostgreSQL it takes the table's owner. One transaction; where nothing is missing, it says
-    /// so.
-    Migrate(Migrate),
+    /// For a table that another program made, for one that was restored without its triggers, and
+    /// after an update of this program. Creates the table where a PostgreSQL database, or an empty
+    /// SQLite file, has none. Keeps rows, other columns and the triggers of other programs.
+    ///
+    /// On PostgreSQL, run it as the owner of the table. It runs in one transaction. If nothing is
+    /// missing, it changes nothing and reports that.
+    Migrate(MigrateArgs),
 
     /// Print a completion script for a shell
     ///
@@ -142,30 +215,34 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Register {
-    /// The trust's name, which no other trust has
+pub(crate) struct RegisterArgs {
+    /// The name of the trust; each trust has another name
     #[arg(long)]
     pub(crate) name: String,
 
-    /// A short code, such as an organisation's
-    #[arg(long, value_parser = short_text)]
+    /// A short code, such as the code of an organisation
+    #[arg(long, value_parser = code_or_region)]
     pub(crate) code: Option<String>,
 
     /// The region
-    #[arg(long, value_parser = short_text)]
+    #[arg(long, value_parser = code_or_region)]
     pub(crate) region: Option<String>,
 }
 
+fn code_or_region(text: &str) -> Result<String, String> {
+    new_trust::check_code_or_region(text).map(|()| text.to_owned())
+}
+
 #[derive(Debug, Args)]
-pub(crate) struct Which {
-    /// The trust's name or id
+pub(crate) struct TrustArgs {
+    /// The name or the id of the trust
     #[arg(value_name = "NAME_OR_ID")]
     pub(crate) trust: String,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Migrate {
-    /// Print the SQL that would run, and run nothing
+pub(crate) struct MigrateArgs {
+    /// Print the SQL without running it
     #[arg(long)]
     pub(crate) dry_run: bool,
 }

@@ -1,51 +1,47 @@
-//! `disable`, `enable`, `delete`: a change of one trust, which is named or given by its id.
+//! `disable`, `enable` and `delete`: a change of one trust, given by its name or its id.
 
-use serde::Serialize;
-use trust_auth::{Trust, TrustRef};
+use trust_auth::TrustRef;
 
 use crate::answer::{Answer, Format};
-use crate::database::{Database, IfMissing, Target};
-use crate::failure::Failure;
+use crate::command_error::CommandError;
+use crate::database::{Database, DatabaseArgs, IfMissing};
+use crate::json::TrustJson;
 use crate::trust_text::named;
 
+/// What to do to the trust.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(crate) enum Operation {
     Disable,
     Enable,
     Delete,
 }
 
-/// Does it, and answers with the trust as it is now; after `delete`, as it was.
+/// Makes the change, and returns the trust as it is after the change; after `delete`, as it was.
 pub(crate) async fn change(
-    target: &Target,
+    database: &DatabaseArgs,
     format: Format,
-    change: Change,
+    operation: Operation,
     which: &str,
-) -> Result<Answer, Failure> {
-    #[derive(Serialize)]
-    struct Changed<'a> {
-        trust: &'a Trust,
-    }
-
-    let database = Database::open(target, IfMissing::Fail).await?;
+) -> Result<Answer, CommandError> {
+    let database = Database::open(database, IfMissing::Fail).await?;
     let registry = database.registry();
     let which = TrustRef::from(which);
-    let changed = match change {
-        Change::Disable => registry.disable(&which).await,
-        Change::Enable => registry.enable(&which).await,
-        Change::Delete => registry.delete(&which).await,
+    let changed = match operation {
+        Operation::Disable => registry.disable(&which).await,
+        Operation::Enable => registry.enable(&which).await,
+        Operation::Delete => registry.delete(&which).await,
     };
     drop(registry);
     if changed.is_ok() {
-        database.warn_if_unheard();
+        database.warn_if_servers_are_not_notified();
     }
     database.close().await;
 
     let trust = changed?;
-    let done = match change {
-        Change::Disable => "Disabled",
-        Change::Enable => "Enabled",
-        Change::Delete => "Deleted",
+    let done = match operation {
+        Operation::Disable => "Disabled",
+        Operation::Enable => "Enabled",
+        Operation::Delete => "Deleted",
     };
-    Ok(Answer::new(format, &Changed { trust: &trust }, || format!("{done} {}.", named(&trust))))
+    Ok(Answer::new(format, &TrustJson { trust: &trust }, || format!("{done} {}.", named(&trust))))
 }

@@ -1,4 +1,4 @@
-//! `completions`: the script that teaches a shell this command line.
+//! `completions`: the script with which a shell completes this command line.
 
 use clap::CommandFactory;
 use clap_complete::Shell;

@@ -1,7 +1,7 @@
-//! Opening the database that the options name.
+//! Opens the database that the options name.
 //!
-//! Only `register` and `serve` may bring a database into being: a mistyped path must not look like
-//! one without trusts. A table that is there is changed by `migrate` and `serve --migrate` alone.
+//! Only `register` and `serve` create a database: a mistyped path must not look like a database
+//! without trusts. Only `migrate` and `serve --migrate` change an existing table.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,16 +14,16 @@ use trust_auth::{
 };
 use trust_key_cache::TrustKeyCache;
 
-use crate::failure::Failure;
+use crate::command_error::CommandError;
 use crate::store::Store;
 
-/// Which database, and where its password comes from.
+/// The options that name the database and the source of its password.
 #[derive(Args)]
-pub(crate) struct Target {
+pub(crate) struct DatabaseArgs {
     /// The database: an SQLite file, as a path or a `sqlite:` URL, or PostgreSQL, as `postgres://`
-    /// or `host=... dbname=...`. Only `register` and `serve` create a file or table; only
-    /// `migrate` and `serve --migrate` change a table that is there
-    // The value is not shown in `--help`: a URL may carry a password.
+    /// or `host=... dbname=...`. Only `register` and `serve` create a missing file or table. Only
+    /// `migrate` and `serve --migrate` change an existing table
+    // `--help` hides the value of the variable: a URL may carry a password.
     #[arg(
         long,
         global = true,
@@ -35,7 +35,7 @@ pub(crate) struct Target {
     )]
     database: PathBuf,
 
-    /// A file with PostgreSQL's password; each new connection reads the file again
+    /// A file with the password of PostgreSQL. Each new connection reads the file again
     #[arg(
         long,
         global = true,
@@ -46,8 +46,8 @@ pub(crate) struct Target {
     )]
     database_password_file: Option<PathBuf>,
 
-    /// A program and its arguments that print PostgreSQL's password, such as a cloud's token; new
-    /// connections run it again, without a shell
+    /// A program, with its arguments, that prints the password of PostgreSQL, such as a token of
+    /// a cloud. New connections run it again, without a shell
     #[arg(
         long,
         global = true,
@@ -60,15 +60,15 @@ pub(crate) struct Target {
 }
 
 /// The URL and the command may hold secrets.
-impl fmt::Debug for Target {
+impl fmt::Debug for DatabaseArgs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Target")
+        f.write_str("DatabaseArgs")
     }
 }
 
-impl Target {
-    /// Where the database should be, as far as is known before it is open. The URL of a server is
-    /// not repeated: it may hold a password.
+impl DatabaseArgs {
+    /// Returns where the database should be, as far as the error of an attempt to open it shows.
+    /// Never returns the URL of a server, which may hold a password.
     pub(crate) fn expected(&self, error: &StoreError) -> String {
         match error {
             StoreError::CannotConnect { server, .. }
@@ -81,23 +81,36 @@ impl Target {
         }
     }
 
-    /// Returns the options for a database of SQLite.
+    /// Returns the options for an SQLite database.
     pub(crate) fn sqlite(&self) -> SqliteOptions {
         SqliteStore::options(&self.database)
     }
 
-    /// Returns the options for a database of PostgreSQL; `None` for one of SQLite.
+    /// Returns the options for a PostgreSQL database, or `None` for an SQLite database.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::UnsupportedUrl`]: the URL is of another kind of database, or the options of
+    /// the password do not fit.
     pub(crate) fn postgres(&self) -> Result<Option<PostgresOptions>, StoreError> {
         let wrong = |reason: &str| Err(StoreError::UnsupportedUrl { reason: reason.into() });
         let url = self.database.to_str().filter(|url| PostgresStore::recognizes(url));
         let options = url.map(PostgresStore::options);
+        if let (None, Some(scheme)) = (&options, self.other_scheme()) {
+            return wrong(&format!(
+                "its URL has the scheme `{scheme}:`; give an SQLite file as a path or a `sqlite:` \
+                 URL, or PostgreSQL as a `postgres://` URL or `host=... dbname=...`"
+            ));
+        }
         match (options, &self.database_password_file, &self.database_password_command) {
             (options, None, None) => Ok(options),
             (_, Some(_), Some(_)) => wrong(
-                "--database-password-file and --database-password-command are both given; leave one of them out",
+                "--database-password-file and --database-password-command are both given; leave \
+                 one of them out",
             ),
             (None, _, _) => wrong(
-                "--database-password-file and --database-password-command are for PostgreSQL; leave them out for SQLite",
+                "--database-password-file and --database-password-command are for PostgreSQL; \
+                 leave them out for SQLite",
             ),
             (Some(options), Some(file), None) => Ok(Some(options.password_file(file))),
             (Some(options), None, Some(command)) => {
@@ -107,53 +120,64 @@ impl Target {
                         Ok(Some(options.password_command(program, words)))
                     }
                     _ => wrong(
-                        "--database-password-command must be a program and its arguments, with each quote closed",
+                        "--database-password-command must be a program and its arguments, with \
+                         each quote closed",
                     ),
                 }
             }
         }
     }
+
+    /// Returns the scheme of the URL, unless it is SQLite's.
+    fn other_scheme(&self) -> Option<&str> {
+        let (scheme, _) = self.database.to_str()?.split_once("://")?;
+        let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+            && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+        (is_scheme && scheme != "sqlite").then_some(scheme)
+    }
 }
 
-/// What to do where there is no database, or no table in it.
+/// What to do if the database, or its table, is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum IfMissing {
     Create,
-    /// Also adds to a table what it lacks.
+    /// Also adds what an existing table lacks.
     CreateOrMigrate,
     Fail,
 }
 
-/// How much of a database a service uses.
+/// The limits of a service's use of its database.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Pool {
+pub(crate) struct PoolLimits {
     pub(crate) connections: u32,
-    /// On PostgreSQL.
+    /// For PostgreSQL alone.
     pub(crate) max_connection_age: Duration,
     pub(crate) query_timeout: Duration,
 }
 
-/// The database for the time of one command. [`close`](Self::close) it, so that SQLite's side files
-/// go.
+/// The database of one command. [`close`](Self::close) removes the side files of SQLite.
 pub(crate) struct Database {
     store: Arc<Store>,
 }
 
 impl Database {
-    /// For a single command.
-    pub(crate) async fn open(target: &Target, if_missing: IfMissing) -> Result<Self, Failure> {
-        Ok(Self::open_with(target, if_missing, None).await?)
+    /// Opens the database for a single command.
+    pub(crate) async fn open(
+        args: &DatabaseArgs,
+        if_missing: IfMissing,
+    ) -> Result<Self, CommandError> {
+        Ok(Self::open_with(args, if_missing, None).await?)
     }
 
-    /// For a service.
+    /// Opens the database, for a service with the limits of its pool.
     pub(crate) async fn open_with(
-        target: &Target,
+        args: &DatabaseArgs,
         if_missing: IfMissing,
-        pool: Option<Pool>,
+        pool: Option<PoolLimits>,
     ) -> Result<Self, StoreError> {
         let (create, migrate) =
             (if_missing != IfMissing::Fail, if_missing == IfMissing::CreateOrMigrate);
-        let store = match target.postgres()? {
+        let store = match args.postgres()? {
             Some(options) => {
                 let mut options = options.create_if_missing(create).migrate(migrate);
                 if let Some(pool) = pool {
@@ -165,7 +189,7 @@ impl Database {
                 Store::from(options.connect().await?)
             }
             None => {
-                let mut options = target.sqlite().create_if_missing(create).migrate(migrate);
+                let mut options = args.sqlite().create_if_missing(create).migrate(migrate);
                 if let Some(pool) = pool {
                     options =
                         options.max_connections(pool.connections).query_timeout(pool.query_timeout);
@@ -180,22 +204,22 @@ impl Database {
         Arc::clone(&self.store)
     }
 
-    /// The write side. Its cache is this process's own and empty: servers see a change in the live
-    /// row.
+    /// Returns the registry, which makes changes. Its cache belongs to this process and is empty:
+    /// servers see a change in the live row.
     pub(crate) fn registry(&self) -> TrustRegistry<Store> {
         TrustRegistry::new(self.store(), Arc::new(TrustKeyCache::new()))
     }
 
-    /// Warns, after a change, where other processes do not hear of it.
-    pub(crate) fn warn_if_unheard(&self) {
+    /// Warns, after a change, if the database does not notify servers of the change.
+    pub(crate) fn warn_if_servers_are_not_notified(&self) {
         let missing = self.store.missing_triggers();
         if !missing.is_empty() {
             tracing::warn!(
                 missing = missing.join(", "),
-                "triggers on the table `trust` are missing or turned off: servers do not hear of this \
-                 change, and keep the entry in their cache until its time-to-live ends. They refuse the \
-                 key at once all the same, because they check the live row. Let the table's owner run \
-                 `trust-auth migrate`"
+                "triggers on the table `trust` are missing or turned off: servers are not notified \
+                 of this change, and keep the entry in their cache until its time-to-live ends. \
+                 They refuse the key at once, because they check the live row. Run `trust-auth \
+                 migrate` as the owner of the table"
             );
         }
     }

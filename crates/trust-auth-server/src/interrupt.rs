@@ -1,16 +1,17 @@
-//! Ctrl-C, and a request to terminate, as an event: what holds a temporary folder or a silenced
-//! terminal gets to put it back.
+//! [`Interrupt`]: Ctrl-C, and a request to terminate, as an event instead of the end of the
+//! process. The program can then restore a terminal, or end the service in order.
 
 use std::io;
 
-/// From [`listen`](Self::listen) on, the signals no longer end the process by themselves.
+/// The signals that end a process. From [`listen`](Self::listen) on, they no longer end this one by
+/// themselves.
 pub(crate) struct Interrupt {
     #[cfg(unix)]
     signals: [tokio::signal::unix::Signal; 3],
 }
 
 impl Interrupt {
-    /// Must be called on a runtime.
+    /// Registers for the signals. Call it within a runtime.
     #[cfg(unix)]
     pub(crate) fn listen() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};

@@ -1,47 +1,42 @@
-//! `register` and `rotate`: the two commands that make a key, and the only moments at which it can
-//! be read.
+//! `register` and `rotate`: the two commands that make a key. Only their answers show it.
 
-use serde::Serialize;
-use trust_auth::{ApiKey, NewTrust, Trust, TrustRef};
+use std::io::{self, IsTerminal};
+
+use trust_auth::{ApiKey, Trust, TrustRef};
 
 use crate::answer::{Answer, Format};
-use crate::args::Register;
-use crate::database::{Database, IfMissing, Target};
-use crate::failure::Failure;
+use crate::args::RegisterArgs;
+use crate::command_error::CommandError;
+use crate::database::{Database, DatabaseArgs, IfMissing};
+use crate::json::IssuedKeyJson;
+use crate::new_trust::new_trust;
 use crate::trust_text::named;
 
-/// Registers a trust. What was asked for is checked before the database is touched: a refusal
-/// writes nothing.
+/// Registers a trust. Checks the arguments before it opens the database, so a refusal writes
+/// nothing.
 pub(crate) async fn register(
-    target: &Target,
+    database: &DatabaseArgs,
     format: Format,
-    asked: Register,
-) -> Result<Answer, Failure> {
-    let mut new = NewTrust::new(asked.name)?;
-    if let Some(code) = asked.code {
-        new = new.with_code(code);
-    }
-    if let Some(region) = asked.region {
-        new = new.with_region(region);
-    }
-
-    let database = Database::open(target, IfMissing::Create).await?;
+    args: RegisterArgs,
+) -> Result<Answer, CommandError> {
+    let new = new_trust(args.name, args.code, args.region)?;
+    let database = Database::open(database, IfMissing::Create).await?;
     let registered = database.registry().register(new).await;
     database.close().await;
     let (trust, key) = registered?;
     Ok(issued(format, "Registered", &trust, &key))
 }
 
-/// Replaces a trust's key.
+/// Replaces the key of a trust.
 pub(crate) async fn rotate(
-    target: &Target,
+    database: &DatabaseArgs,
     format: Format,
     which: &str,
-) -> Result<Answer, Failure> {
-    let database = Database::open(target, IfMissing::Fail).await?;
+) -> Result<Answer, CommandError> {
+    let database = Database::open(database, IfMissing::Fail).await?;
     let rotated = database.registry().rotate(&TrustRef::from(which)).await;
     if rotated.is_ok() {
-        database.warn_if_unheard();
+        database.warn_if_servers_are_not_notified();
     }
     database.close().await;
     let (trust, key) = rotated?;
@@ -49,24 +44,23 @@ pub(crate) async fn rotate(
 }
 
 fn issued(format: Format, done: &str, trust: &Trust, key: &ApiKey) -> Answer {
-    #[derive(Serialize)]
-    struct Issued<'a> {
-        trust: &'a Trust,
-        api_key: &'a str,
-    }
-    let lost = format!(
-        "{done} {}, but its key was not shown: run `trust-auth rotate {}`",
-        named(trust),
-        trust.id
-    );
-    let answer =
-        Answer::new(format, &Issued { trust, api_key: key.expose() }, || key.expose().to_owned());
-    let answer = answer.if_lost(lost);
+    let name = named(trust);
+    let lost =
+        format!("{done} {name}, but its key was not shown: run `trust-auth rotate {}`", trust.id);
+    let json = IssuedKeyJson::new(trust, key);
+    let answer = Answer::new(format, &json, || key.expose().to_owned()).if_lost(lost);
     match format {
         Format::Json => answer,
-        Format::Human => answer.remark(format!(
-            "{done} {}. Above is its key: keep it now, it is stored nowhere and cannot be shown again.",
-            named(trust)
-        )),
+        Format::Human => {
+            let place = if io::stdout().is_terminal() {
+                "The line above is its key"
+            } else {
+                "Its key was written to standard output"
+            };
+            answer.remark(format!(
+                "{done} {name}. {place}. Keep the key now: it is stored nowhere and cannot be \
+                 shown again."
+            ))
+        }
     }
 }

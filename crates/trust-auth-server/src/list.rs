@@ -1,15 +1,15 @@
-//! `list`: every trust, by name, and on standard error the rows that cannot be read. No key is
-//! known, and no hash is shown.
+//! `list`: the trusts sorted by name, and on standard error the rows that cannot be read. It shows
+//! no key and no digest.
 
 use std::io::{self, IsTerminal};
 
 use crate::answer::{Answer, Format};
-use crate::database::{Database, IfMissing, Target};
-use crate::failure::Failure;
+use crate::command_error::CommandError;
+use crate::database::{Database, DatabaseArgs, IfMissing};
 use crate::trust_text;
 
-pub(crate) async fn list(target: &Target, format: Format) -> Result<Answer, Failure> {
-    let database = Database::open(target, IfMissing::Fail).await?;
+pub(crate) async fn list(database: &DatabaseArgs, format: Format) -> Result<Answer, CommandError> {
+    let database = Database::open(database, IfMissing::Fail).await?;
     let listed = database.registry().listing().await;
     database.close().await;
     let listing = listed?;

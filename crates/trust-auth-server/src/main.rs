@@ -1,22 +1,24 @@
-//! `trust-auth`: manages trusts and their API keys from a shell, and answers proxies over HTTP.
+//! The program `trust-auth`: manages trusts and their API keys, and answers proxies over HTTP.
 //!
-//! Reads arguments, runs one command, delivers its answer. No key in an argument, a log or an
-//! error; no panic on any input.
+//! `main` reads the arguments, runs one command and delivers its answer. No argument, log line or
+//! error carries a key, and no input makes the program panic.
 
 #![forbid(unsafe_code)]
 
 mod answer;
 mod args;
+mod causes;
 mod change;
-mod changes;
+mod change_record;
+mod command_error;
 mod completions;
 mod database;
-mod failure;
 mod interrupt;
 mod issue_key;
+mod json;
 mod list;
 mod migrate;
-mod plain;
+mod new_trust;
 mod presented_key;
 mod serve;
 mod store;
@@ -33,8 +35,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::answer::{Answer, Format};
 use crate::args::{Command, CommandLine};
-use crate::change::{Change, change};
-use crate::failure::Failure;
+use crate::change::{Operation, change};
+use crate::command_error::CommandError;
 
 fn main() -> ExitCode {
     let line = match CommandLine::read() {
@@ -42,32 +44,33 @@ fn main() -> ExitCode {
         Err(exit) => return exit,
     };
     let format = if line.options.json { Format::Json } else { Format::Human };
-    // The service has a log.
-    if !matches!(line.command, Command::Serve(_)) {
+    let serves = matches!(line.command, Command::Serve(_));
+    // The service has a log of its own.
+    if !serves {
         warnings::show();
     }
-    let serves = matches!(line.command, Command::Serve(_));
     let outcome = runtime(&line.command).and_then(|runtime| {
         let outcome = runtime.block_on(run(line, format));
-        // Not waited for: a resolver or a file system that hangs keeps a thread of the runtime as
-        // long as it likes.
+        // Without a wait: a resolver or a file system that hangs may hold a thread of the runtime
+        // without end.
         runtime.shutdown_background();
         outcome
     });
-    let exit = outcome.as_ref().map_or_else(Failure::exit_code, Answer::exit_code);
+    let exit = outcome.as_ref().map_or_else(CommandError::exit_code, Answer::exit_code);
     let deliver = move || match outcome {
         Ok(answer) => answer.deliver(),
-        Err(failure) => failure.deliver(format),
+        Err(error) => error.deliver(format),
     };
-    if serves { deliver_within(LAST_WORDS, exit, deliver) } else { deliver() }
+    if serves { deliver_within(DELIVERY_LIMIT, exit, deliver) } else { deliver() }
 }
 
-/// How long the end of the service waits for standard output and standard error to take its last
-/// words.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long the service waits at its end for standard output and standard error to take the last
+/// line.
+const DELIVERY_LIMIT: Duration = Duration::from_millis(500);
 
-/// Delivers, and goes on with this exit code if nothing takes it for so long: a pipe may be full,
-/// and its reader may have stopped.
+/// Delivers, and returns `otherwise` if nothing takes the text within the limit.
+///
+/// A pipe may be full because its reader has stopped.
 fn deliver_within(
     limit: Duration,
     otherwise: ExitCode,
@@ -78,8 +81,8 @@ fn deliver_within(
     thread.ok().and_then(|_| delivery.recv_timeout(limit).ok()).unwrap_or(otherwise)
 }
 
-/// The service gets a runtime of several threads; a single change needs none.
-fn runtime(command: &Command) -> Result<Runtime, Failure> {
+/// Starts a runtime of several threads for the service, and of one thread for a single command.
+fn runtime(command: &Command) -> Result<Runtime, CommandError> {
     let mut builder = match command {
         Command::Serve(_) => Builder::new_multi_thread(),
         _ => Builder::new_current_thread(),
@@ -87,21 +90,21 @@ fn runtime(command: &Command) -> Result<Runtime, Failure> {
     builder
         .enable_all()
         .build()
-        .map_err(|error| Failure::new("runtime", format!("cannot start the runtime: {error}")))
+        .map_err(|error| CommandError::new("runtime", format!("cannot start the runtime: {error}")))
 }
 
-async fn run(line: CommandLine, format: Format) -> Result<Answer, Failure> {
+async fn run(line: CommandLine, format: Format) -> Result<Answer, CommandError> {
     let database = &line.options.database;
     match line.command {
-        Command::Register(asked) => issue_key::register(database, format, asked).await,
-        Command::Rotate(which) => issue_key::rotate(database, format, &which.trust).await,
+        Command::Register(args) => issue_key::register(database, format, args).await,
+        Command::Rotate(args) => issue_key::rotate(database, format, &args.trust).await,
         Command::List => list::list(database, format).await,
-        Command::Disable(which) => change(database, format, Change::Disable, &which.trust).await,
-        Command::Enable(which) => change(database, format, Change::Enable, &which.trust).await,
-        Command::Delete(which) => change(database, format, Change::Delete, &which.trust).await,
+        Command::Disable(args) => change(database, format, Operation::Disable, &args.trust).await,
+        Command::Enable(args) => change(database, format, Operation::Enable, &args.trust).await,
+        Command::Delete(args) => change(database, format, Operation::Delete, &args.trust).await,
         Command::Verify => verify::verify(database, format).await,
         Command::Serve(settings) => serve::serve(database, format, &settings).await,
-        Command::Migrate(asked) => migrate::migrate(database, format, asked).await,
+        Command::Migrate(args) => migrate::migrate(database, format, args).await,
         Command::Completions { shell } => Ok(completions::completions(format, shell)),
     }
 }

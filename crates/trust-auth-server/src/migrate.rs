@@ -1,20 +1,20 @@
-//! `migrate`: adds to the database's tables what this version needs, or shows the SQL that would.
-//! No other command changes a table that is there.
+//! `migrate`: adds what this version needs to the tables of the database, or prints the SQL for it.
+//! No other command changes an existing table.
 
 use serde::Serialize;
 use trust_auth::MigrationPlan;
 
 use crate::answer::{Answer, Format};
-use crate::args::Migrate;
-use crate::database::Target;
-use crate::failure::Failure;
-use crate::plain::plain;
+use crate::args::MigrateArgs;
+use crate::command_error::CommandError;
+use crate::database::DatabaseArgs;
+use crate::trust_text::escaped;
 
 pub(crate) async fn migrate(
-    target: &Target,
+    database: &DatabaseArgs,
     format: Format,
-    asked: Migrate,
-) -> Result<Answer, Failure> {
+    args: MigrateArgs,
+) -> Result<Answer, CommandError> {
     #[derive(Serialize)]
     struct Migrated<'a> {
         migration: Migration<'a>,
@@ -27,23 +27,23 @@ pub(crate) async fn migrate(
         sql: String,
     }
 
-    let plan = match (target.postgres()?, asked.dry_run) {
+    let plan = match (database.postgres()?, args.dry_run) {
         (Some(options), true) => options.plan_migration().await?,
         (Some(options), false) => options.run_migration().await?,
-        (None, true) => target.sqlite().plan_migration().await?,
-        (None, false) => target.sqlite().run_migration().await?,
+        (None, true) => database.sqlite().plan_migration().await?,
+        (None, false) => database.sqlite().run_migration().await?,
     };
     let migration = Migration {
         needed: !plan.is_empty(),
-        done: !plan.is_empty() && !asked.dry_run,
+        done: !plan.is_empty() && !args.dry_run,
         missing: plan.missing(),
         sql: plan.to_string(),
     };
-    Ok(Answer::new(format, &Migrated { migration }, || text(&plan, asked.dry_run)))
+    Ok(Answer::new(format, &Migrated { migration }, || text(&plan, args.dry_run)))
 }
 
-/// Of a dry run, a script that can be piped to `psql` or `sqlite3`, also where there is nothing to
-/// do.
+/// Returns the answer for people. For a dry run it is a script that `psql` or `sqlite3` accepts,
+/// also if there is nothing to do.
 fn text(plan: &MigrationPlan, dry_run: bool) -> String {
     let nothing = "Nothing to do: the database has what this version needs.";
     match (plan.is_empty(), dry_run) {
@@ -51,7 +51,7 @@ fn text(plan: &MigrationPlan, dry_run: bool) -> String {
         (true, false) => nothing.to_owned(),
         (false, true) => plan.to_string().trim_end().to_owned(),
         (false, false) => {
-            let missing: Vec<String> = plan.missing().iter().map(|part| plain(part)).collect();
+            let missing: Vec<String> = plan.missing().iter().map(|part| escaped(part)).collect();
             format!("Added {}.", missing.join(", "))
         }
     }

@@ -1,52 +1,54 @@
-//! The key that `verify` is given: standard input, or what a person types unseen.
+//! [`PresentedKey`]: the key that `verify` reads from standard input, or without an echo from a
+//! terminal.
 //!
-//! Takes one newline off the end and nothing else, reads no more than a key can be, and wipes what
-//! it read.
+//! It removes one newline at the end and nothing else, reads at most the longest key, and wipes
+//! what it has read.
 
 use std::io::{self, IsTerminal, Read, Write};
 
 use zeroize::Zeroizing;
 
-use crate::failure::Failure;
+use crate::command_error::CommandError;
 use crate::interrupt::Interrupt;
 
-/// The longest key that is hashed, in bytes. Far beyond any real one: this bounds memory, not keys.
+/// The longest key that is hashed, in bytes. It bounds memory, and is far longer than any real key.
 pub(crate) const MAX_BYTES: usize = 1024 * 1024;
 
-/// What was presented. No `Debug`: a log must not show it.
+/// The key. It has no `Debug`, so no log can show it.
 pub(crate) enum PresentedKey {
     Text(Zeroizing<String>),
     /// Longer than [`MAX_BYTES`].
     TooLong,
-    /// No header could carry it, so no trust has it.
+    /// No HTTP header carries such a key, so no trust has it.
     NotUtf8,
 }
 
 impl PresentedKey {
-    /// Reads standard input to its end, or asks on the terminal.
-    pub(crate) fn read() -> Result<Self, Failure> {
+    /// Reads standard input to its end, or prompts on the terminal.
+    pub(crate) fn read() -> Result<Self, CommandError> {
         if io::stdin().is_terminal() {
-            return Self::ask();
+            return Self::prompt();
         }
         Self::read_from(io::stdin().lock()).map_err(|error| {
-            Failure::new("input", format!("cannot read the key from standard input: {error}"))
+            CommandError::new("input", format!("cannot read the key from standard input: {error}"))
         })
     }
 
-    fn ask() -> Result<Self, Failure> {
-        // rpassword raises the interrupt itself, while the terminal is still silenced. While
-        // somebody listens for it, that does not end the process, and rpassword gets to
-        // restore the terminal.
+    fn prompt() -> Result<Self, CommandError> {
+        // rpassword raises the interrupt itself while the terminal does not echo. A registered
+        // listener keeps the process alive, so rpassword can restore the terminal.
         let _listening = Interrupt::listen();
         match rpassword::prompt_password("API key: ") {
             Ok(key) => Ok(Self::Text(Zeroizing::new(key))),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(Failure::interrupted()),
-            // Ctrl-D: nothing was typed.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                Err(CommandError::interrupted())
+            }
+            // Ctrl-D, without a key.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 let _ = writeln!(io::stderr());
                 Ok(Self::Text(Zeroizing::default()))
             }
-            Err(error) => Err(Failure::new(
+            Err(error) => Err(CommandError::new(
                 "input",
                 format!("cannot read the key from the terminal: {error}"),
             )),
@@ -54,8 +56,7 @@ impl PresentedKey {
     }
 
     fn read_from(input: impl Read) -> io::Result<Self> {
-        // Room for a key of the full length, its newline ("\r\n"), and one byte more, which tells
-        // that there is more.
+        // The longest key, its newline ("\r\n"), and one byte that shows that the key is longer.
         let limit = MAX_BYTES + 3;
         let mut bytes = Zeroizing::new(Vec::with_capacity(limit));
         input.take(limit as u64).read_to_end(&mut bytes)?;
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_told_apart() {
+    fn bytes_that_are_not_utf_8_are_recognized() {
         assert!(matches!(
             PresentedKey::read_from(&b"\xff\xfe\n"[..]).unwrap(),
             PresentedKey::NotUtf8

@@ -1,7 +1,8 @@
-//! A trust as people read it: one line, or a row of the list.
+//! A trust as text for people: one line, or a row of the list.
 //!
-//! What is in the database may have been written by anybody, so nothing of it reaches a terminal as
-//! a control character.
+//! Other programs may have written the rows of the database. A name must not move the cursor of a
+//! terminal, look like a second line, or look like another name: its control and invisible
+//! characters are escaped.
 
 use std::fmt::Write;
 
@@ -9,52 +10,59 @@ use comfy_table::presets::{NOTHING, UTF8_BORDERS_ONLY};
 use comfy_table::{ColumnConstraint, ContentArrangement, Table};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use trust_auth::{MalformedRow, Trust};
+use trust_auth::{MalformedRow, TextFlaw, Trust};
 
-use crate::plain::plain;
-
-/// `St. Mary (018f...)`.
-pub(crate) fn named(trust: &Trust) -> String {
-    format!("{} ({})", plain(&trust.name), trust.id)
+/// Returns `text` with its control and invisible characters escaped.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if TextFlaw::of(c).is_some() { safe.extend(c.escape_default()) } else { safe.push(c) }
+    }
+    safe
 }
 
-/// `name (id), code C, region R`, as far as there is one.
+/// Returns `St. Mary (018f...)`.
+pub(crate) fn named(trust: &Trust) -> String {
+    format!("{} ({})", escaped(&trust.name), trust.id)
+}
+
+/// Returns `name (id), code C, region R`, without a code or a region that the trust does not have.
 pub(crate) fn described(trust: &Trust) -> String {
     let mut text = named(trust);
     for (label, value) in [("code", &trust.code), ("region", &trust.region)] {
         if let Some(value) = value {
-            // Writing to a string does not fail.
-            let _ = write!(text, ", {label} {}", plain(value));
+            // A write to a string does not fail.
+            let _ = write!(text, ", {label} {}", escaped(value));
         }
     }
     text
 }
 
-/// Which row cannot be read, and what to do.
+/// Returns which row cannot be read, and what to do.
 pub(crate) fn malformed(row: &MalformedRow) -> String {
-    let name = row.name.as_deref().map_or("a trust whose name cannot be read".into(), plain);
+    let name = row.name.as_deref().map_or("a trust whose name cannot be read".into(), escaped);
     let column = row.column;
     match row.id {
         Some(id) => format!(
-            "not listed: {name} ({id}): its {column} is malformed, so that its key is refused; repair the row, or disable, \
-             rotate or delete the trust by this id"
+            "not listed: {name} ({id}): its {column} is malformed, so its key is refused; repair \
+             the row, or disable, rotate or delete the trust by this id"
         ),
         None => format!(
-            "not listed: {name}: its {column} is malformed, so that its key is refused; repair the row"
+            "not listed: {name}: its {column} is malformed, so its key is refused; repair the row"
         ),
     }
 }
 
-/// A column's heading, and what a trust has there, if anything; the flag says whether it is for a
-/// terminal, where there is little room.
+/// The heading of a column, and the text of a trust in it, if it has one. The flag is set for a
+/// terminal, whose lines are short.
 type Column = (&'static str, fn(&Trust, bool) -> Option<String>);
 
 const COLUMNS: [Column; 7] = [
-    ("NAME", |trust, _| Some(plain(&trust.name))),
+    ("NAME", |trust, _| Some(escaped(&trust.name))),
     ("ID", |trust, _| Some(trust.id.to_string())),
     ("STATE", |trust, _| Some(state(trust).to_owned())),
-    ("CODE", |trust, _| trust.code.as_deref().map(plain)),
-    ("REGION", |trust, _| trust.region.as_deref().map(plain)),
+    ("CODE", |trust, _| trust.code.as_deref().map(escaped)),
+    ("REGION", |trust, _| trust.region.as_deref().map(escaped)),
     ("CREATED", |trust, at_terminal| {
         trust
             .created_at
@@ -63,8 +71,8 @@ const COLUMNS: [Column; 7] = [
     ("LAST HEARTBEAT", |trust, _| trust.last_heartbeat.map(moment)),
 ];
 
-/// The list: a framed table at a terminal, without columns in which there is nothing; aligned
-/// columns, always the same, anywhere else.
+/// Returns the list. At a terminal it is a framed table without empty columns; otherwise it always
+/// has the same aligned columns.
 pub(crate) fn table(trusts: &[Trust], at_terminal: bool) -> String {
     if trusts.is_empty() {
         return "No trusts. `trust-auth register --name NAME` makes one.".to_owned();
@@ -83,8 +91,7 @@ pub(crate) fn table(trusts: &[Trust], at_terminal: bool) -> String {
     }
     if at_terminal {
         table.load_style(UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
-        // Name, id, state: an id is there to be copied, so it stays in one piece, and a broken
-        // state is hard to read.
+        // Column 1 is the id, which people copy, and column 2 the state: neither is wrapped.
         for index in [1, 2] {
             if let Some(column) = table.column_mut(index) {
                 column.set_constraint(ColumnConstraint::ContentWidth);
@@ -93,7 +100,7 @@ pub(crate) fn table(trusts: &[Trust], at_terminal: bool) -> String {
         return table.to_string();
     }
     table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled).force_no_tty();
-    // Each cell is padded on both sides: take the margin off.
+    // Each cell is padded on both sides: remove the outer padding.
     table.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
@@ -105,7 +112,22 @@ fn state(trust: &Trust) -> &'static str {
     }
 }
 
-/// RFC 3339, to the second.
+/// Returns the time in RFC 3339, in whole seconds.
 fn moment(time: OffsetDateTime) -> String {
     time.replace_nanosecond(0).unwrap_or(time).format(&Rfc3339).unwrap_or_else(|_| time.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_do_not_reach_a_terminal() {
+        assert_eq!(escaped("St. M\u{e4}ry\u{1b}[2J\n\u{9b}"), "St. M\u{e4}ry\\u{1b}[2J\\n\\u{9b}");
+    }
+
+    #[test]
+    fn invisible_characters_are_shown_as_their_numbers() {
+        assert_eq!(escaped("St.\u{a0}M\u{202e}a\u{200b}ry"), "St.\\u{a0}M\\u{202e}a\\u{200b}ry");
+    }
 }

@@ -1,6 +1,6 @@
-//! `verify`: the whole way of an authentication, for one key from standard input.
+//! `verify`: authenticates one key from standard input, as a server does.
 //!
-//! A refusal is an answer, so its reason goes to standard output. The key goes nowhere.
+//! A refusal is an answer, so its reason is written to standard output. The key is written nowhere.
 
 use std::sync::Arc;
 
@@ -9,36 +9,41 @@ use trust_auth::{AuthError, Authenticator, Trust};
 use trust_key_cache::TrustKeyCache;
 
 use crate::answer::{Answer, Format};
-use crate::database::{Database, IfMissing, Target};
-use crate::failure::{Failure, with_causes};
+use crate::causes::with_causes;
+use crate::command_error::CommandError;
+use crate::database::{Database, DatabaseArgs, IfMissing};
 use crate::presented_key::{MAX_BYTES, PresentedKey};
 use crate::trust_text::described;
 
-pub(crate) async fn verify(target: &Target, format: Format) -> Result<Answer, Failure> {
-    // The database first: nobody should type a key only to learn that there is no database.
-    let database = match Database::open(target, IfMissing::Fail).await {
+pub(crate) async fn verify(
+    database: &DatabaseArgs,
+    format: Format,
+) -> Result<Answer, CommandError> {
+    // The database first, so that a person types a key only if there is a database.
+    let database = match Database::open(database, IfMissing::Fail).await {
         Ok(database) => database,
-        Err(failure) => return Ok(refused(format, "unavailable", failure.message())),
+        Err(error) => return Ok(refused(format, "unavailable", error.message())),
     };
-    let verified = match PresentedKey::read() {
+    let checked = match PresentedKey::read() {
         Ok(key) => Ok(check(&database, key).await),
-        Err(failure) => Err(failure),
+        Err(error) => Err(error),
     };
     database.close().await;
 
-    Ok(match verified? {
-        Verdict::Granted(trust) => granted(format, &trust),
-        Verdict::Refused { reason, message } => refused(format, reason, &message),
+    Ok(match checked? {
+        KeyCheck::Granted(trust) => granted(format, &trust),
+        KeyCheck::Refused { reason, message } => refused(format, reason, &message),
     })
 }
 
-enum Verdict {
+/// The result for one key.
+enum KeyCheck {
     Granted(Box<Trust>),
     Refused { reason: &'static str, message: String },
 }
 
-async fn check(database: &Database, key: PresentedKey) -> Verdict {
-    let invalid = |message: String| Verdict::Refused { reason: "invalid", message };
+async fn check(database: &Database, key: PresentedKey) -> KeyCheck {
+    let invalid = |message: String| KeyCheck::Refused { reason: "invalid", message };
     let key = match key {
         PresentedKey::Text(key) => key,
         PresentedKey::TooLong => {
@@ -48,34 +53,36 @@ async fn check(database: &Database, key: PresentedKey) -> Verdict {
     };
     let authenticator = Authenticator::new(database.store(), Arc::new(TrustKeyCache::new()));
     match authenticator.authenticate(Some(&key)).await {
-        Ok(trust) => Verdict::Granted(Box::new(trust)),
-        // The answer to a request says nothing of the store. This one is for whoever looks after
-        // it.
+        Ok(trust) => KeyCheck::Granted(Box::new(trust)),
+        // The answer to an HTTP request has no detail of the store. This answer is for the
+        // operator.
         Err(AuthError::Unavailable(error)) => {
-            Verdict::Refused { reason: "unavailable", message: with_causes(&error) }
+            KeyCheck::Refused { reason: "unavailable", message: with_causes(&error) }
         }
-        Err(error) => Verdict::Refused { reason: error.kind(), message: error.detail().to_owned() },
+        Err(error) => {
+            KeyCheck::Refused { reason: error.kind(), message: error.detail().to_owned() }
+        }
     }
 }
 
 fn granted(format: Format, trust: &Trust) -> Answer {
     #[derive(Serialize)]
-    struct Granted<'a> {
+    struct GrantedJson<'a> {
         authenticated: bool,
         trust: &'a Trust,
     }
-    Answer::new(format, &Granted { authenticated: true, trust }, || {
+    Answer::new(format, &GrantedJson { authenticated: true, trust }, || {
         format!("Granted: {}.", described(trust))
     })
 }
 
 fn refused(format: Format, reason: &'static str, message: &str) -> Answer {
     #[derive(Serialize)]
-    struct Refused<'a> {
+    struct RefusedJson<'a> {
         authenticated: bool,
         reason: &'static str,
         message: &'a str,
     }
-    let json = Refused { authenticated: false, reason, message };
+    let json = RefusedJson { authenticated: false, reason, message };
     Answer::new(format, &json, || format!("Refused ({reason}): {message}")).refused()
 }

@@ -1,6 +1,6 @@
-//! The library's warnings, such as a row whose hash is malformed, on standard error.
+//! The warnings of the library, such as a row whose digest is malformed, on standard error.
 //!
-//! Only the library's: a database driver's may quote statements, and nobody asked for them.
+//! Other crates are left out: a database driver may quote statements.
 
 use std::io;
 
@@ -10,10 +10,9 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// From now on, until the process ends.
+/// Shows warnings until the process ends.
 pub(crate) fn show() {
-    // A standard error that is closed must not make a warning fatal: hence no word about a write
-    // that failed.
+    // A closed standard error must not make a warning fatal, so a failed write is not reported.
     let lines = fmt::layer()
         .with_writer(io::stderr)
         .with_target(false)
@@ -21,6 +20,6 @@ pub(crate) fn show() {
         .without_time()
         .log_internal_errors(false);
     let only_ours = Targets::new().with_target("trust_auth", LevelFilter::WARN);
-    // It fails where somebody else shows warnings already, which is as good.
+    // Fails if another subscriber is installed, which then shows the warnings.
     let _ = tracing_subscriber::registry().with(lines).with(only_ours).try_init();
 }

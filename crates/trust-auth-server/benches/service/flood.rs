@@ -59,8 +59,8 @@ pub(crate) fn measure(effort: Effort) -> Option<Verdict> {
     let (after, grown_by) = (metrics(), server.resident_bytes().saturating_sub(memory));
 
     let grown = |name: &str| after[name] - before[name];
-    let (walks, refused) = (grown("trust_auth_sweeps_total"), refused.into_inner());
-    let walk = grown("trust_auth_walk_seconds_sum") / walks;
+    let (walks, refused) = (grown("trust_auth_scans_total"), refused.into_inner());
+    let walk = grown("trust_auth_scan_seconds_sum") / walks;
     let bound = elapsed / walk + 1.0;
     let ratio = under_attack.p99.as_secs_f64() / calm.p99.as_secs_f64();
     let told = format!(
@@ -68,12 +68,12 @@ pub(crate) fn measure(effort: Effort) -> Option<Verdict> {
          {walks} walks, {} at a time, of the {bound:.0} for which there was time; memory grew by {} KiB",
         calm.p99,
         under_attack.p99,
-        after["trust_auth_walks_under_way_max"],
+        after["trust_auth_scans_under_way_max"],
         grown_by >> 10,
     );
     let met = ratio <= AT_MOST
         && refused >= unknown_keys
-        && after["trust_auth_walks_under_way_max"] == 1.0
+        && after["trust_auth_scans_under_way_max"] == 1.0
         && walks <= bound
         && grown_by <= FLAT;
     Some(Verdict { told, met })

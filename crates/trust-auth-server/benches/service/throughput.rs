@@ -33,7 +33,7 @@ pub(crate) fn measure(effort: Effort) -> Option<Verdict> {
                 / f64::from(rounds);
         }
     }
-    let sweeps = runtime().block_on(server.metric("trust_auth_sweeps_total"));
+    let sweeps = runtime().block_on(server.metric("trust_auth_scans_total"));
     // A request begins when its key has expired: with 32 connections, one walk a minute, which they
     // share, or a few.
     assert!(sweeps <= 1.0 + f64::from(CONNECTIONS), "{sweeps} walks: these were no hits");

@@ -1,6 +1,8 @@
-//! While changes of the trusts fail: tries now and then whether one could be made, so that the
-//! service notices its recovery where no client asks for a change. After a failure that no check
-//! can reproduce, such as a trigger's refusal, it waits for a client's change.
+//! While changes of trusts fail, checks at intervals whether a change could be made. The service so
+//! notices its recovery even if no client asks for a change.
+//!
+//! After a failure that no check can reproduce, such as a refusal by a trigger, it waits for a
+//! change by a client.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +11,10 @@ use tokio::time::sleep;
 
 use crate::store::Store;
 
-/// Between two checks. Each is one transaction.
+/// The pause between two checks. Each check is one transaction.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Until the service ends.
+/// Runs the checks until the service ends.
 pub(crate) async fn run(store: Arc<Store>) {
     loop {
         store.changes().until_failing().await;
@@ -20,8 +22,8 @@ pub(crate) async fn run(store: Arc<Store>) {
         if store.changes().needs_a_change() {
             continue;
         }
-        if let Err(error) = store.changes().check(store.try_change()).await {
-            tracing::debug!(kind = error.kind(), "changes of the trusts still fail");
+        if let Err(error) = store.changes().check(store.check_writes()).await {
+            tracing::debug!(kind = error.kind(), "changes of trusts still fail");
         }
     }
 }

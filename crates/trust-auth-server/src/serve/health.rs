@@ -1,50 +1,54 @@
-//! [`Health`]: what is wrong with the service although it answers requests as it should.
+//! [`Health`]: the impairments of a service that still answers requests correctly.
 //!
-//! Each such impairment has a word in `/readyz`'s list `degraded`, a gauge in `/metrics` and an
-//! alert rule in `docs/operating.md`. The three come from one entry, so that none of them is
-//! forgotten. An impairment never takes the service out of a balancer: where every process has it,
-//! no client could authenticate.
+//! Each impairment has a word in the list `degraded` of `/readyz`, a gauge in `/metrics` and an
+//! alert rule in `docs/operating.md`. Word and gauge come from one entry, so neither is forgotten.
+//! An impairment never takes the service out of a load balancer: if each process had it, no client
+//! could authenticate.
 
 use metrics::{Gauge, describe_gauge, gauge};
 use metrics_exporter_prometheus::PrometheusRecorder;
 
-/// All impairments that are looked for.
+/// All impairments that are checked.
 #[derive(Default)]
 pub(crate) struct Health {
     impairments: Vec<Impairment>,
 }
 
-/// One of them.
+/// One impairment.
 struct Impairment {
     word: &'static str,
     gauge: &'static str,
     meaning: &'static str,
-    is_there: Box<dyn Fn() -> bool + Send + Sync>,
+    is_present: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl Health {
-    /// Adds an impairment. `is_there` is called for each probe and each look at the metrics, and
-    /// must not block.
+    /// Adds an impairment, which has a `word` in `/readyz` and a `gauge` in `/metrics`. `meaning`
+    /// explains the gauge, which is 1 while the impairment is present.
     ///
-    /// `word` names it in `/readyz`, `gauge` is 1 in `/metrics` while it is there, and `meaning`
-    /// explains the gauge.
+    /// Each probe and each rendering of the metrics calls `is_present`, which must not block.
     pub(crate) fn degraded_if(
         mut self,
         word: &'static str,
         gauge: &'static str,
         meaning: &'static str,
-        is_there: impl Fn() -> bool + Send + Sync + 'static,
+        is_present: impl Fn() -> bool + Send + Sync + 'static,
     ) -> Self {
-        self.impairments.push(Impairment { word, gauge, meaning, is_there: Box::new(is_there) });
+        self.impairments.push(Impairment {
+            word,
+            gauge,
+            meaning,
+            is_present: Box::new(is_present),
+        });
         self
     }
 
-    /// The words of those that are there now.
+    /// Returns the words of the impairments that are present.
     pub(crate) fn degraded(&self) -> Vec<&'static str> {
-        self.impairments.iter().filter(|one| (one.is_there)()).map(|one| one.word).collect()
+        self.impairments.iter().filter(|one| (one.is_present)()).map(|one| one.word).collect()
     }
 
-    /// A gauge for each, in the order of the impairments.
+    /// Returns a gauge for each impairment, in their order.
     pub(crate) fn gauges(&self, recorder: &PrometheusRecorder) -> Vec<Gauge> {
         metrics::with_local_recorder(recorder, || {
             let register = |one: &Impairment| {
@@ -55,10 +59,10 @@ impl Health {
         })
     }
 
-    /// Sets the gauges that [`gauges`](Self::gauges) made.
+    /// Updates the gauges that [`gauges`](Self::gauges) returned.
     pub(crate) fn update(&self, gauges: &[Gauge]) {
         for (one, gauge) in self.impairments.iter().zip(gauges) {
-            gauge.set(f64::from(u8::from((one.is_there)())));
+            gauge.set(f64::from(u8::from((one.is_present)())));
         }
     }
 }
@@ -68,27 +72,29 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
     use super::*;
 
     #[test]
-    fn an_impairment_has_its_word_and_its_gauge_while_it_is_there() {
-        let ill = Arc::new(AtomicBool::new(false));
-        let is_ill = Arc::clone(&ill);
+    fn an_impairment_has_a_word_and_a_gauge_while_it_is_present() {
+        let missing = Arc::new(AtomicBool::new(false));
+        let is_missing = Arc::clone(&missing);
         let health = Health::default().degraded_if(
-            "limb",
-            "limb_missing",
-            "Whether a limb is missing",
-            move || is_ill.load(Ordering::Relaxed),
+            "part",
+            "part_missing",
+            "Whether a part is missing",
+            move || is_missing.load(Ordering::Relaxed),
         );
-        let recorder = super::super::meters::recorder();
+        let recorder = PrometheusBuilder::new().build_recorder();
         let gauges = health.gauges(&recorder);
         for expected in [false, true] {
             // Relaxed, as in the closure: one thread does both.
-            ill.store(expected, Ordering::Relaxed);
+            missing.store(expected, Ordering::Relaxed);
             health.update(&gauges);
             let value = u8::from(expected);
-            assert!(recorder.handle().render().contains(&format!("\nlimb_missing {value}\n")));
-            assert_eq!(health.degraded().contains(&"limb"), expected);
+            assert!(recorder.handle().render().contains(&format!("\npart_missing {value}\n")));
+            assert_eq!(health.degraded().contains(&"part"), expected);
         }
     }
 }

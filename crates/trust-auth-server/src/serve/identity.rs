@@ -1,28 +1,28 @@
-//! The identity headers of a grant: what the proxy hands on to the application.
+//! The identity headers of a grant, which the proxy passes on to the application.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use trust_auth::Trust;
 
-/// The trust's id, as a hyphenated UUID.
+/// The id of the trust, as a hyphenated UUID.
 pub(crate) const TRUST_ID: HeaderName = HeaderName::from_static("x-trust-id");
 
-/// The trust's name, percent-encoded.
+/// The name of the trust, percent-encoded.
 pub(crate) const TRUST_NAME: HeaderName = HeaderName::from_static("x-trust-name");
 
-/// Everything but visible ASCII, and `%` itself, so that decoding gives back exactly the name.
+/// Everything but visible ASCII, and `%` itself, so that decoding returns exactly the name.
 const NOT_VISIBLE: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
 /// Adds both headers.
-pub(crate) fn announce(trust: &Trust, headers: &mut HeaderMap) {
+pub(crate) fn add_headers(trust: &Trust, headers: &mut HeaderMap) {
     let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
     headers.insert(TRUST_ID, text(trust.id.hyphenated().encode_lower(&mut id)));
     let name: std::borrow::Cow<'_, str> = utf8_percent_encode(&trust.name, NOT_VISIBLE).into();
     headers.insert(TRUST_NAME, text(&name));
 }
 
-/// A value of visible ASCII. Nothing else comes out of the above; should it, an empty header is
-/// better than none, for which a client's own might be taken.
+/// Returns a header value of visible ASCII, which both texts are. Any other text would become an
+/// empty value: without the header, the application might trust a header of the client.
 fn text(value: &str) -> HeaderValue {
     HeaderValue::from_str(value).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
@@ -35,12 +35,12 @@ mod tests {
 
     use super::*;
 
-    fn announced(name: &str) -> Option<String> {
+    fn header_of(name: &str) -> Option<String> {
         let new = NewTrust::new(name).ok()?;
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let trust = runtime.block_on(MemoryStore::new().insert(new, KeyHash::of("key"))).unwrap();
         let mut headers = HeaderMap::new();
-        announce(&trust, &mut headers);
+        add_headers(&trust, &mut headers);
         assert_eq!(headers[TRUST_ID].to_str().unwrap(), trust.id.to_string());
         Some(headers[TRUST_NAME].to_str().unwrap().to_owned())
     }
@@ -54,16 +54,16 @@ mod tests {
             ("Zoë", "Zo%C3%AB"),
             ("\"quoted\",=;~", "\"quoted\",=;~"),
         ] {
-            assert_eq!(announced(name).as_deref(), Some(header));
+            assert_eq!(header_of(name).as_deref(), Some(header));
         }
     }
 
     proptest! {
         #[test]
         fn any_name_is_visible_ascii_and_decodes_to_itself(name in any::<String>()) {
-            if let Some(header) = announced(&name) {
+            if let Some(header) = header_of(&name) {
                 prop_assert!(header.bytes().all(|byte| byte.is_ascii_graphic()), "{header:?}");
-                // As it is stored.
+                // The name as it is stored.
                 let kept = NewTrust::new(name).unwrap();
                 prop_assert_eq!(percent_decode_str(&header).decode_utf8().unwrap(), kept.name());
             }

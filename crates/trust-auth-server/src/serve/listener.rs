@@ -1,7 +1,7 @@
-//! [`Listener`]: a socket that accepts connections, no more than its limits allow, and hands each to HTTP.
+//! [`Listener`]: a socket that accepts connections within its limits, and serves HTTP on each.
 //!
-//! It must never end by itself, whatever a client or the kernel does: only the drain ends it, and
-//! then whoever has been let into the queue is served before the socket closes.
+//! It never ends by itself, whatever a client or the kernel does. Only the drain ends it. It then
+//! serves the connections that the kernel has queued before it closes the socket.
 
 use std::convert::Infallible;
 use std::io;
@@ -21,76 +21,73 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower_service::Service;
+use trust_auth::LogLimit;
 
-use super::connections::{Connections, Entered, Owed};
-use super::limits::Limits;
-use super::lingering::Lingering;
-use super::log_limit::LogLimit;
-use super::output::Output;
-use super::stage::Stage;
-use crate::failure::Failure;
+use super::client_stream::ClientStream;
+use super::drain::{Connections, OpenConnection, PendingAnswers};
+use super::listener_routes::ListenerRoutes;
+use super::settings::ListenerLimits;
+use crate::command_error::CommandError;
 
-/// How many connections the kernel keeps for us while we are at the limit or busy.
+/// How many connections the kernel queues while the service is at its limit or busy.
 const BACKLOG: i32 = 1_024;
 
-/// How long a client may leave what we sent unacknowledged, and how long a silent peer is believed
-/// to be there.
-const DEAD_PEER: Duration = Duration::from_secs(30);
+/// How long a client may leave output unacknowledged, and how long a silent client counts as
+/// connected.
+const DEAD_PEER_LIMIT: Duration = Duration::from_secs(30);
 
-/// How long to wait when the kernel has no connection to give, for want of file descriptors, say.
-/// Not to try at once: the loop would spin.
-const AFTER_A_FAILURE: Duration = Duration::from_millis(100);
-
-/// Between two lines of the log about that: clients can keep it up as long as they like.
-const QUIET: Duration = Duration::from_mins(1);
+/// The pause after a failure to accept, such as a lack of file descriptors. Without it, the loop
+/// would use the whole processor.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(100);
 
 /// One listening socket.
 pub(crate) struct Listener {
     name: &'static str,
     socket: TcpListener,
     address: SocketAddr,
-    limits: Limits,
+    limits: ListenerLimits,
 }
 
 impl Listener {
-    /// Takes the address. Clients may connect from now on; they are answered from
+    /// Binds the address. Clients can connect from now on, and are answered from
     /// [`serve`](Self::serve) on.
     pub(crate) fn bind(
         name: &'static str,
         address: SocketAddr,
-        limits: &Limits,
-    ) -> Result<Self, Failure> {
+        limits: &ListenerLimits,
+    ) -> Result<Self, CommandError> {
         let bound = open(address).and_then(|socket| Ok((socket.local_addr()?, socket)));
         let (address, socket) = bound.map_err(|error| {
-            Failure::new(
+            CommandError::new(
                 "listen",
                 format!(
-                    "cannot listen at {address}: {error}; choose another address for the {name} listener"
+                    "cannot listen at {address}: {error}; choose another address for the {name} \
+                     listener"
                 ),
             )
         })?;
         Ok(Self { name, socket, address, limits: limits.clone() })
     }
 
-    /// Its name, for metrics and the log.
+    /// Returns the name for metrics and the log.
     pub(crate) fn name(&self) -> &'static str {
         self.name
     }
 
-    /// The address, with the port that the kernel chose if it was to.
+    /// Returns the address. If port 0 was given, it has the port that the kernel has chosen.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Accepts and serves until the drain says stop; what is under way then is finished by
-    /// [`Connections`].
-    pub(crate) async fn serve(self, stage: Stage, connections: Connections, open: Gauge) {
-        let room = Arc::new(Semaphore::new(self.limits.connections));
+    /// Accepts and serves connections until the drain stops the listener. [`Connections`] then
+    /// finishes the open ones.
+    pub(crate) async fn serve(self, routes: ListenerRoutes, connections: Connections, open: Gauge) {
+        let places = Arc::new(Semaphore::new(self.limits.connections));
         let http = Arc::new(http(&self.limits));
         let serve = |stream: TcpStream, place: Option<OwnedSemaphorePermit>| {
             let open = open.clone();
             let connection =
-                converse(stream, Arc::clone(&http), stage.clone(), connections.enter());
+                serve_connection(stream, Arc::clone(&http), routes.clone(), connections.add());
             tokio::spawn(async move {
                 open.increment(1.0);
                 connection.await;
@@ -98,12 +95,11 @@ impl Listener {
                 drop(place);
             });
         };
-        let limit = LogLimit::new(QUIET);
+        let limit = LogLimit::default();
         loop {
-            // At the limit nothing is accepted, rather than accepted and refused: the queue is the
-            // kernel's.
+            // At the limit no connection is accepted. The kernel queues them.
             let accepted = async {
-                let place = Arc::clone(&room).acquire_owned().await.ok();
+                let place = Arc::clone(&places).acquire_owned().await.ok();
                 (place, self.socket.accept().await)
             };
             tokio::select! {
@@ -111,22 +107,27 @@ impl Listener {
                 () = connections.drain().stopped() => break,
                 (place, accepted) = accepted => match (place, accepted) {
                     (place @ Some(_), Ok((stream, _))) => serve(stream, place),
-                    (_, Err(error)) if is_of_the_client(&error) => {}
+                    (_, Err(error)) if is_of_one_connection(&error) => {}
                     (_, Err(error)) => {
                         if let Some(others) = limit.try_log() {
-                            tracing::warn!(listener = self.name, %error, others, "cannot accept a connection; trying again");
+                            tracing::warn!(
+                                listener = self.name,
+                                %error,
+                                others,
+                                "cannot accept a connection; trying again"
+                            );
                         }
-                        tokio::time::sleep(AFTER_A_FAILURE).await;
+                        tokio::time::sleep(PAUSE_AFTER_FAILURE).await;
                     }
                     // The semaphore is never closed.
                     (None, Ok(_)) => {}
                 },
             }
         }
-        // Those in the queue have connected, and may have sent their request: closing the socket
-        // would reset them. All of them, whatever the limit: there are no more than the
-        // queue holds. Not through the runtime, which says "none" when a task has
-        // had its turn.
+        // The clients in the queue have connected, and may have sent their request. Closing the
+        // socket would reset their connections. All are served, whatever the limit: there are at
+        // most as many as the queue holds. They are accepted without the runtime, which reports an
+        // empty queue once the task has used its budget.
         let Ok(queue) = self.socket.into_std() else { return };
         for _ in 0..=BACKLOG {
             match queue.accept() {
@@ -138,10 +139,15 @@ impl Listener {
                     }
                 }
                 Err(error)
-                    if is_of_the_client(&error) || error.kind() == io::ErrorKind::Interrupted => {}
+                    if is_of_one_connection(&error)
+                        || error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     if error.kind() != io::ErrorKind::WouldBlock {
-                        tracing::warn!(listener = self.name, %error, "cannot accept those who have connected");
+                        tracing::warn!(
+                            listener = self.name,
+                            %error,
+                            "cannot accept the connections in the queue"
+                        );
                     }
                     break;
                 }
@@ -150,14 +156,14 @@ impl Listener {
     }
 }
 
-/// HTTP/1.1 alone: it is what every proxy speaks to a forward-auth service, and one protocol has
-/// one set of limits.
-fn http(limits: &Limits) -> http1::Builder {
+/// Returns the settings of HTTP/1.1, the only version: each proxy supports it for forward-auth, and
+/// one protocol has one set of limits.
+fn http(limits: &ListenerLimits) -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         // A client that has sent its request and shuts down its sending side gets its answer. A
-        // client that is gone looks the same until it is written to; each request ends by
-        // its deadline.
+        // client that is gone cannot be told from it before a write. Each request ends at its
+        // deadline.
         .half_close(true)
         .header_read_timeout(limits.header_timeout)
         .max_header_size(limits.header_bytes)
@@ -165,58 +171,63 @@ fn http(limits: &Limits) -> http1::Builder {
     http
 }
 
-/// One connection, to its end.
-async fn converse(stream: TcpStream, http: Arc<http1::Builder>, stage: Stage, entered: Entered) {
-    // Answers are small, and each is written in one go.
+/// Serves one connection to its end.
+async fn serve_connection(
+    stream: TcpStream,
+    http: Arc<http1::Builder>,
+    routes: ListenerRoutes,
+    open: OpenConnection,
+) {
+    // Answers are small, and one write has a whole answer.
     let _ = stream.set_nodelay(true);
-    let drain = entered.drain().clone();
-    let output = Output::new(Lingering::new(TokioIo::new(stream)));
-    let owed = Owed::over(output.stuck());
-    let owing = owed.clone();
+    let drain = open.drain().clone();
+    let stream = ClientStream::new(TokioIo::new(stream));
+    let pending = PendingAnswers::new(stream.pending_output());
+    let requests = pending.clone();
     let answer = service_fn(move |request: Request<Incoming>| {
-        let one = owing.one();
-        let answered = stage.routes().clone().call(request);
+        let counted = requests.count_request();
+        let answered = routes.current().clone().call(request);
         let drain = drain.clone();
         async move {
-            let _one = one;
+            let _counted = counted;
             let Ok(mut response): Result<Response<Body>, Infallible> = answered.await;
             if drain.is_draining() {
-                // Tells the client to send nothing more here, so that nothing is under way when the
-                // connection closes.
+                // Asks the client to send no further request on this connection, so that none is in
+                // transit when the connection closes.
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response)
         }
     });
-    // Its errors are the client's: a time-out, a reset, garbage. hyper has answered those that can
-    // be answered.
-    let connection = http.serve_connection(output, answer);
-    match entered.converse(connection, owed).await {
+    // The client causes its errors: a time-out, a reset, or bytes that are not HTTP. hyper has
+    // answered those that can be answered.
+    let connection = http.serve_connection(stream, answer);
+    match open.run(connection, pending).await {
         Some(Ok(())) => {}
         Some(Err(error)) => tracing::debug!(%error, "a connection ended early"),
-        None => tracing::debug!("a connection was cut: its client did not finish its request"),
+        None => tracing::debug!("a connection was cut: the client did not finish its request"),
     }
 }
 
 fn open(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // So that a restart need not wait for the last connections' TIME_WAIT to pass. On Windows it
-    // would let others take the port.
+    // A restart then need not wait for the TIME_WAIT of the last connections. On Windows the option
+    // would let other processes take the port.
     #[cfg(not(windows))]
     socket.set_reuse_address(true)?;
-    // Inherited by what is accepted. No time-out of HTTP ends a connection whose client reads
-    // nothing of what it asked for.
+    // Accepted sockets inherit it. No time-out of HTTP ends a connection whose client does not read
+    // its answer.
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    socket.set_tcp_user_timeout(Some(DEAD_PEER))?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(DEAD_PEER))?;
+    socket.set_tcp_user_timeout(Some(DEAD_PEER_LIMIT))?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(DEAD_PEER_LIMIT))?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }
 
-/// Whether the connection failed that was to be accepted, rather than the accepting.
-fn is_of_the_client(error: &io::Error) -> bool {
+/// Returns whether only the connection failed that was to be accepted.
+fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted

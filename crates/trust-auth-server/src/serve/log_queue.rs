@@ -1,11 +1,11 @@
-//! [`LogQueue`]: lines of the log on their way to standard error, which a thread of its own writes.
+//! [`LogQueue`]: the lines of the log that a thread of its own writes to standard error.
 //!
-//! Standard error may be a pipe whose reader has stopped. It takes nothing more, and a thread that
-//! writes to it waits without end. No worker of the runtime may wait, so a line for which the queue
-//! has no room is dropped and counted.
+//! Standard error may be a pipe whose reader has stopped. A thread that writes to it then waits
+//! without end. No worker of the runtime may wait, so a line for which the queue has no room is
+//! dropped and counted.
 //!
-//! `tracing-appender`'s non-blocking writer is not used: when its queue is full at the end, its
-//! guard writes to standard output, which may be as full, and which `--json` promises to a single
+//! The non-blocking writer of `tracing-appender` does not fit. If its queue is full at the end, its
+//! guard writes to standard output, which may be full as well, and which `--json` reserves for one
 //! line.
 
 use std::io::{self, Write};
@@ -15,23 +15,23 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How many lines wait at most. Some megabytes, as lines go.
+/// How many lines wait at most. Lines of usual length take some megabytes.
 const LINES: usize = 4_096;
 
-/// How often the end looks whether the queue has room.
-const LOOK: Duration = Duration::from_millis(5);
+/// The interval at which `flush` checks whether the queue has room.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The way to the thread. A clone means the same queue.
+/// The queue. A clone means the same queue.
 #[derive(Clone)]
 pub(crate) struct LogQueue {
     steps: SyncSender<Step>,
     dropped: Arc<AtomicU64>,
 }
 
-/// What the thread does next.
+/// The next step of the thread.
 enum Step {
     Write(Vec<u8>),
-    /// Say that everything before is written.
+    /// Report that all lines before are written.
     Report(SyncSender<()>),
 }
 
@@ -40,7 +40,7 @@ impl LogQueue {
     ///
     /// # Errors
     ///
-    /// If the system has no thread to give.
+    /// If the system cannot start a thread.
     pub(crate) fn start(output: impl Write + Send + 'static) -> io::Result<Self> {
         let (steps, due) = sync_channel(LINES);
         let dropped = Arc::<AtomicU64>::default();
@@ -49,13 +49,13 @@ impl LogQueue {
         Ok(Self { steps, dropped })
     }
 
-    /// How many lines were dropped: for want of room, or because the output failed.
+    /// Returns how many lines were dropped, because there was no room or the output failed.
     pub(crate) fn dropped(&self) -> u64 {
         // Relaxed, here and below: a count, which orders nothing.
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Waits until what was logged before is written, and no longer than this. Blocks.
+    /// Blocks until the lines that were logged before are written, or until the time has passed.
     pub(crate) fn flush(&self, within: Duration) {
         let end = Instant::now() + within;
         let (report, reported) = sync_channel(1);
@@ -65,14 +65,14 @@ impl LogQueue {
                 return;
             }
             step = unsent;
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
         let _ = reported.recv_timeout(end.saturating_duration_since(Instant::now()));
     }
 }
 
 impl Write for LogQueue {
-    /// Takes the whole line, or drops it. Never fails, and never waits.
+    /// Takes the whole line, or drops it. Never fails and never waits.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.steps.try_send(Step::Write(line.to_vec())).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -88,13 +88,13 @@ impl Write for LogQueue {
 fn write_all(mut output: impl Write, due: &Receiver<Step>, dropped: &AtomicU64) {
     for step in due {
         match step {
-            // An output that is closed stays closed: the line is lost, and the service goes on.
+            // A closed output stays closed. The line is lost, and the service continues.
             Step::Write(line) => {
                 if output.write_all(&line).and_then(|()| output.flush()).is_err() {
                     dropped.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            // The caller of `flush` may have given up.
+            // The caller of `flush` may have returned.
             Step::Report(report) => drop(report.try_send(())),
         }
     }
@@ -107,13 +107,13 @@ mod tests {
 
     use super::*;
 
-    /// Takes a line each time that the test lets it.
-    struct Slow {
+    /// An output that takes a line each time the test allows it.
+    struct SlowOutput {
         may_take: Receiver<()>,
         taken: Arc<Mutex<Vec<u8>>>,
     }
 
-    impl Write for Slow {
+    impl Write for SlowOutput {
         fn write(&mut self, line: &[u8]) -> io::Result<usize> {
             self.may_take.recv().map_err(|_| io::ErrorKind::BrokenPipe)?;
             self.taken.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(line);
@@ -128,14 +128,14 @@ mod tests {
     fn slow() -> (LogQueue, Sender<()>, Arc<Mutex<Vec<u8>>>) {
         let (let_take, may_take) = channel();
         let taken = Arc::default();
-        let queue = LogQueue::start(Slow { may_take, taken: Arc::clone(&taken) }).unwrap();
+        let queue = LogQueue::start(SlowOutput { may_take, taken: Arc::clone(&taken) }).unwrap();
         (queue, let_take, taken)
     }
 
     #[test]
-    fn an_output_that_takes_nothing_holds_nobody_and_what_finds_no_room_is_counted() {
+    fn a_full_output_blocks_no_caller_and_lines_without_room_are_counted() {
         let (mut queue, let_take, taken) = slow();
-        // One more may be with the thread.
+        // The thread may hold one more line.
         for _ in 0..LINES + 11 {
             queue.write_all(b"x").unwrap();
         }
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_keep_their_order_and_an_output_that_fails_loses_only_its_own() {
+    fn lines_keep_their_order_and_a_failed_output_loses_only_later_lines() {
         let (mut queue, let_take, taken) = slow();
         for line in ["a", "b"] {
             queue.write_all(line.as_bytes()).unwrap();

@@ -1,7 +1,7 @@
-//! The service's log: lines on standard error, as text or JSON.
+//! The log of the service: lines on standard error, as text or JSON.
 //!
-//! What is logged is what this crate says, which never carries a key or a digest; other crates are
-//! heard from warnings on, and never with a request's headers, which nobody gives them.
+//! It has the events of this project, which never carry a key or a digest, and the warnings of
+//! hyper. Other crates are left out: a database driver may quote statements and their values.
 
 use std::io;
 use std::panic;
@@ -17,29 +17,30 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::log_queue::LogQueue;
-use crate::failure::Failure;
+use crate::command_error::CommandError;
 
 /// How long the end of the process waits for the last lines.
-pub(crate) const LAST_LINES: Duration = Duration::from_millis(500);
+pub(crate) const FLUSH_LIMIT: Duration = Duration::from_millis(500);
 
-/// How lines are written.
+/// The form of the lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LogFormat {
     /// For people
     #[default]
     Text,
-    /// One object a line
+    /// One JSON object per line
     Json,
 }
 
-/// The least that is written.
+/// The least severe level that is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LogLevel {
     Error,
     Warn,
-    /// Start, end, changes of trusts, and whatever needs looking after; never a line a request
+    /// The start, the end, changes of trusts, and what needs the attention of an operator. No level
+    /// logs a line for each request
     #[default]
     Info,
     Debug,
@@ -56,13 +57,13 @@ impl From<LogLevel> for LevelFilter {
     }
 }
 
-/// From now on, until the process ends. The queue has the lines on their way.
-pub(crate) fn start(format: LogFormat, level: LogLevel) -> Result<LogQueue, Failure> {
-    let queue = LogQueue::start(io::stderr())
-        .map_err(|error| Failure::new("log", format!("cannot start the log's thread: {error}")))?;
+/// Starts the log, which runs until the process ends. Returns the queue of its lines.
+pub(crate) fn start(format: LogFormat, level: LogLevel) -> Result<LogQueue, CommandError> {
+    let queue = LogQueue::start(io::stderr()).map_err(|error| {
+        CommandError::new("log", format!("cannot start the thread of the log: {error}"))
+    })?;
     let writer = queue.clone();
-    // A standard error that is closed must not make a line fatal: hence no word about a write that
-    // failed.
+    // A closed standard error must not make a line fatal, so a failed write is not reported.
     let lines = fmt::layer()
         .with_writer(move || writer.clone())
         .with_ansi(false)
@@ -71,12 +72,11 @@ pub(crate) fn start(format: LogFormat, level: LogLevel) -> Result<LogQueue, Fail
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    // Not the database driver: it may quote statements and what is bound to them.
     let targets =
         Targets::new().with_target("trust_auth", level).with_target("hyper", LevelFilter::WARN);
-    // It fails where another subscriber logs already, which is as good.
+    // Fails if another subscriber is installed, which then writes the log.
     let _ = tracing_subscriber::registry().with(lines).with(targets).try_init();
-    // The usual hook writes to standard error itself, and a worker that panics would wait for it.
+    // The default hook writes to standard error itself, where a worker that panics could wait.
     panic::set_hook(Box::new(|panic| tracing::error!("a task panicked, which is a bug: {panic}")));
     Ok(queue)
 }

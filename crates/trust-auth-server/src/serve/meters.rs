@@ -1,84 +1,76 @@
-//! [`Meters`]: what `/metrics` tells, in the text format of Prometheus.
+//! [`Meters`]: the metrics of `/metrics`, in the text format of Prometheus.
 //!
-//! No label ever names a trust or a key: every label has a handful of values, which are known when
-//! the service starts. `docs/operating.md` explains each metric.
+//! No label ever names a trust or a key. Each label has a few values, which are known at the start
+//! of the service. `docs/operating.md` explains each metric.
 
-use std::sync::{Arc, OnceLock};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
-use trust_auth::{AuthError, Authenticator, Route, Trust, Watcher};
+use trust_auth::{Authenticator, Route, Stats, StoreError, Watcher};
 use trust_key_cache::TrustKeyCache;
 
 use super::health::Health;
 use super::log_queue::LogQueue;
-use super::walks::Walks;
+use super::metered_store::MeteredStore;
 
-/// Upper bounds of the latency's buckets, in seconds: from a cached key on SQLite to the longest
-/// request time-out that makes sense.
+/// The upper bounds of the latency buckets, in seconds: from a cached key on SQLite to the longest
+/// useful time-out.
 const BUCKETS: [f64; 18] = [
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
     1.0, 2.5, 5.0, 10.0, 30.0,
 ];
 
-/// How often samples of latency are put into their buckets. Until then each takes up memory.
+/// The interval at which latency samples are put into their buckets. Until then each sample takes
+/// up memory.
 const UPKEEP: Duration = Duration::from_secs(1);
 
-/// Where measurements go.
-pub(crate) fn recorder() -> PrometheusRecorder {
-    // The only error is an empty list.
-    let builder =
-        PrometheusBuilder::new().set_buckets(&BUCKETS).unwrap_or_else(|_| PrometheusBuilder::new());
-    builder.build_recorder()
-}
-
-/// Everything that is measured.
+/// All metrics of the service.
 pub(crate) struct Meters {
     recorder: PrometheusRecorder,
     rendered: PrometheusHandle,
     sources: OnceLock<(Sources, Vec<Gauge>)>,
     log: LogQueue,
-    outcomes: Outcomes,
     latency: Latency,
-    read: Read,
+    copied: Copied,
+    /// Requests that were refused before the database was open, by the kind of its failure. The
+    /// authenticator counts all other requests.
+    refused_before_open: Mutex<BTreeMap<&'static str, u64>>,
 }
 
-/// What counts by itself, once the database is open.
+/// The parts that count by themselves, once the database is open.
 pub(crate) struct Sources {
-    pub(crate) authenticator: Authenticator<Walks>,
-    pub(crate) walks: Arc<Walks>,
+    pub(crate) authenticator: Authenticator<MeteredStore>,
+    pub(crate) store: Arc<MeteredStore>,
     pub(crate) cache: Arc<TrustKeyCache>,
     pub(crate) watcher: Arc<Watcher>,
     pub(crate) health: Arc<Health>,
 }
 
-/// Answers of `/verify`, by outcome.
-struct Outcomes {
+/// The durations of answers of `/verify`, by [`Route`].
+struct Latency {
+    unread: Histogram,
+    hit: Histogram,
+    stale_hit: Histogram,
+    scan: Histogram,
+}
+
+/// The metrics whose values are copied from the [`Sources`] for each rendering.
+struct Copied {
     granted: Counter,
     missing: Counter,
     invalid: Counter,
     unavailable: Counter,
     overloaded: Counter,
-}
-
-/// How long answers of `/verify` took, by the way that they were found.
-struct Latency {
-    unread: Histogram,
-    hit: Histogram,
-    stale_hit: Histogram,
-    sweep: Histogram,
-}
-
-/// What is read elsewhere, each time that somebody asks.
-struct Read {
     hits: Counter,
     stale_hits: Counter,
-    sweeps: Counter,
+    scans: Counter,
     rows_swept: Counter,
     waiting: Gauge,
-    walks_under_way: Gauge,
-    walks_most: Gauge,
+    scans_under_way: Gauge,
+    most_scans_under_way: Gauge,
     scans_failing: Gauge,
     evicted_notification: Counter,
     evicted_connected: Counter,
@@ -96,72 +88,72 @@ struct Read {
 
 impl Meters {
     pub(crate) fn new(log: LogQueue) -> Self {
-        let recorder = recorder();
+        // The only possible error is an empty list of buckets.
+        let builder = PrometheusBuilder::new()
+            .set_buckets(&BUCKETS)
+            .unwrap_or_else(|_| PrometheusBuilder::new());
+        let recorder = builder.build_recorder();
         let rendered = recorder.handle();
-        let (outcomes, latency, read) = metrics::with_local_recorder(&recorder, || {
+        let (latency, copied) = metrics::with_local_recorder(&recorder, || {
             describe();
             gauge!("trust_auth_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-            // From 0, so that a rate sees the first. The other kinds are no matter of the
-            // database's health.
+            // Begin at 0, so that a rate includes the first failure. The other kinds do not concern
+            // the health of the database.
             for kind in ["busy", "timeout", "unreachable"] {
-                counter!("trust_auth_store_failures_total", "kind" => kind).absolute(0);
+                store_failures(kind).absolute(0);
             }
-            (Outcomes::new(), Latency::new(), Read::new())
+            (Latency::new(), Copied::new())
         });
-        Self { recorder, rendered, sources: OnceLock::new(), log, outcomes, latency, read }
+        let (sources, refused_before_open) = (OnceLock::new(), Mutex::default());
+        Self { recorder, rendered, sources, log, latency, copied, refused_before_open }
     }
 
-    /// Reads these too from now on.
-    pub(crate) fn read_from(&self, sources: Sources) {
+    /// Copies the values of these parts from now on.
+    pub(crate) fn set_sources(&self, sources: Sources) {
         metrics::with_local_recorder(&self.recorder, || {
             gauge!("trust_auth_cache_capacity").set(sources.cache.capacity() as f64);
         });
         let impairments = sources.health.gauges(&self.recorder);
-        // Once: nothing opens a second database.
+        // Called once: the service opens one database.
         let _ = self.sources.set((sources, impairments));
     }
 
-    /// The durations of scans, for the store that runs them.
-    pub(crate) fn walk_seconds(&self) -> Histogram {
-        metrics::with_local_recorder(&self.recorder, || histogram!("trust_auth_walk_seconds"))
+    /// Returns the histogram of the durations of scans.
+    pub(crate) fn scan_seconds(&self) -> Histogram {
+        metrics::with_local_recorder(&self.recorder, || histogram!("trust_auth_scan_seconds"))
     }
 
-    /// `/verify` has come to an answer, begun then.
-    pub(crate) fn answered(&self, result: &Result<Trust, AuthError>, route: Route, begun: Instant) {
-        let outcome = match result {
-            Ok(_) => &self.outcomes.granted,
-            Err(AuthError::Missing) => &self.outcomes.missing,
-            Err(AuthError::Invalid) => &self.outcomes.invalid,
-            Err(AuthError::Overloaded) => &self.outcomes.overloaded,
-            Err(AuthError::Unavailable(error)) => {
-                // Few and slow, so that nobody minds the search for the counter.
-                metrics::with_local_recorder(&self.recorder, || {
-                    counter!("trust_auth_store_failures_total", "kind" => error.kind())
-                        .increment(1);
-                });
-                &self.outcomes.unavailable
-            }
-            Err(_) => &self.outcomes.unavailable,
-        };
-        outcome.increment(1);
+    /// Records how long an answer of `/verify` took. The authenticator counts its outcome.
+    pub(crate) fn record_latency(&self, route: Route, begun: Instant) {
         let latency = match route {
             Route::Unread => &self.latency.unread,
             Route::Hit => &self.latency.hit,
             Route::StaleHit => &self.latency.stale_hit,
-            _ => &self.latency.sweep,
+            _ => &self.latency.scan,
         };
         latency.record(begun.elapsed().as_secs_f64());
     }
 
-    /// The admin API has come to an answer: `ok`, or the kind of the failure.
-    pub(crate) fn administered(&self, operation: &'static str, outcome: &'static str) {
+    /// Records a request to `/verify` that was refused because the database is not open.
+    pub(crate) fn record_refusal_before_open(&self, error: &StoreError, begun: Instant) {
+        let mut refused = self.refused_before_open.lock().unwrap_or_else(PoisonError::into_inner);
+        *refused.entry(error.kind()).or_default() += 1;
+        drop(refused);
+        self.record_latency(Route::Unread, begun);
+    }
+
+    /// Counts a request to the admin API. Its outcome is `ok`, or the kind of its error.
+    pub(crate) fn count_admin_request(&self, operation: &'static str, outcome: &'static str) {
         metrics::with_local_recorder(&self.recorder, || {
-            counter!("trust_auth_admin_requests_total", "operation" => operation, "outcome" => outcome)
-                .increment(1);
+            counter!(
+                "trust_auth_admin_requests_total",
+                "operation" => operation, "outcome" => outcome
+            )
+            .increment(1);
         });
     }
 
-    /// The number of open connections of a listener, for the listener to keep.
+    /// Returns the gauge of the open connections of a listener, which the listener updates.
     pub(crate) fn connections(&self, listener: &'static str) -> Gauge {
         metrics::with_local_recorder(
             &self.recorder,
@@ -169,29 +161,47 @@ impl Meters {
         )
     }
 
-    /// All of it, as text.
-    pub(crate) fn text(&self) -> String {
+    /// Returns all metrics as text.
+    pub(crate) fn render(&self) -> String {
+        let mut stats = Stats::default();
         if let Some((sources, impairments)) = self.sources.get() {
-            self.read.update(sources);
+            stats = sources.authenticator.stats();
+            self.copied.update(&stats, sources);
             sources.health.update(impairments);
         }
-        self.read.log_lines_dropped.absolute(self.log.dropped());
+        self.update_failures(&stats);
+        self.copied.log_lines_dropped.absolute(self.log.dropped());
         self.rendered.render()
     }
 
-    /// Keeps what was measured in bounded memory, for ever.
-    pub(crate) async fn keep_up(self: Arc<Self>) {
+    /// Updates the counters of requests that the database refused, before and after it was opened.
+    fn update_failures(&self, stats: &Stats) {
+        let refused = self.refused_before_open.lock().unwrap_or_else(PoisonError::into_inner);
+        self.copied.unavailable.absolute(stats.unavailable + refused.values().sum::<u64>());
+        metrics::with_local_recorder(&self.recorder, || {
+            for (kind, requests) in stats.failures.iter() {
+                let requests = requests + refused.get(kind).copied().unwrap_or_default();
+                if requests > 0 {
+                    store_failures(kind).absolute(requests);
+                }
+            }
+        });
+    }
+
+    /// Bounds the memory of the metrics, and logs that lines of the log were dropped. Runs until
+    /// the service ends.
+    pub(crate) async fn run_upkeep(self: Arc<Self>) {
         let mut interval = tokio::time::interval(UPKEEP);
         let mut dropped = 0;
         loop {
             interval.tick().await;
             self.rendered.run_upkeep();
-            // Said when there is room again; a line that finds none is counted like the others.
+            // If this line is dropped as well, it is counted, and the next one reports it.
             let now = self.log.dropped();
             if now > dropped {
                 tracing::warn!(
                     lines = now - dropped,
-                    "lines of the log were dropped: standard error took none"
+                    "lines of the log were dropped: standard error did not take them"
                 );
                 dropped = self.log.dropped();
             }
@@ -199,44 +209,41 @@ impl Meters {
     }
 }
 
-impl Outcomes {
-    fn new() -> Self {
-        let of =
-            |outcome: &'static str| counter!("trust_auth_requests_total", "outcome" => outcome);
-        Self {
-            granted: of("granted"),
-            missing: of("missing"),
-            invalid: of("invalid"),
-            unavailable: of("unavailable"),
-            overloaded: of("overloaded"),
-        }
-    }
+fn store_failures(kind: &'static str) -> Counter {
+    counter!("trust_auth_store_failures_total", "kind" => kind)
 }
 
 impl Latency {
     fn new() -> Self {
-        let of = |path: &'static str| histogram!("trust_auth_request_seconds", "path" => path);
+        let of = |route: Route| histogram!("trust_auth_request_seconds", "route" => route.as_str());
         Self {
-            unread: of("unread"),
-            hit: of("hit"),
-            stale_hit: of("stale_hit"),
-            sweep: of("sweep"),
+            unread: of(Route::Unread),
+            hit: of(Route::Hit),
+            stale_hit: of(Route::StaleHit),
+            scan: of(Route::Scan),
         }
     }
 }
 
-impl Read {
+impl Copied {
     fn new() -> Self {
+        let requests =
+            |outcome: &'static str| counter!("trust_auth_requests_total", "outcome" => outcome);
         let evicted =
             |cause: &'static str| counter!("trust_auth_evictions_total", "cause" => cause);
         Self {
+            granted: requests("granted"),
+            missing: requests("missing"),
+            invalid: requests("invalid"),
+            unavailable: requests("unavailable"),
+            overloaded: requests("overloaded"),
             hits: counter!("trust_auth_hits_total"),
             stale_hits: counter!("trust_auth_stale_hits_total"),
-            sweeps: counter!("trust_auth_sweeps_total"),
+            scans: counter!("trust_auth_scans_total"),
             rows_swept: counter!("trust_auth_rows_swept_total"),
             waiting: gauge!("trust_auth_waiting_requests"),
-            walks_under_way: gauge!("trust_auth_walks_under_way"),
-            walks_most: gauge!("trust_auth_walks_under_way_max"),
+            scans_under_way: gauge!("trust_auth_scans_under_way"),
+            most_scans_under_way: gauge!("trust_auth_scans_under_way_max"),
             scans_failing: gauge!("trust_auth_scans_failing"),
             evicted_notification: evicted("notification"),
             evicted_connected: evicted("connected"),
@@ -253,16 +260,19 @@ impl Read {
         }
     }
 
-    fn update(&self, Sources { authenticator, walks, cache, watcher, .. }: &Sources) {
-        let stats = authenticator.stats();
+    fn update(&self, stats: &Stats, Sources { store, cache, watcher, .. }: &Sources) {
+        self.granted.absolute(stats.granted);
+        self.missing.absolute(stats.missing);
+        self.invalid.absolute(stats.invalid);
+        self.overloaded.absolute(stats.overloaded);
         self.hits.absolute(stats.hits);
         self.stale_hits.absolute(stats.stale_hits);
-        self.sweeps.absolute(stats.scans);
+        self.scans.absolute(stats.scans);
         self.rows_swept.absolute(stats.rows_swept);
         self.waiting.set(stats.waiting as f64);
-        self.walks_under_way.set(walks.under_way() as f64);
-        self.walks_most.set(walks.most() as f64);
-        self.scans_failing.set(f64::from(u8::from(walks.cannot_end())));
+        self.scans_under_way.set(store.scans_under_way() as f64);
+        self.most_scans_under_way.set(store.most_scans_under_way() as f64);
+        self.scans_failing.set(f64::from(u8::from(store.scans_are_failing())));
         let watch = watcher.status();
         self.evicted_notification.absolute(watch.evicted_keys);
         self.evicted_connected.absolute(watch.connects);
@@ -278,7 +288,7 @@ impl Read {
     }
 }
 
-/// The `# HELP` of each.
+/// Registers the `# HELP` text of each metric.
 fn describe() {
     use metrics::{describe_counter, describe_gauge, describe_histogram};
     describe_gauge!("trust_auth_build_info", "1, with the version as a label");
@@ -289,29 +299,30 @@ fn describe() {
     describe_histogram!(
         "trust_auth_request_seconds",
         Unit::Seconds,
-        "How long /verify took, by the way to the answer: unread (no usable key), hit (cached), stale_hit (cached, then a walk), sweep (a walk)"
+        "How long /verify took, by route: unread (no usable key), hit (cached), stale_hit (cached, \
+         then a scan), scan (not cached)"
     );
-    describe_counter!("trust_auth_hits_total", "Cached keys whose live row accepted them");
+    describe_counter!("trust_auth_hits_total", "Cached keys that their live row accepted");
     describe_counter!(
         "trust_auth_stale_hits_total",
-        "Cached keys whose live row did not accept them any more"
+        "Cached keys that their live row no longer accepted"
     );
-    describe_counter!("trust_auth_sweeps_total", "Walks over all rows; requests share them");
-    describe_counter!("trust_auth_rows_swept_total", "Rows that those walks went through");
-    describe_gauge!("trust_auth_waiting_requests", "Requests that wait for a walk now");
-    describe_gauge!("trust_auth_walks_under_way", "Walks that read all rows now: 0 or 1");
+    describe_counter!("trust_auth_scans_total", "Scans of all rows; requests share them");
+    describe_counter!("trust_auth_rows_swept_total", "Rows that those scans swept");
+    describe_gauge!("trust_auth_waiting_requests", "Requests that wait for a scan now");
+    describe_gauge!("trust_auth_scans_under_way", "Scans that read all rows now: 0 or 1");
     describe_gauge!(
-        "trust_auth_walks_under_way_max",
-        "The most walks that have ever been under way at a time: 1, if any was"
+        "trust_auth_scans_under_way_max",
+        "The most scans that were under way at once since the start: 0 or 1"
     );
     describe_gauge!(
         "trust_auth_scans_failing",
-        "Whether the last scan of all trusts failed, other than because the database was unreachable: 1 or 0"
+        "Whether the last scan failed for another reason than an unreachable database: 1 or 0"
     );
     describe_histogram!(
-        "trust_auth_walk_seconds",
+        "trust_auth_scan_seconds",
         Unit::Seconds,
-        "How long the database took to give all rows to a walk"
+        "How long the database took to return all rows to a scan"
     );
     describe_counter!(
         "trust_auth_store_failures_total",
@@ -319,27 +330,31 @@ fn describe() {
     );
     describe_counter!(
         "trust_auth_evictions_total",
-        "Invalidations on word from the database: of one key (notification), or of all (connected, malformed, truncation, triggers)"
+        "Invalidations that the database caused: of one key (notification), or of all keys \
+         (connected, malformed, truncation, triggers)"
     );
-    describe_counter!("trust_auth_notifications_total", "Changes that the database told of");
+    describe_counter!(
+        "trust_auth_notifications_total",
+        "Changes of which the database notified the service"
+    );
     describe_gauge!(
         "trust_auth_listener_connected",
-        "Whether changes by other processes are heard of: 1 or 0"
+        "Whether changes by other processes are received: 1 or 0"
     );
     describe_counter!(
         "trust_auth_listener_failures_total",
-        "Connections of that listener that were lost or not to be had"
+        "Connections for those changes that were lost or could not be made"
     );
     describe_counter!(
         "trust_auth_log_lines_dropped_total",
-        "Lines of the log that were dropped, because standard error took none"
+        "Lines of the log that were dropped, because standard error did not take them"
     );
     describe_counter!(
         "trust_auth_listener_canaries_total",
-        "Notifications sent to that listener as a test, by outcome: heard or missed. PostgreSQL only"
+        "Test notifications, by outcome: heard or missed. PostgreSQL only"
     );
     describe_gauge!("trust_auth_cache_entries", "Keys in the cache");
-    describe_gauge!("trust_auth_cache_capacity", "How many keys the cache is made for");
+    describe_gauge!("trust_auth_cache_capacity", "How many keys the cache is built for");
     describe_gauge!("trust_auth_connections", "Open connections, by listener");
     describe_counter!(
         "trust_auth_admin_requests_total",

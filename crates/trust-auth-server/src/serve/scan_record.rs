@@ -1,94 +1,94 @@
-//! [`ScanRecord`]: how the last scan of all trusts ended, and what an operator should know of it.
+//! [`ScanRecord`]: how the last scan of all trusts ended, and what the operator should know of it.
 //!
-//! A scan is how a key that is not cached is verified. One that can never end within its limit
-//! leaves the probes green, since these read one row, and every such key refused.
+//! A scan verifies a key that is not cached. If no scan can end within its limit, each such key is
+//! refused. A probe that reads one row does not notice that.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
-use trust_auth::{Authenticator, Candidates, StoreError};
+use trust_auth::{Authenticator, Candidates, LogLimit, StoreError, TrustStore};
 
-use super::log_limit::LogLimit;
-use super::pauses::Pauses;
-use super::walks::Walks;
+use super::backoff::Backoff;
 
-/// Between two lines about the same thing.
-const QUIET: Duration = Duration::from_mins(1);
-
-/// Before the service scans by itself because the last scan failed. The longest keeps the
-/// database's load low where every scan runs into its limit: with one of 2 s, an eighth of the
-/// time.
+/// The pauses before the service itself repeats a scan that failed. The longest keeps the load of
+/// the database low if each scan reaches its limit: with a limit of 2 s, an eighth of the time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
-/// How scans end.
+/// The outcome of the last scan.
 pub(crate) struct ScanRecord {
-    /// What the store allows a scan.
+    /// The limit of a scan.
     limit: Duration,
-    last: watch::Sender<Last>,
+    last: watch::Sender<LastScan>,
     slow: LogLimit,
     empty: LogLimit,
 }
 
-/// How the last one ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Last {
+enum LastScan {
     None,
     Rows(usize),
     Failed(&'static str),
 }
 
+impl LastScan {
+    fn is_failed(&self) -> bool {
+        matches!(self, Self::Failed(_))
+    }
+}
+
 impl ScanRecord {
-    /// For a store whose scans have this limit.
+    /// Returns a record for a store whose scans have this limit.
     pub(crate) fn new(limit: Duration) -> Self {
         Self {
             limit,
-            last: watch::Sender::new(Last::None),
-            slow: LogLimit::new(QUIET),
-            empty: LogLimit::new(QUIET),
+            last: watch::Sender::new(LastScan::None),
+            slow: LogLimit::default(),
+            empty: LogLimit::default(),
         }
     }
 
-    /// The word for the probe: `ok`, `pending` if none has ended yet, or the kind of the last one's
-    /// failure.
-    pub(crate) fn word(&self) -> &'static str {
+    /// Returns the word for `/readyz`: `ok`, `pending` before the first scan has ended, or the kind
+    /// of the failure of the last scan.
+    pub(crate) fn state(&self) -> &'static str {
         match *self.last.borrow() {
-            Last::None => "pending",
-            Last::Rows(_) => "ok",
-            Last::Failed(kind) => kind,
+            LastScan::None => "pending",
+            LastScan::Rows(_) => "ok",
+            LastScan::Failed(kind) => kind,
         }
     }
 
-    /// Whether the last scan failed in a way that the next one will meet again. A database that is
-    /// unreachable for a moment is another matter, which the probe sees for itself.
-    pub(crate) fn cannot_end(&self) -> bool {
+    /// Returns whether the last scan failed in a way that the next one will repeat. A database that
+    /// is unreachable for a moment does not count: the probe notices that by itself.
+    pub(crate) fn is_failing(&self) -> bool {
         match *self.last.borrow() {
-            Last::None | Last::Rows(_) => false,
-            Last::Failed(kind) => {
+            LastScan::None | LastScan::Rows(_) => false,
+            LastScan::Failed(kind) => {
                 !["unreachable", "cannot_connect", "exhausted", "busy", "read_only", "not_found"]
                     .contains(&kind)
             }
         }
     }
 
-    /// A scan has ended, after so long.
-    pub(crate) fn ended(&self, took: Duration, outcome: &Result<Candidates, StoreError>) {
+    /// Records a scan that has ended, and logs what the operator should know.
+    pub(crate) fn record_scan(&self, took: Duration, outcome: &Result<Candidates, StoreError>) {
         let now = match outcome {
-            Ok(candidates) => Last::Rows(candidates.len()),
-            Err(error) => Last::Failed(error.kind()),
+            Ok(candidates) => LastScan::Rows(candidates.len()),
+            Err(error) => LastScan::Failed(error.kind()),
         };
         let before = self.last.send_replace(now);
         match now {
-            Last::Rows(0) => {
+            LastScan::Rows(0) => {
                 if let Some(others) = self.empty.try_log() {
                     tracing::warn!(
                         others,
-                        "the database has no enabled trust with a key: every key is refused; register a trust, or check --database if there should be some"
+                        "the database has no enabled trust with a key: every key is refused; \
+                         register a trust, or check --database if there should be trusts"
                     );
                 }
             }
-            Last::Rows(rows) => {
-                if before == Last::Rows(0) {
+            LastScan::Rows(rows) => {
+                if before == LastScan::Rows(0) {
                     tracing::info!(rows, "the database has trusts now");
                 }
                 if took > self.limit / 2
@@ -99,39 +99,39 @@ impl ScanRecord {
                         query_timeout = ?self.limit,
                         rows,
                         others,
-                        "a scan of all trusts takes more than half of --query-timeout: a request that comes during one may be answered with 503; \
-                         raise --query-timeout, or lower the number of trusts"
+                        "a scan of all trusts takes more than half of --query-timeout: a request \
+                         that arrives during a scan may be answered with 503; raise \
+                         --query-timeout, or lower the number of trusts"
                     );
                 }
             }
-            Last::Failed(kind) if before != now => {
+            LastScan::Failed(kind) if before != now => {
                 tracing::warn!(
                     kind,
                     ?took,
                     query_timeout = ?self.limit,
-                    "a scan of all trusts failed: no key that is not cached can be verified until one ends"
+                    "a scan of all trusts failed: no key that is not cached can be verified until \
+                     a scan succeeds"
                 );
             }
-            Last::Failed(_) | Last::None => {}
+            LastScan::Failed(_) | LastScan::None => {}
         }
     }
 
-    /// Runs a scan now, and one after a pause whenever the last one has failed, so that the service
-    /// knows how it is without a request that tells it.
-    pub(crate) async fn keep_trying(&self, authenticator: Authenticator<Walks>) {
+    /// Runs a scan now, and another one after a pause whenever the last scan has failed. The
+    /// service so notices a failure and a recovery without requests.
+    pub(crate) async fn retry_failed_scans<S: TrustStore>(&self, authenticator: Authenticator<S>) {
         let mut last = self.last.subscribe();
-        let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
-        // Its outcome is recorded where all are, and "too many wait for a scan" means that one is
-        // under way.
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        // `record_scan` gets the outcome. If too many requests wait, a scan is under way.
         let _ = authenticator.scan().await;
-        while last.wait_for(|last| matches!(last, Last::Failed(_))).await.is_ok() {
-            tokio::time::sleep(pauses.next()).await;
-            let failed = |last: &Last| matches!(last, Last::Failed(_));
-            if failed(&self.last.borrow()) {
+        while last.wait_for(LastScan::is_failed).await.is_ok() {
+            tokio::time::sleep(backoff.next_pause()).await;
+            if self.last.borrow().is_failed() {
                 let _ = authenticator.scan().await;
             }
-            if !failed(&self.last.borrow()) {
-                pauses.reset();
+            if !self.last.borrow().is_failed() {
+                backoff.reset();
             }
         }
     }
@@ -145,17 +145,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_scan_that_ran_into_its_limit_is_named_until_one_ends() {
+    fn a_scan_that_reached_its_limit_is_reported_until_one_succeeds() {
         let record = ScanRecord::new(Duration::from_secs(2));
-        assert_eq!((record.word(), record.cannot_end()), ("pending", false));
+        assert_eq!((record.state(), record.is_failing()), ("pending", false));
         let timeout = StoreError::Timeout { after: Duration::from_secs(2) };
-        record.ended(Duration::from_secs(2), &Err(timeout));
-        assert_eq!((record.word(), record.cannot_end()), ("timeout", true));
-        record.ended(Duration::ZERO, &Err(StoreError::Unreachable));
-        assert_eq!((record.word(), record.cannot_end()), ("unreachable", false));
+        record.record_scan(Duration::from_secs(2), &Err(timeout));
+        assert_eq!((record.state(), record.is_failing()), ("timeout", true));
+        record.record_scan(Duration::ZERO, &Err(StoreError::Unreachable));
+        assert_eq!((record.state(), record.is_failing()), ("unreachable", false));
         let mut candidates = Candidates::default();
         candidates.push(Uuid::nil(), KeyHash::of("key"));
-        record.ended(Duration::ZERO, &Ok(candidates));
-        assert_eq!((record.word(), record.cannot_end()), ("ok", false));
+        record.record_scan(Duration::ZERO, &Ok(candidates));
+        assert_eq!((record.state(), record.is_failing()), ("ok", false));
     }
 }

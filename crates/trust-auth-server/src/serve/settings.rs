@@ -1,7 +1,8 @@
-//! [`Settings`]: what the service is told by flags and environment, and its check.
+//! [`Settings`]: the flags and environment variables of the service, their check, and the limits
+//! that follow from them.
 //!
-//! It must never carry a secret that it would then print: of the admin key there is only the
-//! digest, and not even that is shown.
+//! It holds no secret that it could print. It has the digest of the admin key alone, and shows not
+//! even the digest.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -15,19 +16,18 @@ use serde::{Serialize, Serializer};
 use trust_auth::{AuthenticatorBuilder, KeyHeader, TrustStore};
 use trust_key_cache::{KeyHash, TrustKeyCache};
 
-use super::connections::UNHEARD;
-use super::limits::Limits;
+use super::drain::FIRST_REQUEST_LIMIT;
 use super::logs::{LogFormat, LogLevel};
 use super::open_files;
-use crate::database::{IfMissing, Pool};
-use crate::failure::Failure;
+use crate::command_error::CommandError;
+use crate::database::{IfMissing, PoolLimits};
 
-/// Each flag has an environment variable, `TRUST_AUTH_` and its name; the flag goes before it.
-/// `--help` shows no value of the environment: it is where keys are kept.
+/// The settings of the service. Each flag has an environment variable, `TRUST_AUTH_` and its name.
+/// The flag takes precedence. `--help` shows no value of a variable: secrets are kept there.
 #[derive(Debug, Args, Serialize)]
 pub(crate) struct Settings {
-    /// Where `/verify` and the probes are answered; port 0 takes a free one, which the first line
-    /// of output tells
+    /// The address of `/verify` and the probes. Port 0 takes a free port; the first line of output
+    /// has its number
     // The first line of output has the address itself.
     #[serde(skip)]
     #[arg(
@@ -39,7 +39,7 @@ pub(crate) struct Settings {
     )]
     pub(crate) listen: SocketAddr,
 
-    /// Where the admin API is answered, or `off`
+    /// The address of the admin API, or `off`
     #[serde(skip)]
     #[arg(
         long,
@@ -50,45 +50,75 @@ pub(crate) struct Settings {
     )]
     pub(crate) admin_listen: AdminListen,
 
-    /// The SHA-256, in hexadecimal, of the key that the admin API asks for; without it, the admin
-    /// API refuses everything
+    /// The SHA-256, in hexadecimal, of the key for the admin API. Without it, the admin API refuses
+    /// every request
     ///
-    /// For example, printf %s "$ADMIN_KEY" | sha256sum. Take a key of 32 random bytes: whoever
-    /// sees the digest can try weak ones.
+    /// For example: printf %s "$ADMIN_KEY" | sha256sum. Use a key of 32 random bytes: a reader of
+    /// the digest can find a weak key by trying.
     #[arg(long, value_name = "HEX", env = "TRUST_AUTH_ADMIN_KEY_SHA256", hide_env_values = true)]
     #[serde(rename = "admin_key_configured", serialize_with = "is_some")]
     pub(crate) admin_key_sha256: Option<AdminKeyDigest>,
 
-    /// Leave /metrics out of the main listener: only the admin listener has it then
-    #[arg(long, env = "TRUST_AUTH_METRICS_ON_ADMIN_ONLY", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    /// Serve /metrics on the admin listener alone, and not on the main listener
+    #[arg(
+        long,
+        env = "TRUST_AUTH_METRICS_ON_ADMIN_ONLY",
+        hide_env_values = true,
+        value_parser = BoolishValueParser::new()
+    )]
     pub(crate) metrics_on_admin_only: bool,
 
-    /// Add to a table that is there what it lacks, as `trust-auth migrate` does, before serving;
-    /// without it, a table is only looked at
-    #[arg(long, env = "TRUST_AUTH_MIGRATE", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    /// Before serving, add what an existing table lacks, as `trust-auth migrate` does. Without it,
+    /// the service changes no existing table
+    #[arg(
+        long,
+        env = "TRUST_AUTH_MIGRATE",
+        hide_env_values = true,
+        value_parser = BoolishValueParser::new()
+    )]
     pub(crate) migrate: bool,
 
     /// The header that carries the API key
-    #[arg(long, value_name = "NAME", env = "TRUST_AUTH_HEADER", hide_env_values = true, default_value = "X-Api-Key", value_parser = header_name)]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "TRUST_AUTH_HEADER",
+        hide_env_values = true,
+        default_value = "X-Api-Key",
+        value_parser = header_name
+    )]
     #[serde(serialize_with = "shown")]
     pub(crate) header: HeaderName,
 
-    /// A word before the key in that header, such as `ApiKey` or `Bearer` with --header
-    /// Authorization; without regard to case
+    /// The word before the key in that header, in either case, such as `ApiKey` or `Bearer` with
+    /// --header Authorization
     #[arg(long, value_name = "WORD", env = "TRUST_AUTH_SCHEME", hide_env_values = true)]
     pub(crate) scheme: Option<String>,
 
-    /// How long a verified key is remembered, from before its row was read
-    #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_TTL", hide_env_values = true, default_value = "60s", value_parser = humantime::parse_duration)]
+    /// How long a verified key stays in the cache, from the moment before its row was read
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "TRUST_AUTH_TTL",
+        hide_env_values = true,
+        default_value = "60s",
+        value_parser = humantime::parse_duration
+    )]
     #[serde(serialize_with = "duration")]
     pub(crate) ttl: Duration,
 
-    /// How many keys are remembered: more than there are trusts
-    #[arg(long, value_name = "COUNT", env = "TRUST_AUTH_CAPACITY", hide_env_values = true, default_value_t = TrustKeyCache::DEFAULT_CAPACITY)]
+    /// How many keys the cache holds. Choose more than there are trusts
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "TRUST_AUTH_CAPACITY",
+        hide_env_values = true,
+        default_value_t = TrustKeyCache::DEFAULT_CAPACITY
+    )]
     pub(crate) capacity: usize,
 
-    /// How many requests may wait for a walk over all rows; one more is answered with 503 at once.
-    /// Less than half of --max-connections
+    /// How many requests may wait for a scan of all rows. Further requests are answered with 503 at
+    /// once. Choose less than half of --max-connections
     #[arg(
         long,
         value_name = "COUNT",
@@ -98,67 +128,144 @@ pub(crate) struct Settings {
     )]
     pub(crate) waiting_limit: usize,
 
-    /// How long a refusal takes at least, or a whole multiple of it, so that its duration does not
-    /// tell how many trusts there are; 0s: none
-    #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_REJECT_FLOOR", hide_env_values = true, default_value = "0s", value_parser = humantime::parse_duration)]
+    /// The duration of a refusal is rounded up to a multiple of this, so that it does not show how
+    /// many trusts there are. 0s turns the rounding off
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "TRUST_AUTH_REJECT_FLOOR",
+        hide_env_values = true,
+        default_value = "0s",
+        value_parser = humantime::parse_duration
+    )]
     #[serde(serialize_with = "duration")]
     pub(crate) reject_floor: Duration,
 
-    /// How many connections to the database are open at most for reads; a walk takes one of them,
-    /// so 2 at least
-    #[arg(long, value_name = "COUNT", env = "TRUST_AUTH_DATABASE_CONNECTIONS", hide_env_values = true, default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=1_024))]
+    /// How many connections to the database are open at most for reads: 2 at least, because a scan
+    /// occupies one
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "TRUST_AUTH_DATABASE_CONNECTIONS",
+        hide_env_values = true,
+        default_value_t = 8,
+        value_parser = clap::value_parser!(u32).range(2..=1_024)
+    )]
     pub(crate) database_connections: u32,
 
-    /// End with exit code 1 if the database cannot be reached at the start; otherwise the service
-    /// waits for it, and is not ready
-    #[arg(long, env = "TRUST_AUTH_EXIT_IF_UNREACHABLE", hide_env_values = true, value_parser = BoolishValueParser::new())]
+    /// Exit with 1 if the database cannot be reached at the start. Without it, the service waits
+    /// for the database, and is not ready
+    #[arg(
+        long,
+        env = "TRUST_AUTH_EXIT_IF_UNREACHABLE",
+        hide_env_values = true,
+        value_parser = BoolishValueParser::new()
+    )]
     pub(crate) exit_if_unreachable: bool,
 
-    /// How old a connection to PostgreSQL may become before another one replaces it
+    /// The age at which a connection to PostgreSQL is replaced by a new one
     ///
-    /// It bounds how long an old primary is read after a failover that left the connections to it
-    /// up.
-    #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_DATABASE_CONNECTION_MAX_AGE", hide_env_values = true, default_value = "2m", value_parser = humantime::parse_duration)]
+    /// After a failover that leaves the connections to the old primary open, the service reads the
+    /// old primary no longer than this.
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "TRUST_AUTH_DATABASE_CONNECTION_MAX_AGE",
+        hide_env_values = true,
+        default_value = "2m",
+        value_parser = humantime::parse_duration
+    )]
     #[serde(serialize_with = "duration")]
     pub(crate) database_connection_max_age: Duration,
 
-    /// How long the database may take over one request, all steps together; then the request is
+    /// How long the database may take for one request, all steps together. Then the request is
     /// answered with 503
-    #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_QUERY_TIMEOUT", hide_env_values = true, default_value = "2s", value_parser = humantime::parse_duration)]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "TRUST_AUTH_QUERY_TIMEOUT",
+        hide_env_values = true,
+        default_value = "2s",
+        value_parser = humantime::parse_duration
+    )]
     #[serde(serialize_with = "duration")]
     pub(crate) query_timeout: Duration,
 
-    /// How long a request of the admin API may take, its body included; then it is answered with
-    /// 503. No less than --query-timeout and --reject-floor together
-    #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_REQUEST_TIMEOUT", hide_env_values = true, default_value = "10s", value_parser = humantime::parse_duration)]
+    /// How long a request to the admin API may take, its body included. Then it is answered with
+    /// 503. Choose at least --query-timeout and --reject-floor together
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "TRUST_AUTH_REQUEST_TIMEOUT",
+        hide_env_values = true,
+        default_value = "10s",
+        value_parser = humantime::parse_duration
+    )]
     #[serde(serialize_with = "duration")]
     pub(crate) request_timeout: Duration,
 
-    /// How long a client may take over a request's headers, and a connection may be idle
-    #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_HEADER_TIMEOUT", hide_env_values = true, default_value = "30s", value_parser = humantime::parse_duration)]
+    /// How long a client may take to send the headers of a request, and how long a connection may
+    /// be idle
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "TRUST_AUTH_HEADER_TIMEOUT",
+        hide_env_values = true,
+        default_value = "30s",
+        value_parser = humantime::parse_duration
+    )]
     #[serde(serialize_with = "duration")]
     pub(crate) header_timeout: Duration,
 
-    /// How large a request's line and headers may be together, in bytes; beyond it, 431
-    #[arg(long, value_name = "BYTES", env = "TRUST_AUTH_MAX_HEADER_BYTES", hide_env_values = true, default_value_t = 32 * 1024, value_parser = clap::value_parser!(u32).range(8_192..=1_048_576))]
+    /// How large the first line and the headers of a request may be together, in bytes. A larger
+    /// request is answered with 431
+    #[arg(
+        long,
+        value_name = "BYTES",
+        env = "TRUST_AUTH_MAX_HEADER_BYTES",
+        hide_env_values = true,
+        default_value_t = 32 * 1024,
+        value_parser = clap::value_parser!(u32).range(8_192..=1_048_576)
+    )]
     pub(crate) max_header_bytes: u32,
 
-    /// How many connections of clients are open at most; others wait to be accepted
-    #[arg(long, value_name = "COUNT", env = "TRUST_AUTH_MAX_CONNECTIONS", hide_env_values = true, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    /// How many connections of clients are open at most. Others wait until one closes
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "TRUST_AUTH_MAX_CONNECTIONS",
+        hide_env_values = true,
+        default_value_t = 1_000,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000)
+    )]
     pub(crate) max_connections: u32,
 
-    /// How long new connections are still taken after a request to terminate, while /readyz says
-    /// no, so that the proxy goes elsewhere first
-    #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_DRAIN_DELAY", hide_env_values = true, default_value = "1s", value_parser = humantime::parse_duration)]
+    /// How long the service accepts new connections after a request to terminate, while /readyz
+    /// answers 503. The proxy needs the time to choose another server
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "TRUST_AUTH_DRAIN_DELAY",
+        hide_env_values = true,
+        default_value = "1s",
+        value_parser = humantime::parse_duration
+    )]
     #[serde(serialize_with = "duration")]
     pub(crate) drain_delay: Duration,
 
-    /// How long answers that are owed may take after that
-    #[arg(long, value_name = "DURATION", env = "TRUST_AUTH_DRAIN_TIMEOUT", hide_env_values = true, default_value = "15s", value_parser = humantime::parse_duration)]
+    /// How long the service may take after that to answer the requests it has received
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "TRUST_AUTH_DRAIN_TIMEOUT",
+        hide_env_values = true,
+        default_value = "15s",
+        value_parser = humantime::parse_duration
+    )]
     #[serde(serialize_with = "duration")]
     pub(crate) drain_timeout: Duration,
 
-    /// How the log is written, on standard error
+    /// The form of the log, which is written to standard error
     #[arg(
         long,
         value_name = "FORMAT",
@@ -169,7 +276,7 @@ pub(crate) struct Settings {
     )]
     pub(crate) log_format: LogFormat,
 
-    /// What is logged
+    /// The least severe level that is logged
     #[arg(
         long,
         value_name = "LEVEL",
@@ -181,8 +288,8 @@ pub(crate) struct Settings {
     pub(crate) log_level: LogLevel,
 }
 
-/// A digest, or something else, which may be the key itself by mistake: clap would repeat it in its
-/// error.
+/// A digest, or `None` for any other text. The text may be the key itself by mistake, and an error
+/// of clap would repeat it.
 #[derive(Clone, Copy)]
 pub(crate) struct AdminKeyDigest(Option<KeyHash>);
 
@@ -199,10 +306,13 @@ impl fmt::Debug for AdminKeyDigest {
 }
 
 impl Settings {
-    /// Makes sure that the settings go together: better no service than one that does other than it
-    /// was told.
-    pub(crate) fn check(&self) -> Result<(), Failure> {
-        let wrong = |message: &str| Err(Failure::new("settings", message));
+    /// Checks that the settings fit together.
+    ///
+    /// # Errors
+    ///
+    /// The flag that is wrong, and what it must be.
+    pub(crate) fn check(&self) -> Result<(), CommandError> {
+        let wrong = |message: &str| Err(CommandError::new("settings", message));
         let limits = [
             ("--query-timeout", self.query_timeout),
             ("--request-timeout", self.request_timeout),
@@ -222,31 +332,34 @@ impl Settings {
         }
         if self.admin_key_sha256.is_some_and(|AdminKeyDigest(digest)| digest.is_none()) {
             return wrong(
-                "--admin-key-sha256 must be 64 hexadecimal digits: the SHA-256 of the key, not the key",
+                "--admin-key-sha256 must be 64 hexadecimal digits: the SHA-256 of the key, not the \
+                 key",
             );
         }
         if self.query_timeout > self.request_timeout {
             return wrong(
-                "--query-timeout must be at most --request-timeout, which would end the request first",
+                "--query-timeout must be at most --request-timeout, which would end the request \
+                 first",
             );
         }
         if !(LEAST_CONNECTION_AGE..=MAX_TIMEOUT).contains(&self.database_connection_max_age) {
             return wrong("--database-connection-max-age must be at least 1s, and at most a day");
         }
-        // A refusal takes a whole multiple of the floor, the last one after the deadline.
+        // The duration of a refusal is a multiple of the floor, the last one after the deadline.
         if self.reject_floor > self.request_timeout - self.query_timeout {
             return wrong(
-                "--reject-floor and --query-timeout must be at most --request-timeout together: a refusal takes so long",
+                "--reject-floor and --query-timeout must be at most --request-timeout together: a \
+                 refusal may take that long",
             );
         }
         if self.metrics_on_admin_only && self.admin_listen == AdminListen::Off {
             return wrong(
-                "--metrics-on-admin-only leaves nobody to give /metrics with --admin-listen off",
+                "--metrics-on-admin-only with --admin-listen off leaves no listener for /metrics",
             );
         }
         if self.waiting_limit == 0 {
             return wrong(
-                "--waiting-limit must be at least 1: an unknown key could never be verified",
+                "--waiting-limit must be at least 1: no key that is not cached could be verified",
             );
         }
         if self.scheme.as_deref().is_some_and(|word| {
@@ -257,52 +370,57 @@ impl Settings {
         Ok(())
     }
 
-    /// Says in the log what will do, and yet not do well.
+    /// Logs settings that work, but do not fit together well.
     pub(crate) fn warn(&self) {
         if self.waiting_limit >= self.max_connections as usize / 2 {
             tracing::warn!(
                 waiting_limit = self.waiting_limit,
                 max_connections = self.max_connections,
-                "requests that wait for walks can take all connections, so that hits wait too; lower --waiting-limit below half of --max-connections"
+                "requests that wait for scans can take all connections, so that cached keys wait \
+                 too; lower --waiting-limit below half of --max-connections"
             );
         }
-        if self.drain_timeout < self.request_timeout + UNHEARD {
+        if self.drain_timeout < self.request_timeout + FIRST_REQUEST_LIMIT {
             tracing::warn!(
                 drain_timeout = ?self.drain_timeout,
                 request_timeout = ?self.request_timeout,
-                "a request may take longer than the end waits for its answer; raise --drain-timeout a second above --request-timeout"
+                "a request may take longer than the end of the service waits for its answer; raise \
+                 --drain-timeout a second above --request-timeout"
             );
         }
-        let needed = open_files::needed(self.max_connections, self.database_connections);
+        let clients = u64::from(self.max_connections) + ADMIN_CONNECTIONS as u64;
+        let needed = open_files::needed(clients, u64::from(self.database_connections));
         if let Some(limit) = open_files::limit().filter(|limit| *limit < needed) {
             tracing::warn!(
                 limit,
                 needed,
-                "clients can take all files that this process may have open, so that the admin API and the database cannot be reached; raise the hard limit (LimitNOFILE=, ulimit -Hn), or lower --max-connections"
+                "clients can take all files that this process may have open, so that the admin API \
+                 and the database cannot be reached; raise the hard limit (LimitNOFILE=, ulimit \
+                 -Hn), or lower --max-connections"
             );
         }
     }
 
-    /// The digest of the key that the admin API asks for.
+    /// Returns the digest of the key for the admin API.
     pub(crate) fn admin_key(&self) -> Option<KeyHash> {
         self.admin_key_sha256.and_then(|AdminKeyDigest(digest)| digest)
     }
 
-    /// Where the key is looked for.
+    /// Returns the header that carries the key.
     pub(crate) fn key_header(&self) -> KeyHeader {
         KeyHeader::new(self.header.clone()).scheme(self.scheme.as_deref().unwrap_or_default())
     }
 
-    /// The cache.
-    pub(crate) fn cache(&self) -> Result<TrustKeyCache, Failure> {
+    /// Builds the cache.
+    pub(crate) fn cache(&self) -> Result<TrustKeyCache, CommandError> {
         TrustKeyCache::builder()
             .ttl(self.ttl)
             .capacity(self.capacity)
             .build()
-            .map_err(|error| Failure::new("settings", format!("--ttl or --capacity: {error}")))
+            .map_err(|error| CommandError::new("settings", format!("--ttl or --capacity: {error}")))
     }
 
-    /// The limits of the miss path.
+    /// Sets the limits of the authenticator.
     pub(crate) fn limit<S: TrustStore>(
         &self,
         builder: AuthenticatorBuilder<S>,
@@ -313,30 +431,35 @@ impl Settings {
             .deadline(self.query_timeout)
     }
 
-    /// What to do where the table is missing, or lacks something.
+    /// Returns what to do if the table is missing, or lacks a part.
     pub(crate) fn if_missing(&self) -> IfMissing {
         if self.migrate { IfMissing::CreateOrMigrate } else { IfMissing::Create }
     }
 
-    /// How the database is used.
-    pub(crate) fn pool(&self) -> Pool {
-        Pool {
+    /// Returns the limits of the use of the database.
+    pub(crate) fn pool(&self) -> PoolLimits {
+        PoolLimits {
             connections: self.database_connections,
             max_connection_age: self.database_connection_max_age,
             query_timeout: self.query_timeout,
         }
     }
 
-    /// The limits of the main listener.
-    pub(crate) fn limits(&self) -> Limits {
-        Limits {
+    /// Returns the limits of the main listener.
+    pub(crate) fn main_limits(&self) -> ListenerLimits {
+        ListenerLimits {
             connections: self.max_connections as usize,
             header_timeout: self.header_timeout,
             header_bytes: self.max_header_bytes as usize,
         }
     }
 
-    /// One line of the log with everything that was decided.
+    /// Returns the limits of the admin listener.
+    pub(crate) fn admin_limits(&self) -> ListenerLimits {
+        ListenerLimits { connections: ADMIN_CONNECTIONS, ..self.main_limits() }
+    }
+
+    /// Logs all settings in one line.
     pub(crate) fn log(&self, listen: SocketAddr, admin_listen: &str, database: &str) {
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -367,10 +490,26 @@ impl Settings {
     }
 }
 
-/// Below this, connecting would be most of the work.
+/// The limits of one listener: what a client may use before its request is answered.
+#[derive(Clone, Debug)]
+pub(crate) struct ListenerLimits {
+    /// How many connections are open at once. Others wait in the queue of the kernel.
+    pub(crate) connections: usize,
+    /// For the first line and the headers of a request. Starts when the connection is open, and
+    /// again after each answer.
+    pub(crate) header_timeout: Duration,
+    /// For the first line and the headers of a request together.
+    pub(crate) header_bytes: usize,
+}
+
+/// The connections of the admin listener. It has few clients, and stays reachable when all
+/// connections of the main listener are open.
+const ADMIN_CONNECTIONS: usize = 64;
+
+/// With a lower age, connecting would be most of the work.
 const LEAST_CONNECTION_AGE: Duration = Duration::from_secs(1);
 
-/// Timers count from an instant, which has an end.
+/// The end of a longer timer may be later than the last instant that the system can represent.
 const MAX_TIMEOUT: Duration = Duration::from_hours(24);
 
 /// An address, or `off`.
@@ -403,7 +542,7 @@ impl FromStr for AdminListen {
 }
 
 fn header_name(text: &str) -> Result<HeaderName, String> {
-    text.parse().map_err(|_| "a header's name has letters, digits and `-`".to_owned())
+    text.parse().map_err(|_| "the name of a header has letters, digits and `-`".to_owned())
 }
 
 fn is_some<S: Serializer, T>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {

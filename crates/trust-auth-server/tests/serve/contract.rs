@@ -25,7 +25,7 @@ async fn a_valid_key_gets_200_and_the_identity_by_any_method_and_below_any_path_
     }
     // One sweep at the start and one for the key, and the cache from then on.
     let metrics = server.metrics().await;
-    assert_eq!((metrics["trust_auth_sweeps_total"], metrics["trust_auth_hits_total"]), (2.0, 39.0));
+    assert_eq!((metrics["trust_auth_scans_total"], metrics["trust_auth_hits_total"]), (2.0, 39.0));
     assert_eq!(metrics["trust_auth_requests_total{outcome=\"granted\"}"], 40.0);
 }
 

@@ -38,7 +38,7 @@ async fn a_request_during_a_scan_that_hangs_and_a_revocation_are_answered_within
         }
     };
     let first = tokio::spawn(ask("unknown"));
-    server.until_metric("trust_auth_walks_under_way", |scans| scans == 1.0).await;
+    server.until_metric("trust_auth_scans_under_way", |scans| scans == 1.0).await;
     let second = tokio::spawn(ask("another"));
     let begun = Instant::now();
     let path = format!("/admin/trusts/{}/disable", trust.id);

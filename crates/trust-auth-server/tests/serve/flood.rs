@@ -66,15 +66,15 @@ async fn ten_thousand_unknown_keys_cost_one_walk_at_a_time_and_no_memory_and_hit
     assert_answered(&hits.finish().await, &[200]);
 
     let grown = |name: &str| after[name] - before[name];
-    let walks = grown("trust_auth_sweeps_total");
+    let walks = grown("trust_auth_scans_total");
     let [invalid, overloaded] = statuses.map(|count| count as f64);
     assert!(invalid + overloaded >= REQUESTS as f64);
     assert_eq!(grown("trust_auth_requests_total{outcome=\"invalid\"}"), invalid);
     assert_eq!(grown("trust_auth_requests_total{outcome=\"overloaded\"}"), overloaded);
     assert!(overloaded > 0.0 && invalid > 0.0, "{statuses:?}");
     // Never two at a time; so they take no longer together than the flood did.
-    assert_eq!(after["trust_auth_walks_under_way_max"], 1.0);
-    assert!(grown("trust_auth_walk_seconds_sum") <= elapsed, "{after:#?}");
+    assert_eq!(after["trust_auth_scans_under_way_max"], 1.0);
+    assert!(grown("trust_auth_scan_seconds_sum") <= elapsed, "{after:#?}");
     assert!(
         walks >= 1.0 && walks * 2.0 < invalid,
         "{walks} walks for {invalid} requests were not shared"

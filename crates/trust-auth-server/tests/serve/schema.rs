@@ -218,7 +218,7 @@ async fn a_table_that_was_restored_without_triggers_under_another_owner_is_serve
         let ran = run(&url_of_service, arguments, &keep.key);
         assert_eq!(ran.code, 0, "{arguments:?}: {}", ran.stderr);
         assert_eq!(
-            ran.stderr.contains("do not hear of this change"),
+            ran.stderr.contains("are not notified of this change"),
             warns,
             "{arguments:?}: {}",
             ran.stderr

@@ -74,7 +74,7 @@ impl Server {
         // Its cache is emptied once when the watcher connects, and all trusts are read once: not in
         // the middle of a test.
         server.until_metric("trust_auth_listener_connected", |value| value == 1.0).await;
-        server.until_metric("trust_auth_sweeps_total", |value| value >= 1.0).await;
+        server.until_metric("trust_auth_scans_total", |value| value >= 1.0).await;
         server
     }
 

@@ -131,7 +131,7 @@ async fn a_reader_of_standard_output_that_never_reads_holds_up_neither_the_servi
     assert_eq!(piped.terminated().await.code(), Some(0));
     // The end waits for a log that is read.
     let log = rest(log);
-    assert!(log.contains("every answer that was owed is given"), "{log}");
+    assert!(log.contains("every request received is answered"), "{log}");
     assert!(!rest(unread).contains("serving"));
 }
 

@@ -1,5 +1,7 @@
-//! [`Guard`]: lets nothing through to the admin listener's routes without the internal service key, of which this process
-//! knows only the SHA-256. It must answer each unauthenticated request alike.
+//! [`Guard`]: refuses each request to the admin listener that does not carry the internal service
+//! key. The process has only the SHA-256 of the key.
+//!
+//! It answers all unauthenticated requests alike.
 
 use std::sync::Arc;
 
@@ -11,15 +13,15 @@ use axum::middleware::Next;
 use axum::response::IntoResponse;
 use trust_key_cache::KeyHash;
 
-use super::failure::Failure;
+use super::error::AdminError;
 use crate::serve::meters::Meters;
 
-/// What needs no key, to be read.
+/// The paths that need no key for a read.
 const PUBLIC: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
-/// The key, and where refusals are counted.
+/// The digest of the key, and the meters that count refusals.
 pub(crate) struct Guard {
-    /// Without it, each request is refused.
+    /// If it is `None`, each request is refused.
     key: Option<KeyHash>,
     meters: Arc<Meters>,
 }
@@ -43,24 +45,24 @@ pub(crate) async fn guard(
     let mut response = match admit(guard.key.as_ref(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(refusal) => {
-            guard.meters.administered("none", refusal.kind());
+            guard.meters.count_admin_request("none", refusal.kind());
             refusal.into_response()
         }
     };
-    // An answer may hold a new key.
+    // An answer may carry a new key.
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
-fn admit(expected: Option<&KeyHash>, headers: &HeaderMap) -> Result<(), Failure> {
-    let expected = expected.ok_or_else(Failure::unconfigured)?;
-    let presented = bearer(headers).ok_or_else(Failure::unauthorized)?;
-    // In constant time: that is what `==` of digests is.
-    if KeyHash::of(presented) == *expected { Ok(()) } else { Err(Failure::unauthorized()) }
+fn admit(expected: Option<&KeyHash>, headers: &HeaderMap) -> Result<(), AdminError> {
+    let expected = expected.ok_or_else(AdminError::unconfigured)?;
+    let presented = bearer(headers).ok_or_else(AdminError::unauthorized)?;
+    // `==` compares digests in constant time.
+    if KeyHash::of(presented) == *expected { Ok(()) } else { Err(AdminError::unauthorized()) }
 }
 
-/// The key of the one `Authorization: Bearer KEY`; with two such headers it would be a matter of
-/// taste which one counts.
+/// Returns the key of `Authorization: Bearer KEY`. Returns `None` if there are two such headers,
+/// because it is not clear which one counts.
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let (value, None) = (values.next()?.as_bytes(), values.next()) else { return None };
@@ -81,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_configured_key_is_let_in_and_without_one_nobody_is() {
+    fn only_the_configured_key_is_accepted_and_without_one_no_key_is() {
         assert_eq!(outcome(Some("key"), &["Bearer key"]), Ok(()));
         assert_eq!(outcome(Some("key"), &["bearer key"]), Ok(()));
         for refused in [
@@ -101,7 +103,7 @@ mod tests {
         for any in [&[][..], &["Bearer key"], &["Bearer "]] {
             assert_eq!(outcome(None, any), Err("admin_unconfigured"), "{any:?}");
         }
-        // Not even the key of no characters.
+        // The empty key is refused as well.
         assert_eq!(outcome(Some(""), &["Bearer "]), Err("unauthorized"));
     }
 }

@@ -1,4 +1,5 @@
-//! [`Failure`]: why the admin API did not do what it was asked, as a status and `{"error":{"kind":..,"message":..}}`, the command line's form.
+//! [`AdminError`]: why the admin API refused a request or failed, as a status and the JSON of the
+//! command line, `{"error":{"kind":..,"message":..}}`.
 
 use axum::Json;
 use axum::body::Body;
@@ -6,30 +7,30 @@ use axum::extract::rejection::JsonRejection;
 use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Response, StatusCode};
 use axum::response::IntoResponse;
-use serde::Serialize;
 use trust_auth::{InvalidName, RegistryError, StoreError};
 
-use crate::failure::with_causes;
+use crate::causes::with_causes;
+use crate::json::ErrorJson;
 
-/// A refusal or a failure. It carries no key, no digest and nothing of the database's address.
+/// A refusal or a failure. It carries no key, no digest and no address of the database.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub(crate) struct AdminError {
     status: StatusCode,
     kind: &'static str,
     message: String,
 }
 
-impl Failure {
+impl AdminError {
     fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
         Self { status, kind, message: message.into() }
     }
 
-    /// The word for programs, and for metrics.
+    /// Returns the word for programs and metrics.
     pub(crate) fn kind(&self) -> &'static str {
         self.kind
     }
 
-    /// 403: no key would help, so that nobody need try one.
+    /// 403: no key is configured, so no key is accepted.
     pub(crate) fn unconfigured() -> Self {
         let message = "the admin API is not configured; start the service with --admin-key-sha256";
         Self::new(StatusCode::FORBIDDEN, "admin_unconfigured", message)
@@ -65,8 +66,14 @@ impl Failure {
 
     /// 405.
     pub(crate) fn no_such_method() -> Self {
-        let message = "this path has no such method; the header `Allow` tells which it has";
+        let message = "this path has no such method; the header `Allow` lists its methods";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "no_such_method", message)
+    }
+
+    /// 503: the service waits for its database.
+    pub(crate) fn database_not_open() -> Self {
+        let message = "the database is not reached yet; try again";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unreachable", message)
     }
 
     /// 404, of a trust.
@@ -74,26 +81,27 @@ impl Failure {
         Self::new(StatusCode::NOT_FOUND, "no_such_trust", with_causes(error))
     }
 
-    /// 503. A change may have been made or not.
+    /// 503: the time of the request is over. Its change may have been made.
     pub(crate) fn too_slow() -> Self {
-        let message = "the request took too long; a change may yet have been made: look at the list before trying again";
+        let message = "the request took too long; the change may have been made: look at the list \
+                       before trying again";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "timeout", message)
     }
 
-    /// 500. The task that made the change panicked; what became of it is unknown.
-    pub(crate) fn broken() -> Self {
+    /// 500: the task of the change panicked. The change may have been made.
+    pub(crate) fn panicked() -> Self {
         let message =
             "the change failed in an unexpected way; look at the list before trying again";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
     }
 }
 
-impl From<RegistryError> for Failure {
+impl From<RegistryError> for AdminError {
     fn from(error: RegistryError) -> Self {
         let status = match &error {
             RegistryError::Store(StoreError::NameTaken { .. }) => StatusCode::CONFLICT,
             RegistryError::Store(StoreError::NoSuchTrust { .. }) => StatusCode::NOT_FOUND,
-            // Another try does not mend it.
+            // Another attempt would fail as well.
             RegistryError::Store(StoreError::BadRow { .. }) => StatusCode::INTERNAL_SERVER_ERROR,
             RegistryError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
@@ -102,18 +110,18 @@ impl From<RegistryError> for Failure {
     }
 }
 
-impl From<InvalidName> for Failure {
+impl From<InvalidName> for AdminError {
     fn from(error: InvalidName) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_name", with_causes(&error))
     }
 }
 
-impl From<JsonRejection> for Failure {
+impl From<JsonRejection> for AdminError {
     fn from(rejection: JsonRejection) -> Self {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
             return Self::too_large();
         }
-        // Its text quotes no value: of what was sent, it names a field at most, and a place.
+        // The text of the rejection is left out, because it may quote the body.
         let (kind, what) = match &rejection {
             JsonRejection::MissingJsonContentType(_) => {
                 ("content_type", "send `Content-Type: application/json`")
@@ -121,8 +129,9 @@ impl From<JsonRejection> for Failure {
             JsonRejection::JsonSyntaxError(_) => ("malformed", "the body is not valid JSON"),
             JsonRejection::JsonDataError(_) => (
                 "malformed",
-                "the body must be {\"name\": TEXT}, and may have the texts \"code\" and \"region\"; neither may be empty, look like an API key, \
-                 or contain what cannot be seen",
+                "the body must be {\"name\": TEXT}, and may have the texts \"code\" and \
+                 \"region\"; neither may be empty, look like an API key, or contain invisible \
+                 characters",
             ),
             _ => ("unreadable", "the body could not be read to its end"),
         };
@@ -130,19 +139,10 @@ impl From<JsonRejection> for Failure {
     }
 }
 
-impl IntoResponse for Failure {
+impl IntoResponse for AdminError {
     fn into_response(self) -> Response<Body> {
-        #[derive(Serialize)]
-        struct Envelope<'a> {
-            error: Error<'a>,
-        }
-        #[derive(Serialize)]
-        struct Error<'a> {
-            kind: &'a str,
-            message: &'a str,
-        }
-        let error = Error { kind: self.kind, message: &self.message };
-        let mut response = (self.status, Json(Envelope { error })).into_response();
+        let json = ErrorJson::new(self.kind, &self.message);
+        let mut response = (self.status, Json(json)).into_response();
         match self.status {
             StatusCode::UNAUTHORIZED => {
                 response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

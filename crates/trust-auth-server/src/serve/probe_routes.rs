@@ -1,4 +1,4 @@
-//! The routes of the main listener, and the probes that both listeners have.
+//! The routes that need no key, which both listeners have: the probes and the metrics.
 
 use std::sync::Arc;
 
@@ -7,26 +7,16 @@ use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderName, Response, StatusCode, Uri};
 use axum::response::IntoResponse;
-use axum::routing::{any, get};
+use axum::routing::get;
 use axum::{Json, Router};
 
 use super::meters::Meters;
 use super::probes::Probes;
-use super::verdict::{Verdict, verify};
 
 const NO_STORE: [(HeaderName, &str); 1] = [(CACHE_CONTROL, "no-store")];
 
-/// `/verify`. Anything below is the same: Envoy appends the path that it was asked for.
-pub(crate) fn routes(verdict: Verdict) -> Router {
-    Router::new()
-        .route("/verify", any(verify))
-        .route("/verify/", any(verify))
-        .route("/verify/{*path}", any(verify))
-        .with_state(Arc::new(verdict))
-}
-
-/// `/healthz`, `/readyz`, and `/metrics` where it is wanted.
-pub(crate) fn for_probes(probes: &Arc<Probes>, meters: Option<&Arc<Meters>>) -> Router {
+/// Returns the routes of `/healthz` and `/readyz`, and of `/metrics` if there are meters.
+pub(crate) fn routes(probes: &Arc<Probes>, meters: Option<&Arc<Meters>>) -> Router {
     let router = Router::new()
         .route("/healthz", get(async || (NO_STORE, "ok\n")))
         .route("/readyz", get(readyz).with_state(Arc::clone(probes)));
@@ -36,7 +26,7 @@ pub(crate) fn for_probes(probes: &Arc<Probes>, meters: Option<&Arc<Meters>>) -> 
     }
 }
 
-/// With `?strict`, what is degraded is not ready either.
+/// Answers 200 if the service is ready. With `?strict`, a degraded service is not ready.
 async fn readyz(State(probes): State<Arc<Probes>>, uri: Uri) -> Response<Body> {
     let mut parameters = uri.query().unwrap_or_default().split('&');
     let strict = parameters.any(|parameter| parameter.split('=').next() == Some("strict"));
@@ -47,5 +37,5 @@ async fn readyz(State(probes): State<Arc<Probes>>, uri: Uri) -> Response<Body> {
 }
 
 async fn metrics(State(meters): State<Arc<Meters>>) -> Response<Body> {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], meters.text()).into_response()
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], meters.render()).into_response()
 }

@@ -1,51 +1,51 @@
-//! [`Changes`]: whether the last change of a trust reached the database.
+//! [`ChangeRecord`]: whether the last change of a trust reached the database.
 //!
-//! Requests are answered by reads. A service whose every change fails looks healthy by them, while
-//! a key that should be revoked is granted.
+//! Requests need reads alone. A service in which each change fails looks healthy to its clients,
+//! and still grants a key that should be revoked.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 use trust_auth::StoreError;
 
-use crate::failure::with_causes;
+use crate::causes::with_causes;
 
-/// How changes have ended so far.
+/// Counts of the changes that failed, and of those that a later success made up for.
 #[derive(Debug, Default)]
-pub(crate) struct Changes {
-    /// How many have failed because of the database.
+pub(crate) struct ChangeRecord {
+    /// Changes that have failed because of the database.
     failed: AtomicU64,
-    /// How many of them no check can reproduce, so that only a change can show their end.
+    /// Failed changes whose cause no check can reproduce: only a change can show that it is gone.
     uncheckable: AtomicU64,
-    /// `failed` as it was when the last change or check began that made up for the failures.
+    /// The value of `failed` when the last successful change or check began.
     made_up_for: AtomicU64,
-    /// `uncheckable` as it was when the last change began that did not fail.
+    /// The value of `uncheckable` when the last successful change began.
     uncheckable_made_up_for: AtomicU64,
-    /// Wakes the task that checks.
+    /// Wakes the task that runs the checks.
     failure: Notify,
 }
 
-impl Changes {
-    /// Whether the last one failed, and no change was made since. A check makes up for a failure
-    /// that it can reproduce.
+impl ChangeRecord {
+    /// Returns whether the last change failed and none was made since. A check makes up for a
+    /// failure that it can reproduce.
     pub(crate) fn are_failing(&self) -> bool {
-        // Relaxed, here and below: counts for a probe, which order nothing else.
+        // Relaxed, here and below: counts for a probe, which order nothing.
         self.made_up_for.load(Ordering::Relaxed) < self.failed.load(Ordering::Relaxed)
             || self.needs_a_change()
     }
 
-    /// Whether only a change can show that changes work again.
+    /// Returns whether only a change can show that changes work again.
     pub(crate) fn needs_a_change(&self) -> bool {
         self.uncheckable_made_up_for.load(Ordering::Relaxed)
             < self.uncheckable.load(Ordering::Relaxed)
     }
 
-    /// Runs a change, and keeps in mind how it ended.
+    /// Runs a change, and records how it ended.
     pub(crate) async fn record<T>(
         &self,
         change: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        // Relaxed, here and below: each counter is read for itself, and orders nothing.
+        // Relaxed, here and below: each counter is independent, and orders nothing.
         let uncheckable_before = self.uncheckable.load(Ordering::Relaxed);
         let before = self.failed.load(Ordering::Relaxed);
         let outcome = change.await;
@@ -54,21 +54,23 @@ impl Changes {
                 self.uncheckable_made_up_for.fetch_max(uncheckable_before, Ordering::Relaxed);
                 self.made_up_for(before);
             }
-            // The database began, read, and gave the lock back. It wrote no row.
+            // The database took the lock, read, and released it. It wrote no row.
             Err(StoreError::NameTaken { .. } | StoreError::NoSuchTrust { .. }) => {
                 if !self.needs_a_change() {
                     self.made_up_for(before);
                 }
             }
-            // The row's fault, which says nothing of others.
+            // A fault of this row, which shows nothing about other rows.
             Err(StoreError::BadRow { .. }) => {}
             Err(error) => self.fail(error),
         }
         outcome
     }
 
-    /// Runs a check of whether a change could be made. A check that ends well makes up for nothing
-    /// while there is a failure that the check cannot reproduce, such as a trigger's refusal.
+    /// Runs a check of whether a change could be made.
+    ///
+    /// A successful check makes up for nothing while a failure is recorded that no check can
+    /// reproduce, such as a refusal by a trigger.
     pub(crate) async fn check(
         &self,
         check: impl Future<Output = Result<(), StoreError>>,
@@ -81,7 +83,7 @@ impl Changes {
         Ok(())
     }
 
-    /// Resolves when changes fail.
+    /// Resolves once changes fail.
     pub(crate) async fn until_failing(&self) {
         loop {
             let failure = self.failure.notified();
@@ -94,27 +96,31 @@ impl Changes {
 
     fn fail(&self, error: &StoreError) {
         let first = !self.are_failing();
-        // Relaxed, both: counts, as in `record`. `notify_waiters` wakes who waits.
+        // Relaxed, both: counts, as in `record`. `notify_waiters` wakes the waiting task.
         if !is_checkable(error) {
             self.uncheckable.fetch_add(1, Ordering::Relaxed);
         }
         self.failed.fetch_add(1, Ordering::Relaxed);
         self.failure.notify_waiters();
         if first {
-            tracing::error!(kind = error.kind(), error = %with_causes(error), "a change of the trusts failed in the database: revocations may fail");
+            tracing::error!(
+                kind = error.kind(),
+                error = %with_causes(error),
+                "a change of a trust failed in the database: revocations may fail"
+            );
         }
     }
 
     fn made_up_for(&self, failures: u64) {
         // Relaxed: a count, as in `record`.
         if self.made_up_for.fetch_max(failures, Ordering::Relaxed) < failures {
-            tracing::info!("changes of the trusts reach the database again");
+            tracing::info!("changes of trusts reach the database again");
         }
     }
 }
 
-/// Whether `check_writes` of either store can fail for the same cause. A cause that is not listed
-/// may concern the rows alone, which the checks do not write.
+/// Returns whether `check_writes` of either store can fail for the same cause. A cause that is not
+/// listed may concern the rows alone, which the checks do not write.
 fn is_checkable(error: &StoreError) -> bool {
     matches!(
         error,
@@ -134,22 +140,22 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_failure_lasts_until_something_that_began_after_it_ends_well() {
-        let changes = Changes::default();
-        let made = async || changes.record(async { Ok(()) }).await.unwrap();
-        made().await;
+    async fn a_failure_lasts_until_a_change_or_check_that_began_after_it_succeeds() {
+        let changes = ChangeRecord::default();
+        let succeed = async || changes.record(async { Ok(()) }).await.unwrap();
+        succeed().await;
         assert!(!changes.are_failing());
-        let failed =
+        let fail =
             async || changes.record::<()>(async { Err(StoreError::Busy) }).await.unwrap_err();
-        failed().await;
+        fail().await;
         assert!(changes.are_failing());
         changes.until_failing().await;
         let check = changes.check(async { Err(StoreError::Busy) });
         assert!(check.await.is_err() && changes.are_failing());
 
-        // A check that began before the next failure proves nothing of what came after.
+        // A check that began before the next failure shows nothing about the time after it.
         let check = changes.check(async {
-            failed().await;
+            fail().await;
             Ok(())
         });
         check.await.unwrap();
@@ -167,7 +173,7 @@ mod tests {
             StoreError::Exhausted { server: server() },
             StoreError::Other("unknown".into()),
         ] {
-            let changes = Changes::default();
+            let changes = ChangeRecord::default();
             changes.record::<()>(async { Err(error) }).await.unwrap_err();
             changes.record::<()>(async { Err(StoreError::Busy) }).await.unwrap_err();
             changes.check(async { Ok(()) }).await.unwrap();
@@ -180,8 +186,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_that_the_caller_caused_is_no_failure_of_the_database() {
-        let changes = Changes::default();
+    async fn a_refusal_that_the_caller_caused_is_not_a_failure_of_the_database() {
+        let changes = ChangeRecord::default();
         for error in [
             StoreError::NameTaken { name: "St. Mary".into() },
             StoreError::NoSuchTrust { which: "St. Mary".into() },

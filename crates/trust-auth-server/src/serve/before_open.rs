@@ -1,0 +1,155 @@
+//! The service before its database is open: it listens, answers 503, and retries.
+//!
+//! If the service ended instead, its supervisor would start it again and again, and would give up
+//! at some point. An operator would then have to start the two in the right order.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::Response;
+use axum::response::IntoResponse;
+use axum::routing::any;
+use tokio::time::sleep;
+use trust_auth::{AuthError, KeyHeader, LogLimit, StoreError};
+
+use super::admin::error::AdminError;
+use super::backoff::Backoff;
+use super::meters::Meters;
+use super::probes::Probes;
+use super::settings::Settings;
+use super::verify_handler;
+use crate::causes::with_causes;
+use crate::command_error::CommandError;
+use crate::database::{Database, DatabaseArgs};
+
+/// The pauses between attempts to open the database.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Opens the database. Retries while it cannot be reached, unless the settings forbid it, and calls
+/// `on_failure` after each failed attempt.
+///
+/// # Errors
+///
+/// Failures that no retry can mend: a wrong URL, a table that does not fit, a file that cannot be
+/// used, or a pooler that delivers no notifications.
+pub(crate) async fn open(
+    args: &DatabaseArgs,
+    settings: &Settings,
+    mut on_failure: impl FnMut(&StoreError),
+) -> Result<Database, CommandError> {
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    let limit = LogLimit::default();
+    let mut has_waited = false;
+    loop {
+        let error = match Database::open_with(args, settings.if_missing(), Some(settings.pool()))
+            .await
+        {
+            Ok(database) => {
+                // A listener that receives no notification looks healthy otherwise. The second
+                // check rules out a failover during the first one. After any other failure the
+                // watcher retries.
+                if let Err(StoreError::Deaf { .. }) = database.store().check_notifications().await
+                    && let Err(error @ StoreError::Deaf { .. }) =
+                        database.store().check_notifications().await
+                {
+                    return Err(error.into());
+                }
+                if has_waited {
+                    tracing::info!("the database is open: the service is ready");
+                }
+                return Ok(database);
+            }
+            Err(error) if settings.exit_if_unreachable || !is_transient(&error) => {
+                return Err(error.into());
+            }
+            Err(error) => error,
+        };
+        has_waited = true;
+        on_failure(&error);
+        if let Some(others) = limit.try_log() {
+            tracing::warn!(
+                kind = error.kind(),
+                error = %with_causes(&error),
+                others,
+                "the database cannot be reached: waiting for it"
+            );
+        }
+        sleep(backoff.next_pause()).await;
+    }
+}
+
+/// Returns whether the next attempt may succeed with the same settings.
+fn is_transient(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::CannotConnect { .. }
+            | StoreError::Exhausted { .. }
+            | StoreError::ReadOnly { .. }
+            | StoreError::Timeout { .. }
+            | StoreError::Busy
+            | StoreError::Unreachable
+    )
+}
+
+/// The handler of `/verify` until the database is open.
+struct UnopenedHandler {
+    probes: Arc<Probes>,
+    meters: Arc<Meters>,
+    key_header: KeyHeader,
+}
+
+/// Returns the routes of `/verify` on the main listener.
+pub(crate) fn verify_routes(
+    probes: &Arc<Probes>,
+    meters: &Arc<Meters>,
+    key_header: KeyHeader,
+) -> Router {
+    let (probes, meters) = (Arc::clone(probes), Arc::clone(meters));
+    let handler = UnopenedHandler { probes, meters, key_header };
+    verify_handler::at_verify(any(refuse)).with_state(Arc::new(handler))
+}
+
+async fn refuse(State(handler): State<Arc<UnopenedHandler>>) -> Response<Body> {
+    let begun = Instant::now();
+    handler.meters.record_refusal_before_open(&handler.probes.open_error(), begun);
+    handler.key_header.refusal(&AuthError::Unavailable(StoreError::Unreachable))
+}
+
+/// Returns the routes of the admin listener, without the probes, the metrics and the guard.
+pub(crate) fn admin_routes() -> Router {
+    Router::new().fallback(any(async || AdminError::database_not_open().into_response()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_failure_that_a_restart_of_the_database_mends_is_waited_for() {
+        let server = || "postgres://db.example/trusts".to_owned();
+        for error in [
+            StoreError::CannotConnect { server: server(), reason: "it refused".into() },
+            StoreError::Exhausted { server: server() },
+            StoreError::ReadOnly { server: server() },
+            StoreError::Timeout { after: Duration::from_secs(1) },
+            StoreError::Busy,
+            StoreError::Unreachable,
+        ] {
+            assert!(is_transient(&error), "{error}");
+        }
+        for error in [
+            StoreError::UnsupportedUrl { reason: "no scheme".into() },
+            StoreError::Schema { path: "trusts.db".into(), reason: "no column".into() },
+            StoreError::Deaf { server: server() },
+            StoreError::NotADatabase { path: "trusts.db".into() },
+            StoreError::CannotOpen { path: "trusts.db".into(), reason: "no folder".into() },
+            StoreError::Other("a bug".into()),
+        ] {
+            assert!(!is_transient(&error), "{error}");
+        }
+    }
+}
