@@ -1,5 +1,5 @@
-//! The command-line tool through its real binary: what a person or a script gets back, and what is
-//! left on disk.
+//! Runs the program as a person or a script does, and checks its output, its exit code and its
+//! files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,18 +18,18 @@ const COMMANDS: [&str; 11] = [
     "verify",
     "serve",
     "migrate",
-    "demo",
     "completions",
+    "help",
 ];
 
-/// A working directory of its own, which goes with the test.
+/// A working directory, which is deleted at the end of the test.
 struct Shell {
     folder: TempDir,
 }
 
-/// What a run of the tool has left behind.
+/// The output of one run of the program.
 #[derive(Debug)]
-struct Ran {
+struct ProgramOutput {
     code: i32,
     stdout: String,
     stderr: String,
@@ -40,7 +40,7 @@ impl Shell {
         Self { folder: tempfile::tempdir().unwrap() }
     }
 
-    /// With one trust, and its key.
+    /// Returns a shell whose database has one trust, and the key of the trust.
     fn with_trust(name: &str) -> (Self, String) {
         let shell = Self::new();
         let key = shell.register(name);
@@ -61,16 +61,16 @@ impl Shell {
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> Ran {
-        Ran::new(self.command().args(arguments).output().unwrap())
+    fn run(&self, arguments: &[&str]) -> ProgramOutput {
+        ProgramOutput::new(self.command().args(arguments).output().unwrap())
     }
 
-    fn verify(&self, input: impl Into<Vec<u8>>) -> Ran {
-        Ran::new(self.command().arg("verify").write_stdin(input).output().unwrap())
+    fn verify(&self, input: impl Into<Vec<u8>>) -> ProgramOutput {
+        ProgramOutput::new(self.command().arg("verify").write_stdin(input).output().unwrap())
     }
 
     fn verify_json(&self, input: impl Into<Vec<u8>>) -> (i32, Value) {
-        let ran = Ran::new(
+        let ran = ProgramOutput::new(
             self.command().args(["verify", "--json"]).write_stdin(input).output().unwrap(),
         );
         (ran.code, ran.json())
@@ -88,7 +88,7 @@ impl Shell {
         trust.unwrap()["id"].as_str().unwrap().to_owned()
     }
 
-    /// Asserts that nothing was made in the working directory.
+    /// Asserts that the working directory is empty.
     fn assert_untouched(&self) {
         let entries: Vec<_> =
             fs::read_dir(self.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -96,7 +96,7 @@ impl Shell {
     }
 }
 
-impl Ran {
+impl ProgramOutput {
     fn new(output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).unwrap();
         let ran = Self {
@@ -108,7 +108,7 @@ impl Ran {
         ran
     }
 
-    /// Exactly one line of JSON, and nothing on standard error.
+    /// Returns the only line of standard output as JSON. Asserts that standard error is empty.
     fn json(&self) -> Value {
         assert_eq!(self.stdout.matches('\n').count(), 1, "{:?}", self.stdout);
         assert!(self.stdout.ends_with('\n'));
@@ -116,7 +116,7 @@ impl Ran {
         serde_json::from_str(&self.stdout).unwrap()
     }
 
-    /// The kind of the failure that `--json` tells; its message must not be empty.
+    /// Returns the kind of the failure in the JSON. Asserts that its message is not empty.
     fn failure(&self) -> String {
         assert_eq!(self.code, 1);
         let json = self.json();
@@ -125,7 +125,7 @@ impl Ran {
         error["kind"].as_str().unwrap().to_owned()
     }
 
-    /// The error that a person reads: one line.
+    /// Returns the error for people, which is one line.
     fn error(&self) -> &str {
         assert_eq!((self.code, self.stdout.as_str()), (1, ""));
         let line = self.stderr.strip_suffix('\n').unwrap();
@@ -139,8 +139,8 @@ fn is_a_key(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
-/// A well-formed key that nobody was given.
-const STRANGER: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+/// A well-formed key that belongs to no trust.
+const UNKNOWN_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 #[test]
 fn register_prints_the_key_alone_on_standard_output() {
@@ -174,7 +174,7 @@ fn register_as_json_holds_the_key_and_the_trust() {
 }
 
 #[test]
-fn a_key_is_shown_once_and_nothing_else_ever_shows_it_or_its_hash() {
+fn a_key_is_shown_once_and_no_other_output_has_it_or_its_hash() {
     let (shell, key) = Shell::with_trust("St. Mary");
     let hash = trust_auth::KeyHash::of(&key).to_hex();
     let other = shell.register("Other");
@@ -187,7 +187,7 @@ fn a_key_is_shown_once_and_nothing_else_ever_shows_it_or_its_hash() {
             &["disable", "St. Mary"],
             &["enable", "St. Mary"],
             &["register", "--name", "St. Mary"],
-            &["delete", "nobody"],
+            &["delete", "unknown"],
             &["disable", &key],
             &["rotate", &hash[..43]],
         ] {
@@ -196,7 +196,7 @@ fn a_key_is_shown_once_and_nothing_else_ever_shows_it_or_its_hash() {
             said.push_str(&ran.stderr);
         }
         for input in [key.clone(), format!("{key}x"), format!("{key}\n\n")] {
-            let ran = Ran::new(
+            let ran = ProgramOutput::new(
                 shell.command().arg("verify").args(json).write_stdin(input).output().unwrap(),
             );
             said.push_str(&ran.stdout);
@@ -216,7 +216,7 @@ fn a_key_is_shown_once_and_nothing_else_ever_shows_it_or_its_hash() {
 }
 
 #[test]
-fn list_is_by_name_and_tells_what_is_disabled() {
+fn list_is_sorted_by_name_and_shows_which_trusts_are_disabled() {
     let shell = Shell::new();
     for name in ["b", "a", "c"] {
         shell.register(name);
@@ -243,7 +243,7 @@ fn list_is_by_name_and_tells_what_is_disabled() {
 }
 
 #[test]
-fn list_without_trusts_says_how_to_make_one() {
+fn list_without_trusts_shows_how_to_register_one() {
     let (shell, _) = Shell::with_trust("only");
     shell.run(&["delete", "only"]);
     assert!(shell.run(&["list"]).stdout.contains("register"));
@@ -251,7 +251,7 @@ fn list_without_trusts_says_how_to_make_one() {
 }
 
 #[test]
-fn verify_grants_the_right_key_and_says_whose_it_is() {
+fn verify_grants_the_right_key_and_names_its_trust() {
     let shell = Shell::new();
     let key =
         shell.run(&["register", "--name", "St. Mary", "--code", "SM1", "--region", "north"]).stdout;
@@ -291,10 +291,10 @@ fn verify_removes_one_newline_and_nothing_else() {
 }
 
 #[test]
-fn verify_tells_the_reason_of_a_refusal_on_standard_output() {
+fn verify_writes_the_reason_of_a_refusal_to_standard_output() {
     let (shell, _) = Shell::with_trust("a");
     for (input, reason, message) in [
-        (STRANGER.as_bytes().to_vec(), "invalid", "Invalid API Key."),
+        (UNKNOWN_KEY.as_bytes().to_vec(), "invalid", "Invalid API Key."),
         (b"".to_vec(), "missing", "Not authenticated: API key is missing."),
         (b"\n".to_vec(), "missing", "Not authenticated: API key is missing."),
         (b"\r\n".to_vec(), "missing", "Not authenticated: API key is missing."),
@@ -319,14 +319,14 @@ fn verify_tells_the_reason_of_a_refusal_on_standard_output() {
 #[test]
 fn verify_without_a_usable_database_is_unavailable_and_grants_nothing() {
     let shell = Shell::new();
-    let ran = shell.verify(STRANGER);
+    let ran = shell.verify(UNKNOWN_KEY);
     assert_eq!(ran.code, 1);
     assert!(
         ran.stdout.starts_with("Refused (unavailable): there is no database"),
         "{}",
         ran.stdout
     );
-    let (code, json) = shell.verify_json(STRANGER);
+    let (code, json) = shell.verify_json(UNKNOWN_KEY);
     assert_eq!(
         (code, &json["authenticated"], &json["reason"]),
         (1, &false.into(), &"unavailable".into())
@@ -350,7 +350,7 @@ fn verify_takes_no_key_as_an_argument_and_does_not_repeat_it() {
     }
 }
 
-/// G9: each run of the tool is a process of its own, so nothing but the row can tell it.
+/// G9: each run of the program is a process of its own, so its answer comes from the row alone.
 #[test]
 fn a_disabled_trust_is_refused_until_it_is_enabled_by_name_or_by_id() {
     let (shell, key) = Shell::with_trust("St. Mary");
@@ -436,7 +436,7 @@ fn a_deleted_trust_is_refused_and_its_name_is_free_again() {
 #[test]
 fn an_unknown_trust_is_named_in_the_error() {
     let (shell, _) = Shell::with_trust("a");
-    for which in ["nobody", "A", "a ", "67e55044-10b1-426f-9247-bb680e5fe0c8", ""] {
+    for which in ["unknown", "A", "a ", "67e55044-10b1-426f-9247-bb680e5fe0c8", ""] {
         for command in ["disable", "enable", "rotate", "delete"] {
             assert!(shell.run(&[command, which]).error().contains(which.trim()));
             assert_eq!(shell.run(&[command, which, "--json"]).failure(), "no_such_trust");
@@ -445,10 +445,10 @@ fn an_unknown_trust_is_named_in_the_error() {
 }
 
 #[test]
-fn a_key_that_was_given_for_a_name_is_not_repeated() {
+fn a_key_given_as_a_name_is_not_repeated() {
     let (shell, _) = Shell::with_trust("a");
-    let text = STRANGER.replace('A', "q");
-    // One key in sixty-four begins with a hyphen, and then reads as an option.
+    let text = UNKNOWN_KEY.replace('A', "q");
+    // One key in sixty-four begins with a hyphen, and looks like an option.
     for (key, code) in
         [(text.clone(), 1), (format!("-{}", &text[1..]), 2), (format!("--{}", &text[2..]), 2)]
     {
@@ -467,9 +467,9 @@ fn a_key_that_was_given_for_a_name_is_not_repeated() {
 }
 
 #[test]
-fn a_key_or_a_password_where_it_does_not_belong_is_not_repeated() {
+fn a_misplaced_key_or_password_is_not_repeated() {
     let shell = Shell::new();
-    let key = STRANGER.replace('A', "q");
+    let key = UNKNOWN_KEY.replace('A', "q");
     for arguments in [
         &[&*key][..],
         &["list", &key],
@@ -488,8 +488,9 @@ fn a_key_or_a_password_where_it_does_not_belong_is_not_repeated() {
     }
     for variable in ["TRUST_AUTH_LISTEN", "TRUST_AUTH_TTL", "TRUST_AUTH_LOG_FORMAT"] {
         for (arguments, code) in [(&["serve"][..], 2), (&["serve", "--help"], 0)] {
-            let ran =
-                Ran::new(shell.command().env(variable, &key).args(arguments).output().unwrap());
+            let ran = ProgramOutput::new(
+                shell.command().env(variable, &key).args(arguments).output().unwrap(),
+            );
             assert_eq!(ran.code, code, "{variable}: {ran:?}");
             assert!(
                 !ran.stdout.contains("qq") && !ran.stderr.contains("qq"),
@@ -500,9 +501,9 @@ fn a_key_or_a_password_where_it_does_not_belong_is_not_repeated() {
     shell.assert_untouched();
 }
 
-/// What is right is no reason to keep quiet about what is wrong.
+/// A correct digest among the arguments does not hide the mistake.
 #[test]
-fn wrong_usage_beside_a_digest_says_what_is_wrong() {
+fn wrong_usage_next_to_a_digest_names_the_mistake() {
     let shell = Shell::new();
     let digest = "5".repeat(64);
     for (arguments, told) in [
@@ -542,8 +543,9 @@ fn an_invalid_name_is_refused_before_anything_is_written() {
         ".",
         "..",
     ];
-    for name in
-        ["", " ", " a", "a ", "a\nb", "a\u{1b}[2J", &long, id, STRANGER].into_iter().chain(hidden)
+    for name in ["", " ", " a", "a ", "a\nb", "a\u{1b}[2J", &long, id, UNKNOWN_KEY]
+        .into_iter()
+        .chain(hidden)
     {
         assert!(shell.run(&["register", "--name", name]).error().contains("name"), "{name:?}");
         assert_eq!(
@@ -556,7 +558,7 @@ fn an_invalid_name_is_refused_before_anything_is_written() {
 }
 
 #[test]
-fn a_name_of_any_script_is_fine() {
+fn a_name_of_any_script_is_accepted() {
     for name in [
         "Königin-Elisabeth-Herzberge",
         "聖路加",
@@ -572,7 +574,7 @@ fn a_name_of_any_script_is_fine() {
 }
 
 #[test]
-fn a_name_is_found_in_either_normal_form_and_kept_in_one() {
+fn a_name_is_found_in_either_normal_form_and_stored_in_one() {
     let (shell, key) = Shell::with_trust("Zoe\u{308}");
     assert_eq!(shell.verify_json(key).1["trust"]["name"], "Zo\u{eb}");
     for name in ["Zo\u{eb}", "Zoe\u{308}"] {
@@ -582,7 +584,7 @@ fn a_name_is_found_in_either_normal_form_and_kept_in_one() {
 }
 
 #[test]
-fn a_code_or_a_region_that_cannot_be_read_is_wrong_usage() {
+fn a_code_or_a_region_with_invisible_characters_is_wrong_usage() {
     let shell = Shell::new();
     for text in ["x\u{1b}[2J\ny", "x\u{202e}y", "x\u{200b}", " x", "x\u{2028}y"] {
         for option in ["--code", "--region"] {
@@ -593,7 +595,7 @@ fn a_code_or_a_region_that_cannot_be_read_is_wrong_usage() {
     shell.assert_untouched();
 }
 
-/// Another program may have written it.
+/// Another program may have written the row.
 #[test]
 fn control_and_invisible_characters_of_a_row_do_not_reach_a_terminal() {
     let (placeholder, code) = ("placeholder", "x\u{1b}[2J\ny\u{202e}z");
@@ -613,7 +615,7 @@ fn control_and_invisible_characters_of_a_row_do_not_reach_a_terminal() {
 }
 
 #[test]
-fn a_missing_database_is_made_by_register_alone() {
+fn only_register_creates_a_missing_database() {
     let shell = Shell::new();
     for arguments in [
         &["list"][..],
@@ -637,7 +639,7 @@ fn a_missing_database_is_made_by_register_alone() {
     assert!(shell.database().is_file());
 }
 
-/// A row, and the schema, of a file as another program sees them; it changes nothing.
+/// Runs a statement on the file, as another program would, and returns its rows.
 fn sqlite(file: &Path, sql: &'static str) -> String {
     use sqlx::{ConnectOptions, Connection};
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -650,8 +652,7 @@ fn sqlite(file: &Path, sql: &'static str) -> String {
     })
 }
 
-/// As after a restore from text, in which the journal's mode is lost; reading the file leaves each
-/// byte as it is.
+/// The file is as after a restore from text, which loses the mode of the journal.
 #[test]
 fn no_command_that_reads_writes_to_the_file() {
     let (shell, key) = Shell::with_trust("St. Mary");
@@ -709,7 +710,7 @@ fn a_table_that_lacks_a_column_is_left_as_it_is_until_it_is_migrated() {
 }
 
 #[test]
-fn an_empty_file_gets_its_tables_by_a_migration() {
+fn a_migration_creates_the_tables_of_an_empty_file() {
     let shell = Shell::new();
     fs::write(shell.database(), "").unwrap();
     let plan = shell.run(&["migrate", "--dry-run"]).stdout;
@@ -724,7 +725,7 @@ fn a_run_leaves_the_database_and_no_side_files() {
     let (shell, key) = Shell::with_trust("a");
     shell.verify(key);
     shell.run(&["list"]);
-    shell.run(&["disable", "nobody"]);
+    shell.run(&["disable", "unknown"]);
     let names: Vec<_> =
         fs::read_dir(shell.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["trust-auth.db"]);
@@ -742,21 +743,21 @@ fn the_database_is_a_path_or_a_url_from_the_option_or_the_environment() {
     for database in [file, &url, "elsewhere.db", "sqlite:elsewhere.db"] {
         for arguments in [["--database", database, "verify"], ["verify", "--database", database]] {
             let output = shell.command().args(arguments).write_stdin(&*key).output().unwrap();
-            assert_eq!(Ran::new(output).code, 0, "{arguments:?}");
+            assert_eq!(ProgramOutput::new(output).code, 0, "{arguments:?}");
         }
         let output =
             shell.command().env("TRUST_AUTH_DATABASE", database).arg("list").output().unwrap();
-        assert_eq!(Ran::new(output).code, 0);
+        assert_eq!(ProgramOutput::new(output).code, 0);
     }
-    // The option goes before the environment.
+    // The option takes precedence over the environment.
     let output = shell
         .command()
         .env("TRUST_AUTH_DATABASE", "nowhere.db")
         .args(["list", "--database", file])
         .output();
-    assert_eq!(Ran::new(output.unwrap()).code, 0);
+    assert_eq!(ProgramOutput::new(output.unwrap()).code, 0);
     let output = shell.command().env("TRUST_AUTH_DATABASE", "nowhere.db").arg("list").output();
-    assert!(Ran::new(output.unwrap()).error().contains("nowhere.db"));
+    assert!(ProgramOutput::new(output.unwrap()).error().contains("nowhere.db"));
     assert!(!shell.database().exists() && !shell.path().join("nowhere.db").exists());
 }
 
@@ -769,7 +770,7 @@ fn help_does_not_show_a_database_that_the_environment_names() {
     {
         let output =
             shell.command().env("TRUST_AUTH_DATABASE", url).args(arguments).output().unwrap();
-        let ran = Ran::new(output);
+        let ran = ProgramOutput::new(output);
         assert!(!ran.stdout.contains("hunter2") && !ran.stderr.contains("hunter2"));
     }
     shell.assert_untouched();
@@ -790,7 +791,7 @@ fn a_database_of_another_kind_is_refused() {
 }
 
 #[test]
-fn a_file_that_is_no_database_is_refused_and_left_as_it_was() {
+fn a_file_that_is_not_a_database_is_refused_and_unchanged() {
     let shell = Shell::new();
     let content = "This is a text. ".repeat(1_000);
     fs::write(shell.database(), &content).unwrap();
@@ -804,13 +805,13 @@ fn a_file_that_is_no_database_is_refused_and_left_as_it_was() {
         assert!(shell.run(arguments).error().contains("trust-auth.db"));
         assert_eq!(shell.run(&[arguments, &["--json"]].concat()).failure(), "not_a_database");
     }
-    assert_eq!(shell.verify_json(STRANGER).1["reason"], "unavailable");
+    assert_eq!(shell.verify_json(UNKNOWN_KEY).1["reason"], "unavailable");
     assert_eq!(fs::read_to_string(shell.database()).unwrap(), content);
     assert_eq!(fs::read_dir(shell.path()).unwrap().count(), 1);
 }
 
 #[test]
-fn a_folder_in_the_place_of_the_database_is_refused() {
+fn a_folder_instead_of_a_database_is_refused() {
     let shell = Shell::new();
     fs::create_dir(shell.database()).unwrap();
     for arguments in [&["list"][..], &["register", "--name", "a"]] {
@@ -821,7 +822,7 @@ fn a_folder_in_the_place_of_the_database_is_refused() {
 }
 
 #[test]
-fn a_missing_folder_is_not_made() {
+fn a_missing_folder_is_not_created() {
     let shell = Shell::new();
     let file = shell.path().join("no/such/folder/trusts.db");
     let file = file.to_str().unwrap();
@@ -834,7 +835,7 @@ fn a_missing_folder_is_not_made() {
 }
 
 #[test]
-fn a_parent_that_is_a_file_is_refused_and_left_as_it_was() {
+fn a_parent_that_is_a_file_is_refused_and_unchanged() {
     let shell = Shell::new();
     let parent = shell.path().join("parent");
     fs::write(&parent, "content").unwrap();
@@ -846,8 +847,8 @@ fn a_parent_that_is_a_file_is_refused_and_left_as_it_was() {
     assert_eq!(fs::read_to_string(parent).unwrap(), "content");
 }
 
-/// A process with the powers of root writes anywhere, so there the claim is only that a failure is
-/// typed.
+/// A process of root may write to any folder. Under root the test checks only that the program does
+/// not panic.
 #[cfg(unix)]
 #[test]
 fn an_unwritable_folder_is_refused() {
@@ -867,7 +868,7 @@ fn an_unwritable_folder_is_refused() {
 }
 
 #[test]
-fn a_malformed_hash_is_warned_of_without_its_content() {
+fn a_malformed_hash_causes_a_warning_without_its_content() {
     let (shell, key) = Shell::with_trust("a");
     let hash = trust_auth::KeyHash::of(&key).to_hex();
     let mut bytes = fs::read(shell.database()).unwrap();
@@ -878,7 +879,7 @@ fn a_malformed_hash_is_warned_of_without_its_content() {
     let ran = shell.verify(key);
     assert_eq!(ran.code, 1);
     assert!(
-        ran.stderr.contains("api_key_hash") && ran.stderr.contains(&shell.id_of_quietly("a")),
+        ran.stderr.contains("api_key_hash") && ran.stderr.contains(&shell.id_despite_warnings("a")),
         "{}",
         ran.stderr
     );
@@ -886,8 +887,8 @@ fn a_malformed_hash_is_warned_of_without_its_content() {
 }
 
 impl Shell {
-    /// [`id_of`](Self::id_of), where a warning is expected on standard error.
-    fn id_of_quietly(&self, name: &str) -> String {
+    /// Returns the id of the only trust, also if the program warns on standard error.
+    fn id_despite_warnings(&self, name: &str) -> String {
         let listed: Value = serde_json::from_str(&self.run(&["list", "--json"]).stdout).unwrap();
         assert_eq!(listed["trusts"][0]["name"], name);
         listed["trusts"][0]["id"].as_str().unwrap().to_owned()
@@ -930,7 +931,7 @@ fn wrong_usage_exits_with_2_and_touches_nothing() {
         .args(["register", "--name", "a"])
         .output()
         .unwrap();
-    assert_eq!(Ran::new(output).code, 2);
+    assert_eq!(ProgramOutput::new(output).code, 2);
     shell.assert_untouched();
 }
 
@@ -944,14 +945,99 @@ fn help_explains_every_command() {
     }
     for command in COMMANDS {
         assert!(overview.stdout.contains(&format!("\n  {command} ")), "{command}");
-        let help = shell.run(&[command, "--help"]);
+        let help = shell.run(&["help", command]);
         assert_eq!((help.code, help.stderr.as_str()), (0, ""));
         assert!(help.stdout.contains(&format!("Usage: trust-auth {command}")), "{}", help.stdout);
+        if command != "help" {
+            assert_eq!(shell.run(&[command, "--help"]).stdout, help.stdout);
+        }
     }
+    assert_eq!(shell.run(&["help"]).stdout, overview.stdout);
     assert_eq!(
         shell.run(&["--version"]).stdout,
         format!("trust-auth {}\n", env!("CARGO_PKG_VERSION"))
     );
+}
+
+#[test]
+fn the_program_without_arguments_prints_its_help_as_wrong_usage() {
+    let shell = Shell::new();
+    let overview = shell.run(&["--help"]).stdout;
+    for database in [None, Some("postgres://admin:hunter2@db/trusts")] {
+        let mut command = shell.command();
+        command.envs(database.map(|url| ("TRUST_AUTH_DATABASE", url)));
+        let output = ProgramOutput::new(command.output().unwrap());
+        assert_eq!((output.code, &*output.stdout), (2, ""));
+        assert_eq!(output.stderr.trim_end(), overview.trim_end());
+    }
+}
+
+#[test]
+fn a_mistyped_flag_is_named_also_with_verify() {
+    let shell = Shell::new();
+    for (arguments, mistake) in [
+        (&["verify", "--jsn"][..], "unexpected argument '--jsn'"),
+        (&["--jsn", "verify"], "unexpected argument '--jsn'"),
+        (&["verify", "--database"], "a value is required for '--database <URL>'"),
+        (&["register", "--name", "verify", "--bogus"], "unexpected argument '--bogus'"),
+        (&["list", "--databse", "postgres://localhost/db"], "unexpected argument '--databse'"),
+    ] {
+        let output = shell.run(arguments);
+        assert_eq!((output.code, &*output.stdout), (2, ""), "{arguments:?}");
+        assert!(output.stderr.contains(mistake), "{arguments:?}: {}", output.stderr);
+    }
+    shell.assert_untouched();
+}
+
+/// Another program may have made keys of another form.
+#[test]
+fn verify_repeats_no_argument_that_may_be_a_key_of_any_form() {
+    let shell = Shell::new();
+    for arguments in [
+        &["verify", "qq7"][..],
+        &["verify", "--json=qq7"],
+        &["verify", "--key=qq7"],
+        &["verify", "--qq7"],
+        &["verify", "-qq7"],
+        &["verify", "--", "--qq"],
+        &["qq7", "verify"],
+    ] {
+        let output = shell.run(arguments);
+        assert_eq!((output.code, &*output.stdout), (2, ""), "{arguments:?}");
+        let is_withheld = !output.stderr.contains("qq7") && !output.stderr.contains("'--qq'");
+        assert!(is_withheld, "{arguments:?}: {}", output.stderr);
+    }
+    shell.assert_untouched();
+}
+
+#[test]
+fn the_former_command_demo_names_the_program_that_replaced_it() {
+    let output = Shell::new().run(&["demo", "--quick"]);
+    assert_eq!((output.code, &*output.stdout), (2, ""));
+    assert!(output.stderr.contains("cargo run --release -p trust-auth-demo"), "{}", output.stderr);
+}
+
+#[test]
+fn the_error_about_another_kind_of_database_names_both_kinds() {
+    let shell = Shell::new();
+    for command in ["list", "migrate"] {
+        let output = shell.run(&[command, "--database", "mysql://admin:hunter2@db/trusts"]);
+        let error = output.error();
+        assert!(error.contains("SQLite") && error.contains("PostgreSQL"), "{error}");
+        assert!(error.contains("`mysql:`") && !error.contains("hunter2"), "{error}");
+    }
+    shell.assert_untouched();
+}
+
+/// The key is not above the remark if standard output is a file.
+#[test]
+fn the_remark_about_a_new_key_fits_a_standard_output_that_is_not_a_terminal() {
+    let (shell, _) = Shell::with_trust("a");
+    for arguments in [&["register", "--name", "b"][..], &["rotate", "a"]] {
+        let remark = shell.run(arguments).stderr;
+        assert!(remark.contains("was written to standard output"), "{remark}");
+        assert!(!remark.to_lowercase().contains("above"), "{remark}");
+    }
 }
 
 #[test]
@@ -973,8 +1059,8 @@ fn completions_know_every_command_in_every_shell() {
     shell.assert_untouched();
 }
 
-/// The tool, with nobody at the other end of its standard output.
-fn run_unheard(shell: &Shell, arguments: &[&str], input: Option<&str>) -> Ran {
+/// Runs the program with a closed standard output.
+fn run_with_closed_output(shell: &Shell, arguments: &[&str], input: Option<&str>) -> ProgramOutput {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_trust-auth"))
@@ -989,11 +1075,11 @@ fn run_unheard(shell: &Shell, arguments: &[&str], input: Option<&str>) -> Ran {
     if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
         std::io::Write::write_all(&mut stdin, input.as_bytes()).unwrap();
     }
-    Ran::new(child.wait_with_output().unwrap())
+    ProgramOutput::new(child.wait_with_output().unwrap())
 }
 
 #[test]
-fn a_closed_standard_output_is_no_panic_and_keeps_the_exit_code() {
+fn a_closed_standard_output_causes_no_panic_and_keeps_the_exit_code() {
     let (shell, key) = Shell::with_trust("a");
     for json in [&[][..], &["--json"]] {
         for (arguments, input, code) in [
@@ -1002,23 +1088,23 @@ fn a_closed_standard_output_is_no_panic_and_keeps_the_exit_code() {
             (&["enable", "a"], None, 0),
             (&["completions", "bash"], None, 0),
             (&["verify"], Some(&*key), 0),
-            (&["verify"], Some(STRANGER), 1),
-            (&["delete", "nobody"], None, 1),
+            (&["verify"], Some(UNKNOWN_KEY), 1),
+            (&["delete", "unknown"], None, 1),
         ] {
-            let ran = run_unheard(&shell, &[arguments, json].concat(), input);
+            let ran = run_with_closed_output(&shell, &[arguments, json].concat(), input);
             assert_eq!(ran.code, code, "{arguments:?} {}", ran.stderr);
         }
     }
-    assert_eq!(run_unheard(&shell, &["--help"], None).code, 0);
+    assert_eq!(run_with_closed_output(&shell, &["--help"], None).code, 0);
 }
 
 #[test]
-fn a_new_key_that_nobody_saw_is_an_error_that_says_what_to_do() {
+fn a_new_key_that_was_not_shown_is_an_error_with_advice() {
     let (shell, _) = Shell::with_trust("a");
     for arguments in
         [&["rotate", "a"][..], &["register", "--name", "b"], &["register", "--name", "c", "--json"]]
     {
-        let ran = run_unheard(&shell, arguments, None);
+        let ran = run_with_closed_output(&shell, arguments, None);
         assert_eq!(ran.code, 1);
         assert!(ran.stderr.contains("trust-auth rotate "), "{}", ran.stderr);
         assert!(!ran.stderr.split(|c: char| c.is_whitespace() || c == '`').any(is_a_key));
@@ -1026,7 +1112,7 @@ fn a_new_key_that_nobody_saw_is_an_error_that_says_what_to_do() {
 }
 
 #[test]
-fn two_registrations_at_once_both_succeed() {
+fn two_concurrent_registrations_both_succeed() {
     let shell = Shell::new();
     let keys: Vec<String> = std::thread::scope(|scope| {
         let running: Vec<_> =
