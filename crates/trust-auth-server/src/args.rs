@@ -12,7 +12,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use trust_auth::ApiKey;
 
-use crate::answer::print_error;
+use crate::command_answer::print_error;
 use crate::database::DatabaseArgs;
 use crate::new_trust;
 use crate::serve::Settings;
@@ -181,7 +181,7 @@ pub(crate) enum Command {
     /// input, and nothing else. At a terminal, prompts for the key and does not echo it.
     Verify,
 
-    /// Serve over HTTP: answer a proxy whether to let a request pass
+    /// Serve HTTP: check the API key of each request that a proxy asks about
     ///
     /// For nginx `auth_request`, Traefik ForwardAuth, Caddy `forward_auth` and Envoy's HTTP
     /// ext_authz. The proxy sends the headers of the client to /verify. The answer is 200 with the
@@ -216,7 +216,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct RegisterArgs {
-    /// The name of the trust; each trust has another name
+    /// The name of the trust. No two trusts have the same name
     #[arg(long)]
     pub(crate) name: String,
 

@@ -2,7 +2,7 @@
 
 use trust_auth::TrustRef;
 
-use crate::answer::{Answer, Format};
+use crate::command_answer::{CommandAnswer, Format};
 use crate::command_error::CommandError;
 use crate::database::{Database, DatabaseArgs, IfMissing};
 use crate::json::TrustJson;
@@ -10,7 +10,7 @@ use crate::trust_text::named;
 
 /// What to do to the trust.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Operation {
+pub(crate) enum TrustOperation {
     Disable,
     Enable,
     Delete,
@@ -20,16 +20,16 @@ pub(crate) enum Operation {
 pub(crate) async fn change(
     database: &DatabaseArgs,
     format: Format,
-    operation: Operation,
+    operation: TrustOperation,
     which: &str,
-) -> Result<Answer, CommandError> {
+) -> Result<CommandAnswer, CommandError> {
     let database = Database::open(database, IfMissing::Fail).await?;
     let registry = database.registry();
     let which = TrustRef::from(which);
     let changed = match operation {
-        Operation::Disable => registry.disable(&which).await,
-        Operation::Enable => registry.enable(&which).await,
-        Operation::Delete => registry.delete(&which).await,
+        TrustOperation::Disable => registry.disable(&which).await,
+        TrustOperation::Enable => registry.enable(&which).await,
+        TrustOperation::Delete => registry.delete(&which).await,
     };
     drop(registry);
     if changed.is_ok() {
@@ -39,9 +39,11 @@ pub(crate) async fn change(
 
     let trust = changed?;
     let done = match operation {
-        Operation::Disable => "Disabled",
-        Operation::Enable => "Enabled",
-        Operation::Delete => "Deleted",
+        TrustOperation::Disable => "Disabled",
+        TrustOperation::Enable => "Enabled",
+        TrustOperation::Delete => "Deleted",
     };
-    Ok(Answer::new(format, &TrustJson { trust: &trust }, || format!("{done} {}.", named(&trust))))
+    Ok(CommandAnswer::new(format, &TrustJson { trust: &trust }, || {
+        format!("{done} {}.", named(&trust))
+    }))
 }

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 
 use trust_auth::{InvalidName, RegistryError, StoreError};
 
-use crate::answer::{Answer, Format, print_error};
 use crate::causes::with_causes;
+use crate::command_answer::{CommandAnswer, Format, print_error};
 use crate::json::ErrorJson;
 
 /// The failure of a command.
@@ -45,7 +45,7 @@ impl CommandError {
             Format::Human => print_error(&self.message),
             Format::Json => {
                 let json = ErrorJson::new(self.kind, &self.message);
-                Answer::new(format, &json, String::new).deliver();
+                CommandAnswer::new(format, &json, String::new).deliver();
             }
         }
         ExitCode::from(self.exit)

@@ -4,10 +4,10 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 use serde::Serialize;
 
-use crate::answer::{Answer, Format};
 use crate::args::CommandLine;
+use crate::command_answer::{CommandAnswer, Format};
 
-pub(crate) fn completions(format: Format, shell: Shell) -> Answer {
+pub(crate) fn completions(format: Format, shell: Shell) -> CommandAnswer {
     #[derive(Serialize)]
     struct Completions<'a> {
         shell: String,
@@ -16,7 +16,7 @@ pub(crate) fn completions(format: Format, shell: Shell) -> Answer {
     let mut bytes = Vec::new();
     clap_complete::generate(shell, &mut CommandLine::command(), "trust-auth", &mut bytes);
     let script = String::from_utf8_lossy(&bytes);
-    Answer::new(format, &Completions { shell: shell.to_string(), script: &script }, || {
+    CommandAnswer::new(format, &Completions { shell: shell.to_string(), script: &script }, || {
         script.trim_end().to_owned()
     })
 }

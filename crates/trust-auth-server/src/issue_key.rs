@@ -4,8 +4,8 @@ use std::io::{self, IsTerminal};
 
 use trust_auth::{ApiKey, Trust, TrustRef};
 
-use crate::answer::{Answer, Format};
 use crate::args::RegisterArgs;
+use crate::command_answer::{CommandAnswer, Format};
 use crate::command_error::CommandError;
 use crate::database::{Database, DatabaseArgs, IfMissing};
 use crate::json::IssuedKeyJson;
@@ -18,7 +18,7 @@ pub(crate) async fn register(
     database: &DatabaseArgs,
     format: Format,
     args: RegisterArgs,
-) -> Result<Answer, CommandError> {
+) -> Result<CommandAnswer, CommandError> {
     let new = new_trust(args.name, args.code, args.region)?;
     let database = Database::open(database, IfMissing::Create).await?;
     let registered = database.registry().register(new).await;
@@ -32,7 +32,7 @@ pub(crate) async fn rotate(
     database: &DatabaseArgs,
     format: Format,
     which: &str,
-) -> Result<Answer, CommandError> {
+) -> Result<CommandAnswer, CommandError> {
     let database = Database::open(database, IfMissing::Fail).await?;
     let rotated = database.registry().rotate(&TrustRef::from(which)).await;
     if rotated.is_ok() {
@@ -43,12 +43,12 @@ pub(crate) async fn rotate(
     Ok(issued(format, "Rotated the key of", &trust, &key))
 }
 
-fn issued(format: Format, done: &str, trust: &Trust, key: &ApiKey) -> Answer {
+fn issued(format: Format, done: &str, trust: &Trust, key: &ApiKey) -> CommandAnswer {
     let name = named(trust);
     let lost =
         format!("{done} {name}, but its key was not shown: run `trust-auth rotate {}`", trust.id);
     let json = IssuedKeyJson::new(trust, key);
-    let answer = Answer::new(format, &json, || key.expose().to_owned()).if_lost(lost);
+    let answer = CommandAnswer::new(format, &json, || key.expose().to_owned()).if_lost(lost);
     match format {
         Format::Json => answer,
         Format::Human => {

@@ -3,18 +3,21 @@
 
 use std::io::{self, IsTerminal};
 
-use crate::answer::{Answer, Format};
+use crate::command_answer::{CommandAnswer, Format};
 use crate::command_error::CommandError;
 use crate::database::{Database, DatabaseArgs, IfMissing};
 use crate::trust_text;
 
-pub(crate) async fn list(database: &DatabaseArgs, format: Format) -> Result<Answer, CommandError> {
+pub(crate) async fn list(
+    database: &DatabaseArgs,
+    format: Format,
+) -> Result<CommandAnswer, CommandError> {
     let database = Database::open(database, IfMissing::Fail).await?;
     let listed = database.registry().listing().await;
     database.close().await;
     let listing = listed?;
     let text = || trust_text::table(&listing.trusts, io::stdout().is_terminal());
-    let answer = Answer::new(format, &listing, text);
+    let answer = CommandAnswer::new(format, &listing, text);
     if listing.malformed.is_empty() {
         return Ok(answer);
     }

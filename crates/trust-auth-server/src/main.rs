@@ -5,11 +5,11 @@
 
 #![forbid(unsafe_code)]
 
-mod answer;
 mod args;
 mod causes;
 mod change;
 mod change_record;
+mod command_answer;
 mod command_error;
 mod completions;
 mod database;
@@ -33,9 +33,9 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
-use crate::answer::{Answer, Format};
 use crate::args::{Command, CommandLine};
-use crate::change::{Operation, change};
+use crate::change::{TrustOperation, change};
+use crate::command_answer::{CommandAnswer, Format};
 use crate::command_error::CommandError;
 
 fn main() -> ExitCode {
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         runtime.shutdown_background();
         outcome
     });
-    let exit = outcome.as_ref().map_or_else(CommandError::exit_code, Answer::exit_code);
+    let exit = outcome.as_ref().map_or_else(CommandError::exit_code, CommandAnswer::exit_code);
     let deliver = move || match outcome {
         Ok(answer) => answer.deliver(),
         Err(error) => error.deliver(format),
@@ -93,15 +93,21 @@ fn runtime(command: &Command) -> Result<Runtime, CommandError> {
         .map_err(|error| CommandError::new("runtime", format!("cannot start the runtime: {error}")))
 }
 
-async fn run(line: CommandLine, format: Format) -> Result<Answer, CommandError> {
+async fn run(line: CommandLine, format: Format) -> Result<CommandAnswer, CommandError> {
     let database = &line.options.database;
     match line.command {
         Command::Register(args) => issue_key::register(database, format, args).await,
         Command::Rotate(args) => issue_key::rotate(database, format, &args.trust).await,
         Command::List => list::list(database, format).await,
-        Command::Disable(args) => change(database, format, Operation::Disable, &args.trust).await,
-        Command::Enable(args) => change(database, format, Operation::Enable, &args.trust).await,
-        Command::Delete(args) => change(database, format, Operation::Delete, &args.trust).await,
+        Command::Disable(args) => {
+            change(database, format, TrustOperation::Disable, &args.trust).await
+        }
+        Command::Enable(args) => {
+            change(database, format, TrustOperation::Enable, &args.trust).await
+        }
+        Command::Delete(args) => {
+            change(database, format, TrustOperation::Delete, &args.trust).await
+        }
         Command::Verify => verify::verify(database, format).await,
         Command::Serve(settings) => serve::serve(database, format, &settings).await,
         Command::Migrate(args) => migrate::migrate(database, format, args).await,

@@ -4,8 +4,8 @@
 use serde::Serialize;
 use trust_auth::MigrationPlan;
 
-use crate::answer::{Answer, Format};
 use crate::args::MigrateArgs;
+use crate::command_answer::{CommandAnswer, Format};
 use crate::command_error::CommandError;
 use crate::database::DatabaseArgs;
 use crate::trust_text::escaped;
@@ -14,7 +14,7 @@ pub(crate) async fn migrate(
     database: &DatabaseArgs,
     format: Format,
     args: MigrateArgs,
-) -> Result<Answer, CommandError> {
+) -> Result<CommandAnswer, CommandError> {
     #[derive(Serialize)]
     struct Migrated<'a> {
         migration: Migration<'a>,
@@ -39,7 +39,7 @@ pub(crate) async fn migrate(
         missing: plan.missing(),
         sql: plan.to_string(),
     };
-    Ok(Answer::new(format, &Migrated { migration }, || text(&plan, args.dry_run)))
+    Ok(CommandAnswer::new(format, &Migrated { migration }, || text(&plan, args.dry_run)))
 }
 
 /// Returns the answer for people. For a dry run it is a script that `psql` or `sqlite3` accepts,

@@ -13,7 +13,7 @@ use crate::change_record::ChangeRecord;
 /// A database, and a record of the changes in it.
 #[derive(Debug)]
 pub(crate) struct Store {
-    backend: Backend,
+    backend: DatabaseStore,
     changes: ChangeRecord,
 }
 
@@ -21,20 +21,20 @@ pub(crate) struct Store {
 // There is one, behind an `Arc`, so its size does not matter.
 #[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
-enum Backend {
+enum DatabaseStore {
     Sqlite(SqliteStore),
     Postgres(PostgresStore),
 }
 
 impl From<SqliteStore> for Store {
     fn from(store: SqliteStore) -> Self {
-        Self { backend: Backend::Sqlite(store), changes: ChangeRecord::default() }
+        Self { backend: DatabaseStore::Sqlite(store), changes: ChangeRecord::default() }
     }
 }
 
 impl From<PostgresStore> for Store {
     fn from(store: PostgresStore) -> Self {
-        Self { backend: Backend::Postgres(store), changes: ChangeRecord::default() }
+        Self { backend: DatabaseStore::Postgres(store), changes: ChangeRecord::default() }
     }
 }
 
@@ -43,32 +43,32 @@ impl Store {
     /// dropped.
     pub(crate) fn watch(&self, cache: Arc<TrustKeyCache>) -> Watcher {
         match &self.backend {
-            Backend::Sqlite(store) => store.watch(cache),
-            Backend::Postgres(store) => store.watch(cache),
+            DatabaseStore::Sqlite(store) => store.watch(cache),
+            DatabaseStore::Postgres(store) => store.watch(cache),
         }
     }
 
     /// Checks that notifications of changes arrive. SQLite needs no check: its watcher polls.
     pub(crate) async fn check_notifications(&self) -> Result<(), StoreError> {
         match &self.backend {
-            Backend::Sqlite(_) => Ok(()),
-            Backend::Postgres(store) => store.check_notifications().await,
+            DatabaseStore::Sqlite(_) => Ok(()),
+            DatabaseStore::Postgres(store) => store.check_notifications().await,
         }
     }
 
     /// Returns the location of the database, without user and password.
     pub(crate) fn described(&self) -> String {
         match &self.backend {
-            Backend::Sqlite(store) => store.path().display().to_string(),
-            Backend::Postgres(store) => store.server(),
+            DatabaseStore::Sqlite(store) => store.path().display().to_string(),
+            DatabaseStore::Postgres(store) => store.server(),
         }
     }
 
     /// Returns the triggers that were missing when the database was opened. SQLite needs none.
     pub(crate) fn missing_triggers(&self) -> &[String] {
         match &self.backend {
-            Backend::Sqlite(_) => &[],
-            Backend::Postgres(store) => store.missing_triggers(),
+            DatabaseStore::Sqlite(_) => &[],
+            DatabaseStore::Postgres(store) => store.missing_triggers(),
         }
     }
 
@@ -81,16 +81,16 @@ impl Store {
     /// documents what the check proves.
     pub(crate) async fn check_writes(&self) -> Result<(), StoreError> {
         match &self.backend {
-            Backend::Sqlite(store) => store.check_writes().await,
-            Backend::Postgres(store) => store.check_writes().await,
+            DatabaseStore::Sqlite(store) => store.check_writes().await,
+            DatabaseStore::Postgres(store) => store.check_writes().await,
         }
     }
 
     /// Closes all connections, and waits until they are closed.
     pub(crate) async fn close(&self) {
         match &self.backend {
-            Backend::Sqlite(store) => store.close().await,
-            Backend::Postgres(store) => store.close().await,
+            DatabaseStore::Sqlite(store) => store.close().await,
+            DatabaseStore::Postgres(store) => store.close().await,
         }
     }
 }
@@ -98,15 +98,15 @@ impl Store {
 impl TrustStore for Store {
     async fn fetch(&self, id: Uuid) -> Result<Option<Trust>, StoreError> {
         match &self.backend {
-            Backend::Sqlite(store) => store.fetch(id).await,
-            Backend::Postgres(store) => store.fetch(id).await,
+            DatabaseStore::Sqlite(store) => store.fetch(id).await,
+            DatabaseStore::Postgres(store) => store.fetch(id).await,
         }
     }
 
     async fn candidates(&self) -> Result<Candidates, StoreError> {
         match &self.backend {
-            Backend::Sqlite(store) => store.candidates().await,
-            Backend::Postgres(store) => store.candidates().await,
+            DatabaseStore::Sqlite(store) => store.candidates().await,
+            DatabaseStore::Postgres(store) => store.candidates().await,
         }
     }
 }
@@ -115,8 +115,8 @@ impl TrustLedger for Store {
     async fn insert(&self, new: NewTrust, hash: KeyHash) -> Result<Trust, StoreError> {
         let change = async {
             match &self.backend {
-                Backend::Sqlite(store) => store.insert(new, hash).await,
-                Backend::Postgres(store) => store.insert(new, hash).await,
+                DatabaseStore::Sqlite(store) => store.insert(new, hash).await,
+                DatabaseStore::Postgres(store) => store.insert(new, hash).await,
             }
         };
         self.changes.record(change).await
@@ -125,8 +125,8 @@ impl TrustLedger for Store {
     async fn replace_hash(&self, which: &TrustRef, hash: KeyHash) -> Result<Change, StoreError> {
         let change = async {
             match &self.backend {
-                Backend::Sqlite(store) => store.replace_hash(which, hash).await,
-                Backend::Postgres(store) => store.replace_hash(which, hash).await,
+                DatabaseStore::Sqlite(store) => store.replace_hash(which, hash).await,
+                DatabaseStore::Postgres(store) => store.replace_hash(which, hash).await,
             }
         };
         self.changes.record(change).await
@@ -135,8 +135,8 @@ impl TrustLedger for Store {
     async fn set_enabled(&self, which: &TrustRef, enabled: bool) -> Result<Change, StoreError> {
         let change = async {
             match &self.backend {
-                Backend::Sqlite(store) => store.set_enabled(which, enabled).await,
-                Backend::Postgres(store) => store.set_enabled(which, enabled).await,
+                DatabaseStore::Sqlite(store) => store.set_enabled(which, enabled).await,
+                DatabaseStore::Postgres(store) => store.set_enabled(which, enabled).await,
             }
         };
         self.changes.record(change).await
@@ -145,8 +145,8 @@ impl TrustLedger for Store {
     async fn delete(&self, which: &TrustRef) -> Result<Change, StoreError> {
         let change = async {
             match &self.backend {
-                Backend::Sqlite(store) => store.delete(which).await,
-                Backend::Postgres(store) => store.delete(which).await,
+                DatabaseStore::Sqlite(store) => store.delete(which).await,
+                DatabaseStore::Postgres(store) => store.delete(which).await,
             }
         };
         self.changes.record(change).await
@@ -154,15 +154,15 @@ impl TrustLedger for Store {
 
     async fn list(&self) -> Result<Vec<Trust>, StoreError> {
         match &self.backend {
-            Backend::Sqlite(store) => store.list().await,
-            Backend::Postgres(store) => store.list().await,
+            DatabaseStore::Sqlite(store) => store.list().await,
+            DatabaseStore::Postgres(store) => store.list().await,
         }
     }
 
     async fn listing(&self) -> Result<Listing, StoreError> {
         match &self.backend {
-            Backend::Sqlite(store) => store.listing().await,
-            Backend::Postgres(store) => store.listing().await,
+            DatabaseStore::Sqlite(store) => store.listing().await,
+            DatabaseStore::Postgres(store) => store.listing().await,
         }
     }
 }

@@ -8,8 +8,8 @@ use serde::Serialize;
 use trust_auth::{AuthError, Authenticator, Trust};
 use trust_key_cache::TrustKeyCache;
 
-use crate::answer::{Answer, Format};
 use crate::causes::with_causes;
+use crate::command_answer::{CommandAnswer, Format};
 use crate::command_error::CommandError;
 use crate::database::{Database, DatabaseArgs, IfMissing};
 use crate::presented_key::{MAX_BYTES, PresentedKey};
@@ -18,7 +18,7 @@ use crate::trust_text::described;
 pub(crate) async fn verify(
     database: &DatabaseArgs,
     format: Format,
-) -> Result<Answer, CommandError> {
+) -> Result<CommandAnswer, CommandError> {
     // The database first, so that a person types a key only if there is a database.
     let database = match Database::open(database, IfMissing::Fail).await {
         Ok(database) => database,
@@ -65,18 +65,18 @@ async fn check(database: &Database, key: PresentedKey) -> KeyCheck {
     }
 }
 
-fn granted(format: Format, trust: &Trust) -> Answer {
+fn granted(format: Format, trust: &Trust) -> CommandAnswer {
     #[derive(Serialize)]
     struct GrantedJson<'a> {
         authenticated: bool,
         trust: &'a Trust,
     }
-    Answer::new(format, &GrantedJson { authenticated: true, trust }, || {
+    CommandAnswer::new(format, &GrantedJson { authenticated: true, trust }, || {
         format!("Granted: {}.", described(trust))
     })
 }
 
-fn refused(format: Format, reason: &'static str, message: &str) -> Answer {
+fn refused(format: Format, reason: &'static str, message: &str) -> CommandAnswer {
     #[derive(Serialize)]
     struct RefusedJson<'a> {
         authenticated: bool,
@@ -84,5 +84,5 @@ fn refused(format: Format, reason: &'static str, message: &str) -> Answer {
         message: &'a str,
     }
     let json = RefusedJson { authenticated: false, reason, message };
-    Answer::new(format, &json, || format!("Refused ({reason}): {message}")).refused()
+    CommandAnswer::new(format, &json, || format!("Refused ({reason}): {message}")).refused()
 }

@@ -8,7 +8,7 @@ use std::thread;
 use serde::Serialize;
 
 use super::settings::Settings;
-use crate::answer::{Answer, Format};
+use crate::command_answer::{CommandAnswer, Format};
 
 /// The first line of standard output.
 #[derive(Serialize)]
@@ -26,7 +26,7 @@ impl Announcement<'_> {
         struct ServingJson<'a> {
             serving: &'a Announcement<'a>,
         }
-        let line = Answer::new(format, &ServingJson { serving: self }, || {
+        let line = CommandAnswer::new(format, &ServingJson { serving: self }, || {
             let admin = self
                 .admin_listen
                 .map_or("off".to_owned(), |address| format!("http://{address}/admin/trusts"));

@@ -16,9 +16,9 @@ use tokio::time::sleep;
 use trust_auth::{AuthError, KeyHeader, LogLimit, StoreError};
 
 use super::admin::error::AdminError;
-use super::backoff::Backoff;
 use super::meters::Meters;
-use super::probes::Probes;
+use super::probes::ReadinessProbes;
+use super::retry_pauses::RetryPauses;
 use super::settings::Settings;
 use super::verify_handler;
 use crate::causes::with_causes;
@@ -41,7 +41,7 @@ pub(crate) async fn open(
     settings: &Settings,
     mut on_failure: impl FnMut(&StoreError),
 ) -> Result<Database, CommandError> {
-    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    let mut pauses = RetryPauses::new(FIRST_PAUSE, LONGEST_PAUSE);
     let limit = LogLimit::default();
     let mut has_waited = false;
     loop {
@@ -78,7 +78,7 @@ pub(crate) async fn open(
                 "the database cannot be reached: waiting for it"
             );
         }
-        sleep(backoff.next_pause()).await;
+        sleep(pauses.next_pause()).await;
     }
 }
 
@@ -97,14 +97,14 @@ fn is_transient(error: &StoreError) -> bool {
 
 /// The handler of `/verify` until the database is open.
 struct UnopenedHandler {
-    probes: Arc<Probes>,
+    probes: Arc<ReadinessProbes>,
     meters: Arc<Meters>,
     key_header: KeyHeader,
 }
 
 /// Returns the routes of `/verify` on the main listener.
 pub(crate) fn verify_routes(
-    probes: &Arc<Probes>,
+    probes: &Arc<ReadinessProbes>,
     meters: &Arc<Meters>,
     key_header: KeyHeader,
 ) -> Router {

@@ -33,7 +33,7 @@ pub(crate) struct Meters {
     rendered: PrometheusHandle,
     sources: OnceLock<(Sources, Vec<Gauge>)>,
     log: LogQueue,
-    latency: Latency,
+    latency: LatencyHistograms,
     copied: Copied,
     /// Requests that were refused before the database was open, by the kind of its failure. The
     /// authenticator counts all other requests.
@@ -50,7 +50,7 @@ pub(crate) struct Sources {
 }
 
 /// The durations of answers of `/verify`, by [`Route`].
-struct Latency {
+struct LatencyHistograms {
     unread: Histogram,
     hit: Histogram,
     stale_hit: Histogram,
@@ -102,7 +102,7 @@ impl Meters {
             for kind in ["busy", "timeout", "unreachable"] {
                 store_failures(kind).absolute(0);
             }
-            (Latency::new(), Copied::new())
+            (LatencyHistograms::new(), Copied::new())
         });
         let (sources, refused_before_open) = (OnceLock::new(), Mutex::default());
         Self { recorder, rendered, sources, log, latency, copied, refused_before_open }
@@ -213,7 +213,7 @@ fn store_failures(kind: &'static str) -> Counter {
     counter!("trust_auth_store_failures_total", "kind" => kind)
 }
 
-impl Latency {
+impl LatencyHistograms {
     fn new() -> Self {
         let of = |route: Route| histogram!("trust_auth_request_seconds", "route" => route.as_str());
         Self {

@@ -7,7 +7,6 @@
 
 mod admin;
 mod announcement;
-mod backoff;
 mod before_open;
 mod change_check;
 mod client_stream;
@@ -23,6 +22,7 @@ mod meters;
 mod open_files;
 mod probe_routes;
 mod probes;
+mod retry_pauses;
 mod scan_record;
 mod settings;
 mod verify_handler;
@@ -39,7 +39,7 @@ use trust_key_cache::TrustKeyCache;
 
 pub(crate) use self::settings::Settings;
 
-use self::admin::guard::Guard;
+use self::admin::guard::KeyGuard;
 use self::admin::requests::Admin;
 use self::announcement::Announcement;
 use self::drain::{Connections, Drain};
@@ -49,10 +49,10 @@ use self::listener_routes::ListenerRoutes;
 use self::log_queue::LogQueue;
 use self::metered_store::MeteredStore;
 use self::meters::{Meters, Sources};
-use self::probes::{OpenedParts, Probes};
+use self::probes::{OpenedParts, ReadinessProbes};
 use self::scan_record::ScanRecord;
 use self::verify_handler::VerifyHandler;
-use crate::answer::{Answer, Format};
+use crate::command_answer::{CommandAnswer, Format};
 use crate::command_error::CommandError;
 use crate::database::{Database, DatabaseArgs};
 use crate::interrupt::Interrupt;
@@ -67,13 +67,13 @@ pub(crate) async fn serve(
     database: &DatabaseArgs,
     format: Format,
     settings: &Settings,
-) -> Result<Answer, CommandError> {
+) -> Result<CommandAnswer, CommandError> {
     settings.check()?;
     let log = logs::start(settings.log_format, settings.log_level)?;
     let outcome = run(database, format, settings, &log).await;
     // Blocks, at a time when no other task needs the thread.
     log.flush(logs::FLUSH_LIMIT);
-    outcome.map(|()| Answer::nothing())
+    outcome.map(|()| CommandAnswer::nothing())
 }
 
 async fn run(
@@ -90,7 +90,7 @@ async fn run(
     let cache = Arc::new(settings.cache()?);
     let drain = Drain::new();
     let meters = Arc::new(Meters::new(log.clone()));
-    let probes = Arc::new(Probes::new(drain.clone()));
+    let probes = Arc::new(ReadinessProbes::new(drain.clone()));
     // The tasks that run until the end. Dropping the set ends them.
     let mut background = JoinSet::new();
     background.spawn(Arc::clone(&meters).run_upkeep());
@@ -143,7 +143,7 @@ async fn run(
 struct Parts<'a> {
     settings: &'a Settings,
     cache: Arc<TrustKeyCache>,
-    probes: &'a Probes,
+    probes: &'a ReadinessProbes,
     meters: &'a Arc<Meters>,
 }
 
@@ -211,7 +211,7 @@ struct Listeners {
     main: RunningListener,
     admin: Option<RunningListener>,
     /// Guards the admin listener.
-    guard: Arc<Guard>,
+    guard: Arc<KeyGuard>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -226,7 +226,7 @@ struct RunningListener {
 impl Listeners {
     fn start(
         settings: &Settings,
-        probes: &Arc<Probes>,
+        probes: &Arc<ReadinessProbes>,
         meters: &Arc<Meters>,
         connections: &Connections,
     ) -> Result<Self, CommandError> {
@@ -249,7 +249,7 @@ impl Listeners {
         let probe_routes = probe_routes::routes(probes, on_main);
         let verify = before_open::verify_routes(probes, meters, settings.key_header());
         let main = start(main, verify.merge(probe_routes.clone()), probe_routes);
-        let guard = Arc::new(Guard::new(settings.admin_key(), Arc::clone(meters)));
+        let guard = Arc::new(KeyGuard::new(settings.admin_key(), Arc::clone(meters)));
         let admin = admin.map(|listener| {
             let probe_routes = probe_routes::routes(probes, Some(meters));
             let unguarded = before_open::admin_routes().merge(probe_routes.clone());

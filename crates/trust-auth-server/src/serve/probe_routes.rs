@@ -11,12 +11,12 @@ use axum::routing::get;
 use axum::{Json, Router};
 
 use super::meters::Meters;
-use super::probes::Probes;
+use super::probes::ReadinessProbes;
 
 const NO_STORE: [(HeaderName, &str); 1] = [(CACHE_CONTROL, "no-store")];
 
 /// Returns the routes of `/healthz` and `/readyz`, and of `/metrics` if there are meters.
-pub(crate) fn routes(probes: &Arc<Probes>, meters: Option<&Arc<Meters>>) -> Router {
+pub(crate) fn routes(probes: &Arc<ReadinessProbes>, meters: Option<&Arc<Meters>>) -> Router {
     let router = Router::new()
         .route("/healthz", get(async || (NO_STORE, "ok\n")))
         .route("/readyz", get(readyz).with_state(Arc::clone(probes)));
@@ -27,7 +27,7 @@ pub(crate) fn routes(probes: &Arc<Probes>, meters: Option<&Arc<Meters>>) -> Rout
 }
 
 /// Answers 200 if the service is ready. With `?strict`, a degraded service is not ready.
-async fn readyz(State(probes): State<Arc<Probes>>, uri: Uri) -> Response<Body> {
+async fn readyz(State(probes): State<Arc<ReadinessProbes>>, uri: Uri) -> Response<Body> {
     let mut parameters = uri.query().unwrap_or_default().split('&');
     let strict = parameters.any(|parameter| parameter.split('=').next() == Some("strict"));
     let readiness = probes.readiness().await;

@@ -1,4 +1,4 @@
-//! [`Probes`]: whether the service is ready for requests (`/readyz`).
+//! [`ReadinessProbes`]: whether the service is ready for requests (`/readyz`).
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::store::Store;
 const READ_LIMIT: Duration = Duration::from_secs(1);
 
 /// The parts that the probes check.
-pub(crate) struct Probes {
+pub(crate) struct ReadinessProbes {
     drain: Drain,
     opened: OnceLock<OpenedParts>,
     /// The last failure to open the database.
@@ -46,7 +46,7 @@ pub(crate) struct Readiness {
     pub(crate) degraded: Vec<&'static str>,
 }
 
-impl Probes {
+impl ReadinessProbes {
     pub(crate) fn new(drain: Drain) -> Self {
         Self { drain, opened: OnceLock::new(), open_error: Mutex::new(StoreError::Unreachable) }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use trust_auth::{Authenticator, Candidates, LogLimit, StoreError, TrustStore};
 
-use super::backoff::Backoff;
+use super::retry_pauses::RetryPauses;
 
 /// The pauses before the service itself repeats a scan that failed. The longest keeps the load of
 /// the database low if each scan reaches its limit: with a limit of 2 s, an eighth of the time.
@@ -122,16 +122,16 @@ impl ScanRecord {
     /// service so notices a failure and a recovery without requests.
     pub(crate) async fn retry_failed_scans<S: TrustStore>(&self, authenticator: Authenticator<S>) {
         let mut last = self.last.subscribe();
-        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        let mut pauses = RetryPauses::new(FIRST_PAUSE, LONGEST_PAUSE);
         // `record_scan` gets the outcome. If too many requests wait, a scan is under way.
         let _ = authenticator.scan().await;
         while last.wait_for(LastScan::is_failed).await.is_ok() {
-            tokio::time::sleep(backoff.next_pause()).await;
+            tokio::time::sleep(pauses.next_pause()).await;
             if self.last.borrow().is_failed() {
                 let _ = authenticator.scan().await;
             }
             if !self.last.borrow().is_failed() {
-                backoff.reset();
+                pauses.reset();
             }
         }
     }

@@ -265,7 +265,7 @@ pub(crate) struct Settings {
     #[serde(serialize_with = "duration")]
     pub(crate) drain_timeout: Duration,
 
-    /// The form of the log, which is written to standard error
+    /// The format of the log, which is written to standard error
     #[arg(
         long,
         value_name = "FORMAT",

@@ -243,7 +243,7 @@ async fn a_table_that_was_restored_without_triggers_under_another_owner_is_serve
         ran.stderr
     );
     until_degraded(&server, &[]).await;
-    server.until_logged("are back").await;
+    server.until_logged("are restored").await;
 }
 
 /// Each way in which a trigger can be there and not work, under a service that runs: found, named,

@@ -1,4 +1,4 @@
-//! [`Guard`]: refuses each request to the admin listener that does not carry the internal service
+//! [`KeyGuard`]: refuses each request to the admin listener that does not carry the internal service
 //! key. The process has only the SHA-256 of the key.
 //!
 //! It answers all unauthenticated requests alike.
@@ -20,13 +20,13 @@ use crate::serve::meters::Meters;
 const PUBLIC: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
 /// The digest of the key, and the meters that count refusals.
-pub(crate) struct Guard {
+pub(crate) struct KeyGuard {
     /// If it is `None`, each request is refused.
     key: Option<KeyHash>,
     meters: Arc<Meters>,
 }
 
-impl Guard {
+impl KeyGuard {
     pub(crate) fn new(key: Option<KeyHash>, meters: Arc<Meters>) -> Self {
         Self { key, meters }
     }
@@ -34,7 +34,7 @@ impl Guard {
 
 /// Lets a request through that carries the key, or that needs none; refuses any other.
 pub(crate) async fn guard(
-    State(guard): State<Arc<Guard>>,
+    State(guard): State<Arc<KeyGuard>>,
     request: Request,
     next: Next,
 ) -> Response<Body> {

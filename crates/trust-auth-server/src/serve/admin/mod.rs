@@ -15,12 +15,12 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use tower_layer::Layer;
 
-use self::guard::Guard;
+use self::guard::KeyGuard;
 use self::requests::{Admin, BODY_BYTES};
 
 /// Returns the routes of the admin listener: the API, and the probes and metrics, which need no
 /// key.
-pub(crate) fn routes(admin: Admin, guard: &Arc<Guard>, probes: Router) -> Router {
+pub(crate) fn routes(admin: Admin, guard: &Arc<KeyGuard>, probes: Router) -> Router {
     let api = Router::new()
         .route("/admin/trusts", get(requests::list).post(requests::register))
         .route("/admin/trusts/{trust}", get(requests::show).delete(requests::delete))
@@ -37,7 +37,7 @@ pub(crate) fn routes(admin: Admin, guard: &Arc<Guard>, probes: Router) -> Router
 
 /// Puts the guard around all routes, and around paths that do not exist: an unauthenticated client
 /// learns no path and no method.
-pub(crate) fn guarded(guard: &Arc<Guard>, routes: Router) -> Router {
+pub(crate) fn guarded(guard: &Arc<KeyGuard>, routes: Router) -> Router {
     // A layer on the routes would leave the header `Allow`, which lists the methods, on a 405.
     Router::new()
         .fallback_service(from_fn_with_state(Arc::clone(guard), guard::guard).layer(routes))

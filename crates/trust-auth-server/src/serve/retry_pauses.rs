@@ -1,4 +1,4 @@
-//! [`Backoff`]: the pauses between attempts, so that an attempt that fails is not repeated at once
+//! [`RetryPauses`]: the pauses between attempts, so that an attempt that fails is not repeated at once
 //! without end.
 
 use std::time::Duration;
@@ -7,13 +7,13 @@ use std::time::Duration;
 ///
 /// Each is shortened at random by up to a half, so processes that began together do not retry
 /// together.
-pub(crate) struct Backoff {
+pub(crate) struct RetryPauses {
     first: Duration,
     longest: Duration,
     next: Duration,
 }
 
-impl Backoff {
+impl RetryPauses {
     pub(crate) fn new(first: Duration, longest: Duration) -> Self {
         Self { first, longest, next: first }
     }
@@ -40,12 +40,12 @@ mod tests {
     #[test]
     fn pauses_double_up_to_the_longest_and_restart_after_a_success() {
         let second = Duration::from_secs(1);
-        let mut backoff = Backoff::new(second, 5 * second);
+        let mut pauses = RetryPauses::new(second, 5 * second);
         for full in [1, 2, 4, 5, 5] {
-            let pause = backoff.next_pause();
+            let pause = pauses.next_pause();
             assert!(second * full / 2 <= pause && pause <= second * full, "{pause:?} of {full} s");
         }
-        backoff.reset();
-        assert!(backoff.next_pause() <= second);
+        pauses.reset();
+        assert!(pauses.next_pause() <= second);
     }
 }

@@ -24,7 +24,7 @@ pub(crate) enum Format {
 
 /// The answer of a command that did not fail with a
 /// [`CommandError`](crate::command_error::CommandError).
-pub(crate) struct Answer {
+pub(crate) struct CommandAnswer {
     /// May hold a key.
     stdout: Zeroizing<String>,
     stderr: Option<String>,
@@ -32,7 +32,7 @@ pub(crate) struct Answer {
     exit: u8,
 }
 
-impl Answer {
+impl CommandAnswer {
     /// Returns an answer of `json` or `text`, depending on `format`. Adds the last newline to
     /// `text`.
     pub(crate) fn new(
