@@ -1,21 +1,27 @@
 #!/usr/bin/env python3
-"""The mutation score of the cache: break it in one place at a time, and see which model or test notices.
+"""Measures the mutation score: breaks the code in one place at a time, and runs models and tests.
 
-Mutants are (a) each memory ordering in src/ weakened to Relaxed (a fence: removed), found by reading the sources, and (b) the semantic
-ones of scripts/mutants.toml. A mutant of another package (crates/) names its own check there: `check` holds the
-arguments of `cargo test`. Each is built and checked in a copy under target/mutants, with one test at a time so that a crash has a
-name: first by what killed it when the table in docs/assurance.md was written, then by everything, until something fails. Writes a table
-(Markdown) to standard output, progress to standard error.
+There are two kinds of mutants. The first kind weakens one memory ordering in src/ to Relaxed, or
+removes one fence; the script finds them by reading the sources. The second kind is listed in
+scripts/mutants.toml. A mutant of another package (crates/) names its own check: `check` holds the
+arguments of `cargo test`.
 
-    scripts/mutants.py                    all of them
-    scripts/mutants.py --list             their names
-    scripts/mutants.py lease expired      those whose name has one of these words
-    scripts/mutants.py --write            replaces the table in docs/assurance.md
+The script builds and checks each mutant in a copy under target/mutants. It runs one test at a time,
+so that a crash has a name. It first runs the tests that docs/generated/mutants.md names for the
+mutant, then all tests, until one fails. The table (Markdown) goes to standard output, progress to
+standard error.
 
-A run that is interrupted goes on where it was, as long as the sources stay the same (target/mutants/verdicts.json).
+    scripts/mutants.py                    checks all mutants
+    scripts/mutants.py --list             lists their names, and builds nothing
+    scripts/mutants.py lease expired      checks the mutants whose name has one of these words
+    scripts/mutants.py --write            also writes the table to docs/generated/mutants.md
 
-Exit code: 0 if every mutant was killed by a named test, 1 if one survived, 2 if one could not be applied or built, or the unmutated
-sources fail.
+After an interruption, the next run continues where the last one stopped, as long as the sources
+are the same (target/mutants/verdicts.json).
+
+Exit code: 0 if a named test killed every mutant; 1 if a mutant survived; 2 if a mutant could not be
+applied or built, or if the unmutated sources fail. `--list` applies each mutant in memory, and
+exits with 2 if a quoted text does not occur exactly once in its file.
 """
 
 import argparse
@@ -33,26 +39,42 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 COPY = ROOT / "target" / "mutants" / "tree"
 TARGET = ROOT / "target" / "mutants" / "build"
-TABLE = ("<!-- mutants -->", "<!-- /mutants -->")
+PAGE = ROOT / "docs" / "generated" / "mutants.md"
+PAGE_HEAD = """\
+# The table of mutants
+
+`scripts/mutants.py --write` writes this page; do not edit it by hand. Each row is one change to the
+sources, and the first test or model that failed because of the change. The script reads the table
+to run that test first. [assurance.md](../assurance.md#the-mutation-score) explains the method.
+"""
 STRONGER = re.compile(r"Ordering::(Acquire|Release|AcqRel|SeqCst)")
-# The models know orderings, the tests the rest. A mutant that hangs is stopped, and is not killed by that.
+# Models detect weak orderings, tests detect the rest.
 MODEL = ["--features", "loom", "--test", "loom"]
 CHECKS = {
     "model": MODEL,
     "test": ["--lib", "--tests"],
 }
-# What to try first where the table knows no better: parts of tests' names.
+# Parts of the names of the tests to run first, where the table has no row.
 LIKELY = {
     "src/reclaim/asymmetric.rs": ("model", ["g7_epochs"]),
     "src/sync/loom.rs": ("model", ["g7_epochs"]),
 }
-# What runs in no other model than those over crossbeam-epoch.
+# Only the models over crossbeam-epoch run these files.
 CHECKS_OF = {
-    "src/reclaim/crossbeam.rs": {"model over crossbeam-epoch": [*MODEL, "--config", "build.rustflags = ['--cfg', 'crossbeam_loom']"]},
+    "src/reclaim/crossbeam.rs": {
+        "model over crossbeam-epoch": [
+            *MODEL, "--config", "build.rustflags = ['--cfg', 'crossbeam_loom']"
+        ]
+    },
 }
-# Compiled for Miri alone, so no check here runs it.
+# Compiled only for Miri, so no check of this script runs it.
 NOT_RUN = {"src/reclaim/barrier_miri.rs"}
+# A check that takes longer is stopped. A stopped test counts as a failed test.
 SECONDS = 900
+
+
+class Misfit(Exception):
+    """A mutant that cannot be applied to the sources."""
 
 
 @dataclass
@@ -61,17 +83,24 @@ class Mutant:
     file: str
     edits: list[tuple[str, str]]
     at: int | None = None  # for an ordering: the offset of its name in the file
-    check: tuple[str, ...] | None = None  # the arguments of `cargo test` that check it, if not those of CHECKS
+    check: tuple[str, ...] | None = None  # arguments of `cargo test` that replace CHECKS
 
     def apply(self, text: str) -> str:
         if self.at is not None:
             (old, new), = self.edits
             assert text.startswith(old, self.at)
             return text[: self.at] + new + text[self.at + len(old) :]
+        original = text
         for old, new in self.edits:
-            if text.count(old) != 1:
-                raise SystemExit(f"mutants: '{self.name}': its text occurs {text.count(old)} times in {self.file}, not once")
+            if (count := text.count(old)) != 1:
+                quoted = old.strip().splitlines()[0]
+                raise Misfit(
+                    f"'{self.name}': the text occurs {count} times in {self.file}, not once:"
+                    f" {quoted}"
+                )
             text = text.replace(old, new)
+        if text == original:
+            raise Misfit(f"'{self.name}' changes nothing in {self.file}")
         return text
 
 
@@ -84,7 +113,7 @@ def orderings() -> list[Mutant]:
         for match in STRONGER.finditer(text):
             start = text.rfind("\n", 0, match.start()) + 1
             line = text[start : text.find("\n", match.start())]
-            # A compiler fence orders nothing that a model or a processor could show.
+            # No model and no processor shows the lack of a compiler fence.
             if line.lstrip().startswith("//") or "compiler_fence(" in line:
                 continue
             where = f"{file}:{text.count(chr(10), 0, match.start()) + 1}"
@@ -95,7 +124,8 @@ def orderings() -> list[Mutant]:
                 weaker = ["Relaxed"] if match[1] != "AcqRel" else ["Relaxed", "Acquire", "Release"]
                 for order in weaker:
                     edit = (match[0], f"Ordering::{order}")
-                    found.append(Mutant(f"{where}: {match[1]} → {order}", file, [edit], match.start()))
+                    name = f"{where}: {match[1]} → {order}"
+                    found.append(Mutant(name, file, [edit], match.start()))
     return found
 
 
@@ -106,13 +136,28 @@ def semantic() -> list[Mutant]:
         edits = [tuple(edit) for edit in edits + entry.get("also", [])]
         check = tuple(entry["check"]) if "check" in entry else None
         if entry["file"].startswith("crates/") and not check:
-            raise SystemExit(f"mutants: '{entry['name']}': a mutant in crates/ needs a `check`")
+            raise Misfit(f"'{entry['name']}': a mutant in crates/ needs a `check`")
         mutants.append(Mutant(entry["name"], entry["file"], edits, check=check))
     return mutants
 
 
+def misfits(mutants: list[Mutant]) -> list[str]:
+    """Applies each mutant in memory. Returns what is wrong with those that cannot be applied."""
+    found = []
+    names = [mutant.name for mutant in mutants]
+    for mutant in mutants:
+        try:
+            mutant.apply((ROOT / mutant.file).read_text())
+        except (Misfit, OSError) as misfit:
+            found.append(str(misfit))
+    # An ordering's name is its place, where two may stand on one line.
+    semantic_names = [mutant.name for mutant in mutants if mutant.at is None]
+    twice = {name for name in semantic_names if names.count(name) > 1}
+    return found + [f"'{name}' is the name of several mutants" for name in sorted(twice)]
+
+
 class Verdicts:
-    """Those on these very sources, so that a run which was interrupted goes on where it was."""
+    """The verdicts on the present sources, so that an interrupted run can be continued."""
 
     def __init__(self, file: str, sources: str):
         self.file = ROOT / "target" / "mutants" / file
@@ -124,22 +169,23 @@ class Verdicts:
 
     def put(self, name: str, *verdict: str) -> None:
         self.known[name] = verdict
-        # Not half a file, whenever it is interrupted.
+        # By a rename, so that an interruption leaves no half-written file.
         (new := self.file.with_suffix(".new")).write_text(json.dumps(self.known))
         new.replace(self.file)
 
 
 def copy_sources() -> tuple[str, str]:
-    """Returns the digests of the sources that a verdict depends on: of the cache alone, and of all packages."""
+    """Copies the sources. Returns two digests: of the cache's sources, and of all packages'."""
     cache, all_packages = hashlib.sha256(), hashlib.sha256()
-    files = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
-    ).stdout.split("\0")
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    files = listed.stdout.split("\0")
     shutil.rmtree(COPY, ignore_errors=True)
     for file in filter(None, files):
         if (ROOT / file).is_file():
             (COPY / file).parent.mkdir(parents=True, exist_ok=True)
-            # As of now: cargo would take what an interrupted run has built of a mutant for newer than the sources.
+            # With the present time: otherwise cargo would take a mutant that an interrupted run
+            # has built for newer than the sources.
             shutil.copy(ROOT / file, COPY / file)
             if not file.startswith(("docs/", "benches/")) and not file.endswith(".md"):
                 content = f"{file}\0".encode() + (ROOT / file).read_bytes()
@@ -150,8 +196,11 @@ def copy_sources() -> tuple[str, str]:
 
 
 def likely() -> dict[str, list[tuple[str, list[str]]]]:
-    """What killed each mutant when the table was written. Line numbers are left out, so an ordering has those of all in its file."""
-    table = (ROOT / "docs" / "assurance.md").read_text().split(TABLE[0])[1].split(TABLE[1])[0]
+    """Returns the tests that the table names for each mutant.
+
+    Line numbers are left out, so an ordering gets the tests of all orderings of its file.
+    """
+    table = PAGE.read_text() if PAGE.is_file() else ""
     killers: dict[str, list[tuple[str, list[str]]]] = {}
     for row in re.finditer(r"^\| (.+?) \| (model|test) `(\w+)`", table, re.MULTILINE):
         tests = dict(killers.setdefault(without_line(row[1]), []))
@@ -165,7 +214,10 @@ def without_line(name: str) -> str:
 
 
 def cargo(arguments: list[str], names: list[str] = []) -> tuple[str, str]:
-    """Runs tests, all or those with such names; how it went ('ok', 'failed', 'build', 'hung') and what was printed."""
+    """Runs all tests, or the tests with these names.
+
+    Returns the outcome ('ok', 'failed', 'build' or 'hung'), and what was printed.
+    """
     target = TARGET.with_name("build-configured") if "--config" in arguments else TARGET
     package = [] if "-p" in arguments else ["-p", "trust-key-cache"]
     command = ["cargo", "test", "--locked", *package, "--target-dir", str(target), *arguments]
@@ -173,7 +225,8 @@ def cargo(arguments: list[str], names: list[str] = []) -> tuple[str, str]:
         return "build", ""
     try:
         run = subprocess.run(
-            [*command, "--", "--test-threads=1", *names], cwd=COPY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=SECONDS
+            [*command, "--", "--test-threads=1", *names], cwd=COPY, text=True, timeout=SECONDS,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired as hung:
         return "hung", (hung.stdout or b"").decode(errors="replace")
@@ -181,22 +234,30 @@ def cargo(arguments: list[str], names: list[str] = []) -> tuple[str, str]:
 
 
 def killer(output: str) -> str | None:
-    """The first test that failed, or that was running when the process died."""
+    """Returns the first test that failed, or that was running when the process died."""
     for line in output.splitlines():
-        if (test := re.match(r"test (\S+) (?:- should panic )?\.\.\. ?(.*)", line)) and not test[2].startswith(("ok", "ignored")):
+        test = re.match(r"test (\S+) (?:- should panic )?\.\.\. ?(.*)", line)
+        if test and not test[2].startswith(("ok", "ignored")):
             return test[1].split("::")[-1]
     return None
 
 
-def checks(mutant: Mutant, known: dict[str, list[tuple[str, list[str]]]]) -> list[tuple[str, list[str], list[str]]]:
-    """What to run, in this order: kind, arguments, and which tests, or all."""
+def checks(
+    mutant: Mutant, known: dict[str, list[tuple[str, list[str]]]]
+) -> list[tuple[str, list[str], list[str]]]:
+    """Returns what to run, in order: the kind, cargo's arguments, and the tests (none: all)."""
     if mutant.check:
         return [("test", list(mutant.check), [])]
     if mutant.file in CHECKS_OF:
         return [(kind, arguments, []) for kind, arguments in CHECKS_OF[mutant.file].items()]
-    first = known.get(without_line(mutant.name), []) + ([LIKELY[mutant.file]] if mutant.file in LIKELY else [])
+    first = list(known.get(without_line(mutant.name), []))
+    if mutant.file in LIKELY:
+        first.append(LIKELY[mutant.file])
     kinds = CHECKS if mutant.at is not None else reversed(CHECKS)
-    return [*((kind, CHECKS[kind], names) for kind, names in first), *((kind, CHECKS[kind], []) for kind in kinds)]
+    return [
+        *((kind, CHECKS[kind], names) for kind, names in first),
+        *((kind, CHECKS[kind], []) for kind in kinds),
+    ]
 
 
 def judge(mutant: Mutant, known: dict[str, list[tuple[str, list[str]]]]) -> tuple[str, str]:
@@ -209,7 +270,7 @@ def judge(mutant: Mutant, known: dict[str, list[tuple[str, list[str]]]]) -> tupl
             if outcome == "build":
                 return "not built", ""
             if outcome in ("failed", "hung") and (test := killer(output)):
-                return "killed", f"{kind} `{test}`" + (" (never ended)" if outcome == "hung" else "")
+                return "killed", f"{kind} `{test}`{' (never ended)' if outcome == 'hung' else ''}"
             if outcome != "ok":
                 return "not built", f"{kind}: {outcome} without a name"
         return "survived", ""
@@ -218,21 +279,33 @@ def judge(mutant: Mutant, known: dict[str, list[tuple[str, list[str]]]]) -> tupl
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*")
-    parser.add_argument("--list", action="store_true")
-    parser.add_argument("--write", action="store_true")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("words", nargs="*", help="parts of the names of the mutants to check")
+    parser.add_argument("--list", action="store_true", help="list the names, and build nothing")
+    parser.add_argument("--write", action="store_true", help="also write the table to its page")
     arguments = parser.parse_args()
-    mutants = [
-        mutant for mutant in orderings() + semantic()
-        if not arguments.words or any(word.lower() in mutant.name.lower() for word in arguments.words)
-    ]
+    if arguments.write and arguments.words:
+        parser.error("--write needs all mutants: leave the words out")
+    words = [word.lower() for word in arguments.words]
+    try:
+        every = orderings() + semantic()
+    except Misfit as misfit:
+        print(f"mutants: {misfit}", file=sys.stderr)
+        return 2
+    mutants = [m for m in every if not words or any(word in m.name.lower() for word in words)]
     if arguments.list:
         print("\n".join(mutant.name for mutant in mutants))
+    if wrong := misfits(mutants):
+        print("\n".join(f"mutants: {misfit}" for misfit in wrong), file=sys.stderr)
+        return 2
+    if arguments.list:
         return 0
     known = likely()
     cache, all_packages = copy_sources()
-    of_cache, of_others = Verdicts("verdicts.json", cache), Verdicts("verdicts-auth.json", all_packages)
+    of_cache = Verdicts("verdicts.json", cache)
+    of_others = Verdicts("verdicts-auth.json", all_packages)
     own_checks = dict.fromkeys(mutant.check for mutant in mutants if mutant.check)
     unmutated = []
     if any(not mutant.check for mutant in mutants):
@@ -255,15 +328,15 @@ def main() -> int:
         if verdict in bad:
             bad[verdict] += 1
         seconds = time.monotonic() - start
-        print(f"{number}/{len(mutants)} {mutant.name}: {verdict} {by} ({seconds:.0f} s)", file=sys.stderr, flush=True)
+        line = f"{number}/{len(mutants)} {mutant.name}: {verdict} {by} ({seconds:.0f} s)"
+        print(line, file=sys.stderr, flush=True)
         rows.append(f"| {mutant.name} | {by or '**' + verdict + '**'} |")
     score = f"{len(mutants) - sum(bad.values())} of {len(mutants)} mutants were killed."
     table = "\n".join([score, "", "| mutant | killed by |", "|---|---|", *rows])
     print(table)
     if arguments.write:
-        page = ROOT / "docs" / "assurance.md"
-        before, rest = page.read_text().split(TABLE[0])
-        page.write_text(f"{before}{TABLE[0]}\n{table}\n{TABLE[1]}{rest.split(TABLE[1])[1]}")
+        PAGE.parent.mkdir(parents=True, exist_ok=True)
+        PAGE.write_text(f"{PAGE_HEAD}\n{table}\n")
     return 2 if bad["not built"] else 1 if bad["survived"] else 0
 
 
