@@ -19,6 +19,7 @@ mod limit;
 mod locks;
 mod maps;
 mod ours;
+mod reclamations;
 
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
@@ -32,6 +33,7 @@ pub(crate) use limit::{ClockAlone, Limit, LoopAlone};
 pub(crate) use locks::{MutexStd, ParkingLot, RwLockStd};
 pub(crate) use maps::{Dash, Papaya, SccIndex};
 pub(crate) use ours::Ours;
+pub(crate) use reclamations::{OverCrossbeam, OverSeize};
 
 /// What can be looked up in. Its name is what the report calls it.
 pub(crate) trait Peer: Send + Sync + Sized {
@@ -64,6 +66,8 @@ pub(crate) trait Invalidate: Shared {
 macro_rules! for_each_shared {
     ($function:ident($($argument:expr),*)) => {
         $function::<$crate::peers::Ours>($($argument),*);
+        $function::<$crate::peers::OverCrossbeam>($($argument),*);
+        $function::<$crate::peers::OverSeize>($($argument),*);
         $function::<$crate::peers::MutexStd>($($argument),*);
         $function::<$crate::peers::RwLockStd>($($argument),*);
         $function::<$crate::peers::ParkingLot>($($argument),*);

@@ -1,0 +1,17 @@
+//! The cache over `crossbeam-epoch`.
+
+#[path = "../../../src/builder.rs"]
+mod builder;
+#[path = "../../../src/cache.rs"]
+mod cache;
+#[path = "../../../src/lease.rs"]
+mod lease;
+#[path = "../../../src/map/mod.rs"]
+mod map;
+#[path = "../../../src/reclaim/crossbeam.rs"]
+mod reclaim;
+#[path = "../../../src/sync/mod.rs"]
+mod sync;
+
+pub use builder::Builder;
+pub use cache::TrustKeyCache;
