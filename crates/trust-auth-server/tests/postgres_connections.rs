@@ -1,8 +1,8 @@
 //! One table of connection strings, environments and password files, each tried with `psql` and
 //! with `trust-auth`.
 //!
-//! Both must connect, or both be refused, unless the row says that this project refuses by name
-//! what `psql` takes.
+//! Both must connect, or both must be refused. Some rows have a parameter that `psql` accepts and
+//! this project refuses by name.
 
 #[path = "../../trust-auth/tests/postgres_server/mod.rs"]
 mod postgres_server;
@@ -26,29 +26,28 @@ use trust_auth::{NewTrust, PostgresStore, TrustKeyCache, TrustLedger, TrustRegis
 use self::Expected::{ByName, Connect, Refused};
 use self::postgres_server::{PASSWORD, PostgresServer};
 
-/// What becomes of a row.
+/// The right outcome of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expected {
     /// Both connect.
     Connect,
     /// Both are refused.
     Refused,
-    /// `psql` connects; this project refuses with a message that has this word, or all of these,
-    /// separated by spaces.
+    /// `psql` connects. This project refuses, with a message that has all of these words, which
+    /// spaces separate.
     ByName(&'static str),
 }
 
-/// The name of the row; the connection string; the environment, as `NAME=value` separated by
-/// spaces; what becomes of it.
+/// The name of the row, the connection string, the environment as `NAME=value` separated by spaces,
+/// and the right outcome.
 ///
-/// In each, `PORT` is the server's port, `RUN` the folder of its socket, `%2FRUN` the same for a
-/// URL's host, and `FILES` a folder with the files that [`Files`] makes. `HOME` is an empty folder
-/// unless the row sets it.
+/// In each of these, `PORT` is the server's port, `RUN` the folder of its socket, and `%2FRUN` the
+/// same for a URL's host. `FILES` is a folder with the files that `Fixture::make_files` makes. `HOME`
+/// is an empty folder unless the row sets it.
 type Row = (&'static str, &'static str, &'static str, Expected);
 
 const BASE: &str = "postgres://scram:pw@127.0.0.1:PORT/trusts";
 
-#[rustfmt::skip]
 const TABLE: &[Row] = &[
     // URLs.
     ("a URL", "BASE", "", Connect),
@@ -56,44 +55,100 @@ const TABLE: &[Row] = &[
     ("a wrong password", "postgres://scram:wrong@127.0.0.1:PORT/trusts", "", Refused),
     ("no password", "postgres://scram@127.0.0.1:PORT/trusts", "", Refused),
     ("no such database", "postgres://scram:pw@127.0.0.1:PORT/nowhere", "", Refused),
-    ("encoded parts", "postgres://od%20d%40%3A%2F%3F%23:p%40%3A%2F%3F%23%25@127.0.0.1:PORT/d%20b%2F%40", "", Connect),
+    (
+        "encoded parts",
+        "postgres://od%20d%40%3A%2F%3F%23:p%40%3A%2F%3F%23%25@127.0.0.1:PORT/d%20b%2F%40",
+        "",
+        Connect,
+    ),
     ("an encoded host", "postgres://scram:pw@%6C%6Fcalhost:PORT/trusts", "", Connect),
-    ("a password with # and ? as they are", "postgres://od%20d%40%3A%2F%3F%23:p%40%3A%2F?#%25@127.0.0.1:PORT/trusts", "", Connect),
+    (
+        "a password with # and ? as they are",
+        "postgres://od%20d%40%3A%2F%3F%23:p%40%3A%2F?#%25@127.0.0.1:PORT/trusts",
+        "",
+        Connect,
+    ),
     ("a malformed encoding", "postgres://scram:p%w@127.0.0.1:PORT/trusts", "", Refused),
     ("an IPv6 literal", "postgres://scram:pw@[::1]:PORT/trusts", "", Connect),
     ("an IPv6 literal without end", "postgres://scram:pw@[::1:PORT/trusts", "", Refused),
     ("the database is named as the user", "postgres://scram:pw@127.0.0.1:PORT", "", Connect),
-    ("parameters for the parts", "postgres:///?host=127.0.0.1&port=PORT&user=scram&password=pw&dbname=trusts", "", Connect),
-    ("a parameter nobody knows", "BASE?nonsense=1", "", Refused),
+    (
+        "parameters for the parts",
+        "postgres:///?host=127.0.0.1&port=PORT&user=scram&password=pw&dbname=trusts",
+        "",
+        Connect,
+    ),
+    ("an unknown parameter", "BASE?nonsense=1", "", Refused),
     ("a port that is none", "postgres://scram:pw@127.0.0.1:x/trusts", "", Refused),
-
     // Pairs.
     ("pairs", "host=127.0.0.1 port=PORT dbname=trusts user=scram password=pw", "", Connect),
-    ("quoted pairs", r"host = '127.0.0.1' port=PORT dbname='d b/@' user='od d@:/?#' password=p@:/\?#%", "", Connect),
+    (
+        "quoted pairs",
+        r"host = '127.0.0.1' port=PORT dbname='d b/@' user='od d@:/?#' password=p@:/\?#%",
+        "",
+        Connect,
+    ),
     ("a pair without value", "host=127.0.0.1 port", "", Refused),
-
     // Several servers, addresses, time.
-    ("the second of two servers", "postgres://scram:pw@127.0.0.1:1,127.0.0.1:PORT/trusts", "", Connect),
-    ("one port for two servers", "host=localhost,127.0.0.1 port=PORT dbname=trusts user=scram password=pw", "", Connect),
-    ("more ports than servers", "host=127.0.0.1 port=PORT,1 dbname=trusts user=scram password=pw", "", Refused),
-    ("an address beside a name", "postgres://scram:pw@nowhere.invalid:PORT/trusts?hostaddr=127.0.0.1", "", Connect),
-    ("an address without a name", "postgres://scram:pw@:PORT/trusts?hostaddr=127.0.0.1", "", Connect),
+    (
+        "the second of two servers",
+        "postgres://scram:pw@127.0.0.1:1,127.0.0.1:PORT/trusts",
+        "",
+        Connect,
+    ),
+    (
+        "one port for two servers",
+        "host=localhost,127.0.0.1 port=PORT dbname=trusts user=scram password=pw",
+        "",
+        Connect,
+    ),
+    (
+        "more ports than servers",
+        "host=127.0.0.1 port=PORT,1 dbname=trusts user=scram password=pw",
+        "",
+        Refused,
+    ),
+    (
+        "an address next to a name",
+        "postgres://scram:pw@nowhere.invalid:PORT/trusts?hostaddr=127.0.0.1",
+        "",
+        Connect,
+    ),
+    (
+        "an address without a name",
+        "postgres://scram:pw@:PORT/trusts?hostaddr=127.0.0.1",
+        "",
+        Connect,
+    ),
     ("a name for an address", "postgres://scram:pw@:PORT/trusts?hostaddr=localhost", "", Refused),
     ("a time limit", "BASE?connect_timeout=20", "", Connect),
     ("a time limit that is none", "BASE?connect_timeout=soon", "", Refused),
     ("the primary", "BASE?target_session_attrs=read-write", "", Connect),
     ("any server", "BASE?target_session_attrs=any", "", ByName("`target_session_attrs`")),
-
     // Sockets.
-    ("a socket's folder as a parameter", "postgres://scram:pw@/trusts?host=RUN&port=PORT", "", Connect),
+    (
+        "a socket's folder as a parameter",
+        "postgres://scram:pw@/trusts?host=RUN&port=PORT",
+        "",
+        Connect,
+    ),
     ("a socket's folder as the host", "postgres://scram:pw@%2FRUN:PORT/trusts", "", Connect),
     ("a socket and the system's user", "postgres:///trusts?host=RUN&port=PORT", "", Connect),
     ("a socket, the system's user, its database", "host=RUN port=PORT", "", Connect),
     ("a socket that wants another user", "postgres://peer@/trusts?host=RUN&port=PORT", "", Refused),
-    ("a socket has no TLS to require", "postgres://scram:pw@/trusts?host=RUN&port=PORT&sslmode=require", "", Connect),
-    ("a socket has no certificate to verify", "postgres://scram:pw@/trusts?host=RUN&port=PORT&sslmode=verify-full", "", Connect),
+    (
+        "a socket has no TLS to require",
+        "postgres://scram:pw@/trusts?host=RUN&port=PORT&sslmode=require",
+        "",
+        Connect,
+    ),
+    (
+        "a socket has no certificate to verify",
+        "postgres://scram:pw@/trusts?host=RUN&port=PORT&sslmode=verify-full",
+        "",
+        Connect,
+    ),
     ("a socket of another port", "postgres://scram:pw@/trusts?host=RUN&port=1", "", Refused),
-
     // TLS.
     ("no TLS", "BASE?sslmode=disable", "", Connect),
     ("TLS allowed", "BASE?sslmode=allow", "", Connect),
@@ -101,76 +156,313 @@ const TABLE: &[Row] = &[
     ("TLS required", "BASE?sslmode=require", "", Connect),
     ("TLS in JDBC's words", "BASE?ssl=true", "", Connect),
     ("a mode that is none", "BASE?sslmode=maybe", "", Refused),
-    ("required by the server, disabled", "postgres://tlsonly:pw@127.0.0.1:PORT/trusts?sslmode=disable", "", Refused),
-    ("required by the server, allowed", "postgres://tlsonly:pw@127.0.0.1:PORT/trusts?sslmode=allow", "", Connect),
-    ("required by the server, preferred", "postgres://tlsonly:pw@127.0.0.1:PORT/trusts", "", Connect),
-    ("refused by the server, preferred", "postgres://plainonly:pw@127.0.0.1:PORT/trusts", "", Connect),
-    ("refused by the server, required", "postgres://plainonly:pw@127.0.0.1:PORT/trusts?sslmode=require", "", Refused),
-    ("required with the right authority", "BASE?sslmode=require&sslrootcert=FILES/ca.crt", "", Connect),
-    ("required with another authority", "BASE?sslmode=require&sslrootcert=FILES/other.crt", "", Refused),
-    ("preferred with another authority", "BASE?sslmode=prefer&sslrootcert=FILES/other.crt", "", Connect),
-    ("preferred with another authority, where TLS is required", "postgres://tlsonly:pw@127.0.0.1:PORT/trusts?sslrootcert=FILES/other.crt", "", Refused),
-    ("another authority in the system's place", "BASE?sslmode=verify-ca&sslrootcert=FILES/other.crt", "SSL_CERT_FILE=FILES/ca.crt", Refused),
+    (
+        "required by the server, disabled",
+        "postgres://tlsonly:pw@127.0.0.1:PORT/trusts?sslmode=disable",
+        "",
+        Refused,
+    ),
+    (
+        "required by the server, allowed",
+        "postgres://tlsonly:pw@127.0.0.1:PORT/trusts?sslmode=allow",
+        "",
+        Connect,
+    ),
+    (
+        "required by the server, preferred",
+        "postgres://tlsonly:pw@127.0.0.1:PORT/trusts",
+        "",
+        Connect,
+    ),
+    (
+        "refused by the server, preferred",
+        "postgres://plainonly:pw@127.0.0.1:PORT/trusts",
+        "",
+        Connect,
+    ),
+    (
+        "refused by the server, required",
+        "postgres://plainonly:pw@127.0.0.1:PORT/trusts?sslmode=require",
+        "",
+        Refused,
+    ),
+    (
+        "required with the right authority",
+        "BASE?sslmode=require&sslrootcert=FILES/ca.crt",
+        "",
+        Connect,
+    ),
+    (
+        "required with another authority",
+        "BASE?sslmode=require&sslrootcert=FILES/other.crt",
+        "",
+        Refused,
+    ),
+    (
+        "preferred with another authority",
+        "BASE?sslmode=prefer&sslrootcert=FILES/other.crt",
+        "",
+        Connect,
+    ),
+    (
+        "preferred with another authority, where TLS is required",
+        "postgres://tlsonly:pw@127.0.0.1:PORT/trusts?sslrootcert=FILES/other.crt",
+        "",
+        Refused,
+    ),
+    (
+        "another authority in the system's place",
+        "BASE?sslmode=verify-ca&sslrootcert=FILES/other.crt",
+        "SSL_CERT_FILE=FILES/ca.crt",
+        Refused,
+    ),
     ("the chain is verified", "BASE?sslmode=verify-ca&sslrootcert=FILES/ca.crt", "", Connect),
-    ("the chain is not verified by another authority", "BASE?sslmode=verify-ca&sslrootcert=FILES/other.crt", "", Refused),
-    ("the name is verified", "postgres://scram:pw@localhost:PORT/trusts?sslmode=verify-full&sslrootcert=FILES/ca.crt", "", Connect),
+    (
+        "the chain is not verified by another authority",
+        "BASE?sslmode=verify-ca&sslrootcert=FILES/other.crt",
+        "",
+        Refused,
+    ),
+    (
+        "the name is verified",
+        "postgres://scram:pw@localhost:PORT/trusts?sslmode=verify-full&sslrootcert=FILES/ca.crt",
+        "",
+        Connect,
+    ),
     ("the name is another", "BASE?sslmode=verify-full&sslrootcert=FILES/ca.crt", "", Refused),
-    ("the name is verified, not the address", "postgres://scram:pw@localhost:PORT/trusts?hostaddr=127.0.0.1&sslmode=verify-full&sslrootcert=FILES/ca.crt", "", Connect),
-    ("an address has no name to verify", "postgres://scram:pw@:PORT/trusts?hostaddr=127.0.0.1&sslmode=verify-full&sslrootcert=FILES/ca.crt", "", Refused),
+    (
+        "the name is verified, not the address",
+        "postgres://scram:pw@localhost:PORT/trusts?hostaddr=127.0.0.1&sslmode=verify-full&sslrootcert=FILES/ca.crt",
+        "",
+        Connect,
+    ),
+    (
+        "an address has no name to verify",
+        "postgres://scram:pw@:PORT/trusts?hostaddr=127.0.0.1&sslmode=verify-full&sslrootcert=FILES/ca.crt",
+        "",
+        Refused,
+    ),
     ("no authority", "BASE?sslmode=verify-ca", "", Refused),
-    ("an authority that is not there", "BASE?sslmode=verify-ca&sslrootcert=FILES/nothing", "", Refused),
-    ("an authority that is not there, and not needed", "BASE?sslmode=require&sslrootcert=FILES/nothing", "", ByName("`sslrootcert`")),
+    (
+        "an authority that is not there",
+        "BASE?sslmode=verify-ca&sslrootcert=FILES/nothing",
+        "",
+        Refused,
+    ),
+    (
+        "an authority that is not there, and not needed",
+        "BASE?sslmode=require&sslrootcert=FILES/nothing",
+        "",
+        ByName("`sslrootcert`"),
+    ),
     ("the default file of authorities", "BASE?sslmode=verify-ca", "HOME=FILES/right", Connect),
-    ("the default file of authorities has another", "BASE?sslmode=require", "HOME=FILES/wrong", Refused),
-    ("a client's certificate", "postgres://certuser@127.0.0.1:PORT/trusts?sslmode=require&sslcert=FILES/client.crt&sslkey=FILES/client.key", "", Connect),
-    ("no client's certificate", "postgres://certuser@127.0.0.1:PORT/trusts?sslmode=require", "", Refused),
-    ("a client's key that others can read", "postgres://certuser@127.0.0.1:PORT/trusts?sslmode=require&sslcert=FILES/client.crt&sslkey=FILES/open.key", "", Refused),
-    ("a client's certificate without key", "postgres://certuser@127.0.0.1:PORT/trusts?sslmode=require&sslcert=FILES/client.crt", "", Refused),
-    ("the default client's certificate", "postgres://certuser@127.0.0.1:PORT/trusts?sslmode=verify-ca", "HOME=FILES/right", Connect),
-    ("a client's certificate that is not there", "BASE?sslmode=require&sslcert=FILES/nothing&sslkey=FILES/nothing", "", Connect),
+    (
+        "the default file of authorities has another",
+        "BASE?sslmode=require",
+        "HOME=FILES/wrong",
+        Refused,
+    ),
+    (
+        "a client's certificate",
+        "postgres://certuser@127.0.0.1:PORT/trusts?sslmode=require&sslcert=FILES/client.crt&sslkey=FILES/client.key",
+        "",
+        Connect,
+    ),
+    (
+        "no client's certificate",
+        "postgres://certuser@127.0.0.1:PORT/trusts?sslmode=require",
+        "",
+        Refused,
+    ),
+    (
+        "a client's key that others can read",
+        "postgres://certuser@127.0.0.1:PORT/trusts?sslmode=require&sslcert=FILES/client.crt&sslkey=FILES/open.key",
+        "",
+        Refused,
+    ),
+    (
+        "a client's certificate without key",
+        "postgres://certuser@127.0.0.1:PORT/trusts?sslmode=require&sslcert=FILES/client.crt",
+        "",
+        Refused,
+    ),
+    (
+        "the default client's certificate",
+        "postgres://certuser@127.0.0.1:PORT/trusts?sslmode=verify-ca",
+        "HOME=FILES/right",
+        Connect,
+    ),
+    (
+        "a client's certificate that is not there",
+        "BASE?sslmode=require&sslcert=FILES/nothing&sslkey=FILES/nothing",
+        "",
+        Connect,
+    ),
     ("TLS 1.2 at least", "BASE?sslmode=require&ssl_min_protocol_version=TLSv1.2", "", Connect),
-    ("TLS 1.3 at least", "BASE?sslmode=require&ssl_min_protocol_version=TLSv1.3", "", ByName("`ssl_min_protocol_version`")),
+    (
+        "TLS 1.3 at least",
+        "BASE?sslmode=require&ssl_min_protocol_version=TLSv1.3",
+        "",
+        ByName("`ssl_min_protocol_version`"),
+    ),
     ("a revocation list", "BASE?sslcrl=FILES/nothing", "", ByName("`sslcrl`")),
-    ("the login bound to the channel", "BASE?channel_binding=require", "", ByName("`channel_binding` verify-full")),
+    (
+        "the login bound to the channel",
+        "BASE?channel_binding=require",
+        "",
+        ByName("`channel_binding` verify-full"),
+    ),
     ("the login bound if it can be", "BASE?channel_binding=prefer", "", Connect),
-
     // The environment.
-    ("all from the environment", "postgres://", "PGHOST=127.0.0.1 PGPORT=PORT PGUSER=scram PGPASSWORD=pw PGDATABASE=trusts", Connect),
-    ("the environment's address", "postgres://scram:pw@nowhere.invalid/trusts", "PGHOSTADDR=127.0.0.1 PGPORT=PORT", Connect),
-    ("the environment's socket, for an empty host", "postgres://scram:pw@/trusts", "PGHOST=RUN PGPORT=PORT", Connect),
-    ("an address, and the environment's socket", "dbname=trusts user=scram password=pw hostaddr=127.0.0.1 port=PORT", "PGHOST=RUN", Connect),
-    ("an address, and a socket for its name", "dbname=trusts user=scram password=pw hostaddr=127.0.0.1 port=PORT sslmode=verify-full sslrootcert=FILES/ca.crt", "PGHOST=RUN", Refused),
-    ("the URL goes before the environment", "BASE", "PGHOST=nowhere.invalid PGPORT=1 PGUSER=x PGPASSWORD=x PGDATABASE=x", Connect),
-    ("the environment's authority", "BASE", "PGSSLMODE=require PGSSLROOTCERT=FILES/other.crt", Refused),
-    ("the environment's certificate", "postgres://certuser@127.0.0.1:PORT/trusts", "PGSSLMODE=require PGSSLCERT=FILES/client.crt PGSSLKEY=FILES/client.key", Connect),
-    ("the old word for TLS", "postgres://plainonly:pw@127.0.0.1:PORT/trusts", "PGREQUIRESSL=1", Refused),
+    (
+        "all from the environment",
+        "postgres://",
+        "PGHOST=127.0.0.1 PGPORT=PORT PGUSER=scram PGPASSWORD=pw PGDATABASE=trusts",
+        Connect,
+    ),
+    (
+        "the environment's address",
+        "postgres://scram:pw@nowhere.invalid/trusts",
+        "PGHOSTADDR=127.0.0.1 PGPORT=PORT",
+        Connect,
+    ),
+    (
+        "the environment's socket, for an empty host",
+        "postgres://scram:pw@/trusts",
+        "PGHOST=RUN PGPORT=PORT",
+        Connect,
+    ),
+    (
+        "an address, and the environment's socket",
+        "dbname=trusts user=scram password=pw hostaddr=127.0.0.1 port=PORT",
+        "PGHOST=RUN",
+        Connect,
+    ),
+    (
+        "an address, and a socket for its name",
+        "dbname=trusts user=scram password=pw hostaddr=127.0.0.1 port=PORT \
+         sslmode=verify-full sslrootcert=FILES/ca.crt",
+        "PGHOST=RUN",
+        Refused,
+    ),
+    (
+        "the URL goes before the environment",
+        "BASE",
+        "PGHOST=nowhere.invalid PGPORT=1 PGUSER=x PGPASSWORD=x PGDATABASE=x",
+        Connect,
+    ),
+    (
+        "the environment's authority",
+        "BASE",
+        "PGSSLMODE=require PGSSLROOTCERT=FILES/other.crt",
+        Refused,
+    ),
+    (
+        "the environment's certificate",
+        "postgres://certuser@127.0.0.1:PORT/trusts",
+        "PGSSLMODE=require PGSSLCERT=FILES/client.crt PGSSLKEY=FILES/client.key",
+        Connect,
+    ),
+    (
+        "the old word for TLS",
+        "postgres://plainonly:pw@127.0.0.1:PORT/trusts",
+        "PGREQUIRESSL=1",
+        Refused,
+    ),
     ("the environment's time limit", "BASE", "PGCONNECT_TIMEOUT=20", Connect),
     ("an empty time limit", "BASE?connect_timeout=", "", Refused),
     ("the environment's settings", "BASE", "PGOPTIONS=-cgeqo=off", Connect),
     ("settings that do not exist", "BASE", "PGOPTIONS=-cgeqo=maybe", Refused),
     ("the environment's name of the program", "BASE", "PGAPPNAME=x", Connect),
-    ("a replica by the environment", "BASE", "PGTARGETSESSIONATTRS=any", ByName("`PGTARGETSESSIONATTRS`")),
-    ("a revocation list by the environment", "BASE", "PGSSLCRL=FILES/nothing", ByName("`PGSSLCRL`")),
-    ("the login bound by the environment", "BASE", "PGCHANNELBINDING=require", ByName("`PGCHANNELBINDING`")),
-
+    (
+        "a replica by the environment",
+        "BASE",
+        "PGTARGETSESSIONATTRS=any",
+        ByName("`PGTARGETSESSIONATTRS`"),
+    ),
+    (
+        "a revocation list by the environment",
+        "BASE",
+        "PGSSLCRL=FILES/nothing",
+        ByName("`PGSSLCRL`"),
+    ),
+    (
+        "the login bound by the environment",
+        "BASE",
+        "PGCHANNELBINDING=require",
+        ByName("`PGCHANNELBINDING`"),
+    ),
     // Password files.
-    ("the default password file", "postgres://scram@127.0.0.1:PORT/trusts", "HOME=FILES/right", Connect),
-    ("the default password file for a socket", "postgres://scram@/trusts?host=RUN&port=PORT", "HOME=FILES/right", Connect),
-    ("the password file of the environment", "postgres://scram@127.0.0.1:PORT/trusts", "PGPASSFILE=FILES/passfile", Connect),
-    ("the password file of the URL", "postgres://scram@127.0.0.1:PORT/trusts?passfile=FILES/passfile", "", Connect),
-    ("a password file with escapes", "postgres://od%20d%40%3A%2F%3F%23@127.0.0.1:PORT/trusts", "PGPASSFILE=FILES/passfile", Connect),
-    ("a password file for others", "postgres://tlsonly@127.0.0.1:PORT/trusts", "PGPASSFILE=FILES/passfile", Refused),
-    ("a password file that others can read", "postgres://scram@127.0.0.1:PORT/trusts", "PGPASSFILE=FILES/openpassfile", Refused),
-    ("a password file that is not there", "postgres://scram@127.0.0.1:PORT/trusts", "PGPASSFILE=FILES/nothing", Refused),
-    ("the password goes before the file", "postgres://scram:wrong@127.0.0.1:PORT/trusts", "PGPASSFILE=FILES/passfile", Refused),
-
+    (
+        "the default password file",
+        "postgres://scram@127.0.0.1:PORT/trusts",
+        "HOME=FILES/right",
+        Connect,
+    ),
+    (
+        "the default password file for a socket",
+        "postgres://scram@/trusts?host=RUN&port=PORT",
+        "HOME=FILES/right",
+        Connect,
+    ),
+    (
+        "the password file of the environment",
+        "postgres://scram@127.0.0.1:PORT/trusts",
+        "PGPASSFILE=FILES/passfile",
+        Connect,
+    ),
+    (
+        "the password file of the URL",
+        "postgres://scram@127.0.0.1:PORT/trusts?passfile=FILES/passfile",
+        "",
+        Connect,
+    ),
+    (
+        "a password file with escapes",
+        "postgres://od%20d%40%3A%2F%3F%23@127.0.0.1:PORT/trusts",
+        "PGPASSFILE=FILES/passfile",
+        Connect,
+    ),
+    (
+        "a password file for others",
+        "postgres://tlsonly@127.0.0.1:PORT/trusts",
+        "PGPASSFILE=FILES/passfile",
+        Refused,
+    ),
+    (
+        "a password file that others can read",
+        "postgres://scram@127.0.0.1:PORT/trusts",
+        "PGPASSFILE=FILES/openpassfile",
+        Refused,
+    ),
+    (
+        "a password file that is not there",
+        "postgres://scram@127.0.0.1:PORT/trusts",
+        "PGPASSFILE=FILES/nothing",
+        Refused,
+    ),
+    (
+        "the password goes before the file",
+        "postgres://scram:wrong@127.0.0.1:PORT/trusts",
+        "PGPASSFILE=FILES/passfile",
+        Refused,
+    ),
     // Services.
     ("a service", "postgres:///?service=trusts", "PGSERVICEFILE=FILES/services", Connect),
-    ("a service of the environment", "postgres://", "PGSERVICEFILE=FILES/services PGSERVICE=trusts", Connect),
+    (
+        "a service of the environment",
+        "postgres://",
+        "PGSERVICEFILE=FILES/services PGSERVICE=trusts",
+        Connect,
+    ),
     ("a service in the home folder", "service=trusts", "HOME=FILES/right", Connect),
-    ("a service goes before the environment", "service=trusts", "PGSERVICEFILE=FILES/services PGUSER=x", Connect),
+    (
+        "a service goes before the environment",
+        "service=trusts",
+        "PGSERVICEFILE=FILES/services PGUSER=x",
+        Connect,
+    ),
     ("no such service", "service=nothing", "PGSERVICEFILE=FILES/services", Refused),
-
     // The rest.
     ("settings", "BASE?options=-c%20geqo%3Doff", "", Connect),
     ("settings that the server refuses", "BASE?options=-c%20geqo%3Dmaybe", "", Refused),
@@ -180,10 +472,15 @@ const TABLE: &[Row] = &[
     ("no Kerberos", "BASE?gssencmode=disable", "", Connect),
     ("Kerberos", "BASE?krbsrvname=postgres", "", ByName("`krbsrvname`")),
     ("keepalives", "BASE?keepalives=1", "", ByName("`keepalives`")),
-    ("a user of the socket's server", "postgres://scram:pw@127.0.0.1:PORT/trusts?requirepeer=postgres", "", ByName("`requirepeer`")),
+    (
+        "a user of the socket's server",
+        "postgres://scram:pw@127.0.0.1:PORT/trusts?requirepeer=postgres",
+        "",
+        ByName("`requirepeer`"),
+    ),
 ];
 
-/// The server, and what the rows name.
+/// The server, and the files that the rows name.
 struct Fixture {
     server: PostgresServer,
     folder: TempDir,
@@ -202,8 +499,8 @@ impl Fixture {
             let rules = server.give("rules", RULES, 0o600);
             let addresses = if has_ipv6() { "127.0.0.1,::1" } else { "127.0.0.1" };
             format!(
-                "-c listen_addresses={addresses} -c unix_socket_directories={} -c ssl=on -c ssl_cert_file={} \
-                 -c ssl_key_file={} -c ssl_ca_file={} -c hba_file={}",
+                "-c listen_addresses={addresses} -c unix_socket_directories={} -c ssl=on \
+                 -c ssl_cert_file={} -c ssl_key_file={} -c ssl_ca_file={} -c hba_file={}",
                 server.folder().display(),
                 certificate.display(),
                 key.display(),
@@ -217,7 +514,7 @@ impl Fixture {
         Some(fixture)
     }
 
-    /// Every database has the table, which everybody may read.
+    /// Makes the databases. Each has the table, which every role may read.
     fn make_databases(&self) {
         let template = self.server.url("template1");
         let registered =
@@ -225,7 +522,7 @@ impl Fixture {
         assert!(registered.as_ref().unwrap().status.success(), "{registered:?}");
         self.server.psql("template1", "GRANT SELECT ON trust TO PUBLIC");
         let user = system_user();
-        let mut peers = vec!["peer", "nobody", &user];
+        let mut peers = vec!["peer", "daemon", &user];
         peers.dedup();
         for role in ["scram", "tlsonly", "plainonly"] {
             self.server.psql("postgres", &format!("CREATE ROLE {role} LOGIN PASSWORD 'pw'"));
@@ -249,7 +546,8 @@ impl Fixture {
              *:*:*:od d@\\:/?#:p@\\:/?#%\n"
         );
         let service = format!(
-            "[other]\nhost=nowhere\n[trusts]\n# it\nhost=127.0.0.1\nport={port}\nuser=scram\npassword=pw\ndbname=trusts\n"
+            "[other]\nhost=nowhere\n[trusts]\n# it\nhost=127.0.0.1\nport={port}\n\
+             user=scram\npassword=pw\ndbname=trusts\n"
         );
         let pem = authority.pem();
         for (name, content, mode) in [
@@ -287,7 +585,7 @@ impl Fixture {
             .replace("FILES", &self.folder.path().display().to_string())
     }
 
-    /// A command with nothing in its environment but what a row gives.
+    /// Returns a command whose environment is the row's alone.
     fn command(&self, program: &Path, environment: &str) -> Command {
         let mut command = Command::new(program);
         command
@@ -418,9 +716,9 @@ fn databases_are_reached_as_psql_reaches_them() {
 }
 
 #[test]
-fn another_user_of_the_system_is_let_in_by_the_socket_as_that_user() {
+fn another_user_of_the_system_logs_in_through_the_socket_as_that_user() {
     if fs::metadata("/proc/self").map_or(1, |process| process.uid()) != 0 {
-        return left_out("another user of the system: this takes root");
+        return left_out("another user of the system: this needs root");
     }
     let Some(fixture) = Fixture::new() else { return };
     let database = fixture.filled("postgres:///trusts?host=RUN&port=PORT");
@@ -430,7 +728,7 @@ fn another_user_of_the_system_is_let_in_by_the_socket_as_that_user() {
     ] {
         let mut command = fixture.command(Path::new("/usr/bin/setpriv"), "");
         command
-            .args(["--reuid=nobody", "--regid=nogroup", "--clear-groups"])
+            .args(["--reuid=daemon", "--regid=daemon", "--clear-groups"])
             .arg(&program)
             .args(arguments);
         let output = command.output().unwrap();
@@ -441,7 +739,7 @@ fn another_user_of_the_system_is_let_in_by_the_socket_as_that_user() {
 }
 
 #[test]
-fn of_several_servers_the_primary_is_taken_wherever_it_is_in_the_list() {
+fn of_several_servers_the_primary_is_used_at_any_place_in_the_list() {
     let Some(primary) = PostgresServer::start() else { return };
     let url = primary.new_database();
     let replica = primary.replica();
@@ -480,7 +778,7 @@ fn of_several_servers_the_primary_is_taken_wherever_it_is_in_the_list() {
 }
 
 #[test]
-fn a_password_file_or_command_that_gives_nothing_is_an_error_that_does_not_repeat_its_output() {
+fn an_empty_password_from_a_file_or_command_is_an_error_without_the_output() {
     let Some(server) = PostgresServer::start() else { return };
     let url = server.new_database();
     let without_password = url.replace(&format!(":{PASSWORD}@"), "@");
@@ -544,7 +842,7 @@ async fn a_watched_store_works_over_verified_tls_and_recovers_when_its_connectio
     let store = PostgresStore::options(&fixture.filled(&url)).connect().await.unwrap();
     let watcher = store.watch(Arc::new(TrustKeyCache::new()));
     let registry = TrustRegistry::new(Arc::new(store.clone()), Arc::new(TrustKeyCache::new()));
-    // More than one read of the tunnel.
+    // More data than one read of the tunnel.
     let code = "x".repeat(2_000);
     for number in 0..40 {
         registry
@@ -559,7 +857,7 @@ async fn a_watched_store_works_over_verified_tls_and_recovers_when_its_connectio
             assert!(begun.elapsed() < patience, "{:?}", watcher.status());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        // One trust is the fixture's.
+        // One more trust is the fixture's.
         assert_eq!(store.list().await.unwrap().len(), 41);
         let encrypted = "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
                          WHERE application_name LIKE 'trust-auth%'";

@@ -1,10 +1,10 @@
-//! [`Asker`]: a client that costs next to nothing, so that what is measured is the service.
+//! [`Asker`]: a client that needs almost no processor time, so that the service is measured.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// One connection, kept.
+/// One connection, which is kept open.
 pub(crate) struct Asker {
     stream: TcpStream,
     received: Vec<u8>,
@@ -18,7 +18,7 @@ impl Asker {
         Self { stream, received: Vec::with_capacity(1_024) }
     }
 
-    /// The status for this key.
+    /// Returns the status for this key.
     pub(crate) fn verify(&mut self, key: &str) -> u16 {
         let request = format!("GET /verify HTTP/1.1\r\nHost: a\r\nX-Api-Key: {key}\r\n\r\n");
         self.stream.write_all(request.as_bytes()).unwrap();

@@ -1,5 +1,5 @@
-//! The baseline of the throughput: an axum route that runs `fetch(id)` and nothing else, in a
-//! process of its own, as the service is in one.
+//! The baseline of the throughput: an axum route that only runs `fetch(id)`, in a process of its
+//! own like the service.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -16,11 +16,11 @@ use uuid::Uuid;
 /// The argument that makes this program the baseline.
 pub(crate) const WORD: &str = "serve-the-baseline";
 
-/// Serves until it is killed, and tells its address first.
+/// Prints the address, and serves until the process is killed.
 pub(crate) fn serve(file: &std::path::Path) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        // As `serve` opens it.
+        // With the options of `serve`.
         let store = SqliteStore::options(file).max_connections(8).connect().await.unwrap();
         let fetch = async |State(store): State<Arc<SqliteStore>>, Path(id): Path<Uuid>| match store
             .fetch(id)
@@ -37,7 +37,7 @@ pub(crate) fn serve(file: &std::path::Path) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The running baseline. Dropped, it is killed.
+/// The running baseline. Dropping the value kills the process.
 pub(crate) struct Baseline {
     child: Child,
     pub(crate) address: SocketAddr,

@@ -1,4 +1,4 @@
-//! What a flood of unknown keys costs those who have one.
+//! The cost of a flood of unknown keys for clients that have a key.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -8,19 +8,19 @@ use crate::asker::Asker;
 use crate::populate::{key, populate, runtime};
 use crate::programs::find;
 use crate::server::Server;
-use crate::{Effort, Verdict, wrk};
+use crate::{Effort, Figure, wrk};
 
 const TRUSTS: usize = 1_000;
 const ATTACKERS: usize = 64;
 const UNKNOWN_KEYS: usize = 10_000;
-/// Of those who have a key.
+/// The connections of clients that have a key.
 const CONNECTIONS: u32 = 8;
 const AT_MOST: f64 = 3.0;
-/// What memory may grow by, in bytes: allocators keep some.
+/// How much memory may grow, in bytes. Allocators keep some memory.
 const FLAT: u64 = 16 << 20;
 
-/// Hits under `wrk`, first alone and then during the flood.
-pub(crate) fn measure(effort: Effort) -> Option<Verdict> {
+/// Measures hits under `wrk`, first alone and then during the flood.
+pub(crate) fn measure(effort: Effort) -> Option<Figure> {
     let wrk = find("wrk")?;
     let (seconds, unknown_keys) = if effort == Effort::Full { (5, UNKNOWN_KEYS) } else { (1, 100) };
     let folder = tempfile::tempdir().unwrap();
@@ -37,7 +37,7 @@ pub(crate) fn measure(effort: Effort) -> Option<Verdict> {
     let (over, sent, refused) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
     let attack = |attacker: usize| {
         let mut asker = Asker::new(server.main);
-        // At least as long as somebody measures, at least so many, and never for ever.
+        // Until the measurement is over, and at least this many keys.
         while !over.load(Ordering::Relaxed) || sent.load(Ordering::Relaxed) < unknown_keys {
             let number = sent.fetch_add(1, Ordering::Relaxed);
             match asker.verify(&format!("unknown-{attacker}-{number}")) {
@@ -59,13 +59,14 @@ pub(crate) fn measure(effort: Effort) -> Option<Verdict> {
     let (after, grown_by) = (metrics(), server.resident_bytes().saturating_sub(memory));
 
     let grown = |name: &str| after[name] - before[name];
-    let (walks, refused) = (grown("trust_auth_scans_total"), refused.into_inner());
-    let walk = grown("trust_auth_scan_seconds_sum") / walks;
-    let bound = elapsed / walk + 1.0;
+    let (scans, refused) = (grown("trust_auth_scans_total"), refused.into_inner());
+    let scan = grown("trust_auth_scan_seconds_sum") / scans;
+    let bound = elapsed / scan + 1.0;
     let ratio = under_attack.p99.as_secs_f64() / calm.p99.as_secs_f64();
-    let told = format!(
-        "99 % of hits within {:.2?} without and {:.2?} during {refused} unknown keys from {ATTACKERS} connections, {ratio:.2} times (at most {AT_MOST}); \
-         {walks} walks, {} at a time, of the {bound:.0} for which there was time; memory grew by {} KiB",
+    let text = format!(
+        "99 % of hits within {:.2?} without and {:.2?} during {refused} unknown keys from \
+         {ATTACKERS} connections, {ratio:.2} times (at most {AT_MOST}); {scans} scans, {} at a \
+         time, of at most {bound:.0} in that time; memory grew by {} KiB",
         calm.p99,
         under_attack.p99,
         after["trust_auth_scans_under_way_max"],
@@ -74,7 +75,7 @@ pub(crate) fn measure(effort: Effort) -> Option<Verdict> {
     let met = ratio <= AT_MOST
         && refused >= unknown_keys
         && after["trust_auth_scans_under_way_max"] == 1.0
-        && walks <= bound
+        && scans <= bound
         && grown_by <= FLAT;
-    Some(Verdict { told, met })
+    Some(Figure { text, met })
 }

@@ -1,14 +1,16 @@
-//! What a stranger learns from how long a refusal takes.
+//! What an unauthenticated client learns from the duration of a refusal.
 //!
-//! Two services, with 10 trusts and with 10,000, are asked for unknown keys in random order, one
-//! request at a time, over connections that are kept, on their own machine: nobody elsewhere can
-//! measure better. To be done in a minute, several such pairs are measured side by side, in rounds,
-//! so that no walk is under way when answers are due. Each request comes after a random pause: the
-//! runtime wakes up by the millisecond, at moments of its own in each service, and a fixed rhythm
-//! would measure where one service's moments lie among the other's.
+//! A client sends unknown keys to two services, with 10 trusts and with 10,000, in random order. It
+//! sends one request at a time, over connections that are kept, on the same machine: no client
+//! elsewhere can measure better. To finish within a minute, several such pairs run at the same
+//! time. They run in rounds, so that no scan is under way when an answer is due.
 //!
-//! One pair for all who ask would measure more than the floor is for: a service that is at work for
-//! others begins later with the next request.
+//! Each request comes after a random pause. The runtime of each service wakes up by the
+//! millisecond, with an offset of its own. A fixed rhythm would measure the difference of these
+//! offsets.
+//!
+//! Each client has a pair of its own. A service that works for other clients begins later with the
+//! next request, and the floor is not meant to hide this.
 
 use std::net::SocketAddr;
 use std::sync::Barrier;
@@ -21,21 +23,21 @@ use crate::asker::Asker;
 use crate::populate::{populate, runtime};
 use crate::server::Server;
 use crate::welch::welch;
-use crate::{Effort, Verdict};
+use crate::{Effort, Figure};
 
 const TRUSTS: [usize; 2] = [10, 10_000];
-/// Longer than two walks over the larger of the two, also on a machine that has other things to do.
+/// Longer than two scans of the larger service, also on a busy machine.
 const FLOOR: &str = "80ms";
 const SAMPLES: usize = 2_000;
-/// How many pairs there are.
+/// The number of pairs.
 const LANES: usize = 4;
-/// The longest pause before asking, in microseconds.
+/// The longest pause before a request, in microseconds.
 const PAUSE: u64 = 5_000;
-/// |t| from which the two differ, as in dudect.
+/// The |t| from which two sets of durations count as different, as in dudect.
 const THRESHOLD: f64 = 4.5;
 
-/// With the floor the two are alike; without it they are not.
-pub(crate) fn measure(effort: Effort) -> Option<Verdict> {
+/// Measures that the two services look alike with the floor, and not without it.
+pub(crate) fn measure(effort: Effort) -> Option<Figure> {
     let samples = if effort == Effort::Full { SAMPLES } else { LANES };
     let folder = tempfile::tempdir().unwrap();
     let files = TRUSTS.map(|trusts| {
@@ -53,16 +55,16 @@ pub(crate) fn measure(effort: Effort) -> Option<Verdict> {
         (welch(&durations[0], &durations[1]).abs(), durations.each_ref().map(mean))
     };
     let ((without, bare), (with, floored)) = (measured("0s"), measured(FLOOR));
-    let told = format!(
-        "refusals at {} and {} trusts, {samples} of each: |t| = {with:.2} with a floor of {FLOOR} ({:.3} ms and {:.3} ms; below {THRESHOLD}), \
-         {without:.2} without ({:.3} ms and {:.3} ms; at least {THRESHOLD})",
+    let text = format!(
+        "refusals at {} and {} trusts, {samples} of each: |t| = {with:.2} with a floor of {FLOOR} \
+         ({:.3} ms and {:.3} ms; below {THRESHOLD}), {without:.2} without ({:.3} ms and {:.3} ms; \
+         at least {THRESHOLD})",
         TRUSTS[0], TRUSTS[1], floored[0], floored[1], bare[0], bare[1]
     );
-    Some(Verdict { told, met: with < THRESHOLD && without >= THRESHOLD })
+    Some(Figure { text, met: with < THRESHOLD && without >= THRESHOLD })
 }
 
-/// How long each refusal took, in seconds: as many from services of the first kind as of the
-/// second.
+/// Returns how long each refusal took, in seconds, for each of the two services.
 fn refusals(pairs: Vec<[SocketAddr; 2]>, samples: usize) -> [Vec<f64>; 2] {
     let round = &Barrier::new(pairs.len());
     let each = samples / pairs.len();
@@ -74,7 +76,7 @@ fn refusals(pairs: Vec<[SocketAddr; 2]>, samples: usize) -> [Vec<f64>; 2] {
     [0, 1].map(|which| lanes.iter().flat_map(|durations| &durations[which]).copied().collect())
 }
 
-/// The same of one pair.
+/// Returns the same for one pair.
 fn ask(pair: [SocketAddr; 2], samples: usize, round: &Barrier) -> [Vec<f64>; 2] {
     let mut askers = pair.map(Asker::new);
     for asker in &mut askers {
@@ -101,6 +103,6 @@ fn shuffle(order: &mut [usize]) {
 }
 
 fn random() -> u64 {
-    // The bits that say which kind of UUID it is are not among these.
+    // These bits do not include the version and the variant of the UUID.
     Uuid::new_v4().as_u64_pair().0 >> 16
 }

@@ -1,17 +1,16 @@
-//! The service's figures, each a ratio of two measurements of one run, or a test of one against the
-//! other: the real binary, optimised, asked by real clients over real sockets.
+//! The service's figures. Each compares two measurements of one run. The clients send requests to
+//! the optimised program over real sockets.
 //!
-//! * `throughput`: hits of `/verify` on SQLite, beside an axum route that only runs the same
-//!   `fetch(id)`, both under `wrk`: at least 60 %.
-//! * `flood`: the 99th percentile of hits while 64 connections send unknown keys, 10,000 and more,
-//!   beside the one without: at most three times.
-//! * `floor`: with `--reject-floor`, how long a refusal takes does not tell 10 trusts from 10,000;
-//!   without it, the same test does.
+//! * `throughput`: the rate of hits of `/verify` on SQLite under `wrk`. It must be at least 60 % of
+//!   the rate of an axum route that only runs the same `fetch(id)`.
+//! * `flood`: the 99th percentile of hits while 64 connections send 10,000 unknown keys or more. It
+//!   must be at most three times the percentile without the flood.
+//! * `floor`: with `--reject-floor`, the duration of refusals must not distinguish 10 trusts from
+//!   10,000. Without the floor, the same test must distinguish them.
 //!
-//! `cargo bench -p trust-auth --bench service` measures and exits with 1 if a figure is missed
-//! three times in a row: a machine that does something else meanwhile can spoil one measurement;
-//! what the code does, it does again. With `--test` it only shows that it runs; with a name, it
-//! measures that.
+//! `cargo bench -p trust-auth-server --bench service` measures all figures. It exits with 1 if a
+//! figure is missed three times in a row: other programs on the machine can spoil one measurement.
+//! With `--test` it only shows that the benches run. With a name it measures that figure.
 
 mod asker;
 mod baseline;
@@ -34,26 +33,26 @@ mod server;
 
 use std::process::ExitCode;
 
-/// How often a figure may be missed before that stands.
+/// After this many misses in a row, a figure counts as missed.
 const ATTEMPTS: usize = 3;
 
 /// How much is measured.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Effort {
-    /// Enough for a verdict.
+    /// Enough to judge the figure.
     Full,
-    /// Enough to see that it runs.
+    /// Enough to see that the bench runs.
     Token,
 }
 
 /// One figure of one run.
-struct Verdict {
-    told: String,
+struct Figure {
+    text: String,
     met: bool,
 }
 
-/// Measures once; `None` if something is missing that it takes, which was said.
-type Measure = fn(Effort) -> Option<Verdict>;
+/// Measures once. Returns `None`, and reports it, if a program that the bench needs is missing.
+type Measure = fn(Effort) -> Option<Figure>;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -62,7 +61,7 @@ fn main() -> ExitCode {
     {
         return baseline::serve(file.as_ref());
     }
-    // `cargo bench` says so; `cargo test --benches` does not.
+    // `cargo bench` passes `--bench`; `cargo test --benches` does not.
     let given = |wanted: &str| arguments.iter().any(|word| word == wanted);
     let effort = if given("--bench") && !given("--test") { Effort::Full } else { Effort::Token };
     let wanted: Vec<&String> = arguments.iter().filter(|word| !word.starts_with('-')).collect();
@@ -77,16 +76,16 @@ fn main() -> ExitCode {
     if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Whether the figure is met in one attempt, or could not be measured here, which was said.
+/// Returns whether an attempt met the figure, or the figure could not be measured here.
 fn judge(name: &str, effort: Effort, measure: Measure) -> bool {
     (0..ATTEMPTS).any(|_| {
-        let Some(Verdict { told, met }) = measure(effort) else { return true };
+        let Some(Figure { text, met }) = measure(effort) else { return true };
         let word = match effort {
             Effort::Token => "ran",
             Effort::Full if met => "met",
             Effort::Full => "MISSED",
         };
-        println!("{name}: {told}: {word}");
+        println!("{name}: {text}: {word}");
         met || effort == Effort::Token
     })
 }

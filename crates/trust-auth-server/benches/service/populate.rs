@@ -1,4 +1,4 @@
-//! An SQLite file with trusts in it.
+//! A SQLite file with trusts in it.
 
 use std::path::Path;
 
@@ -6,12 +6,12 @@ use tokio::runtime::{Builder, Runtime};
 use trust_auth::{KeyHash, NewTrust, SqliteStore, TrustLedger};
 use uuid::Uuid;
 
-/// The key of one of them.
+/// Returns the key of trust number `number`.
 pub(crate) fn key(number: usize) -> String {
     format!("the-key-of-trust-{number}")
 }
 
-/// Writes so many, and gives the id of the last one.
+/// Writes this number of trusts, and returns the id of the last one.
 pub(crate) fn populate(file: &Path, trusts: usize) -> Uuid {
     runtime().block_on(async {
         let store = SqliteStore::options(file)
@@ -30,7 +30,7 @@ pub(crate) fn populate(file: &Path, trusts: usize) -> Uuid {
     })
 }
 
-/// For what is asynchronous and not measured.
+/// Returns a runtime for asynchronous steps that are not measured.
 pub(crate) fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }

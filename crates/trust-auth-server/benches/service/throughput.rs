@@ -1,4 +1,4 @@
-//! What `/verify` costs beyond the read that it cannot do without.
+//! The cost of `/verify` in addition to the read that it needs.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use crate::baseline::Baseline;
 use crate::populate::{key, populate, runtime};
 use crate::programs::find;
 use crate::server::Server;
-use crate::{Effort, Verdict, wrk};
+use crate::{Effort, Figure, wrk};
 
 const TRUSTS: usize = 100;
 const CONNECTIONS: u32 = 32;
 const AT_LEAST: f64 = 0.6;
 
-/// Both under `wrk`, in turns, so that what the machine does meanwhile meets both.
-pub(crate) fn measure(effort: Effort) -> Option<Verdict> {
+/// Measures both under `wrk`, in turns, so that other load on the machine affects both.
+pub(crate) fn measure(effort: Effort) -> Option<Figure> {
     let wrk = find("wrk")?;
     let (rounds, seconds) = if effort == Effort::Full { (4, 3) } else { (1, 1) };
     let folder = tempfile::tempdir().unwrap();
@@ -33,17 +33,17 @@ pub(crate) fn measure(effort: Effort) -> Option<Verdict> {
                 / f64::from(rounds);
         }
     }
-    let sweeps = runtime().block_on(server.metric("trust_auth_scans_total"));
-    // A request begins when its key has expired: with 32 connections, one walk a minute, which they
-    // share, or a few.
-    assert!(sweeps <= 1.0 + f64::from(CONNECTIONS), "{sweeps} walks: these were no hits");
+    let scans = runtime().block_on(server.metric("trust_auth_scans_total"));
+    // The key expires once a minute. The requests of 32 connections then share one scan, or a few.
+    assert!(scans <= 1.0 + f64::from(CONNECTIONS), "{scans} scans: these were no hits");
     let [verified, fetched] = rates;
     let ratio = verified / fetched;
-    let told = format!(
-        "{verified:.0} hits a second beside {fetched:.0} of `fetch(id)` alone, {:.0} % ({:?} each, {CONNECTIONS} connections; at least {:.0} %)",
+    let text = format!(
+        "{verified:.0} hits a second, {fetched:.0} of `fetch(id)` alone, {:.0} % \
+         ({:?} each, {CONNECTIONS} connections; at least {:.0} %)",
         ratio * 100.0,
         Duration::from_secs(u64::from(rounds * seconds)),
         AT_LEAST * 100.0
     );
-    Some(Verdict { told, met: ratio >= AT_LEAST })
+    Some(Figure { text, met: ratio >= AT_LEAST })
 }

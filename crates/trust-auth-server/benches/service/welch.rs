@@ -1,6 +1,6 @@
-//! Welch's t-test, for two sets of durations of which neither need vary as the other.
+//! Welch's t-test, for two sets of durations with different variances.
 
-/// Welch's t: zero where neither varies and both agree.
+/// Returns Welch's t. Returns zero if the means are equal.
 pub(crate) fn welch(left: &[f64], right: &[f64]) -> f64 {
     let (left, right) = (Moments::of(left), Moments::of(right));
     let difference = left.mean - right.mean;
@@ -21,7 +21,7 @@ impl Moments {
         Self { count, mean, variance: squares / (count - 1.0) }
     }
 
-    /// The squared standard error of the mean.
+    /// Returns the squared standard error of the mean.
     fn error(&self) -> f64 {
         self.variance / self.count
     }

@@ -4,14 +4,14 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-/// What it says of a run.
+/// The result of one run.
 pub(crate) struct Report {
     pub(crate) requests_per_second: f64,
     /// The 99th percentile.
     pub(crate) p99: Duration,
 }
 
-/// Runs it, and makes sure that every answer was a 2xx.
+/// Runs `wrk`, and asserts that every answer is a 2xx.
 pub(crate) fn run(
     wrk: &Path,
     connections: u32,

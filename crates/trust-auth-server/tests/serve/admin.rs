@@ -1,4 +1,4 @@
-//! The admin API: what it does, and for whom.
+//! The admin API: what it does, and which requests it refuses.
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -8,8 +8,7 @@ use crate::client::ask;
 use crate::server::{ADMIN_KEY, Server};
 
 #[tokio::test]
-async fn a_trust_is_registered_shown_disabled_enabled_rotated_and_deleted_and_its_key_follows_at_once_g1()
- {
+async fn each_change_of_a_trust_takes_effect_on_its_key_at_once_g1() {
     let server = Server::on_sqlite(&[]).await;
     let asked = json!({ "name": "St. Mary", "code": "SM1", "region": "north" });
     let made = server.administer("POST", "/admin/trusts", &asked).await;
@@ -61,7 +60,7 @@ async fn a_trust_is_registered_shown_disabled_enabled_rotated_and_deleted_and_it
 async fn bad_requests_get_a_typed_error_and_change_nothing_g10() {
     let server = Server::on_sqlite(&[]).await;
     server.register("St. Mary").await;
-    let nobody = format!("/admin/trusts/{}", uuid::Uuid::nil());
+    let unknown = format!("/admin/trusts/{}", uuid::Uuid::nil());
     for (method, path, body, status, kind) in [
         ("POST", "/admin/trusts", json!({ "name": "St. Mary" }), 409, "name_taken"),
         ("POST", "/admin/trusts", json!({ "name": "" }), 422, "invalid_name"),
@@ -84,10 +83,10 @@ async fn bad_requests_get_a_typed_error_and_change_nothing_g10() {
             "malformed",
         ),
         ("POST", "/admin/trusts", json!({ "name": "x".repeat(20_000) }), 413, "too_large"),
-        ("GET", &*nobody, Value::Null, 404, "no_such_trust"),
-        ("DELETE", &*nobody, Value::Null, 404, "no_such_trust"),
-        ("POST", "/admin/trusts/nobody/rotate", Value::Null, 404, "no_such_trust"),
-        ("POST", "/admin/trusts/nobody/promote", Value::Null, 404, "no_such_path"),
+        ("GET", &*unknown, Value::Null, 404, "no_such_trust"),
+        ("DELETE", &*unknown, Value::Null, 404, "no_such_trust"),
+        ("POST", "/admin/trusts/unknown/rotate", Value::Null, 404, "no_such_trust"),
+        ("POST", "/admin/trusts/unknown/promote", Value::Null, 404, "no_such_path"),
         ("GET", "/admin/trusts/%FF", Value::Null, 400, "malformed"),
         ("POST", "/admin/trusts/%FF/rotate", Value::Null, 400, "malformed"),
         ("GET", "/admin/", Value::Null, 404, "no_such_path"),
@@ -109,7 +108,7 @@ async fn bad_requests_get_a_typed_error_and_change_nothing_g10() {
         let answer = ask(server.admin, "POST", "/admin/trusts", headers, body).await;
         assert_eq!((answer.status, &*answer.kind()), (status, kind), "{body}");
     }
-    // A key that was pasted where a name belongs does not come back.
+    // The error does not repeat a key that was pasted where a name belongs.
     let pasted = server
         .administer("DELETE", &format!("/admin/trusts/{}", "k".repeat(43)), &Value::Null)
         .await;
@@ -120,8 +119,7 @@ async fn bad_requests_get_a_typed_error_and_change_nothing_g10() {
 }
 
 #[tokio::test]
-async fn nobody_is_let_in_without_the_internal_service_key_and_nobody_at_all_if_none_is_configured()
-{
+async fn every_request_is_refused_without_the_admin_key_or_if_none_is_configured() {
     let server = Server::on_sqlite(&[]).await;
     let unconfigured = Server::without_admin_key().await;
     let wrong = format!("Bearer {ADMIN_KEY}x");
@@ -145,7 +143,7 @@ async fn nobody_is_let_in_without_the_internal_service_key_and_nobody_at_all_if_
                 assert_eq!(
                     answer.header("allow"),
                     None,
-                    "it tells a stranger which paths there are: {method} {path}"
+                    "it shows an unauthenticated client which paths exist: {method} {path}"
                 );
             }
         }
@@ -154,20 +152,21 @@ async fn nobody_is_let_in_without_the_internal_service_key_and_nobody_at_all_if_
     }
 }
 
-/// Each answer is counted once, whatever came of it.
+/// Each answer is counted once, whatever its outcome is.
 #[tokio::test]
-async fn every_request_is_counted_by_operation_and_outcome_also_one_that_takes_too_long() {
+async fn every_request_is_counted_by_operation_and_outcome_even_if_it_takes_too_long() {
     let server =
         Server::on_sqlite(&["--request-timeout", "500ms", "--query-timeout", "500ms"]).await;
     server.register("St. Mary").await;
     server.administer("GET", "/admin/nothing", &Value::Null).await;
     server.administer("PUT", "/admin/trusts", &Value::Null).await;
-    server.administer("GET", "/admin/trusts/nobody", &Value::Null).await;
+    server.administer("GET", "/admin/trusts/unknown", &Value::Null).await;
     ask(server.admin, "GET", "/admin/trusts", &[], "").await;
-    // Of the body that it announces, no byte comes.
+    // No byte of the announced body arrives.
     let unsent = async |length: usize| {
         let head = format!(
-            "POST /admin/trusts HTTP/1.1\r\nHost: auth.example\r\nAuthorization: Bearer {ADMIN_KEY}\r\n\
+            "POST /admin/trusts HTTP/1.1\r\nHost: auth.example\r\n\
+             Authorization: Bearer {ADMIN_KEY}\r\n\
              Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
         );
         let mut stream = TcpStream::connect(server.admin).await.unwrap();
@@ -177,7 +176,7 @@ async fn every_request_is_counted_by_operation_and_outcome_also_one_that_takes_t
         String::from_utf8(status.to_vec()).unwrap()
     };
     assert_eq!(unsent(10).await, "HTTP/1.1 503");
-    assert_eq!(unsent(20_000).await, "HTTP/1.1 413", "it need not be sent to be too large");
+    assert_eq!(unsent(20_000).await, "HTTP/1.1 413", "the announced length is enough to refuse it");
 
     let metrics = server.metrics().await;
     for (operation, outcome) in [

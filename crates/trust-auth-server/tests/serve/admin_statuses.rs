@@ -1,5 +1,5 @@
 //! Each status that docs/operating.md promises for the admin listener, by path and method, with and
-//! without the key.
+//! without the admin key.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::server::{ADMIN_KEY, PATIENCE, Server};
 const METHODS: [&str; 9] =
     ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"];
 
-/// Each kind of path, and the methods that it has. The trust `x` is there.
+/// Each kind of path, and its methods. The trust `x` exists.
 const PATHS: [(&str, &[&str]); 30] = [
     ("/healthz", &["GET", "HEAD"]),
     ("/readyz", &["GET", "HEAD"]),
@@ -20,7 +20,7 @@ const PATHS: [(&str, &[&str]); 30] = [
     ("/admin/trusts", &["GET", "HEAD", "POST"]),
     ("/admin/trusts?a=b", &["GET", "HEAD", "POST"]),
     ("/admin/trusts/x", &["GET", "HEAD", "DELETE"]),
-    ("/admin/trusts/nobody", &["GET", "HEAD", "DELETE"]),
+    ("/admin/trusts/unknown", &["GET", "HEAD", "DELETE"]),
     ("/admin/trusts/%FF", &["GET", "HEAD", "DELETE"]),
     ("/admin/trusts/.", &["GET", "HEAD", "DELETE"]),
     ("/admin/trusts/..", &["GET", "HEAD", "DELETE"]),
@@ -29,7 +29,7 @@ const PATHS: [(&str, &[&str]); 30] = [
     ("/admin/trusts/x/enable", &["POST"]),
     ("/admin/trusts/x/rotate", &["POST"]),
     ("/admin/trusts/%FF/rotate", &["POST"]),
-    // A trust without a name, of which there is none.
+    // An empty name, which no trust has.
     ("/admin/trusts//rotate", &["POST"]),
     // No such path.
     ("/", &[]),
@@ -52,7 +52,7 @@ fn is_public(method: &str, path: &str) -> bool {
     ["GET", "HEAD"].contains(&method) && ["/healthz", "/readyz", "/metrics"].contains(&path)
 }
 
-/// The form of an error, which an answer to HEAD has no body for.
+/// Asserts the form of an error. An answer to HEAD has no body.
 fn assert_error(answer: &Answer, method: &str, kind: &str, what: &str) {
     assert_eq!(answer.header("cache-control"), Some("no-store"), "{what}");
     assert_eq!(answer.header("content-type"), Some("application/json"), "{what}");
@@ -71,7 +71,7 @@ fn assert_error(answer: &Answer, method: &str, kind: &str, what: &str) {
 }
 
 #[tokio::test]
-async fn without_the_key_each_path_and_method_gets_the_same_refusal_but_the_probes() {
+async fn without_the_key_each_path_and_method_except_the_probes_gets_the_same_refusal() {
     let (server, unconfigured) = (Server::on_sqlite(&[]).await, Server::without_admin_key().await);
     server.register("x").await;
     let wrong = format!("Bearer {ADMIN_KEY}x");
@@ -102,7 +102,7 @@ async fn without_the_key_each_path_and_method_gets_the_same_refusal_but_the_prob
             }
         }
     }
-    // Nothing tells which path or method there is.
+    // No part of the answer shows which path or method exists.
     refusals.sort();
     refusals.dedup();
     assert_eq!(refusals.len(), 2, "{refusals:#?}");
@@ -140,14 +140,14 @@ async fn with_the_key_an_unknown_path_gets_404_and_an_unknown_method_405_with_al
         }
     }
     for (method, path, status, kind) in [
-        ("GET", "/admin/trusts/nobody", 404, "no_such_trust"),
-        ("HEAD", "/admin/trusts/nobody", 404, "no_such_trust"),
+        ("GET", "/admin/trusts/unknown", 404, "no_such_trust"),
+        ("HEAD", "/admin/trusts/unknown", 404, "no_such_trust"),
         ("DELETE", "/admin/trusts/..", 404, "no_such_trust"),
         ("GET", "/admin/trusts/%2e", 404, "no_such_trust"),
         ("POST", "/admin/trusts//rotate", 404, "no_such_trust"),
-        ("POST", "/admin/trusts/nobody/disable", 404, "no_such_trust"),
-        ("POST", "/admin/trusts/nobody/enable", 404, "no_such_trust"),
-        ("POST", "/admin/trusts/nobody/rotate", 404, "no_such_trust"),
+        ("POST", "/admin/trusts/unknown/disable", 404, "no_such_trust"),
+        ("POST", "/admin/trusts/unknown/enable", 404, "no_such_trust"),
+        ("POST", "/admin/trusts/unknown/rotate", 404, "no_such_trust"),
         ("GET", "/admin/trusts/%FF", 400, "malformed"),
         ("DELETE", "/admin/trusts/%C3%28", 400, "malformed"),
         ("POST", "/admin/trusts/%FF/disable", 400, "malformed"),
@@ -160,7 +160,7 @@ async fn with_the_key_an_unknown_path_gets_404_and_an_unknown_method_405_with_al
 }
 
 #[tokio::test]
-async fn what_is_sent_to_register_is_refused_by_its_fault() {
+async fn a_faulty_registration_is_refused_with_the_status_of_its_fault() {
     let server = Server::on_sqlite(&[]).await;
     server.register("Zo\u{eb}").await;
     let bearer = format!("Bearer {ADMIN_KEY}");
@@ -205,7 +205,7 @@ async fn what_is_sent_to_register_is_refused_by_its_fault() {
 }
 
 #[tokio::test]
-async fn any_name_is_addressed_by_its_percent_encoding_and_announced_exactly() {
+async fn any_name_can_be_addressed_by_its_percent_encoding_and_is_passed_on_exactly() {
     let server = Server::on_sqlite(&[]).await;
     for name in [
         "a/b", "/", "100%", "%2e%2e", "%", "...", "..a", "x?y#z", "a;b=c", "a+b", "C:\\d", "\"q\"",
@@ -243,7 +243,7 @@ async fn any_name_is_addressed_by_its_percent_encoding_and_announced_exactly() {
 }
 
 #[tokio::test]
-async fn a_database_that_fails_is_a_503_to_each_request_with_the_key() {
+async fn each_request_with_the_key_gets_503_if_the_database_fails() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("trusts.db");
     let server = Server::on(&file, &[]).await;

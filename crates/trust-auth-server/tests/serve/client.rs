@@ -1,5 +1,5 @@
-//! A client that does what it is told and no more: it keeps a connection while it may, sends
-//! nothing twice, and hides no error.
+//! A plain HTTP client. It keeps its connection while the server allows that, sends no request
+//! twice, and returns every error.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-/// No answer takes longer, even on a machine that is busy: a request without one is lost.
+/// Longer than any answer takes on a busy machine. A request without an answer by then is lost.
 const TOO_LONG: Duration = Duration::from_secs(60);
 
-/// What came back.
+/// The answer to a request.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -28,7 +28,7 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// The kind of the admin API's error.
+    /// Returns the kind of the admin API's error.
     pub(crate) fn kind(&self) -> String {
         self.json()["error"]["kind"].as_str().unwrap_or_else(|| panic!("{self:?}")).to_owned()
     }
@@ -41,13 +41,13 @@ impl Answer {
 /// Why there is no answer.
 #[derive(Debug)]
 pub(crate) enum NoAnswer {
-    /// Nobody listens: nothing was asked.
+    /// No process listens at the address, so the request was not sent.
     Refused,
-    /// Asked, and not answered.
+    /// The request was sent, and got no answer.
     Lost(String),
 }
 
-/// A connection that is kept, as a proxy or a load generator keeps one.
+/// A connection that is kept open, like a proxy's or a load generator's.
 pub(crate) struct Client {
     address: SocketAddr,
     connection: Option<SendRequest<Full<Bytes>>>,
@@ -58,8 +58,7 @@ impl Client {
         Self { address, connection: None }
     }
 
-    /// Asks once, on the connection that there is, unless the last answer on it said that it will
-    /// be closed.
+    /// Sends one request. Uses the open connection, unless the last answer on it announced its end.
     pub(crate) async fn ask(
         &mut self,
         method: &str,
@@ -78,7 +77,7 @@ impl Client {
         }
         let request = request.body(Full::from(body.to_owned())).unwrap();
         let exchange = async {
-            // The task of the connection may not have seen the end of the last answer yet.
+            // The connection's task may not have read the end of the last answer yet.
             connection.ready().await?;
             let response = connection.send_request(request).await?;
             let (head, body) = response.into_parts();
@@ -97,7 +96,7 @@ impl Client {
         Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
     }
 
-    /// `GET /verify` with this key.
+    /// Sends `GET /verify` with this key.
     pub(crate) async fn verify(&mut self, key: &str) -> Result<Answer, NoAnswer> {
         self.ask("GET", "/verify", &[("X-Api-Key", key)], "").await
     }
@@ -117,7 +116,7 @@ impl Client {
     }
 }
 
-/// Asks once, on a connection of its own.
+/// Sends one request, on a connection of its own.
 pub(crate) async fn ask(
     address: SocketAddr,
     method: &str,
@@ -131,11 +130,11 @@ pub(crate) async fn ask(
     }
 }
 
-/// Sends these bytes as they are, and gives back all that comes until the other side closes.
+/// Sends these bytes unchanged, and returns all bytes until the other side closes.
 pub(crate) async fn converse(address: SocketAddr, bytes: &[u8]) -> String {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = TcpStream::connect(address).await.unwrap();
-    // The other side may have had enough before all is sent.
+    // The other side may close before it has read everything.
     let _ = stream.write_all(bytes).await;
     let mut answered = Vec::new();
     let reading = stream.read_to_end(&mut answered);

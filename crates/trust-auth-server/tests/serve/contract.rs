@@ -1,4 +1,4 @@
-//! The forward-auth contract: what `/verify` and the probes answer, whatever is sent.
+//! The contract of forward auth: what `/verify` and the probes answer to any bytes.
 
 use serde_json::json;
 
@@ -9,7 +9,8 @@ use crate::server::Server;
 async fn a_valid_key_gets_200_and_the_identity_by_any_method_and_below_any_path_g9() {
     let server = Server::on_sqlite(&[]).await;
     let trust = server.register("St. Märy 100%").await;
-    // The watcher hears of it too, and removes the key's entry then: not in between.
+    // The watcher is notified of the registration, too, and then removes the key's entry. Wait
+    // for that.
     server.until_metric("trust_auth_notifications_total", |heard| heard >= 1.0).await;
     for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"] {
         for path in
@@ -23,7 +24,7 @@ async fn a_valid_key_gets_200_and_the_identity_by_any_method_and_below_any_path_
             assert_eq!(answer.header("cache-control"), Some("no-store"));
         }
     }
-    // One sweep at the start and one for the key, and the cache from then on.
+    // One scan at the start and one for the key. The cache answers from then on.
     let metrics = server.metrics().await;
     assert_eq!((metrics["trust_auth_scans_total"], metrics["trust_auth_hits_total"]), (2.0, 39.0));
     assert_eq!(metrics["trust_auth_requests_total{outcome=\"granted\"}"], 40.0);
@@ -80,7 +81,7 @@ async fn the_key_is_taken_from_the_header_and_after_the_scheme_that_were_configu
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_request_are_answered_with_4xx_or_closed_and_the_service_goes_on() {
+async fn bytes_that_are_no_request_get_4xx_or_the_connection_is_closed() {
     let server =
         Server::on_sqlite(&["--header-timeout", "300ms", "--max-header-bytes", "8192"]).await;
     let trust = server.register("St. Mary").await;
@@ -93,7 +94,7 @@ async fn bytes_that_are_no_request_are_answered_with_4xx_or_closed_and_the_servi
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "400"),
         (b"GET /verify HTTP/9.9\r\n\r\n", "400"),
         (b"GET /verify HTTP/1.1\r\nHost: a\r\nX-Api-Key: a\0b\r\n\r\n", "400"),
-        // Nothing more comes: the time for the headers runs out, and nothing can be answered.
+        // No further bytes arrive. The time for the headers ends, and no answer is possible.
         (b"GET /verify HTTP/1.1\r\nHost: a\r\nX-Slow: ", ""),
         (b"", ""),
     ] {
@@ -105,7 +106,7 @@ async fn bytes_that_are_no_request_are_answered_with_4xx_or_closed_and_the_servi
             "{status}: {answer}"
         );
     }
-    // Forms that no client of ours sends, and that are HTTP all the same.
+    // Unusual forms that are valid HTTP.
     for sent in [
         "OPTIONS * HTTP/1.1",
         "CONNECT a:443 HTTP/1.1",
@@ -119,15 +120,15 @@ async fn bytes_that_are_no_request_are_answered_with_4xx_or_closed_and_the_servi
         .await;
         assert!(answer.starts_with("HTTP/1.1 40"), "{sent}: {answer}");
     }
-    // Several requests at once get as many answers, in order; and a connection that is idle then is
-    // closed.
+    // Several requests at once get as many answers, in order. Then the idle connection is closed.
     let pipelined = format!(
-        "GET /verify HTTP/1.1\r\nHost: a\r\nX-Api-Key: {}\r\n\r\nGET /verify HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /verify HTTP/1.1\r\nHost: a\r\nX-Api-Key: {}\r\n\r\n\
+         GET /verify HTTP/1.1\r\nHost: a\r\n\r\n",
         trust.key
     );
     let answer = converse(server.main, pipelined.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("HTTP/1.1 401 "), "{answer}");
-    // The body of a request is none of our business: it is not waited for.
+    // The service does not wait for the body of a request.
     let unsent = format!(
         "POST /verify HTTP/1.1\r\nHost: a\r\nX-Api-Key: {}\r\nContent-Length: 1000000\r\n\r\n",
         trust.key
@@ -138,10 +139,10 @@ async fn bytes_that_are_no_request_are_answered_with_4xx_or_closed_and_the_servi
     assert!(!server.log().contains("panicked"), "{}", server.log());
 }
 
-/// The kernel resets a connection that is closed with input unread. A proxy that cannot write all
-/// of its request reports that, and not the answer.
+/// The kernel resets a connection that is closed while it has unread input. A proxy that cannot
+/// write its whole request reports this error in place of the answer.
 #[tokio::test]
-async fn a_client_that_still_sends_when_it_is_answered_is_not_cut_off() {
+async fn a_client_that_is_still_sending_when_the_answer_comes_gets_the_answer() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let server = Server::on_sqlite(&[]).await;
     let trust = server.register("St. Mary").await;
@@ -154,10 +155,10 @@ async fn a_client_that_still_sends_when_it_is_answered_is_not_cut_off() {
             let mut stream = tokio::net::TcpStream::connect(server.main).await.unwrap();
             let (first, rest) = sent.as_bytes().split_at(100_000);
             stream.write_all(first).await.unwrap();
-            // The answer is there, and the service has done with the request.
+            // The answer has arrived, and the service has finished the request.
             stream.readable().await.unwrap();
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            stream.write_all(rest).await.expect("it may send all");
+            stream.write_all(rest).await.expect("the client may send everything");
             stream.shutdown().await.unwrap();
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await.expect("the connection ends in order");
@@ -167,32 +168,33 @@ async fn a_client_that_still_sends_when_it_is_answered_is_not_cut_off() {
 }
 
 #[tokio::test]
-async fn a_client_that_sends_its_headers_byte_by_byte_is_given_up() {
+async fn the_connection_of_a_client_that_sends_its_headers_byte_by_byte_is_closed() {
     use tokio::io::AsyncWriteExt;
     let server = Server::on_sqlite(&["--header-timeout", "300ms"]).await;
     let mut slow = tokio::net::TcpStream::connect(server.main).await.unwrap();
     slow.write_all(b"GET /verify HTTP/1.1\r\nX-Slow: ").await.unwrap();
     let begun = std::time::Instant::now();
     while slow.write_all(b"x").await.is_ok() {
-        assert!(begun.elapsed() < crate::server::PATIENCE, "it may go on for ever");
+        assert!(begun.elapsed() < crate::server::PATIENCE, "the connection stays open");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
 }
 
 #[tokio::test]
-async fn the_probes_tell_whether_the_service_lives_and_is_ready() {
+async fn the_probes_report_whether_the_service_runs_and_is_ready() {
     let server = Server::on_sqlite(&[]).await;
     for listener in [server.main, server.admin] {
         assert_eq!(ask(listener, "GET", "/healthz", &[], "").await.status, 200);
         let ready = ask(listener, "GET", "/readyz", &[], "").await;
         let expected = json!({
-            "ready": true, "store": "ok", "listener_connected": true, "scan": "ok", "draining": false, "degraded": []
+            "ready": true, "store": "ok", "listener_connected": true, "scan": "ok",
+            "draining": false, "degraded": []
         });
         assert_eq!((ready.status, ready.json()), (200, expected));
         assert_eq!(ask(listener, "GET", "/metrics", &[], "").await.status, 200);
     }
     assert_eq!(ask(server.main, "GET", "/admin/trusts", &[], "").await.status, 404);
-    // The admin listener tells an unauthenticated client of no path.
+    // The admin listener does not show an unauthenticated client which paths exist.
     for path in ["/elsewhere", "/verify"] {
         assert_eq!(ask(server.admin, "GET", path, &[], "").await.status, 401);
     }

@@ -1,5 +1,4 @@
-//! Deadlines: how long a request may take in all, whatever the database does, and for whom the
-//! answer is.
+//! Deadlines: how long a request may take in all, whatever the database does.
 
 use std::time::{Duration, Instant};
 
@@ -13,11 +12,12 @@ use crate::load::{Keys, Load, assert_answered};
 use crate::postgres_server::PostgresServer;
 use crate::server::Server;
 
-/// Less than two limits of 4 s, and long beside what a loaded machine adds to one: where each step
-/// has its own limit, a request takes two.
+/// Less than two limits of 4 s, and longer than one limit on a loaded machine. If each step had a
+/// limit of its own, a request would take two.
 const LATEST: Duration = Duration::from_millis(6_500);
 
-/// A request that comes during a scan waits for its rest, and then for the whole of the next.
+/// A request that arrives during a scan waits for the rest of that scan, and for the whole next
+/// one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_during_a_scan_that_hangs_and_a_revocation_are_answered_within_one_limit() {
     let Some(database) = PostgresServer::shared() else { return };
@@ -81,7 +81,7 @@ async fn a_revocation_during_a_flood_and_during_the_end_is_made_within_the_limit
     assert_eq!(server.ended().await.code(), Some(0), "{}", server.log());
 }
 
-/// As `nc -N` does, and some clients of HTTP/1.0.
+/// `nc -N` and some clients of HTTP/1.0 do so.
 #[tokio::test]
 async fn a_client_that_shuts_down_its_sending_side_after_a_whole_request_gets_its_answer() {
     let server = Server::on_sqlite(&["--reject-floor", "1s"]).await;
@@ -99,7 +99,7 @@ async fn a_client_that_shuts_down_its_sending_side_after_a_whole_request_gets_it
             "{head}: {answer:?}"
         );
     }
-    // Half a request is none.
+    // Half a request gets no answer.
     let mut stream = TcpStream::connect(server.main).await.unwrap();
     stream.write_all(b"GET /verify HTTP/1.1\r\nX-Api-").await.unwrap();
     stream.shutdown().await.unwrap();

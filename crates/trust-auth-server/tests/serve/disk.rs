@@ -1,5 +1,5 @@
-//! Faults of the disk below an SQLite file: a change fails with advice that helps, grants go on,
-//! and changes work at once when the cause is gone.
+//! Faults of the disk under a SQLite file. Changes fail with advice that helps, and grants
+//! continue. Changes work at once when the cause is gone.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -16,7 +16,7 @@ use crate::client::{Answer, ask};
 use crate::programs;
 use crate::server::{PATIENCE, Server, command};
 
-/// More changes than it takes to fill a megabyte.
+/// More changes than fit into a megabyte.
 const MANY: usize = 5_000;
 
 /// A file system of a megabyte, in memory.
@@ -25,7 +25,7 @@ struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// `None` where this process may not mount one, which was said.
+    /// Mounts the file system. Returns `None`, and reports it, if this process may not mount one.
     fn mount() -> Option<Self> {
         let program = programs::find("mount")?;
         let folder = tempfile::tempdir().unwrap();
@@ -43,7 +43,7 @@ impl SmallDisk {
         self.folder.path().join("trusts.db")
     }
 
-    /// Takes all the room that is left.
+    /// Fills all free space.
     fn fill(&self) -> PathBuf {
         let path = self.folder.path().join("filler");
         let mut file = File::create(&path).unwrap();
@@ -62,7 +62,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily, since a service may not have ended yet.
+        // Lazily, because a service may still run.
         let _ = Command::new("umount").arg("-l").arg(self.folder.path()).status();
     }
 }
@@ -71,7 +71,7 @@ async fn other_program(database: &Path) -> SqliteConnection {
     SqliteConnectOptions::new().filename(database).connect().await.unwrap()
 }
 
-/// The trust of this name gets a new key, which is returned unless that fails.
+/// Rotates the key of the trust with this name. Returns the new key, or the failed answer.
 async fn rotate(server: &Server, name: &str) -> Result<String, Answer> {
     let answer =
         server.administer("POST", &format!("/admin/trusts/{name}/rotate"), &Value::Null).await;
@@ -81,13 +81,13 @@ async fn rotate(server: &Server, name: &str) -> Result<String, Answer> {
     }
 }
 
-/// What a change answers while the disk is at fault.
+/// Asserts the answer to a change while the disk is faulty.
 fn assert_failed(answer: &Answer, advice: &str) {
     assert_eq!((answer.status, &*answer.kind()), (503, "cannot_open"), "{answer:?}");
     assert!(answer.body.contains(advice) && !answer.body.contains("try again"), "{answer:?}");
 }
 
-/// Grants go on, and `/readyz` names what does not.
+/// Asserts that grants continue, and that `/readyz` names the failing changes.
 async fn assert_changes_alone_fail(server: &Server, key: &str) {
     assert_eq!(server.verify(key).await.status, 200, "{}", server.log());
     assert_eq!(server.verify("unknown").await.status, 401, "{}", server.log());
@@ -95,8 +95,8 @@ async fn assert_changes_alone_fail(server: &Server, key: &str) {
     assert_eq!((ready.status, &ready.json()["degraded"]), (200, &json!(["changes"])), "{ready:?}");
 }
 
-/// The first change after the fault is made, and the trust was not half-changed by those that
-/// failed.
+/// Asserts that the first change after the fault succeeds, and that the failed changes left nothing
+/// half made.
 async fn assert_changes_work_at_once(server: Server, database: &Path, name: &str, key: &str) {
     let disabled =
         server.administer("POST", &format!("/admin/trusts/{name}/disable"), &Value::Null).await;
@@ -117,7 +117,7 @@ async fn assert_changes_work_at_once(server: Server, database: &Path, name: &str
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_fails_changes_alone_and_no_longer_than_it_is_full() {
+async fn on_a_full_disk_changes_alone_fail_and_only_while_it_is_full() {
     let Some(disk) = SmallDisk::mount() else { return };
     let database = disk.database();
     let server = Server::on(&database, &[]).await;
@@ -147,14 +147,14 @@ async fn a_full_disk_fails_changes_alone_and_no_longer_than_it_is_full() {
     assert_changes_work_at_once(server, &database, "Kept", &key).await;
 }
 
-/// The database's own file cannot grow, so that no checkpoint ends, while `-wal` has room.
+/// The database's own file cannot grow, so no checkpoint ends. `-wal` has room.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_is_full_at_the_checkpoint_fails_no_change_that_was_committed() {
     let Some(disk) = SmallDisk::mount() else { return };
     let database = disk.database();
     let server = Server::on(&database, &[]).await;
     let mut reader = other_program(&database).await;
-    // What `-wal` has once, it keeps.
+    // `-wal` keeps the space that it has.
     reader.execute("BEGIN").await.unwrap();
     reader.execute("SELECT count(*) FROM trust").await.unwrap();
     server.register("Kept").await;
@@ -162,12 +162,13 @@ async fn a_disk_that_is_full_at_the_checkpoint_fails_no_change_that_was_committe
         rotate(&server, "Kept").await.unwrap();
     }
     reader.close().await.unwrap();
-    // All of it is moved on now, so that the next change begins at its start.
+    // Its whole content is moved to the database now, so the next change begins at its start.
     let key = rotate(&server, "Kept").await.unwrap();
     let filler = disk.fill();
     let mut registered = Vec::new();
     let refused = loop {
-        let body = json!({ "name": format!("New {}", registered.len()), "region": "north ".repeat(200).trim() });
+        let region = "north ".repeat(200);
+        let body = json!({ "name": format!("New {}", registered.len()), "region": region.trim() });
         let answer = server.administer("POST", "/admin/trusts", &body).await;
         if answer.status != 201 {
             break answer;
@@ -185,11 +186,11 @@ async fn a_disk_that_is_full_at_the_checkpoint_fails_no_change_that_was_committe
     assert_changes_work_at_once(server, &database, "Kept", &key).await;
 }
 
-/// A limit for the size of files makes each write an error of input and output, as a disk does that
-/// fails.
+/// A limit on the size of files makes each write fail with an input/output error, like a failing
+/// disk.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg(target_os = "linux")]
-async fn a_disk_that_fails_to_write_fails_changes_alone_and_no_longer_than_it_does() {
+async fn on_a_disk_that_cannot_write_changes_alone_fail_and_only_while_it_cannot() {
     let Some(program) = programs::find("prlimit") else { return };
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("trusts.db");
@@ -202,7 +203,7 @@ async fn a_disk_that_fails_to_write_fails_changes_alone_and_no_longer_than_it_do
             Command::new(&program).args(["--pid", &process, &limit]).status().unwrap().success()
         );
     };
-    // The watcher may hear of the registration only now.
+    // The watcher may be notified of the registration only now.
     let begun = Instant::now();
     while server.metric("trust_auth_cache_entries").await != 1.0 {
         assert_eq!(server.verify(&key).await.status, 200);
@@ -212,7 +213,7 @@ async fn a_disk_that_fails_to_write_fails_changes_alone_and_no_longer_than_it_do
     for _ in 0..3 {
         assert_failed(&rotate(&server, "Kept").await.unwrap_err(), "check the file system");
         let entries = server.metric("trust_auth_cache_entries").await;
-        assert_eq!(entries, 0.0, "whether a COMMIT that failed was made is unknown");
+        assert_eq!(entries, 0.0, "a failed COMMIT may have been made, so its entry must go");
         let registered =
             server.administer("POST", "/admin/trusts", &json!({ "name": "New" })).await;
         assert_failed(&registered, "check the file system");
@@ -224,7 +225,7 @@ async fn a_disk_that_fails_to_write_fails_changes_alone_and_no_longer_than_it_do
     assert_changes_work_at_once(server, &database, "Kept", &key).await;
 }
 
-/// A mount with a file open for writing cannot become read-only, so that this is met at the start.
+/// A mount with a file open for writing cannot become read-only, so this test is about the start.
 #[tokio::test]
 async fn a_file_system_that_is_read_only_is_named_as_the_cause() {
     let Some(disk) = SmallDisk::mount() else { return };
@@ -249,14 +250,14 @@ async fn a_file_system_that_is_read_only_is_named_as_the_cause() {
     assert!(run(&["disable", "Kept"]).status.success());
 }
 
-/// What is revoked by the command line, in side files of its own, is not seen by the service; and
-/// would be undone when it ends, if it then tidied up.
+/// The command line revokes in side files of its own, which the service does not read. If the
+/// service removed its side files at its end, it would undo the revocation.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg(unix)]
 async fn side_files_that_are_removed_grant_nothing_any_more_and_undo_no_revocation_g9() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("trusts.db");
-    for are_made_anew in [true, false] {
+    for are_created_again in [true, false] {
         let server = Server::on(&database, &[]).await;
         let revoked_there = server.register("Revoked there").await;
         let revoked_here = server.register("Revoked here").await;
@@ -266,12 +267,12 @@ async fn side_files_that_are_removed_grant_nothing_any_more_and_undo_no_revocati
         }
         let path = format!("/admin/trusts/{}/disable", revoked_here.id);
         assert_eq!(server.administer("POST", &path, &Value::Null).await.status, 200);
-        // A change is moved on into the database's own file at once, and not waited for.
+        // A change is moved into the database's own file soon, and the change does not wait for it.
         until_moved_on(&database, &revoked_here.id, folder.path()).await;
         for side in ["trusts.db-wal", "trusts.db-shm"] {
             fs::remove_file(folder.path().join(side)).unwrap();
         }
-        if are_made_anew {
+        if are_created_again {
             let mut disable = command(folder.path());
             disable.env("TRUST_AUTH_DATABASE", &database).args(["disable", &revoked_there.id]);
             let disabled = disable.output().unwrap();
@@ -301,7 +302,7 @@ async fn side_files_that_are_removed_grant_nothing_any_more_and_undo_no_revocati
         let server = Server::on(&database, &[]).await;
         assert_eq!(
             server.verify(&revoked_there.key).await.status,
-            if are_made_anew { 401 } else { 200 }
+            if are_created_again { 401 } else { 200 }
         );
         assert_eq!(server.verify(&revoked_here.key).await.status, 401);
         assert_eq!(server.verify(&kept.key).await.status, 200);
@@ -312,7 +313,7 @@ async fn side_files_that_are_removed_grant_nothing_any_more_and_undo_no_revocati
     }
 }
 
-/// Until the database's own file, without `-wal`, has the trust as disabled.
+/// Waits until the database's own file, without `-wal`, has the trust as disabled.
 async fn until_moved_on(database: &Path, id: &str, folder: &Path) {
     let copy = folder.join("copy.db");
     let begun = Instant::now();
@@ -330,12 +331,12 @@ async fn until_moved_on(database: &Path, id: &str, folder: &Path) {
         if disabled.is_some() {
             return;
         }
-        assert!(begun.elapsed() < PATIENCE, "it stays in `-wal`");
+        assert!(begun.elapsed() < PATIENCE, "the change stays in `-wal`");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
-/// Other programs come and go, truncate `-wal` and rewrite the database: the files stay the same.
+/// Other programs start and end, truncate `-wal` and rewrite the database. The files stay the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_other_programs_may_do_to_side_files_is_not_taken_for_their_removal() {
     let folder = tempfile::tempdir().unwrap();
@@ -356,7 +357,7 @@ async fn what_other_programs_may_do_to_side_files_is_not_taken_for_their_removal
     let mut other = other_program(&database).await;
     other.execute("UPDATE trust SET region = 'north'").await.unwrap();
     other.close().await.unwrap();
-    // A whole poll after all that.
+    // One whole poll after these changes.
     server.until_metric("trust_auth_notifications_total", |now| now > seen).await;
     assert_eq!(server.metric("trust_auth_listener_failures_total").await, 0.0);
     assert_eq!(server.verify(&trust.key).await.status, 200);
@@ -364,8 +365,8 @@ async fn what_other_programs_may_do_to_side_files_is_not_taken_for_their_removal
     server.stop().await;
 }
 
-/// A rollback journal leaves no side files, so none can be missed. Another program may begin WAL
-/// mode at any time: from then on their removal counts.
+/// With a rollback journal there are no side files, so none can be missing. Another program may
+/// turn on WAL mode at any time. From then on, their removal counts.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg(unix)]
 async fn side_files_count_only_once_a_file_is_in_wal_mode_g9() {
@@ -407,7 +408,7 @@ async fn side_files_count_only_once_a_file_is_in_wal_mode_g9() {
     server.until_logged("`-wal` and `-shm` were removed or replaced").await;
 }
 
-/// Tries until no reader is in the way, which SQLite does not wait for.
+/// Tries until no reader prevents the change. SQLite does not wait for readers here.
 #[cfg(unix)]
 async fn set_journal_mode(connection: &mut SqliteConnection, mode: &str) {
     let begun = Instant::now();
@@ -422,7 +423,7 @@ async fn set_journal_mode(connection: &mut SqliteConnection, mode: &str) {
     }
 }
 
-/// A check writes no row of the table, so it cannot show that a trigger lets changes through again.
+/// A check writes no row of the table, so it cannot show that a trigger allows changes again.
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_that_a_trigger_refuses_stay_degraded_until_one_is_made() {
     let folder = tempfile::tempdir().unwrap();
@@ -446,7 +447,7 @@ async fn changes_that_a_trigger_refuses_stay_degraded_until_one_is_made() {
     assert_eq!(server.verify(&trust.key).await.status, 401);
 }
 
-/// By the command line in a shell that takes nothing away, and by the service.
+/// Checks the command line, with a umask that removes no right, and the service.
 #[tokio::test(flavor = "multi_thread")]
 #[cfg(unix)]
 async fn the_files_are_their_owners_alone_and_one_that_is_not_is_warned_of() {
@@ -466,7 +467,7 @@ async fn the_files_are_their_owners_alone_and_one_that_is_not_is_warned_of() {
     let told = String::from_utf8(run(&["list"]).stderr).unwrap();
     assert!(told.is_empty(), "{told}");
 
-    // Through a link to nothing, as SQLite would make it.
+    // Through a link to a file that does not exist, as SQLite would create it.
     let link = folder.path().join("link.db");
     std::os::unix::fs::symlink(folder.path().join("linked.db"), &link).unwrap();
     let server = Server::on(&link, &[]).await;
@@ -479,12 +480,12 @@ async fn the_files_are_their_owners_alone_and_one_that_is_not_is_warned_of() {
     fs::set_permissions(&database, fs::Permissions::from_mode(0o644)).unwrap();
     let told = String::from_utf8(run(&["list"]).stderr).unwrap();
     assert!(told.contains("every user of this machine") && told.contains("trusts.db"), "{told}");
-    assert_eq!(mode(&database), 0o644, "what its owner has chosen stays");
+    assert_eq!(mode(&database), 0o644, "a mode that the owner chose stays");
 }
 
-/// The others are listed, and the command line and the admin API name this one.
+/// The other rows are listed, and the command line and the admin API name the malformed row.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_malformed_row_is_named_beside_the_list_and_can_be_disabled_by_either() {
+async fn a_malformed_row_is_named_next_to_the_list_and_can_be_disabled() {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("trusts.db");
     let server = Server::on(&database, &[]).await;

@@ -1,5 +1,5 @@
-//! A failover that moves the address to the new primary while the old one stays up, with the
-//! connections to it: the service asks the new primary within seconds, and listens to it.
+//! A failover moves the address to the new primary, while the old primary stays up and keeps its
+//! connections. The service reads the new primary within seconds, and listens to it.
 
 use std::time::Instant;
 
@@ -21,11 +21,11 @@ async fn until_verified_as(server: &Server, trust: &Registered, status: u16) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revocation_on_the_new_primary_is_heard_by_a_service_with_connections_to_the_old_one() {
+async fn a_revocation_on_the_new_primary_reaches_a_service_with_connections_to_the_old_one() {
     let Some(old) = PostgresServer::start() else { return };
     let url = old.new_database();
     let network = Network::before(&old).await;
-    // So that no connection is replaced for its age.
+    // No connection may be replaced because of its age.
     let age = ["--database-connection-max-age", "1h"];
     let server = Server::on(network.url(&url, &old), &age).await;
     let one = server.register("one").await;
@@ -51,7 +51,7 @@ async fn a_revocation_on_the_new_primary_is_heard_by_a_service_with_connections_
     }
     assert_eq!(server.verify(&two.key).await.status, 200);
 
-    // It listens to the new one.
+    // The service listens to the new primary.
     server.until_metric("trust_auth_listener_connected", |connected| connected == 1.0).await;
     server
         .until_metric("trust_auth_evictions_total{cause=\"connected\"}", |connects| connects >= 2.0)
@@ -61,7 +61,7 @@ async fn a_revocation_on_the_new_primary_is_heard_by_a_service_with_connections_
     new.psql(database, "DELETE FROM trust WHERE name = 'two'");
     server.until_metric(evicted, |now| now > before).await;
     assert_eq!(server.verify(&two.key).await.status, 401);
-    // And changes go there.
+    // Changes go to the new primary.
     server.delete(&three).await;
     assert_eq!(new.psql(database, "SELECT count(*) FROM trust WHERE name = 'three'"), "0");
     assert_eq!(server.verify(&three.key).await.status, 401);

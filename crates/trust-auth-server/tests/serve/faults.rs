@@ -1,5 +1,4 @@
-//! Faults: whatever breaks, nothing is granted that should not be, and no request is left without
-//! an answer.
+//! Faults: whatever fails, no revoked key is granted, and every request gets an answer.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use crate::load::{Keys, Load, assert_answered, assert_never_granted_after};
 use crate::postgres_server::PostgresServer;
 use crate::server::{ADMIN_KEY, PATIENCE, Server};
 
-/// Until the answer is this one.
+/// Waits until the answer has this status.
 async fn until_status(server: &Server, key: &str, wanted: u16) -> Duration {
     let begun = Instant::now();
     loop {
@@ -39,7 +38,7 @@ fn assert_unavailable(answer: &Answer) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_to_terminate_under_load_leaves_no_request_without_an_answer() {
-    // The floor keeps refusals under way when the signal comes.
+    // Because of the floor, refusals are under way when the signal arrives.
     let mut server = Server::on_sqlite(&["--drain-delay", "2s", "--reject-floor", "300ms"]).await;
     let (trust, revoked) = (server.register("St. Mary").await, server.register("Revoked").await);
     assert_eq!(server.verify(&revoked.key).await.status, 200);
@@ -53,7 +52,7 @@ async fn a_request_to_terminate_under_load_leaves_no_request_without_an_answer()
         .until_metric("trust_auth_requests_total{outcome=\"invalid\"}", |invalid| invalid > 8.0)
         .await;
     server.signal("TERM");
-    // While it drains.
+    // While the service drains.
     server.delete(&revoked).await;
     let deleted = Instant::now();
     assert_answered(&valid.ended().await, &[200]);
@@ -65,7 +64,7 @@ async fn a_request_to_terminate_under_load_leaves_no_request_without_an_answer()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_that_are_owed_at_the_end_are_given_even_if_nobody_waits_for_new_connections() {
+async fn requests_under_way_at_the_end_are_answered_even_if_no_client_connects() {
     let mut server = Server::on_sqlite(&["--drain-delay", "0s", "--reject-floor", "2s"]).await;
     let main = server.main;
     let asked = tokio::spawn(async move { Client::new(main).verify("unknown").await.unwrap() });
@@ -76,7 +75,7 @@ async fn answers_that_are_owed_at_the_end_are_given_even_if_nobody_waits_for_new
     assert_eq!(server.ended().await.code(), Some(0), "{}", server.log());
 }
 
-/// More than are accepted in one turn of a task, and beyond the limit.
+/// More connections than a task accepts in one turn, and more than the limit.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_in_the_queue_of_the_kernel_is_answered_at_the_end() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -118,8 +117,7 @@ async fn a_request_in_the_queue_of_the_kernel_is_answered_at_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_stops_under_load_is_503_and_back_within_five_seconds_with_everything_invalidated()
- {
+async fn a_database_that_stops_causes_503_and_works_within_five_seconds_of_its_return() {
     let Some(database) = PostgresServer::start() else { return };
     let url = database.new_database();
     let server = Server::on(&url, &["--query-timeout", "1s"]).await;
@@ -147,7 +145,7 @@ async fn a_database_that_stops_under_load_is_503_and_back_within_five_seconds_wi
     let about_to_return = Instant::now();
     database.start_again();
     let returned = Instant::now();
-    // Whatever the service missed while it was deaf.
+    // Every entry is invalidated, because the service may have missed notifications.
     database.psql(&url, "DELETE FROM trust WHERE name = 'Revoked'");
     let deleted = Instant::now();
     assert_ne!(server.verify(&revoked.key).await.status, 200);
@@ -177,7 +175,7 @@ async fn a_database_that_stops_under_load_is_503_and_back_within_five_seconds_wi
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_are_cut_while_a_trust_is_revoked_cost_no_answer_and_let_nobody_in() {
+async fn cut_connections_during_a_revocation_lose_no_answer_and_grant_no_revoked_key() {
     let Some(database) = PostgresServer::shared() else { return };
     let url = database.new_database();
     let server = Server::on(&url, &[]).await;
@@ -194,7 +192,7 @@ async fn connections_that_are_cut_while_a_trust_is_revoked_cost_no_answer_and_le
         until_status(&server, &revoked.key, 401).await;
         until_status(&server, &kept.key, 200).await;
         server.until_metric("trust_auth_listener_connected", |connected| connected == 1.0).await;
-        // Of two trusts that were cached one is gone, however the word came.
+        // One of the two cached trusts is gone, however the service learned of it.
         server.until_metric("trust_auth_cache_entries", |entries| entries <= 1.0).await;
         let late = late.finish().await;
         assert_answered(&late, &[200, 401, 503]);
@@ -204,8 +202,7 @@ async fn connections_that_are_cut_while_a_trust_is_revoked_cost_no_answer_and_le
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revocation_that_the_listener_misses_is_refused_at_once_and_made_up_for_when_it_is_back()
-{
+async fn a_key_whose_revocation_the_listener_misses_is_refused_at_once_and_evicted_later() {
     let Some(database) = PostgresServer::shared() else { return };
     let url = database.new_database();
     let server = Server::on(&url, &[]).await;
@@ -214,7 +211,7 @@ async fn a_revocation_that_the_listener_misses_is_refused_at_once_and_made_up_fo
         let connects = server.metric("trust_auth_evictions_total{cause=\"connected\"}").await;
         until_status(&server, &revoked.key, 200).await;
         let late = Load::start(server.main, 2, &Keys::The(revoked.key.clone()));
-        // In one transaction: when it commits, nobody listens.
+        // In one transaction: when it commits, no process listens.
         let cut = database.psql(
             &url,
             &format!(
@@ -240,7 +237,7 @@ async fn a_revocation_that_the_listener_misses_is_refused_at_once_and_made_up_fo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_query_that_hangs_is_503_when_its_time_is_over_and_nothing_is_remembered_g9() {
+async fn a_query_that_hangs_causes_503_at_its_limit_and_leaves_no_cache_entry_g9() {
     let Some(database) = PostgresServer::shared() else { return };
     let url = database.new_database();
     let server = Server::on(&url, &["--query-timeout", "700ms"]).await;
@@ -266,14 +263,14 @@ async fn a_query_that_hangs_is_503_when_its_time_is_over_and_nothing_is_remember
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_sqlite_file_that_another_process_has_locked_is_still_read_and_a_change_is_503() {
+async fn a_sqlite_file_that_another_process_has_locked_is_read_and_a_change_gets_503() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("trusts.db");
     let server = Server::on(&file, &["--query-timeout", "700ms"]).await;
     let trust = server.register("St. Mary").await;
     assert_eq!(server.verify(&trust.key).await.status, 200);
 
-    // This process is another one.
+    // This test's process is the other one.
     let mut other = SqliteConnectOptions::new().filename(&file).connect().await.unwrap();
     other.execute("BEGIN EXCLUSIVE").await.unwrap();
     assert_eq!(server.verify(&trust.key).await.status, 200);
@@ -283,7 +280,7 @@ async fn an_sqlite_file_that_another_process_has_locked_is_still_read_and_a_chan
     assert!(failed.status == 503 && ["busy", "timeout"].contains(&&*failed.kind()), "{failed:?}");
     other.execute("ROLLBACK").await.unwrap();
 
-    // A write that timed out may be committed later, or not: this one is.
+    // A write that timed out may be committed later or not. This write is committed.
     let begun = Instant::now();
     while server.administer("POST", &path, &Value::Null).await.status != 200 {
         assert!(begun.elapsed() < PATIENCE, "{}", server.log());
@@ -291,17 +288,17 @@ async fn an_sqlite_file_that_another_process_has_locked_is_still_read_and_a_chan
     assert_eq!(server.verify(&trust.key).await.status, 401);
 }
 
-/// As a restore does it. What is revoked in the new file would be granted by the old one, which is
-/// still open.
+/// A restore replaces the file. The old file, which is still open, would grant keys that are
+/// revoked in the new file.
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
-async fn an_sqlite_file_that_is_replaced_grants_nothing_any_more_g9() {
+async fn a_sqlite_file_that_was_replaced_grants_nothing_g9() {
     let folder = tempfile::tempdir().unwrap();
     let (file, restored) = (folder.path().join("trusts.db"), folder.path().join("restored.db"));
     let server = Server::on(&file, &[]).await;
     let trust = server.register("St. Mary").await;
     assert_eq!(server.verify(&trust.key).await.status, 200);
-    // A copy in which nobody is registered.
+    // A copy without trusts.
     Server::on(&restored, &[]).await.stop().await;
 
     std::fs::rename(&restored, &file).unwrap();
@@ -320,7 +317,7 @@ async fn an_sqlite_file_that_is_replaced_grants_nothing_any_more_g9() {
     server.until_logged("removed or replaced while it was open").await;
 }
 
-/// Whose answer it was may be gone; what became of the trust is told all the same.
+/// The client may have disconnected. The change is logged and counted in any case.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_whose_client_has_gone_is_made_logged_and_counted() {
     let folder = tempfile::tempdir().unwrap();
@@ -331,11 +328,12 @@ async fn a_change_whose_client_has_gone_is_made_logged_and_counted() {
     other.execute("BEGIN IMMEDIATE").await.unwrap();
     let mut client = TcpStream::connect(server.admin).await.unwrap();
     let head = format!(
-        "POST /admin/trusts/{}/disable HTTP/1.1\r\nHost: auth.example\r\nAuthorization: Bearer {ADMIN_KEY}\r\n\r\n",
+        "POST /admin/trusts/{}/disable HTTP/1.1\r\nHost: auth.example\r\n\
+         Authorization: Bearer {ADMIN_KEY}\r\n\r\n",
         trust.id
     );
     client.write_all(head.as_bytes()).await.unwrap();
-    // Until it waits for the lock.
+    // Until the change waits for the lock.
     tokio::time::sleep(Duration::from_millis(300)).await;
     drop(client);
     assert_eq!(server.verify(&trust.key).await.status, 200);
@@ -352,10 +350,10 @@ async fn a_change_whose_client_has_gone_is_made_logged_and_counted() {
     }
 }
 
-/// What stays in a side file is put into whatever file has the name at the next start: a restored
-/// one, in which a key is revoked.
+/// SQLite writes the content of a side file into the file that has the name at the next start. That
+/// may be a restored file, in which a key is revoked.
 #[tokio::test(flavor = "multi_thread")]
-async fn after_an_orderly_end_sqlites_side_files_are_gone_and_a_restored_file_is_what_counts_g9() {
+async fn after_an_orderly_end_there_are_no_side_files_that_could_change_a_restored_file_g9() {
     let folder = tempfile::tempdir().unwrap();
     let (file, restored) = (folder.path().join("trusts.db"), folder.path().join("restored.db"));
     Server::on(&restored, &[]).await.stop().await;
@@ -374,13 +372,13 @@ async fn after_an_orderly_end_sqlites_side_files_are_gone_and_a_restored_file_is
     }
 }
 
-/// It is more than the kernel takes, and the client takes none of it for longer than a client that
-/// is silent would be waited for.
+/// The answer is larger than the kernel's buffers. The client reads nothing for longer than the
+/// service waits for a silent client.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_is_read_slowly_is_given_to_its_end_while_the_service_ends() {
+async fn an_answer_that_is_read_slowly_is_sent_completely_while_the_service_ends() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("trusts.db");
-    // So many rows take seconds where other tests run beside.
+    // With other tests on the machine, this number of rows takes seconds.
     let limits = ["--query-timeout", "50s", "--request-timeout", "59s", "--drain-timeout", "60s"];
     let server = Server::on(&file, &limits).await;
     let mut other = SqliteConnectOptions::new().filename(&file).connect().await.unwrap();
@@ -388,14 +386,16 @@ async fn an_answer_that_is_read_slowly_is_given_to_its_end_while_the_service_end
         .execute(
             "INSERT INTO trust (id, name, api_key_hash, created_at) \
              WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 59999) \
-             SELECT printf('00000000-0000-4000-8000-%012x', i), 'trust ' || i, printf('%064x', i), '2026-01-01T00:00:00Z' FROM n",
+             SELECT printf('00000000-0000-4000-8000-%012x', i), 'trust ' || i, printf('%064x', i), \
+                 '2026-01-01T00:00:00Z' FROM n",
         )
         .await
         .unwrap();
     other.close().await.unwrap();
     let mut client = TcpStream::connect(server.admin).await.unwrap();
     let head = format!(
-        "GET /admin/trusts HTTP/1.1\r\nHost: auth.example\r\nAuthorization: Bearer {ADMIN_KEY}\r\n\r\n"
+        "GET /admin/trusts HTTP/1.1\r\nHost: auth.example\r\n\
+         Authorization: Bearer {ADMIN_KEY}\r\n\r\n"
     );
     client.write_all(head.as_bytes()).await.unwrap();
     let mut answer = vec![0; 1_024];

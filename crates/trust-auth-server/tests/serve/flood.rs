@@ -1,5 +1,5 @@
-//! A flood of unknown keys: it costs one walk at a time, whatever its size, and nobody who has a
-//! key is kept out.
+//! A flood of unknown keys costs one scan at a time, whatever its size, and keeps out no client
+//! that has a key.
 
 use std::time::Instant;
 
@@ -13,11 +13,11 @@ const TRUSTS: usize = 300;
 const CONNECTIONS: usize = 64;
 const REQUESTS: usize = 10_000;
 
-/// Far above what a run needs and far below what ten thousand requests would take that were kept.
+/// Far more than a run needs, and far less than ten thousand kept requests would need.
 const FLAT: u64 = 48 * 1024 * 1024;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_unknown_keys_cost_one_walk_at_a_time_and_no_memory_and_hits_go_on() {
+async fn ten_thousand_unknown_keys_cost_one_scan_at_a_time_and_no_memory_and_hits_continue() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("trusts.db");
     let store =
@@ -43,7 +43,7 @@ async fn ten_thousand_unknown_keys_cost_one_walk_at_a_time_and_no_memory_and_hit
                     let key = format!("unknown-{part}-{connection}-{request}");
                     match client.verify(&key).await.unwrap() {
                         answer if answer.status == 401 => statuses[0] += 1,
-                        // Over the limit of those who may wait.
+                        // Over the limit of waiting requests.
                         answer
                             if answer.status == 503
                                 && answer.header("retry-after") == Some("1") =>
@@ -66,20 +66,20 @@ async fn ten_thousand_unknown_keys_cost_one_walk_at_a_time_and_no_memory_and_hit
     assert_answered(&hits.finish().await, &[200]);
 
     let grown = |name: &str| after[name] - before[name];
-    let walks = grown("trust_auth_scans_total");
+    let scans = grown("trust_auth_scans_total");
     let [invalid, overloaded] = statuses.map(|count| count as f64);
     assert!(invalid + overloaded >= REQUESTS as f64);
     assert_eq!(grown("trust_auth_requests_total{outcome=\"invalid\"}"), invalid);
     assert_eq!(grown("trust_auth_requests_total{outcome=\"overloaded\"}"), overloaded);
     assert!(overloaded > 0.0 && invalid > 0.0, "{statuses:?}");
-    // Never two at a time; so they take no longer together than the flood did.
+    // Never two scans at a time, so all scans together take no longer than the flood.
     assert_eq!(after["trust_auth_scans_under_way_max"], 1.0);
     assert!(grown("trust_auth_scan_seconds_sum") <= elapsed, "{after:#?}");
     assert!(
-        walks >= 1.0 && walks * 2.0 < invalid,
-        "{walks} walks for {invalid} requests were not shared"
+        scans >= 1.0 && scans * 2.0 < invalid,
+        "{scans} scans for {invalid} requests were not shared"
     );
-    assert_eq!(grown("trust_auth_rows_swept_total"), walks * TRUSTS as f64);
+    assert_eq!(grown("trust_auth_rows_swept_total"), scans * TRUSTS as f64);
     assert_eq!(after["trust_auth_waiting_requests"], 0.0);
     assert_eq!(after["trust_auth_cache_entries"], 1.0);
     assert!(memory[3] < memory[0] + FLAT, "{memory:?}");

@@ -1,4 +1,4 @@
-//! Health: what the probes and the gauges say while a part of the service fails.
+//! Health: what the probes and the gauges report while a part of the service fails.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::client::{Answer, ask};
 use crate::postgres_server::PostgresServer;
 use crate::server::{PATIENCE, Server};
 
-/// Waits until `/readyz` answers so.
+/// Waits until `/readyz` answers as wanted.
 pub(crate) async fn until_ready(
     server: &Server,
     path: &str,
@@ -48,21 +48,21 @@ async fn changes_that_fail_are_named_while_requests_are_answered_and_until_one_c
     assert_eq!(ask(server.main, "GET", "/readyz?strict=1&more", &[], "").await.status, 503);
     server.until_logged("revocations may fail").await;
 
-    // Nobody tries a change again, and it is noticed all the same.
+    // The service notices the end of the fault although no client tries a change.
     other.execute("ROLLBACK").await.unwrap();
     until_ready(&server, "/readyz?strict", |answer| answer.status == 200).await;
     assert_eq!(server.metric("trust_auth_changes_failing").await, 0.0);
 
-    // A change that the caller got wrong says nothing of the database.
+    // A change with a wrong request is no sign of the database's state.
     assert_eq!(
-        server.administer("POST", "/admin/trusts/nobody/disable", &Value::Null).await.status,
+        server.administer("POST", "/admin/trusts/unknown/disable", &Value::Null).await.status,
         404
     );
     assert_eq!(server.metric("trust_auth_changes_failing").await, 0.0);
     server.stop().await;
 }
 
-/// The lock lets rows be read, and found for an update, and none be changed.
+/// With the lock, rows can be read and found for an update, and none can be changed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_on_postgresql_that_lets_reads_through_is_named_until_it_is_gone() {
     let Some(database) = PostgresServer::shared() else { return };
@@ -75,7 +75,7 @@ async fn a_lock_on_postgresql_that_lets_reads_through_is_named_until_it_is_gone(
     let path = format!("/admin/trusts/{}/disable", trust.id);
     assert_eq!(server.administer("POST", &path, &Value::Null).await.status, 503);
     assert_eq!(server.verify(&trust.key).await.status, 200);
-    // Over more than one check.
+    // For longer than one check.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(12) {
         let ready = ask(server.main, "GET", "/readyz", &[], "").await;
@@ -89,8 +89,7 @@ async fn a_lock_on_postgresql_that_lets_reads_through_is_named_until_it_is_gone(
     server.stop().await;
 }
 
-/// A table whose rows take as long to read as the table `pace` says, each; what is not there is
-/// found at once.
+/// Makes each row take as long to read as the table `pace` says. A missing row takes no time.
 fn slow_down(database: &PostgresServer, url: &str) {
     database.psql(
         url,
@@ -98,7 +97,8 @@ fn slow_down(database: &PostgresServer, url: &str) {
          CREATE FUNCTION paced(hash TEXT) RETURNS TEXT LANGUAGE plpgsql VOLATILE AS \
          'BEGIN PERFORM pg_sleep((SELECT seconds FROM pace)); RETURN hash; END'; \
          ALTER TABLE trust RENAME TO trust_rows; \
-         CREATE VIEW trust AS SELECT id, name, code, region, paced(api_key_hash::text) AS api_key_hash, \
+         CREATE VIEW trust AS SELECT id, name, code, region, \
+         paced(api_key_hash::text) AS api_key_hash, \
          created_at, last_heartbeat, disabled_at FROM trust_rows",
     );
 }
@@ -133,7 +133,7 @@ async fn a_scan_that_cannot_end_is_not_ready_and_one_that_nears_its_limit_is_war
     until_logged(&server, "no key that is not cached can be verified").await;
     assert_eq!(server.metric("trust_auth_scans_failing").await, 1.0);
 
-    // Nobody asks any more, and it finds out all the same.
+    // The service notices the end of the fault although no client sends a request.
     database.psql(&url, "UPDATE pace SET seconds = 0");
     let ready = until_ready(&server, "/readyz", |answer| answer.status == 200).await;
     assert_eq!(ready["scan"], json!("ok"));
@@ -141,8 +141,7 @@ async fn a_scan_that_cannot_end_is_not_ready_and_one_that_nears_its_limit_is_war
     server.stop().await;
 }
 
-/// A part that is added to `degraded` without the rest would be seen by those alone who look at
-/// `/readyz`.
+/// Without a gauge and an alert, only a reader of `/readyz` would notice a word in `degraded`.
 #[test]
 fn every_word_of_degraded_has_a_gauge_and_an_alert_in_the_manual() {
     let manual = include_str!("../../docs/operating.md");

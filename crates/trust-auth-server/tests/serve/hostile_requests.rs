@@ -1,17 +1,17 @@
-//! The table of hostile requests: what a rude client sends through a proxy, and the right outcome.
+//! The table of hostile requests: what a client sends through a proxy, and the right outcome.
 //!
 //! `{key}` is a valid key, `{k*N}` is N letters, and `{h*N}` is N headers. Each request has its own
-//! connection. Whatever the outcome, `proxies_hostile.rs` also checks that the application is sent
-//! exactly one identity, the key's, and no key.
+//! connection. For each outcome, `proxies_hostile.rs` also checks that the application gets exactly
+//! one identity, the key's, and no key.
 
 use crate::proxies::Proxy::{self, Caddy, Envoy, Nginx, Traefik};
 
-/// What must come of a request.
+/// The right outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// 200: the application got the request, with its whole body.
     Granted,
-    /// 401, as JSON with `WWW-Authenticate`, for want of a key. The application got nothing.
+    /// 401, as JSON with `WWW-Authenticate`, because there is no key. The application got nothing.
     Missing,
     /// 401, as JSON with `WWW-Authenticate`, for an unknown key or two keys. The application got
     /// nothing.
@@ -29,12 +29,12 @@ pub(crate) struct Hostile {
     pub(crate) what: &'static str,
     pub(crate) request: &'static str,
     right: Outcome,
-    /// Where another outcome is right, too.
+    /// The proxies for which another outcome is right.
     but: &'static [(Proxy, Outcome)],
 }
 
 impl Hostile {
-    /// What is right of this proxy.
+    /// Returns the right outcome for this proxy.
     pub(crate) fn right(&self, proxy: Proxy) -> Outcome {
         self.but.iter().find(|(of, _)| *of == proxy).map_or(self.right, |(_, outcome)| *outcome)
     }
@@ -67,7 +67,7 @@ macro_rules! lines {
     ($($line:expr),* $(; $body:literal)?) => { concat!($($line, "\r\n",)* "\r\n" $(, $body)?) };
 }
 
-// Narrower than rustfmt would have it.
+// Narrower than rustfmt formats it.
 #[rustfmt::skip]
 pub(crate) const TABLE: &[Hostile] = &[
     row("a key", get!("X-Api-Key: {key}"), Granted),
@@ -341,7 +341,7 @@ pub(crate) const TABLE: &[Hostile] = &[
         Granted,
     ),
     row("an absolute target without a key", bare!("http://127.0.0.1:9000/orders"), Missing),
-    // Where one request ends and the next begins.
+    // The boundary between one request and the next.
     row(
         "Transfer-Encoding and Content-Length",
         lines!(
@@ -524,7 +524,7 @@ pub(crate) const TABLE: &[Hostile] = &[
         Missing,
     )
     .but(&[(Nginx, Refused(404))]),
-    // What other proxies' conventions let a client say.
+    // Headers by which other proxies pass a client's statements on.
     row(
         "another method and URL, without a key",
         get!(

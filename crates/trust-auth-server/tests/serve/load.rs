@@ -1,5 +1,5 @@
-//! Load: clients that ask over and over, each on one connection at a time, and remember what they
-//! got.
+//! Load: clients that send requests again and again, each on one connection at a time, and record
+//! the answers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,18 +10,18 @@ use tokio::task::JoinHandle;
 
 use crate::client::{Client, NoAnswer};
 
-/// No client asks more often, whatever becomes of the test.
+/// The most requests of one client, however long the test takes.
 const AT_MOST: usize = 100_000;
 
-/// Between two requests of a client: the machine has other things to do.
+/// The pause between two requests of a client, which leaves processor time for others.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// What a client asks for.
+/// The keys that a client presents.
 #[derive(Clone)]
 pub(crate) enum Keys {
-    /// Always this one.
+    /// Always this key.
     The(String),
-    /// A new one each time, which nobody has.
+    /// Another unknown key each time.
     Unknown(&'static str),
 }
 
@@ -29,7 +29,7 @@ pub(crate) enum Keys {
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub(crate) begun: Instant,
-    /// The status; None: never answered.
+    /// The status, or `None` if there was no answer.
     pub(crate) status: Option<u16>,
     pub(crate) lost: String,
 }
@@ -41,8 +41,8 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// So many clients that ask for this, until they are stopped, or until an answer has told them
-    /// to go elsewhere and the one after it, on a new connection, has come too.
+    /// Starts this number of clients. They send requests until they are stopped, or until an answer
+    /// has announced the connection's end and one more, on a new connection, has arrived.
     pub(crate) fn start(address: SocketAddr, clients: usize, keys: &Keys) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let one =
@@ -50,13 +50,13 @@ impl Load {
         Self { clients: (0..clients).map(one).collect(), stop }
     }
 
-    /// All that was asked, after the last answer.
+    /// Stops the clients, and returns all requests after the last answer.
     pub(crate) async fn finish(self) -> Vec<Asked> {
         self.stop.store(true, Ordering::Relaxed);
         self.ended().await
     }
 
-    /// As [`finish`](Self::finish), for clients that end by themselves.
+    /// Does the same as [`finish`](Self::finish) for clients that end by themselves.
     pub(crate) async fn ended(self) -> Vec<Asked> {
         let mut asked = Vec::new();
         for client in self.clients {
@@ -66,7 +66,7 @@ impl Load {
     }
 }
 
-/// Asserts that each was answered, and with one of these.
+/// Asserts that each request got an answer with one of these statuses.
 #[track_caller]
 pub(crate) fn assert_answered(asked: &[Asked], statuses: &[u16]) {
     assert!(!asked.is_empty());
@@ -78,11 +78,11 @@ pub(crate) fn assert_answered(asked: &[Asked], statuses: &[u16]) {
     }
 }
 
-/// Asserts that nothing was granted that was asked after this.
+/// Asserts that no request was granted that began after this moment.
 #[track_caller]
 pub(crate) fn assert_never_granted_after(revoked: Instant, asked: &[Asked]) {
     let late: Vec<_> = asked.iter().filter(|one| one.begun > revoked).collect();
-    assert!(!late.is_empty(), "nobody tried the revoked key");
+    assert!(!late.is_empty(), "no client presented the revoked key");
     for one in late {
         assert_ne!(one.status, Some(200), "granted after its revocation: {one:?}");
     }

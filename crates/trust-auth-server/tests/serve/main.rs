@@ -1,8 +1,7 @@
-//! `trust-auth serve` as its users meet it: the real binary as a process, real databases, real
-//! proxies, real clients.
+//! Tests of `trust-auth serve` as a process, with real databases, real proxies and real clients.
 //!
-//! No figure of performance is asserted here: those are measured by `benches/service`. What is
-//! asserted holds on a machine of any speed.
+//! No test asserts a figure of performance: `benches/service` measures these. The assertions hold
+//! on a machine of any speed.
 
 mod admin;
 mod admin_statuses;

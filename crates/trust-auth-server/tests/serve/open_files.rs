@@ -1,5 +1,5 @@
-//! Clients that take every file that the process may have open: they must keep nobody else out
-//! where the limit can be raised, and be told of, once, where it cannot.
+//! Clients that take every file that the process may have open. If the limit can be raised, they
+//! must not keep out other clients. If it cannot, the log must warn of it once.
 
 use std::net::TcpStream;
 use std::path::Path;
@@ -35,7 +35,7 @@ async fn ready(command: fn(&Path) -> Command) -> Server {
     server
 }
 
-/// Clients that connect to the main listener and say nothing: more than there are files.
+/// Connects more clients to the main listener than there are files. They send nothing.
 fn silent_clients(server: &Server) -> Vec<TcpStream> {
     (0..2 * FILES).map(|_| TcpStream::connect(server.main).unwrap()).collect()
 }
@@ -58,8 +58,7 @@ async fn more_clients_than_the_soft_limit_of_open_files_do_not_keep_a_revocation
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg(unix)]
-async fn a_hard_limit_of_open_files_that_is_too_low_is_told_of_and_its_end_is_logged_no_more_than_once()
- {
+async fn a_hard_limit_of_open_files_that_is_too_low_is_logged_once() {
     let server = ready(with_a_low_hard_limit).await;
     server.until_logged("lower --max-connections").await;
     let key = server.register("Kept").await.key;
@@ -74,7 +73,7 @@ async fn a_hard_limit_of_open_files_that_is_too_low_is_told_of_and_its_end_is_lo
         assert!(begun.elapsed() < PATIENCE, "{}", server.log());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    // Ten more tries.
+    // After ten more attempts.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(main_cannot_accept(), 1, "{}", server.log());
     drop(clients);

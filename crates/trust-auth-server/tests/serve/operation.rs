@@ -1,4 +1,4 @@
-//! What an operator relies on: settings, what is told and logged, and how the service ends.
+//! What an operator relies on: the settings, the output, the log, and the end of the service.
 
 use std::process::Output;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
 }
 
 #[tokio::test]
-async fn a_flag_goes_before_the_environment_and_both_are_told_at_the_start_without_secrets() {
+async fn a_flag_overrides_the_environment_and_the_start_reports_both_without_secrets() {
     let server =
         Server::on_sqlite(&["--ttl", "7s", "--waiting-limit", "33", "--reject-floor", "250ms"])
             .await;
@@ -36,7 +36,7 @@ async fn a_flag_goes_before_the_environment_and_both_are_told_at_the_start_witho
 }
 
 #[test]
-fn settings_that_cannot_work_are_refused_with_what_to_do() {
+fn settings_that_cannot_work_are_refused_with_advice() {
     for (arguments, environment, told) in [
         (
             &["--reject-floor", "10s", "--request-timeout", "10s"] as &[_],
@@ -100,7 +100,7 @@ fn settings_that_cannot_work_are_refused_with_what_to_do() {
 async fn no_key_and_no_digest_is_ever_logged_g10() {
     let server = Server::on_sqlite(&["--log-level", "debug"]).await;
     let trust = server.register("St. Mary").await;
-    let unknown = "an-unknown-key-that-nobody-has";
+    let unknown = "an-unknown-key-that-no-trust-has";
     server.verify(&trust.key).await;
     server.verify(unknown).await;
     ask(
@@ -125,7 +125,7 @@ async fn no_key_and_no_digest_is_ever_logged_g10() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_does_not_hold_up_the_end_and_a_second_signal_ends_it_at_once() {
+async fn an_idle_connection_does_not_delay_the_end_and_a_second_signal_ends_it_at_once() {
     let server = Server::on_sqlite(&[]).await;
     let mut idle = Client::new(server.main);
     idle.verify("unknown").await.unwrap();
@@ -140,9 +140,9 @@ async fn an_idle_connection_does_not_hold_up_the_end_and_a_second_signal_ends_it
     assert_eq!(server.ended().await.code(), Some(130));
 }
 
-/// Some clients never send the rest, and HTTP waits for it.
+/// Some clients never send the rest of a request, and HTTP waits for the rest.
 #[tokio::test]
-async fn half_a_request_does_not_hold_up_the_end_and_a_whole_one_is_answered() {
+async fn half_a_request_does_not_delay_the_end_and_a_whole_one_is_answered() {
     let server = Server::on_sqlite(&[
         "--drain-timeout",
         "1h",
@@ -162,7 +162,7 @@ async fn half_a_request_does_not_hold_up_the_end_and_a_whole_one_is_answered() {
 }
 
 #[tokio::test]
-async fn settings_that_work_and_do_not_go_well_together_are_warned_of() {
+async fn settings_that_work_but_do_not_fit_together_cause_a_warning() {
     let log = Server::on_sqlite(&["--max-connections", "100", "--drain-timeout", "9s"])
         .await
         .stop()
@@ -172,7 +172,7 @@ async fn settings_that_work_and_do_not_go_well_together_are_warned_of() {
         "{log}"
     );
     let log = Server::on_sqlite(&[]).await.stop().await;
-    // Of the file that was just made it is said that nobody is in it.
+    // The log also warns that the new file has no trust.
     let others = log.lines().filter(|line| !line.contains("no enabled trust with a key"));
     assert!(others.clone().all(|line| !line.contains(r#""level":"WARN""#)), "{log}");
     assert!(others.count() + 1 == log.lines().count(), "{log}");
@@ -188,7 +188,7 @@ async fn the_connections_of_one_listener_are_limited_and_the_other_answers_meanw
         client.verify("unknown").await.unwrap();
         held.push(client);
     }
-    // The kernel takes the connection, nobody answers.
+    // The kernel accepts the connection, and the service does not answer.
     let mut fourth = Client::new(server.main);
     let waiting = tokio::spawn(async move { fourth.verify("unknown").await.unwrap().status });
     tokio::time::sleep(Duration::from_millis(300)).await;

@@ -43,8 +43,8 @@ fn write(file: &Path, content: &str) {
     fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-/// Runs a service as a role whose password changes. `give` writes the password where the service
-/// finds it, and returns the end of the URL and the flags.
+/// Runs a service as a role whose password changes. `give` writes the password to the place where
+/// the service reads it, and returns the end of the URL and the flags.
 async fn rotated(give: impl Fn(&Path, &str) -> (String, Vec<String>)) {
     let Some(server) = PostgresServer::start() else { return };
     let folder = tempfile::tempdir().unwrap();
@@ -61,7 +61,7 @@ async fn rotated(give: impl Fn(&Path, &str) -> (String, Vec<String>)) {
     server.psql(&url, "ALTER ROLE rotated PASSWORD 'second-of-two'");
     give(&file, "second-of-two");
     assert!(server.kill_connections(&url) > 0);
-    // A command's output holds for some seconds, unless the server refuses it.
+    // A command's output is used for some seconds, unless the server refuses it.
     let begun = Instant::now();
     let watches = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%watch'";
     while service.verify(&trust.key).await.status != 200 || server.psql(&url, watches) == "0" {

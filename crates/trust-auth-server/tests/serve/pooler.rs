@@ -1,5 +1,5 @@
-//! PgBouncer between the service and PostgreSQL: refused where it delivers no notifications, used
-//! where it does.
+//! PgBouncer between the service and PostgreSQL. The service refuses to work if PgBouncer delivers
+//! no notifications.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -18,18 +18,20 @@ struct Pooler {
 }
 
 impl Pooler {
-    /// `None`: it is not installed, which was said.
+    /// Starts PgBouncer. Returns `None`, and reports it, if PgBouncer is not installed.
     fn before(server: &PostgresServer, mode: &str) -> Option<Self> {
         let program = programs::find("pgbouncer")?;
         let folder = tempfile::tempdir_in("/tmp").unwrap();
-        // It runs as another user where this process is root, as PostgreSQL does.
+        // If this process is root, PgBouncer and PostgreSQL run as another user.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let address = programs::free_port();
         let configuration = folder.path().join("pgbouncer.ini");
         let text = format!(
-            "[databases]\n* = host=127.0.0.1 port={} user=postgres password={PASSWORD}\n[pgbouncer]\n\
-             listen_addr = 127.0.0.1\nlisten_port = {}\nunix_socket_dir =\nauth_type = any\npool_mode = {mode}\n\
-             ignore_startup_parameters = extra_float_digits\nmax_client_conn = 100\ndefault_pool_size = 20\n",
+            "[databases]\n* = host=127.0.0.1 port={} user=postgres password={PASSWORD}\n\
+             [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {}\nunix_socket_dir =\n\
+             auth_type = any\npool_mode = {mode}\n\
+             ignore_startup_parameters = extra_float_digits\nmax_client_conn = 100\n\
+             default_pool_size = 20\n",
             server.port(),
             address.port(),
         );
@@ -51,7 +53,7 @@ fn a_service_behind_a_pooler_that_delivers_no_notifications_does_not_start_and_n
     for mode in ["transaction", "statement"] {
         let Some(pooler) = Pooler::before(server, mode) else { return };
         let url = server.new_database();
-        // The table is there, made by way of PostgreSQL itself.
+        // The table exists: a direct connection to PostgreSQL created it.
         let folder = tempfile::tempdir().unwrap();
         let made = command(folder.path())
             .args(["--database", &url, "register", "--name", "a"])
@@ -75,7 +77,7 @@ fn a_service_behind_a_pooler_that_delivers_no_notifications_does_not_start_and_n
 }
 
 #[tokio::test]
-async fn a_service_behind_a_pooler_in_session_mode_is_told_of_changes() {
+async fn a_service_behind_a_pooler_in_session_mode_is_notified_of_changes() {
     let Some(server) = PostgresServer::shared() else { return };
     let Some(pooler) = Pooler::before(server, "session") else { return };
     let url = server.new_database();
@@ -87,7 +89,7 @@ async fn a_service_behind_a_pooler_in_session_mode_is_told_of_changes() {
     server.psql(&url, "DELETE FROM trust");
     service.until_metric(evicted, |evicted| evicted >= 2.0).await;
     assert_eq!(service.verify(&trust.key).await.status, 401);
-    // Canaries arrive, time and again.
+    // Canaries arrive again and again.
     let begun = Instant::now();
     service
         .until_metric("trust_auth_listener_canaries_total{outcome=\"heard\"}", |heard| heard >= 3.0)

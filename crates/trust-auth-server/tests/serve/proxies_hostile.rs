@@ -1,5 +1,5 @@
-//! Rude clients: the table of `hostile_requests.rs` through each proxy, over TCP, in front of an
-//! application that keeps what it gets.
+//! Hostile clients: the table of `hostile_requests.rs` through each proxy, over TCP, in front of an
+//! application that records its requests.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -31,7 +31,7 @@ struct Seen {
     body_bytes: usize,
 }
 
-/// An application that takes whatever a proxy sends.
+/// An application that accepts everything that a proxy sends.
 struct Application {
     address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
@@ -60,7 +60,7 @@ impl Application {
                         ))))
                     }
                 });
-                // No limit of its own: those of the proxies and of the service are tested.
+                // No limits here: the test is about those of the proxies and the service.
                 let mut http = http1::Builder::new();
                 http.max_headers(10_000).max_buf_size(8 * 1024 * 1024);
                 tokio::spawn(http.serve_connection(TokioIo::new(stream), keep));
@@ -74,7 +74,7 @@ impl Application {
     }
 }
 
-/// What came first of what a client gets, but for `100 Continue`.
+/// The first answer that a client gets, `100 Continue` excepted.
 #[derive(Debug, Default)]
 struct First {
     status: u16,
@@ -88,7 +88,7 @@ impl First {
         named.map(|(_, value)| &**value).collect()
     }
 
-    /// The answer in these bytes, once it is whole; `ended` says that no more will come.
+    /// Returns the answer in these bytes when it is complete. `ended`: no further bytes follow.
     fn in_bytes(bytes: &[u8], ended: bool) -> Option<Self> {
         let text = String::from_utf8_lossy(bytes);
         let (head, rest) = text.split_once("\r\n\r\n")?;
@@ -125,12 +125,12 @@ impl First {
     }
 }
 
-/// Sends the bytes while it reads the first answer. Its status is 0 if the connection ended without
-/// an answer, and 1 if neither came.
+/// Sends the bytes and reads the first answer at the same time. The status is 0 if the connection
+/// ended without an answer, and 1 if neither arrived.
 async fn converse(address: SocketAddr, bytes: Vec<u8>) -> First {
     let (mut reader, mut writer) = TcpStream::connect(address).await.unwrap().into_split();
     let sending = tokio::spawn(async move {
-        // The proxy may have had enough before all is sent.
+        // The proxy may close before it has read everything.
         let _ = writer.write_all(&bytes).await;
         writer
     });
@@ -152,7 +152,7 @@ async fn converse(address: SocketAddr, bytes: Vec<u8>) -> First {
     first.unwrap_or_else(|_| First { status: 1, ..First::default() })
 }
 
-/// The bytes of a request of the table.
+/// Returns the bytes of a request of the table.
 fn bytes(request: &str, key: &str) -> Vec<u8> {
     let mut text = String::new();
     let mut rest = request;
@@ -178,7 +178,7 @@ fn bytes(request: &str, key: &str) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// What is wrong with what the client and the application got of a request.
+/// Returns what is wrong with the client's answer and the application's requests.
 fn wrong(
     hostile: &Hostile,
     right: Outcome,
@@ -223,9 +223,9 @@ fn wrong(
     }
 }
 
-/// What is wrong with a request that the application got, whatever the client sent.
+/// Returns what is wrong with a request that the application got, whatever the client sent.
 fn intruder(seen: &Seen, trust: &Registered) -> Option<String> {
-    // As a CGI names its variables: what is alike then is the same to many an application.
+    // As names of CGI variables: many applications cannot distinguish names that are equal then.
     let folded = |name: &str| name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
     let alike = |headers: &HeaderMap, folded_name: &str| -> Vec<(String, String)> {
         let named = headers.iter().filter(|(name, _)| folded(name.as_str()) == folded_name);
@@ -254,7 +254,7 @@ async fn assert_withstands(proxy: Proxy) {
     let trust = front.server.register("St. Märy").await;
     application.take();
 
-    // All that is wrong, not the first of it: one change of a proxy's file may mend or break many.
+    // Report all faults: one change of a proxy's file may fix or break many.
     let mut faults = String::new();
     for hostile in TABLE {
         let sent = bytes(hostile.request, &trust.key);
@@ -274,12 +274,12 @@ async fn assert_withstands(proxy: Proxy) {
             .unwrap();
         }
     }
-    // A second request that was in another's body may come late.
+    // A request that was hidden in another's body may arrive late.
     for late in application.take() {
         writeln!(faults, "late: {:?}", intruder(&late, &trust)).unwrap();
     }
     assert!(faults.is_empty(), "{proxy:?}:\n{faults}\n{}", front.program.errors());
-    // And it still lets in who may be let in.
+    // A valid key is still granted.
     let good = bytes(TABLE[0].request, &trust.key);
     assert_eq!(converse(front.address, good).await.status, 200);
 }

@@ -1,6 +1,6 @@
-//! The table of PostgreSQL through the real program: looked at by every command and changed by
-//! `migrate` alone; and a table that was restored without its triggers, or under another owner, on
-//! which everything goes on.
+//! The table of PostgreSQL through the real program. Every command checks the table, and `migrate`
+//! alone changes it. A table that was restored without triggers, or under another owner, still
+//! works.
 
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -12,14 +12,16 @@ use crate::client::ask;
 use crate::postgres_server::PostgresServer;
 use crate::server::{PATIENCE, Server, command};
 
-/// Another program's table, with a column of its own, and without two of ours.
+/// Another program's table, with an additional column, and without two of this project's.
 const FOREIGN: &str = "
     CREATE TABLE trust (
-        id UUID PRIMARY KEY, name VARCHAR NOT NULL UNIQUE, code VARCHAR, region VARCHAR, api_key_hash VARCHAR(64),
+        id UUID PRIMARY KEY, name VARCHAR NOT NULL UNIQUE, code VARCHAR, region VARCHAR,
+        api_key_hash VARCHAR(64),
         created_at TIMESTAMP WITHOUT TIME ZONE NOT NULL DEFAULT now(), contact JSONB
     );
     INSERT INTO trust (id, name, api_key_hash, contact) VALUES
-        ('00000000-0000-4000-8000-000000000001', 'St. Mary', encode(sha256('mary'), 'hex'), '{\"a\": 1}')";
+        ('00000000-0000-4000-8000-000000000001', 'St. Mary', encode(sha256('mary'), 'hex'),
+         '{\"a\": 1}')";
 
 const TRIGGERS: &str =
     "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'trust_auth_%' AND tgenabled = 'A'";
@@ -37,14 +39,14 @@ impl Ran {
     }
 }
 
-/// Runs a command to its end; `verify` reads this key.
+/// Runs a command to its end. `verify` reads this key.
 fn run(url: &str, arguments: &[&str], key: &str) -> Ran {
     use std::io::Write;
     let mut command = command(Path::new("/"));
     command.env("TRUST_AUTH_DATABASE", url).args(arguments);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    // A command that reads nothing may have gone.
+    // A command that reads no input may have ended.
     let _ = child.stdin.take().unwrap().write_all(key.as_bytes());
     let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -60,7 +62,7 @@ fn run(url: &str, arguments: &[&str], key: &str) -> Ran {
     ran
 }
 
-/// Waits until the service is ready, and degraded by exactly these.
+/// Waits until the service is ready, and exactly these words are in `degraded`.
 async fn until_degraded(server: &Server, wanted: &[&str]) {
     let begun = Instant::now();
     loop {
@@ -79,7 +81,7 @@ async fn until_degraded(server: &Server, wanted: &[&str]) {
 }
 
 #[test]
-fn no_command_but_migrate_changes_a_table_that_is_there() {
+fn migrate_alone_changes_an_existing_table() {
     let Some(database) = PostgresServer::shared() else { return };
     let url = database.new_database();
     database.psql(&url, FOREIGN);
@@ -114,7 +116,7 @@ fn no_command_but_migrate_changes_a_table_that_is_there() {
     );
     assert_eq!(database.dump(&url), before);
 
-    // What was shown is what is done.
+    // The migration does what `--dry-run` printed.
     let other = database.new_database();
     database.psql(&other, FOREIGN);
     database.psql(&other, &plan.stdout);
@@ -128,7 +130,7 @@ fn no_command_but_migrate_changes_a_table_that_is_there() {
     assert_eq!(run(&url, &["list"], "").code, 0);
     assert_eq!(run(&url, &["verify"], "mary").code, 0);
 
-    // And again, there is nothing to do.
+    // The second time, there is nothing to do.
     let before = database.dump(&url);
     for arguments in [&["migrate"][..], &["migrate", "--dry-run"]] {
         let ran = run(&url, arguments, "");
@@ -144,7 +146,7 @@ fn no_command_but_migrate_changes_a_table_that_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_was_told_to_migrate_does_so_before_it_serves() {
+async fn serve_with_migrate_migrates_before_it_serves() {
     let Some(database) = PostgresServer::shared() else { return };
     let url = database.new_database();
     database.psql(&url, FOREIGN);
@@ -155,8 +157,8 @@ async fn a_service_that_was_told_to_migrate_does_so_before_it_serves() {
     until_degraded(&server, &[]).await;
 }
 
-/// From a dump, as another role, without what is not the table itself: neither the next start nor
-/// the command line may need it.
+/// The table is restored from a dump as another role, without triggers and rights. Neither the next
+/// start nor the command line may need these.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_was_restored_without_triggers_under_another_owner_is_served_and_administered()
 {
@@ -177,7 +179,7 @@ async fn a_table_that_was_restored_without_triggers_under_another_owner_is_serve
     database.psql(&url_of_owner, &without_triggers.join("\n"));
     assert_eq!(database.psql(&url, TRIGGERS), "0");
 
-    // The grants did not come along.
+    // The restore did not include the rights.
     let ran = run(&url_of_service, &["list", "--json"], "");
     let error = &ran.json()["error"];
     assert_eq!(error["kind"], "missing_right");
@@ -203,7 +205,7 @@ async fn a_table_that_was_restored_without_triggers_under_another_owner_is_serve
     }
     assert_eq!(database.dump_with(&url, &["--schema-only"]), before);
 
-    // A change by the command line is refused at once by a service that does not hear of it.
+    // A service that is not notified of a change by the command line refuses the key at once.
     let server = Server::on(&url_of_service, &[]).await;
     assert_eq!(server.verify(&gone.key).await.status, 200);
     for (arguments, warns) in [
@@ -246,10 +248,10 @@ async fn a_table_that_was_restored_without_triggers_under_another_owner_is_serve
     server.until_logged("are restored").await;
 }
 
-/// Each way in which a trigger can be there and not work, under a service that runs: found, named,
-/// and healed.
+/// Covers each way in which a trigger can exist and not work. A running service finds the fault,
+/// names it, and recovers.
 #[tokio::test(flavor = "multi_thread")]
-async fn triggers_that_go_while_the_service_runs_are_found_and_their_return_heals_it() {
+async fn a_running_service_notices_missing_triggers_and_recovers_when_they_are_back() {
     let Some(database) = PostgresServer::shared() else { return };
     let url = database.new_database();
     let server = Server::on(&url, &[]).await;
@@ -258,7 +260,8 @@ async fn triggers_that_go_while_the_service_runs_are_found_and_their_return_heal
     for damage in [
         "DROP TRIGGER trust_auth_row ON trust",
         "ALTER TABLE trust DISABLE TRIGGER ALL",
-        "CREATE OR REPLACE FUNCTION trust_auth_notify() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "CREATE OR REPLACE FUNCTION trust_auth_notify() RETURNS trigger LANGUAGE plpgsql \
+         AS 'BEGIN RETURN NULL; END'",
     ] {
         database.psql(&url, damage);
         until_degraded(&server, &["triggers_missing"]).await;
@@ -269,10 +272,10 @@ async fn triggers_that_go_while_the_service_runs_are_found_and_their_return_heal
     assert_eq!(server.metric("trust_auth_listener_failures_total").await, 0.0);
 }
 
-/// As an administrator restores it under a service that runs: the table goes, and comes back as
-/// another role's, without triggers.
+/// An administrator restores the table while the service runs. The new table belongs to another
+/// role, and has no triggers.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_is_restored_under_a_running_service_is_read_from_then_on_without_a_restart() {
+async fn a_running_service_reads_a_restored_table_without_a_restart() {
     let Some(database) = PostgresServer::shared() else { return };
     let url = database.new_database();
     let (owner, url_of_owner) = database.new_role(&url);
@@ -292,7 +295,7 @@ async fn a_table_that_is_restored_under_a_running_service_is_read_from_then_on_w
     assert_eq!(server.verify(&trust.key).await.status, 503);
     database.psql(&url_of_owner, &dump.join("\n"));
     let refused = server.verify(&trust.key).await;
-    assert_eq!(refused.status, 503, "its rights did not come along: {refused:?}");
+    assert_eq!(refused.status, 503, "the restore did not include the rights: {refused:?}");
     let failures = "trust_auth_store_failures_total{kind=\"missing_right\"}";
     assert_eq!(server.metric(failures).await, 1.0);
     database.psql(&url_of_owner, &grant);
@@ -302,7 +305,7 @@ async fn a_table_that_is_restored_under_a_running_service_is_read_from_then_on_w
     let path = format!("/admin/trusts/{}/disable", trust.id);
     assert_eq!(server.administer("POST", &path, &Value::Null).await.status, 200);
     assert_eq!(server.verify(&trust.key).await.status, 401);
-    // The triggers' function outlived the table, and is its former owner's.
+    // The triggers' function still exists, and belongs to the former owner.
     let ran = run(&url_of_owner, &["migrate"], "");
     assert!(ran.stderr.contains("ownership of the function `trust_auth_notify`"), "{}", ran.stderr);
     database.psql(&url, "DROP FUNCTION trust_auth_notify");
@@ -311,9 +314,9 @@ async fn a_table_that_is_restored_under_a_running_service_is_read_from_then_on_w
     assert_eq!(server.verify(&other.key).await.status, 200);
 }
 
-/// Whatever becomes of the columns while it is open, a migration mends without a restart.
+/// A migration repairs the columns of an open table without a restart.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_column_that_goes_under_a_running_service_is_503_until_a_migration() {
+async fn a_column_that_is_dropped_under_a_running_service_causes_503_until_a_migration() {
     let Some(database) = PostgresServer::shared() else { return };
     let url = database.new_database();
     let server = Server::on(&url, &[]).await;
@@ -331,10 +334,10 @@ async fn a_column_that_goes_under_a_running_service_is_503_until_a_migration() {
     until_degraded(&server, &[]).await;
 }
 
-/// Constraints are in that section, too, without which a row would not be one trust: that is no
-/// table to serve from.
+/// The left-out section of a dump has the constraints, too. Without them a row may not be one
+/// trust, so the service must not use the table.
 #[test]
-fn a_table_that_was_restored_without_its_constraints_is_refused_with_what_to_do() {
+fn a_table_that_was_restored_without_its_constraints_is_refused_with_advice() {
     let Some(database) = PostgresServer::shared() else { return };
     let (former, url) = (database.new_database(), database.new_database());
     assert_eq!(run(&former, &["register", "--name", "St. Mary"], "").code, 0);

@@ -1,4 +1,4 @@
-//! The service as a process of its own: the real binary, on ports that the system chooses.
+//! The service as a process: the real binary, on ports that the system chooses.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -15,18 +15,18 @@ use trust_auth::KeyHash;
 
 use crate::client::{Answer, ask};
 
-/// How long anything may take that takes a moment on a machine that has nothing else to do.
+/// The limit for operations that take a moment on an idle machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The internal service key of every server here.
+/// The admin key of every service in these tests.
 pub(crate) const ADMIN_KEY: &str = "an-internal-service-key-of-the-tests";
 
-/// A running service. Dropped, it is killed.
+/// A running service. Dropping the value kills the process.
 pub(crate) struct Server {
     child: Child,
     pub(crate) main: SocketAddr,
     pub(crate) admin: SocketAddr,
-    /// The first line of its output.
+    /// The first line of the service's output.
     pub(crate) told: Value,
     log: Arc<Mutex<String>>,
     _folder: TempDir,
@@ -40,23 +40,23 @@ pub(crate) struct Registered {
 }
 
 impl Server {
-    /// On an SQLite file of its own.
+    /// Starts a service on a new SQLite file.
     pub(crate) async fn on_sqlite(arguments: &[&str]) -> Self {
         Self::on("trust-auth.db", arguments).await
     }
 
-    /// On this database; a relative path is one in a folder of its own.
+    /// Starts a service on this database. A relative path is below a new folder.
     pub(crate) async fn on(database: impl AsRef<Path>, arguments: &[&str]) -> Self {
         Self::start(command, database.as_ref(), arguments, Some(ADMIN_KEY)).await
     }
 
-    /// On an SQLite file of its own, with nobody let in to the admin API.
+    /// Starts a service on a new SQLite file, without an admin key.
     pub(crate) async fn without_admin_key() -> Self {
         Self::start(command, Path::new("trust-auth.db"), &[], None).await
     }
 
-    /// As [`on`](Self::on), as a process whose writes fail, rather than end it, beyond a limit for
-    /// the size of files.
+    /// Starts a service as [`on`](Self::on) does. A write beyond the limit on the size of files fails
+    /// and does not end the process.
     pub(crate) async fn whose_writes_may_fail(
         database: impl AsRef<Path>,
         arguments: &[&str],
@@ -71,19 +71,19 @@ impl Server {
         admin_key: Option<&str>,
     ) -> Self {
         let server = Self::begin(command, database, arguments, admin_key);
-        // Its cache is emptied once when the watcher connects, and all trusts are read once: not in
-        // the middle of a test.
+        // When the watcher connects, the cache is emptied, and all trusts are read once. Wait for
+        // both, so that they do not disturb a test.
         server.until_metric("trust_auth_listener_connected", |value| value == 1.0).await;
         server.until_metric("trust_auth_scans_total", |value| value >= 1.0).await;
         server
     }
 
-    /// On this database, which need not be there yet.
+    /// Starts a service on this database, which need not exist yet.
     pub(crate) fn before(database: impl AsRef<Path>, arguments: &[&str]) -> Self {
         Self::before_by(command, database, arguments)
     }
 
-    /// As [`before`](Self::before), started by this command.
+    /// Does the same as [`before`](Self::before), by this command.
     pub(crate) fn before_by(
         command: fn(&Path) -> Command,
         database: impl AsRef<Path>,
@@ -100,7 +100,7 @@ impl Server {
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut command = command(folder.path());
-        // By the environment, so that a flag of the test goes before it.
+        // In the environment, so that a flag of the test overrides it.
         command
             .env("TRUST_AUTH_DATABASE", database)
             .env("TRUST_AUTH_LISTEN", "127.0.0.1:0")
@@ -135,12 +135,12 @@ impl Server {
         Self { child, main, admin, told, log, _folder: folder }
     }
 
-    /// What `/verify` answers to this key.
+    /// Returns the answer of `/verify` to this key.
     pub(crate) async fn verify(&self, key: &str) -> Answer {
         ask(self.main, "GET", "/verify", &[("X-Api-Key", key)], "").await
     }
 
-    /// What the admin API answers to whoever has the internal service key.
+    /// Returns the answer of the admin API to a request with the admin key.
     pub(crate) async fn administer(&self, method: &str, path: &str, body: &Value) -> Answer {
         let authorization = format!("Bearer {ADMIN_KEY}");
         let body = if body.is_null() { String::new() } else { body.to_string() };
@@ -163,7 +163,7 @@ impl Server {
         assert_eq!(answer.status, 200, "{answer:?}");
     }
 
-    /// All metrics, each by its name and labels as `/metrics` has them.
+    /// Returns all metrics, by name and labels as `/metrics` has them.
     pub(crate) async fn metrics(&self) -> BTreeMap<String, f64> {
         let answer = ask(self.main, "GET", "/metrics", &[], "").await;
         assert_eq!(answer.status, 200, "{answer:?}");
@@ -176,13 +176,13 @@ impl Server {
             .collect()
     }
 
-    /// One of them.
+    /// Returns one metric.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         let metrics = self.metrics().await;
         *metrics.get(name).unwrap_or_else(|| panic!("no {name} among {metrics:#?}"))
     }
 
-    /// Waits until it is as wanted, and tells how long that took.
+    /// Waits until the metric is as wanted, and returns how long that took.
     pub(crate) async fn until_metric(&self, name: &str, wanted: impl Fn(f64) -> bool) -> Duration {
         let begun = Instant::now();
         loop {
@@ -195,7 +195,7 @@ impl Server {
         }
     }
 
-    /// Waits until the log has this text: a thread of the service's own writes it.
+    /// Waits until the log has this text. A separate thread of the service writes the log.
     pub(crate) async fn until_logged(&self, text: &str) {
         let begun = Instant::now();
         while !self.log().contains(text) {
@@ -204,7 +204,7 @@ impl Server {
         }
     }
 
-    /// What it has logged so far.
+    /// Returns the log up to now.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
@@ -213,7 +213,7 @@ impl Server {
         self.child.id()
     }
 
-    /// How much memory it has, in bytes.
+    /// Returns the resident memory of the process, in bytes.
     pub(crate) fn resident_bytes(&self) -> u64 {
         let status =
             std::fs::read_to_string(format!("/proc/{}/status", self.process_id())).unwrap();
@@ -223,24 +223,24 @@ impl Server {
     }
 
     pub(crate) fn signal(&self, name: &str) {
-        // The shell's own: not every system has the program.
+        // The shell's builtin: not every system has the program.
         let script = format!("kill -s {name} {}", self.process_id());
         assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         let begun = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(begun.elapsed() < PATIENCE, "it does not end; log: {}", self.log());
+            assert!(begun.elapsed() < PATIENCE, "the service does not end; log: {}", self.log());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
-    /// Asks it to end, and makes sure that it ends in order.
+    /// Asks the service to end, and asserts that it ends in order.
     pub(crate) async fn stop(mut self) -> String {
         self.signal("TERM");
         let status = self.ended().await;
@@ -256,7 +256,7 @@ impl Drop for Server {
     }
 }
 
-/// The tool, in this working directory, without settings of whoever runs the tests.
+/// Returns a command for the program, in this working directory, without the caller's settings.
 pub(crate) fn command(folder: &Path) -> Command {
     in_folder(Command::new(env!("CARGO_BIN_EXE_trust-auth")), folder)
 }

@@ -1,5 +1,5 @@
-//! Nothing outside stalls the service: those who read its output may stop reading, and it goes on
-//! answering and ends when it is told to.
+//! Nothing outside stalls the service. If a reader of its output stops reading, the service still
+//! answers, and ends on a signal.
 #![cfg(target_os = "linux")]
 
 use std::fs::OpenOptions;
@@ -17,8 +17,8 @@ use crate::server::{PATIENCE, Server, command, in_folder};
 
 const O_NONBLOCK: i32 = 0o4000;
 
-/// A service whose standard output and error are what the test wants them to be. Dropped, it is
-/// killed.
+/// A service with the standard output and error that the test passes. Dropping the value kills the
+/// process.
 struct Piped {
     child: Child,
     main: SocketAddr,
@@ -28,7 +28,7 @@ struct Piped {
 impl Piped {
     async fn start(database: &str, stdout: Stdio, stderr: Stdio) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // A port that nobody listens at: the line that would tell it is not read.
+        // A free port, because the test does not read the line with the address.
         let main = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let mut command = command(folder.path());
         command
@@ -46,7 +46,7 @@ impl Piped {
                 Ok(answer) if answer.status == 200 => return piped,
                 Ok(_) | Err(NoAnswer::Refused | NoAnswer::Lost(_)) => {}
             }
-            assert!(begun.elapsed() < PATIENCE, "it is not ready");
+            assert!(begun.elapsed() < PATIENCE, "the service is not ready");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -59,7 +59,7 @@ impl Piped {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(begun.elapsed() < PATIENCE, "it does not end");
+            assert!(begun.elapsed() < PATIENCE, "the service does not end");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -72,8 +72,8 @@ impl Drop for Piped {
     }
 }
 
-/// Leaves the pipe without room. It is opened a second time, so that not to block is a matter of
-/// this description alone.
+/// Fills the pipe. The pipe is opened a second time, so that the non-blocking mode applies to this
+/// descriptor alone.
 fn fill(pipe: &PipeWriter) {
     let path = format!("/proc/self/fd/{}", pipe.as_raw_fd());
     let mut pipe = OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(path).unwrap();
@@ -88,17 +88,16 @@ fn fill(pipe: &PipeWriter) {
     }
 }
 
-/// What is in the pipe, once nobody writes to it any more.
+/// Returns the pipe's content when no process writes to the pipe any more.
 fn rest(mut pipe: PipeReader) -> String {
     let mut text = String::new();
     pipe.read_to_string(&mut text).unwrap();
     text
 }
 
-/// As a log collector that hangs. The database's failure is what makes the service log.
+/// The reader is like a log collector that hangs. The service logs the database's failure.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_of_the_log_that_stops_while_the_database_fails_holds_up_no_answer_and_not_the_end()
- {
+async fn a_stopped_reader_of_the_log_delays_neither_answers_nor_the_end() {
     let Some(database) = PostgresServer::start() else { return };
     let url = database.new_database();
     let (unread, stderr) = pipe().unwrap();
@@ -107,7 +106,7 @@ async fn a_reader_of_the_log_that_stops_while_the_database_fails_holds_up_no_ans
     fill(&ours);
     drop(ours);
     database.stop();
-    // Longer than the pause between two lines about the database.
+    // Longer than the pause between two log lines about the database.
     let begun = Instant::now();
     let mut client = Client::new(piped.main);
     while begun.elapsed() < Duration::from_secs(4) {
@@ -122,22 +121,22 @@ async fn a_reader_of_the_log_that_stops_while_the_database_fails_holds_up_no_ans
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_of_standard_output_that_never_reads_holds_up_neither_the_service_nor_its_end() {
+async fn a_reader_of_standard_output_that_never_reads_delays_neither_the_service_nor_its_end() {
     let (unread, stdout) = pipe().unwrap();
     let (log, stderr) = pipe().unwrap();
     fill(&stdout);
     let mut piped = Piped::start("trust-auth.db", stdout.into(), stderr.into()).await;
     assert_eq!(Client::new(piped.main).verify("unknown").await.unwrap().status, 401);
     assert_eq!(piped.terminated().await.code(), Some(0));
-    // The end waits for a log that is read.
+    // The end waits until a log that is read is written.
     let log = rest(log);
     assert!(log.contains("every request received is answered"), "{log}");
     assert!(!rest(unread).contains("serving"));
 }
 
-/// A failure to start is told on either, and told to nobody who does not read.
+/// A failure to start is written to standard output or standard error, which no process reads here.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failure_to_start_ends_the_service_although_nobody_reads_what_it_says() {
+async fn a_failure_to_start_ends_the_service_even_if_its_output_is_not_read() {
     for arguments in [
         &["serve", "--admin-key-sha256", "short"] as &[_],
         &["--json", "serve", "--listen", "192.0.2.1:1"],
@@ -156,7 +155,7 @@ async fn a_failure_to_start_ends_the_service_although_nobody_reads_what_it_says(
             }
             if begun.elapsed() > PATIENCE {
                 child.kill().unwrap();
-                panic!("it does not end");
+                panic!("the service does not end");
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
@@ -165,9 +164,9 @@ async fn a_failure_to_start_ends_the_service_although_nobody_reads_what_it_says(
     }
 }
 
-/// A pipe that nobody writes to stands for a file on a file system that hangs.
+/// A pipe without a writer stands for a file on a file system that hangs.
 #[tokio::test(flavor = "multi_thread")]
-async fn files_that_cannot_be_read_to_their_end_hold_up_neither_the_probes_nor_the_end() {
+async fn files_that_cannot_be_read_to_their_end_delay_neither_the_probes_nor_the_end() {
     for (variable, url) in [
         ("PGSERVICEFILE", "postgres://u:p@127.0.0.1:1/x?service=hangs"),
         ("PGPASSFILE", "postgres://u@127.0.0.1:1/x"),
@@ -205,11 +204,11 @@ async fn files_that_cannot_be_read_to_their_end_hold_up_neither_the_probes_nor_t
     }
 }
 
-/// Where the name server of [`whose_resolver_hangs`] is. It takes questions and answers none.
+/// The address of the name server of [`whose_resolver_hangs`]. It answers no question.
 const NAME_SERVER: &str = "127.0.0.54:53";
 
-/// The tool, for which every look-up of a name takes minutes: a file system of its own has another
-/// `resolv.conf`.
+/// Returns a command for the program in a file system with another `resolv.conf`. There, every
+/// look-up of a name takes minutes.
 fn whose_resolver_hangs(folder: &Path) -> Command {
     let settings = "nameserver 127.0.0.54\noptions timeout:30 attempts:5\n";
     std::fs::write(folder.join("resolv.conf"), settings).unwrap();
@@ -219,10 +218,10 @@ fn whose_resolver_hangs(folder: &Path) -> Command {
     in_folder(command, folder)
 }
 
-/// The look-up is on a thread of the runtime, which cannot be stopped, and which the end must not
-/// wait for.
+/// The look-up runs on a thread of the runtime, which cannot be stopped. The end must not wait for
+/// the look-up.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_resolver_that_hangs_holds_up_neither_the_probes_nor_the_end() {
+async fn a_resolver_that_hangs_delays_neither_the_probes_nor_the_end() {
     let name_server = UdpSocket::bind(NAME_SERVER);
     let allowed = Command::new("unshare").args(["-rm", "true"]).status();
     let (Ok(_name_server), true) = (name_server, allowed.is_ok_and(|status| status.success()))
@@ -244,7 +243,7 @@ async fn a_resolver_that_hangs_holds_up_neither_the_probes_nor_the_end() {
     server.stop().await;
     assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
 
-    // A single command ends when its own time is over, too.
+    // A command other than `serve` ends at its own limit, too.
     let folder = tempfile::tempdir().unwrap();
     for arguments in [
         &["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off", "--exit-if-unreachable"]

@@ -1,5 +1,5 @@
-//! The start before the database: the service listens, is alive and not ready, and is there when
-//! the database is.
+//! The start before the database: the service listens, runs and is not ready, and is ready when the
+//! database is.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::postgres_server::PostgresServer;
 use crate::server::{ADMIN_KEY, Server};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_starts_before_its_database_waits_for_it_alive_and_not_ready() {
+async fn a_service_that_starts_before_its_database_waits_and_is_not_ready() {
     let Some(database) = PostgresServer::start() else { return };
     let url = database.new_database();
     database.stop();
@@ -17,7 +17,8 @@ async fn a_service_that_starts_before_its_database_waits_for_it_alive_and_not_re
     assert_eq!(ask(server.main, "GET", "/healthz", &[], "").await.status, 200);
     let ready = ask(server.main, "GET", "/readyz", &[], "").await;
     let expected = json!({
-        "ready": false, "store": "cannot_connect", "listener_connected": false, "scan": "pending", "draining": false,
+        "ready": false, "store": "cannot_connect", "listener_connected": false, "scan": "pending",
+        "draining": false,
         "degraded": []
     });
     assert_eq!((ready.status, ready.json()), (503, expected));
@@ -26,7 +27,7 @@ async fn a_service_that_starts_before_its_database_waits_for_it_alive_and_not_re
     assert_eq!((verified.status, verified.header("retry-after")), (503, Some("1")), "{verified:?}");
     assert_eq!(verified.json(), json!({ "detail": "Authentication is unavailable; try again." }));
     let administered = [
-        ("Bearer nobody", (401, "unauthorized")),
+        ("Bearer wrong", (401, "unauthorized")),
         (&format!("Bearer {ADMIN_KEY}"), (503, "unreachable")),
     ];
     for (authorization, expected) in administered {
