@@ -42,8 +42,8 @@ enum Expected {
 /// and the right outcome.
 ///
 /// In each of these, `PORT` is the server's port, `RUN` the folder of its socket, and `%2FRUN` the
-/// same for a URL's host. `FILES` is a folder with the files that `Fixture::make_files` makes. `HOME`
-/// is an empty folder unless the row sets it.
+/// same for a URL's host. `FILES` is a folder with the files that `Fixture::make_files` makes.
+/// `HOME` is an empty folder unless the row sets it.
 type Row = (&'static str, &'static str, &'static str, Expected);
 
 const BASE: &str = "postgres://scram:pw@127.0.0.1:PORT/trusts";
