@@ -17,9 +17,9 @@ pub(crate) struct ChangeRecord {
     failed: AtomicU64,
     /// Failed changes whose cause no check can reproduce: only a change can show that it is gone.
     uncheckable: AtomicU64,
-    /// The value of `failed` when the last successful change or check began.
+    /// The value of `failed` at the start of the last change or check that made up for failures.
     made_up_for: AtomicU64,
-    /// The value of `uncheckable` when the last successful change began.
+    /// The value of `uncheckable` at the start of the last successful change.
     uncheckable_made_up_for: AtomicU64,
     /// Wakes the task that runs the checks.
     failure: Notify,

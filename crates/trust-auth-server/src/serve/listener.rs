@@ -162,8 +162,8 @@ fn http(limits: &ListenerLimits) -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         // A client that has sent its request and shuts down its sending side gets its answer. A
-        // client that is gone cannot be told from it before a write. Each request ends at its
-        // deadline.
+        // client that is gone cannot be distinguished from it before a write. Each request ends at
+        // its deadline.
         .half_close(true)
         .header_read_timeout(limits.header_timeout)
         .max_header_size(limits.header_bytes)

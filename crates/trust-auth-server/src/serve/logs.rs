@@ -22,7 +22,7 @@ use crate::command_error::CommandError;
 /// How long the end of the process waits for the last lines.
 pub(crate) const FLUSH_LIMIT: Duration = Duration::from_millis(500);
 
-/// The form of the lines.
+/// The format of the lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LogFormat {
