@@ -120,7 +120,10 @@ fn may_quote_any_key(error: &clap::Error, arguments: &[OsString]) -> bool {
     };
     // What follows `--` is never a flag.
     let may_be_a_flag = !arguments.iter().any(|argument| argument == "--");
-    quoted.is_some_and(|text| !text.is_empty() && !(may_be_a_flag && has_form_of_a_flag(text)))
+    quoted.is_some_and(|text| {
+        let is_flag = may_be_a_flag && has_form_of_a_flag(text);
+        !text.is_empty() && !is_flag
+    })
 }
 
 fn quoted(error: &clap::Error, kind: ContextKind) -> Option<&str> {
