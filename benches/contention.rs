@@ -29,7 +29,7 @@ const LEAST: u64 = 300_000;
 fn contention(criterion: &mut Criterion) {
     for_each_shared!(readers(criterion));
     readers::<Limit>(criterion);
-    for_each_shared!(beside_writer(criterion));
+    for_each_shared!(next_to_writer(criterion));
 
     let mut latencies = Map::new();
     for_each_shared!(latency(criterion, &mut latencies));
@@ -64,9 +64,9 @@ fn readers<P: Peer>(criterion: &mut Criterion) {
     }
 }
 
-fn beside_writer<P: Shared>(criterion: &mut Criterion) {
+fn next_to_writer<P: Shared>(criterion: &mut Criterion) {
     let mut subject = filled::<P>(KEYS);
-    let mut group = criterion.benchmark_group("contention/beside_writer");
+    let mut group = criterion.benchmark_group("contention/next_to_writer");
     group.sampling_mode(SamplingMode::Flat).throughput(Throughput::Elements(1));
     group.bench_function(P::NAME, |bencher| {
         let (peer, probes) = &mut *subject;
