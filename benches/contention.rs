@@ -1,9 +1,9 @@
-//! What readers cost each other, and what a writer costs them, at 1,000 keys.
+//! Measures what readers cost each other, and what a writer costs them, at 1,000 keys.
 //!
-//! The time of an iteration is that of one lookup by each reader, so lookups per second are readers
-//! over time. The writer replaces one key every 10 µs, or as fast as it can where that takes
-//! longer. `latency` times each lookup beside the writer on its own; two reads of the clock are
-//! part of each figure, as `the loop alone` shows.
+//! One iteration is one lookup by each reader, so lookups per second are readers over time. The
+//! writer replaces one key every 10 µs, or as fast as it can where a write takes longer. `latency`
+//! times each lookup next to the writer on its own. Each of its figures contains two reads of the
+//! clock, as `the loop alone` shows.
 
 mod peers;
 mod workload;
@@ -22,8 +22,8 @@ use workload::{Probes, filled, is_test, save, settings};
 
 const KEYS: usize = 1_000;
 const BETWEEN_WRITES: Duration = Duration::from_micros(10);
-/// As many lookups at least in a sample: criterion begins with one, which is over before the
-/// threads have met.
+/// The smallest number of lookups in a sample. Criterion begins with one lookup, which ends before
+/// the threads have met.
 const LEAST: u64 = 300_000;
 
 fn contention(criterion: &mut Criterion) {
@@ -78,7 +78,7 @@ fn next_to_writer<P: Shared>(criterion: &mut Criterion) {
 
 fn latency<P: Shared>(criterion: &mut Criterion, latencies: &mut Map<String, Value>) {
     let mut subject = filled::<P>(KEYS);
-    // Up to a second, to three digits.
+    // Holds up to a second, with three digits.
     let mut histogram =
         Histogram::<u64>::new_with_bounds(1, 1_000_000_000, 3).expect("bounds in order");
     let mut group = criterion.benchmark_group("contention/latency");
@@ -110,13 +110,15 @@ fn latency<P: Shared>(criterion: &mut Criterion, latencies: &mut Map<String, Val
         P::NAME.into(),
         json!({
             "lookups": histogram.len(),
-            "quantiles_ns": quantiles.map(|share| json!([share, histogram.value_at_quantile(share)])),
+            "quantiles_ns": quantiles
+                .map(|share| json!([share, histogram.value_at_quantile(share)])),
             "max_ns": histogram.max(),
         }),
     );
 }
 
-/// Takes [`LEAST`] lookups where criterion asks for fewer, and answers for as many as it asked for.
+/// Takes [`LEAST`] lookups where criterion asks for fewer, and returns the time of as many as it
+/// asked for.
 fn sampled(mut race: impl FnMut(u64) -> Duration) -> impl FnMut(u64) -> Duration {
     move |lookups| {
         let taken = if is_test() { lookups } else { lookups.max(LEAST) };
@@ -124,7 +126,7 @@ fn sampled(mut race: impl FnMut(u64) -> Duration) -> impl FnMut(u64) -> Duration
     }
 }
 
-/// The time that so many lookups take one thread, once all threads are there.
+/// Returns the time that one thread needs for the lookups, after all threads have arrived.
 fn read<P: Peer>(peer: &P, mut probes: Probes<P::Key>, lookups: u64, ready: &Gate) -> Duration {
     ready.pass();
     let start = Instant::now();
@@ -134,7 +136,7 @@ fn read<P: Peer>(peer: &P, mut probes: Probes<P::Key>, lookups: u64, ready: &Gat
     start.elapsed()
 }
 
-/// Runs `reader` on this thread, and a writer on another for as long as it takes.
+/// Runs `reader` on this thread, and a writer on another thread until `reader` returns.
 fn with_writer<P: Shared, R>(
     peer: &P,
     probes: &Probes<P::Key>,
@@ -146,15 +148,15 @@ fn with_writer<P: Shared, R>(
         scope.spawn(|| {
             ready.pass();
             let mut due = Instant::now();
-            // Relaxed: nothing is read on the strength of it.
+            // Relaxed: the flag guards no data.
             while !done.load(Ordering::Relaxed) {
                 if Instant::now() < due {
                     spin_loop();
                     continue;
                 }
                 peer.insert(written.next(), id(7));
-                // Counted from now where the writer is late: writes that were missed are not made
-                // up for.
+                // A late writer counts from the present time: it does not make up for missed
+                // writes.
                 due = (due + BETWEEN_WRITES).max(Instant::now());
             }
         });
@@ -164,7 +166,7 @@ fn with_writer<P: Shared, R>(
     })
 }
 
-/// Lets nobody pass before all are there. Spins, since a thread that has to be woken starts late.
+/// Holds each thread until all threads have arrived. The threads spin: a woken thread starts late.
 struct Gate {
     missing: AtomicUsize,
 }

@@ -1,8 +1,8 @@
-//! What a cache at capacity weighs, and the largest allocation that one remember makes; counted at
-//! the allocator, so not by criterion.
+//! Counts the memory of a cache at capacity, and the largest allocation of one remember. The
+//! allocator counts, so criterion has no part in these figures.
 //!
-//! Writes `footprint.json` beside criterion's figures. Everything counts that is alive once the
-//! last key is in: the table, entries, and what waits to be freed.
+//! Writes `footprint.json` next to criterion's figures. All memory counts that is allocated when
+//! the last key is in: the table, the entries, and garbage that is not freed yet.
 
 mod peers;
 mod workload;
@@ -32,7 +32,7 @@ fn shared<P: Shared>(figures: &mut Map<String, Value>) {
         let keys = keys::<P::Key>(count);
         let peer = P::filled(&keys, LASTING);
         let mut probes = Probes::new(&keys);
-        // Enough that what happens now and then happens, such as handing garbage over.
+        // Enough writes for rare work to happen, such as a collection of garbage.
         let writes = if P::COPIES_ALL { 4 } else { 10_000 };
         ALLOCATOR.largest.store(0, Ordering::Relaxed);
         for _ in 0..writes {
@@ -52,7 +52,7 @@ fn bytes_per_entry<P: Peer>(figures: &mut Map<String, Value>) {
         let keys = keys::<P::Key>(count);
         let before = ALLOCATOR.live.load(Ordering::Relaxed);
         let peer = black_box(P::filled(&keys, LASTING));
-        // What a peer before this one left to be freed may be freed meanwhile.
+        // Garbage of an earlier peer may be freed at this time.
         let bytes = ALLOCATOR.live.load(Ordering::Relaxed).saturating_sub(before);
         note::<P>(figures, "bytes_per_entry", count, bytes as f64 / count as f64);
         drop(peer);
@@ -64,45 +64,45 @@ fn note<P: Peer>(figures: &mut Map<String, Value>, what: &str, count: usize, val
     figures.entry(P::NAME).or_insert_with(|| json!({}))[what][count.to_string()] = json!(value);
 }
 
-/// The system's allocator, with how much is alive, and the largest request since that was last set
-/// to zero.
+/// The system's allocator, with the number of allocated bytes, and the largest request since
+/// `largest` was last set to zero.
 struct Counting {
     live: AtomicUsize,
     largest: AtomicUsize,
 }
 
 impl Counting {
-    /// Relaxed, here and wherever the counters are read: they are figures, and guard nothing.
+    /// Counts an allocation. Relaxed, here and at each read: the counters guard no data.
     fn grown(&self, bytes: usize) {
         self.live.fetch_add(bytes, Ordering::Relaxed);
         self.largest.fetch_max(bytes, Ordering::Relaxed);
     }
 }
 
-// SAFETY: every request is passed on to the system's allocator as it came.
+// SAFETY: each request goes to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.grown(layout.size());
-        // SAFETY: the caller's promise, passed on.
+        // SAFETY: the caller keeps the same contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         self.grown(layout.size());
-        // SAFETY: the caller's promise, passed on.
+        // SAFETY: the caller keeps the same contract.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         self.live.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise, passed on.
+        // SAFETY: the caller keeps the same contract.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         self.grown(size);
         self.live.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise, passed on.
+        // SAFETY: the caller keeps the same contract.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }

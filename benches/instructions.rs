@@ -1,12 +1,11 @@
-//! How many instructions a lookup executes, counted one by one: figures that repeat where times do
-//! not.
+//! Counts the instructions of a lookup one by one: these figures repeat where times do not.
 //!
-//! Runs itself as a child that is stepped through by `ptrace(2)`, instruction by instruction, and
-//! writes `instructions.json` beside criterion's figures; a note instead where that is refused, or
-//! elsewhere than on Linux. The child executes [`lookups`] twice, the second time as many again, so
-//! that the difference is theirs alone. What is counted is what runs: the clock as the vDSO reads
-//! it, and the reclamation that ships. (Callgrind hides the vDSO and refuses `membarrier`, and so
-//! would count the one that stands in.)
+//! The benchmark runs itself as a child, steps through the child by `ptrace(2)`, and writes
+//! `instructions.json` next to criterion's figures. Where `ptrace` is refused, and on other systems
+//! than Linux, it writes a note. The child calls [`lookups`] with a number of lookups and then with
+//! twice the number. The difference of the two counts belongs to the lookups alone. The child runs
+//! what ships: the clock of the vDSO, and the reclamation that ships. Callgrind would not do: it
+//! hides the vDSO and refuses `membarrier`, so it would count the other reclamation.
 
 mod peers;
 mod workload;
@@ -18,11 +17,11 @@ use std::process::ExitCode;
 use serde_json::{Map, Value, json};
 
 use peers::{ClockAlone, Limit, LoopAlone, Peer, for_each_shared};
-use workload::{LASTING, Probes, is_test, keys, save, strangers};
+use workload::{LASTING, Probes, is_test, keys, save, unknown_keys};
 
 const KEYS: usize = 1_000;
 const LOOKUPS: usize = 200;
-/// Set for the process that is counted: what it is to run.
+/// The environment variable that names what the counted process runs.
 const SUBJECT: &str = "TRUST_KEY_CACHE_COUNTED";
 
 fn main() -> ExitCode {
@@ -63,8 +62,8 @@ fn label(name: &str, hit: bool) -> String {
 fn run<P: Peer>(hit: bool) {
     let keys = keys::<P::Key>(KEYS);
     let peer = P::filled(&keys, LASTING);
-    let mut probes = Probes::new(&if hit { keys } else { strangers(KEYS) });
-    // What is done once, such as the thread's registration, is no part of a lookup.
+    let mut probes = Probes::new(&if hit { keys } else { unknown_keys(KEYS) });
+    // The first lookup does what is done once, such as the thread's registration.
     lookups(&peer, &mut probes, 1);
     stepper::meet();
     lookups(&peer, &mut probes, LOOKUPS);
@@ -124,7 +123,7 @@ mod stepper {
 
     use super::{LOOKUPS, SUBJECT};
 
-    /// In the child: tells the parent how far it is. The first time, it waits to be traced.
+    /// Stops the child, so that the parent can count. The first call waits until the parent traces.
     pub(super) fn meet() {
         if std::env::var_os(SUBJECT).is_none() {
             return;
@@ -136,8 +135,8 @@ mod stepper {
         raise(Signal::SIGSTOP).expect("a process may stop itself");
     }
 
-    /// Instructions per lookup of this process, run again as `subject`; or why they cannot be
-    /// counted.
+    /// Runs this program again as `subject`. Returns the instructions of a lookup, or the reason
+    /// why they cannot be counted.
     pub(super) fn count(subject: &str) -> Result<f64, String> {
         let program = std::env::current_exe().map_err(|error| error.to_string())?;
         let mut child = Command::new(program)
@@ -165,7 +164,7 @@ mod stepper {
         Ok((twice as f64 - once as f64) / LOOKUPS as f64)
     }
 
-    /// To where the child stops next.
+    /// Steps to the place where the child stops next.
     fn steps(pid: Pid) -> Result<u64, String> {
         for steps in 1.. {
             ptrace::step(pid, None).map_err(|error| error.to_string())?;
@@ -175,7 +174,7 @@ mod stepper {
                 other => return Err(format!("the child did not go on: {other:?}")),
             }
         }
-        unreachable!("the child does not run for ever")
+        unreachable!("the child stops")
     }
 }
 

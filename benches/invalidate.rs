@@ -1,9 +1,9 @@
-//! What a revocation costs: all keys at once, and one key.
+//! Measures a revocation: of all keys at once, and of one key.
 //!
-//! `all` in a cache with room for a million keys, empty and full. Ours and moka's only raise a
-//! mark, so it may be raised again and again; the reference's design has to drop every entry, so
-//! each round gets a map that was filled again, which is not timed. `one` removes a key that is
-//! there; what is removed is put back between rounds, which is not timed either.
+//! `all` runs in a cache with room for a million keys, empty and full. This cache and moka only
+//! raise a mark, so each round can raise it again. The reference's design drops every entry, so
+//! each round gets a refilled map; the refill is not timed. `one` removes a key that the cache
+//! holds. The key is put back between rounds, which is not timed either.
 
 mod peers;
 mod workload;
@@ -24,7 +24,7 @@ fn invalidate(criterion: &mut Criterion) {
     one::<MutexStd>(criterion);
 }
 
-/// Not fewer with `--test` than takes a moment.
+/// Returns a million, and fewer with `--test`.
 fn many() -> usize {
     if is_test() { 1_000 } else { 1_000_000 }
 }
@@ -36,7 +36,7 @@ fn all_by_mark<P: Invalidate>(criterion: &mut Criterion) {
             let keys = keys::<P::Key>(many());
             let peer = P::filled(&keys, LASTING);
             if held == 0 {
-                // Room for as many, but every one of them gone.
+                // The cache has room for all keys, and holds none.
                 keys.iter().for_each(|key| peer.invalidate_key(key));
             }
             peer
@@ -64,7 +64,7 @@ fn all_by_clearing(criterion: &mut Criterion) {
 }
 
 fn one<P: Invalidate>(criterion: &mut Criterion) {
-    /// No key comes twice in a batch, or it would be gone the second time.
+    /// No key occurs twice in a batch: the second removal would find no key.
     const BATCH: u64 = 1_000;
     let mut group = criterion.benchmark_group("invalidate/one");
     for count in sizes(&[1_000, 1_000_000]) {

@@ -1,10 +1,12 @@
-//! One lookup at a time on one thread, keys in random order: what an authenticated request pays.
+//! Measures one lookup at a time on one thread, keys in random order, as a request does.
 //!
-//! `hit` and `miss` for everything that is compared. `expired` for ours and three peers which hold
-//! the entry and compare its expiry: the limit, the reference's design and scc's index; the others
-//! do the same on top of their own hit, and moka, which drops what has expired, only misses.
-//! `invalidated` for those that can drop everything at once: ours, moka, and the reference's
-//! design, whose map is cleared; for any other map it would be a miss in an empty map.
+//! * `hit` and `miss` run for all rows.
+//! * `expired` runs for this cache and for three rows that hold the entry and compare its expiry:
+//!   the limit, the reference's design and scc's index. The other maps do the same in addition to
+//!   their own hit. moka drops expired entries, so its lookup is a miss.
+//! * `invalidated` runs for the caches that can drop all entries at once: this cache, moka, and the
+//!   reference's design, which clears its map. For any other map it would be a miss in an empty
+//!   map.
 
 mod peers;
 mod workload;
@@ -18,7 +20,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use peers::{
     ClockAlone, Invalidate, Limit, LoopAlone, Moka, MutexStd, Ours, Peer, SccIndex, for_each_shared,
 };
-use workload::{Probes, filled, is_test, keys, settings, sizes, strangers};
+use workload::{Probes, filled, is_test, keys, settings, sizes, unknown_keys};
 
 const SIZES: [usize; 4] = [20, 1_000, 100_000, 1_000_000];
 
@@ -59,7 +61,7 @@ fn hit<P: Peer>(criterion: &mut Criterion, count: usize) {
 fn miss<P: Peer>(criterion: &mut Criterion, count: usize) {
     let mut subject = std::cell::LazyCell::new(|| {
         let peer = P::filled(&keys(count), workload::LASTING);
-        (peer, Probes::new(&strangers::<P::Key>(count)))
+        (peer, Probes::new(&unknown_keys::<P::Key>(count)))
     });
     criterion.benchmark_group("lookup/miss").bench_function(
         BenchmarkId::new(P::NAME, count),
@@ -74,8 +76,8 @@ fn expired<P: Peer>(criterion: &mut Criterion) {
     for count in sizes(&SIZES) {
         let mut subject = std::cell::LazyCell::new(|| {
             let keys = keys::<P::Key>(count);
-            // Nothing may expire while the rest is put in, or a write would drop it; the coarse
-            // clock wants more than its lag, too.
+            // No entry may expire while the others are inserted: a write would drop it. The
+            // time-to-live must also be longer than the lag of the coarse clock.
             let ttl = Duration::from_millis(200) + Duration::from_micros(3) * count as u32;
             let start = Instant::now();
             let peer = P::filled(&keys, ttl);
@@ -83,7 +85,7 @@ fn expired<P: Peer>(criterion: &mut Criterion) {
                 start.elapsed() + Duration::from_millis(100) < ttl || is_test(),
                 "the machine is busy"
             );
-            // A coarse clock may come after a precise one.
+            // A coarse clock may lag behind a precise one.
             sleep(ttl + Duration::from_millis(100));
             assert!(peer.get(&keys[0]).is_none());
             (peer, Probes::new(&keys))

@@ -1,8 +1,8 @@
-//! Replacing the value of a key that is there, keys in random order: what a sweep pays on top, once
-//! in a time-to-live.
+//! Measures how long replacing the value of a present key takes, keys in random order. A request
+//! pays this after a sweep, once in a time-to-live.
 //!
-//! Ours takes a lease first, and so reads the clock twice. The largest allocation that a remember
-//! makes is `footprint`'s to find.
+//! This cache takes a lease first, and so reads the clock twice. The benchmark `footprint` finds
+//! the largest allocation of a remember.
 
 mod peers;
 mod workload;
@@ -27,7 +27,7 @@ fn replace<P: Shared>(criterion: &mut Criterion) {
         let mut subject = filled::<P>(count);
         let mut group = criterion.benchmark_group("remember");
         if P::COPIES_ALL && count > 1_000 {
-            // Tens of milliseconds each.
+            // Each write takes tens of milliseconds.
             group.sample_size(10);
         }
         group.bench_function(BenchmarkId::new(P::NAME, count), |bencher| {
@@ -37,7 +37,7 @@ fn replace<P: Shared>(criterion: &mut Criterion) {
     }
 }
 
-/// The limit is written by a mutable reference, as a single thread would.
+/// Writes to the limit through a mutable reference, as a single thread would.
 fn replace_unsynchronised(criterion: &mut Criterion) {
     for count in sizes(&SIZES) {
         let mut subject = filled::<Limit>(count);

@@ -1,4 +1,4 @@
-//! Caches that evict by use. They get room for twice the keys, since neither keeps all keys at
+//! Caches that evict by use. They get room for twice the number of keys: neither keeps all keys at
 //! exactly its capacity.
 
 use std::time::Duration;
@@ -44,7 +44,7 @@ impl Shared for QuickCache {
     }
 }
 
-/// With its own time-to-live, which it counts on a clock of its own.
+/// moka with its own time-to-live, which uses a clock of its own.
 pub(crate) struct Moka(moka::sync::Cache<Digest, Uuid, RandomState>);
 
 impl Peer for Moka {
@@ -61,7 +61,7 @@ impl Peer for Moka {
         for (number, key) in keys.iter().enumerate() {
             peer.insert(key, id(number));
         }
-        // What the insertions left to be done later is not the lookups' fault.
+        // The lookups must not pay for work that the insertions postponed.
         peer.0.run_pending_tasks();
         peer
     }

@@ -1,5 +1,5 @@
-//! One pointer to a whole map, which each write copies and replaces: reads as fast as the pointer
-//! can be protected.
+//! One pointer to a whole map, which each write copies and replaces. A read costs as much as the
+//! protection of the pointer.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{Digest, Entry, Map, Peer, Shared, map, now};
 
-/// `load`, which needs nothing but a shared reference.
+/// `load`, which needs only a shared reference.
 pub(crate) struct ArcSwapped {
     map: ArcSwap<Map>,
     ttl: Duration,
@@ -42,10 +42,10 @@ impl Shared for ArcSwapped {
     }
 }
 
-/// arc-swap's `Cache`, which its documentation recommends for reads that outnumber writes by far.
-/// It wants a handle of each thread, in which the last map that the thread saw is kept alive until
-/// the thread looks again; here it lies in a thread-local variable, so that the map can be shared
-/// by reference like all others.
+/// arc-swap's `Cache`, which its documentation recommends where reads outnumber writes by far. Each
+/// thread needs a handle. The handle keeps the last map that the thread saw alive until the
+/// thread's next read. Here a thread-local variable holds the handle, so that threads can share the
+/// map by reference as with all other peers.
 pub(crate) struct ArcSwapCached {
     map: Arc<ArcSwap<Map>>,
     ttl: Duration,
@@ -71,7 +71,7 @@ impl Peer for ArcSwapCached {
         HANDLE.with_borrow_mut(|handle| {
             let handle = match handle {
                 Some(handle) if std::ptr::eq(handle.arc_swap(), &*self.map) => handle,
-                // Another map's, from an earlier benchmark, or none yet.
+                // There is no handle yet, or the handle of an earlier benchmark's map.
                 other => other.insert(Cache::new(Arc::clone(&self.map))),
             };
             handle.load().get(key)?.id_at(now)
@@ -87,7 +87,7 @@ impl Shared for ArcSwapCached {
     }
 }
 
-/// The same with crossbeam-epoch in place of arc-swap.
+/// The same as [`ArcSwapped`], with crossbeam-epoch.
 pub(crate) struct EpochPointer {
     map: Atomic<Map>,
     ttl: Duration,
@@ -107,7 +107,7 @@ impl Peer for EpochPointer {
         let guard = crossbeam_epoch::pin();
         // Acquire: pairs with the exchange that published the map.
         let map = self.map.load(Ordering::Acquire, &guard);
-        // SAFETY: the pointer is never null, and what it led to is freed after this guard.
+        // SAFETY: the pointer is never null, and the map is freed only after this guard.
         unsafe { map.deref() }.get(key)?.id_at(now)
     }
 }
@@ -128,19 +128,19 @@ impl Shared for EpochPointer {
                 .compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire, &guard)
                 .is_ok()
             {
-                // SAFETY: the exchange took the old map out of everybody's reach.
+                // SAFETY: after the exchange, no new guard can reach the old map.
                 unsafe { guard.defer_destroy(old) };
                 break;
             }
         }
-        // Maps are large: do not wait until 64 of them are due.
+        // Maps are large, so collect them before 64 are due.
         guard.flush();
     }
 }
 
 impl Drop for EpochPointer {
     fn drop(&mut self) {
-        // SAFETY: nobody else is left, and the pointer is never null.
+        // SAFETY: `&mut self` excludes other accesses, and the pointer is never null.
         drop(unsafe { std::mem::take(&mut self.map).into_owned() });
     }
 }

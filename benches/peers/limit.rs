@@ -1,5 +1,5 @@
-//! What no cache can beat: a map without synchronisation; and what every figure contains: the
-//! clock, and the loop.
+//! The limit of all caches, a map without synchronisation, and the parts that each figure contains:
+//! the clock and the loop.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use uuid::Uuid;
 
 use super::{Digest, Entry, Map, Peer, Shared, map, now};
 
-/// hashbrown with foldhash, read by whoever likes and written by nobody.
+/// hashbrown with foldhash. Threads only read the map while they share it.
 pub(crate) struct Limit(Map);
 
 impl Limit {
-    /// Adds or replaces, as nobody can who shares the map.
+    /// Adds or replaces a key through a mutable reference.
     #[inline]
     pub(crate) fn insert(&mut self, key: &Digest, id: Uuid, ttl: Duration) {
         self.0.insert(*key, Entry::new(id, ttl));
@@ -33,7 +33,7 @@ impl Peer for Limit {
     }
 }
 
-/// Reads the clock and looks nothing up.
+/// Reads the clock, without a lookup.
 pub(crate) struct ClockAlone;
 
 impl Peer for ClockAlone {
@@ -50,7 +50,7 @@ impl Peer for ClockAlone {
     }
 }
 
-/// Reads the key and does nothing with it: what the benchmark itself costs.
+/// Reads the key and returns: the cost of the benchmark itself.
 pub(crate) struct LoopAlone;
 
 impl Peer for LoopAlone {

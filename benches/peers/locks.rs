@@ -1,4 +1,4 @@
-//! A map behind one lock. The mutex around std's map is the reference system's design.
+//! Maps behind one lock. The mutex around std's map is the reference system's design.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, RwLock};
@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{Digest, Entry, Invalidate, Map, Peer, Shared, id, map, now};
 
-/// With foldhash in place of SipHash, which would make it slower than its lock does.
+/// std's map with foldhash. SipHash would cost more than the lock.
 pub(crate) struct MutexStd {
     map: Mutex<HashMap<Digest, Entry, RandomState>>,
     ttl: Duration,

@@ -38,8 +38,8 @@ impl Shared for Dash {
     }
 }
 
-/// Pinned for each lookup: a request is one, and whoever holds a pin for longer holds back what is
-/// freed.
+/// papaya, pinned for each lookup. A request makes one lookup, and a longer pin would delay the
+/// freeing of garbage.
 pub(crate) struct Papaya {
     map: papaya::HashMap<Digest, Entry, RandomState>,
     ttl: Duration,
@@ -70,8 +70,8 @@ impl Shared for Papaya {
     }
 }
 
-/// `peek_with` is its read without locks. An update adds the new entry and marks the old one, which
-/// is how the index replaces.
+/// scc's index. `peek_with` reads without locks. An update adds the new entry and marks the old
+/// entry.
 pub(crate) struct SccIndex {
     map: scc::HashIndex<Digest, Entry, RandomState>,
     ttl: Duration,

@@ -1,15 +1,13 @@
-//! What the cache is compared with: every map and cache that one would otherwise use, each doing
-//! the same work.
+//! Wraps the maps and caches that the cache is compared with. Each does the same work.
 //!
-//! The work of a lookup: one read of the coarse monotonic clock, the search for a 32-byte digest,
-//! the compare with the entry's expiry, and the 16-byte id copied out. [`Moka`] alone keeps its own
-//! time-to-live, on its own clock.
+//! A lookup reads the coarse monotonic clock once, searches a 32-byte digest, compares the time
+//! with the entry's expiry, and copies the 16-byte id. Only [`Moka`] keeps its own time-to-live, on its
+//! own clock.
 //!
-//! Each peer is used in the fastest way that its documentation tells, and gets two things that the
-//! cache itself does without: a hash function that takes one word of the digest ([`Digest`]), and a
-//! compare that may stop early. Where a peer lets one choose the hasher, it is foldhash: faster
-//! than each one's default, for std's and quick_cache's too. All fields of an entry lie beside each
-//! other.
+//! Each peer is used in the fastest way that its documentation describes. A peer has two advantages
+//! over the cache: a hash function that takes one word of the digest ([`Digest`]), and a compare
+//! that may stop early. Where a peer accepts a hasher, it gets foldhash, which is faster than the
+//! defaults, also those of std and quick_cache. An entry holds all of its fields in one place.
 
 #![allow(dead_code, unused_imports, unused_macros, reason = "each benchmark takes what it needs")]
 
@@ -35,13 +33,14 @@ pub(crate) use maps::{Dash, Papaya, SccIndex};
 pub(crate) use ours::Ours;
 pub(crate) use reclamations::{OverCrossbeam, OverSeize};
 
-/// What can be looked up in. Its name is what the report calls it.
+/// A row of the report: a map or cache with a lookup.
 pub(crate) trait Peer: Send + Sync + Sized {
+    /// The name in the report.
     const NAME: &'static str;
-    /// The digest as this peer likes it best.
+    /// The digest in the fastest form for this peer.
     type Key: Copy + Send + Sync + From<KeyHash>;
 
-    /// Room for as many keys as there are, all of them in it, each with [`id`] of its index.
+    /// Makes a peer with room for these keys, and inserts each key with the [`id`] of its index.
     fn filled(keys: &[Self::Key], ttl: Duration) -> Self;
 
     fn get(&self, key: &Self::Key) -> Option<Uuid>;
@@ -49,20 +48,20 @@ pub(crate) trait Peer: Send + Sync + Sized {
 
 /// A peer that can be written while others read.
 pub(crate) trait Shared: Peer {
-    /// Whether each write copies the whole map, so that many of them are not to be waited for.
+    /// Whether each write copies the whole map, so that a benchmark makes only a few writes.
     const COPIES_ALL: bool = false;
 
-    /// Adds or replaces, with a time-to-live that begins now.
+    /// Adds or replaces a key. The time-to-live begins now.
     fn insert(&self, key: &Self::Key, id: Uuid);
 }
 
-/// A peer that can drop every entry, or one.
+/// A peer that can drop all entries, or one entry.
 pub(crate) trait Invalidate: Shared {
     fn invalidate(&self);
     fn invalidate_key(&self, key: &Self::Key);
 }
 
-/// Calls a generic function for every peer that can be shared, ours first.
+/// Calls a generic function for each peer that threads can share: this cache first.
 macro_rules! for_each_shared {
     ($function:ident($($argument:expr),*)) => {
         $function::<$crate::peers::Ours>($($argument),*);
@@ -83,13 +82,12 @@ macro_rules! for_each_shared {
 }
 pub(crate) use for_each_shared;
 
-/// The id of the trust with this number.
+/// Returns the id of the trust with this number.
 pub(crate) fn id(number: usize) -> Uuid {
     Uuid::from_u128(number as u128 + 1)
 }
 
-/// The key for maps that hash. A digest is uniform, so one word of it is all that the hash function
-/// needs to see.
+/// The key for maps that hash. A digest is uniform, so the hash function needs only one word of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Digest([u64; 4]);
 
@@ -108,7 +106,7 @@ impl Hash for Digest {
     }
 }
 
-/// An id and when it expires, for peers that know no time-to-live.
+/// An id and its expiry, for peers without a time-to-live.
 #[derive(Clone, Copy)]
 pub(crate) struct Entry {
     id: Uuid,
@@ -127,14 +125,14 @@ impl Entry {
     }
 }
 
-/// The clock that the cache counts on, in nanoseconds.
+/// Returns the time of the cache's clock, in nanoseconds.
 #[inline]
 fn now() -> u64 {
     let now = CoarseClock.now();
     now.as_secs().wrapping_mul(1_000_000_000).wrapping_add(u64::from(now.subsec_nanos()))
 }
 
-/// hashbrown's map with foldhash, which most peers are made of.
+/// hashbrown's map with foldhash. Most peers contain this map.
 type Map = hashbrown::HashMap<Digest, Entry, foldhash::fast::RandomState>;
 
 fn map(keys: &[Digest], ttl: Duration) -> Map {

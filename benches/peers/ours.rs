@@ -1,4 +1,4 @@
-//! This crate's cache, as it ships: default clock, capacity for the keys that there are.
+//! This crate's cache as it ships, with the default clock and a capacity of the number of keys.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ impl Peer for Ours {
     type Key = KeyHash;
 
     fn filled(keys: &[KeyHash], ttl: Duration) -> Self {
-        // A cache for no key at all is not built.
+        // The builder rejects a capacity of zero.
         let cache = TrustKeyCache::builder().capacity(keys.len().max(1)).ttl(ttl).build();
         let peer = Self(cache.expect("a capacity and a time-to-live within limits"));
         for (number, key) in keys.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Which keys are asked for, in which order, and for how long: the same for every subject.
+//! Defines the keys, their order, and the duration of a measurement: the same for every row.
 
 #![allow(dead_code, reason = "each benchmark takes what it needs")]
 
@@ -12,26 +12,26 @@ use trust_key_cache::KeyHash;
 
 use crate::peers::Peer;
 
-/// Longer than any benchmark runs, so that hits stay hits.
+/// A time-to-live longer than any benchmark, so that hits stay hits.
 pub(crate) const LASTING: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// As many lookups at least before the order repeats itself, so that no branch predictor learns it
-/// by heart.
+/// The smallest number of lookups before the order repeats, so that no branch predictor learns the
+/// order.
 const PROBES: usize = 1 << 16;
 
-/// With `--test` everything runs once, to show that it does.
+/// Returns whether `--test` was given. Then each benchmark runs once, and nothing is measured.
 pub(crate) fn is_test() -> bool {
     std::env::args().any(|argument| argument == "--test")
 }
 
-/// The numbers of keys to measure at: of those asked for, only the small ones when nothing is
-/// measured.
+/// Returns the numbers of keys to measure at. Where nothing is measured, these are only the small
+/// ones of `all`.
 pub(crate) fn sizes(all: &[usize]) -> impl Iterator<Item = usize> {
     let largest = if is_test() { 1_000 } else { usize::MAX };
     all.iter().copied().filter(move |&size| size <= largest)
 }
 
-/// Long enough for medians that repeat, and overridden by criterion's own options.
+/// Returns settings for medians that repeat. Criterion's own options override these settings.
 pub(crate) fn settings() -> Criterion {
     Criterion::default()
         .warm_up_time(Duration::from_millis(300))
@@ -39,25 +39,25 @@ pub(crate) fn settings() -> Criterion {
         .sample_size(30)
 }
 
-/// The keys of trusts 0 to `count`.
+/// Returns the keys of trusts 0 to `count`.
 pub(crate) fn keys<K: From<KeyHash>>(count: usize) -> Vec<K> {
     (0..count as u64).map(|number| K::from(KeyHash::of(number.to_le_bytes()))).collect()
 }
 
-/// As many keys that no trust has.
-pub(crate) fn strangers<K: From<KeyHash>>(count: usize) -> Vec<K> {
+/// Returns `count` keys that no trust has.
+pub(crate) fn unknown_keys<K: From<KeyHash>>(count: usize) -> Vec<K> {
     (0..count as u64).map(|number| K::from(KeyHash::of((!number).to_le_bytes()))).collect()
 }
 
-/// Keys in random order, for ever. They lie in the order in which they are asked for: a request
-/// brings its key along, so fetching it is no part of a lookup.
+/// Returns keys in random order without end. Memory holds the keys in the order of the lookups: a
+/// request brings its key, so fetching the key is no part of a lookup.
 pub(crate) struct Probes<K> {
     order: Vec<K>,
     at: usize,
 }
 
 impl<K: Copy> Probes<K> {
-    /// All keys, then all of them in another order, until there are enough.
+    /// Takes all keys, then all keys in another order, until there are enough.
     pub(crate) fn new(keys: &[K]) -> Self {
         let mut random = Rng::with_seed(0x5eed);
         let mut deck = keys.to_vec();
@@ -69,7 +69,7 @@ impl<K: Copy> Probes<K> {
         Self { order, at: 0 }
     }
 
-    /// The same order from this share of it on, for another thread.
+    /// Returns the same order from this share of it on, for another thread.
     pub(crate) fn starting_at(&self, share: f64) -> Self {
         let at = (self.order.len() as f64 * share) as usize % self.order.len();
         Self { order: self.order.clone(), at }
@@ -86,8 +86,8 @@ impl<K: Copy> Probes<K> {
     }
 }
 
-/// A peer that holds all keys, and the order in which to ask for them; made when the first
-/// benchmark that needs it runs, so that a filter leaves out the filling too.
+/// A peer that holds all keys, and the order of the lookups. The first benchmark that needs the
+/// peer fills it, so a filter leaves out the filling too.
 pub(crate) type Filled<'a, P> = LazyCell<
     (P, Probes<<P as Peer>::Key>),
     Box<dyn FnOnce() -> (P, Probes<<P as Peer>::Key>) + 'a>,
@@ -98,14 +98,14 @@ pub(crate) fn filled<'a, P: Peer + 'a>(count: usize) -> Filled<'a, P> {
         let keys = keys::<P::Key>(count);
         let peer = P::filled(&keys, LASTING);
         let found = keys.iter().filter(|key| peer.get(key).is_some()).count();
-        // What a cache may lose to full buckets, and no more: a miss is another measurement.
+        // A cache may lose one key in a thousand to full buckets. A miss is another measurement.
         assert!(found * 1_000 >= count * 999, "{} holds {found} of {count} keys", P::NAME);
         (peer, Probes::new(&keys))
     }))
 }
 
-/// Writes what criterion does not measure to `<name>.json` beside what it does; nothing when
-/// nothing is measured.
+/// Writes figures that criterion does not measure to `<name>.json` next to criterion's figures.
+/// Writes nothing where nothing is measured.
 pub(crate) fn save(name: &str, figures: &serde_json::Value) {
     if is_test() {
         return;
@@ -117,7 +117,7 @@ pub(crate) fn save(name: &str, figures: &serde_json::Value) {
         .unwrap_or_else(|error| panic!("{} cannot be written: {error}", file.display()));
 }
 
-/// Where criterion writes, found as criterion finds it.
+/// Returns the folder where criterion writes, by the rules of criterion.
 fn folder() -> PathBuf {
     let variable = |name| std::env::var_os(name).map(PathBuf::from);
     variable("CRITERION_HOME")

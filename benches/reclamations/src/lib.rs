@@ -4,8 +4,8 @@
 //! The cache, its leases and its bucket map are the files in `src/`, included by path. Only the
 //! module `reclaim` differs:
 //!
-//! * [`over_crossbeam`] includes `src/reclaim/crossbeam.rs`. The cache that ships uses the same file
-//!   where `membarrier(2)` is missing, behind a branch that this crate does not have.
+//! * [`over_crossbeam`] includes `src/reclaim/crossbeam.rs`. The cache that ships uses the same
+//!   file where `membarrier(2)` is missing, behind a branch that this crate does not have.
 //! * [`over_seize`] has a `reclaim` of its own over `seize`.
 
 #![allow(clippy::duplicate_mod, reason = "each cache includes the same files")]

@@ -3,8 +3,8 @@
 //! A grace period is an object that is retired at the start of the grace period: the collector
 //! reclaims the object once every guard that existed at the start has ended.
 //!
-//! seize asks for `SeqCst` loads under a guard, and the map loads with Acquire. That is enough where
-//! the collector's barrier is `membarrier(2)`, which orders a reader's store to its reservation
+//! seize asks for `SeqCst` loads under a guard, and the map loads with Acquire. Acquire is enough
+//! where the collector's barrier is `membarrier(2)`: it orders a reader's store to its reservation
 //! before the reader's loads. Elsewhere [`pin`] adds a fence.
 
 use std::sync::atomic::{AtomicU64, Ordering};
