@@ -1,8 +1,8 @@
 //! Wraps the maps and caches that the cache is compared with. Each does the same work.
 //!
 //! A lookup reads the coarse monotonic clock once, searches a 32-byte digest, compares the time
-//! with the entry's expiry, and copies the 16-byte id. Only [`Moka`] keeps its own time-to-live, on its
-//! own clock.
+//! with the entry's expiry, and copies the 16-byte id. Only [`Moka`] keeps its own time-to-live,
+//! on its own clock.
 //!
 //! Each peer is used in the fastest way that its documentation describes. A peer has two advantages
 //! over the cache: a hash function that takes one word of the digest ([`Digest`]), and a compare
