@@ -412,3 +412,34 @@ kinds! {
     Self::BadRow { .. } => "bad_row",
     Self::Other(_) => "other",
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_display_in_lower_case_without_a_full_stop() {
+        let after = Duration::from_secs(1);
+        let errors: [&dyn Error; 8] = [
+            &AuthError::Missing,
+            &AuthError::Invalid,
+            &AuthError::Unavailable(StoreError::Busy),
+            &AuthError::Overloaded,
+            &RegistryError::Store(StoreError::Unsettled),
+            &StoreError::Timeout { after },
+            &StoreError::OutcomeUnknown,
+            &StoreError::Other("the disk is on fire".into()),
+        ];
+        for error in errors {
+            let text = error.to_string();
+            assert!(text.starts_with(char::is_lowercase) && !text.ends_with('.'), "{text}");
+        }
+    }
+
+    #[test]
+    fn each_kind_is_one_of_the_kinds_and_no_two_variants_share_one() {
+        let kinds: std::collections::HashSet<_> = StoreError::KINDS.iter().collect();
+        assert_eq!(kinds.len(), StoreError::KINDS.len());
+        assert!(kinds.contains(&StoreError::Busy.kind()));
+    }
+}

@@ -1,4 +1,5 @@
-//! Which keys are granted, by which path, and what is counted: without a revocation in sight.
+//! Which keys are granted, by which route, and what is counted. No test here revokes a key during a
+//! request.
 
 mod stores;
 
@@ -8,20 +9,20 @@ use stores::{Backend, World, by_name};
 use trust_auth::{AuthError, KeyHash, NewTrust, Route, SqliteStore, StoreError, TrustRegistry};
 
 on_every_store!(
-    the_first_request_sweeps_and_the_next_ones_hit,
+    the_first_request_scans_and_the_next_ones_hit,
     a_key_that_no_trust_has_is_invalid_and_is_not_remembered,
-    a_missing_or_empty_key_is_told_apart_and_reads_nothing,
+    a_missing_or_empty_key_is_distinguished_and_reads_nothing,
     the_key_is_hashed_as_it_is_and_nothing_is_trimmed,
     a_key_of_a_mebibyte_is_a_key_like_any_other,
-    a_sweep_visits_every_enabled_row_and_no_other,
-    of_two_rows_with_one_hash_the_last_is_meant,
+    a_sweep_compares_every_enabled_row_and_no_other,
+    of_two_rows_with_one_hash_the_last_is_granted,
     a_trust_whose_hash_is_null_is_skipped,
     the_counters_add_up,
     a_clone_shares_the_cache_and_the_counters,
-    the_change_of_another_process_is_seen_without_being_told,
+    the_change_of_another_process_is_seen_without_a_notification,
 );
 
-async fn the_first_request_sweeps_and_the_next_ones_hit<S: Backend>() {
+async fn the_first_request_scans_and_the_next_ones_hit<S: Backend>() {
     let world = World::<S>::new().await;
     let (trust, key) = world.register("a").await;
     world.register("b").await;
@@ -48,9 +49,9 @@ async fn a_key_that_no_trust_has_is_invalid_and_is_not_remembered<S: Backend>() 
     assert!(world.cache.is_empty());
 }
 
-async fn a_missing_or_empty_key_is_told_apart_and_reads_nothing<S: Backend>() {
+async fn a_missing_or_empty_key_is_distinguished_and_reads_nothing<S: Backend>() {
     let world = World::<S>::new().await;
-    // A row that the empty key would match, if it were looked at.
+    // A row that the empty key would match, if it were compared.
     world.store.insert(NewTrust::new("a").unwrap(), KeyHash::of("")).await.unwrap();
     for key in [None, Some("")] {
         let attempt = world.authenticator.attempt(key).await;
@@ -94,7 +95,7 @@ async fn a_key_of_a_mebibyte_is_a_key_like_any_other<S: Backend>() {
     ));
 }
 
-async fn a_sweep_visits_every_enabled_row_and_no_other<S: Backend>() {
+async fn a_sweep_compares_every_enabled_row_and_no_other<S: Backend>() {
     let world = World::<S>::new().await;
     let mut keys = Vec::new();
     for at in 0..10 {
@@ -110,20 +111,20 @@ async fn a_sweep_visits_every_enabled_row_and_no_other<S: Backend>() {
     assert_eq!(world.authenticator.stats().rows_swept, 24);
 }
 
-async fn of_two_rows_with_one_hash_the_last_is_meant<S: Backend>() {
+async fn of_two_rows_with_one_hash_the_last_is_granted<S: Backend>() {
     let world = World::<S>::new().await;
     let hash = KeyHash::of("shared");
     for name in ["first", "last", "middle"] {
         world.store.insert(NewTrust::new(name).unwrap(), hash).await.unwrap();
     }
-    let meant = async || world.authenticator.authenticate(Some("shared")).await.unwrap().name;
-    assert_eq!(meant().await, "middle");
-    assert_eq!(meant().await, "middle");
+    let granted = async || world.authenticator.authenticate(Some("shared")).await.unwrap().name;
+    assert_eq!(granted().await, "middle");
+    assert_eq!(granted().await, "middle");
 
     world.registry.delete(&by_name("middle")).await.unwrap();
-    assert_eq!(meant().await, "last");
+    assert_eq!(granted().await, "last");
     world.registry.disable(&by_name("last")).await.unwrap();
-    assert_eq!(meant().await, "first");
+    assert_eq!(granted().await, "first");
 }
 
 async fn a_trust_whose_hash_is_null_is_skipped<S: Backend>() {
@@ -168,8 +169,8 @@ async fn a_clone_shares_the_cache_and_the_counters<S: Backend>() {
     assert_eq!(clone.stats().requests, 2);
 }
 
-/// The registry of another process has a cache of its own; only the table is shared.
-async fn the_change_of_another_process_is_seen_without_being_told<S: Backend>() {
+/// The registry of another process has a cache of its own, and shares only the table.
+async fn the_change_of_another_process_is_seen_without_a_notification<S: Backend>() {
     let world = World::<S>::new().await;
     let elsewhere = TrustRegistry::new(world.store.clone(), Default::default());
     let (trust, key) = elsewhere.register(NewTrust::new("a").unwrap()).await.unwrap();
@@ -186,17 +187,17 @@ async fn the_change_of_another_process_is_seen_without_being_told<S: Backend>() 
 
 #[test]
 fn each_refusal_has_its_status_its_headers_and_its_word() {
-    let told = |refused: AuthError| {
+    let shown = |refused: AuthError| {
         (refused.kind(), refused.status(), refused.www_authenticate(), refused.retry_after())
     };
     let second = Some(Duration::from_secs(1));
-    assert_eq!(told(AuthError::Missing), ("missing", 401, Some("ApiKey"), None));
-    assert_eq!(told(AuthError::Invalid), ("invalid", 401, Some("ApiKey"), None));
-    assert_eq!(told(AuthError::Unavailable(StoreError::Busy)), ("unavailable", 503, None, second));
+    assert_eq!(shown(AuthError::Missing), ("missing", 401, Some("ApiKey"), None));
+    assert_eq!(shown(AuthError::Invalid), ("invalid", 401, Some("ApiKey"), None));
+    assert_eq!(shown(AuthError::Unavailable(StoreError::Busy)), ("unavailable", 503, None, second));
 }
 
 #[tokio::test]
-async fn an_operator_sees_what_an_authenticator_has_done_and_which_file_a_store_has() {
+async fn debug_output_shows_the_counters_and_the_file_of_the_store() {
     let world = World::<SqliteStore>::new().await;
     world.authenticator.authenticate(None).await.unwrap_err();
     let shown = format!("{:?} {:?}", world.authenticator, world.store);

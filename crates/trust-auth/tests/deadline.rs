@@ -1,5 +1,5 @@
-//! The deadline: what the store may take over one request, all steps together. On a clock that
-//! stands still unless everybody waits, so that times are exact up to the runtime's millisecond.
+//! The deadline: how long the store may take for one request, all steps together. The clock
+//! advances only while every task waits, so times are exact up to the millisecond of the runtime.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 const DEADLINE: Duration = Duration::from_millis(100);
 
-/// One trust, in a store whose two reads take as long as they are told to.
+/// One trust, in a store whose two reads take as long as the test sets.
 struct Slow {
     rows: Arc<MemoryStore>,
     fetch: AtomicU64,
@@ -63,7 +63,7 @@ impl World {
         self.authenticator.authenticate(Some(&self.key)).await.unwrap();
     }
 
-    /// How long it takes, in milliseconds, and what came of it.
+    /// Returns the duration in milliseconds, and the attempt.
     async fn timed(&self, key: &str) -> (u128, Attempt) {
         let begun = Instant::now();
         let attempt = self.authenticator.attempt(Some(key)).await;
@@ -81,9 +81,10 @@ fn assert_cut((took, attempt): &(u128, Attempt), expected: u128, route: Route, r
     assert_eq!((attempt.route, attempt.rows_swept), (route, rows_swept));
 }
 
-/// The rest of one scan, the whole of the next, and the fetch after it: without a deadline, 240 ms.
+/// The rest of one scan, the whole of the next, and the fetch after it take 240 ms without a
+/// deadline.
 #[tokio::test(start_paused = true)]
-async fn all_steps_of_a_request_share_one_deadline_and_the_scan_goes_on_for_others() {
+async fn all_steps_of_a_request_share_one_deadline_and_the_scan_continues_for_others() {
     let world = World::with(|builder| builder).await;
     world.slow(80, 90);
     let (authenticator, trust) = (world.authenticator.clone(), world.trust.clone());
@@ -93,7 +94,7 @@ async fn all_steps_of_a_request_share_one_deadline_and_the_scan_goes_on_for_othe
     let scanned = scanning.await.unwrap();
     assert!(matches!(scanned.result, Err(AuthError::Invalid)) && scanned.rows_swept == 1);
 
-    // The second scan had begun for the request that was cut off, and ends by itself.
+    // The second scan began for the request that was cut off, and ends by itself.
     sleep(Duration::from_millis(100)).await;
     assert_eq!(world.authenticator.stats().scans, 2);
     world.slow(0, 90);
@@ -104,7 +105,7 @@ async fn all_steps_of_a_request_share_one_deadline_and_the_scan_goes_on_for_othe
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fetch_that_hangs_is_cut_off_wherever_it_is_and_the_attempt_tells_the_way_so_far() {
+async fn each_fetch_that_hangs_is_cut_off_and_the_attempt_has_its_route_so_far() {
     let world = World::with(|builder| builder).await;
     world.slow(1_000, 30);
     assert_cut(&world.timed(&world.key).await, 100, Route::Scan, 1);
@@ -115,7 +116,7 @@ async fn a_fetch_that_hangs_is_cut_off_wherever_it_is_and_the_attempt_tells_the_
     world.slow(30, 1_000);
     assert_cut(&world.timed(&world.key).await, 100, Route::StaleHit, 0);
     world.slow(0, 0);
-    // What was cut off left nothing behind: the row is asked.
+    // The requests that were cut off remembered nothing: the row is read.
     sleep(Duration::from_secs(2)).await;
     assert!(matches!(world.timed(&world.key).await.1.result, Err(AuthError::Invalid)));
 }
@@ -128,7 +129,7 @@ async fn a_request_that_is_cut_off_takes_the_reject_floor_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_scan_that_nobody_needs_tells_how_many_rows_there_are_without_deadline_or_grant() {
+async fn a_scan_without_a_request_returns_the_number_of_rows_without_deadline_or_grant() {
     let world = World::with(|builder| builder).await;
     world.slow(0, 1_000);
     assert_eq!(world.authenticator.scan().await.unwrap(), 1);

@@ -1,5 +1,5 @@
-//! The authenticator in front of a service: what is let through, with what, and what everybody else
-//! is told (G9, G10).
+//! The authenticator in front of a service: which requests reach the service and with what, and the
+//! response to every other request (G9, G10).
 
 mod stores;
 
@@ -28,8 +28,8 @@ use trust_auth::{
 };
 use uuid::Uuid;
 
-/// Answers with the name of the trust that it finds, and counts how often it is called. Like some
-/// services in use, it must be ready before it is called, and a clone of one that is ready is not.
+/// Answers with the name of the trust in the request, and counts its calls. It must be ready before
+/// it is called, and a clone of a ready one is not ready, as with some services in use.
 #[derive(Default)]
 struct Greeter {
     called: Arc<AtomicUsize>,
@@ -71,7 +71,7 @@ fn request(name: &str, values: &[&[u8]]) -> Request<String> {
     request.body("the body".to_owned()).unwrap()
 }
 
-/// What every refusal must look like, to the letter.
+/// Checks a refusal exactly: status, headers and body.
 fn assert_refused(response: &Response<String>, status: u16, body: &str) {
     assert_eq!((response.status().as_u16(), response.body().as_str()), (status, body));
     let headers = response.headers();
@@ -91,14 +91,15 @@ const UNAVAILABLE: &str = r#"{"detail":"Authentication is unavailable; try again
 const OVERLOADED: &str = r#"{"detail":"Authentication is overloaded; try again."}"#;
 
 #[tokio::test]
-async fn a_granted_request_reaches_the_service_with_its_trust_and_all_else_that_it_had() {
+async fn a_granted_request_reaches_the_service_unchanged_with_its_trust() {
     let world = World::<SqliteStore>::new().await;
     let (trust, key) = world.register("St. Mary").await;
     let (other, _) = world.register("St. Peter").await;
     let greeter = Greeter::default();
     let called = Arc::clone(&greeter.called);
     let mut service = AuthLayer::new(world.authenticator.clone()).layer(greeter);
-    // By a scan, and then by the cache. The second brings another trust along, which is replaced.
+    // By a scan, and then by the cache. The second request carries another trust, which the layer
+    // replaces.
     for number in 1..=2 {
         let mut request = request("X-API-KEY", &[key.expose().as_bytes()]);
         if number == 2 {
@@ -116,7 +117,7 @@ async fn a_granted_request_reaches_the_service_with_its_trust_and_all_else_that_
 }
 
 #[tokio::test]
-async fn a_refused_request_never_reaches_the_service_and_is_told_the_same_as_ever_g10() {
+async fn a_refused_request_never_reaches_the_service_and_has_the_usual_response_g10() {
     let world = World::<SqliteStore>::new().await;
     let (_, key) = world.register("a").await;
     let (_, disabled) = world.register_hot("b").await;
@@ -158,7 +159,7 @@ async fn a_refused_request_never_reaches_the_service_and_is_told_the_same_as_eve
     let missing = cases.iter().filter(|(.., body)| *body == MISSING).count();
     assert_eq!((stats.missing, stats.invalid), (missing as u64, (cases.len() - missing) as u64));
 
-    // The same key where it belongs, so that the table above refuses for what it says.
+    // The same key in its place is granted, so the table above refuses for its own reasons.
     for ((name, header), value) in [(plain, key), (schemed, &with_scheme)] {
         let layer = AuthLayer::new(world.authenticator.clone()).header(header);
         let response = layer.layer(greeter.clone()).oneshot(request(name, &[value])).await.unwrap();
@@ -203,7 +204,7 @@ impl TrustStore for Stuck {
 }
 
 #[test]
-fn what_is_shown_for_debugging_names_the_header_and_no_key() {
+fn debug_output_names_the_header_and_no_key() {
     let authenticator =
         Authenticator::builder(Arc::new(MemoryStore::new()), Arc::default()).build();
     let layer = AuthLayer::new(authenticator)
@@ -215,17 +216,16 @@ fn what_is_shown_for_debugging_names_the_header_and_no_key() {
 }
 
 #[tokio::test]
-async fn over_the_limit_the_client_is_told_when_to_come_back() {
+async fn over_the_limit_the_response_has_a_retry_after() {
     let authenticator =
         Authenticator::builder(Arc::new(Stuck), Arc::default()).waiting_limit(1).build();
     let greeter = Greeter::default();
     let service = AuthLayer::new(authenticator.clone()).layer(greeter.clone());
-    let ask =
-        || tokio::spawn(service.clone().oneshot(request("x-api-key", &[b"a stranger's key"])));
-    let scans = ask();
-    // Until the scan has taken it off the queue, the next one is over the limit.
+    let send = || tokio::spawn(service.clone().oneshot(request("x-api-key", &[b"an unknown key"])));
+    let scans = send();
+    // The next request is over the limit until the scan has taken the first off the queue.
     let waits = loop {
-        let request = ask();
+        let request = send();
         let overloaded = authenticator.stats().overloaded;
         while authenticator.stats().waiting < 2 && authenticator.stats().overloaded == overloaded {
             yield_now().await;
@@ -234,28 +234,28 @@ async fn over_the_limit_the_client_is_told_when_to_come_back() {
             break request;
         }
     };
-    assert_refused(&ask().await.unwrap().unwrap(), 503, OVERLOADED);
+    assert_refused(&send().await.unwrap().unwrap(), 503, OVERLOADED);
     assert!(!scans.is_finished() && !waits.is_finished());
     assert_eq!(greeter.called.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]
-async fn a_store_that_fails_is_logged_once_however_many_requests_it_fails() {
+async fn a_failing_store_is_logged_once_for_many_requests() {
     let (log, _guard) = Log::start();
     let world = World::<SqliteStore>::new().await;
     let service = AuthLayer::new(world.authenticator.clone()).layer(Greeter::default());
     world.store.close().await;
     for _ in 0..20 {
         let response =
-            service.clone().oneshot(request("x-api-key", &[b"a stranger's key"])).await.unwrap();
+            service.clone().oneshot(request("x-api-key", &[b"an unknown key"])).await.unwrap();
         assert_refused(&response, 503, UNAVAILABLE);
     }
     let text = log.text();
-    assert_eq!(text.matches("could not be authenticated").count(), 1, "{text}");
-    assert!(text.contains("unreachable") && !text.contains("a stranger's key"), "{text}");
+    assert_eq!(text.matches("the store failed: a request is refused").count(), 1, "{text}");
+    assert!(text.contains("unreachable") && !text.contains("an unknown key"), "{text}");
 }
 
-/// Also what is refused for its headers alone, of which nothing is read.
+/// Also a request that is refused for its headers, before any read.
 #[tokio::test(start_paused = true)]
 async fn every_refusal_of_the_layer_takes_the_floor() {
     let world = World::<MemoryStore>::new().await;
@@ -316,9 +316,9 @@ async fn an_axum_handler_has_the_trust_of_its_request_until_it_is_revoked() {
     assert_eq!(answer(&app, Some(other.expose())).await, (200, "Hello, St. Peter.".into()));
 }
 
-/// A key that would be good, on a route that nobody guards.
+/// The key is valid, but no layer is in front of the route.
 #[tokio::test]
-async fn a_layer_that_was_forgotten_opens_no_door_g9() {
+async fn a_forgotten_layer_grants_nothing_g9() {
     let world = World::<MemoryStore>::new().await;
     let (_, key) = world.register("a").await;
     let app = Router::new().route("/", get(greet));

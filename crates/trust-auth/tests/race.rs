@@ -1,8 +1,8 @@
-//! Revocation under fire: many threads present keys, old and new, while those are rotated,
+//! Revocations under load: many threads present old and new keys, while their trusts are rotated,
 //! disabled, enabled and deleted. No request that began after a revocation returned is granted (G1,
-//! G9), and no key that was in force all the time is refused.
+//! G9), and no key that is valid throughout is refused.
 //!
-//! Bounded by counts, not by time.
+//! Counts bound the tests, and not time.
 
 mod stores;
 
@@ -17,7 +17,7 @@ use uuid::Uuid;
 const TRUSTS: usize = 8;
 const CLIENTS: usize = 4;
 
-/// A key that was handed out, and what the registry has said about it.
+/// A key that was issued, and how far its revocation has come.
 struct Issued {
     key: String,
     id: Uuid,
@@ -50,8 +50,8 @@ async fn client<S: Backend>(
     let mut last_round = false;
     loop {
         let keys = issued.lock().unwrap().clone();
-        // Once more after the last revocation, over every key that there ever was. Before that, the
-        // newest ones are the interesting ones.
+        // The last round, after the last revocation, presents every key ever issued. Before that,
+        // only the newest keys matter.
         let chosen =
             if last_round { &keys[..] } else { &keys[keys.len().saturating_sub(2 * TRUSTS)..] };
         for at in 0..chosen.len() {
@@ -66,7 +66,7 @@ async fn client<S: Backend>(
                     tally.granted.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(AuthError::Invalid) => {
-                    assert!(!untouched_after, "a key in force was refused");
+                    assert!(!untouched_after, "a valid key was refused");
                     tally.refused.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(other) => panic!("{other:?}"),
@@ -81,7 +81,7 @@ async fn client<S: Backend>(
     }
 }
 
-async fn revocations_under_fire<S: Backend>(rounds: usize) {
+async fn revocations_under_load<S: Backend>(rounds: usize) {
     let world = Arc::new(World::<S>::new().await);
     let issued = Arc::new(Mutex::new(Vec::new()));
     let mut current = Vec::new();
@@ -114,8 +114,7 @@ async fn revocations_under_fire<S: Backend>(rounds: usize) {
             1 => {
                 world.registry.disable(&which).await.unwrap();
                 old.revoked.store(true, Ordering::SeqCst);
-                // The clients see it refused; then its key comes back to life for good as another
-                // entry.
+                // The clients see a refusal. Then the trust receives another key and is enabled.
                 tokio::task::yield_now().await;
                 let (trust, key) = world.registry.rotate(&which).await.unwrap();
                 let next = Issued::new(key.expose(), trust.id);
@@ -138,8 +137,8 @@ async fn revocations_under_fire<S: Backend>(rounds: usize) {
         client.await.unwrap();
     }
 
-    // The fire was real: both answers came, the hot path was in use, and in the end it serves
-    // exactly the keys in force.
+    // The load was real: both answers occurred, and the hot path was used. In the end it serves
+    // exactly the valid keys.
     assert!(tally.granted.load(Ordering::Relaxed) >= (CLIENTS * TRUSTS) as u64);
     assert!(tally.refused.load(Ordering::Relaxed) >= (CLIENTS * rounds) as u64);
     let stats = world.authenticator.stats();
@@ -158,17 +157,17 @@ async fn revocations_under_fire<S: Backend>(rounds: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_key_is_granted_after_its_revocation_in_memory_g1_g9() {
-    revocations_under_fire::<MemoryStore>(600).await;
+    revocations_under_load::<MemoryStore>(600).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_key_is_granted_after_its_revocation_on_sqlite_g1_g9() {
-    revocations_under_fire::<SqliteStore>(90).await;
+    revocations_under_load::<SqliteStore>(90).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_key_is_granted_after_its_revocation_on_postgres_g1_g9() {
     if PostgresServer::shared().is_some() {
-        revocations_under_fire::<PostgresStore>(90).await;
+        revocations_under_load::<PostgresStore>(90).await;
     }
 }

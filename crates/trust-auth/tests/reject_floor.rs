@@ -1,6 +1,6 @@
-//! The floor under refusals: each takes it, or a whole multiple, from the beginning of the request;
-//! grants do not. On a clock that stands still unless everybody waits, so that times are exact up
-//! to the runtime's millisecond.
+//! The reject floor: each refusal takes the floor, or a whole multiple of it, from the beginning of
+//! the request; grants do not. The clock advances only while every task waits, so times are exact
+//! up to the millisecond of the runtime.
 
 mod stores;
 
@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 const FLOOR: Duration = Duration::from_millis(20);
 
-/// One trust, whose key is "key", in a store that takes its time.
+/// One trust, whose key is "key", in a store with a delay.
 struct Slow {
     rows: MemoryStore,
     delay: Duration,
@@ -49,7 +49,7 @@ impl TrustStore for Slow {
     }
 }
 
-/// How long the answer takes, in whole milliseconds, and its word.
+/// Returns how long the answer takes, in whole milliseconds, and its kind.
 async fn timed<S: TrustStore>(
     authenticator: &Authenticator<S>,
     key: Option<&str>,
@@ -59,7 +59,7 @@ async fn timed<S: TrustStore>(
     (begin.elapsed().as_millis(), result.map_or_else(|refused| refused.kind(), |_| "granted"))
 }
 
-/// The runtime's tick may come up to a millisecond after the time.
+/// The runtime's tick may be up to a millisecond late.
 #[track_caller]
 fn assert_took((took, word): (u128, &'static str), expected: u128, expected_word: &str) {
     assert_eq!(word, expected_word);
@@ -89,21 +89,21 @@ async fn a_refusal_beyond_the_floor_takes_a_whole_multiple_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_grant_goes_out_at_once() {
+async fn a_grant_is_returned_at_once() {
     let authenticator = Slow::authenticator(5, false, 8).await;
     assert_took(timed(&authenticator, Some("key")).await, 5, "granted");
     assert_took(timed(&authenticator, Some("key")).await, 0, "granted");
 }
 
-/// The rest of one scan and the whole of the next, and both again; each with as many keys as may
-/// wait.
+/// A refusal waits for the rest of one scan and the whole of the next, and for both again, each
+/// with as many keys as may wait.
 #[tokio::test(start_paused = true)]
-async fn a_floor_that_a_flood_could_overcome_is_warned_of_once() {
+async fn a_floor_that_is_too_short_for_a_flood_is_logged_once() {
     const ENOUGH: usize = 1;
-    // For one row 2 ns each: 3 ms.
+    // 2 ns each for one row: 3 ms.
     const TOO_MANY: usize = 1_500_000;
-    // Against a floor of 20 ms: four scans of 3 ms, of 6 ms with that many keys, and of 6 ms. The
-    // runtime may add a millisecond to each.
+    // The floor is 20 ms. Four scans take 3 ms each, 6 ms each with that many keys, or 6 ms each.
+    // The runtime may add a millisecond to each.
     for (delay, limit, warned) in [(3, ENOUGH, 0), (3, TOO_MANY, 1), (6, ENOUGH, 1)] {
         let (log, _guard) = Log::start();
         let authenticator = Slow::authenticator(delay, false, limit).await;
@@ -116,8 +116,8 @@ async fn a_floor_that_a_flood_could_overcome_is_warned_of_once() {
     }
 }
 
-/// A queue of one place: whoever waits for the floor has none of it, nor keeps the next scan from
-/// beginning.
+/// The queue has one place. A request that waits for the floor does not take it, and delays no
+/// scan.
 #[tokio::test(start_paused = true)]
 async fn a_refusal_that_waits_for_the_floor_holds_nothing() {
     let authenticator = Slow::authenticator(1, false, 1).await;
@@ -147,7 +147,7 @@ async fn a_refusal_that_waits_for_the_floor_holds_nothing() {
     }
     assert!(words.contains(&"overloaded"), "{words:?}");
 
-    // And who goes away while waiting leaves nothing behind.
+    // A request that is cancelled while it waits leaves nothing behind.
     let gone = refused("no trust has this");
     sleep(Duration::from_millis(10)).await;
     gone.abort();
@@ -156,8 +156,8 @@ async fn a_refusal_that_waits_for_the_floor_holds_nothing() {
     assert_eq!(stats.requests, stats.granted + stats.invalid + stats.overloaded);
 }
 
-/// There is no timer to wait by, and how soon a refusal comes must not tell what it was. A grant
-/// needs none.
+/// Nothing can wait without a timer, and the duration of a refusal must not reveal its kind. A
+/// grant needs no timer.
 #[test]
 fn a_refusal_outside_a_runtime_is_unavailable_if_there_is_a_floor() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -179,7 +179,7 @@ fn a_refusal_outside_a_runtime_is_unavailable_if_there_is_a_floor() {
 
 /// Without a floor, nothing needs a timer.
 #[test]
-fn there_is_no_floor_unless_one_is_asked_for() {
+fn there_is_no_floor_unless_one_is_set() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         let world = World::<MemoryStore>::over(Arc::new(MemoryStore::new()), None);

@@ -1,5 +1,5 @@
-//! A revoked key is refused at once, whatever the cache holds (G9); what a revocation does to the
-//! cache, and what it leaves alone (G1, G2).
+//! A revoked key is refused at once, whatever the cache contains (G9). A revocation removes its own
+//! keys from the cache, and no others (G1, G2).
 
 mod stores;
 
@@ -28,9 +28,9 @@ on_every_store!(
     a_change_invalidates_its_own_key_and_leaves_the_others_hot_g2,
     a_refused_change_invalidates_nothing,
     a_change_is_committed_before_its_key_is_invalidated_g1,
-    a_revocation_during_the_sweep_is_refused_and_not_remembered_g1,
-    a_row_that_another_process_revokes_during_the_sweep_is_refused_and_not_remembered_g9,
-    a_key_that_another_row_has_all_the_time_is_granted_when_the_swept_one_goes,
+    a_revocation_during_the_scan_is_refused_and_not_remembered_g1,
+    a_row_that_another_process_revokes_during_the_scan_is_refused_and_not_remembered_g9,
+    a_key_that_another_row_has_throughout_is_granted_when_the_matched_row_goes,
     a_revocation_after_the_live_row_was_read_is_not_remembered_g1,
     a_change_of_unknown_outcome_invalidates_every_key,
     a_change_cancelled_before_its_commit_invalidates_every_key,
@@ -78,7 +78,7 @@ async fn a_deleted_trust_is_refused_at_once_g9<S: Backend>() {
     assert_refused(&world, &key, Route::Scan).await;
 }
 
-// Stale hits: the change comes from a program that cannot reach this cache.
+// Stale hits: the change is made by a program that cannot reach this cache.
 
 async fn a_stale_hit_on_a_deleted_row_is_refused_g9<S: Backend>() {
     let world = World::<S>::new().await;
@@ -142,8 +142,8 @@ async fn a_key_that_moved_to_another_row_is_granted_as_that_row_g4<S: Backend>()
     assert_eq!((attempt.result.unwrap().id, attempt.route), (heir.id, Route::Hit));
 }
 
-/// An invalidation would supersede the leases of the bucket's other keys, whenever the holder of a
-/// revoked key likes.
+/// Otherwise a client with a revoked key could supersede the leases of the bucket's other keys at
+/// any time.
 async fn a_stale_hit_leaves_the_cache_as_it_is<S: Backend>() {
     let world = World::<S>::new().await;
     let (trust, key) = world.register_hot("a").await;
@@ -203,23 +203,23 @@ async fn a_refused_change_invalidates_nothing<S: Backend>() {
     assert!(
         matches!(taken, RegistryError::Store(StoreError::NameTaken { ref name }) if name == "a")
     );
-    let nobody = by_name("nobody");
-    let missing = [
-        world.registry.rotate(&nobody).await.unwrap_err(),
-        world.registry.disable(&nobody).await.unwrap_err(),
-        world.registry.enable(&nobody).await.unwrap_err(),
-        world.registry.delete(&nobody).await.unwrap_err(),
+    let missing = by_name("missing");
+    let errors = [
+        world.registry.rotate(&missing).await.unwrap_err(),
+        world.registry.disable(&missing).await.unwrap_err(),
+        world.registry.enable(&missing).await.unwrap_err(),
+        world.registry.delete(&missing).await.unwrap_err(),
     ];
-    for error in missing {
+    for error in errors {
         assert_eq!(error.kind(), "no_such_trust");
-        assert!(error.to_string().contains("\"nobody\""), "{error}");
+        assert!(error.to_string().contains("\"missing\""), "{error}");
     }
     assert_eq!(world.cached(&key), Some(trust.id));
     assert_eq!(world.registry.list().await.unwrap(), [trust]);
 }
 
-/// A request between an early invalidation and the commit would remember the key once more, for
-/// good.
+/// A request between an early invalidation and the commit would remember the key again, and nothing
+/// would remove it.
 async fn a_change_is_committed_before_its_key_is_invalidated_g1<S: Backend>() {
     let world = World::<Tampered<S>>::tampered().await;
     let (trust, key) = world.register_hot("a").await;
@@ -249,7 +249,7 @@ async fn a_change_is_committed_before_its_key_is_invalidated_g1<S: Backend>() {
     assert_eq!(world.cached(&key), None);
 }
 
-async fn a_revocation_during_the_sweep_is_refused_and_not_remembered_g1<S: Backend>() {
+async fn a_revocation_during_the_scan_is_refused_and_not_remembered_g1<S: Backend>() {
     let world = World::<Tampered<S>>::tampered().await;
     let (trust, key) = world.register("a").await;
     let (registry, which) = (world.registry.clone(), trust.id.into());
@@ -262,9 +262,9 @@ async fn a_revocation_during_the_sweep_is_refused_and_not_remembered_g1<S: Backe
     assert_eq!(world.cached(&key), None);
 }
 
-/// No invalidation reaches this cache, so that only the live row stands between the sweep's match
-/// and the cache.
-async fn a_row_that_another_process_revokes_during_the_sweep_is_refused_and_not_remembered_g9<
+/// No invalidation reaches this cache, so only the check of the live row keeps the scan's match out
+/// of the cache.
+async fn a_row_that_another_process_revokes_during_the_scan_is_refused_and_not_remembered_g9<
     S: Backend,
 >() {
     let world = World::<Tampered<S>>::tampered().await;
@@ -279,9 +279,9 @@ async fn a_row_that_another_process_revokes_during_the_sweep_is_refused_and_not_
     assert_eq!(world.cached(&key), None);
 }
 
-/// Two rows have the key, which no registry makes but another program may. The later one goes
-/// during the sweep.
-async fn a_key_that_another_row_has_all_the_time_is_granted_when_the_swept_one_goes<S: Backend>() {
+/// Two rows have the key: another program may write such rows. The later row is disabled during the
+/// scan.
+async fn a_key_that_another_row_has_throughout_is_granted_when_the_matched_row_goes<S: Backend>() {
     let world = World::<Tampered<S>>::tampered().await;
     let (trust, key) = world.register("a").await;
     let twin = world.store.inner.insert(NewTrust::new("b").unwrap(), key.hash()).await.unwrap();
@@ -292,14 +292,14 @@ async fn a_key_that_another_row_has_all_the_time_is_granted_when_the_swept_one_g
     });
     let attempt = world.attempt(&key).await;
     assert_eq!(attempt.result.unwrap().id, trust.id);
-    // Both rows the first time, the one that is left the second.
+    // The first scan compares both rows, and the second compares the remaining row.
     assert_eq!(attempt.rows_swept, 3);
     assert!(world.store.is_spent());
     assert_eq!(world.cached(&key), Some(trust.id));
 }
 
 #[tokio::test]
-async fn rows_that_change_under_every_sweep_make_the_request_unavailable_and_are_not_remembered() {
+async fn rows_that_change_during_every_scan_make_the_request_unavailable_and_are_not_remembered() {
     struct Restless;
     impl TrustStore for Restless {
         async fn fetch(&self, _: Uuid) -> Result<Option<Trust>, StoreError> {
@@ -319,8 +319,8 @@ async fn rows_that_change_under_every_sweep_make_the_request_unavailable_and_are
     assert!(cache.is_empty());
 }
 
-/// The request may be granted: its live row was read before the revocation returned. Its answer
-/// must not outlive it.
+/// The request may be granted, because its live row was read before the revocation returned. Its
+/// answer must not be remembered.
 async fn a_revocation_after_the_live_row_was_read_is_not_remembered_g1<S: Backend>() {
     let world = World::<Tampered<S>>::tampered().await;
     let (trust, key) = world.register("a").await;
@@ -335,7 +335,7 @@ async fn a_revocation_after_the_live_row_was_read_is_not_remembered_g1<S: Backen
     assert_refused(&world, &key, Route::Scan).await;
 }
 
-/// Two hot trusts; `change` is made to the first, and must leave neither in the cache.
+/// Makes `change` to the first of two hot trusts, and checks that neither stays in the cache.
 async fn assert_change_invalidates_every_key<S: Backend, F: Future<Output = ()>>(
     change: impl FnOnce(Arc<World<Tampered<S>>>) -> F,
 ) {

@@ -1,6 +1,6 @@
-//! Scans that requests share: who joins which, what each is told, and what becomes of those who
-//! wait when a scan is slow, fails, or never ends (G1, G8, G9). The store's reads return when the
-//! test lets them, so that every order of events is the one that is meant.
+//! Scans that requests share: which scan a request joins, which answer it receives, and what
+//! happens to waiting requests when a scan is slow, fails, or never ends (G1, G8, G9). The store's
+//! reads return when the test allows it, so the test determines every order of events.
 
 mod stores;
 
@@ -21,15 +21,15 @@ use trust_auth::{
 };
 use uuid::Uuid;
 
-/// How a scan's read ends.
+/// How the read of a scan ends.
 enum Outcome {
     Rows,
     Failure(StoreError),
     Panic,
 }
 
-/// Trusts in memory, whose candidates are read when a scan begins, and returned when the test says
-/// so.
+/// Trusts in memory. The candidates are read when a scan begins, and returned when the test allows
+/// it.
 struct Gated {
     rows: MemoryStore,
     begun: watch::Sender<u64>,
@@ -64,7 +64,7 @@ impl Gated {
     }
 }
 
-/// One scan that reads; a second one would be a fault.
+/// One scan that reads. Panics if a second scan reads at the same time.
 struct Reading<'a>(&'a AtomicU64);
 
 impl<'a> Reading<'a> {
@@ -126,7 +126,7 @@ impl World<Gated> {
         Self::over(Gated::new(), None)
     }
 
-    /// As many may wait for a scan as `requests`.
+    /// Allows this many requests to wait for a scan.
     fn with_limit(requests: usize) -> Self {
         let mut world = Self::gated();
         let (store, cache) = (Arc::clone(&world.store), Arc::clone(&world.cache));
@@ -143,10 +143,10 @@ impl World<Gated> {
         until(|| self.authenticator.stats().waiting == requests).await;
     }
 
-    /// A scan is stuck, for a request of its own.
+    /// Starts a scan for a request of its own, which reads until the test ends it.
     async fn stuck(&self) -> Request {
         let number = self.store.scans_begun() + 1;
-        let request = self.present("a stranger's key");
+        let request = self.present("an unknown key");
         self.store.scan_begins(number).await;
         request
     }
@@ -157,9 +157,11 @@ impl World<Gated> {
     }
 }
 
-/// Much more time than anything here takes: a test that gets stuck says so.
+/// Waits for much longer than any step here takes, and then fails the test.
 async fn in_time<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), future).await.expect("it takes for ever")
+    tokio::time::timeout(Duration::from_secs(60), future)
+        .await
+        .expect("it takes more than a minute")
 }
 
 async fn until(condition: impl Fn() -> bool) {
@@ -193,17 +195,17 @@ fn assert_unavailable(attempt: &Attempt, kind: &str, message: &str) {
     }
 }
 
-/// The scan that reads already has missed the trust, which was registered before the request.
+/// The trust was registered before the request, and after the scan under way began to read.
 #[tokio::test]
 async fn a_request_never_joins_a_scan_that_is_reading() {
     let world = World::gated();
-    let stranger = world.stuck().await;
+    let unknown = world.stuck().await;
     let (trust, key) = world.register("a").await;
     let request = world.present(key.expose());
     world.until_waiting(2).await;
 
     world.store.end_scan(Outcome::Rows);
-    assert_invalid(&answer(stranger).await);
+    assert_invalid(&answer(unknown).await);
     world.store.scan_begins(2).await;
     assert!(!request.is_finished());
     world.store.end_scan(Outcome::Rows);
@@ -219,10 +221,10 @@ async fn requests_that_wait_share_one_scan_and_each_gets_its_own_answer() {
         trusts.push(world.register(&format!("trust {at}")).await);
     }
     let first = world.stuck().await;
-    // Each trust's key, twice, and as many that nobody has.
+    // The key of each trust twice, and as many unknown keys.
     let requests: Vec<_> =
         trusts.iter().chain(&trusts).map(|(_, key)| world.present(key.expose())).collect();
-    let strangers: Vec<_> = (0..10).map(|at| world.present(&format!("stranger {at}"))).collect();
+    let unknown: Vec<_> = (0..10).map(|at| world.present(&format!("unknown {at}"))).collect();
     world.until_waiting(21).await;
     assert_eq!(world.store.scans_begun(), 1);
 
@@ -233,7 +235,7 @@ async fn requests_that_wait_share_one_scan_and_each_gets_its_own_answer() {
         assert_granted(&attempt, trust);
         assert_eq!((attempt.route, attempt.rows_swept), (Route::Scan, 5));
     }
-    for request in strangers.into_iter().chain([first]) {
+    for request in unknown.into_iter().chain([first]) {
         let attempt = answer(request).await;
         assert_invalid(&attempt);
         assert_eq!((attempt.route, attempt.rows_swept), (Route::Scan, 5));
@@ -248,14 +250,13 @@ async fn requests_that_wait_share_one_scan_and_each_gets_its_own_answer() {
     assert_eq!(world.cache.len(), 5);
 }
 
-/// The read of the next scan begins when the one before has been compared, and without a new
-/// request.
+/// The read of the next scan begins when the scan before has been compared, without a new request.
 #[tokio::test]
-async fn the_next_scan_begins_when_the_last_one_ends_if_anybody_waits_and_not_before() {
+async fn the_next_scan_begins_when_the_last_one_ends_if_any_request_waits_and_not_before() {
     let world = World::gated();
     let mut request = world.stuck().await;
     for scan in 2..10 {
-        let next = world.present("another stranger's key");
+        let next = world.present("another unknown key");
         world.until_waiting(2).await;
         for _ in 0..100 {
             yield_now().await;
@@ -278,7 +279,7 @@ async fn over_the_limit_a_request_is_overloaded_and_reads_and_remembers_nothing(
     let (hot, hot_key) = world.hot("hot").await;
     let (trust, key) = world.register("a").await;
     let first = world.stuck().await;
-    let waiting: Vec<_> = (0..3).map(|at| world.present(&format!("stranger {at}"))).collect();
+    let waiting: Vec<_> = (0..3).map(|at| world.present(&format!("unknown {at}"))).collect();
     world.until_waiting(4).await;
 
     for _ in 0..10 {
@@ -287,7 +288,7 @@ async fn over_the_limit_a_request_is_overloaded_and_reads_and_remembers_nothing(
         assert!(matches!(refused, AuthError::Overloaded));
         assert_eq!((refused.status(), refused.retry_after()), (503, Some(Duration::from_secs(1))));
         assert_eq!((attempt.route, attempt.rows_swept), (Route::Scan, 0));
-        // The queue is none of a hit's business.
+        // A hit does not need the queue.
         assert_granted(&in_time(world.attempt(&hot_key)).await, &hot);
     }
     let stats = world.authenticator.stats();
@@ -306,16 +307,16 @@ async fn over_the_limit_a_request_is_overloaded_and_reads_and_remembers_nothing(
 }
 
 #[tokio::test]
-async fn a_request_that_goes_away_gives_its_place_back() {
+async fn a_cancelled_request_gives_its_place_back() {
     let world = World::with_limit(1);
     let (trust, key) = world.register("a").await;
     let first = world.stuck().await;
     for _ in 0..100 {
-        let fickle = world.present("a fickle stranger's key");
+        let cancelled = world.present("an unknown key that is cancelled");
         world.until_waiting(2).await;
         assert!(matches!(world.attempt(&key).await.result, Err(AuthError::Overloaded)));
-        fickle.abort();
-        assert!(fickle.await.unwrap_err().is_cancelled());
+        cancelled.abort();
+        assert!(cancelled.await.unwrap_err().is_cancelled());
         assert_eq!(world.authenticator.stats().waiting, 1);
     }
     let request = world.present(key.expose());
@@ -326,13 +327,13 @@ async fn a_request_that_goes_away_gives_its_place_back() {
     assert_granted(&answer(request).await, &trust);
 }
 
-/// The first request, for which the scanner was started, goes away while its scan reads; then nobody
-/// is left at all.
+/// The first request, for which the scanner was started, is cancelled while its scan reads. Then no
+/// request is left.
 #[tokio::test]
-async fn a_request_that_goes_away_ends_no_scan() {
+async fn a_cancelled_request_ends_no_scan() {
     let world = World::gated();
     let (trust, key) = world.register("a").await;
-    let (first, request) = (world.present("a stranger's key"), world.present(key.expose()));
+    let (first, request) = (world.present("an unknown key"), world.present(key.expose()));
     world.store.scan_begins(1).await;
     world.until_waiting(2).await;
     first.abort();
@@ -344,8 +345,8 @@ async fn a_request_that_goes_away_ends_no_scan() {
     let alone = world.stuck().await;
     alone.abort();
     assert!(alone.await.unwrap_err().is_cancelled());
-    // One more, which waits for a scan that does not begin before the one without members ends.
-    let queued = world.present("a stranger's key");
+    // One more request waits for a scan, which begins when the scan without members has ended.
+    let queued = world.present("an unknown key");
     world.until_waiting(1).await;
     assert_eq!(world.store.scans_begun(), 2);
     world.store.end_scan(Outcome::Rows);
@@ -353,16 +354,16 @@ async fn a_request_that_goes_away_ends_no_scan() {
     assert_invalid(&answer(queued).await);
     assert_eq!(world.store.scans_begun(), 3);
 
-    // And if the queue is left by all before its turn comes, there is no scan for it.
+    // If all requests leave the queue before the next scan, no scan begins for it.
     let last = world.stuck().await;
-    let fickle = world.present("a stranger's key");
+    let cancelled = world.present("an unknown key");
     world.until_waiting(2).await;
-    fickle.abort();
-    assert!(fickle.await.unwrap_err().is_cancelled());
+    cancelled.abort();
+    assert!(cancelled.await.unwrap_err().is_cancelled());
     world.store.end_scan(Outcome::Rows);
     assert_invalid(&answer(last).await);
     world.store.end_scan(Outcome::Rows);
-    assert_invalid(&in_time(world.authenticator.attempt(Some("a stranger's key"))).await);
+    assert_invalid(&in_time(world.authenticator.attempt(Some("an unknown key"))).await);
     assert_eq!(world.store.scans_begun(), 5);
 }
 
@@ -371,7 +372,7 @@ async fn hits_wait_for_no_scan() {
     let world = World::gated();
     let (trust, key) = world.hot("hot").await;
     let stuck = world.stuck().await;
-    let queued = world.present("a stranger's key");
+    let queued = world.present("an unknown key");
     world.until_waiting(2).await;
     for _ in 0..1_000 {
         let attempt = in_time(world.attempt(&key)).await;
@@ -383,7 +384,7 @@ async fn hits_wait_for_no_scan() {
 }
 
 #[tokio::test]
-async fn a_failed_read_is_everybodys_and_the_next_scan_starts_afresh_g9() {
+async fn all_members_share_a_failed_read_and_the_next_scan_reads_again_g9() {
     let world = World::gated();
     let (trust, key) = world.register("a").await;
     let first = world.stuck().await;
@@ -409,7 +410,7 @@ async fn a_failed_read_is_everybodys_and_the_next_scan_starts_afresh_g9() {
 }
 
 #[tokio::test]
-async fn a_panic_in_the_store_refuses_all_who_waited_and_the_next_request_scans_again_g9() {
+async fn a_panic_in_the_store_refuses_all_waiting_requests_and_the_next_request_scans_again_g9() {
     let world = World::gated();
     let (trust, key) = world.register("a").await;
     for _ in 0..3 {
@@ -435,7 +436,7 @@ async fn a_panic_in_the_store_refuses_all_who_waited_and_the_next_request_scans_
     assert_granted(&in_time(world.attempt(&key)).await, &trust);
 }
 
-/// The scan has read the row from before the revocation, which returns while the scan is under way.
+/// The scan read the row before the revocation, which returns while the scan is under way.
 #[tokio::test]
 async fn a_key_revoked_during_its_scan_is_neither_granted_nor_remembered_g1_g9() {
     for revocation in ["disable", "rotate", "delete"] {
@@ -453,7 +454,7 @@ async fn a_key_revoked_during_its_scan_is_neither_granted_nor_remembered_g1_g9()
         }
         world.store.end_scan(Outcome::Rows);
         assert_granted(&answer(bystander).await, &other);
-        // The scan's match is not good any more: one scan more, and a key that nobody has.
+        // The scan's match is no longer valid. One more scan follows, and no row has the key.
         world.store.scan_begins(2).await;
         world.store.end_scan(Outcome::Rows);
         let attempt = answer(request).await;
@@ -468,8 +469,8 @@ async fn a_key_revoked_during_its_scan_is_neither_granted_nor_remembered_g1_g9()
     }
 }
 
-/// A revocation that is undone while the request waits. The live row accepts the key, but the lease
-/// is from before.
+/// The revocation is undone while the request waits. The live row accepts the key, but the lease is
+/// older.
 #[tokio::test]
 async fn an_invalidation_while_a_request_waits_supersedes_its_lease_g2() {
     let world = World::gated();
@@ -489,10 +490,10 @@ async fn an_invalidation_while_a_request_waits_supersedes_its_lease_g2() {
     assert_eq!(world.cached(&key), Some(trust.id));
 }
 
-/// The scanner runs where the first request came from. If that runtime goes, nobody waits for it for
-/// ever, and the next scan runs on another.
+/// The scanner runs on the runtime of the first request. If that runtime shuts down, no request
+/// waits for it, and the next scan runs on another runtime.
 #[test]
-fn the_shutdown_of_the_scanners_runtime_refuses_who_waited_and_hangs_nobody() {
+fn the_shutdown_of_the_scanners_runtime_refuses_waiting_requests_and_hangs_none() {
     let (first, second) = (Runtime::new().unwrap(), Runtime::new().unwrap());
     let world = Arc::new(World::gated());
     let (trust, key) = second.block_on(world.register("a"));
@@ -516,9 +517,9 @@ fn the_shutdown_of_the_scanners_runtime_refuses_who_waited_and_hangs_nobody() {
     assert_granted(&second.block_on(in_time(world.attempt(&key))), &trust);
 }
 
-/// The right to scan must not stay with a task of a runtime that nobody drives any more. Also with
-/// exactly as many members as are answered at a time: in no task of their own, since each would
-/// give the scanner another turn.
+/// The right to scan must not stay with a task of a runtime that is no longer driven. This also
+/// holds with exactly as many members as are answered at a time. The members have no tasks of their
+/// own, because each task would let the scanner run once more.
 #[test]
 fn misses_are_answered_on_one_runtime_after_another() {
     let store = Arc::new(MemoryStore::new());
@@ -547,7 +548,7 @@ fn misses_are_answered_on_one_runtime_after_another() {
 #[test]
 fn a_miss_outside_a_runtime_is_unavailable() {
     let world = World::gated();
-    let mut request = std::pin::pin!(world.authenticator.attempt(Some("a stranger's key")));
+    let mut request = std::pin::pin!(world.authenticator.attempt(Some("an unknown key")));
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     let std::task::Poll::Ready(attempt) = request.as_mut().poll(&mut context) else {
         panic!("it waits")
@@ -556,7 +557,7 @@ fn a_miss_outside_a_runtime_is_unavailable() {
     assert_eq!(world.authenticator.stats().waiting, 0);
 }
 
-/// SQLite, and how its scans were.
+/// SQLite, with the duration of its shortest scan.
 struct Watched {
     inner: Arc<SqliteStore>,
     reading: AtomicU64,
@@ -581,8 +582,8 @@ impl TrustStore for Watched {
 const CONNECTIONS: usize = 64;
 const UNKNOWN_KEYS: usize = 10_000;
 
-/// 10,000 unknown keys from 64 clients, each of which asks again as soon as it has its answer; and
-/// one client with a good key.
+/// 64 clients present 10,000 unknown keys, each as soon as it has its last answer. One more client
+/// presents a valid key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_flood_of_unknown_keys_has_one_scan_in_flight_and_bounds_their_number() {
     let (inner, _folder) = SqliteStore::open().await;
@@ -605,13 +606,13 @@ async fn a_flood_of_unknown_keys_has_one_scan_in_flight_and_bounds_their_number(
                 if at >= UNKNOWN_KEYS as u64 {
                     return;
                 }
-                let refused = authenticator.authenticate(Some(&format!("stranger {at}"))).await;
+                let refused = authenticator.authenticate(Some(&format!("unknown {at}"))).await;
                 assert!(matches!(refused, Err(AuthError::Invalid)), "{refused:?}");
                 assert!(authenticator.stats().waiting <= CONNECTIONS as u64 + 1);
             }
         });
     }
-    // It is found in the middle of the flood, and then hits.
+    // The valid key is found during the flood, and then hits.
     let mut hits = 0;
     while next.load(Ordering::Relaxed) < UNKNOWN_KEYS as u64 {
         let attempt = authenticator.attempt(Some("key 50")).await;
@@ -631,7 +632,7 @@ async fn a_flood_of_unknown_keys_has_one_scan_in_flight_and_bounds_their_number(
     assert_eq!(stats.hits, hits);
     assert!(hits > 0);
     assert!(stats.scans as f64 <= elapsed.div_duration_f64(shortest) + 1.0, "{stats:?}");
-    // They shared: a client that waits for one scan in two is in company most of the time.
+    // Requests shared scans: most scans had several members.
     assert!(stats.scans * 4 <= stats.invalid, "{stats:?}");
     assert_eq!(cache.len(), 1);
 }

@@ -1,4 +1,4 @@
-//! Keys and digests stay out of everything that is logged, shown or sent (G10).
+//! No log line, output or message contains a key or a digest (G10).
 
 mod stores;
 
@@ -13,7 +13,7 @@ use trust_auth::{
     Trust, TrustLedger, TrustRef, TrustStore,
 };
 
-/// The key must not be in the text, nor its digest in hexadecimal, nor most of either.
+/// Checks that the text contains neither the key nor its digest in hexadecimal, nor most of either.
 fn assert_clean(text: &str, key: &ApiKey) {
     let digest = key.hash().to_hex();
     assert!(!text.contains(&key.expose()[..12]), "a key: {text}");
@@ -26,7 +26,7 @@ fn debug(value: &impl Debug) -> String {
     format!("{value:?} {value:#?}")
 }
 
-/// All that an error says, by itself and through its sources.
+/// Returns all texts of an error and of its sources.
 fn everything(error: &(dyn Error + 'static)) -> String {
     let mut text = format!("{error} {error:?} {error:#?}");
     let mut source = error.source();
@@ -61,7 +61,7 @@ async fn nothing_that_holds_keys_or_digests_shows_them() {
     assert_clean(&debug(&world.authenticator), &key);
     assert_clean(&debug(&world.registry), &key);
     assert_clean(&debug(&world.store), &key);
-    assert!(debug(&world.store).contains("trust"), "it does not say which store it is");
+    assert!(debug(&world.store).contains("trust"), "the store is not named");
     assert_clean(&debug(&world.cache), &key);
     assert_clean(&debug(&world.attempt(&key).await), &key);
     assert_clean(&debug(&world.store.candidates().await.unwrap()), &key);
@@ -108,7 +108,7 @@ async fn no_error_carries_a_key_or_a_digest() {
     }
 }
 
-/// Somebody pastes the key where the trust's name belongs.
+/// A user pastes the key in place of the trust's name.
 #[tokio::test]
 async fn a_key_in_place_of_a_name_is_not_repeated() {
     let world = World::<MemoryStore>::new().await;
@@ -152,7 +152,7 @@ async fn the_log_has_the_id_of_a_malformed_row_and_neither_keys_nor_digests() {
 }
 
 #[tokio::test]
-async fn what_is_malformed_beside_the_digest_is_warned_of_without_its_content() {
+async fn other_malformed_columns_are_logged_without_their_content() {
     let (log, _guard) = Log::start();
     let world = World::<SqliteStore>::new().await;
     let (trust, _) = world.register("a").await;
@@ -167,8 +167,8 @@ async fn what_is_malformed_beside_the_digest_is_warned_of_without_its_content() 
     assert!(text.contains("id is no UUID") && !text.contains("secret"), "{text}");
 }
 
-/// Each scan finds the row again, and a stranger may ask for as many scans as he likes.
-async fn a_malformed_row_is_named_once_however_often_strangers_ask<S: TrustLedger>(
+/// Each scan finds the row again, and an unauthenticated client can cause any number of scans.
+async fn a_malformed_row_is_logged_once_for_many_unknown_keys<S: TrustLedger>(
     world: World<S>,
     spoil: impl AsyncFn(&S, &str),
 ) {
@@ -198,21 +198,21 @@ async fn a_postgres_store_shows_its_server_and_no_password() {
 }
 
 #[tokio::test]
-async fn a_malformed_row_of_sqlite_is_named_once_however_often_strangers_ask() {
+async fn a_malformed_row_of_sqlite_is_logged_once_for_many_unknown_keys() {
     let spoil = async |store: &SqliteStore, sql: &str| {
         second_connection(store).await.execute(sqlx::AssertSqlSafe(sql.to_owned())).await.unwrap();
     };
-    a_malformed_row_is_named_once_however_often_strangers_ask(World::new().await, spoil).await;
+    a_malformed_row_is_logged_once_for_many_unknown_keys(World::new().await, spoil).await;
 }
 
 #[tokio::test]
-async fn a_malformed_row_of_postgres_is_named_once_however_often_strangers_ask() {
+async fn a_malformed_row_of_postgres_is_logged_once_for_many_unknown_keys() {
     let Some(server) = PostgresServer::shared() else { return };
     let spoil = async |store: &PostgresStore, sql: &str| {
         let database = store.server().rsplit('/').next().unwrap().to_owned();
         server.psql(&database, sql);
     };
-    a_malformed_row_is_named_once_however_often_strangers_ask(World::new().await, spoil).await;
+    a_malformed_row_is_logged_once_for_many_unknown_keys(World::new().await, spoil).await;
 }
 
 #[test]

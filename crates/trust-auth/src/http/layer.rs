@@ -125,8 +125,12 @@ where
                     if let AuthError::Unavailable(cause) = &refused
                         && let Some(others) = failures.try_log()
                     {
-                        let kind = cause.kind();
-                        tracing::warn!(kind, %cause, others, "the store failed: a request is refused");
+                        tracing::warn!(
+                            kind = cause.kind(),
+                            %cause,
+                            others,
+                            "the store failed: a request is refused"
+                        );
                     }
                     Ok(header.refusal(&refused))
                 }

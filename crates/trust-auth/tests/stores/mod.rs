@@ -1,5 +1,5 @@
-//! The stores that each claim is checked on, and a store that can be tampered with at the moments
-//! that matter.
+//! The stores on which each claim is checked, and a store that runs code of the test at chosen
+//! moments.
 
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
@@ -25,14 +25,14 @@ use trust_auth::{
 use trust_key_cache::BuildError;
 use uuid::Uuid;
 
-/// A store that a test can make, and write to behind the registry's back.
+/// A store that a test can make, and can write to without the registry.
 pub(crate) trait Backend: TrustLedger + Sized {
     fn open() -> impl Future<Output = (Arc<Self>, Option<TempDir>)> + Send;
 
-    /// What a program does that sets `api_key_hash` to null.
+    /// Sets `api_key_hash` to null, as another program may.
     fn forget_hash(&self, id: Uuid) -> impl Future<Output = ()> + Send;
 
-    /// What a program does that sets `name`.
+    /// Sets `name`, as another program may.
     fn rename(&self, id: Uuid, name: &str) -> impl Future<Output = ()> + Send;
 }
 
@@ -82,7 +82,7 @@ impl Backend for SqliteStore {
 /// In a database of its own, on the server that the tests of this process share.
 impl Backend for PostgresStore {
     async fn open() -> (Arc<Self>, Option<TempDir>) {
-        let server = PostgresServer::shared().expect("`on_every_store` has looked for it");
+        let server = PostgresServer::shared().expect("`on_every_store` has checked for it");
         (Arc::new(postgres_options(&server.new_database()).connect().await.unwrap()), None)
     }
 
@@ -99,22 +99,22 @@ impl Backend for PostgresStore {
     }
 }
 
-/// A database without a table, and more time than any machine needs: nothing here may depend on how
-/// fast it is.
+/// Returns options for a database without a table, with time-outs longer than any machine needs: no
+/// test may depend on the speed of the machine.
 pub(crate) fn postgres_options(url: &str) -> PostgresOptions {
     let limit = Duration::from_secs(3_600);
     let options = PostgresStore::options(url).create_if_missing(true).max_connections(4);
     options.connect_timeout(limit).acquire_timeout(limit).lock_timeout(limit).query_timeout(limit)
 }
 
-/// A throw-away database, and more time than any machine needs: nothing here may depend on how fast
-/// it is.
+/// Returns options for a temporary database, with time-outs longer than any machine needs: no test
+/// may depend on the speed of the machine.
 pub(crate) fn sqlite_options(file: &Path) -> SqliteOptions {
     let options = SqliteStore::options(file).create_if_missing(true).durable(false);
     options.query_timeout(Duration::from_secs(3_600)).busy_timeout(Duration::from_secs(3_600))
 }
 
-/// Another program's connection to the same file.
+/// Opens a connection to the same file, as another program would.
 pub(crate) async fn second_connection(store: &SqliteStore) -> SqliteConnection {
     sqlx::sqlite::SqliteConnectOptions::new().filename(store.path()).connect().await.unwrap()
 }
@@ -147,7 +147,7 @@ macro_rules! on_every_store {
     };
 }
 
-/// A service: one store, one cache, and the two that share them.
+/// A service: a store and a cache, and the authenticator and the registry that share them.
 pub(crate) struct World<S> {
     pub(crate) store: Arc<S>,
     pub(crate) cache: Arc<TrustKeyCache>,
@@ -187,7 +187,7 @@ impl<S: TrustLedger> World<S> {
         self.registry.register(NewTrust::new(name).unwrap()).await.unwrap()
     }
 
-    /// As [`register`](Self::register), and the key is in the cache.
+    /// Registers a trust, and puts its key into the cache.
     pub(crate) async fn register_hot(&self, name: &str) -> (Trust, ApiKey) {
         let (trust, key) = self.register(name).await;
         assert!(self.attempt(&key).await.result.is_ok());
@@ -204,7 +204,7 @@ impl<S: TrustLedger> World<S> {
     }
 }
 
-/// What this thread logs, at every level, until the guard is dropped.
+/// Captures what this thread logs, at every level, until the guard is dropped.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -234,7 +234,7 @@ impl io::Write for Log {
     }
 }
 
-/// Waits until something is so. A minute is more than any machine needs.
+/// Waits until the condition holds. A minute is more than any machine needs.
 pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let begun = std::time::Instant::now();
     while !is_so() {
@@ -262,8 +262,8 @@ pub(crate) enum Moment {
 
 type Hook = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
 
-/// A store that does, at a chosen moment and once, what the test says; an error of that is the
-/// operation's.
+/// A store that runs a hook of the test once, at a chosen moment. The operation returns an error of
+/// the hook.
 pub(crate) struct Tampered<S> {
     pub(crate) inner: Arc<S>,
     hooks: Mutex<HashMap<Moment, Hook>>,
@@ -278,7 +278,7 @@ impl<S> Tampered<S> {
         assert!(self.hooks.lock().unwrap().insert(moment, Box::pin(hook)).is_none());
     }
 
-    /// Whether all that was asked for has happened.
+    /// Returns whether all hooks have run.
     pub(crate) fn is_spent(&self) -> bool {
         self.hooks.lock().unwrap().is_empty()
     }
