@@ -164,7 +164,7 @@ async fn other_malformed_columns_are_logged_without_their_content() {
     other.execute("UPDATE trust SET id = 'another secret'").await.unwrap();
     assert!(world.store.candidates().await.unwrap().is_empty());
     let text = log.text();
-    assert!(text.contains("id is no UUID") && !text.contains("secret"), "{text}");
+    assert!(text.contains("id is not a UUID") && !text.contains("secret"), "{text}");
 }
 
 /// Each scan finds the row again, and an unauthenticated client can cause any number of scans.
