@@ -15,7 +15,7 @@ use trust_auth::ApiKey;
 use crate::command_answer::print_error;
 use crate::database::DatabaseArgs;
 use crate::new_trust;
-use crate::serve::Settings;
+use crate::serve::settings::Settings;
 
 const AFTER_HELP: &str = "\
 A trust is a tenant that has an API key. A key is 43 characters long. `register` and `rotate` \

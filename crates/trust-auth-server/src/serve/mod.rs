@@ -24,7 +24,7 @@ mod probe_routes;
 mod probes;
 mod retry_pauses;
 mod scan_record;
-mod settings;
+pub(crate) mod settings;
 mod verify_handler;
 
 use std::mem;
@@ -36,8 +36,6 @@ use axum::Router;
 use tokio::task::{JoinHandle, JoinSet};
 use trust_auth::{Authenticator, TrustRegistry, Watcher};
 use trust_key_cache::TrustKeyCache;
-
-pub(crate) use self::settings::Settings;
 
 use self::admin::guard::KeyGuard;
 use self::admin::requests::Admin;
@@ -51,6 +49,7 @@ use self::metered_store::MeteredStore;
 use self::meters::{Meters, Sources};
 use self::probes::{OpenedParts, ReadinessProbes};
 use self::scan_record::ScanRecord;
+use self::settings::Settings;
 use self::verify_handler::VerifyHandler;
 use crate::command_answer::{CommandAnswer, Format};
 use crate::command_error::CommandError;
