@@ -61,7 +61,7 @@ COUNTED = {"footprint", "instructions"}
 WRITES = {"contention": ["contention*", "latency.json"], "request": ["sqlite*", "memory*"]}
 QUICK = ["--warm-up-time", "0.1", "--measurement-time", "0.2", "--sample-size", "10"]
 
-# As benches/peers names them.
+# The names of the rows, as in benches/peers.
 OURS = "trust-key-cache"
 LIMIT = "limit: hashbrown, unsynchronised"
 LOOP = "the loop alone"

@@ -87,7 +87,7 @@ def lines(title: str, x: Axis, y: Axis, series: list[Series]) -> str:
 
 
 def bars(title: str, label: str, groups: list[str], series: list[Series]) -> str:
-    """Horizontal bars from zero, one group a series; points are (index of the group, value)."""
+    """Draws horizontal bars from zero, one group a series. Points are (index of the group, value)."""
     names = 330
     bar, gap = 15, 10
     height = TOP + sum(len(one.points) * bar + gap for one in series) + BOTTOM
@@ -126,7 +126,7 @@ def bars(title: str, label: str, groups: list[str], series: list[Series]) -> str
 
 
 def decades(low: float, high: float, unit) -> tuple[list[tuple[float, str]], float, float]:
-    """Ticks at powers of ten around these values, and the range that they span."""
+    """Returns ticks at powers of ten around these values, and the range that they span."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     last = max(last, first + 1)
     return (
