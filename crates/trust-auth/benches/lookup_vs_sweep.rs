@@ -1,14 +1,18 @@
-//! What a request costs with and without the cache, at 20, 1,000 and 100,000 trusts.
+//! The cost of a request with and without the cache, at 20, 1,000 and 100,000 trusts.
 //!
-//! `hot` is `Authenticator::authenticate` for a key that the cache knows, and `fetch` the read by
-//! primary key that it cannot do without: their difference is the hash, the lookup and the compare.
-//! `sweep` is the same request with the cache emptied before it, and `candidates` the read of all
-//! rows that it begins with; `candidates_and_fetch` reads the row that was found once more, as a
-//! grant must. On SQLite, in a file; and the hot path on the store in memory.
+//! | name | what it measures |
+//! |---|---|
+//! | `hot` | `Authenticator::authenticate` for a key in the cache |
+//! | `fetch` | the read by primary key that `hot` contains |
+//! | `sweep` | the same request after the cache was emptied |
+//! | `candidates` | the read of all rows that `sweep` begins with |
+//! | `candidates_and_fetch` | that read, and the read of the row that matched |
 //!
-//! On one thread besides the driver's: a server's requests are tasks on the threads where the walks
-//! are, and `block_on` of a runtime with threads of its own would measure how long it takes to wake
-//! those.
+//! The difference of `hot` and `fetch` is the hash, the lookup and the compare. All run on SQLite,
+//! in a file. `hot` also runs on the store in memory.
+//!
+//! The runtime has one thread, next to the driver's. A server's requests are tasks on the threads
+//! that run the scans. With more threads, `block_on` would also measure the time to wake a thread.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -26,7 +30,7 @@ use uuid::Uuid;
 
 const SIZES: [usize; 3] = [20, 1_000, 100_000];
 
-/// The trust that is asked for stands in the middle.
+/// Returns the key of a trust. The benchmarks use the trust in the middle.
 fn key(at: usize) -> String {
     format!("the key of trust {at}")
 }
@@ -41,7 +45,7 @@ fn rows(trusts: usize) -> impl Iterator<Item = Trust> {
     })
 }
 
-/// An SQLite file with that many trusts, written in one transaction.
+/// Makes an SQLite file with this many trusts, in one transaction.
 async fn sqlite(folder: &std::path::Path, trusts: usize) -> SqliteStore {
     let file = folder.join(format!("{trusts}.db"));
     let options = SqliteStore::options(&file).create_if_missing(true).durable(false);
@@ -51,7 +55,8 @@ async fn sqlite(folder: &std::path::Path, trusts: usize) -> SqliteStore {
     let mut transaction = connection.begin().await.unwrap();
     for row in rows(trusts) {
         sqlx::query(
-            "INSERT INTO trust (id, name, region, api_key_hash, created_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT INTO trust (id, name, region, api_key_hash, created_at) \
+             VALUES (?1, ?2, ?3, ?4, ?5)",
         )
         .bind(row.id.to_string())
         .bind(row.name)
@@ -64,7 +69,7 @@ async fn sqlite(folder: &std::path::Path, trusts: usize) -> SqliteStore {
     }
     transaction.commit().await.unwrap();
     connection.close().await.unwrap();
-    // Or the system writes it out while the first figures are measured.
+    // Otherwise the system would write the file during the first measurements.
     std::fs::File::open(&file).unwrap().sync_all().unwrap();
     store
 }
@@ -77,8 +82,8 @@ fn hot<S: TrustStore>(
     authenticator: &Authenticator<S>,
 ) {
     let key = key(trusts / 2);
-    // Within the time-to-live all the time: the first request of a minute sweeps, and the median
-    // does not notice.
+    // The first request of a minute sweeps, because the entry has expired. One request does not
+    // change the median.
     c.benchmark_group(group).bench_function(BenchmarkId::new("hot", trusts), |b| {
         b.to_async(runtime).iter(async || authenticator.authenticate(Some(&key)).await.unwrap());
     });
@@ -99,7 +104,7 @@ fn on_sqlite(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("fetch", trusts), |b| {
             b.to_async(&runtime).iter(async || black_box(store.fetch(id).await.unwrap().unwrap()));
         });
-        // A sample of the largest takes a good part of a second.
+        // A sample of the largest table takes a large part of a second.
         if trusts >= 100_000 {
             group.sample_size(10);
         }
@@ -135,7 +140,9 @@ fn in_memory(c: &mut Criterion) {
 
 criterion_group! {
     name = benches;
-    config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
+    config = Criterion::default()
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(3));
     targets = on_sqlite, in_memory
 }
 criterion_main!(benches);

@@ -1,4 +1,4 @@
-//! What every store must do alike: the contract of `TrustStore` and `TrustLedger`.
+//! The contract of `TrustStore` and `TrustLedger`, which every store must meet.
 
 mod stores;
 
@@ -251,7 +251,8 @@ async fn the_database_is_in_wal_mode_and_has_no_index_on_the_hash() {
         sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut other).await.unwrap();
     assert_eq!(mode, "wal");
     let indexed: Vec<String> = sqlx::query_scalar(
-        "SELECT column.name FROM pragma_index_list('trust') AS list, pragma_index_info(list.name) AS column",
+        "SELECT column.name \
+         FROM pragma_index_list('trust') AS list, pragma_index_info(list.name) AS column",
     )
     .fetch_all(&mut other)
     .await

@@ -1,5 +1,6 @@
-//! A PostgreSQL that hangs, refuses, stops, or is another one than yesterday: errors that say what
-//! to do, within the limits that were set, and an answer from the first operation after its return.
+//! A PostgreSQL server that hangs, refuses, stops, or was replaced by another server. Operations
+//! fail within the limits that were set, with errors that say what to do. The first operation after
+//! the server's return is answered.
 
 mod stores;
 
@@ -12,11 +13,15 @@ use stores::{by_name, eventually, postgres_options};
 use tokio::net::TcpListener;
 use trust_auth::{KeyHash, NewTrust, PostgresStore, StoreError, Trust, TrustLedger, TrustStore};
 
-/// Well short of "for ever", on whatever machine.
+/// Longer than any machine needs, and shorter than a hang.
 const SOON: Duration = Duration::from_secs(30);
 
-/// A limit that is to be met, and what shows that it was this one.
+/// A limit that an operation must meet. No other limit of these tests has this length.
 const LIMIT: Duration = Duration::from_secs(2);
+
+/// Counts the sessions that wait for a lock.
+const WAITING: &str = "SELECT count(*) FROM pg_stat_activity \
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
 
 async fn store_with_a_trust(url: &str) -> (PostgresStore, Trust) {
     let store = postgres_options(url).connect().await.unwrap();
@@ -28,7 +33,7 @@ async fn insert(store: &PostgresStore, name: &str) -> Result<Trust, StoreError> 
     store.insert(NewTrust::new(name).unwrap(), KeyHash::of(name)).await
 }
 
-/// What an operation failed with, and that it did after about `limit`.
+/// Returns the error of an operation, and asserts that it failed after about `limit`.
 async fn refused_after<T>(
     limit: Duration,
     operation: impl Future<Output = Result<T, StoreError>>,
@@ -60,10 +65,9 @@ async fn a_query_that_hangs_ends_when_its_time_is_over_here_and_on_the_server() 
     timed_out(refused_after(LIMIT, store.list()).await);
     timed_out(refused_after(LIMIT, store.delete(&by_name("a"))).await);
     timed_out(refused_after(LIMIT, insert(&store, "b")).await);
-    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     let begun = Instant::now();
-    while server.psql(&url, waiting) != "0" {
-        assert!(begun.elapsed() < SOON, "the server works on for nobody");
+    while server.psql(&url, WAITING) != "0" {
+        assert!(begun.elapsed() < SOON, "the server still runs a statement without a caller");
     }
 
     locked.rollback().await.unwrap();
@@ -72,8 +76,7 @@ async fn a_query_that_hangs_ends_when_its_time_is_over_here_and_on_the_server() 
 }
 
 #[tokio::test]
-async fn a_network_that_fell_silent_costs_the_time_limit_and_no_more_and_new_connections_get_through()
- {
+async fn a_network_that_fell_silent_costs_the_time_limit_and_new_connections_work() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     let (_, trust) = store_with_a_trust(&url).await;
@@ -83,7 +86,7 @@ async fn a_network_that_fell_silent_costs_the_time_limit_and_no_more_and_new_con
     assert!(store.fetch(trust.id).await.unwrap().is_some());
 
     network.freeze();
-    // On the connection that was there; then on new ones, on which nobody answers.
+    // First on the pooled connection, then on new connections, which no server answers.
     assert_eq!(refused_after(LIMIT, store.fetch(trust.id)).await.kind(), "timeout");
     let error = refused_after(LIMIT / 2, store.fetch(trust.id)).await;
     assert_eq!(error.kind(), "cannot_connect", "{error}");
@@ -93,7 +96,7 @@ async fn a_network_that_fell_silent_costs_the_time_limit_and_no_more_and_new_con
 }
 
 #[tokio::test]
-async fn who_waits_for_a_connection_in_vain_is_told_when_that_time_is_over() {
+async fn a_wait_for_a_connection_ends_with_a_timeout() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     let (_, trust) = store_with_a_trust(&url).await;
@@ -107,9 +110,8 @@ async fn who_waits_for_a_connection_in_vain_is_told_when_that_time_is_over() {
         tokio::spawn(async move { store.fetch(id).await })
     };
     let hanging = [hangs(), hangs()];
-    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     let begun = Instant::now();
-    while server.psql(&url, waiting) != "2" {
+    while server.psql(&url, WAITING) != "2" {
         assert!(begun.elapsed() < SOON);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -124,7 +126,7 @@ async fn who_waits_for_a_connection_in_vain_is_told_when_that_time_is_over() {
 }
 
 #[tokio::test]
-async fn a_row_that_another_session_has_locked_is_busy_and_keeps_no_read_waiting() {
+async fn a_row_that_another_session_has_locked_is_busy_and_delays_no_read() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     let (_, trust) = store_with_a_trust(&url).await;
@@ -147,7 +149,7 @@ async fn connections_that_were_cut_are_replaced_within_the_next_operation() {
     let url = server.new_database();
     let (store, trust) = store_with_a_trust(&url).await;
     for round in 0..3 {
-        // Several in the pool, all of which die.
+        // The pool has several connections, and all of them die.
         let (one, two, three) =
             tokio::join!(store.fetch(trust.id), store.fetch(trust.id), store.candidates());
         assert!(one.unwrap().is_some() && two.unwrap().is_some() && three.unwrap().len() > round);
@@ -159,8 +161,7 @@ async fn connections_that_were_cut_are_replaced_within_the_next_operation() {
 }
 
 #[tokio::test]
-async fn a_server_that_stopped_cannot_be_reached_and_the_first_operation_after_its_return_is_answered()
- {
+async fn a_stopped_server_cannot_be_reached_and_the_first_operation_after_its_return_works() {
     let Some(server) = PostgresServer::start() else { return };
     let url = server.new_database();
     let (store, trust) = store_with_a_trust(&url).await;
@@ -212,7 +213,7 @@ async fn a_login_that_is_refused_says_why_and_does_not_repeat_the_password() {
     let url = server.new_database();
     let database = url.rsplit('/').next().unwrap();
     let wrong_password = url.replace(PASSWORD, "hunter3");
-    let no_user = url.replace("//postgres:", "//nobody_of_that_name:");
+    let no_user = url.replace("//postgres:", "//no_user_of_that_name:");
     let no_database = url.replace(database, "none_of_that_name");
     for (url, told) in [
         (wrong_password, "check user and password"),
@@ -227,7 +228,7 @@ async fn a_login_that_is_refused_says_why_and_does_not_repeat_the_password() {
 }
 
 #[tokio::test]
-async fn who_listens_there_and_says_nothing_or_something_else_is_no_server() {
+async fn a_peer_that_is_silent_or_has_another_protocol_is_not_a_server() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("postgres://postgres:{PASSWORD}@{}/trusts", silent.local_addr().unwrap());
     let error = refused_after(LIMIT, postgres_options(&url).connect_timeout(LIMIT).connect()).await;
@@ -263,10 +264,10 @@ async fn a_store_that_was_closed_is_unreachable_and_leaves_no_connection() {
     }
 }
 
-/// As behind a proxy that passes the next query on to another server: the connection was made to a
-/// primary, and each answer says where it is from.
+/// A proxy may send the next query to another server. The connection was made to a primary, and
+/// each answer has the state of its own server.
 #[tokio::test]
-async fn nothing_is_read_on_a_connection_that_leads_to_a_replica_by_now() {
+async fn nothing_is_read_on_a_connection_that_has_moved_to_a_replica() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     server.psql(
@@ -274,7 +275,8 @@ async fn nothing_is_read_on_a_connection_that_leads_to_a_replica_by_now() {
         "CREATE TABLE public.server AS SELECT false AS is_replica;
          CREATE FUNCTION public.pg_is_in_recovery() RETURNS boolean LANGUAGE plpgsql AS
              $$BEGIN RETURN (SELECT is_replica FROM public.server); END$$;
-         DO $$BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = public, pg_catalog', current_database()); END$$",
+         DO $$BEGIN EXECUTE format(
+             'ALTER DATABASE %I SET search_path = public, pg_catalog', current_database()); END$$",
     );
     let (store, trust) = store_with_a_trust(&url).await;
     assert_eq!(store.fetch(trust.id).await.unwrap().as_ref(), Some(&trust));
@@ -308,7 +310,7 @@ async fn a_change_that_a_trigger_leaves_out_is_an_error() {
     assert_eq!(store.list().await.unwrap(), [trust]);
 }
 
-/// The statement changes its row, and a trigger changes it back: before it is written, or after.
+/// The statement changes its row. A trigger changes the row back, before or after the write.
 #[tokio::test]
 async fn a_change_that_a_trigger_takes_back_is_an_error() {
     let Some(server) = PostgresServer::shared() else { return };
@@ -317,8 +319,10 @@ async fn a_change_that_a_trigger_takes_back_is_an_error() {
     server.psql(
         &url,
         "CREATE FUNCTION before() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN \
-             NEW.disabled_at := OLD.disabled_at; NEW.api_key_hash := OLD.api_key_hash; RETURN NEW; END$$;
-         CREATE FUNCTION after() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN IF pg_trigger_depth() = 1 THEN \
+             NEW.disabled_at := OLD.disabled_at; NEW.api_key_hash := OLD.api_key_hash; \
+             RETURN NEW; END$$;
+         CREATE FUNCTION after() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN \
+             IF pg_trigger_depth() = 1 THEN \
              UPDATE trust SET disabled_at = OLD.disabled_at, api_key_hash = OLD.api_key_hash \
              WHERE id = OLD.id; END IF; RETURN NULL; END$$",
     );
@@ -345,13 +349,13 @@ async fn a_change_that_a_trigger_takes_back_is_an_error() {
     for (name, kind) in [("a", "name_taken"), ("b", "schema")] {
         let new = NewTrust::new(name).unwrap();
         let error = store.insert(new, KeyHash::of(name)).await.unwrap_err();
-        // The trigger comes before the conflict; who has the name is looked at after both.
+        // The trigger runs before the check for a conflict. The store reads the name after both.
         assert_eq!(error.kind(), kind);
     }
     store.set_enabled(&by_name("a"), false).await.unwrap();
 }
 
-/// A revocation must not report that there is no such trust while its key is granted.
+/// A revocation must not report a missing trust while the trust's key is granted.
 #[tokio::test]
 async fn a_trust_that_row_level_security_hides_from_changes_alone_is_not_reported_as_missing() {
     let Some(server) = PostgresServer::shared() else { return };
@@ -362,7 +366,8 @@ async fn a_trust_that_row_level_security_hides_from_changes_alone_is_not_reporte
         &url,
         &format!(
             "GRANT SELECT, INSERT, UPDATE, DELETE ON trust TO {role}; \
-             ALTER TABLE trust ENABLE ROW LEVEL SECURITY; CREATE POLICY read ON trust FOR SELECT USING (true)"
+             ALTER TABLE trust ENABLE ROW LEVEL SECURITY; \
+             CREATE POLICY read ON trust FOR SELECT USING (true)"
         ),
     );
     let store = postgres_options(&role_url).connect().await.unwrap();
@@ -379,8 +384,8 @@ async fn a_trust_that_row_level_security_hides_from_changes_alone_is_not_reporte
     assert!(!store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
 }
 
-/// A setting of the database holds for new connections alone, and connections for changes are newer
-/// than those for reads.
+/// A setting of the database applies to new connections alone. Connections for changes are newer
+/// than connections for reads.
 #[tokio::test]
 async fn a_revocation_after_the_search_path_has_changed_is_seen_by_the_next_read() {
     let Some(server) = PostgresServer::shared() else { return };
@@ -391,23 +396,23 @@ async fn a_revocation_after_the_search_path_has_changed_is_seen_by_the_next_read
         &url,
         "CREATE SCHEMA other; CREATE TABLE other.trust (LIKE public.trust INCLUDING ALL); \
          INSERT INTO other.trust SELECT * FROM public.trust; \
-         DO $$BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = other', current_database()); END$$",
+         DO $$BEGIN EXECUTE format(
+             'ALTER DATABASE %I SET search_path = other', current_database()); END$$",
     );
-    // The connection for changes is too old for another one.
+    // The connection for changes is then too old for another change.
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert!(store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
     store.set_enabled(&by_name("a"), false).await.unwrap();
     assert!(
         !store.fetch(trust.id).await.unwrap().unwrap().is_enabled(),
-        "the table is another one"
+        "the read uses the former table"
     );
     assert_eq!(server.psql(&url, "SELECT disabled_at IS NULL FROM other.trust"), "f", "the test");
 }
 
-/// Whatever PostgreSQL reports, by SQLSTATE, becomes what somebody can do, and none of its own
-/// words are passed on.
+/// The error for each SQLSTATE says what to do, and repeats no word of PostgreSQL's own message.
 #[tokio::test]
-async fn what_a_write_is_refused_for_is_told_with_what_to_do() {
+async fn the_error_of_a_refused_write_says_what_to_do() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     let (store, trust) = store_with_a_trust(&url).await;
@@ -415,7 +420,8 @@ async fn what_a_write_is_refused_for_is_told_with_what_to_do() {
         &url,
         "CREATE TABLE fault (code text);
          CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
-             BEGIN RAISE EXCEPTION 'a secret' USING ERRCODE = (SELECT code FROM fault), COLUMN = 'colour'; END $$;
+             BEGIN RAISE EXCEPTION 'a secret'
+                 USING ERRCODE = (SELECT code FROM fault), COLUMN = 'colour'; END $$;
          CREATE TRIGGER fail BEFORE INSERT ON trust FOR EACH STATEMENT EXECUTE FUNCTION fail()",
     );
     let changed = "gone or was changed while it was open";
@@ -449,18 +455,19 @@ async fn what_a_write_is_refused_for_is_told_with_what_to_do() {
     assert_eq!(store.list().await.unwrap(), [trust]);
 }
 
-/// Only a lost connection is worth a second attempt: any other error is the answer, on a connection
-/// that was used before as on a new one.
+/// Only a lost connection justifies a second attempt. Any other error is the answer, on a pooled
+/// connection as well as on a new one.
 #[tokio::test]
-async fn a_read_that_fails_is_not_done_again_unless_the_connection_was_lost() {
+async fn a_read_that_fails_is_not_repeated_unless_the_connection_was_lost() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     let (store, trust) = store_with_a_trust(&url).await;
-    // Fails once, and never after: a sequence forgets nothing with a transaction.
+    // The first read fails, and no later read: a rollback does not reset a sequence.
     server.psql(
         &url,
         "ALTER TABLE trust RENAME TO trust_rows; CREATE SEQUENCE reads;
-         CREATE VIEW trust AS SELECT *, CASE WHEN nextval('reads') = 1 THEN 1 / (SELECT 0) END AS failed FROM trust_rows",
+         CREATE VIEW trust AS SELECT *,
+             CASE WHEN nextval('reads') = 1 THEN 1 / (SELECT 0) END AS failed FROM trust_rows",
     );
     for _ in 0..2 {
         server.psql(&url, "ALTER SEQUENCE reads RESTART");
@@ -470,10 +477,10 @@ async fn a_read_that_fails_is_not_done_again_unless_the_connection_was_lost() {
     }
 }
 
-/// One that was used before may have died in the pool, which says nothing about the server. One
-/// that is new has not.
+/// A pooled connection may have died before the read, which is no sign of a failing server. A new
+/// connection has not.
 #[tokio::test]
-async fn a_read_whose_connection_is_lost_is_done_again_once_and_not_at_all_on_a_new_connection() {
+async fn a_read_whose_connection_is_lost_is_repeated_once_and_never_on_a_new_connection() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     let (store, trust) = store_with_a_trust(&url).await;
@@ -481,7 +488,8 @@ async fn a_read_whose_connection_is_lost_is_done_again_once_and_not_at_all_on_a_
         &url,
         "ALTER TABLE trust RENAME TO trust_rows; CREATE SEQUENCE reads; CREATE TABLE cut (cut bool);
          CREATE VIEW trust AS SELECT *, (SELECT pg_sleep(5)::text FROM cut
-             WHERE cut AND nextval('reads') > 0 AND pg_terminate_backend(pg_backend_pid())) AS failed FROM trust_rows",
+             WHERE cut AND nextval('reads') > 0 AND pg_terminate_backend(pg_backend_pid()))
+             AS failed FROM trust_rows",
     );
     for (used_before, attempts) in [(false, "1"), (true, "2")] {
         if used_before {
@@ -497,7 +505,7 @@ async fn a_read_whose_connection_is_lost_is_done_again_once_and_not_at_all_on_a_
     }
 }
 
-/// Makes a change and asserts that it works, and that reads do.
+/// Asserts that a change works, and a read.
 async fn assert_changes_work(store: &PostgresStore, trust: &Trust) {
     for enabled in [true, false, true] {
         let change = store.set_enabled(&trust.id.into(), enabled).await.unwrap();
@@ -506,9 +514,10 @@ async fn assert_changes_work(store: &PostgresStore, trust: &Trust) {
     }
 }
 
-/// A change that is cut off: made, not made or unknown, and the connection is not used again.
+/// A change whose connection is cut is made, not made, or has an unknown outcome. The connection is
+/// not used again.
 #[tokio::test]
-async fn a_change_whose_connection_is_cut_says_what_is_known_and_the_next_one_works() {
+async fn a_change_whose_connection_is_cut_reports_what_is_known_and_the_next_one_works() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     let network = Network::before(server).await;
@@ -520,16 +529,16 @@ async fn a_change_whose_connection_is_cut_says_what_is_known_and_the_next_one_wo
         ("FOR UPDATE", Cut::After, "unreachable", false),
         ("UPDATE trust", Cut::Before, "unreachable", false),
         ("UPDATE trust", Cut::After, "unreachable", false),
-        // Not the one in `READ COMMITTED`.
+        // With a NUL, unlike the `COMMIT` in `READ COMMITTED`.
         ("COMMIT\0", Cut::Before, "outcome_unknown", false),
         ("COMMIT\0", Cut::After, "outcome_unknown", true),
     ] {
         assert_changes_work(&store, &trust).await;
-        // Onto a new connection: one that was used before would be replaced within the change, and
-        // its statements are prepared.
+        // The change needs a new connection. On a pooled one, `BEGIN` would be repeated, and the
+        // statements are already prepared.
         server.kill_connections(&url);
         assert!(store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
-        // What the pool has of killed connections goes by a change that needs no second attempt.
+        // This change removes the killed connections from the pool.
         let _ = store.delete(&by_name("none")).await;
         network.cut(statement, when);
         let error = store.set_enabled(&trust.id.into(), false).await.unwrap_err();
@@ -540,8 +549,10 @@ async fn a_change_whose_connection_is_cut_says_what_is_known_and_the_next_one_wo
             kind == "outcome_unknown"
         );
         eventually("the server has ended what was cut", || {
-            let state = server.psql(&url, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()");
-            state == "0"
+            let open = "SELECT count(*) FROM pg_stat_activity \
+                        WHERE datname = current_database() AND xact_start IS NOT NULL \
+                        AND pid <> pg_backend_pid()";
+            server.psql(&url, open) == "0"
         })
         .await;
         assert_eq!(
@@ -555,14 +566,15 @@ async fn a_change_whose_connection_is_cut_says_what_is_known_and_the_next_one_wo
 
 /// The server itself ends the session, in the middle of the change or of its commit.
 #[tokio::test]
-async fn a_change_whose_session_the_server_ends_says_what_is_known_and_the_next_one_works() {
+async fn a_change_whose_session_the_server_ends_reports_what_is_known_and_the_next_one_works() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     let (store, trust) = store_with_a_trust(&url).await;
     server.psql(
         &url,
         "CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS
-             $$BEGIN PERFORM pg_terminate_backend(pg_backend_pid()), pg_sleep(60); RETURN NULL; END$$",
+             $$BEGIN PERFORM pg_terminate_backend(pg_backend_pid()), pg_sleep(60);
+                 RETURN NULL; END$$",
     );
     for (trigger, kind) in [
         (
@@ -584,11 +596,11 @@ async fn a_change_whose_session_the_server_ends_says_what_is_known_and_the_next_
     }
 }
 
-/// A file system that a test can fill, gone when the test ends.
+/// A file system that a test can fill. It is removed at the end of the test.
 struct SmallDisk(std::path::PathBuf);
 
 impl SmallDisk {
-    /// `None`: this process may mount none, which was said.
+    /// Returns `None` if this process may not mount a file system, after printing that.
     fn before(server: &PostgresServer) -> Option<Self> {
         let folder = server.folder().join("small");
         std::fs::create_dir(&folder).unwrap();
@@ -671,8 +683,8 @@ async fn a_full_disk_fails_changes_alone_and_they_work_at_once_when_there_is_roo
     drop(server);
 }
 
-/// What fails, how it is undone, and what a change and a read of a store with open connections
-/// return meanwhile.
+/// Each case has a fault, how it is undone, and the outcome of a change and a read meanwhile, in a
+/// store with open connections.
 #[tokio::test]
 async fn changes_that_a_setting_or_a_limit_forbids_work_at_once_when_it_is_lifted() {
     let Some(server) = PostgresServer::start() else { return };
@@ -713,12 +725,12 @@ async fn changes_that_a_setting_or_a_limit_forbids_work_at_once_when_it_is_lifte
         ),
     ] {
         assert_changes_work(&store, &trust).await;
-        // The connection for changes goes, the one for reads stays.
+        // The connection for changes is closed, the one for reads stays.
         server.kill_where(&url, "usename = 'service'");
         assert!(store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
         eventually("one connection is left", || server.psql(&url, &idle) == "1").await;
-        // The table is in one database; who would forbid connections to a database must be in
-        // another.
+        // The table is in one database. To forbid connections to that database, a session must be
+        // in another one.
         let there = |sql: &str| if sql.contains(" ON trust") { &*url } else { "postgres" };
         server.psql(there(&fault), &fault);
         for _ in 0..3 {
@@ -742,7 +754,7 @@ async fn a_server_that_is_stopping_or_starting_refuses_new_connections_and_asks_
     server.stop_when_idle();
     let begun = Instant::now();
     loop {
-        // The connection for reads is there. A change needs a new one.
+        // The connection for reads is open. A change needs a new connection.
         assert_eq!(store.fetch(trust.id).await.unwrap().as_ref(), Some(&trust));
         match store.set_enabled(&trust.id.into(), true).await {
             Err(error) => {
@@ -763,8 +775,8 @@ async fn a_server_that_is_stopping_or_starting_refuses_new_connections_and_asks_
     assert_changes_work(&store, &trust).await;
 }
 
-/// Two servers, and an address that leads to the second one from some time on while the connections
-/// to the first stay up.
+/// Two servers, and an address that leads first to one and later to the other. Connections to the
+/// first server stay up.
 struct Failover {
     old: PostgresServer,
     new: PostgresServer,
@@ -806,7 +818,7 @@ async fn no_connection_to_an_old_primary_is_read_beyond_its_age() {
     );
 }
 
-/// Nothing else has found out: it is the change itself that does.
+/// Only the change itself notices the failover.
 #[tokio::test]
 async fn a_revocation_after_a_failover_is_made_on_the_new_server_and_seen_by_the_next_read() {
     let Some(old) = PostgresServer::start() else { return };
@@ -816,7 +828,7 @@ async fn a_revocation_after_a_failover_is_made_on_the_new_server_and_seen_by_the
     let failover = Failover::of(old, url, network).await;
     assert!(store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
     failover.network.move_to(&failover.new);
-    // The connection for changes is too old for another one.
+    // The connection for changes is then too old for another change.
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert!(
         store.fetch(trust.id).await.unwrap().unwrap().is_enabled(),
@@ -826,7 +838,8 @@ async fn a_revocation_after_a_failover_is_made_on_the_new_server_and_seen_by_the
     assert!(!store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
     assert_eq!(failover.on_the_new_server("SELECT disabled_at IS NULL FROM trust"), "f");
 
-    // Back to where the revocation is not: a server whose successor was seen is not asked.
+    // The address leads back to the server without the revocation. That server has a known
+    // successor, and is not used.
     failover.network.move_to(&failover.old);
     failover.new.stop();
     for _ in 0..2 {
@@ -839,9 +852,9 @@ async fn a_revocation_after_a_failover_is_made_on_the_new_server_and_seen_by_the
     assert!(!store.fetch(trust.id).await.unwrap().unwrap().is_enabled());
 }
 
-/// A connection string with both servers: the old primary comes first, and comes back.
+/// The connection string has both servers. The old primary is the first host, and returns.
 #[tokio::test]
-async fn an_old_primary_is_passed_over_for_the_next_host_once_its_successor_was_seen() {
+async fn an_old_primary_is_skipped_for_the_next_host_once_its_successor_is_known() {
     let Some(old) = PostgresServer::start() else { return };
     let url = old.new_database();
     let (_, trust) = store_with_a_trust(&url).await;
@@ -871,7 +884,7 @@ fn replica_first(url: &str, replica: &PostgresServer, primary: &PostgresServer) 
     url.replace(&format!(":{port}"), &format!(":{},127.0.0.1:{port}", replica.port()))
 }
 
-/// The listener reaches the replica first, then the old primary: neither hides the successor.
+/// The listener reaches the replica first, then the old primary. Neither hides the successor.
 #[tokio::test]
 async fn g9_an_old_primary_is_refused_although_the_listener_reached_a_replica_after_its_successor()
 {
@@ -891,7 +904,7 @@ async fn g9_an_old_primary_is_refused_although_the_listener_reached_a_replica_af
     old.start_again();
     new.kill_connections(&url);
     let watcher = store.watch(std::sync::Arc::default());
-    // In this order: the last read comes after the listener has connected.
+    // The last read must come after the listener has connected.
     let mut is_last = false;
     let begun = Instant::now();
     while !is_last {
@@ -908,7 +921,7 @@ async fn g9_an_old_primary_is_refused_although_the_listener_reached_a_replica_af
 }
 
 #[tokio::test]
-async fn a_failover_during_the_check_of_notifications_is_not_taken_for_a_pooler() {
+async fn a_failover_during_the_check_of_notifications_is_not_reported_as_a_pooler() {
     let Some(old) = PostgresServer::start() else { return };
     let url = old.new_database();
     let network = Network::before(&old).await;
@@ -928,7 +941,7 @@ async fn a_failover_during_the_check_of_notifications_is_not_taken_for_a_pooler(
     store.check_notifications().await.unwrap();
 }
 
-/// Reads go on while a `LISTEN` to the replica is held back. A store that took the replica for the
+/// Reads go on while a `LISTEN` to the replica is delayed. A store that treats the replica as the
 /// current server would replace its connection to the primary.
 #[tokio::test]
 async fn a_listener_that_reaches_a_replica_makes_the_store_close_no_good_connection() {

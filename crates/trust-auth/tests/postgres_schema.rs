@@ -1,5 +1,5 @@
-//! What opening a PostgreSQL database does to it: nothing, unless it was told to make the table or
-//! to migrate; and what it says then.
+//! Opening a PostgreSQL database changes nothing, unless it is permitted to make the table or to
+//! migrate. Its errors say what to do.
 
 mod stores;
 
@@ -11,28 +11,34 @@ use stores::{World, by_name, eventually, postgres_options};
 use trust_auth::{KeyHash, NewTrust, PostgresStore, StoreError, TrustLedger, TrustStore};
 use uuid::Uuid;
 
-/// The reference's table as its own tool makes it, with a column and rows of its own.
+/// The reference system's table, as its own tool makes it, with rows and a further column.
 const REFERENCE: &str = "
     CREATE TABLE trust (
-        id UUID NOT NULL, name VARCHAR NOT NULL, code VARCHAR, region VARCHAR, api_key_hash VARCHAR(64),
+        id UUID NOT NULL, name VARCHAR NOT NULL, code VARCHAR, region VARCHAR,
+        api_key_hash VARCHAR(64),
         created_at TIMESTAMP WITHOUT TIME ZONE NOT NULL DEFAULT now(), contact JSONB,
         PRIMARY KEY (id), UNIQUE (name)
     );
     CREATE INDEX ix_trust_region ON trust (region);
     INSERT INTO trust (id, name, code, api_key_hash, created_at, contact) VALUES
-        ('00000000-0000-4000-8000-000000000001', 'St. Mary', 'SM', encode(sha256('mary'), 'hex'), '2024-02-29 12:00', '{\"a\": 1}'),
-        ('00000000-0000-4000-8000-000000000002', 'St. John', NULL, upper(encode(sha256('john'), 'hex')), '2024-03-01 12:00', NULL),
+        ('00000000-0000-4000-8000-000000000001', 'St. Mary', 'SM',
+            encode(sha256('mary'), 'hex'), '2024-02-29 12:00', '{\"a\": 1}'),
+        ('00000000-0000-4000-8000-000000000002', 'St. John', NULL,
+            upper(encode(sha256('john'), 'hex')), '2024-03-01 12:00', NULL),
         ('00000000-0000-4000-8000-000000000003', 'No key', NULL, NULL, '2024-03-02 12:00', NULL)";
 
-/// Everything that is in the catalog about the table and its triggers, with when it was written.
+/// Selects what the catalog has about the table and its triggers, with the transactions that wrote
+/// it.
 const CATALOG: &str = "
     SELECT 'column', xmin, attname::text FROM pg_attribute WHERE attrelid = 'trust'::regclass
     UNION ALL SELECT 'trigger', xmin, tgname::text FROM pg_trigger WHERE tgrelid = 'trust'::regclass
-    UNION ALL SELECT 'function', xmin, proname::text FROM pg_proc WHERE proname = 'trust_auth_notify'
-    UNION ALL SELECT 'constraint', xmin, conname::text FROM pg_constraint WHERE conrelid = 'trust'::regclass
+    UNION ALL SELECT 'function', xmin, proname::text FROM pg_proc
+        WHERE proname = 'trust_auth_notify'
+    UNION ALL SELECT 'constraint', xmin, conname::text FROM pg_constraint
+        WHERE conrelid = 'trust'::regclass
     ORDER BY 1, 3";
 
-/// Why it cannot be used.
+/// Returns why the database cannot be used.
 async fn refusal(url: &str) -> String {
     let error = postgres_options(url).connect().await.unwrap_err();
     assert!(matches!(error, StoreError::Schema { .. }), "{error}");
@@ -46,11 +52,12 @@ async fn the_references_table_is_extended_and_its_rows_stay_as_they_are() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     server.psql(&url, REFERENCE);
-    let rows = "SELECT ctid, xmin, id, name, code, region, api_key_hash, created_at, contact FROM trust ORDER BY id";
+    let rows = "SELECT ctid, xmin, id, name, code, region, api_key_hash, created_at, contact \
+                FROM trust ORDER BY id";
     let before = server.psql(&url, rows);
 
     let store = postgres_options(&url).migrate(true).connect().await.unwrap();
-    assert_eq!(server.psql(&url, rows), before, "not even written anew");
+    assert_eq!(server.psql(&url, rows), before, "the rows were rewritten");
     let index = "SELECT count(*) FROM pg_indexes WHERE indexname = 'ix_trust_region'";
     assert_eq!(server.psql(&url, index), "1");
 
@@ -70,7 +77,7 @@ async fn the_references_table_is_extended_and_its_rows_stay_as_they_are() {
     );
     assert_eq!(world.authenticator.authenticate(Some("john")).await.unwrap().name, "St. John");
 
-    // And everything else can be done to them.
+    // All other operations work on these rows, too.
     let watcher = world.store.watch(Arc::clone(&world.cache));
     eventually("it is connected", || watcher.status().connected).await;
     assert!(world.authenticator.authenticate(Some("mary")).await.is_ok());
@@ -84,13 +91,13 @@ async fn the_references_table_is_extended_and_its_rows_stay_as_they_are() {
 }
 
 #[tokio::test]
-async fn a_table_that_is_as_it_should_be_is_only_looked_at() {
+async fn a_table_that_lacks_nothing_is_only_read() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     postgres_options(&url).connect().await.unwrap();
     let before = server.psql(&url, CATALOG);
     assert!(before.contains("trigger|") && before.contains("function|"), "{before}");
-    // A lock that would keep any change waiting.
+    // A lock for which any change would wait.
     let mut other = server.connect(&url).await;
     other.execute("BEGIN; LOCK TABLE trust IN ROW EXCLUSIVE MODE").await.unwrap();
     postgres_options(&url).create_if_missing(false).connect().await.unwrap();
@@ -98,7 +105,7 @@ async fn a_table_that_is_as_it_should_be_is_only_looked_at() {
 }
 
 #[tokio::test]
-async fn of_processes_that_start_at_once_one_makes_the_table_and_all_use_it() {
+async fn of_several_processes_that_start_together_one_makes_the_table_and_all_use_it() {
     let Some(server) = PostgresServer::shared() else { return };
     for table in ["", REFERENCE] {
         let url = server.new_database();
@@ -118,10 +125,10 @@ async fn of_processes_that_start_at_once_one_makes_the_table_and_all_use_it() {
     }
 }
 
-/// Another program's table, which lacks columns: opening it changes nothing and names them,
-/// whatever else may be made.
+/// Another program's table lacks columns. Opening it names them and changes nothing, even with
+/// permission to make a table.
 #[tokio::test]
-async fn a_table_that_lacks_columns_is_left_as_it_is_and_they_are_named() {
+async fn a_table_that_lacks_columns_is_unchanged_and_they_are_named() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     server.psql(&url, REFERENCE);
@@ -140,14 +147,14 @@ async fn a_table_that_lacks_columns_is_left_as_it_is_and_they_are_named() {
     assert_eq!(plan.missing().len(), 2 + 3, "{plan}");
     assert_eq!(server.dump(&url), before);
 
-    // The plan is what would run: psql brings it about as well.
+    // The plan is the SQL that would run, and psql can run it, too.
     server.psql(&url, &plan.to_string());
     assert!(postgres_options(&url).plan_migration().await.unwrap().is_empty());
     assert_eq!(postgres_options(&url).connect().await.unwrap().list().await.unwrap().len(), 3);
 }
 
 #[tokio::test]
-async fn of_migrations_at_once_one_is_done_and_the_others_find_nothing_to_do() {
+async fn of_several_migrations_together_one_is_made_and_the_others_find_nothing_to_do() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     server.psql(&url, REFERENCE);
@@ -166,7 +173,7 @@ async fn of_migrations_at_once_one_is_done_and_the_others_find_nothing_to_do() {
     assert_eq!(server.psql(&url, "SELECT count(*) FROM trust"), "3");
 }
 
-/// It does without what it may not make, since no grant needs it.
+/// The store works without triggers that it may not make, because no grant needs them.
 #[tokio::test]
 async fn a_role_that_may_not_make_the_triggers_opens_the_table_and_says_which_are_missing() {
     let Some(server) = PostgresServer::shared() else { return };
@@ -194,7 +201,7 @@ async fn no_table_is_made_where_none_was_asked_for() {
     assert_eq!(server.psql(&url, "SELECT to_regclass('trust') IS NULL"), "t");
 }
 
-/// The service's role owns nothing, once the table is as it should be.
+/// The service's role owns nothing, once the table lacks nothing.
 #[tokio::test]
 async fn a_role_that_may_only_read_and_write_rows_does_all_but_make_the_table() {
     let Some(server) = PostgresServer::shared() else { return };
@@ -229,7 +236,7 @@ async fn a_role_that_may_only_read_and_write_rows_does_all_but_make_the_table() 
     let (_, key) = world.registry.rotate(&trust.id.into()).await.unwrap();
     world.registry.disable(&trust.id.into()).await.unwrap();
     world.registry.enable(&trust.id.into()).await.unwrap();
-    // Its own changes are told, too.
+    // Its own changes are notified, too.
     eventually("they were heard", || watcher.status().notifications == 4).await;
     assert!(world.attempt(&key).await.result.is_ok());
     assert_eq!(world.cached(&key), Some(trust.id));
@@ -239,7 +246,7 @@ async fn a_role_that_may_only_read_and_write_rows_does_all_but_make_the_table() 
 }
 
 #[tokio::test]
-async fn a_role_that_may_only_read_authenticates_and_is_told_what_a_change_takes() {
+async fn a_role_that_may_only_read_authenticates_and_learns_which_rights_a_change_needs() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     server.psql(&url, REFERENCE);
@@ -266,9 +273,9 @@ async fn a_role_that_may_only_read_authenticates_and_is_told_what_a_change_takes
     }
 }
 
-/// As after a restore without the grants: it says so at once, not at the first request.
+/// A restore may leave out the grants. Opening reports that, and not the first request.
 #[tokio::test]
-async fn a_role_that_may_not_read_the_table_is_told_which_right_it_lacks() {
+async fn a_role_that_may_not_read_the_table_learns_which_right_it_lacks() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     let store = postgres_options(&url).connect().await.unwrap();
@@ -282,7 +289,7 @@ async fn a_role_that_may_not_read_the_table_is_told_which_right_it_lacks() {
     let error = open.list().await.unwrap_err();
     assert!(error.to_string().contains("the right SELECT on the table `trust`"), "{error}");
 
-    // The server says of such a table that there is none.
+    // The server reports such a table as missing.
     server.psql(
         &url,
         &format!("GRANT SELECT ON trust TO {name}; REVOKE USAGE ON SCHEMA public FROM public"),
@@ -293,7 +300,7 @@ async fn a_role_that_may_not_read_the_table_is_told_which_right_it_lacks() {
 }
 
 #[tokio::test]
-async fn the_table_is_that_of_the_schema_that_the_search_path_names() {
+async fn the_search_path_selects_the_schema_of_the_table() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     server.psql(&url, "CREATE SCHEMA \"Odd \"\"one\"");
@@ -303,7 +310,7 @@ async fn the_table_is_that_of_the_schema_that_the_search_path_names() {
     assert_eq!(server.psql(&url, "SELECT count(*) FROM \"Odd \"\"one\".trust"), "1");
     assert_eq!(server.psql(&url, "SELECT to_regclass('public.trust') IS NULL"), "t");
 
-    // Its triggers, too, though the first schema on the path is another one.
+    // The triggers are in the same schema, although another schema is the first on the path.
     server.psql(&url, "DROP FUNCTION \"Odd \"\"one\".trust_auth_notify CASCADE");
     let second = format!("{url}?options[search_path]=public,%22Odd%20%22%22one%22");
     let plan = postgres_options(&second).run_migration().await.unwrap();
@@ -316,7 +323,7 @@ async fn the_table_is_that_of_the_schema_that_the_search_path_names() {
 }
 
 #[tokio::test]
-async fn triggers_that_are_gone_disabled_or_others_are_named_and_made_by_a_migration() {
+async fn triggers_that_are_removed_disabled_or_changed_are_named_and_made_by_a_migration() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     postgres_options(&url).connect().await.unwrap();
@@ -324,8 +331,10 @@ async fn triggers_that_are_gone_disabled_or_others_are_named_and_made_by_a_migra
         "DROP TRIGGER trust_auth_row ON trust",
         "ALTER TABLE trust DISABLE TRIGGER trust_auth_update",
         "ALTER TABLE trust ENABLE TRIGGER trust_auth_truncate",
-        "CREATE OR REPLACE FUNCTION trust_auth_notify() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
-        "CREATE OR REPLACE TRIGGER trust_auth_row AFTER INSERT ON trust FOR EACH ROW EXECUTE FUNCTION trust_auth_notify()",
+        "CREATE OR REPLACE FUNCTION trust_auth_notify() RETURNS trigger LANGUAGE plpgsql \
+         AS 'BEGIN RETURN NULL; END'",
+        "CREATE OR REPLACE TRIGGER trust_auth_row AFTER INSERT ON trust FOR EACH ROW \
+         EXECUTE FUNCTION trust_auth_notify()",
         "ALTER TABLE trust DROP COLUMN disabled_at CASCADE",
     ] {
         server.psql(&url, damage);
@@ -346,13 +355,14 @@ async fn triggers_that_are_gone_disabled_or_others_are_named_and_made_by_a_migra
         assert_eq!(store.missing_triggers(), [""; 0], "{damage}");
         assert!(postgres_options(&url).run_migration().await.unwrap().is_empty(), "{damage}");
         let sound = "SELECT count(*) FROM pg_trigger JOIN pg_proc ON tgfoid = pg_proc.oid \
-                     WHERE tgrelid = 'trust'::regclass AND tgenabled = 'A' AND prosrc LIKE '%pg_notify%' AND tgtype IN (13, 17, 32)";
+                     WHERE tgrelid = 'trust'::regclass AND tgenabled = 'A' \
+                     AND prosrc LIKE '%pg_notify%' AND tgtype IN (13, 17, 32)";
         assert_eq!(server.psql(&url, sound), "3", "{damage}");
     }
 }
 
 #[tokio::test]
-async fn a_table_that_cannot_be_used_is_refused_with_what_to_do_and_left_as_it_is() {
+async fn a_table_that_cannot_be_used_is_refused_with_what_to_do_and_unchanged() {
     let Some(server) = PostgresServer::shared() else { return };
     let with = |from: &str, to: &str| {
         assert!(REFERENCE.contains(from));
@@ -397,8 +407,8 @@ async fn a_table_that_cannot_be_used_is_refused_with_what_to_do_and_left_as_it_i
     assert!(refusal(&server.url(&name)).await.contains("use a database whose encoding is UTF8"));
 }
 
-/// Where everybody may make functions, as before PostgreSQL 15, an operator for `varchar` itself
-/// would be preferred to PostgreSQL's own.
+/// Before PostgreSQL 15, every role may make functions in `public`. An operator for `varchar` would
+/// take precedence over PostgreSQL's own.
 #[tokio::test]
 async fn nothing_that_another_role_has_put_into_the_schema_is_called() {
     let Some(server) = PostgresServer::shared() else { return };
@@ -407,20 +417,23 @@ async fn nothing_that_another_role_has_put_into_the_schema_is_called() {
         server.psql(
             &url,
             &format!(
-                "CREATE FUNCTION planted(varchar, {right}) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RAISE 'planted'; END $$;
+                "CREATE FUNCTION planted(varchar, {right}) RETURNS boolean LANGUAGE plpgsql
+                     AS $$ BEGIN RAISE 'planted'; END $$;
                  CREATE OPERATOR = (LEFTARG = varchar, RIGHTARG = {right}, FUNCTION = planted);"
             ),
         );
     }
     server.psql(
         &url,
-        "CREATE FUNCTION length(varchar) RETURNS integer LANGUAGE plpgsql AS $$ BEGIN RAISE 'planted'; END $$;
-         CREATE FUNCTION lower(varchar) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE 'planted'; END $$;
+        "CREATE FUNCTION length(varchar) RETURNS integer LANGUAGE plpgsql
+             AS $$ BEGIN RAISE 'planted'; END $$;
+         CREATE FUNCTION lower(varchar) RETURNS text LANGUAGE plpgsql
+             AS $$ BEGIN RAISE 'planted'; END $$;
          CREATE TABLE probe (name varchar); INSERT INTO probe VALUES ('a')",
     );
     let mut other = server.connect(&url).await;
     let trap = other.execute("SELECT FROM probe WHERE name = name").await.unwrap_err();
-    assert!(trap.to_string().contains("planted"), "what follows tests something: {trap}");
+    assert!(trap.to_string().contains("planted"), "the trap does not work: {trap}");
 
     let world = World::over(Arc::new(postgres_options(&url).connect().await.unwrap()), None);
     let (trust, key) = world.register_hot("a").await;
@@ -433,8 +446,7 @@ async fn nothing_that_another_role_has_put_into_the_schema_is_called() {
     world.registry.delete(&trust.id.into()).await.unwrap();
 }
 
-/// A row that holds what no program of ours writes is refused by itself, and costs the others
-/// nothing.
+/// A row with values that this program never writes is refused, and no other row is affected.
 #[tokio::test]
 async fn malformed_rows_are_refused_and_the_others_are_read() {
     let Some(server) = PostgresServer::shared() else { return };
@@ -453,8 +465,8 @@ async fn malformed_rows_are_refused_and_the_others_are_read() {
         assert_eq!(store.fetch(ids[1]).await.unwrap().unwrap().api_key_hash, None);
         assert_eq!(store.candidates().await.unwrap().len(), 1);
     }
-    // A value of megabytes is stored apart from its row; the trigger and the store take it as
-    // malformed.
+    // PostgreSQL stores a value of megabytes apart from its row. The trigger and the store treat
+    // the value as malformed.
     server.psql(
         &url,
         &format!("UPDATE trust SET api_key_hash = repeat('0', 3000000) WHERE id = '{}'", ids[1]),
@@ -475,7 +487,11 @@ async fn malformed_rows_are_refused_and_the_others_are_read() {
         matches!(error, StoreError::BadRow { id: Some(id), column: "disabled_at" } if id == ids[0]),
         "{error}"
     );
-    assert_eq!(store.candidates().await.unwrap().len(), 0, "nobody is let in who may be disabled");
+    assert_eq!(
+        store.candidates().await.unwrap().len(),
+        0,
+        "a trust that may be disabled is granted"
+    );
     server.psql(
         &url,
         &format!(

@@ -1,5 +1,5 @@
-//! Bad databases: each gives a typed error whose message says what is wrong and what to do, and
-//! nothing is written (G10).
+//! Bad databases. Opening each returns a typed error whose message says what is wrong and what to
+//! do. Nothing is written (G10).
 
 mod stores;
 
@@ -14,7 +14,7 @@ use stores::{second_connection, sqlite_options};
 use tempfile::TempDir;
 use trust_auth::{KeyHash, NewTrust, SqliteOptions, SqliteStore, StoreError, TrustLedger};
 
-/// Every path below a folder, with the content of the files.
+/// Returns every path below a folder, with the content of the files.
 fn contents(folder: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -30,8 +30,8 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     found
 }
 
-/// Opens it with and without leave to make it: both must fail alike, say this, and leave the folder
-/// as it was.
+/// Opens the database with and without permission to make it. Both must fail with this kind and
+/// these words, and leave the folder unchanged.
 async fn assert_refused(folder: &TempDir, options: SqliteOptions, kind: &str, says: &[&str]) {
     for create in [false, true] {
         let before = contents(folder.path());
@@ -146,7 +146,7 @@ async fn a_name_that_the_file_system_does_not_take_is_refused() {
 /// file.
 #[tokio::test]
 #[cfg(unix)]
-async fn a_disk_that_fails_is_told_from_a_file_that_is_no_database() {
+async fn a_failing_disk_is_not_reported_as_a_file_that_is_no_database() {
     let folder = folder();
     let file = folder.path().join("trusts.db");
     fs::write(&file, "").unwrap();
@@ -173,14 +173,14 @@ async fn a_folder_that_cannot_be_written_is_refused() {
 
 #[tokio::test]
 #[cfg(target_os = "linux")]
-async fn what_is_no_regular_file_is_refused() {
+async fn a_path_that_is_not_a_regular_file_is_refused() {
     let error =
         SqliteStore::options("/dev/null").create_if_missing(true).connect().await.unwrap_err();
     assert_eq!(error.kind(), "cannot_open");
     assert!(error.to_string().contains("not a regular file"), "{error}");
 }
 
-/// Whoever runs as root may write it all the same; there is nothing to refuse then.
+/// Root may write the file in spite of its mode, and then nothing is refused.
 #[tokio::test]
 #[cfg(unix)]
 async fn a_file_that_cannot_be_written_is_refused_or_written_by_root() {
@@ -277,7 +277,7 @@ async fn a_database_of_a_changed_version_is_refused() {
     assert_refused(&folder, SqliteStore::options(file), "schema", &["changed version"]).await;
 }
 
-/// A server that starts must not need the lock, nor must it wait to tell that it cannot start.
+/// The start of a server needs no lock, and an error at the start does not wait for one.
 #[tokio::test]
 async fn a_database_is_opened_or_refused_while_another_process_writes() {
     let folder = folder();
@@ -344,10 +344,10 @@ async fn absurd_settings_are_brought_into_range() {
     }
 }
 
-/// Connections are opened when they are needed, and none of them makes an empty database where the
-/// file was.
+/// Connections are opened when they are needed. No connection makes an empty database in the place
+/// of the removed file.
 #[tokio::test]
-async fn a_database_that_is_removed_meanwhile_is_not_made_again() {
+async fn a_database_that_was_removed_is_not_made_again() {
     let folder = folder();
     let file = folder.path().join("trusts.db");
     let store = sqlite_options(&file).connect().await.unwrap();

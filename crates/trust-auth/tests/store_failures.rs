@@ -107,7 +107,7 @@ async fn the_client_is_told_nothing_about_the_store_g10<S: Backend>() {
     for told in [refused.detail(), &refused.to_string()] {
         assert!(!told.contains("db-7"), "{told}");
     }
-    // The operator's log gets it from the source.
+    // The operator's log shows the source.
     assert!(refused.source().unwrap().to_string().contains(cause));
 }
 
@@ -118,7 +118,7 @@ async fn a_key_that_no_trust_has_is_unavailable_too_while_the_store_is_down_g9<S
         &world.authenticator.authenticate(Some("no trust has this")).await,
         "unreachable",
     );
-    // Without a key there is nothing to ask the store.
+    // A request without a key needs no store.
     assert!(matches!(world.authenticator.authenticate(None).await, Err(AuthError::Missing)));
 }
 
@@ -144,8 +144,8 @@ async fn a_table_that_is_gone_is_unavailable_g9() {
     assert_unavailable(&world.authenticator.authenticate(Some("another")).await, "schema");
 }
 
-/// Another process holds the write lock. The clock stands still, and jumps to the time-out as soon
-/// as everybody waits.
+/// Another process holds the write lock. The clock is paused, and jumps to the time-out as soon as
+/// all tasks wait.
 #[tokio::test]
 async fn a_write_that_waits_for_the_lock_times_out_and_is_rolled_back() {
     let folder = tempfile::tempdir().unwrap();
@@ -163,16 +163,15 @@ async fn a_write_that_waits_for_the_lock_times_out_and_is_rolled_back() {
     assert!(world.cache.is_empty(), "the outcome of the write was unknown");
 
     tokio::time::resume();
-    // It still waits in the driver. The reads do not care.
+    // The write still waits in the driver. Reads are not affected.
     assert_eq!(world.attempt(&key).await.result.unwrap(), trust);
     lock.rollback().await.unwrap();
-    // The next write has its turn after it.
+    // The next write runs after the first one.
     assert_eq!(world.registry.enable(&by_name("a")).await.unwrap(), trust);
 }
 
-/// The table becomes a view that counts to many millions first. The clock stands still, and jumps
-/// to the time-out as soon as everybody waits for the database, which is long before it has
-/// counted.
+/// The table becomes a view that first counts to many millions. The clock is paused, and jumps to
+/// the time-out as soon as all tasks wait for the database, long before the count ends.
 #[tokio::test]
 async fn a_read_that_takes_too_long_is_unavailable_and_the_store_recovers_g9() {
     let folder = tempfile::tempdir().unwrap();
@@ -186,7 +185,9 @@ async fn a_read_that_takes_too_long_is_unavailable_and_the_store_recovers_g9() {
     sqlx::raw_sql(
         "ALTER TABLE trust RENAME TO fast;
          CREATE VIEW trust AS SELECT *, rowid FROM fast WHERE (
-             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000000) SELECT count(*) FROM n
+             WITH RECURSIVE n (i) AS (
+                 SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000000
+             ) SELECT count(*) FROM n
          ) > 0;",
     )
     .execute(&mut other)
@@ -221,14 +222,14 @@ async fn a_lock_that_is_not_released_is_reported_as_busy_and_nothing_is_written(
     let error = world.registry.register(NewTrust::new("b").unwrap()).await.unwrap_err();
     assert_eq!(error.kind(), "busy");
     assert!(error.to_string().contains("try again"), "{error}");
-    // WAL: a read waits for no writer.
+    // In WAL mode, a read waits for no writer.
     assert_eq!(world.attempt(&key).await.result.unwrap(), trust);
     lock.rollback().await.unwrap();
     assert_eq!(world.registry.list().await.unwrap(), [trust]);
 }
 
-/// Whichever step of the driver it is dropped at: the next change is made, and none was made by
-/// half.
+/// The change is dropped at each step of the driver. No change is made in part, and the next change
+/// works.
 #[tokio::test]
 async fn a_change_that_is_cancelled_at_any_moment_leaves_the_next_one_a_sound_connection() {
     use std::future::poll_fn;
@@ -244,7 +245,7 @@ async fn a_change_that_is_cancelled_at_any_moment_leaves_the_next_one_a_sound_co
             if poll_fn(|context| Poll::Ready(change.as_mut().poll(context))).await.is_ready() {
                 break;
             }
-            // The driver's thread may or may not be done with the step by then.
+            // The driver's thread may or may not have finished the step by then.
             tokio::task::yield_now().await;
             tokio::time::sleep(Duration::from_micros(u64::from(polls % 4) * 200)).await;
         }
@@ -259,7 +260,7 @@ async fn a_change_that_is_cancelled_at_any_moment_leaves_the_next_one_a_sound_co
 }
 
 #[tokio::test]
-async fn writes_that_wait_hold_no_connection_that_a_read_could_use() {
+async fn writes_that_wait_occupy_no_connection_for_reads() {
     let folder = tempfile::tempdir().unwrap();
     let options = sqlite_options(&folder.path().join("trusts.db")).max_connections(1);
     let world = World::over(options.connect().await.unwrap().into(), Some(folder));
@@ -286,31 +287,31 @@ async fn writes_that_wait_hold_no_connection_that_a_read_could_use() {
 }
 
 #[tokio::test]
-async fn however_few_connections_there_are_a_walk_on_postgres_leaves_one_to_the_hits() {
+async fn however_few_connections_there_are_a_scan_on_postgres_leaves_one_to_the_hits() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     let options = postgres_options(&url).max_connections(1).query_timeout(Duration::from_secs(60));
     let world = World::over(Arc::new(options.connect().await.unwrap()), None);
     let (trust, _) = world.register("a").await;
-    // Both have a connection, and wait for the table.
+    // Both have a connection and wait for the table.
     let mut locked = server.connect(&url).await;
     sqlx::raw_sql("BEGIN; LOCK TABLE trust IN ACCESS EXCLUSIVE MODE")
         .execute(&mut locked)
         .await
         .unwrap();
     let (walker, reader) = (Arc::clone(&world.store), Arc::clone(&world.store));
-    let walk = tokio::spawn(async move { walker.candidates().await });
+    let scan = tokio::spawn(async move { walker.candidates().await });
     let hit = tokio::spawn(async move { reader.fetch(trust.id).await });
     let sql = "SELECT count(*) FROM pg_locks JOIN pg_database ON database = pg_database.oid \
                WHERE datname = current_database() AND relation = 'trust'::regclass AND NOT granted";
     eventually("both read", || server.psql(&url, sql) == "2").await;
     locked.close().await.unwrap();
     assert_eq!(hit.await.unwrap().unwrap(), Some(trust));
-    assert_eq!(walk.await.unwrap().unwrap().len(), 1);
+    assert_eq!(scan.await.unwrap().unwrap().len(), 1);
 }
 
 #[tokio::test]
-async fn a_row_whose_hash_is_malformed_is_refused_and_costs_the_others_nothing() {
+async fn a_row_whose_hash_is_malformed_is_refused_and_the_others_are_granted() {
     let world = World::<SqliteStore>::new().await;
     let (spoilt, spoilt_key) = world.register_hot("spoilt").await;
     let (sound, sound_key) = world.register("sound").await;
@@ -326,7 +327,7 @@ async fn a_row_whose_hash_is_malformed_is_refused_and_costs_the_others_nothing()
     assert_eq!((attempt.route, attempt.rows_swept), (Route::StaleHit, 1));
     assert_eq!(world.attempt(&sound_key).await.result.unwrap(), sound);
 
-    // The way out that the warning names.
+    // The remedy that the warning names.
     let (_, key) = world.registry.rotate(&by_name("spoilt")).await.unwrap();
     assert_eq!(world.attempt(&key).await.result.unwrap().id, spoilt.id);
 }
@@ -352,7 +353,7 @@ async fn a_row_with_a_malformed_column_refuses_its_own_trust_alone_and_can_still
             assert!(matches!(refused, Err(AuthError::Invalid)), "{column}: {refused:?}");
         }
         drop(guard);
-        // A trust that may be disabled is not even compared.
+        // A trust that may be disabled is not a candidate.
         let log = log.text();
         let is_named =
             log.contains(&trust.id.to_string()) && log.contains(column) && !log.contains("soon");
@@ -385,8 +386,7 @@ async fn a_row_with_a_malformed_column_refuses_its_own_trust_alone_and_can_still
 }
 
 #[tokio::test]
-async fn what_the_application_writes_into_last_heartbeat_stops_neither_authentication_nor_revocation()
- {
+async fn a_malformed_last_heartbeat_stops_neither_authentication_nor_revocation() {
     for (sql, is_read) in [
         ("UPDATE trust SET last_heartbeat = datetime('now'), created_at = datetime('now')", true),
         ("UPDATE trust SET last_heartbeat = 'soon'", false),
@@ -401,7 +401,7 @@ async fn what_the_application_writes_into_last_heartbeat_stops_neither_authentic
     }
 }
 
-/// G9: what is reported as revoked is revoked, or an error says that it is not.
+/// G9: a change that is reported was made, or an error is returned.
 #[tokio::test]
 async fn g9_a_row_whose_id_is_spelt_in_another_way_is_never_reported_as_changed() {
     let world = World::<SqliteStore>::new().await;
@@ -428,9 +428,10 @@ async fn g9_a_change_that_a_trigger_swallows_is_never_reported_as_made() {
     for sql in [
         "CREATE TRIGGER keep BEFORE UPDATE ON trust BEGIN SELECT RAISE(IGNORE); END",
         "CREATE TRIGGER keep BEFORE DELETE ON trust BEGIN SELECT RAISE(IGNORE); END",
-        // The statement changes its row, and this changes it back.
-        "CREATE TRIGGER keep AFTER UPDATE ON trust BEGIN UPDATE trust SET disabled_at = old.disabled_at, \
-         api_key_hash = old.api_key_hash WHERE id = old.id; END",
+        // The statement changes its row, and this trigger changes the row back.
+        "CREATE TRIGGER keep AFTER UPDATE ON trust BEGIN \
+         UPDATE trust SET disabled_at = old.disabled_at, api_key_hash = old.api_key_hash \
+         WHERE id = old.id; END",
     ] {
         let world = World::<SqliteStore>::new().await;
         let (_, key) = world.register("a").await;
@@ -451,7 +452,7 @@ async fn g9_a_change_that_a_trigger_swallows_is_never_reported_as_made() {
 }
 
 #[tokio::test]
-async fn a_registration_that_a_trigger_swallows_is_no_name_that_is_taken() {
+async fn a_registration_that_a_trigger_swallows_is_not_reported_as_a_taken_name() {
     let world = World::<SqliteStore>::new().await;
     let sql = "CREATE TRIGGER keep BEFORE INSERT ON trust BEGIN SELECT RAISE(IGNORE); END";
     sqlx::query(sql).execute(&mut second_connection(&world.store).await).await.unwrap();
@@ -460,7 +461,7 @@ async fn a_registration_that_a_trigger_swallows_is_no_name_that_is_taken() {
     assert_eq!(error.kind(), "schema");
 }
 
-/// The table as another program may have made it, with columns that take anything.
+/// Makes the table as another program may have made it, with columns of any type.
 async fn loose_table(store: &SqliteStore) -> sqlx::SqliteConnection {
     let mut other = second_connection(store).await;
     for sql in [
@@ -473,7 +474,7 @@ async fn loose_table(store: &SqliteStore) -> sqlx::SqliteConnection {
     other
 }
 
-/// The same, with the rows that there are.
+/// Makes the same table, with the present rows.
 async fn loose_copy(mut other: sqlx::SqliteConnection) -> sqlx::SqliteConnection {
     for sql in [
         "CREATE TABLE loose AS SELECT * FROM trust ORDER BY rowid",
@@ -485,10 +486,10 @@ async fn loose_copy(mut other: sqlx::SqliteConnection) -> sqlx::SqliteConnection
     other
 }
 
-/// All rows are read as one value, so what one holds must neither shift the next nor pass for
-/// another.
+/// All rows are read as one value. The content of a row must not shift the next row, and must not
+/// pass for another row.
 #[tokio::test]
-async fn whatever_a_malformed_row_holds_the_others_are_read_as_they_are_g8_g9() {
+async fn no_malformed_row_changes_how_the_others_are_read_g8_g9() {
     let victim = Uuid::from_u128(7).to_string();
     let forger = KeyHash::of("the forger's key").to_hex();
     // (id, hash) as SQL expressions, `$v` for the victim's id and `$h` for the forger's digest.
@@ -499,15 +500,15 @@ async fn whatever_a_malformed_row_holds_the_others_are_read_as_they_are_g8_g9() 
         ("'x,$v'", "'$h'"),
         ("'x' || char(0) || '$v'", "'$h'"),
         ("'$v' || char(0)", "'$h'"),
-        // Two columns of the right length together, and of the wrong one each.
+        // Two columns of the wrong lengths, whose sum is right.
         ("substr('$v', 1, 35)", "'0$h'"),
         ("'$v' || '0'", "substr('$h', 2)"),
-        // A record of the victim's, whole, and one and a half.
+        // A whole record of the victim, and one and a half records.
         ("'x'", "'$v$h'"),
         ("'x'", "'$h$v$h'"),
         ("'$v$h$v'", "'$h'"),
         ("'$v$h' || substr('$v', 1, 36)", "''"),
-        // Of the right number of characters, and more bytes; and the other way round.
+        // The right number of characters and too many bytes, and the reverse.
         ("replace('$v', '0', 'é')", "'$h'"),
         ("substr('$v', 1, 34) || 'é'", "'$h'"),
         ("'00000000-0000-0000-0000-000000000001'", "substr('$h', 1, 62) || 'é'"),
@@ -520,7 +521,7 @@ async fn whatever_a_malformed_row_holds_the_others_are_read_as_they_are_g8_g9() 
             "'00000000-0000-0000-0000-000000000008'",
             "CAST(unhex(replace(hex(zeroblob(64)), '00', 'ff')) AS TEXT)",
         ),
-        // Of the wrong type, with the right bytes and others.
+        // The wrong type, with the right bytes and with other bytes.
         ("CAST('$v' AS BLOB)", "'$h'"),
         ("'00000000-0000-0000-0000-000000000009'", "CAST('$h' AS BLOB)"),
         ("'00000000-0000-0000-0000-00000000000a'", "zeroblob(64)"),
@@ -534,7 +535,8 @@ async fn whatever_a_malformed_row_holds_the_others_are_read_as_they_are_g8_g9() 
     let mut other = loose_table(&world.store).await;
     let insert = |id: &str, name: String, hash: &str| {
         let sql = format!(
-            "INSERT INTO trust (id, name, api_key_hash, created_at) VALUES ({id}, '{name}', {hash}, '2020-01-01T00:00:00Z')"
+            "INSERT INTO trust (id, name, api_key_hash, created_at) \
+             VALUES ({id}, '{name}', {hash}, '2020-01-01T00:00:00Z')"
         );
         sql.replace("$v", &victim).replace("$h", &forger)
     };
@@ -569,7 +571,8 @@ async fn whatever_a_malformed_row_holds_the_others_are_read_as_they_are_g8_g9() 
     assert_eq!(granted.id, Uuid::from_u128(7));
 }
 
-/// Its texts have two bytes a character, and may get longer when they are handed over.
+/// Texts have two bytes a character in the file, and may have another length after their
+/// conversion.
 #[tokio::test]
 async fn a_database_whose_texts_are_utf_16_is_read_like_any_other() {
     let folder = tempfile::tempdir().unwrap();
@@ -589,11 +592,13 @@ async fn a_database_whose_texts_are_utf_16_is_read_like_any_other() {
     for name in ["a", "b", "c"] {
         trusts.push(world.register(name).await);
     }
-    // Half of a record each, by the bytes that it has in the file.
+    // Each has half of a record, counted in bytes in the file.
     let mut other = loose_copy(other).await;
     let forged = format!("{}{}", trusts[0].0.id, KeyHash::of("the forger's key").to_hex());
     for (at, half) in [&forged[..50], &forged[50..]].into_iter().enumerate() {
-        sqlx::query("INSERT INTO trust (id, name, api_key_hash, created_at) VALUES (?1, ?2, ?3, '2020-01-01T00:00:00Z')")
+        let sql = "INSERT INTO trust (id, name, api_key_hash, created_at) \
+                   VALUES (?1, ?2, ?3, '2020-01-01T00:00:00Z')";
+        sqlx::query(sql)
             .bind(&half[..18])
             .bind(format!("half {at}"))
             .bind(&half[18..])

@@ -1,5 +1,5 @@
-//! What other processes change goes from this process's cache: exactly that where it is told,
-//! everything where something may have been missed.
+//! Changes by other processes evict entries of this process's cache: exactly the changed keys after
+//! a notification, and every key where a change may have been missed.
 
 mod stores;
 
@@ -15,7 +15,7 @@ use trust_auth::{
     TrustLedger, TrustRegistry, WatchStatus, Watcher,
 };
 
-/// A world that watches its database, and the registry of another process.
+/// A service that watches its database, and the registry of another process.
 struct Watched<S> {
     world: World<S>,
     watcher: Watcher,
@@ -53,7 +53,7 @@ impl<S: TrustLedger> Watched<S> {
         eventually("the entry is gone", || self.world.cached(key).is_none()).await;
     }
 
-    /// Nothing but keys was invalidated since it connected.
+    /// Asserts that only single keys were invalidated since the watcher connected.
     fn assert_targeted(&self) {
         let status = self.status();
         assert_eq!(
@@ -89,14 +89,14 @@ impl Watched<SqliteStore> {
     }
 }
 
-/// Each kind of change, made by another process.
+/// Makes each kind of change in another process.
 async fn changes_elsewhere_evict_their_keys_and_no_others<S: TrustLedger>(watched: Watched<S>) {
     let Watched { world, elsewhere, .. } = &watched;
     let (other, other_key) = world.register("other").await;
     let (_, disabled) = world.register("disabled").await;
     let (_, rotated) = world.register("rotated").await;
     let (_, deleted) = world.register("deleted").await;
-    // This process's own changes are told too, later, and each names one key.
+    // This process's own changes are notified later, too. Each names one key.
     eventually("the registrations were heard of", || watched.status().evicted_keys == 4).await;
     for key in [&other_key, &disabled, &rotated, &deleted] {
         assert!(world.attempt(key).await.result.is_ok());
@@ -116,7 +116,7 @@ async fn changes_elsewhere_evict_their_keys_and_no_others<S: TrustLedger>(watche
         assert_eq!(attempt.route, Route::Scan, "the entry is gone, so this is no stale hit");
     }
     assert_eq!(world.cached(&other_key), Some(other.id), "no other key lost its entry");
-    // A rotation names two.
+    // A rotation names two keys.
     assert_eq!(watched.status().evicted_keys, 4 + 1 + 2 + 1);
     watched.assert_targeted();
 }
@@ -127,14 +127,17 @@ async fn changes_by_another_process_evict_their_keys_and_no_others_on_postgres()
     changes_elsewhere_evict_their_keys_and_no_others(Watched::on_postgres(server).await.0).await;
 }
 
-/// In Turkish the small letter of `I` is `ı`, and `ınsert` would be an operation that nobody
-/// understands.
+/// In Turkish the small letter of `I` is `ı`, and the store would not understand an operation
+/// `ınsert`.
 #[tokio::test]
-async fn changes_by_another_process_evict_their_keys_and_no_others_whatever_the_language_of_the_database()
- {
+async fn changes_by_another_process_evict_their_keys_and_no_others_in_a_turkish_database() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database_with("LOCALE_PROVIDER icu ICU_LOCALE 'tr' LOCALE 'C'");
-    assert_eq!(server.psql(&url, "SELECT lower('INSERT')"), "ınsert", "the server is no help here");
+    assert_eq!(
+        server.psql(&url, "SELECT lower('INSERT')"),
+        "ınsert",
+        "the test: this server has another rule"
+    );
     changes_elsewhere_evict_their_keys_and_no_others(Watched::at(&url, &url).await).await;
 }
 
@@ -143,8 +146,8 @@ async fn changes_by_another_process_evict_their_keys_and_no_others_on_sqlite() {
     changes_elsewhere_evict_their_keys_and_no_others(Watched::on_sqlite().await).await;
 }
 
-/// Registers trusts of these names, and waits until their own notifications were heard, so that the
-/// next one is another's.
+/// Registers trusts of these names, and waits until their notifications have arrived. The next
+/// notification is then of another change.
 async fn hot<const N: usize>(
     watched: &Watched<PostgresStore>,
     names: [&str; N],
@@ -173,14 +176,14 @@ async fn a_change_by_psql_evicts_exactly_its_key() {
     server.psql(&url, &format!("UPDATE trust SET disabled_at = now() WHERE id = '{}'", a.id));
     watched.gone(a_key).await;
     let digest = KeyHash::of("another");
-    // In upper case, as a person may write it.
+    // In upper case, as an operator may write it.
     let digits = digest.to_hex().to_uppercase();
     server.psql(&url, &format!("UPDATE trust SET api_key_hash = '{digits}' WHERE id = '{}'", b.id));
     watched.gone(b_key).await;
     assert_eq!(world.authenticator.authenticate(Some("another")).await.unwrap().id, b.id);
     server.psql(&url, &format!("DELETE FROM trust WHERE id = '{}'", c.id));
     watched.gone(c_key).await;
-    // Another row gets the same key: that one is meant from now on.
+    // Another row has the same key: the key is then that row's.
     let values = format!("gen_random_uuid(), 'twin', '{}'", d_key.hash().to_hex());
     server.psql(&url, &format!("INSERT INTO trust (id, name, api_key_hash) VALUES ({values})"));
     watched.gone(d_key).await;
@@ -188,14 +191,14 @@ async fn a_change_by_psql_evicts_exactly_its_key() {
 
     assert_eq!(world.cached(other_key), Some(other.id));
     watched.assert_targeted();
-    // Five registrations, four changes. A registration names one key, and so does each change but
-    // the new hash, which names two.
+    // Five registrations and four changes. Each names one key, except the new hash, which names
+    // two.
     let status = watched.status();
     assert_eq!((status.notifications, status.evicted_keys), (9, 10), "{status:?}");
 }
 
 #[tokio::test]
-async fn a_change_that_concerns_no_key_or_is_rolled_back_is_not_heard_of() {
+async fn a_change_that_concerns_no_key_or_is_rolled_back_is_not_notified() {
     let Some(server) = PostgresServer::shared() else { return };
     let (watched, url) = Watched::on_postgres(server).await;
     let [(a, a_key), (_, b_key)] = &hot(&watched, ["a", "b"]).await;
@@ -206,7 +209,8 @@ async fn a_change_that_concerns_no_key_or_is_rolled_back_is_not_heard_of() {
     );
     server.psql(&url, "BEGIN; DELETE FROM trust; ROLLBACK");
     server.psql(&url, "NOTIFY another_channel, '1 truncate - - -'");
-    // Notifications come in the order of the commits: with this one, all before it were heard.
+    // Notifications arrive in the order of the commits. After this one, all earlier ones have
+    // arrived.
     server.psql(&url, "DELETE FROM trust WHERE name = 'b'");
     watched.gone(b_key).await;
     assert_eq!(watched.status().notifications, 3);
@@ -247,7 +251,7 @@ async fn a_truncated_table_invalidates_every_key() {
 
 /// Logical replication and some restores write with triggers off.
 #[tokio::test]
-async fn a_change_with_triggers_off_is_heard_of_all_the_same() {
+async fn a_change_with_triggers_off_is_notified_too() {
     let Some(server) = PostgresServer::shared() else { return };
     let (watched, url) = Watched::on_postgres(server).await;
     let [(_, key)] = &hot(&watched, ["a"]).await;
@@ -256,8 +260,7 @@ async fn a_change_with_triggers_off_is_heard_of_all_the_same() {
     watched.assert_targeted();
 }
 
-/// The revocation falls into the time in which nobody can connect, so that no notification of it
-/// can be heard.
+/// The revocation is made while no connection is possible, so its notification cannot arrive.
 #[tokio::test]
 async fn a_revocation_while_the_listener_is_cut_off_is_refused_at_once_and_evicted_when_it_is_back()
 {
@@ -273,7 +276,7 @@ async fn a_revocation_while_the_listener_is_cut_off_is_refused_at_once_and_evict
     eventually("the loss is noticed", || !watched.status().connected).await;
     administrator.execute("DELETE FROM trust WHERE name = 'a'").await.unwrap();
 
-    // Nothing was heard, the entry is there; the live row refuses, time and again.
+    // No notification has arrived, and the entry is there. The live row refuses each request.
     for _ in 0..10 {
         let attempt = world.attempt(key).await;
         assert!(matches!(attempt.result, Err(AuthError::Invalid)), "{:?}", attempt.result);
@@ -293,20 +296,20 @@ async fn a_revocation_while_the_listener_is_cut_off_is_refused_at_once_and_evict
     assert!(matches!(world.attempt(key).await.result, Err(AuthError::Invalid)));
     assert_eq!(world.attempt(other_key).await.result.as_ref().unwrap().id, other.id);
 
-    // It hears again.
+    // Notifications arrive again.
     administrator.execute("DELETE FROM trust").await.unwrap();
     watched.gone(other_key).await;
     administrator.close().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_listener_is_back_within_five_seconds_of_the_servers_return() {
+async fn a_listener_reconnects_within_five_seconds_of_the_servers_return() {
     let Some(server) = PostgresServer::start() else { return };
     let (watched, _) = Watched::on_postgres(&server).await;
     let [(_, key)] = &hot(&watched, ["a"]).await;
     server.stop();
     eventually("the loss is noticed", || !watched.status().connected).await;
-    // Long enough for the pauses to have grown to their longest.
+    // After so many failures, the pauses have their full length.
     eventually("attempts to connect fail", || watched.status().failures >= 8).await;
     server.start_again();
     let returned = Instant::now();
@@ -315,24 +318,24 @@ async fn a_listener_is_back_within_five_seconds_of_the_servers_return() {
     assert_eq!(watched.world.cached(key), None);
 }
 
-/// Were everything invalidated first, what is remembered and revoked before the server hears of
-/// `LISTEN` would be missed.
+/// The invalidation of every key must come after `LISTEN`. Otherwise a key that is remembered and
+/// revoked before `LISTEN` would be missed.
 #[tokio::test]
 async fn what_is_revoked_before_it_listens_is_invalidated_once_it_does() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     let network = Network::before(server).await;
-    // Nothing but the network decides when it listens.
+    // The network alone decides when the store listens.
     let store = postgres_options(&network.url(&url, server)).connect().await.unwrap();
     let world = World::over(Arc::new(store), None);
     network.hold_listen();
     let watcher = world.store.watch(Arc::clone(&world.cache));
     tokio::time::timeout(Duration::from_secs(60), network.holds_listen())
         .await
-        .expect("it wants to listen");
+        .expect("the store sends LISTEN");
     let (trust, key) = world.register_hot("a").await;
     server.psql(&url, "DELETE FROM trust");
-    assert_eq!(world.cached(&key), Some(trust.id), "nobody heard of it");
+    assert_eq!(world.cached(&key), Some(trust.id), "the change was notified");
     assert_eq!((watcher.status().connected, watcher.status().connects), (false, 0));
 
     network.let_listen();
@@ -347,13 +350,13 @@ async fn what_is_revoked_before_it_listens_is_invalidated_once_it_does() {
 }
 
 #[tokio::test]
-async fn a_connection_that_dies_without_a_word_is_found_out() {
+async fn a_connection_that_dies_silently_is_noticed() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     let network = Network::before(server).await;
     let watched = Watched::at(&network.url(&url, server), &url).await;
     let [(_, key)] = &hot(&watched, ["a"]).await;
-    // A while without changes is no death.
+    // A time without changes does not end the connection.
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!((watched.status().connects, watched.status().failures), (1, 0));
 
@@ -365,9 +368,9 @@ async fn a_connection_that_dies_without_a_word_is_found_out() {
     assert_eq!(watched.world.cached(key), None);
 }
 
-/// The connection answers, and nothing is delivered on it.
+/// The connection answers, and delivers no notification.
 #[tokio::test]
-async fn a_connection_that_delivers_nothing_is_found_out_and_said_to_be_deaf() {
+async fn a_connection_that_delivers_nothing_is_noticed_and_reported_as_deaf() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     let network = Network::before(server).await;
@@ -390,9 +393,9 @@ async fn a_connection_that_delivers_nothing_is_found_out_and_said_to_be_deaf() {
     assert_eq!(watched.world.cached(key), None);
 }
 
-/// The former connection is listened to until the next one hears everything.
+/// The former connection is used until the next one receives every change.
 #[tokio::test]
-async fn a_listener_that_is_replaced_for_its_age_misses_no_change_and_forgets_no_other_key() {
+async fn a_listener_that_is_replaced_for_its_age_misses_no_change_and_evicts_no_other_key() {
     let Some(server) = PostgresServer::shared() else { return };
     let url = server.new_database();
     let elsewhere = postgres_options(&url).connect().await.unwrap();
@@ -402,14 +405,15 @@ async fn a_listener_that_is_replaced_for_its_age_misses_no_change_and_forgets_no
     let [(kept, kept_key)] = &hot(&watched, ["kept"]).await;
     let name = url.rsplit('/').next().unwrap();
     let sql = format!(
-        "SELECT min(pid), count(*) = 1 FROM pg_stat_activity WHERE datname = '{name}' AND application_name = 'trust-auth watch'"
+        "SELECT min(pid), count(*) = 1 FROM pg_stat_activity \
+         WHERE datname = '{name}' AND application_name = 'trust-auth watch'"
     );
     let listening = || server.psql("postgres", &sql);
     for round in 0..3 {
         let before = listening();
         let begun = Instant::now();
         let mut number = 0;
-        // Changes go on while it is replaced.
+        // Changes go on during the replacement.
         while listening() == before || !listening().ends_with('t') {
             let (_, key) = watched.world.register(&format!("{round} {number}")).await;
             server.psql(&url, &format!("DELETE FROM trust WHERE name = '{round} {number}'"));
@@ -422,9 +426,9 @@ async fn a_listener_that_is_replaced_for_its_age_misses_no_change_and_forgets_no
     watched.assert_targeted();
 }
 
-/// As a restore of the table leaves it: found on the connection that listens, without another one.
+/// A restore of the table may remove the triggers. The connection that listens notices this.
 #[tokio::test]
-async fn triggers_that_go_while_it_listens_are_missed_and_their_return_invalidates_everything() {
+async fn triggers_that_are_removed_while_it_listens_are_reported_and_their_return_evicts_all() {
     let Some(server) = PostgresServer::shared() else { return };
     let (watched, url) = Watched::on_postgres(server).await;
     let [(_, key), (_, other)] = &hot(&watched, ["a", "b"]).await;
@@ -433,7 +437,7 @@ async fn triggers_that_go_while_it_listens_are_missed_and_their_return_invalidat
     eventually("they are missed", || watched.status().triggers_missing).await;
     assert_eq!(watched.status().trigger_changes, 1, "{:?}", watched.status());
 
-    // The live row is what counts; this is not heard of.
+    // This change is not notified. The live row decides.
     assert!(watched.world.attempt(key).await.result.is_ok());
     assert!(watched.world.attempt(other).await.result.is_ok());
     server.psql(&url, "UPDATE trust SET disabled_at = now() WHERE name = 'a'");
@@ -450,7 +454,7 @@ async fn triggers_that_go_while_it_listens_are_missed_and_their_return_invalidat
     assert_eq!((status.connects, status.failures, status.trigger_changes), (1, 0, 2), "{status:?}");
 }
 
-/// As `pg_restore --disable-triggers` does it within less time than between two looks.
+/// `pg_restore --disable-triggers` may take less time than the time between two checks.
 #[tokio::test]
 async fn triggers_that_were_off_for_a_moment_invalidate_everything() {
     let Some(server) = PostgresServer::shared() else { return };
@@ -459,7 +463,8 @@ async fn triggers_that_were_off_for_a_moment_invalidate_everything() {
     server.psql(
         &url,
         "BEGIN; ALTER TABLE trust DISABLE TRIGGER ALL; DELETE FROM trust; \
-         ALTER TABLE trust ENABLE ALWAYS TRIGGER trust_auth_row; ALTER TABLE trust ENABLE ALWAYS TRIGGER trust_auth_update; \
+         ALTER TABLE trust ENABLE ALWAYS TRIGGER trust_auth_row; \
+         ALTER TABLE trust ENABLE ALWAYS TRIGGER trust_auth_update; \
          ALTER TABLE trust ENABLE ALWAYS TRIGGER trust_auth_truncate; COMMIT",
     );
     watched.gone(key).await;
@@ -467,7 +472,7 @@ async fn triggers_that_were_off_for_a_moment_invalidate_everything() {
     assert_eq!(watched.status().trigger_changes, 1, "{:?}", watched.status());
 }
 
-/// A watcher that starts on such a table listens all the same.
+/// A watcher that starts without triggers still listens.
 #[tokio::test]
 async fn a_connection_is_made_and_nothing_is_changed_where_the_triggers_are_missing() {
     let Some(server) = PostgresServer::shared() else { return };
@@ -481,7 +486,7 @@ async fn a_connection_is_made_and_nothing_is_changed_where_the_triggers_are_miss
 }
 
 #[tokio::test]
-async fn a_watcher_that_is_dropped_stops_and_its_connection_goes() {
+async fn a_watcher_that_is_dropped_stops_and_its_connection_is_closed() {
     let Some(server) = PostgresServer::shared() else { return };
     let (watched, url) = Watched::on_postgres(server).await;
     let listening = || {
@@ -489,14 +494,15 @@ async fn a_watcher_that_is_dropped_stops_and_its_connection_goes() {
         server.psql(
             "postgres",
             &format!(
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}' AND application_name = 'trust-auth watch'"
+                "SELECT count(*) FROM pg_stat_activity \
+                 WHERE datname = '{name}' AND application_name = 'trust-auth watch'"
             ),
         )
     };
     assert_eq!(listening(), "1");
     let Watched { world, watcher, .. } = watched;
     drop(watcher);
-    eventually("nobody listens", || listening() == "0").await;
+    eventually("the connection is closed", || listening() == "0").await;
     assert!(world.register_hot("a").await.0.is_enabled());
 }
 
@@ -510,7 +516,7 @@ async fn an_application_that_writes_heartbeats_costs_no_entry_on_sqlite() {
         assert!(watched.world.attempt(key).await.result.is_ok());
     }
     let mut application = second_connection(&watched.world.store).await;
-    // Each another time: what is written over itself changes nothing.
+    // Each time differs: an equal value would change nothing.
     for minute in 10..13 {
         let heard = watched.status().notifications;
         let update = format!("UPDATE trust SET last_heartbeat = '2026-01-01T00:{minute}:00Z'");
@@ -525,7 +531,7 @@ async fn an_application_that_writes_heartbeats_costs_no_entry_on_sqlite() {
 }
 
 #[tokio::test]
-async fn a_watch_on_sqlite_that_failed_invalidates_every_key_when_it_is_back() {
+async fn a_watch_on_sqlite_that_failed_invalidates_every_key_when_it_reconnects() {
     let watched = Watched::on_sqlite().await;
     let (_, key) = watched.world.register_hot("a").await;
     let mut other = second_connection(&watched.world.store).await;
@@ -537,7 +543,7 @@ async fn a_watch_on_sqlite_that_failed_invalidates_every_key_when_it_is_back() {
     assert!(watched.world.attempt(&key).await.result.is_ok());
 }
 
-/// It is the watcher that looks, also where nobody asks the store for anything.
+/// The watcher checks the file, even without any operation on the store.
 #[cfg(unix)]
 #[tokio::test]
 async fn a_file_that_is_replaced_is_lost_to_its_watcher() {
@@ -552,12 +558,12 @@ async fn a_file_that_is_replaced_is_lost_to_its_watcher() {
     assert!(watcher.status().failures > 0);
 }
 
-/// SQLite removes its side files when the last connection closes. What stays in them is put into
-/// whatever file has the name at the next start.
+/// SQLite removes its side files when the last connection closes. The content of leftover side
+/// files would go into the next file of the name.
 #[tokio::test]
 async fn a_store_that_is_closed_has_closed_its_watchers_too_and_left_nothing_in_sqlites_side_files()
 {
-    // The store elsewhere is not used, and so has nothing open.
+    // The store of the other process is not used, and has no open connection.
     let Watched { world, watcher, .. } = Watched::on_sqlite().await;
     world.register_hot("St. Mary").await;
     let path = world.store.path().to_path_buf();

@@ -1,7 +1,8 @@
--- The trusts: one row a tenant. Run where there is no table of the name.
+-- The trusts: one row for each tenant. This migration runs where there is no table `trust`.
 --
--- There is no index on api_key_hash, on purpose. A lookup by digest compares it byte by byte along the tree's path, so
--- that its duration tells how much of a digest was right; the sweep compares every row in constant time instead.
+-- There is deliberately no index on api_key_hash. A lookup in an index compares digests byte by
+-- byte along the tree's path, so its duration reveals how much of a digest was right. The sweep
+-- compares every row in constant time instead.
 CREATE TABLE trust (
     id             uuid PRIMARY KEY,
     name           varchar NOT NULL UNIQUE,

@@ -1,4 +1,5 @@
--- What a table that another tool has made may lack. Nullable and without a default: no row is rewritten.
+-- Adds the columns that another tool's table may lack. They are nullable and have no default, so no
+-- row is rewritten.
 ALTER TABLE trust
     ADD COLUMN IF NOT EXISTS code           varchar,
     ADD COLUMN IF NOT EXISTS region         varchar,

@@ -1,11 +1,16 @@
--- Tells every process that listens which keys a change concerns, whoever makes it.
+-- Notifies every listening process of the keys that a change concerns, whichever program makes the
+-- change.
 --
--- The payload is `1 OPERATION ID OLD NEW`: the version of this form, then insert, update, delete or truncate, then the
--- trust's id, the digest that it had, and the digest that it has now, each `-` if there is none or it is unchanged.
--- At most 184 bytes. Digests that are not 64 hexadecimal digits are left out: no key has them.
+-- The payload is `1 OPERATION ID OLD NEW`: the version of this form; insert, update, delete or
+-- truncate; the trust's id; the digest that the trust had; and the digest that it has now. A digest
+-- is `-` if there is none, or if it is unchanged. A digest that is not 64 hexadecimal digits is left
+-- out, because no key has it. The payload has at most 184 bytes.
 --
--- Whoever can connect to this database can listen, and so sees digests of keys that change. They are digests of 32 random
--- bytes, from which no key can be had.
+-- Every client of this database can listen, and then sees the digests of keys that change. They are
+-- digests of 32 random bytes, and reveal no key.
+--
+-- The body of the function must not change without need: where a database has another body, its
+-- triggers count as missing until it is migrated.
 CREATE OR REPLACE FUNCTION trust_auth_notify() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $trust_auth$
 DECLARE
@@ -34,14 +39,16 @@ BEGIN
 END
 $trust_auth$;
 
--- ALWAYS: also for what logical replication applies, and for restores that turn triggers off.
+-- ALWAYS: the triggers also run for changes by logical replication, and for restores that turn
+-- triggers off.
 CREATE OR REPLACE TRIGGER trust_auth_row AFTER INSERT OR DELETE ON trust
     FOR EACH ROW EXECUTE FUNCTION trust_auth_notify();
 ALTER TABLE trust ENABLE ALWAYS TRIGGER trust_auth_row;
 
--- A heartbeat concerns no key, and notifies nobody. By value, not by column: a trigger may write columns that the statement does not name.
--- As text, and byte by byte: for `varchar` itself there is no operator but one that somebody else may have made, and a collation may take
--- different digests for the same.
+-- A heartbeat concerns no key, and sends no notification. The condition compares values and does not
+-- use the statement's list of columns: a trigger may write other columns.
+-- The digests are compared as text and byte by byte. For `varchar`, another program may have made an
+-- operator of its own, and a collation may treat different digests as equal.
 CREATE OR REPLACE TRIGGER trust_auth_update AFTER UPDATE ON trust
     FOR EACH ROW WHEN (
         OLD.id IS DISTINCT FROM NEW.id

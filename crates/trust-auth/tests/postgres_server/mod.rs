@@ -1,9 +1,9 @@
-//! A PostgreSQL server for the time of a test: its own folder, its own port, nothing left behind,
-//! whichever way the test ends.
+//! A PostgreSQL server for the time of a test, with a folder and a port of its own. Everything is
+//! removed, whichever way the test ends.
 //!
-//! Where PostgreSQL is not installed, [`PostgresServer::start`] says so on standard error and gives
-//! nothing, and the test ends there; with `TRUST_AUTH_REQUIRE_POSTGRES` set, as in `.ci/run`, the
-//! test fails instead.
+//! Where PostgreSQL is not installed, [`PostgresServer::start`] prints that on standard error and
+//! returns `None`, and the test ends. With `TRUST_AUTH_REQUIRE_POSTGRES` set, as in `.ci/run`, the
+//! test fails.
 
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
@@ -22,50 +22,49 @@ use std::sync::OnceLock;
 use sqlx::{ConnectOptions, PgConnection};
 use uuid::Uuid;
 
-/// The superuser and its password, which must be in no message.
+/// The superuser and its password. No message may contain the password.
 const USER: &str = "postgres";
 pub(crate) const PASSWORD: &str = "hunter2";
 
-/// A port that the system gives to no outgoing connection, so that it is still free when the server
-/// comes back.
+/// A port outside of the range for outgoing connections, so that the port is still free when the
+/// server returns.
 const PORTS: std::ops::Range<u16> = 10_000..30_000;
 const ATTEMPTS: usize = 20;
 
-/// A running server, or one that the test has stopped.
+/// A server, running or stopped by the test.
 pub(crate) struct PostgresServer {
     folder: PathBuf,
     binaries: PathBuf,
-    /// What a command must begin with to run as the server's user.
+    /// The start of a command that runs as the server's user.
     prefix: Vec<OsString>,
     port: u16,
-    /// The user and group that run it, where this process is root.
+    /// The user and group of the server, where this process is root.
     owner: Option<(u32, u32)>,
-    /// More of its settings, as arguments.
+    /// More settings, as arguments.
     settings: String,
-    /// Removes everything as soon as the pipe to it breaks, for which this process need not be
-    /// alive.
+    /// Removes everything as soon as its pipe breaks, even if this process was killed.
     undertaker: Option<(Child, ChildStdin)>,
 }
 
 impl PostgresServer {
-    /// One that the tests of this process share, each with a database of its own.
+    /// Returns the server that the tests of this process share, each with a database of its own.
     pub(crate) fn shared() -> Option<&'static Self> {
         static SHARED: OnceLock<Option<PostgresServer>> = OnceLock::new();
         SHARED.get_or_init(Self::start).as_ref()
     }
 
-    /// One of the test's own, which it may stop.
+    /// Starts a server of the test's own, which the test may stop.
     pub(crate) fn start() -> Option<Self> {
         Self::start_with(|_| String::new())
     }
 
-    /// Starts a server of the test's own, with settings that `configure` returns, as arguments such
-    /// as `-c name=value`. The files that they name are made by [`give`](Self::give).
+    /// Starts a server of the test's own. `configure` returns its settings, as arguments such as
+    /// `-c name=value`. [`give`](Self::give) makes the files that they name.
     pub(crate) fn start_with(configure: impl FnOnce(&Self) -> String) -> Option<Self> {
         let Some(binaries) = binaries() else {
             let told = "PostgreSQL is not installed: on Debian, `apt-get install postgresql`";
             assert!(env::var_os("TRUST_AUTH_REQUIRE_POSTGRES").is_none(), "{told}");
-            // Not by `eprintln!`, which the test harness keeps to itself.
+            // Not by `eprintln!`, whose output the test harness captures.
             let test = std::thread::current().name().unwrap_or("a test").to_owned();
             let _ = writeln!(io::stderr(), "LEFT OUT: {test}: {told}");
             return None;
@@ -77,7 +76,7 @@ impl PostgresServer {
         Some(server)
     }
 
-    /// A replica of this server, with its data. It follows until it is [promoted](Self::promote).
+    /// Starts a replica of this server, which follows until it is [promoted](Self::promote).
     pub(crate) fn replica(&self) -> Self {
         let mut replica = Self::with_folder(self.binaries.clone());
         let backup = replica
@@ -100,7 +99,7 @@ impl PostgresServer {
 
     fn with_folder(binaries: PathBuf) -> Self {
         let (prefix, owner) = other_user();
-        // Where another user may go.
+        // The server's user may enter this folder.
         let parent = if owner.is_some() { PathBuf::from("/tmp") } else { env::temp_dir() };
         let folder = parent.join(format!("trust-auth-{}", Uuid::new_v4().simple()));
         fs::create_dir(&folder).unwrap();
@@ -143,12 +142,12 @@ impl PostgresServer {
         path
     }
 
-    /// The program `psql` of this server's version.
+    /// Returns the program `psql` of this server's version.
     pub(crate) fn psql_program(&self) -> PathBuf {
         self.binaries.join("psql")
     }
 
-    /// A new database without a table, and its URL.
+    /// Makes a database without a table, and returns its URL.
     pub(crate) fn new_database(&self) -> String {
         self.new_database_with("")
     }
@@ -161,7 +160,7 @@ impl PostgresServer {
         self.url(&name)
     }
 
-    /// The URL of a database, with user and password.
+    /// Returns the URL of a database, with user and password.
     pub(crate) fn url(&self, database: &str) -> String {
         format!("postgres://{USER}:{PASSWORD}@127.0.0.1:{}/{database}", self.port)
     }
@@ -170,7 +169,8 @@ impl PostgresServer {
         self.port
     }
 
-    /// What `psql` answers, without headings. `database` is a name or a URL of this server.
+    /// Returns the output of `psql`, without headings. `database` is a name or a URL of this
+    /// server.
     pub(crate) fn psql(&self, database: &str, sql: &str) -> String {
         let url = if database.contains(':') { database.to_owned() } else { self.url(database) };
         let output = Command::new(self.binaries.join("psql"))
@@ -188,7 +188,7 @@ impl PostgresServer {
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
 
-    /// Another role, which can log in and nothing else so far: its name, and the URL for it.
+    /// Makes a role that can log in and has no other right. Returns its name and its URL.
     pub(crate) fn new_role(&self, url: &str) -> (String, String) {
         let name = format!("role_{}", Uuid::new_v4().simple());
         self.psql(url, &format!("CREATE ROLE {name} LOGIN PASSWORD 'swordfish'"));
@@ -196,7 +196,7 @@ impl PostgresServer {
         (name.clone(), format!("postgres://{name}:swordfish@{address}"))
     }
 
-    /// The whole database as `pg_dump` writes it: schema, rows, owners and grants.
+    /// Returns the whole database as `pg_dump` writes it: schema, rows, owners and grants.
     pub(crate) fn dump(&self, url: &str) -> String {
         self.dump_with(url, &[])
     }
@@ -207,22 +207,21 @@ impl PostgresServer {
         let output = pg_dump.args(["--inserts", "--dbname", url]).args(options).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let dump = String::from_utf8(output.stdout).unwrap();
-        // Newer versions write a random word into each dump, which only `psql` itself would read.
+        // Newer versions write a random word into each dump, for `psql` alone.
         dump.lines().filter(|line| !line.starts_with('\\')).collect::<Vec<_>>().join("\n")
     }
 
-    /// A connection of another program.
+    /// Connects as another program does.
     pub(crate) async fn connect(&self, url: &str) -> PgConnection {
         url.parse::<sqlx::postgres::PgConnectOptions>().unwrap().connect().await.unwrap()
     }
 
-    /// Cuts every connection to a database, as an administrator would, and tells how many there
-    /// were.
+    /// Cuts every connection to a database, as an administrator would. Returns their number.
     pub(crate) fn kill_connections(&self, url: &str) -> usize {
         self.kill_where(url, "TRUE")
     }
 
-    /// Cuts those connections to a database for which a condition on `pg_stat_activity` holds.
+    /// Cuts the connections to a database that match a condition on `pg_stat_activity`.
     pub(crate) fn kill_where(&self, url: &str, condition: &str) -> usize {
         let database = url.rsplit('/').next().unwrap();
         let sql = format!(
@@ -232,12 +231,12 @@ impl PostgresServer {
         self.psql("postgres", &sql).lines().count()
     }
 
-    /// As a crash ends it: connections break, nothing is said.
+    /// Stops the server as a crash does: connections break without a message.
     pub(crate) fn stop(&self) {
         self.pg_ctl(&["stop", "--mode=immediate"]);
     }
 
-    /// Lets no new session in, and ends with the last one that is there.
+    /// Accepts no new session, and stops after the last open one.
     pub(crate) fn stop_when_idle(&self) {
         self.pg_ctl(&["stop", "--mode=smart", "--no-wait"]);
     }
@@ -250,7 +249,7 @@ impl PostgresServer {
         assert!(self.try_start(), "the server does not start again: {}", self.log());
     }
 
-    /// Stops it and starts it as a replica, as a failover makes one of a primary.
+    /// Stops the server and starts it as a replica, as after a failover.
     pub(crate) fn become_replica(&self) {
         self.pg_ctl(&["stop", "--mode=fast"]);
         let signal = self.folder.join("data/standby.signal");
@@ -258,17 +257,17 @@ impl PostgresServer {
         self.start_again();
     }
 
-    /// Makes a primary of a replica.
+    /// Makes a replica a primary.
     pub(crate) fn promote(&self) {
         self.pg_ctl(&["promote"]);
     }
 
-    /// A folder that the server may write to.
+    /// Returns a folder that the server may write to.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// What the server has logged.
+    /// Returns the server's log.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
@@ -290,8 +289,9 @@ impl PostgresServer {
 
     fn try_start(&self) -> bool {
         let settings = format!(
-            "-c listen_addresses=127.0.0.1 -c port={} -c unix_socket_directories= -c max_connections=100 \
-             -c fsync=off -c full_page_writes=off -c shared_buffers=16MB -c autovacuum=off {}",
+            "-c listen_addresses=127.0.0.1 -c port={} -c unix_socket_directories= \
+             -c max_connections=100 -c fsync=off -c full_page_writes=off \
+             -c shared_buffers=16MB -c autovacuum=off {}",
             self.port, self.settings
         );
         let log = self.folder.join("log");
@@ -318,13 +318,13 @@ impl PostgresServer {
             .arg("--pgdata")
             .arg(self.folder.join("data"))
             .args(arguments)
-            // The server keeps what it inherits.
+            // The server would keep an inherited pipe open.
             .stdin(Stdio::null())
             .output()
             .unwrap()
     }
 
-    /// A command as the server's user.
+    /// Returns a command that runs as the server's user.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = match self.prefix.split_first() {
             None => Command::new(program),
@@ -334,8 +334,8 @@ impl PostgresServer {
                 command
             }
         };
-        // The environment may name another server, and the working directory be closed to that
-        // user.
+        // The environment may name another server, and the server's user may not be allowed to
+        // enter the working directory.
         command.current_dir("/");
         for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG"))
         {
@@ -344,14 +344,15 @@ impl PostgresServer {
         command
     }
 
-    /// A shell that waits for this process to let go of it or to die, then stops the server and
-    /// removes the folder.
+    /// Starts a shell that waits until this process closes its pipe or dies. The shell then stops
+    /// the server and removes the folder.
     fn hire(&self) -> (Child, ChildStdin) {
-        let script = r#"cat >/dev/null; folder=$1; shift; "$@" -D "$folder/data" stop -m immediate -s; rm -rf "$folder""#;
+        let script = r#"cat >/dev/null; folder=$1; shift
+            "$@" -D "$folder/data" stop -m immediate -s; rm -rf "$folder""#;
         let mut undertaker = Command::new("sh");
         undertaker.args(["-c", script, "sh"]).arg(&self.folder).args(&self.prefix);
         undertaker.arg(self.binaries.join("pg_ctl")).current_dir("/");
-        // Out of reach of the terminal's Ctrl-C, which is for the tests.
+        // In a group of its own: the terminal's Ctrl-C must end the tests alone.
         undertaker.process_group(0);
         undertaker.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut child = undertaker.spawn().unwrap();
@@ -369,7 +370,8 @@ impl Drop for PostgresServer {
     }
 }
 
-/// Where PostgreSQL's programs are: on the path, or where Debian puts the newest version.
+/// Returns the folder of PostgreSQL's programs: on the path, or Debian's folder of the newest
+/// version.
 fn binaries() -> Option<PathBuf> {
     let has_all = |folder: &PathBuf| {
         ["initdb", "pg_basebackup", "pg_ctl", "pg_dump", "postgres", "psql"]
@@ -389,20 +391,20 @@ fn version(binaries: &Path) -> Option<u32> {
     binaries.parent()?.file_name()?.to_str()?.parse().ok()
 }
 
-/// How to run a command as somebody else, and who that is, where this process is root: as root,
-/// PostgreSQL refuses to run.
+/// Returns the start of a command that runs as another user, and that user's ids. Both are empty
+/// unless this process is root: PostgreSQL refuses to run as root.
 pub(crate) fn other_user() -> (Vec<OsString>, Option<(u32, u32)>) {
     if fs::metadata("/proc/self").map_or(1, |process| process.uid()) != 0 {
         return (Vec::new(), None);
     }
     let users = fs::read_to_string("/etc/passwd").unwrap();
-    let found = ["postgres", "nobody"].iter().find_map(|wanted| {
+    let found = ["postgres", "daemon"].iter().find_map(|wanted| {
         let line = users.lines().find(|line| line.split(':').next() == Some(wanted))?;
         let ids: Vec<u32> =
             line.split(':').skip(2).take(2).filter_map(|id| id.parse().ok()).collect();
         Some((*ids.first()?, *ids.get(1)?))
     });
-    let (user, group) = found.expect("a user `postgres` or `nobody`");
+    let (user, group) = found.expect("a user `postgres` or `daemon`");
     let prefix = [
         "setpriv".into(),
         format!("--reuid={user}"),

@@ -1,5 +1,5 @@
-//! A network that fails without a word, or holds back what a test wants to be late: no connection
-//! is closed, and something does not arrive.
+//! A network between client and server that a test can break: messages are lost or late, and no
+//! connection is closed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
@@ -11,8 +11,7 @@ use tokio::sync::watch;
 
 use super::PostgresServer;
 
-/// Between client and server: it passes everything on, other than what it is told to keep to
-/// itself.
+/// Forwards all bytes between client and server, except the messages that a test holds back.
 pub(crate) struct Network {
     port: u16,
     upstream: Arc<AtomicU16>,
@@ -25,13 +24,13 @@ pub(crate) struct Network {
 /// When a connection is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cut {
-    /// Before the statement gets through: the server never has it.
+    /// Before the server receives the statement.
     Before,
-    /// After the server has carried it out: only its answer is lost.
+    /// After the server has run the statement. Only the answer is lost.
     After,
 }
 
-/// What becomes of a client's `LISTEN`.
+/// The state of a client's `LISTEN`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Listen {
     Passes,
@@ -64,8 +63,10 @@ impl Network {
                     tokio::select! {
                         () = requests(from_near, to_far, listen, cut, &loses_answer) => {}
                         () = answers(&mut from_far, &mut to_near, &loses_answer, &is_deaf) => {}
-                        // For good: what was frozen stays so, and only new connections get through again.
-                        true = async { is_frozen.wait_for(|frozen| *frozen).await.is_ok() } => std::future::pending().await,
+                        // A frozen connection stays frozen. Only new connections work again.
+                        true = async { is_frozen.wait_for(|frozen| *frozen).await.is_ok() } => {
+                            std::future::pending().await
+                        }
                     }
                 });
             }
@@ -73,13 +74,13 @@ impl Network {
         Self { port, upstream, frozen, listen, cut, is_deaf }
     }
 
-    /// The URL of the same database by this way.
+    /// Returns the URL of the same database through this network.
     pub(crate) fn url(&self, url: &str, server: &PostgresServer) -> String {
         url.replace(&server.port().to_string(), &self.port.to_string())
     }
 
-    /// New connections lead to that server from now on; those that are there stay, as after a
-    /// failover that moved the address.
+    /// Leads new connections to that server. Existing connections stay, as after a failover that
+    /// moves the address.
     pub(crate) fn move_to(&self, server: &PostgresServer) {
         self.upstream.store(server.port(), Ordering::SeqCst);
     }
@@ -89,34 +90,34 @@ impl Network {
         self.cut.send_replace(Some((statement, when)));
     }
 
-    /// Whether that has happened.
+    /// Returns whether the connection was cut.
     pub(crate) fn has_cut(&self) -> bool {
         self.cut.borrow().is_none()
     }
 
-    /// Delivers no notification from now on, as a pooler that shares connections does, or delivers
-    /// them again.
+    /// Stops the delivery of notifications, as a pooler that shares connections does, or resumes
+    /// it.
     pub(crate) fn deafen(&self, is_deaf: bool) {
         self.is_deaf.store(is_deaf, Ordering::SeqCst);
     }
 
-    /// Keeps to itself, for good, whatever comes on the connections of now and until
+    /// Delivers no more bytes on the present connections, and on new ones until
     /// [`thaw`](Self::thaw).
     pub(crate) fn freeze(&self) {
         self.frozen.send(true).unwrap();
     }
 
-    /// Lets new connections through again.
+    /// Forwards new connections again.
     pub(crate) fn thaw(&self) {
         self.frozen.send(false).unwrap();
     }
 
-    /// Holds the next `LISTEN` back, until [`let_listen`](Self::let_listen).
+    /// Delays the next `LISTEN` until [`let_listen`](Self::let_listen).
     pub(crate) fn hold_listen(&self) {
         self.listen.send_replace(Listen::IsToBeHeld);
     }
 
-    /// Waits until there was one to hold.
+    /// Waits until a `LISTEN` is delayed.
     pub(crate) async fn holds_listen(&self) {
         self.listen.subscribe().wait_for(|listen| *listen == Listen::IsHeld).await.unwrap();
     }
@@ -126,7 +127,7 @@ impl Network {
     }
 }
 
-/// Passes on what the client says. A statement as short as `LISTEN` comes in one piece.
+/// Forwards the client's messages. A statement as short as `LISTEN` arrives in one piece.
 async fn requests(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
@@ -163,8 +164,8 @@ async fn requests(
     }
 }
 
-/// Passes on what the server answers, until an answer is to be lost. What an idle session is
-/// notified of comes in a piece of its own, which begins with an `A`.
+/// Forwards the server's messages, until an answer must be lost. A notification of an idle session
+/// arrives in a piece of its own, which begins with an `A`.
 async fn answers(
     from: &mut OwnedReadHalf,
     to: &mut OwnedWriteHalf,
