@@ -12,8 +12,8 @@ use sqlx::{AssertSqlSafe, Connection};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use super::connector::Connector;
 use super::failure::failed;
-use super::pool::Connector;
 use crate::error::StoreError;
 use crate::watcher::ChangeSink;
 

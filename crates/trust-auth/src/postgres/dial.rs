@@ -8,10 +8,10 @@ use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 use tokio::net::TcpStream;
 
+use super::connector::Connector;
 use super::failure::{code, connect_failed};
 use super::location::{Host, Location};
 use super::password::Found;
-use super::pool::Connector;
 use super::tls::{self, TlsFailure};
 use super::tls_settings::SslMode;
 use super::tunnel;
@@ -177,10 +177,6 @@ impl Connector {
             TlsFailure::Handshake(reason) => Err(Next::Nothing(self.cannot_connect(reason))),
             TlsFailure::Io(error) => Err(Next::OtherHost(io(error))),
         }
-    }
-
-    pub(super) fn cannot_connect(&self, reason: String) -> StoreError {
-        StoreError::CannotConnect { server: self.location.to_string(), reason }
     }
 }
 

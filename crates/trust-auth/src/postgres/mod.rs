@@ -5,7 +5,9 @@
 
 mod canary;
 mod catalog;
+mod connect;
 mod connection_string;
+mod connector;
 mod dial;
 mod environment;
 mod failure;

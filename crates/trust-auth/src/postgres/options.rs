@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::connection_string::unsupported;
+use super::connector::Connector;
 use super::location::Location;
 use super::password::PasswordSource;
-use super::pool::{Connector, MAX_WRITER_AGE};
+use super::pool::MAX_WRITER_AGE;
 use super::schema;
 use super::store::PostgresStore;
 use crate::error::StoreError;
@@ -79,6 +80,17 @@ pub struct PostgresOptions {
     query_timeout: Duration,
     max_connections: u32,
     max_connection_age: Duration,
+}
+
+impl PostgresStore {
+    /// Returns the options to open a database. The text is a URL such as
+    /// `postgres://user@host:5432/database?sslmode=verify-full`, or `name=value` pairs.
+    /// [`PostgresOptions`] describes both.
+    ///
+    /// Reads nothing and checks nothing before [`PostgresOptions::connect`].
+    pub fn options(url: &str) -> PostgresOptions {
+        PostgresOptions::new(url)
+    }
 }
 
 impl PostgresOptions {

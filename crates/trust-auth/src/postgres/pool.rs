@@ -1,22 +1,18 @@
-//! Connections: how one is made, what is checked before each use, and which may be used again.
+//! The pools of connections: what is checked before each use, and which connections are used again.
 //!
 //! A connection is never used again after a failure or a cancellation on it. The server may still
 //! be running the statement, or may have sent an answer that no caller reads.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool::managed::{
     self, Metrics, Object, PoolError, RecycleError, RecycleResult, TimeoutType,
 };
-use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions, Connection, Row};
+use sqlx::Connection;
+use sqlx::postgres::PgConnection;
 
-use super::dial::Refused;
-use super::failure::{elsewhere, failed, superseded};
-use super::location::Location;
-use super::password::PasswordSource;
-use super::server::{CurrentServer, ServerIdentity, Sighting};
+use super::connect::LiveConnection;
+use super::connector::Connector;
 use crate::error::StoreError;
 
 /// The age at which a connection for writes is replaced. A revocation must reach the server that
@@ -31,39 +27,8 @@ const PING_LIMIT: Duration = Duration::from_secs(1);
 
 pub(super) type Pool = managed::Pool<Connector>;
 
-/// Makes connections.
-#[derive(Clone, Debug)]
-pub(super) struct Connector {
-    pub(super) location: Location,
-    pub(super) password: PasswordSource,
-    /// The limit for all servers together.
-    pub(super) connect_timeout: Duration,
-    /// The limit for each server.
-    pub(super) host_timeout: Duration,
-    pub(super) query_timeout: Duration,
-    pub(super) lock_timeout: Duration,
-    /// The age at which a connection is replaced.
-    pub(super) max_age: Duration,
-    /// The server that the address leads to, found by all connections of the store.
-    pub(super) current: Arc<CurrentServer>,
-}
-
-/// A connection, its server, and the age at which it is replaced.
-pub(super) struct LiveConnection {
-    pub(super) connection: PgConnection,
-    server: ServerIdentity,
-    lasts: Duration,
-}
-
-/// Returns at least three quarters of `age`, and at most `age`. Connections that were made at the
-/// same time are then replaced at different times.
-pub(super) fn jittered(age: Duration) -> Duration {
-    // Without random bytes, the age is not varied.
-    let random = getrandom::u32().unwrap_or(u32::MAX);
-    age.mul_f64(0.75 + 0.25 * f64::from(random) / f64::from(u32::MAX))
-}
-
 impl Connector {
+    /// Returns an empty pool of at most this many connections.
     pub(super) fn pool(
         self,
         connections: u32,
@@ -75,89 +40,6 @@ impl Connector {
             .runtime(deadpool::Runtime::Tokio1)
             .build()
             .map_err(|error| StoreError::Other(error.into()))
-    }
-
-    /// Returns the same connector with a purpose in its application name. The name shows in
-    /// `pg_stat_activity` what each connection is for.
-    pub(super) fn named(&self, purpose: &str) -> Self {
-        let mut named = self.clone();
-        named.location.application_name = format!("{} {purpose}", self.location.application_name);
-        named
-    }
-
-    /// Connects to the primary, and sets the limits on the server, too.
-    pub(super) async fn connect(&self) -> Result<PgConnection, StoreError> {
-        self.reach().await.map(|live| live.connection)
-    }
-
-    async fn reach(&self) -> Result<LiveConnection, StoreError> {
-        // Boxed: the driver's future is large, and every operation's future would contain it.
-        let dialing = Box::pin(self.establish());
-        match tokio::time::timeout(self.connect_timeout, dialing).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(self.cannot_connect(format!(
-                "it accepted no connection within {:?}; check the address, and that it runs",
-                self.connect_timeout
-            ))),
-        }
-    }
-
-    async fn establish(&self) -> Result<LiveConnection, StoreError> {
-        self.dial(|options: PgConnectOptions| async move {
-            let attempt = self.current.begin();
-            let connection = options.connect().await.map_err(Refused::Connecting)?;
-            let mut connection = self.prepare(connection).await.map_err(Refused::Connected)?;
-            let server = self.identify(attempt, &mut connection).await?;
-            Ok(LiveConnection { connection, server, lasts: jittered(self.max_age) })
-        })
-        .await
-    }
-
-    /// Finds out which server a new connection leads to. Refuses a server that accepts no writes,
-    /// and an old primary. `attempt` was begun before the connection was opened.
-    pub(super) async fn identify(
-        &self,
-        attempt: u64,
-        connection: &mut PgConnection,
-    ) -> Result<ServerIdentity, Refused> {
-        let fails =
-            |error| Refused::Connected(failed(&error, &self.location, self.connect_timeout));
-        let Some(server) = ServerIdentity::of(connection).await.map_err(fails)? else {
-            let server = self.location.to_string();
-            return Err(Refused::Connected(StoreError::ReadOnly { server }));
-        };
-        match self.current.record(attempt, &server) {
-            Sighting::Current => Ok(server),
-            Sighting::Outdated => Err(Refused::Connected(elsewhere(&self.location))),
-            Sighting::Superseded => Err(Refused::OldPrimary(superseded(&self.location))),
-        }
-    }
-
-    /// Sets the limits of a new connection, and makes sure that it leads to the primary.
-    async fn prepare(&self, mut connection: PgConnection) -> Result<PgConnection, StoreError> {
-        // The statement's limit is a little shorter than the caller's. A server that still answers
-        // then stops the statement itself, and reports that on a connection that is closed cleanly.
-        // Zero would mean no limit.
-        let milliseconds = |limit: Duration| limit.as_millis().max(1).to_string();
-        let row = sqlx::query(
-            "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool, \
-             set_config('statement_timeout', $1, false), \
-             set_config('lock_timeout', $2, false), \
-             set_config('idle_in_transaction_session_timeout', $1, false), \
-             set_config('synchronous_commit', \
-                 CASE current_setting('synchronous_commit') WHEN 'off' THEN 'local' \
-                 ELSE current_setting('synchronous_commit') END, false)",
-        )
-        .bind(milliseconds(self.query_timeout.mul_f64(0.9)))
-        .bind(milliseconds(self.lock_timeout))
-        .fetch_one(&mut connection)
-        .await
-        .map_err(|error| failed(&error, &self.location, self.query_timeout))?;
-        if row.try_get(0).unwrap_or(true) {
-            let _ = connection.close().await;
-            return Err(StoreError::ReadOnly { server: self.location.to_string() });
-        }
-        Ok(connection)
     }
 }
 
@@ -267,16 +149,5 @@ mod tests {
         assert_eq!(fitness(age, age, long), Fitness::Doubtful);
         assert_eq!(fitness(age + Duration::from_nanos(1), age, recent), Fitness::Old);
         assert_eq!(fitness(2 * age, age, 2 * long), Fitness::Old);
-    }
-
-    #[test]
-    fn ages_vary_by_a_quarter_and_never_exceed_the_limit() {
-        let age = Duration::from_mins(2);
-        let ages: Vec<Duration> = (0..64).map(|_| jittered(age)).collect();
-        assert!(
-            ages.iter().all(|jittered| age.mul_f64(0.75) <= *jittered && *jittered <= age),
-            "{ages:?}"
-        );
-        assert!(ages.iter().any(|jittered| *jittered != ages[0]));
     }
 }

@@ -5,7 +5,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
 use super::catalog::{Catalog, Found};
-use super::pool::Connector;
+use super::connector::Connector;
 use super::triggers::{NOTIFY, Triggers};
 use crate::error::StoreError;
 use crate::migration::{MigrationPlan, Permission, missing_column};

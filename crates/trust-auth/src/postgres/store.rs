@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use sqlx::Connection;
 
+use super::connector::Connector;
 use super::failure::failed;
-use super::options::PostgresOptions;
 use super::parameters;
-use super::pool::{self, Connector, Pool};
+use super::pool::{self, Pool};
 use crate::error::StoreError;
 use crate::row_warnings::RowWarnings;
 use crate::time_limit;
@@ -29,7 +29,7 @@ const CLOSING: Duration = Duration::from_secs(1);
 ///   [`StoreError::ReadOnly`]. Each read also asks the server whether it is a replica, so a pooler
 ///   cannot change servers unnoticed.
 /// * **Bounded time.** Connecting, waiting for a connection, waiting for a lock, and each operation
-///   as a whole have limits ([`PostgresOptions`]). This process enforces them, and for statements
+///   as a whole have limits ([`PostgresOptions`](super::PostgresOptions)). This process enforces them, and for statements
 ///   the server does, too.
 /// * **One server.** The newest connection shows which server the address leads to. A connection to
 ///   another server, such as an old primary after a failover, is closed before its next use. A
@@ -88,15 +88,6 @@ impl PostgresStore {
             || parameters::find(name).is_some()
     }
 
-    /// Returns the options to open a database. The text is a URL such as
-    /// `postgres://user@host:5432/database?sslmode=verify-full`, or `name=value` pairs.
-    /// [`PostgresOptions`] describes both.
-    ///
-    /// Reads nothing and checks nothing before [`PostgresOptions::connect`].
-    pub fn options(url: &str) -> PostgresOptions {
-        PostgresOptions::new(url)
-    }
-
     /// Returns the server and the database, as a URL without user and password.
     #[must_use]
     pub fn server(&self) -> String {
@@ -128,7 +119,7 @@ impl PostgresStore {
     ///
     /// Without triggers, other processes' caches keep a changed key until its entry expires. The
     /// entry grants nothing, because the live row is read. `trust-auth migrate`, or
-    /// [`PostgresOptions::run_migration`], makes the triggers.
+    /// [`PostgresOptions::run_migration`](super::PostgresOptions::run_migration), makes the triggers.
     /// [`WatchStatus::triggers_missing`](crate::WatchStatus::triggers_missing) reports their later
     /// state.
     #[must_use]

@@ -7,10 +7,11 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions
 use sqlx::{Acquire, Executor};
 
 use super::canary::{self, Canary};
+use super::connect::jittered;
+use super::connector::Connector;
 use super::dial::Refused;
 use super::failure::{elsewhere, failed};
 use super::notice::{CHANNEL, Notice};
-use super::pool::{Connector, jittered};
 use super::schema;
 use super::server::ServerIdentity;
 use crate::error::StoreError;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgListener;
 
+use super::connector::Connector;
 use super::failure::failed;
-use super::pool::Connector;
 use super::subscription::ANSWER_LIMIT;
 use super::triggers::Triggers;
 use crate::error::StoreError;

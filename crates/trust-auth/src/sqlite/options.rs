@@ -54,6 +54,16 @@ pub struct SqliteOptions {
     durable: bool,
 }
 
+impl SqliteStore {
+    /// Returns the options to open a database: a path, or `sqlite:` and a path in which `%` encodes
+    /// bytes.
+    ///
+    /// Reads nothing and checks nothing before [`SqliteOptions::connect`].
+    pub fn options(database: impl AsRef<Path>) -> SqliteOptions {
+        SqliteOptions::new(database.as_ref())
+    }
+}
+
 impl SqliteOptions {
     pub(super) fn new(database: &Path) -> Self {
         Self {

@@ -11,7 +11,6 @@ use uuid::Uuid;
 use super::anchor::Anchor;
 use super::failure::failed;
 use super::file::File;
-use super::options::SqliteOptions;
 use super::packed;
 use super::row::{self, read_columns};
 use crate::error::StoreError;
@@ -64,14 +63,6 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Returns the options to open a database: a path, or `sqlite:` and a path in which `%` encodes
-    /// bytes.
-    ///
-    /// Reads nothing and checks nothing before [`SqliteOptions::connect`].
-    pub fn options(database: impl AsRef<Path>) -> SqliteOptions {
-        SqliteOptions::new(database.as_ref())
-    }
-
     /// Returns the absolute path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
