@@ -21,7 +21,8 @@ pub(crate) struct Permission {
 ///
 /// # Examples
 ///
-/// ```
+#[cfg_attr(feature = "sqlite", doc = "```")]
+#[cfg_attr(not(feature = "sqlite"), doc = "```ignore")]
 /// use trust_auth::SqliteStore;
 ///
 /// # type Done = Result<(), Box<dyn std::error::Error>>;
