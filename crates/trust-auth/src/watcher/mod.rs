@@ -25,8 +25,8 @@ use self::status::Counters;
 
 /// A store that can follow the changes that other processes make to its trusts.
 ///
-/// [`PostgresStore`](crate::PostgresStore) and [`SqliteStore`](crate::SqliteStore) implement it. A
-/// store of one's own implements it with [`Watcher::start`].
+/// `PostgresStore` and `SqliteStore` implement it. A store of one's own implements it with
+/// [`Watcher::start`].
 pub trait WatchStore: TrustStore {
     /// Starts a task that invalidates in `cache` the keys that changes concern, until the returned
     /// watcher is dropped.
