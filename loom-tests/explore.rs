@@ -53,7 +53,7 @@ pub(crate) fn one_bucket<V: Clone + Send + Sync + 'static>(
     if cfg!(crossbeam_loom) {
         // Registers this thread with the collector before there is another. Two registrations that
         // race take some 400,000 executions a model, of crossbeam-epoch's own list; one
-        // beside a registered thread is left in.
+        // next to a registered thread is left in.
         assert!(cache.is_empty());
     }
     (loom::sync::Arc::new(cache), clock)

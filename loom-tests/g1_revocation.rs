@@ -97,8 +97,8 @@ fn g1_each_of_two_invalidations_supersedes() {
 /// The protocol of the authenticator. The row is a relaxed atomic, the weakest database there could
 /// be: only the cache orders what is read from it.
 #[test]
-fn g1_nobody_is_served_a_revoked_id_after_the_revocation() {
-    exhaustively("g1_nobody_is_served_a_revoked_id_after_the_revocation", || {
+fn g1_no_lookup_returns_a_revoked_id_after_the_revocation() {
+    exhaustively("g1_no_lookup_returns_a_revoked_id_after_the_revocation", || {
         let (cache, _) = one_bucket(1);
         let row_is_valid = Arc::new(AtomicBool::new(true));
         let (shared, row) = (cache.clone(), row_is_valid.clone());

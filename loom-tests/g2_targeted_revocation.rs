@@ -7,8 +7,8 @@ use loom::thread;
 use crate::explore::{exhaustively, keeping, key, one_bucket};
 
 #[test]
-fn g2_nobody_is_served_a_revoked_id_after_its_key_was_invalidated() {
-    exhaustively("g2_nobody_is_served_a_revoked_id_after_its_key_was_invalidated", || {
+fn g2_no_lookup_returns_a_revoked_id_after_its_key_was_invalidated() {
+    exhaustively("g2_no_lookup_returns_a_revoked_id_after_its_key_was_invalidated", || {
         let (cache, _) = one_bucket(1);
         let row_is_valid = Arc::new(AtomicBool::new(true));
         let (shared, row) = (cache.clone(), row_is_valid.clone());

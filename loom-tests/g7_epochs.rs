@@ -71,7 +71,7 @@ impl Slot {
 
     fn free_if(&self, over: bool, old: usize) -> bool {
         if over {
-            // SAFETY: that nobody reads it any more is what is being checked.
+            // SAFETY: the model checks that no thread reads it any more.
             self.objects[old].with_mut(|alive| unsafe { *alive = false });
         }
         over
@@ -113,7 +113,7 @@ fn g7_a_grace_period_ends_without_a_barrier_when_all_have_come_by() {
         leave_out_barriers();
         let shared = slot.clone();
         let grace = thread::spawn(move || shared.unlink(0, 1)).join().unwrap();
-        assert!(!grace.is_over() && grace.wants_a_barrier(), "nobody has come by");
+        assert!(!grace.is_over() && grace.wants_a_barrier(), "no thread has pinned since");
         slot.read();
         assert!(slot.free_if(grace.is_over(), 0));
         let shared = slot.clone();
@@ -141,7 +141,8 @@ fn g7_a_thread_that_was_detached_is_waited_for_when_it_is_back() {
     });
 }
 
-/// Who finds a thread detached knows what that thread had done, whoever detached it.
+/// A writer that finds a thread detached sees all that the thread did before, whichever writer
+/// detached it.
 #[test]
 fn g7_a_thread_that_one_writer_has_detached_is_past_for_another() {
     bounded("g7_a_thread_that_one_writer_has_detached_is_past_for_another", 2, || {
@@ -160,8 +161,8 @@ fn g7_a_thread_that_one_writer_has_detached_is_past_for_another() {
 
 /// The mark that one writer puts is not taken for another's.
 #[test]
-fn g7_two_writers_that_make_the_barrier_detach_nobody_who_reads() {
-    bounded("g7_two_writers_that_make_the_barrier_detach_nobody_who_reads", 2, || {
+fn g7_two_writers_that_make_the_barrier_detach_no_reader() {
+    bounded("g7_two_writers_that_make_the_barrier_detach_no_reader", 2, || {
         let slot = Slot::of_a_reader();
         let shared = slot.clone();
         let other = thread::spawn(|| Grace::start().is_over_past_a_barrier());
@@ -183,13 +184,13 @@ fn g7_a_thread_that_rests_is_detached_by_the_first_barrier() {
         let shared = slot.clone();
         let writing = thread::spawn(move || {
             let grace = shared.unlink(0, 1);
-            assert!(!grace.is_over() && grace.wants_a_barrier(), "somebody rests");
+            assert!(!grace.is_over() && grace.wants_a_barrier(), "a thread is idle");
             assert!(shared.free_if(grace.is_over_past_a_barrier(), 0));
             assert!(!grace.wants_a_barrier());
             assert!(shared.replace_without_a_barrier(1, NONE), "it is still waited for");
         });
         writing.join().unwrap();
-        // Back again, beside another.
+        // It pins again, next to another thread.
         let shared = slot.clone();
         let reading = thread::spawn(move || shared.read());
         slot.read();
@@ -230,7 +231,7 @@ fn g7_a_reader_that_pins_again_holds_back_what_it_can_reach_and_no_more() {
         slot.read();
         slot.read();
         writing.join().unwrap();
-        // Nobody is pinned any more.
+        // No thread is pinned any more.
         assert!(slot.replace(1, NONE));
     });
 }
@@ -265,7 +266,7 @@ fn g7_a_reader_of_a_later_epoch_sees_what_was_unlinked() {
         let shared = slot.clone();
         let reading = thread::spawn(move || {
             let _guard = pin();
-            // Nobody else is pinned, so this is the epoch of the guard.
+            // No other thread is pinned, so this is the epoch of the guard.
             if pinned() > before {
                 assert_eq!(shared.current.load(Ordering::Relaxed), NONE, "still within reach");
             }

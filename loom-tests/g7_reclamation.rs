@@ -2,8 +2,8 @@
 //! once; nothing leaks.
 //!
 //! Loom checks the snapshots' memory in every model: reads against the writes that built them,
-//! freeing against reads (`AccessCheck` in `src/sync/loom.rs`), and allocations that nobody freed.
-//! The models here add the values.
+//! freeing against reads (`AccessCheck` in `src/sync/loom.rs`), and allocations that were never
+//! freed. The models here add the values.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicIsize, Ordering};
@@ -14,8 +14,8 @@ use crate::counted::Counted;
 use crate::explore::{bounded, exhaustively, key, one_bucket};
 
 #[test]
-fn g7_a_reader_beside_a_writer_sees_a_whole_and_living_value() {
-    exhaustively("g7_a_reader_beside_a_writer_sees_a_whole_and_living_value", || {
+fn g7_a_reader_next_to_a_writer_sees_a_whole_and_living_value() {
+    exhaustively("g7_a_reader_next_to_a_writer_sees_a_whole_and_living_value", || {
         let alive = Arc::new(AtomicIsize::new(0));
         {
             let (cache, _) = one_bucket(1);
@@ -114,8 +114,8 @@ fn g7_an_invalidate_key_takes_no_bucket_for_another_that_has_its_address() {
 }
 
 /// The other writer must have taken what it frees before it starts the grace period: this reader
-/// retires its own snapshot. Bounded although it is of two threads: what a writer does beside a
-/// writer is explored without a bound above.
+/// retires its own snapshot. Bounded although it is of two threads: what two writers do to each
+/// other is explored without a bound above.
 #[test]
 fn g7_a_reader_that_writes_keeps_what_it_reads() {
     bounded("g7_a_reader_that_writes_keeps_what_it_reads", 2, || {

@@ -1,7 +1,8 @@
 //! Models of the cache, explored by loom: one file a guarantee, one function a claim.
 //!
-//! `cargo test --features loom` runs them over the small epoch of `src/sync/model_reclaim.rs`; `cargo
-//! loom-epoch` runs them over crossbeam-epoch itself. Each prints how many executions it explored.
+//! `cargo test --features loom` runs them over the small epoch of `src/sync/model_reclaim.rs`;
+//! `cargo loom-epoch` runs them over crossbeam-epoch itself. Each prints how many executions it
+//! explored.
 
 #[path = "../tests/counted/mod.rs"]
 mod counted;

@@ -87,7 +87,7 @@ def lines(title: str, x: Axis, y: Axis, series: list[Series]) -> str:
 
 
 def bars(title: str, label: str, groups: list[str], series: list[Series]) -> str:
-    """Draws horizontal bars from zero, one group a series. Points are (index of the group, value)."""
+    """Draws horizontal bars from zero, one group a series. A point is (group's index, value)."""
     names = 330
     bar, gap = 15, 10
     height = TOP + sum(len(one.points) * bar + gap for one in series) + BOTTOM

@@ -10,9 +10,8 @@ use loom::alloc::Track;
 use loom::cell::UnsafeCell;
 use loom::sync::atomic;
 
-/// An allocator that is as unlucky as one can be for code that takes an address for the object
-/// which was there: memory that was freed is handed out again at once, to whoever next asks for as
-/// much.
+/// Hands freed memory out again at once, to the next caller that asks for the same layout. This is
+/// the worst case for code that takes an address for the object that was there before.
 ///
 /// Its books are no part of the model: loom runs all threads of a model on one thread of the
 /// operating system, and switches in its own operations alone.
@@ -61,7 +60,7 @@ mod memory {
         fn drop(&mut self) {
             for (layout, blocks) in self.free.drain() {
                 for block in blocks {
-                    // SAFETY: allocated in `alloc` with this layout, and nobody has it.
+                    // SAFETY: allocated in `alloc` with this layout, and no thread has it.
                     unsafe { alloc::dealloc(block, layout) };
                 }
             }
@@ -145,8 +144,8 @@ fn step() {
 /// Of the accesses to a location loom remembers only the last that another may be put before. A
 /// thread's own load, just before its exchange, so hides the other threads' loads before that, and
 /// orders in which the exchange comes first are not tried. A store before each access, to a
-/// location that stands for the first, makes up for it: each store meets the last, whoever made it.
-/// Where no thread exchanges what it has loaded, nothing is hidden, and it is left out.
+/// location that stands for the first, makes up for it: each store meets the last, of whichever
+/// thread. Where no thread exchanges what it has loaded, nothing is hidden, and it is left out.
 struct Meeting(atomic::AtomicUsize);
 
 impl Meeting {

@@ -22,7 +22,7 @@ macro_rules! thread_cell {
 }
 pub(super) use thread_cell;
 
-/// A static as in any program; loom's are made anew for each execution.
+/// A static as in any program; loom makes its statics again for each execution.
 macro_rules! lazy_static {
     ($(#[$attribute:meta])* static ref $name:ident: $type:ty = $value:expr;) => {
         $(#[$attribute])*
@@ -32,8 +32,8 @@ macro_rules! lazy_static {
 pub(super) use lazy_static;
 
 /// How many buckets a map retires before it starts a grace period for them. Each second end of one
-/// may cost a system call that interrupts the threads that run: a reader beside a writer that never
-/// rests must meet that in less than one of 10,000 lookups.
+/// may cost a system call that interrupts the threads that run: next to a writer that is
+/// never idle, a reader must meet that in less than one of 10,000 lookups.
 #[inline]
 pub(super) fn batch() -> u64 {
     128
@@ -61,10 +61,10 @@ impl AccessCheck {
     }
 }
 
-/// 128 bits that nobody outside the process can foretell.
+/// Returns 128 bits that no other process can predict.
 ///
 /// They come from the standard library's hasher keys, which are random for each process and differ
-/// with each call. That is enough for placement, whose outputs nobody sees, and costs no
+/// with each call. That is enough for placement, whose outputs stay in the process, and costs no
 /// dependency.
 pub(super) fn random_seed() -> [u64; 2] {
     let keys = RandomState::new();

@@ -1,5 +1,5 @@
 //! The reclamation in a model: the twin of `reclaim/`, small enough for loom to explore all of it
-//! beside the map.
+//! together with the map.
 //!
 //! It keeps the contract of `reclaim/mod.rs` by the simplest means that loom models fully. Each
 //! thread has a flag that says whether it is pinned. A grace period is over once each flag has been

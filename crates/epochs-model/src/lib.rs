@@ -18,11 +18,11 @@
 //! A violation is about one object, one reader that uses it, and one load by which it got there.
 //! Loads have no effect on other threads. So the model has one object. At the start of each grace
 //! period the writer either unlinks that object, and one of the readers that use it then is chosen
-//! as its user; or it retires what nobody reads. Both are tried, and so is each user. The other
+//! as its user; or it retires what no reader uses. Both are tried, and so is each user. The other
 //! readers pin, attach, unpin and end; whether they use the object is another execution's question.
 //!
-//! A writer of the cache also pins. In the model that is a reader beside a writer, which can do all
-//! that the two can do one after the other.
+//! A writer of the cache also pins. In the model, a reader and a writer stand for it: together they
+//! can do all that it can do.
 //!
 //! # Reduction
 //!

@@ -267,7 +267,7 @@ impl State {
 }
 
 /// Writers are interchangeable: they run the same program, and batches are numbered in the order of
-/// their grace periods, whoever started them. Readers are not, since the list of records has an
+/// their grace periods, not of their writers. Readers are not, since the list of records has an
 /// order.
 impl Representative for State {
     fn representative(&self) -> Self {

@@ -18,7 +18,7 @@
 //!
 //! # What is left open
 //!
-//! `horizon`'s look at `pinned`, `wants_fence` and `in_vain` are hints. In the model a writer may
+//! `horizon`'s look at `pinned`, `wants_fence` and `stalled_at` are hints. In the model a writer may
 //! make the fence for any batch in hand that is not over, or none, and may leave out any look. So
 //! the model contains the executions of every such hint.
 
@@ -30,7 +30,7 @@ use crate::{Action, Bug, Protocol};
 /// A step of a writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriterStep {
-    /// Starts a grace period for a new batch, which nobody reads.
+    /// Starts a grace period for a new batch, which no reader uses.
     Start,
     /// Unlinks the object, which this reader uses, and starts a grace period for it.
     StartForObject(u8),
@@ -127,7 +127,7 @@ impl Protocol {
                 if self.config.refusals {
                     offer(WriterStep::Refused);
                 }
-                if writer.reached == self.everybody() {
+                if writer.reached == self.all_readers() {
                     let list = self.list_grows(state);
                     offer(if list { WriterStep::LoadList } else { WriterStep::LoadPinned });
                 }
@@ -272,7 +272,7 @@ impl Protocol {
         (state.listed as usize) < self.config.records
     }
 
-    fn everybody(&self) -> u8 {
+    fn all_readers(&self) -> u8 {
         (1 << self.config.readers) - 1
     }
 
@@ -317,14 +317,14 @@ impl Protocol {
         let drained = (0..self.config.readers).filter(|&reader| state.readers[reader].drained());
         let reached = drained.fold(0, |reached, reader| reached | 1 << reader);
         let skipped = match self.config.bug {
-            Some(Bug::NoHeavyBarrier) => self.everybody(),
-            Some(Bug::BarrierReachesOneThread) => self.everybody() & !1,
+            Some(Bug::NoHeavyBarrier) => self.all_readers(),
+            Some(Bug::BarrierReachesOneThread) => self.all_readers() & !1,
             _ => 0,
         };
         let writer = &mut state.writers[number];
         writer.reached = reached | skipped;
         writer.at = WriterAt::Barrier;
-        if writer.reached != 0 && writer.reached != self.everybody() {
+        if writer.reached != 0 && writer.reached != self.all_readers() {
             self.record(state, event::REACHED_ONE_FIRST);
         }
         state.writers[number].horizon = match self.config.bug {
