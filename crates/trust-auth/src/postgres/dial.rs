@@ -56,7 +56,7 @@ impl Connector {
     where
         F: Future<Output = Result<T, Refused>>,
     {
-        let mut told = None;
+        let mut refusal = None;
         for host in &self.location.hosts {
             let error = match tokio::time::timeout(self.host_timeout, self.dial_host(host, &open))
                 .await
@@ -69,12 +69,12 @@ impl Connector {
                     self.host_timeout
                 )),
             };
-            told = match told {
-                Some(StoreError::ReadOnly { .. }) => told,
+            refusal = match refusal {
+                Some(StoreError::ReadOnly { .. }) => refusal,
                 _ => Some(error),
             };
         }
-        Err(told.unwrap_or(StoreError::Unreachable))
+        Err(refusal.unwrap_or(StoreError::Unreachable))
     }
 
     async fn dial_host<T, F>(
@@ -128,17 +128,17 @@ impl Connector {
             Err(Refused::Connected(error)) => return Err(Next::Nothing(error)),
             Err(Refused::Connecting(error)) => error,
         };
-        let told = connect_failed(&error, &self.location, found);
+        let refusal = connect_failed(&error, &self.location, found);
         match code(&error) {
             // The server is starting or stopping.
-            Some("57P03") => Err(Next::OtherHost(told)),
+            Some("57P03") => Err(Next::OtherHost(refusal)),
             Some(code) => {
                 if code.starts_with("28") {
                     self.password.refused().await;
                 }
-                Err(Next::OtherWay(told))
+                Err(Next::OtherWay(refusal))
             }
-            None => Err(Next::OtherHost(told)),
+            None => Err(Next::OtherHost(refusal)),
         }
     }
 

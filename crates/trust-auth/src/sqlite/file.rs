@@ -66,7 +66,7 @@ impl File {
         &self.path
     }
 
-    /// Returns an error if [`look`](Self::look) has found a file replaced. Makes no system call.
+    /// Returns an error if [`verify`](Self::verify) has found a file replaced. Makes no system call.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         self.lost.get().map_or(Ok(()), |lost| Err(self.error(*lost)))
     }
@@ -78,7 +78,7 @@ impl File {
     ///
     /// [`StoreError::CannotOpen`] if a file was replaced. From then on every check fails, even if
     /// the former file returns: connections may be open to either.
-    pub(super) fn look(&self) -> Result<(), StoreError> {
+    pub(super) fn verify(&self) -> Result<(), StoreError> {
         let Some(expected) = self.identity else { return Ok(()) };
         if self.found(&self.path)? != Some(expected) {
             self.lost.get_or_init(|| Lost::Database);
@@ -97,7 +97,7 @@ impl File {
     /// Records that a connection holds the side files open. The side files at the next check must
     /// not change afterwards.
     pub(super) fn hold_sides(&self) {
-        // Release: pairs with the Acquire in `look`.
+        // Release: pairs with the Acquire in `verify`.
         self.sides_are_held.store(true, Ordering::Release);
     }
 
@@ -176,22 +176,22 @@ mod tests {
         std::fs::write(&path, "one").unwrap();
         let file = File::at(path.clone());
         std::fs::write(&path, "one, longer").unwrap();
-        assert!(file.look().is_ok());
+        assert!(file.verify().is_ok());
         let kept = folder.path().join("kept.db");
         std::fs::rename(&path, &kept).unwrap();
         assert!(file.check().is_ok(), "no check was made yet");
-        let error = file.look().unwrap_err();
+        let error = file.verify().unwrap_err();
         assert!(
             matches!(&error, StoreError::CannotOpen { path: named, .. } if *named == path),
             "{error:?}"
         );
         std::fs::rename(&kept, &path).unwrap();
-        assert!(file.look().is_err() && file.check().is_err());
+        assert!(file.verify().is_err() && file.check().is_err());
 
         let file = File::at(path.clone());
         std::fs::write(&kept, "another").unwrap();
         std::fs::rename(&kept, &path).unwrap();
-        assert!(file.look().is_err());
+        assert!(file.verify().is_err());
 
         let folder = folder.path().join("folder");
         std::fs::create_dir(&folder).unwrap();
@@ -199,7 +199,7 @@ mod tests {
         let file = File::at(folder.join("trusts.db"));
         std::fs::rename(&folder, folder.with_file_name("elsewhere")).unwrap();
         std::fs::write(&folder, "no folder").unwrap();
-        assert!(file.look().is_err() && file.check().is_err());
+        assert!(file.verify().is_err() && file.check().is_err());
     }
 
     #[test]
@@ -213,21 +213,21 @@ mod tests {
             }
             let file = File::at(path.clone());
             std::fs::remove_file(folder.path().join("trusts.db-wal")).unwrap();
-            assert!(file.look().is_ok(), "they are not held yet");
+            assert!(file.verify().is_ok(), "they are not held yet");
             std::fs::write(folder.path().join("trusts.db-wal"), "two").unwrap();
             file.hold_sides();
-            assert!(file.look().is_ok() && !file.has_others_sides());
+            assert!(file.verify().is_ok() && !file.has_others_sides());
             let side = folder.path().join(format!("trusts.db{end}"));
             let kept = folder.path().join("kept");
             std::fs::rename(&side, &kept).unwrap();
             if !is_removed {
                 std::fs::write(&side, "another's").unwrap();
             }
-            let error = file.look().unwrap_err().to_string();
+            let error = file.verify().unwrap_err().to_string();
             assert!(error.contains("`-wal` and `-shm` were removed or replaced"), "{error}");
             assert_eq!(file.has_others_sides(), !is_removed);
             std::fs::rename(&kept, &side).unwrap();
-            assert!(file.look().is_err() && file.check().is_err(), "given up for good");
+            assert!(file.verify().is_err() && file.check().is_err(), "given up for good");
         }
     }
 
@@ -238,7 +238,7 @@ mod tests {
         std::fs::write(&path, "one").unwrap();
         let file = File::at(path);
         file.hold_sides();
-        assert!(file.look().is_err() && file.check().is_err());
+        assert!(file.verify().is_err() && file.check().is_err());
     }
 
     #[test]
@@ -251,9 +251,9 @@ mod tests {
         std::fs::rename(&path, &kept).unwrap();
         // A link that leads to itself: too many levels of them.
         std::os::unix::fs::symlink(&path, &path).unwrap();
-        let error = file.look().unwrap_err();
+        let error = file.verify().unwrap_err();
         assert!(error.to_string().contains("whether it is still there cannot be told"), "{error}");
         std::fs::rename(&kept, &path).unwrap();
-        assert!(file.look().is_ok());
+        assert!(file.verify().is_ok());
     }
 }

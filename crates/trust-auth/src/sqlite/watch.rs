@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::anchor::Anchor;
 use super::failure::failed;
 use super::file::File;
-use super::lookout::Lookout;
+use super::file_checker::FileChecker;
 use super::row;
 use super::store::SqliteStore;
 use crate::error::StoreError;
@@ -63,7 +63,8 @@ impl SqliteStore {
     pub fn watch(&self, cache: Arc<TrustKeyCache>) -> Watcher {
         let pool = self.watchers.clone();
         let (file, anchor) = (Arc::clone(&self.file), Arc::clone(&self.anchor));
-        let mut watch = Watch { pool, file, anchor, lookout: None, time_limit: self.query_timeout };
+        let mut watch =
+            Watch { pool, file, anchor, file_checker: None, time_limit: self.query_timeout };
         Watcher::start(cache, move |changes| async move {
             let mut closed = watch.pool.close_event();
             // Ends when the store is closed.
@@ -80,7 +81,7 @@ struct Watch {
     pool: SqlitePool,
     file: Arc<File>,
     anchor: Arc<Anchor>,
-    lookout: Option<Lookout>,
+    file_checker: Option<FileChecker>,
     /// The time limit of a step.
     time_limit: Duration,
 }
@@ -88,7 +89,7 @@ struct Watch {
 impl Watch {
     /// Follows the changes until something fails.
     async fn follow(&mut self, changes: &ChangeSink) -> Result<Infallible, StoreError> {
-        self.look().await?;
+        self.check_files().await?;
         let mut sides_are_held = self.hold_sides().await?;
         let mut connection = self.within(self.pool.acquire()).await?;
         // After a failure, the next attempt uses a new connection.
@@ -97,7 +98,7 @@ impl Watch {
         changes.connected();
         loop {
             tokio::time::sleep(POLL).await;
-            self.look().await?;
+            self.check_files().await?;
             if self.within(data_version(&mut connection)).await? == seen.version {
                 continue;
             }
@@ -119,7 +120,7 @@ impl Watch {
         let are_held = self.within(self.anchor.hold(&self.pool.connect_options())).await?;
         if are_held {
             self.file.hold_sides();
-            self.look().await?;
+            self.check_files().await?;
         }
         Ok(are_held)
     }
@@ -137,12 +138,12 @@ impl Watch {
     }
 
     /// Checks that the files are those that the store has open.
-    async fn look(&mut self) -> Result<(), StoreError> {
-        let lookout = match &mut self.lookout {
-            Some(lookout) => lookout,
-            None => self.lookout.insert(Lookout::new(Arc::clone(&self.file))?),
+    async fn check_files(&mut self) -> Result<(), StoreError> {
+        let file_checker = match &mut self.file_checker {
+            Some(file_checker) => file_checker,
+            None => self.file_checker.insert(FileChecker::new(Arc::clone(&self.file))?),
         };
-        lookout.look(self.time_limit).await
+        file_checker.verify(self.time_limit).await
     }
 }
 

@@ -43,7 +43,7 @@ pub(crate) struct PostgresServer {
     /// More settings, as arguments.
     settings: String,
     /// Removes everything as soon as its pipe breaks, even if this process was killed.
-    undertaker: Option<(Child, ChildStdin)>,
+    cleaner: Option<(Child, ChildStdin)>,
 }
 
 impl PostgresServer {
@@ -114,9 +114,9 @@ impl PostgresServer {
             port: 0,
             owner,
             settings: String::new(),
-            undertaker: None,
+            cleaner: None,
         };
-        server.undertaker = Some(server.hire());
+        server.cleaner = Some(server.start_cleaner());
         server
     }
 
@@ -346,16 +346,16 @@ impl PostgresServer {
 
     /// Starts a shell that waits until this process closes its pipe or dies. The shell then stops
     /// the server and removes the folder.
-    fn hire(&self) -> (Child, ChildStdin) {
+    fn start_cleaner(&self) -> (Child, ChildStdin) {
         let script = r#"cat >/dev/null; folder=$1; shift
             "$@" -D "$folder/data" stop -m immediate -s; rm -rf "$folder""#;
-        let mut undertaker = Command::new("sh");
-        undertaker.args(["-c", script, "sh"]).arg(&self.folder).args(&self.prefix);
-        undertaker.arg(self.binaries.join("pg_ctl")).current_dir("/");
+        let mut cleaner = Command::new("sh");
+        cleaner.args(["-c", script, "sh"]).arg(&self.folder).args(&self.prefix);
+        cleaner.arg(self.binaries.join("pg_ctl")).current_dir("/");
         // In a group of its own: the terminal's Ctrl-C must end the tests alone.
-        undertaker.process_group(0);
-        undertaker.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut child = undertaker.spawn().unwrap();
+        cleaner.process_group(0);
+        cleaner.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = cleaner.spawn().unwrap();
         let pipe = child.stdin.take().unwrap();
         (child, pipe)
     }
@@ -363,9 +363,9 @@ impl PostgresServer {
 
 impl Drop for PostgresServer {
     fn drop(&mut self) {
-        if let Some((mut undertaker, pipe)) = self.undertaker.take() {
+        if let Some((mut cleaner, pipe)) = self.cleaner.take() {
             drop(pipe);
-            let _ = undertaker.wait();
+            let _ = cleaner.wait();
         }
     }
 }
