@@ -49,9 +49,7 @@ impl FileChecker {
                 self.is_awaited = false;
                 answer
             }
-            Ok(None) => {
-                Err(StoreError::Other("the thread that checks the files has ended".into()))
-            }
+            Ok(None) => Err(StoreError::Other("the thread that checks the files has ended".into())),
             Err(_) => Err(StoreError::Timeout { after: limit }),
         }
     }
