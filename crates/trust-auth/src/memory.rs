@@ -139,7 +139,7 @@ impl MemoryStore {
         })
     }
 
-    /// A writer that panicked has stored nothing, so its poison says nothing.
+    /// Locks out other writers. A poisoned lock is usable: a writer that panicked stored nothing.
     fn turn(&self) -> MutexGuard<'_, ()> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
