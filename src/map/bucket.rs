@@ -137,8 +137,8 @@ fn layout<V>(capacity: usize) -> (Layout, usize) {
     }
 }
 
-/// A bucket that nobody else has seen, or that nobody else can see any more. Dropping it drops its
-/// entries.
+/// A bucket that no other thread has seen, or that no other thread can see any more. Dropping it
+/// drops its entries.
 #[derive(Debug)]
 pub(super) struct OwnedBucket<V> {
     /// Live, and exclusively ours: the invariant behind every `unsafe` below.
@@ -182,7 +182,7 @@ impl<V> OwnedBucket<V> {
         // SAFETY: `place` is below the capacity, so it lies in the allocation, whose provenance
         // `self.header` has.
         unsafe { self.entry_ptr(place).write(entry) };
-        // SAFETY: as above; taken anew, since `entry_ptr` looked at the header.
+        // SAFETY: as above; taken again, since `entry_ptr` looked at the header.
         unsafe { self.header.as_mut() }.len += 1;
     }
 
@@ -192,8 +192,8 @@ impl<V> OwnedBucket<V> {
         let header = unsafe { self.header.as_mut() };
         let place = header.len.checked_sub(1)?;
         header.len = place;
-        // SAFETY: the entry at `place` was initialised, and with the new `len` it is nobody's but
-        // the caller's.
+        // SAFETY: the entry at `place` was initialised, and with the new `len` only the
+        // caller has it.
         Some(unsafe { self.entry_ptr(place as usize).read() })
     }
 
@@ -226,7 +226,7 @@ impl<V> Drop for OwnedBucket<V> {
         struct Free(NonNull<Header>, Layout);
         impl Drop for Free {
             fn drop(&mut self) {
-                // SAFETY: nobody uses the header after this; it was initialised in `with_capacity`.
+                // SAFETY: no thread uses the header after this; `with_capacity` initialised it.
                 unsafe { self.0.drop_in_place() };
                 // SAFETY: allocated with this layout in `with_capacity`, freed only here.
                 unsafe { dealloc(self.0.as_ptr().cast(), self.1) };
@@ -237,7 +237,7 @@ impl<V> Drop for OwnedBucket<V> {
         let free = Free(self.header, layout::<V>(header.capacity as usize).0);
         header.access.writing(|| {
             let entries = ptr::slice_from_raw_parts_mut(self.entry_ptr(0), header.len as usize);
-            // SAFETY: the first `len` entries are initialised, and nobody uses them after this.
+            // SAFETY: the first `len` entries are initialised, and no thread uses them after this.
             unsafe { entries.drop_in_place() };
         });
         drop(free);

@@ -15,8 +15,8 @@
 //! 2. A slot changes only by compare-exchange from the pointer whose contents were copied, under a
 //!    guard that keeps that allocation from being reused. So the buckets of a slot form a chain in
 //!    which each was made from its predecessor, and along which `lease_epoch` never falls.
-//! 3. `generation` only grows, by read-modify-writes that Release. Whoever Acquires it (a stamp)
-//!    sees what came before the `invalidate` whose value it read.
+//! 3. `generation` only grows, by read-modify-writes that Release. A thread that Acquires it (a
+//!    stamp) sees what came before the `invalidate` whose value it read.
 //! 4. `generation` is read *after* the slot, and a bucket carries a generation that its publisher
 //!    had read. So what a thread reads is never smaller than the generation of the bucket that it
 //!    has in hand.

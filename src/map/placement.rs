@@ -40,8 +40,8 @@ pub(super) struct Place {
     pub(super) tag: u8,
 }
 
-/// A keyed mixing of digests. Digests are uniform already; the key is there so that nobody who can
-/// choose API keys can choose ones that meet in a bucket.
+/// A keyed mixing of digests. Digests are uniform already; the key keeps a client that
+/// chooses API keys from choosing ones that meet in a bucket.
 #[derive(Clone, Copy)]
 pub(super) struct Placement {
     slots: u64,

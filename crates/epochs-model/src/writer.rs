@@ -18,9 +18,9 @@
 //!
 //! # What is left open
 //!
-//! `horizon`'s look at `pinned`, `wants_fence` and `stalled_at` are hints. In the model a writer may
-//! make the fence for any batch in hand that is not over, or none, and may leave out any look. So
-//! the model contains the executions of every such hint.
+//! `horizon`'s look at `pinned`, `wants_fence` and `stalled_at` are hints. In the model a writer
+//! may make the fence for any batch in hand that is not over, or none, and may leave out any look.
+//! So the model contains the executions of every such hint.
 
 use crate::state::{
     DETACHED, FIRST, Fault, NEVER, Reader, ReaderAt, State, UNPINNED, Writer, WriterAt, event,
