@@ -213,8 +213,8 @@ impl<V> Limbo<V> {
         // of the grace period.
         let first = self.retired.swap(ptr::null_mut(), Ordering::Acquire);
         let Some(header) = NonNull::new(first) else { return };
-        // SAFETY: the header was pushed by `retire`, and by the swap it is ours alone.
         debug_assert_ne!(
+            // SAFETY: `retire` pushed the header, and by the swap this call alone owns it.
             unsafe { Header::next(header) },
             first,
             "the swap alone makes the links visible"
