@@ -1,89 +1,91 @@
 //! Limbo: the buckets that were replaced, until no reader can hold them.
 //!
-//! Writers push what they have replaced to a list. Each 128th push takes the whole list and starts
-//! a grace period for it; it waits in a second list, where the next look finds the grace period
-//! over if all threads that read have gone on reading. Where one rests, that look makes the barrier
-//! on its behalf, for all that waits. All of it belongs to the map, so what a map has retired is
-//! freed with it at the latest, and is dropped by nobody but its own writers.
+//! Writers push what they have replaced to a list. Each 128th push takes the whole list as a batch,
+//! and starts a grace period for the batch. The batch waits in a second list. The next pass over
+//! this list frees the batch if all threads have kept reading. If a thread is idle, that pass makes
+//! the barrier on its behalf, once for all waiting batches. The map owns both lists. So a map's
+//! retired buckets are freed with the map at the latest, and only the map's own writers drop them.
 //!
-//! Both lists are Treiber stacks (*Systems Programming: Coping with Parallelism*, 1986) of which
-//! nothing is popped but all at once, by a swap: so no node is looked at by anybody but its owner,
-//! and addresses that are used again do no harm.
+//! Both lists are Treiber stacks (*Systems Programming: Coping with Parallelism*, 1986). A writer
+//! takes such a list as a whole, by a swap, and never pops one node. So only a node's owner reads
+//! the node, and a reused address does no harm.
 //!
 //! Freeing runs values' destructors, which may write to caches. A thread collects one limbo within
 //! another's collection, [`DEEPEST`] limbos deep, and never a limbo within its own. A collection
-//! that is refused for one of these reasons is remembered as *due*, and made by the next push to
-//! that limbo which is not refused.
+//! that is refused for one of these reasons is *due*: the next push to that limbo that is not
+//! refused makes it.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
-// Not of `sync`: what is counted decides when to collect, and nothing else, so a model need not
-// explore it.
+// Not of `sync`: the counts decide when to collect, and nothing else, so a model need not explore
+// them.
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::super::reclaim::{self, Grace, Horizon};
 use super::super::sync::{AtomicPtr, Ordering, batch, thread_cell};
 use super::bucket::{Header, OwnedBucket};
 
-/// On cache lines of its own: writers write here, and lookups read what stands beside it.
+/// Occupies cache lines of its own: writers write here, and lookups read the fields next to it.
 #[repr(align(128))]
 pub(super) struct Limbo<V> {
     /// Retired since a batch was last taken. Linked by [`Header::next`].
     retired: AtomicPtr<Header>,
-    /// How many were ever retired.
+    /// The number of buckets that were ever retired.
     count: AtomicU64,
-    /// Every how many of them a batch is taken.
+    /// The number of buckets in a batch.
     every: u64,
     /// A collection was refused, and has not been made since.
     due: AtomicBool,
-    /// Batches whose grace period was not over when they were last looked at.
+    /// Batches whose grace period was not over at the last pass.
     waiting: AtomicPtr<Batch<V>>,
-    /// The horizon at which the last look was in vain, or [`NOT_IN_VAIN`]. A hint: batches that
-    /// one writer puts back while another looks in vain may be overlooked until the horizon
-    /// moves.
-    in_vain: AtomicU64,
-    /// After the kernel has refused a fence: how many collections go by before another is asked
-    /// for. Zero if it did not refuse the last one.
+    /// The horizon at which the last pass freed no waiting batch, or [`NOT_STALLED`]. A hint: if
+    /// one writer puts batches back during another writer's pass, passes may skip these batches
+    /// until the horizon moves.
+    stalled_at: AtomicU64,
+    /// After the kernel has refused a fence: the number of collections before the next request.
+    /// Zero if the kernel did not refuse the last one.
     pause: AtomicU64,
-    /// How many of them have gone by.
+    /// The number of these collections that were made.
     paused: AtomicU64,
 }
 
 /// The longest [`Limbo::pause`], in collections.
 const LONGEST_PAUSE: u64 = 1_024;
 
-/// How many limbos a thread collects at a time, each within a destructor that the one before it has
-/// run.
+/// How many limbos a thread collects at a time, each within a destructor that the collection of the
+/// one before has run.
 ///
-/// Each takes stack, so the number is small. Caches whose values write to another cache when they
-/// are dropped are rare, and chains of such caches rarer.
+/// Each takes stack, so the number is small. Few caches have values that write to another cache
+/// when they are dropped, and fewer form chains of such caches.
 const DEEPEST: usize = 8;
 
 /// No horizon.
-const NOT_IN_VAIN: u64 = u64::MAX;
+const NOT_STALLED: u64 = u64::MAX;
 
 thread_cell! {
-    /// The addresses of the limbos that this thread is collecting; zero in places that are free.
+    /// The addresses of the limbos that this thread is collecting. Free places are zero.
     static COLLECTING: Cell<[usize; DEEPEST]> = Cell::new([0; DEEPEST]);
 }
 
 #[cfg(test)]
 std::thread_local! {
-    /// How many batches this thread has judged. Only the crate can count that: see the tests in `barrier.rs`.
-    pub(crate) static JUDGED: Cell<u64> = const { Cell::new(0) };
+    /// How many batches this thread has compared with a horizon. Only the crate can count that: see
+    /// the tests in `barrier.rs`.
+    pub(crate) static CHECKED_BATCHES: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Marks a limbo as collected by this thread, until it is dropped. The marks of a thread may end in
-/// any order: a destructor may be suspended in a coroutine.
+/// Marks a limbo as collected by this thread, until it is dropped. A thread's marks may end in any
+/// order: a destructor may be suspended in a coroutine.
 struct Collecting(usize);
 
 impl Collecting {
-    /// `None` if this thread is collecting the limbo, or [`DEEPEST`] others, or is about to end.
+    /// Returns `None` if this thread is collecting the limbo, or [`DEEPEST`] others, or is about to
+    /// end.
     fn begin<V>(limbo: &Limbo<V>) -> Option<Self> {
-        // Borrowed while the collection runs, so no other limbo has the address. A coroutine that
-        // never ends, or ends on another thread, leaves its mark: then this thread does not
-        // collect what is there later.
+        // The limbo is borrowed while the collection runs, so no other limbo has the address. A
+        // coroutine that never ends, or ends on another thread, leaves its mark. Then this thread
+        // does not collect a later limbo at that address.
         let address = ptr::from_ref(limbo).addr();
         let begin = |collecting: &Cell<[usize; DEEPEST]>| {
             let mut limbos = collecting.get();
@@ -107,27 +109,29 @@ impl Drop for Collecting {
     }
 }
 
-/// What has left its slot, and must be retired.
+/// A bucket that has left its slot and must be retired.
 #[must_use = "what is not retired leaks"]
 pub(super) struct Replaced<V>(Option<NonNull<Header>>, PhantomData<V>);
 
-/// Retired buckets that nobody else has in hand. Not freed but by [`free`](Self::free): whoever
-/// unwinds leaves them be.
+/// Retired buckets that one writer owns, linked by [`Header::next`]. Only [`free`](Self::free)
+/// frees them: a writer that unwinds leaks them.
 struct Buckets<V> {
     first: *mut Header,
     values: PhantomData<V>,
 }
 
+/// Retired buckets, and the grace period after which they are freed. The grace period started after
+/// all of them had left their slots.
 struct Batch<V> {
     grace: Grace,
     next: *mut Batch<V>,
     buckets: Buckets<V>,
 }
 
-/// Batches that nobody else has in hand, from the first on: a chain's, or all of a list's.
+/// Batches that one writer owns, linked from the first on.
 struct Batches<V>(*mut Batch<V>);
 
-/// Batches that nobody else has in hand, linked from the first to the last.
+/// Batches that one writer owns, linked from the first to the last.
 struct Chain<V> {
     first: *mut Batch<V>,
     last: *mut Batch<V>,
@@ -142,16 +146,16 @@ impl<V> Default for Chain<V> {
 impl<V> Replaced<V> {
     /// # Safety
     ///
-    /// `header` must be null or come from [`OwnedBucket::into_raw`] of the same `V`; it must have
-    /// been made unreachable for guards made from now on, and nobody else may retire it.
+    /// `header` must be null or come from [`OwnedBucket::into_raw`] of the same `V`. It must have
+    /// been made unreachable for guards made from now on. No other `Replaced` may have it.
     pub(super) unsafe fn new(header: *mut Header) -> Self {
         Self(NonNull::new(header), PhantomData)
     }
 }
 
 impl<V> Limbo<V> {
-    /// For a map of so many slots. A small one frees more often, so that what waits stays in
-    /// proportion.
+    /// Makes a limbo for a map of so many slots. A small one frees more often, so that the garbage
+    /// stays in proportion.
     pub(super) fn for_slots(slots: usize) -> Self {
         Self {
             retired: AtomicPtr::new(ptr::null_mut()),
@@ -159,25 +163,29 @@ impl<V> Limbo<V> {
             every: batch().min((slots as u64).max(8)),
             waiting: AtomicPtr::new(ptr::null_mut()),
             due: AtomicBool::new(false),
-            in_vain: AtomicU64::new(NOT_IN_VAIN),
+            stalled_at: AtomicU64::new(NOT_STALLED),
             pause: AtomicU64::new(0),
             paused: AtomicU64::new(0),
         }
     }
 
-    /// Keeps a bucket until it can be freed, and now and then frees what can be. Lock-free.
+    /// Keeps a bucket until it can be freed, and at intervals frees what can be freed. Lock-free.
     ///
-    /// Best called without a guard: the caller's own would hold the bucket back.
-    pub(super) fn retire(&self, replaced: Replaced<V>) {
+    /// Best called without a guard: the caller's own guard would delay the freeing.
+    ///
+    /// # Safety
+    ///
+    /// `replaced` must have left a slot of the map that owns this limbo: dropping the limbo frees
+    /// the bucket, whether a reader holds it or not.
+    pub(super) unsafe fn retire(&self, replaced: Replaced<V>) {
         let Some(header) = replaced.0 else { return };
-        // Relaxed: whatever is first is not looked at, only linked to.
+        // Relaxed: this thread links to the first bucket and does not read it.
         let mut first = self.retired.load(Ordering::Relaxed);
         loop {
-            // SAFETY: `Replaced::new`'s caller has left the header to us; it is not in the list
-            // yet.
+            // SAFETY: the caller of `Replaced::new` gave the header to `replaced` alone, and it is
+            // not in the list yet.
             unsafe { Header::set_next(header, first) };
-            // Release: pairs with the Acquire in `collect`, so that the link and the unlinking are
-            // visible there.
+            // Release: pairs with the Acquire in `collect`, for the link and the unlinking.
             match self.retired.compare_exchange(
                 first,
                 header.as_ptr(),
@@ -188,9 +196,9 @@ impl<V> Limbo<V> {
                 Err(other) => first = other,
             }
         }
-        // Relaxed: it decides when to collect, and orders nothing.
+        // Relaxed: the count decides when to collect, and orders nothing.
         let full = (self.count.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(self.every);
-        // Relaxed: a hint. One that is missed is found by a later push.
+        // Relaxed: a hint. A later push finds one that this push misses.
         if full || self.due.load(Ordering::Relaxed) {
             self.collect_or_remember();
         }
@@ -199,18 +207,18 @@ impl<V> Limbo<V> {
     #[cold]
     fn collect_or_remember(&self) {
         let collecting = Collecting::begin(self);
-        // Relaxed: as in `retire`.
+        // Relaxed: a hint, as in `retire`.
         self.due.store(collecting.is_none(), Ordering::Relaxed);
         if collecting.is_some() {
             self.collect();
         }
     }
 
-    /// Starts a grace period for what was retired, and frees everything whose grace period is over.
+    /// Starts a grace period for what was retired, and frees the batches whose grace period is
+    /// over.
     fn collect(&self) {
-        // Acquire: pairs with the Release in `retire`. Every push is a read-modify-write, so all of
-        // them are acquired with the last, and all their unlinkings happen-before the start
-        // of the grace period.
+        // Acquire: pairs with the Release in `retire`. Every push is a read-modify-write, so this
+        // acquires all of them, and every unlinking happens-before the grace period's start.
         let first = self.retired.swap(ptr::null_mut(), Ordering::Acquire);
         let Some(header) = NonNull::new(first) else { return };
         debug_assert_ne!(
@@ -219,53 +227,73 @@ impl<V> Limbo<V> {
             first,
             "the swap alone makes the links visible"
         );
-        let buckets = Buckets { first, values: PhantomData };
-        let newest = Box::new(Batch { grace: Grace::start(), next: ptr::null_mut(), buckets });
+        // SAFETY: `retire` linked these buckets, and by the swap this call alone owns them.
+        let buckets = unsafe { Buckets::from_raw(first) };
+        // SAFETY: `Replaced::new`'s caller had unlinked each bucket before its push, and the swap
+        // acquired the pushes. A bucket that has left its slot is not published again.
+        let grace = unsafe { Grace::start() };
+        let newest = Box::new(Batch { grace, next: ptr::null_mut(), buckets });
         let mut kept = Chain::default();
-        // Relaxed, here and below: a look that is left out, or made in vain, does no harm.
-        let (pause, in_vain) =
-            (self.pause.load(Ordering::Relaxed), self.in_vain.load(Ordering::Relaxed));
+        // Relaxed, here and below: hints. A pass that is skipped or that frees nothing does no
+        // harm.
+        let (pause, stalled_at) =
+            (self.pause.load(Ordering::Relaxed), self.stalled_at.load(Ordering::Relaxed));
         let may_fence = pause == 0 || self.paused.fetch_add(1, Ordering::Relaxed) + 1 >= pause;
-        // No batch that waits started before the hint, whether the look that left it made the fence
-        // or not. So a horizon that is still there would free none of them.
-        if in_vain != NOT_IN_VAIN && in_vain == reclaim::horizon().furthest(may_fence) {
+        // Every waiting batch started before the hint, whether or not the pass that left it made
+        // the fence. So an unchanged horizon frees none of them.
+        if stalled_at != NOT_STALLED && stalled_at == reclaim::horizon().furthest(may_fence) {
             kept.push(newest);
             kept.append_to(&self.waiting);
             return;
         }
-        // Acquire: pairs with the Release in `append_to`, so that each batch is visible, and the
-        // start of its grace period happens-before the horizon that it is compared with.
-        let older = Batches(self.waiting.swap(ptr::null_mut(), Ordering::Acquire));
+        // Acquire: pairs with the Release in `append_to`, for the batches and the starts of their
+        // grace periods.
+        let older = self.waiting.swap(ptr::null_mut(), Ordering::Acquire);
+        // SAFETY: `append_to` linked these batches, and by the swap this call alone owns them.
+        let older = unsafe { Batches::from_raw(older) };
         let mut horizon = reclaim::horizon();
-        let (mut in_vain, mut fence) = (!older.0.is_null(), None);
+        let (mut stalled, mut fence) = (!older.0.is_null(), None);
         for batch in older {
             fence = fence.max(batch.grace.wants_fence(&horizon));
-            in_vain &= !kept.free_or_push(batch, &horizon);
+            // SAFETY: the swap of `waiting` acquired the start, and the horizon was read after it.
+            stalled &= !unsafe { kept.free_or_push(batch, &horizon) };
         }
         let mut fenced = may_fence;
         if may_fence && let Some(fence) = fence {
             if let Some(past_fence) = fence.make() {
-                // Relaxed: as above.
+                // Relaxed: a hint, as above.
                 self.pause.store(0, Ordering::Relaxed);
                 horizon = past_fence;
-                for batch in Batches(std::mem::take(&mut kept).first) {
-                    in_vain &= !kept.free_or_push(batch, &horizon);
+                for batch in std::mem::take(&mut kept).into_batches() {
+                    // SAFETY: the fence's horizon is younger than the one before it.
+                    stalled &= !unsafe { kept.free_or_push(batch, &horizon) };
                 }
             } else {
                 fenced = false;
-                // Relaxed, both: as above.
+                // Relaxed, both: hints, as above.
                 self.pause.store((2 * pause).clamp(1, LONGEST_PAUSE), Ordering::Relaxed);
                 self.paused.store(0, Ordering::Relaxed);
             }
         }
-        // The newest may wait for threads that have yet to come by. They have until the next look,
-        // which makes the fence.
-        in_vain &= newest.grace.wants_fence(&horizon).is_none();
-        kept.free_or_push(newest, &horizon);
+        // The newest batch may wait for threads that have not pinned since. They have time until
+        // the next pass, which makes the fence.
+        stalled &= newest.grace.wants_fence(&horizon).is_none();
+        // SAFETY: this call started the grace period before it read any horizon.
+        unsafe { kept.free_or_push(newest, &horizon) };
         kept.append_to(&self.waiting);
-        // Without the fence, all that this horizon allows has been freed.
-        let hint = if in_vain || !fenced { horizon.furthest(fenced) } else { NOT_IN_VAIN };
-        self.in_vain.store(hint, Ordering::Relaxed);
+        // Without the fence, this pass has freed all that its horizon allows.
+        let hint = if stalled || !fenced { horizon.furthest(fenced) } else { NOT_STALLED };
+        self.stalled_at.store(hint, Ordering::Relaxed);
+    }
+}
+
+impl<V> Batches<V> {
+    /// # Safety
+    ///
+    /// `first` must be null, or the first of batches that [`Chain::push`] linked and that no other
+    /// code uses from now on.
+    unsafe fn from_raw(first: *mut Batch<V>) -> Self {
+        Self(first)
     }
 }
 
@@ -276,7 +304,8 @@ impl<V> Iterator for Batches<V> {
         if self.0.is_null() {
             return None;
         }
-        // SAFETY: the batch came from `Box::into_raw` in `Chain::push`, and is ours alone.
+        // SAFETY: the caller of `from_raw` gave the batch to `self` alone, and it came from
+        // `Box::into_raw` in `Chain::push`.
         let batch = unsafe { Box::from_raw(self.0) };
         self.0 = batch.next;
         Some(batch)
@@ -292,17 +321,25 @@ impl<V> Chain<V> {
         }
     }
 
-    /// Frees the batch if its grace period is over, and takes it in if not; tells whether it was
-    /// freed.
+    fn into_batches(self) -> Batches<V> {
+        // SAFETY: `push` linked the batches, and the chain that owned them ends here.
+        unsafe { Batches::from_raw(self.first) }
+    }
+
+    /// Frees the batch if its grace period is over, and keeps it if not. Returns whether the batch
+    /// was freed.
     ///
-    /// `horizon` must have been read after the start of the batch's grace period.
-    fn free_or_push(&mut self, batch: Box<Batch<V>>, horizon: &Horizon) -> bool {
+    /// # Safety
+    ///
+    /// The start of the batch's grace period must happen-before the reading of `horizon`.
+    unsafe fn free_or_push(&mut self, batch: Box<Batch<V>>, horizon: &Horizon) -> bool {
         #[cfg(test)]
-        JUDGED.set(JUDGED.get() + 1);
-        let over = batch.grace.is_over(horizon);
+        CHECKED_BATCHES.set(CHECKED_BATCHES.get() + 1);
+        // SAFETY: the caller keeps the same contract.
+        let over = unsafe { batch.grace.is_over(horizon) };
         if over {
             // SAFETY: the grace period started after these buckets had left their slots, and is
-            // over.
+            // over. So no reader has one of them, or can load one.
             unsafe { batch.buckets.free() };
         } else {
             self.push(batch);
@@ -310,7 +347,7 @@ impl<V> Chain<V> {
         over
     }
 
-    /// Puts all batches to those of `list`.
+    /// Adds all batches to those of `list`.
     fn append_to(self, list: &AtomicPtr<Batch<V>>) {
         if self.last.is_null() {
             return;
@@ -318,7 +355,7 @@ impl<V> Chain<V> {
         // Relaxed: as in `retire`.
         let mut first = list.load(Ordering::Relaxed);
         loop {
-            // SAFETY: the chain's batches are live and ours alone.
+            // SAFETY: `push` made the batch, and the chain owns it until the exchange succeeds.
             unsafe { (*self.last).next = first };
             // Release: pairs with the Acquire in `collect`.
             match list.compare_exchange(first, self.first, Ordering::Release, Ordering::Relaxed) {
@@ -332,30 +369,41 @@ impl<V> Chain<V> {
 impl<V> Buckets<V> {
     /// # Safety
     ///
-    /// No reader may have one of them any more, nor get one.
+    /// `first` must be null, or the first of buckets that [`Limbo::retire`] linked and that no
+    /// other code frees or links.
+    unsafe fn from_raw(first: *mut Header) -> Self {
+        Self { first, values: PhantomData }
+    }
+
+    /// # Safety
+    ///
+    /// No reader may have one of these buckets, or be able to load one.
     unsafe fn free(self) {
         let mut first = self.first;
         while let Some(header) = NonNull::new(first) {
-            // SAFETY: the header was pushed by `retire` and is ours alone; it is live until the
-            // next line but one.
+            // SAFETY: `from_raw`'s caller gave the header to `self` alone. The header is live: the
+            // next statement frees it.
             first = unsafe { Header::next(header) };
-            // SAFETY: `Replaced::new`'s caller says where it came from; that no reader has it is
-            // this caller's promise.
+            // SAFETY: the caller of `Replaced::new` says that the header came from `into_raw`. This
+            // function's caller says that no reader has it.
             drop(unsafe { OwnedBucket::<V>::from_raw(header) });
         }
     }
 }
 
 impl<V> Drop for Limbo<V> {
-    /// Frees everything: with the map, nobody is left who could read it.
+    /// Frees everything: readers borrow the map, which is being dropped.
     fn drop(&mut self) {
-        // Relaxed, here and below: `&mut self` says that every other access happened-before.
-        let retired =
-            Buckets::<V> { first: self.retired.load(Ordering::Relaxed), values: PhantomData };
-        // SAFETY: readers borrow the map.
+        // Relaxed, here and below: with `&mut self` every other access happened-before.
+        let retired = self.retired.load(Ordering::Relaxed);
+        // SAFETY: `retire` linked these buckets, and `&mut self` owns them.
+        let retired = unsafe { Buckets::<V>::from_raw(retired) };
+        // SAFETY: the callers of `retire` gave buckets of this map alone, whose readers have ended.
         unsafe { retired.free() };
-        for batch in Batches(self.waiting.load(Ordering::Relaxed)) {
-            // SAFETY: readers borrow the map.
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        // SAFETY: `append_to` linked these batches, and `&mut self` owns them.
+        for batch in unsafe { Batches::from_raw(waiting) } {
+            // SAFETY: as for those that were retired.
             unsafe { batch.buckets.free() };
         }
     }

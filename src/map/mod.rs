@@ -38,7 +38,7 @@ use crate::KeyHash;
 
 #[cfg(test)]
 #[allow(unused_imports, reason = "the map over loom is the same file")]
-pub(crate) use self::limbo::JUDGED;
+pub(crate) use self::limbo::CHECKED_BATCHES;
 use bucket::{Bucket, Entry, OwnedBucket};
 use limbo::Limbo;
 use placement::Placement;
@@ -178,7 +178,8 @@ impl<V> SnapshotMap<V> {
             match slot.publish(current, next) {
                 Ok(replaced) => {
                     drop(guard);
-                    self.limbo.retire(replaced);
+                    // SAFETY: the bucket has left a slot of this map, which owns the limbo.
+                    unsafe { self.limbo.retire(replaced) };
                     return true;
                 }
                 Err(mut unpublished) if room == 1 => entry = unpublished.pop(),
@@ -221,7 +222,8 @@ impl<V> SnapshotMap<V> {
             });
             if let Ok(replaced) = slot.publish(current, next) {
                 drop(guard);
-                self.limbo.retire(replaced);
+                // SAFETY: the bucket has left a slot of this map, which owns the limbo.
+                unsafe { self.limbo.retire(replaced) };
                 return;
             }
         }

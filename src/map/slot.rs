@@ -8,19 +8,21 @@ use super::super::sync::{AtomicPtr, Ordering};
 use super::bucket::{Bucket, Header, OwnedBucket};
 use super::limbo::Replaced;
 
-/// Holds null until it is first written, and a bucket ever after.
+/// Holds null until it is first written, and a bucket from then on.
 ///
 /// Invariant: a pointer that a slot holds came from [`OwnedBucket::into_raw`] of the same `V`. When
-/// it leaves the slot it is retired under a guard, or the slot itself is being dropped.
+/// the pointer leaves the slot, [`Slot::publish`] returns it to be retired, or the slot is being
+/// dropped.
 pub(super) struct Slot<V> {
     pointer: AtomicPtr<Header>,
     values: PhantomData<V>,
 }
 
-/// What a slot held when it was loaded; good for as long as the guard lives.
+/// What a slot held when it was loaded. It borrows the guard and the slot, which keep the bucket
+/// from being freed.
 pub(super) struct Loaded<'g, V> {
     header: *mut Header,
-    guard: PhantomData<(&'g Guard, &'g V)>,
+    borrowed: PhantomData<(&'g Guard, &'g Slot<V>)>,
 }
 
 impl<V> Slot<V> {
@@ -29,35 +31,34 @@ impl<V> Slot<V> {
     }
 
     #[inline]
-    pub(super) fn load<'g>(&self, _guard: &'g Guard) -> Loaded<'g, V> {
-        // Acquire: pairs with the Release in `publish`, so that the bucket's contents are visible,
-        // as is all that its publisher and the publishers of its predecessors had seen.
-        Loaded { header: self.pointer.load(Ordering::Acquire), guard: PhantomData }
+    pub(super) fn load<'g>(&'g self, _guard: &'g Guard) -> Loaded<'g, V> {
+        // Acquire: pairs with the Release in `publish`, for the bucket's contents and for all that
+        // its publisher and the publishers of its predecessors had seen.
+        Loaded { header: self.pointer.load(Ordering::Acquire), borrowed: PhantomData }
     }
 
-    /// Puts `next` where `current` still is, and gives `current` to be retired; gives `next` back
-    /// if something else is there by now.
+    /// Replaces `current` by `next`, and returns `current` to be retired. Returns `next` if the
+    /// slot no longer holds `current`.
     pub(super) fn publish(
         &self,
         current: Loaded<'_, V>,
         next: OwnedBucket<V>,
     ) -> Result<Replaced<V>, OwnedBucket<V>> {
         let next = next.into_raw();
-        // Release: pairs with the Acquire in `load`. No Acquire on success: of `current` nothing is
-        // read that its own load has not already made visible. Relaxed on failure: the
-        // caller loads again.
+        // Release: pairs with the Acquire in `load`. No Acquire on success: the load of `current`
+        // has acquired its contents. Relaxed on failure: the caller loads again.
         match self.pointer.compare_exchange(
             current.header,
             next,
             Ordering::Release,
             Ordering::Relaxed,
         ) {
-            // SAFETY: it came out of this slot by the exchange just now, so it is null or came from
-            // `into_raw`, only this call has it, and no guard made from now on can
-            // reach it.
+            // SAFETY: the exchange took `old` out of this slot, so `old` is null or came from
+            // `into_raw`, and only this call has it. A guard made from now on cannot reach it.
             Ok(old) => Ok(unsafe { Replaced::new(old) }),
             Err(_) => {
-                // SAFETY: `next` was not published: it is still ours alone. It is not null.
+                // SAFETY: `next` came from `into_raw`, so it is not null. The exchange failed, so
+                // only this call has it.
                 Err(unsafe { OwnedBucket::from_raw(NonNull::new_unchecked(next)) })
             }
         }
@@ -71,9 +72,9 @@ impl<V> Loaded<'_, V> {
         match NonNull::new(self.header) {
             None => read(None),
             Some(header) => {
-                // SAFETY: a slot holds only pointers from `into_raw`. A published bucket never
-                // changes, and the guard, which outlives `self`, keeps it from
-                // being freed.
+                // SAFETY: a slot holds only pointers from `into_raw`, and a published bucket does
+                // not change. `self` borrows the guard and the slot, which keep it from being
+                // freed.
                 let bucket = unsafe { Bucket::<V>::from_header(header) };
                 bucket.reading(|bucket| read(Some(bucket)))
             }
@@ -83,10 +84,10 @@ impl<V> Loaded<'_, V> {
 
 impl<V> Drop for Slot<V> {
     fn drop(&mut self) {
-        // Relaxed: `&mut self` says that every other access happened-before.
+        // Relaxed: with `&mut self` every other access happened-before.
         if let Some(header) = NonNull::new(self.pointer.load(Ordering::Relaxed)) {
-            // SAFETY: a slot holds only pointers from `into_raw`; nobody can load this one any
-            // more, and whoever did had borrowed the map.
+            // SAFETY: a slot holds only pointers from `into_raw`. Every `Loaded` borrows the slot,
+            // so none is left, and no thread can load the pointer again.
             drop(unsafe { OwnedBucket::<V>::from_raw(header) });
         }
     }

@@ -1,75 +1,127 @@
-//! Epochs whose readers do not fence, and which seldom need a barrier.
+//! Epochs whose readers do not fence, and whose writers seldom need a barrier.
 //!
-//! A thread that pins writes the current epoch into a record of its own, by a plain store
-//! (`pinned`); a thread that unpins writes zero there. The first time that it pins in an epoch, it
-//! writes the epoch to a second word as well (`seen`).
+//! # The protocol
 //!
-//! A grace period starts by advancing the epoch from `e` to `e + 1`. It is over once every thread
-//! has `seen` a later epoch than `e`: where all threads go on reading, that comes by itself. For
-//! those that rest there is the barrier ([`Fence`]): it is made on behalf of all readers
-//! ([`heavy`](barrier::heavy)), and shows the grace period to be over if no record is `pinned` in
-//! `e` or an earlier epoch after it. What rests is detached on that occasion, so that later grace
-//! periods do not wait for it: they would need a barrier each.
+//! Each thread has a record. A pin stores the current epoch in the record's `pinned`, by a plain
+//! store. The end of the thread's last guard stores zero there. The first pin in an epoch also
+//! *attaches* the thread: it exchanges the record's `seen` for the epoch.
 //!
-//! # Why that is enough
+//! [`Grace::start`] advances the epoch from `e` to `e + 1`. The grace period is called `e`. It is
+//! over at a [`Horizon`] in one of two cases:
 //!
-//! Let a grace period start with `e` after an object was unlinked. A *section* is what a thread
-//! does from its outermost pin to the end of its last guard. All writes to the epoch are
-//! read-modify-writes, so whoever Acquires one of them has Acquired all before it.
+//! * Every record's `seen` is above `e`. This case needs no barrier, and occurs while all threads
+//!   keep reading.
+//! * A writer has made the heavy barrier ([`Fence::make`]), and afterwards no record's `pinned` is
+//!   `e` or less, zero apart. This case serves the threads that are idle.
 //!
-//! *Every thread has seen a later epoch.* Let a record's `seen` be above `e`, by a store in a
-//! section S of its thread. Earlier sections of that thread are over, and happen-before the end of
-//! the grace period: the store Releases, the look at it Acquires. S and later sections have
-//! Acquired an epoch above `e`, so they see what came before it was advanced: the object is out of
-//! their reach.
+//! `Fence::make` also *detaches* idle threads, so that later grace periods need no barrier for
+//! them. It puts a mark in the `seen` of an idle thread. After the barrier, if the thread is not
+//! pinned, it exchanges that mark for [`DETACHED`], which counts as above every epoch. A thread
+//! that attaches and finds `DETACHED` adds zero to the global epoch.
 //!
-//! *After the barrier.* Let a reader pin in the epoch `p`.
+//! # The proof
 //!
-//! 1. *`p` is above `e`.* As above: the object is out of its reach.
-//! 2. *`p` is `e` or less, and its store to the record comes before the heavy barrier* (its light
-//!    barrier is ordered first). Then every later look at the record sees that store or a later one
-//!    of the same thread. So the grace period does not end before the reader has stored something
-//!    else: zero, after it is done, or the epoch of a later pin, which comes after such a zero.
-//! 3. *`p` is `e` or less, and its light barrier is ordered after the heavy one.* Then what the
-//!    reader loads under the guard comes after the unlinking: the object is out of its reach. That
-//!    the record shows an old epoch costs time only.
+//! A *section* is what a thread does from its outermost pin to the end of its last guard. An
+//! object is *out of reach* of a section if no load in the section can return the object. The
+//! claim: when [`Grace::is_over`] returns `true` for a grace period `e`, each section of each
+//! thread has either ended, and happens-before the return, or the object is out of its reach.
 //!
-//! Both stores to `pinned` Release and the looks at it Acquire, so what was done under a guard
-//! happens-before the end of every grace period that waited for it. That holds for a later pin's
-//! store too, which is why it Releases.
+//! ## Assumptions
 //!
-//! *Detached threads.* Whoever makes the barrier first puts a mark, which nobody else puts at the
-//! time, where a resting thread's `seen` was; after the barrier, if the record is not pinned, it
-//! exchanges that mark for [`DETACHED`]. A reader looks at `seen` after its light barrier, and
-//! finds anything but its epoch there: then it exchanges that for its epoch (it *attaches*), and if
-//! it was `DETACHED`, it writes to the global epoch as well, without changing it. Let the end of a
-//! later grace period, which was started with `e`, rest on that `DETACHED`, and take a section of
-//! that thread.
+//! * **A1, unlinked first.** The unlinking of the object happens-before the start of `e`, and the
+//!   object is not linked again. The caller of [`Grace::start`] keeps this.
+//! * **A2, younger horizon.** The start of `e` happens-before the reading of the horizon. The
+//!   caller of [`Grace::is_over`] keeps this.
+//! * **A3, barrier.** Take a light barrier and a heavy barrier that returned `true`. Either what
+//!   precedes the light one is visible to what follows the heavy one (*light first*), or what
+//!   precedes the heavy one is visible to what follows the light one (*heavy first*). The kernel
+//!   keeps this; see [`barrier`].
+//! * **A4, one owner.** One thread at a time stores to a record as its owner. [`OwnRecord`], which
+//!   does not leave its thread, and [`OwnRecord::give_back`] keep this.
+//! * **A5, unique marks.** No two calls of `Fence::make` use the same mark, and every mark is below
+//!   every epoch. The counter [`MARKS`] keeps this.
+//! * **A6, epoch writes.** Every write to the epoch is a read-modify-write that Releases. So a load
+//!   that Acquires one of these writes has acquired all earlier ones. `Grace::start` and
+//!   [`OwnRecord::attach`] keep this.
 //!
-//! * *Its light barrier is ordered before the heavy one.* Then the look at `pinned` after the heavy
-//!   barrier has seen its pin or something later, and since it saw zero, the section was over. It
-//!   happens-before the exchange, and so before the end of the grace period.
-//! * *The heavy barrier is ordered before its light one.* Then the section, and so each one after
-//!   it, sees the mark or what came after it. The exchange found the mark as it had been put, so
-//!   the first of these sections exchanges its `seen` after that, finds `DETACHED`, and then writes
-//!   to the epoch. Had that write come before the start of the grace period, which is a write to
-//!   the same location and Acquires, the look at `seen` would have found that exchange, or
-//!   something later. So it came after the start, and Acquired it: the object is out of reach of
-//!   this section and of those after it.
+//! ## Lemmas
 //!
-//! A record is detached from the beginning and whenever it is given back. Who has it next is as a
-//! thread that was detached. And if the look at the list of records did not find it at all, its
-//! thread's first write to the epoch, which comes after the record was put there, came after the
-//! start as well.
+//! * **L1, later epoch.** *A section that pins in an epoch above `e` cannot reach the object.* Its
+//!   load of the epoch Acquires the start of `e` (A6). So the unlinking happens-before what the
+//!   section loads (A1).
+//! * **L2, succession.** *The sections on one record are ordered by happens-before.* One thread's
+//!   sections are ordered by its program. Those of two owners are ordered by the Release in
+//!   `give_back` and the Acquire in [`Registry::take`] (A4). So an owner's Release store carries
+//!   all earlier sections on the record.
+//! * **L3, seen.** *A horizon that finds an epoch `s > e` in `seen` covers the record.* A section S
+//!   stored `s` when it attached. The sections before S have ended and happen-before the load of
+//!   `seen`: the exchange Releases (L2), and the load Acquires. S cannot reach the object (L1). A
+//!   section after S loads the epoch after S did, and by coherence loads `s` or more. So it cannot
+//!   reach the object either (L1).
+//! * **L4, pinned.** *A fence's horizon above `e` covers every record that its second pass finds.*
+//!   Let a section pin in an epoch `p`.
+//!   1. `p > e`: the object is out of reach (L1).
+//!   2. `p <= e`, light first (A3): the pass finds the store of `p`, or a later store to `pinned`.
+//!      The horizon is above `e`, so the pass finds a later one. The first later store is the zero
+//!      at the section's end. All these stores Release (L2), and the pass Acquires. So the section
+//!      has ended, and happens-before the horizon.
+//!   3. `p <= e`, heavy first (A3): the unlinking precedes the heavy barrier (A1, A2), so it is
+//!      visible to the section's loads. The object is out of reach. That the pass may find `p`
+//!      only delays the end.
+//! * **L5, attaching.** *Let a horizon find a `DETACHED` in `seen`, and let a section exchange that
+//!   same `DETACHED`. Then neither this section nor a later one on the record can reach the
+//!   object.* After the exchange the section adds zero to the epoch. Suppose that this addition
+//!   precedes the start of `e` in the epoch's modification order. Then the start Acquires the
+//!   addition (A6), and the exchange happens-before the load of `seen` (A2). By coherence the load
+//!   would find the exchange or a later write, a contradiction. So the start precedes the addition,
+//!   which Acquires it (A6): the unlinking happens-before the loads of this section and of those
+//!   after it (A1, L2).
+//! * **L6, detached by a writer.** *A horizon that finds a `DETACHED` which `Fence::make` put
+//!   covers the record.* Take the heavy barrier of that call, and a section on the record.
+//!   1. Light first (A3): the load of `pinned` after the barrier found the section's store or a
+//!      later one. It found zero, so the section has ended, and happens-before this load (L2). The
+//!      exchange for `DETACHED` Releases, and the horizon's load Acquires.
+//!   2. Heavy first (A3): the section's load of `seen` finds the mark or a later write. Take the
+//!      first such section. The exchange for `DETACHED` found the mark, and no other call puts this
+//!      mark (A5). So no thread wrote `seen` between mark and exchange. `seen` stays `DETACHED`
+//!      until the owner attaches, since [`Record::mark`] replaces epochs and marks alone. So the
+//!      section does not find its epoch, attaches, and exchanges that `DETACHED`: L5.
+//! * **L7, handed over.** *A horizon that finds a `DETACHED` which a new record had, or which
+//!   `give_back` stored, covers the record.* Sections before `give_back` have ended and
+//!   happen-before the load: the store Releases (L2), and the load Acquires. The next owner has
+//!   acquired the store, by `taken`, and `seen` stays `DETACHED` until that owner attaches. So its
+//!   first section exchanges that `DETACHED`: L5.
+//! * **L8, added later.** *A record that a horizon does not find in the list needs no covering.*
+//!   [`Registry::add`] put the record in the list before its first section, which finds `DETACHED`
+//!   and adds zero to the epoch. Suppose that the addition precedes the start of `e`. Then the
+//!   start Acquires it (A6), the putting happens-before the load of the list (A2), and the load
+//!   would find the record. So the start precedes the addition: as in L5, the object is out of
+//!   reach.
+//! * **L9, marks.** *A mark ends no grace period.* It is below every epoch (A5), so `seen` with a
+//!   mark holds every grace period back. A mark that another writer replaces is not exchanged for
+//!   `DETACHED`. A refused barrier leaves its marks behind, and returns no horizon. All this costs
+//!   time alone.
 //!
-//! The idea of epochs is Fraser's (*Practical lock-freedom*, 2004, section 5.2.3); polling for the
-//! end of a grace period is the Linux kernel's (`poll_state_synchronize_rcu`), as is that readers
-//! who are seen to have come by need no barrier, and that those who rest are told apart and skipped
-//! (its quiescent states, and its extended ones).
+//! ## Conclusion
+//!
+//! `is_over` returns `true` if `e` is below the horizon's `seen`. For [`horizon`], each record in
+//! the list has an epoch above `e` (L3) or `DETACHED` (L6, L7) in `seen`, not a mark (L9). For
+//! [`Fence::make`], each record in the list is covered by L4. A record that is not in the list is
+//! covered by L8. ∎
+//!
+//! # Sources
+//!
+//! Epochs are Fraser's (*Practical lock-freedom*, 2004, section 5.2.3). The Linux kernel's RCU
+//! polls for the end of a grace period (`poll_state_synchronize_rcu`), requires no barrier of
+//! readers that have reported since (its quiescent states), and skips idle processors (its extended
+//! quiescent states).
 
 use std::hint::black_box;
 use std::marker::PhantomData;
+use std::ops::Deref;
 use std::ptr;
+// Not of `sync`: a mark has to be unique and nothing else, so a model need not explore it.
+use std::sync::atomic::AtomicU64 as Counter;
 
 use super::barrier;
 use super::sync::{
@@ -77,23 +129,25 @@ use super::sync::{
     thread_local,
 };
 
-/// What [`Record::pinned`] holds while its thread is not pinned.
+/// The value of [`Record::pinned`] while its thread is not pinned.
 const UNPINNED: u64 = 0;
 
-/// The first epoch. Below it are the marks in [`Record::seen`], so that a mark is as an epoch that
-/// is long gone.
+/// The first epoch. Lower values of [`Record::seen`] are marks, which compare as epochs long past.
 const FIRST: u64 = 1 << 62;
 
-/// An epoch that never comes.
+/// An epoch that is never reached.
 const NEVER: u64 = u64::MAX;
 
-/// What [`Record::seen`] holds of a thread that no grace period waits for, as if it had seen all
-/// epochs there will be.
+/// The value of [`Record::seen`] of a thread that no grace period waits for. It compares as above
+/// every epoch.
 const DETACHED: u64 = NEVER;
 
-/// More guards than a thread can have. Above it are the depths of records that their last guard
+/// More guards than a thread can have. A depth above it belongs to a record that its last guard
 /// gives back.
 const BORROWED: usize = 1 << (usize::BITS - 1);
+
+/// The next mark. It stays below [`FIRST`]: each mark costs a system call.
+static MARKS: Counter = Counter::new(0);
 
 lazy_static! {
     static ref REGISTRY: Registry =
@@ -102,64 +156,71 @@ lazy_static! {
 
 struct Registry {
     epoch: Epoch,
-    /// Every record there ever was, as a list. None is freed: a thread that ends leaves its record
-    /// to the next.
+    /// All records that were ever made, as a list. None is freed: a thread that ends leaves its
+    /// record to the next thread.
     newest: AtomicPtr<Record>,
 }
 
-/// On a cache line of its own (or two, for processors that fetch them in pairs): each pin reads it.
+/// Occupies a cache line of its own, since each pin reads it; two lines, for processors that fetch
+/// them in pairs.
 #[repr(align(128))]
 struct Epoch(AtomicU64);
 
-/// A thread's record, on a cache line of its own: while the thread has it and reads now and then,
-/// no other writes there.
+/// A thread's record, on a cache line of its own. No other thread writes there while the owner
+/// keeps reading.
 #[repr(align(128))]
 struct Record {
-    /// The epoch in which the thread pinned, or [`UNPINNED`].
+    /// The epoch in which the owner is pinned, or [`UNPINNED`].
     pinned: StoredU64,
-    /// The newest epoch in which the thread has pinned, or the mark of who is about to detach it,
-    /// or [`DETACHED`].
+    /// The newest epoch in which the owner has pinned, or a mark, or [`DETACHED`].
     seen: AtomicU64,
-    /// How many guards the thread has; above [`BORROWED`] if the record goes back when they end.
-    /// For its thread alone, and zero while no thread has the record.
+    /// The number of the owner's guards, above [`BORROWED`] if the last guard gives the record
+    /// back. Only the owner accesses it. It is zero while the record has no owner.
     depth: Cell<usize>,
     taken: AtomicBool,
-    /// The record that was the newest before. Does not change once this one is in the list.
+    /// The next record in the list. Does not change once this record is in the list.
     older: *const Record,
 }
 
+/// The owner's access to a record. It does not leave its thread: `Record` is not `Sync`, so a
+/// reference to one is not `Send`. This keeps A4.
+#[derive(Clone, Copy)]
+struct OwnRecord(&'static Record);
+
 impl Registry {
-    /// All records, newest first.
+    /// Returns all records, newest first.
     fn records(&self) -> impl Iterator<Item = &'static Record> {
-        // Acquire: pairs with the Release in `add`.
+        // Acquire: pairs with the Release in `add` (L8).
         let mut next = self.newest.load(Ordering::Acquire).cast_const();
         std::iter::from_fn(move || {
-            // SAFETY: null, or a record from `take`, which is never freed.
+            // SAFETY: `next` is null or a record from `add`, which is never freed. `OwnRecord`
+            // alone accesses `depth`, so that this thread shares only atomics and `older`.
             let record = unsafe { next.as_ref() }?;
             next = record.older;
             Some(record)
         })
     }
 
-    /// A record that is nobody else's until it is given back. Lock-free; looks at every record
-    /// once.
-    fn take(&self) -> &'static Record {
-        // Acquire: pairs with the Release in `Record::give_back`, so that the stores of its two
-        // owners have an order.
+    /// Returns a record that belongs to the calling thread until the record is given back.
+    /// Lock-free; reads every record once.
+    fn take(&self) -> OwnRecord {
         let left = self.records().find(|record| {
-            // Looked at first (Relaxed: it is only a hint), since a compare-exchange would take the
-            // cache line from the thread that has it.
+            // Relaxed: a hint, which saves the exchange. The exchange would take the cache line
+            // from the record's owner.
             !record.taken.load(Ordering::Relaxed)
                 && record
                     .taken
+                    // Acquire: pairs with the Release in `give_back` (L2).
                     .compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed)
                     .is_ok()
         });
-        let record = left.unwrap_or_else(|| self.add());
+        // SAFETY: this call has set `taken`, or `add` returned the record already taken.
+        let record = unsafe { OwnRecord::new(left.unwrap_or_else(|| self.add())) };
         debug_assert_eq!(record.depth.get(), 0, "a record is given back by its last guard");
         record
     }
 
+    /// Adds a record to the list. It is taken, and belongs to the calling thread.
     fn add(&self) -> &'static Record {
         let record = Box::into_raw(Box::new(Record {
             pinned: StoredU64::new(UNPINNED),
@@ -168,17 +229,18 @@ impl Registry {
             taken: AtomicBool::new(true),
             older: ptr::null(),
         }));
-        // Relaxed, here and on failure: what is read becomes `older` and is not looked at. Whoever
-        // acquires this record acquires the older ones as well, since each exchange
+        // Relaxed, here and on failure: this thread stores the pointer and does not follow it. A
+        // reader that acquires this record acquires the older ones too, since each exchange
         // continues the release sequences of those before it.
         let mut newest = self.newest.load(Ordering::Relaxed);
         loop {
-            // SAFETY: until the exchange succeeds, the record is this call's alone.
+            // SAFETY: until the exchange succeeds, only this call has the record.
             unsafe { (*record).older = newest };
-            // Release: pairs with the Acquire loads of `newest`.
+            // Release: pairs with the Acquire in `records` (L8).
             match self.newest.compare_exchange(newest, record, Ordering::Release, Ordering::Relaxed)
             {
-                // SAFETY: it is never freed, nor written but through its atomics, from now on.
+                // SAFETY: the record is never freed. From now on it changes only through its
+                // atomics, and by its owner through `depth`.
                 Ok(_) => return unsafe { &*record },
                 Err(other) => newest = other,
             }
@@ -186,22 +248,63 @@ impl Registry {
     }
 }
 
+/// What any thread may do with a record.
 impl Record {
-    /// Must be called by the thread whose record it is.
+    /// Puts the mark on a thread that has seen no later epoch than `epoch`.
+    fn mark(&self, mark: u64, epoch: u64) {
+        // Relaxed, here and in the exchange: the barrier makes the mark visible in time (L6).
+        let seen = self.seen.load(Ordering::Relaxed);
+        if seen <= epoch {
+            self.seen.compare_exchange(seen, mark, Ordering::Relaxed, Ordering::Relaxed).ok();
+        }
+    }
+
+    /// Returns the epoch in which the thread is pinned, after the barrier. Detaches a thread that
+    /// is not pinned and still has the mark.
+    fn pinned_or_detached(&self, mark: u64) -> Option<u64> {
+        // Acquire: pairs with the Release in `pin` and in `unpin` (L4, L6).
+        let pinned = self.pinned.load(Ordering::Acquire);
+        if pinned != UNPINNED {
+            return Some(pinned);
+        }
+        // Relaxed: a hint, which saves the exchange on records without the mark.
+        if self.seen.load(Ordering::Relaxed) == mark {
+            // Release: pairs with the Acquire in `horizon` (L6).
+            self.seen.compare_exchange(mark, DETACHED, Ordering::Release, Ordering::Relaxed).ok();
+        }
+        None
+    }
+}
+
+impl Deref for OwnRecord {
+    type Target = Record;
+
+    fn deref(&self) -> &Record {
+        self.0
+    }
+}
+
+/// What only a record's owner may do with it.
+impl OwnRecord {
+    /// # Safety
+    ///
+    /// The calling thread must have taken `record`, by setting `taken`, and not given it back.
+    unsafe fn new(record: &'static Record) -> Self {
+        Self(record)
+    }
+
     #[inline]
-    fn pin(&'static self) -> Guard {
+    fn pin(self) -> Guard {
         let depth = self.depth.get();
         self.depth.set(depth + 1);
         if depth == 0 {
-            // Acquire: pairs with the Release in `Grace::start`: what was unlinked before is out of
-            // reach.
+            // Acquire: pairs with the Release in `Grace::start` (L1).
             let epoch = REGISTRY.epoch.0.load(Ordering::Acquire);
-            // Release: pairs with the Acquire in `horizon`, on behalf of this thread's earlier
-            // guards. The barrier after it makes it seen: cases 2 and 3.
+            // Release: pairs with the Acquire in `pinned_or_detached`, on behalf of earlier
+            // sections (L4). The barrier after it makes the store visible.
             self.pinned.store(epoch, Ordering::Release);
             barrier::light();
-            // Relaxed: what others write here is a mark, which says only that `attach` is to be
-            // called; that it is seen in time is the barrier's business.
+            // Relaxed: the barrier makes marks visible in time (L6).
             if self.seen.load(Ordering::Relaxed) != epoch {
                 self.attach(epoch);
             }
@@ -209,75 +312,60 @@ impl Record {
         Guard { record: self, not_send: PhantomData }
     }
 
-    /// Writes down that this thread has seen the epoch: once an epoch, and when it was marked or
-    /// detached.
+    /// Stores in `seen` that this thread has pinned in `epoch`. Called once an epoch, and after
+    /// the thread was marked or detached.
     #[cold]
-    fn attach(&self, epoch: u64) {
-        // Release: pairs with the Acquire in `horizon`, on behalf of this thread's earlier guards.
+    fn attach(self, epoch: u64) {
+        // Release: pairs with the Acquire in `horizon`, on behalf of earlier sections (L3).
         let before = self.seen.swap(epoch, Ordering::Release);
         if before == DETACHED {
-            // Acquire and Release: pair with those in `Grace::start`. Whichever comes first, the
-            // other knows: that this thread is attached, or what was unlinked.
+            // AcqRel: pairs with the AcqRel in `Grace::start`, whichever is first (L5, L8).
             let newest = REGISTRY.epoch.0.fetch_add(0, Ordering::AcqRel);
-            // LLVM leaves out an addition of zero whose result nobody reads, on x86-64, where the
-            // exchange above orders as much. With this it is a fence and a load.
+            // On x86-64 LLVM removes an addition of zero whose result is unused, since the
+            // exchange above orders as much. With a use it compiles to a fence and a load.
             black_box(newest);
         }
     }
 
-    /// Puts the mark on a thread that has not seen a later epoch than `epoch`.
-    fn mark(&self, mark: u64, epoch: u64) {
-        // Relaxed, both: that it is seen in time is the barrier's business, and nothing is read on
-        // the strength of it.
-        let seen = self.seen.load(Ordering::Relaxed);
-        if seen <= epoch {
-            self.seen.compare_exchange(seen, mark, Ordering::Relaxed, Ordering::Relaxed).ok();
-        }
-    }
-
-    /// After the barrier: the epoch in which the thread is pinned, if it is. If not, and if the
-    /// mark is still there, detaches it.
-    fn pinned_or_detached(&self, mark: u64) -> Option<u64> {
-        // Acquire: pairs with the Release of a guard's end and, for an epoch, with that of `pin`.
-        let pinned = self.pinned.load(Ordering::Acquire);
-        if pinned != UNPINNED {
-            return Some(pinned);
-        }
-        // Relaxed: a hint, so that the cache lines of all others are left alone.
-        if self.seen.load(Ordering::Relaxed) == mark {
-            // Release: pairs with the Acquire in `horizon`: what was done under this thread's
-            // guards is over.
-            self.seen.compare_exchange(mark, DETACHED, Ordering::Release, Ordering::Relaxed).ok();
-        }
-        None
-    }
-
-    fn unpin(&self) {
-        // Release: pairs with the Acquire in `horizon`: what was done under this thread's guards is
-        // over.
+    /// # Safety
+    ///
+    /// The thread must have no guard with this record.
+    unsafe fn unpin(self) {
+        // Release: pairs with the Acquire in `pinned_or_detached` (L4, L6).
         self.pinned.store(UNPINNED, Ordering::Release);
     }
 
-    /// The end of the last guard of a record that no thread will pin again before it is given back.
+    /// Ends the last guard of a borrowed record.
+    ///
+    /// # Safety
+    ///
+    /// The thread must have no guard with this record, and must not use the record again.
     #[cold]
-    fn unpin_borrowed(&self) {
+    unsafe fn unpin_borrowed(self) {
         self.depth.set(0);
-        self.unpin();
-        self.give_back();
+        // SAFETY: the caller has no guard.
+        unsafe { self.unpin() };
+        // SAFETY: the caller has no guard, and does not use the record again.
+        unsafe { self.give_back() };
     }
 
-    fn give_back(&self) {
-        // Release: pairs with the Acquire in `horizon`: what was done under this thread's guards is
-        // over.
+    /// Leaves the record to the next thread that needs one.
+    ///
+    /// # Safety
+    ///
+    /// The thread must have no guard with this record, must be unpinned, and must not use the
+    /// record again through any copy of `self`.
+    unsafe fn give_back(self) {
+        // Release: pairs with the Acquire in `horizon` (L7).
         self.seen.store(DETACHED, Ordering::Release);
-        // Release: pairs with the Acquire in `take`.
+        // Release: pairs with the Acquire in `take` (L2).
         self.taken.store(false, Ordering::Release);
     }
 }
 
 thread_cell! {
-    /// This thread's record, once it has one and until it ends.
-    static RECORD: Cell<Option<&'static Record>> = Cell::new(None);
+    /// This thread's record, from its registration to its end.
+    static RECORD: Cell<Option<OwnRecord>> = Cell::new(None);
 }
 
 thread_local! {
@@ -285,7 +373,7 @@ thread_local! {
 }
 
 /// Gives the record back when its thread ends.
-pub(super) struct Owner(&'static Record);
+pub(super) struct Owner(OwnRecord);
 
 impl Owner {
     /// Gives this thread a record, until the owner is dropped.
@@ -300,17 +388,19 @@ impl Drop for Owner {
     fn drop(&mut self) {
         RECORD.try_with(|record| record.set(None)).ok();
         match self.0.depth.get() {
-            0 => self.0.give_back(),
-            // A reader is suspended in a coroutine, or has called for the process to exit. It is
-            // still protected, by a record that nobody else may have before it is done.
+            // SAFETY: the depth shows that no guard is left, so the thread is unpinned. `RECORD` is
+            // empty, and `OWNER` cannot be used again.
+            0 => unsafe { self.0.give_back() },
+            // A reader is suspended in a coroutine, or has called for the process to exit. It keeps
+            // its record, which its last guard gives back.
             guards => self.0.depth.set(BORROWED + guards),
         }
     }
 }
 
-/// One word, so that it stays in a register.
+/// Keeps its thread pinned until it is dropped. One word, so that it stays in a register.
 pub(crate) struct Guard {
-    record: &'static Record,
+    record: OwnRecord,
     not_send: PhantomData<*const ()>,
 }
 
@@ -321,16 +411,16 @@ pub(super) fn pin_registered() -> Option<Guard> {
     Some(record.pin())
 }
 
-/// Pins, and registers this thread if it is not.
+/// Pins, and registers this thread if it is not registered.
 pub(crate) fn pin() -> Guard {
     pin_registered().unwrap_or_else(|| match OWNER.try_with(|owner| owner.0) {
         Ok(record) => record.pin(),
-        // The thread is ending, and a destructor of another thread-local has come here.
+        // The thread is ending, and a destructor of another thread-local called this.
         Err(_) => pin_borrowed(),
     })
 }
 
-/// Pins with a record of the guard's own, which goes back with it.
+/// Pins with a record of the guard's own, which the guard's end gives back.
 pub(super) fn pin_borrowed() -> Guard {
     let guard = REGISTRY.take().pin();
     guard.record.depth.set(BORROWED + guard.record.depth.get());
@@ -342,54 +432,68 @@ impl Drop for Guard {
     fn drop(&mut self) {
         let depth = self.record.depth.get() - 1;
         self.record.depth.set(depth);
-        // Guards may end in any order: the last one unpins, whichever it is.
+        // Guards may end in any order. The last one unpins, whichever that is.
         if depth == 0 {
-            self.record.unpin();
+            // SAFETY: the depth shows that this was the last guard.
+            unsafe { self.record.unpin() };
         } else if depth == BORROWED {
-            self.record.unpin_borrowed();
+            // SAFETY: the depth shows that this was the last guard. No thread-local has the record:
+            // `pin_borrowed` gave it to its guard alone, and `Owner::drop` has cleared `RECORD`.
+            unsafe { self.record.unpin_borrowed() };
         }
     }
 }
 
-/// A grace period, named by the epoch that it ended; it is over when all readers are in later ones.
+/// A grace period, named by the epoch that its start ended.
 pub(crate) struct Grace(u64);
 
 impl Grace {
-    pub(crate) fn start() -> Self {
-        // Release: pairs with the Acquire in `Record::pin`: who sees the new epoch sees what was
-        // unlinked before. Acquire: pairs with the Release in `Record::attach`: a thread
-        // that attached before is waited for.
+    /// Starts a grace period.
+    ///
+    /// # Safety
+    ///
+    /// For each object that will be freed because this grace period is over: the unlinking of the
+    /// object must happen-before this call, and the object must not be linked again (A1).
+    pub(crate) unsafe fn start() -> Self {
+        // Release: pairs with the Acquire in `OwnRecord::pin` (L1). Acquire: pairs with the Release
+        // in `OwnRecord::attach` (L5, L8).
         Self(REGISTRY.epoch.0.fetch_add(1, Ordering::AcqRel))
     }
 
-    /// Whether it is over at a horizon that was read after its start.
-    pub(crate) fn is_over(&self, horizon: Horizon) -> bool {
+    /// Returns whether the grace period is over at `horizon`. If so, what it protected may be
+    /// freed.
+    ///
+    /// # Safety
+    ///
+    /// The start of this grace period must happen-before the reading of `horizon` (A2).
+    pub(crate) unsafe fn is_over(&self, horizon: Horizon) -> bool {
         self.0 < horizon.seen
     }
 
-    /// The fence that would end it, if it waits for threads that rest, and for no others.
+    /// Returns the fence that would end this grace period, if all threads that hold it back are
+    /// idle. A hint.
     pub(crate) fn wants_fence(&self, horizon: Horizon) -> Option<Fence> {
-        (!self.is_over(horizon) && self.0 < horizon.pinned).then(|| self.fence())
+        (self.0 >= horizon.seen && self.0 < horizon.pinned).then(|| self.fence())
     }
 
-    /// The fence after which it waits for none but readers that were there at its start.
+    /// Returns the fence after which only readers that were pinned at the start hold this grace
+    /// period back.
     pub(crate) fn fence(&self) -> Fence {
         Fence(self.0)
     }
 }
 
-/// A barrier to be made on behalf of the threads that have seen no later epoch than this one.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// A barrier to be made on behalf of the threads that have seen no later epoch than this one. Any
+/// number of threads may make fences at a time, also for one grace period (A5).
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Fence(u64);
 
 impl Fence {
-    /// Makes it, and tells where all grace periods that have started by now stand after it. `None`
-    /// if it was refused.
-    ///
-    /// Must not be made for the same grace period by two threads at a time.
+    /// Makes the barrier, and returns the horizon after it. Returns `None` if the kernel refused
+    /// the barrier.
     pub(crate) fn make(self) -> Option<Horizon> {
-        // Nobody else's, since the epoch is no other grace period's.
-        let mark = self.0 - FIRST;
+        // Relaxed: only this call has the number, in any order (A5).
+        let mark = MARKS.fetch_add(1, Ordering::Relaxed);
         REGISTRY.records().for_each(|record| record.mark(mark, self.0));
         if !barrier::heavy() {
             return None;
@@ -402,29 +506,38 @@ impl Fence {
     }
 }
 
-/// How many records there are.
+/// Returns how many records exist.
 #[cfg(feature = "loom")]
 #[allow(dead_code, reason = "for the models")]
 pub(super) fn records() -> usize {
     REGISTRY.records().count()
 }
 
-/// How far readers have come; [`NEVER`] where nobody is behind.
+/// How far readers have advanced. [`NEVER`] where no reader is behind.
 #[derive(Clone, Copy)]
 pub(crate) struct Horizon {
-    /// The oldest of the epochs that are the newest which a thread has seen.
-    pub(crate) seen: u64,
-    /// The oldest epoch in which a reader is pinned, as far as can be seen without a barrier.
-    pub(crate) pinned: u64,
+    /// Grace periods below it are over.
+    seen: u64,
+    /// The oldest epoch in which a reader is pinned, as far as is visible without a barrier.
+    pub(super) pinned: u64,
 }
 
-/// Where grace periods stand that have started by now.
+impl Horizon {
+    /// Returns the bound below which grace periods are over, or with `fence`, below which a fence
+    /// would end them.
+    #[allow(dead_code, reason = "the models of the epochs have no limbo")]
+    pub(crate) fn furthest(&self, fence: bool) -> u64 {
+        if fence { self.pinned } else { self.seen }
+    }
+}
+
+/// Returns the horizon for the grace periods whose starts happen-before this call.
 pub(crate) fn horizon() -> Horizon {
     REGISTRY.records().fold(Horizon { seen: NEVER, pinned: NEVER }, |horizon, record| Horizon {
-        // Acquire: pairs with the Release of `Record::attach`, `Record::pinned_or_detached` and
-        // `Record::give_back`.
+        // Acquire: pairs with the Release in `attach` (L3), `pinned_or_detached` (L6) and
+        // `give_back` (L7).
         seen: horizon.seen.min(record.seen.load(Ordering::Acquire)),
-        // Relaxed: it is for `Grace::wants_fence` alone, which is a hint.
+        // Relaxed: a hint, for `Grace::wants_fence` alone.
         pinned: match record.pinned.load(Ordering::Relaxed) {
             UNPINNED => horizon.pinned,
             epoch => horizon.pinned.min(epoch),

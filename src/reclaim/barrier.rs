@@ -1,27 +1,33 @@
-//! The asymmetric barrier: two sides that together order as two `SeqCst` fences do, where one side,
-//! which runs often, costs nothing, and the other, which runs rarely, makes a system call.
+//! The asymmetric barrier: two sides that together order as two `SeqCst` fences do.
+//!
+//! The light side runs often and costs nothing. The heavy side runs rarely and makes a system call.
 //!
 //! `membarrier(2)` with `PRIVATE_EXPEDITED` returns once every running thread of the process has
-//! passed a full memory barrier since the call (those that do not run pass one when they are
-//! switched in). So for each execution of [`light`] in any thread and each of [`heavy`]: either all that comes before `light` in its thread is visible to what
-//! comes after `heavy`, or all that comes before `heavy` is visible to what comes after `light`.
-//! What is left to do in `light` is to keep the compiler from moving accesses across.
+//! passed a full memory barrier since the call. A thread that is not running passes one when it is
+//! switched in. So take an execution of [`light`] in any thread, and one of [`heavy`] that returned
+//! `true`. One of two cases holds:
+//!
+//! * *Light first*: what precedes `light` in its thread is visible to what follows `heavy`.
+//! * *Heavy first*: what precedes `heavy` is visible to what follows `light`.
+//!
+//! `light` only has to keep the compiler from moving accesses across it.
 //!
 //! The technique is that of liburcu's membarrier flavour (Desnoyers et al., "User-Level
-//! Implementations of Read-Copy Update", IEEE TPDS 2012); ISO's P1202 describes it as asymmetric
+//! Implementations of Read-Copy Update", IEEE TPDS 2012). ISO's P1202 describes it as asymmetric
 //! fences.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{Ordering, compiler_fence};
 
-/// Whether [`heavy`] works here. Finds out at the first call, and says the same ever after.
+/// Returns whether [`heavy`] works here. The first call makes three system calls; later calls
+/// return the same.
 #[inline]
 pub(super) fn available() -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
     *AVAILABLE.get_or_init(system::register)
 }
 
-/// The side that runs often.
+/// Makes the side that runs often.
 #[inline]
 pub(super) fn light() {
     compiler_fence(Ordering::SeqCst);
@@ -29,15 +35,16 @@ pub(super) fn light() {
     system::light();
 }
 
-/// The side that runs rarely; tells whether it could. Never where [`available`] says no.
+/// Makes the side that runs rarely, and returns whether the kernel made the barrier.
 ///
-/// It can fail even so: a filter may have been put in place since.
+/// Called only where [`available`] returns `true`. The kernel may still refuse the barrier: the
+/// process may have installed a filter since.
 pub(super) fn heavy() -> bool {
     #[cfg(test)]
     if tests::refuse() {
         return false;
     }
-    // The registration is the process's; after a `fork` it may have to be made again.
+    // The registration belongs to the process. After a `fork` the child may need its own.
     system::barrier() || system::register()
 }
 
@@ -53,7 +60,7 @@ mod system;
 mod system {
     use rustix::thread::{MembarrierCommand, membarrier, membarrier_query};
 
-    /// Announces that this process will use the barrier, and uses it once to see that it may.
+    /// Registers this process for the barrier, and makes one as a test.
     pub(super) fn register() -> bool {
         membarrier_query().contains_command(MembarrierCommand::PrivateExpedited)
             && membarrier(MembarrierCommand::RegisterPrivateExpedited).is_ok()
@@ -79,7 +86,8 @@ mod system {
     }
 }
 
-/// How often writers ask for the barrier. These are unit tests since only the crate can count that.
+/// How often writers request the barrier. These are unit tests, since only the crate can count
+/// requests.
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
@@ -87,29 +95,30 @@ mod tests {
     use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
     use std::thread;
 
-    use crate::map::JUDGED;
+    use crate::map::CHECKED_BATCHES;
     use crate::{KeyCache, KeyHash, Reclamation, reclamation};
 
     std::thread_local! {
-        /// How often this thread has asked.
-        static ASKED: Cell<u32> = const { Cell::new(0) };
+        /// How often this thread has requested the barrier.
+        static REQUESTS: Cell<u32> = const { Cell::new(0) };
         static REFUSED: Cell<bool> = const { Cell::new(false) };
     }
 
-    /// Counts, and tells whether this thread is to be refused.
+    /// Counts a request, and returns whether it is refused.
     pub(super) fn refuse() -> bool {
-        ASKED.set(ASKED.get() + 1);
+        REQUESTS.set(REQUESTS.get() + 1);
         REFUSED.get()
     }
 
-    /// One test's barrier would do for what another waits for. `None` where there is no barrier.
+    /// Runs one test at a time: a barrier of one test would end the grace periods of another.
+    /// `None` where there is no barrier.
     fn alone() -> Option<MutexGuard<'static, ()>> {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         (reclamation() == Reclamation::Membarrier).then_some(alone)
     }
 
-    /// How many snapshots a cache of one bucket takes for a batch.
+    /// How many snapshots make a batch in a cache of one bucket.
     const BATCH: usize = 8;
 
     fn cache() -> (KeyCache<Arc<()>>, KeyHash) {
@@ -117,17 +126,17 @@ mod tests {
     }
 
     #[test]
-    fn g6_threads_that_go_on_need_hardly_a_barrier() {
+    fn g6_writers_request_hardly_a_barrier_while_all_threads_keep_reading() {
         let Some(_alone) = alone() else { return };
         let (cache, key) = cache();
         for _ in 0..100 * BATCH {
             assert!(cache.lease(&key).remember(Arc::new(())));
         }
-        assert!(ASKED.get() <= 2, "{} barriers for 100 batches", ASKED.get());
+        assert!(REQUESTS.get() <= 2, "{} barriers for 100 batches", REQUESTS.get());
     }
 
     #[test]
-    fn g6_no_barrier_is_asked_for_while_a_reader_is_parked() {
+    fn g6_no_barrier_is_requested_while_a_reader_is_parked() {
         let Some(_alone) = alone() else { return };
         let (cache, key) = cache();
         let write = |batches| {
@@ -136,18 +145,18 @@ mod tests {
             }
         };
         write(3);
-        let asked = cache.lookup_with(&key, |_| {
-            // What was replaced before the reader came may need one.
+        let requests = cache.lookup_with(&key, |_| {
+            // Snapshots that were replaced before the reader pinned may need a barrier.
             write(3);
-            let before = ASKED.get();
+            let before = REQUESTS.get();
             write(100);
-            ASKED.get() - before
+            REQUESTS.get() - before
         });
-        assert_eq!(asked, Some(0), "the reader is still there after each of them");
+        assert_eq!(requests, Some(0), "no barrier ends a grace period while the reader is parked");
     }
 
     #[test]
-    fn g6_after_a_refused_barrier_a_parked_reader_does_not_make_writers_judge_what_waits_again() {
+    fn g6_after_a_refused_barrier_writers_do_not_check_all_batches_again_for_a_parked_reader() {
         let Some(_alone) = alone() else { return };
         let (cache, key) = cache();
         let write = |batches| {
@@ -157,36 +166,37 @@ mod tests {
         };
         write(3);
         REFUSED.set(true);
-        let (rests, may_end) = (channel(), channel::<()>());
+        let (is_idle, may_end) = (channel(), channel::<()>());
         thread::scope(|scope| {
             let cache = &cache;
             scope.spawn(move || {
                 let _ = cache.lookup(&key);
-                rests.0.send(()).unwrap();
+                is_idle.0.send(()).unwrap();
                 may_end.1.recv().ok();
             });
-            rests.1.recv().unwrap();
-            let asked = ASKED.get();
+            is_idle.1.recv().unwrap();
+            let requests = REQUESTS.get();
             write(8);
-            assert!(ASKED.get() > asked, "nothing was refused");
+            assert!(REQUESTS.get() > requests, "nothing was refused");
             drop(may_end.0);
         });
-        // The thread that rested is gone, so no barrier is wanted that could show that it works
-        // again.
+        // The idle thread has ended, so no grace period needs a barrier. The writers therefore do
+        // not find out that the kernel makes barriers again.
         write(2_000);
-        let judged = cache.lookup_with(&key, |_| {
+        let checked = cache.lookup_with(&key, |_| {
             write(3);
-            let before = JUDGED.get();
+            let before = CHECKED_BATCHES.get();
             write(500);
-            JUDGED.get() - before
+            CHECKED_BATCHES.get() - before
         });
         REFUSED.set(false);
-        // Each batch is judged once or twice; all that wait, at each look, would be 125,000.
-        assert!(judged.is_some_and(|judged| judged <= 2 * 500), "{judged:?} batches were judged");
+        // Each batch is checked once or twice. All waiting batches at each pass would be 125,000
+        // checks.
+        assert!(checked.is_some_and(|checked| checked <= 2 * 500), "{checked:?} checks");
     }
 
     #[test]
-    fn g6_a_barrier_that_was_refused_is_asked_for_ever_more_seldom_until_it_is_made() {
+    fn g6_a_refused_barrier_is_requested_less_and_less_often_until_it_is_granted() {
         let Some(_alone) = alone() else { return };
         let (cache, key) = cache();
         let value = Arc::new(());
@@ -205,7 +215,7 @@ mod tests {
                     has_read.send(()).unwrap();
                 }
             });
-            // Dropped if this fails, so that the thread ends.
+            // Moved here, so that a failing assertion drops it and the thread ends.
             let reads = reads;
             let read = || {
                 reads.send(()).unwrap();
@@ -214,26 +224,30 @@ mod tests {
             read();
             REFUSED.set(true);
             write(600);
-            // After 1, 2, 4, ..., 256 batches, and once to find out.
-            assert!((8..=11).contains(&ASKED.get()), "{} barriers were asked for", ASKED.get());
+            // After 1, 2, 4, ..., 256 batches, and once before the first refusal.
+            assert!(
+                (8..=11).contains(&REQUESTS.get()),
+                "{} barriers were requested",
+                REQUESTS.get()
+            );
             assert!(alive() > 500 * BATCH, "{} values, though the barrier was refused", alive());
-            let before = ASKED.replace(0);
+            let before = REQUESTS.replace(0);
             for _ in 0..4 {
                 write(1);
                 read();
             }
             assert!(
                 alive() <= 1 + 3 * BATCH,
-                "{} values after all have read (asked {before})",
+                "{} values after all threads have read ({before} requests)",
                 alive()
             );
-            assert_eq!(ASKED.get(), 0);
+            assert_eq!(REQUESTS.get(), 0);
             write(100);
             REFUSED.set(false);
             write(512 + 2);
             assert!(
                 alive() <= 1 + 2 * BATCH,
-                "{} values, though the barrier is made again",
+                "{} values, though the kernel makes the barrier again",
                 alive()
             );
         });

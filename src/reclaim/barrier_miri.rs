@@ -1,21 +1,21 @@
-//! Both sides of the asymmetric barrier under Miri, which does not know the system call: a `SeqCst`
-//! fence on either side orders as much.
+//! Both sides of the asymmetric barrier under Miri, which does not support the system call. A
+//! `SeqCst` fence on each side orders as much.
 
 use std::sync::atomic::{Ordering, fence};
 
-/// Always granted.
+/// Returns `true`: fences are always available.
 pub(super) fn register() -> bool {
     true
 }
 
-/// The side that runs rarely.
+/// Makes the side that runs rarely.
 pub(super) fn barrier() -> bool {
     // SeqCst: pairs with the fence in `light`.
     fence(Ordering::SeqCst);
     true
 }
 
-/// The side that runs often.
+/// Makes the side that runs often.
 pub(super) fn light() {
     // SeqCst: pairs with the fence in `barrier`.
     fence(Ordering::SeqCst);

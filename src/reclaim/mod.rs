@@ -2,29 +2,31 @@
 //!
 //! # Contract
 //!
-//! What the rest of the crate relies on, and what each of the two implementations keeps:
+//! The map relies on these rules, and each of the two implementations keeps them:
 //!
-//! * **Grace.** A [`Grace`] is over only once every guard that existed at its start was dropped,
-//!   and everything done under those guards happens-before the reading of the [`Horizon`] at which
-//!   [`Grace::is_over`] says so.
-//! * **Visibility.** A guard made after the start of a grace period, as the barriers order the two,
-//!   sees every store that happens-before that start. So it cannot reach what was unlinked before.
-//! * **No order beyond that.** Pinning and unpinning order nothing else between threads. The map
-//!   brings its own Acquire and Release.
-//! * **Nesting.** A thread may pin while it is pinned. Its guards may end in any order: coroutines
-//!   that have stacks of their own can suspend in a reader's closure.
+//! * **Grace.** [`Grace::is_over`] returns `true` only after every guard that existed at the start
+//!   was dropped. Everything done under those guards happens-before the reading of the
+//!   [`Horizon`].
+//! * **Visibility.** A guard made after the start of a grace period sees every store that
+//!   happens-before the start. So the guard cannot reach what was unlinked before the start.
+//! * **No other order.** Pinning and unpinning order nothing else between threads. The map has its
+//!   own Acquire and Release operations.
+//! * **Nesting.** A thread may pin while it is pinned. Its guards may end in any order: a coroutine
+//!   with a stack of its own can suspend in a reader's closure.
 //!
-//! Nothing is handed to the reclamation but the question whether a grace period is over. The map
-//! keeps what it has retired, and frees it ([`Limbo`](super::map)).
+//! The first two hold only if the map keeps the contracts of [`Grace::start`] and
+//! [`Grace::is_over`], which are `unsafe` for this reason.
+//!
+//! The reclamation answers whether a grace period is over. The map keeps what it has retired, and
+//! frees it ([`Limbo`](super::map)).
 //!
 //! # Two implementations
 //!
-//! [`asymmetric`] is the fast one. It needs `membarrier(2)`, and so Linux. [`crossbeam`] takes over
-//! where that is missing or refused. The choice is made once, by the process's first pin: see
+//! [`asymmetric`] is the fast one. It needs `membarrier(2)`, and so Linux. [`crossbeam`] replaces
+//! it where the system call is missing or refused. The process's first pin makes the choice: see
 //! [`Reclamation`].
 
-// Those of Linux and of others that are as wide: elsewhere a plain store of an epoch would take two
-// instructions.
+// 64 bits alone: elsewhere a plain store of an epoch would take two instructions.
 #[cfg(all(any(target_os = "linux", target_os = "android"), target_pointer_width = "64"))]
 mod asymmetric;
 #[cfg(not(all(any(target_os = "linux", target_os = "android"), target_pointer_width = "64")))]
@@ -37,25 +39,26 @@ use std::mem::ManuallyDrop;
 
 use super::sync;
 
-/// How this process finds out when a replaced snapshot may be freed; see [`reclamation`].
+/// Names the way in which this process decides when a replaced snapshot may be freed. See
+/// [`reclamation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reclamation {
-    /// Epochs with an asymmetric barrier: a lookup pays two plain stores, and a writer, where a
-    /// thread that has read rests, one `membarrier(2)` for each two batches of snapshots that
-    /// it frees.
+    /// Epochs with an asymmetric barrier. A lookup pays two plain stores. Where a thread that has
+    /// read is idle, a writer pays one `membarrier(2)` for each two batches of snapshots that it
+    /// frees.
     Membarrier,
-    /// `crossbeam-epoch`: a lookup pays a memory fence, and each 128th of a thread helps with
-    /// collecting.
+    /// `crossbeam-epoch`. A lookup pays a memory fence, and each 128th lookup of a thread helps
+    /// with collecting.
     CrossbeamEpoch,
 }
 
-/// Which reclamation the caches of this process use, for a line in a service's log.
+/// Returns the reclamation that the caches of this process use, for a line in a service's log.
 ///
-/// [`Reclamation::Membarrier`] where the kernel has `MEMBARRIER_CMD_PRIVATE_EXPEDITED` (Linux 4.14)
-/// and nothing, such as a seccomp filter, refuses it; [`Reclamation::CrossbeamEpoch`] elsewhere.
-/// Decided by the first call of this or of any operation of a cache, and the same from then on.
-/// Wait-free but for that first call, which makes three system calls.
+/// Returns [`Reclamation::Membarrier`] where the kernel has `MEMBARRIER_CMD_PRIVATE_EXPEDITED`
+/// (Linux 4.14) and no seccomp filter refuses it, and [`Reclamation::CrossbeamEpoch`] elsewhere.
+/// The first call of this function or of any cache operation decides, and the answer stays the
+/// same. Wait-free, except that the first call makes three system calls.
 ///
 /// ```
 /// use trust_key_cache::{Reclamation, reclamation};
@@ -70,12 +73,12 @@ pub fn reclamation() -> Reclamation {
     if barrier::available() { Reclamation::Membarrier } else { Reclamation::CrossbeamEpoch }
 }
 
-/// Keeps everything that is reachable now from being freed. Not `Send`: it belongs to the thread
-/// that pinned.
+/// Keeps from being freed what is reachable when the guard is made. Not `Send`: a guard belongs to
+/// the thread that pinned.
 pub(super) struct Guard(Kind);
 
-/// Two words, which a lookup keeps in registers, and no destructor of its own, since the one that
-/// the compiler makes of two others is called rather than inlined.
+/// Two words, which a lookup keeps in registers. The variants have no destructors: the compiler
+/// would call, and not inline, the destructor that it combines from two.
 enum Kind {
     Asymmetric(ManuallyDrop<asymmetric::Guard>),
     Crossbeam(ManuallyDrop<crossbeam::Guard>),
@@ -85,25 +88,30 @@ impl Drop for Guard {
     #[inline]
     fn drop(&mut self) {
         match &mut self.0 {
-            // SAFETY: dropped here, once, and not used after.
+            // SAFETY: the guard is dropped here, once, and not used afterwards.
             Kind::Asymmetric(guard) => unsafe { ManuallyDrop::drop(guard) },
-            Kind::Crossbeam(guard) => drop_crossbeam(guard),
+            // SAFETY: the guard is dropped here, once, and not used afterwards.
+            Kind::Crossbeam(guard) => unsafe { drop_crossbeam(guard) },
         }
     }
 }
 
-/// Out of line, so that a lookup that pins by other means does not carry it along. For
-/// [`Guard::drop`].
+/// Drops a guard of crossbeam-epoch. Out of line, so that a lookup that pins by membarrier's epochs
+/// does not contain the code.
+///
+/// # Safety
+///
+/// The guard must not have been dropped, and must not be used afterwards.
 #[cold]
-fn drop_crossbeam(guard: &mut ManuallyDrop<crossbeam::Guard>) {
-    // SAFETY: called by `Guard::drop` alone, which drops it once and does not use it after.
+unsafe fn drop_crossbeam(guard: &mut ManuallyDrop<crossbeam::Guard>) {
+    // SAFETY: the caller has not dropped the guard, and does not use it again.
     unsafe { ManuallyDrop::drop(guard) };
 }
 
-/// Pins the thread. Wait-free; the first pin of a thread registers it.
+/// Pins the thread. Wait-free, except that the first pin of a thread registers the thread.
 #[inline]
 pub(super) fn pin() -> Guard {
-    // Only a thread that has pinned before is registered, so the choice has been made.
+    // Only a thread that has pinned before is registered, so the choice is already made.
     match asymmetric::pin_registered() {
         Some(guard) => Guard(Kind::Asymmetric(ManuallyDrop::new(guard))),
         None => pin_unregistered(),
@@ -118,32 +126,53 @@ fn pin_unregistered() -> Guard {
     }
 }
 
-/// A grace period: the time until all guards that existed at its start are gone.
+/// A grace period: the time until all guards that existed at its start have ended.
 pub(super) enum Grace {
     Asymmetric(asymmetric::Grace),
     Crossbeam(crossbeam::Grace),
 }
 
 impl Grace {
-    /// Starts a grace period. What is to be freed after it must be out of the reach of new guards
-    /// by now.
-    pub(super) fn start() -> Self {
+    /// Starts a grace period.
+    ///
+    /// # Safety
+    ///
+    /// For each object that will be freed because this grace period is over: the unlinking of the
+    /// object must happen-before this call, and the object must not be linked again.
+    pub(super) unsafe fn start() -> Self {
         match reclamation() {
-            Reclamation::Membarrier => Self::Asymmetric(asymmetric::Grace::start()),
-            Reclamation::CrossbeamEpoch => Self::Crossbeam(crossbeam::Grace::start()),
+            Reclamation::Membarrier => {
+                // SAFETY: the caller keeps the same contract.
+                Self::Asymmetric(unsafe { asymmetric::Grace::start() })
+            }
+            Reclamation::CrossbeamEpoch => {
+                // SAFETY: the caller keeps the same contract.
+                Self::Crossbeam(unsafe { crossbeam::Grace::start() })
+            }
         }
     }
 
-    /// Whether it is over at `horizon`, which must have been read after the start.
-    pub(super) fn is_over(&self, horizon: &Horizon) -> bool {
+    /// Returns whether the grace period is over at `horizon`. If so, what it protected may be
+    /// freed.
+    ///
+    /// # Safety
+    ///
+    /// The start of this grace period must happen-before the reading of `horizon`.
+    pub(super) unsafe fn is_over(&self, horizon: &Horizon) -> bool {
         match (self, horizon) {
-            (Self::Asymmetric(grace), Horizon::Asymmetric(horizon)) => grace.is_over(*horizon),
-            (Self::Crossbeam(grace), Horizon::Crossbeam(horizon)) => grace.is_over(horizon),
+            (Self::Asymmetric(grace), Horizon::Asymmetric(horizon)) => {
+                // SAFETY: the caller keeps the same contract.
+                unsafe { grace.is_over(*horizon) }
+            }
+            (Self::Crossbeam(grace), Horizon::Crossbeam(horizon)) => {
+                // SAFETY: the caller keeps the same contract.
+                unsafe { grace.is_over(horizon) }
+            }
             _ => unreachable!("a process has one reclamation"),
         }
     }
 
-    /// The fence that would end it, if it waits for nothing else.
+    /// Returns the fence that would end this grace period, if only idle threads hold it back.
     pub(super) fn wants_fence(&self, horizon: &Horizon) -> Option<Fence> {
         match (self, horizon) {
             (Self::Asymmetric(grace), Horizon::Asymmetric(horizon)) => {
@@ -157,8 +186,8 @@ impl Grace {
     }
 }
 
-/// What threads that rest do not do, so that grace periods need not wait for them. Of two, the
-/// later is enough for both.
+/// A barrier that a writer makes on behalf of idle threads, so that grace periods need not wait for
+/// these threads. The later of two fences is enough for both.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fence {
     Asymmetric(asymmetric::Fence),
@@ -166,10 +195,8 @@ pub(super) enum Fence {
 }
 
 impl Fence {
-    /// The horizon after it, for grace periods that had started before. `None` if the kernel has
-    /// refused it.
-    ///
-    /// Must not be made for the same grace period by two threads at a time.
+    /// Makes the fence, and returns the horizon after it. Returns `None` if the kernel refused the
+    /// barrier.
     pub(super) fn make(self) -> Option<Horizon> {
         match self {
             Self::Asymmetric(fence) => fence.make().map(Horizon::Asymmetric),
@@ -178,25 +205,24 @@ impl Fence {
     }
 }
 
-/// How far grace periods have come.
+/// A point in time with which grace periods are compared.
 pub(super) enum Horizon {
     Asymmetric(asymmetric::Horizon),
     Crossbeam(crossbeam::Horizon),
 }
 
 impl Horizon {
-    /// As long as this stays the same, no grace period is over that was not over before, nor, with
-    /// `fence`, would be after a fence. [`u64::MAX`] if there is no such number.
+    /// Returns a number that changes when another grace period may be over, or with `fence`, when a
+    /// fence may end another one. Returns [`u64::MAX`] if there is no such number.
     pub(super) fn furthest(&self, fence: bool) -> u64 {
         match self {
-            Self::Asymmetric(horizon) if fence => horizon.pinned,
-            Self::Asymmetric(horizon) => horizon.seen,
+            Self::Asymmetric(horizon) => horizon.furthest(fence),
             Self::Crossbeam(horizon) => horizon.furthest(fence),
         }
     }
 }
 
-/// How far grace periods have come by now.
+/// Returns the horizon for the grace periods whose starts happen-before this call.
 pub(super) fn horizon() -> Horizon {
     match reclamation() {
         Reclamation::Membarrier => Horizon::Asymmetric(asymmetric::horizon()),

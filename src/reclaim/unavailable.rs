@@ -1,5 +1,4 @@
-//! What stands in for `asymmetric.rs` on platforms without `membarrier(2)`: types that have no
-//! value.
+//! Replaces `asymmetric.rs` on platforms without `membarrier(2)`: types that have no value.
 
 use std::convert::Infallible;
 
@@ -17,11 +16,17 @@ pub(super) fn pin() -> Guard {
 }
 
 impl Grace {
-    pub(super) fn start() -> Self {
+    /// # Safety
+    ///
+    /// None: this panics.
+    pub(super) unsafe fn start() -> Self {
         unreachable!("without membarrier there is no such grace period")
     }
 
-    pub(super) fn is_over(&self, _horizon: Horizon) -> bool {
+    /// # Safety
+    ///
+    /// None: this cannot be called.
+    pub(super) unsafe fn is_over(&self, _horizon: Horizon) -> bool {
         match self.0 {}
     }
 
@@ -40,9 +45,12 @@ impl Fence {
 }
 
 #[derive(Clone, Copy)]
-pub(crate) struct Horizon {
-    pub(crate) seen: u64,
-    pub(crate) pinned: u64,
+pub(crate) struct Horizon(Infallible);
+
+impl Horizon {
+    pub(super) fn furthest(&self, _fence: bool) -> u64 {
+        match self.0 {}
+    }
 }
 
 pub(super) fn horizon() -> Horizon {

@@ -43,15 +43,21 @@ pub fn records() -> usize {
 }
 
 impl Grace {
-    /// As a writer does with a batch in hand.
+    /// Starts a grace period, as a writer does for a batch. The model must have unlinked its object
+    /// before.
+    ///
+    /// Safe, as are the methods below: loom reports an access to memory that the model took back
+    /// too early, and the model frees none.
     pub fn start() -> Self {
-        Self(asymmetric::Grace::start())
+        // SAFETY: no memory is freed because this grace period is over: loom's cells stand for it.
+        Self(unsafe { asymmetric::Grace::start() })
     }
 
-    /// Whether it is over by now, as far as it can be known without a barrier.
+    /// Returns whether the grace period is over, as far as is visible without a barrier.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.0.is_over(asymmetric::horizon())
+        // SAFETY: the model has `self`, so the start happens-before the reading of the horizon.
+        unsafe { self.0.is_over(asymmetric::horizon()) }
     }
 
     /// Whether it would be over after a barrier, and is not yet.
@@ -60,10 +66,13 @@ impl Grace {
         self.0.wants_fence(asymmetric::horizon()).is_some()
     }
 
-    /// Makes the barrier, and tells whether it is over after it.
+    /// Makes the barrier, and returns whether the grace period is over after it.
     #[must_use]
     pub fn is_over_past_a_barrier(&self) -> bool {
-        self.0.fence().make().is_some_and(|horizon| self.0.is_over(horizon))
+        self.0.fence().make().is_some_and(|horizon| {
+            // SAFETY: as in `is_over`.
+            unsafe { self.0.is_over(horizon) }
+        })
     }
 }
 

@@ -108,14 +108,21 @@ pub(super) struct Grace {
 }
 
 impl Grace {
-    pub(super) fn start() -> Self {
+    /// # Safety
+    ///
+    /// The contract of `reclaim/mod.rs`: the unlinking happens-before this call, and the object is
+    /// not linked again.
+    pub(super) unsafe fn start() -> Self {
         // SeqCst: pairs with the fence in `pin`.
         fence(Ordering::SeqCst);
         let threads = REGISTRY.books(|books| books.threads.len());
         Self { awaited: std::array::from_fn(|thread| Cell::new(thread < threads)) }
     }
 
-    pub(super) fn is_over(&self, horizon: &Horizon) -> bool {
+    /// # Safety
+    ///
+    /// The contract of `reclaim/mod.rs`: the start happens-before the reading of `horizon`.
+    pub(super) unsafe fn is_over(&self, horizon: &Horizon) -> bool {
         for (thread, awaited) in self.awaited.iter().enumerate() {
             awaited.set(awaited.get() && horizon.0 & 1 << thread != 0);
         }

@@ -10,7 +10,7 @@
 
 #![allow(clippy::duplicate_mod, reason = "each cache includes the same files")]
 #![allow(dead_code, unused_imports, unused_macros, reason = "the benchmarks use a part of them")]
-#![allow(unreachable_pub, unexpected_cfgs, unused_unsafe, reason = "sources of another crate")]
+#![allow(unreachable_pub, unexpected_cfgs, reason = "sources of another crate")]
 
 #[path = "../../../src/build_error.rs"]
 mod build_error;

@@ -48,7 +48,7 @@ impl Grace {
     ///
     /// For each object that will be freed because this grace period is over: the unlinking of the
     /// object must happen-before this call, and the object must not be linked again.
-    pub(super) fn start() -> Self {
+    pub(super) unsafe fn start() -> Self {
         let over = Arc::new(OnceLock::new());
         let announced = Box::into_raw(Box::new(Arc::clone(&over)));
         // SAFETY: the object was never reachable for another thread. `end` may be called with it
@@ -62,7 +62,7 @@ impl Grace {
     /// # Safety
     ///
     /// None here: the horizon is not used. The contract is that of `src/reclaim/mod.rs`.
-    pub(super) fn is_over(&self, _horizon: &Horizon) -> bool {
+    pub(super) unsafe fn is_over(&self, _horizon: &Horizon) -> bool {
         self.0.get().is_some()
     }
 
