@@ -13,6 +13,9 @@ fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     command(folder.path())
         .arg("serve")
         .args(arguments)
+        // Any free port: another program may have the usual ones.
+        .env("TRUST_AUTH_LISTEN", "127.0.0.1:0")
+        .env("TRUST_AUTH_ADMIN_LISTEN", "127.0.0.1:0")
         .envs(environment.iter().copied())
         .output()
         .unwrap()
