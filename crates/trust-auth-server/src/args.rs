@@ -88,7 +88,9 @@ fn substitute(error: &clap::Error, arguments: &[OsString]) -> Option<&'static st
              clone of the project",
         );
     }
-    if is_for_verify(arguments) && may_quote_any_key(error, arguments) {
+    // `list KEY verify` may be a `verify` in the wrong order.
+    let names_verify = arguments.iter().any(|argument| argument == "verify");
+    if (names_verify || is_for_verify(arguments)) && may_quote_any_key(error, arguments) {
         return Some(VERIFY_READS_INPUT);
     }
     let text = error.to_string();

@@ -1001,6 +1001,7 @@ fn verify_repeats_no_argument_that_may_be_a_key_of_any_form() {
         &["verify", "-qq7"],
         &["verify", "--", "--qq"],
         &["qq7", "verify"],
+        &["list", "qq7", "verify"],
     ] {
         let output = shell.run(arguments);
         assert_eq!((output.code, &*output.stdout), (2, ""), "{arguments:?}");

@@ -13,7 +13,7 @@ use axum::http::HeaderName;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use serde::{Serialize, Serializer};
-use trust_auth::{AuthenticatorBuilder, KeyHeader, TrustStore};
+use trust_auth::{ApiKey, AuthenticatorBuilder, KeyHeader, TrustStore};
 use trust_key_cache::{KeyHash, TrustKeyCache};
 
 use super::drain::FIRST_REQUEST_LIMIT;
@@ -366,6 +366,12 @@ impl Settings {
             !word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
         }) {
             return wrong("--scheme must be one word of letters, digits and `-`");
+        }
+        // The service sends the scheme to each client that is refused, and logs both.
+        if self.scheme.as_deref().is_some_and(ApiKey::may_be_in)
+            || ApiKey::may_be_in(self.header.as_str())
+        {
+            return wrong("--header and --scheme must be names: one of them looks like an API key");
         }
         Ok(())
     }

@@ -61,6 +61,16 @@ fn settings_that_cannot_work_are_refused_with_advice() {
         ),
         (&["--database", "postgres//u:hunter2@db/x"], &[], "looks like a server's address"),
         (&["--scheme", "two words"], &[], "--scheme must be one word"),
+        (
+            &["--scheme", "hunter2hunter2hunter2hunter2hunter2hunter2k"],
+            &[],
+            "looks like an API key",
+        ),
+        (
+            &["--header", "hunter2hunter2hunter2hunter2hunter2hunter2k"],
+            &[],
+            "looks like an API key",
+        ),
         (&["--capacity", "0"], &[], "--ttl or --capacity"),
         (&["--admin-key-sha256", "hunter2"], &[], "not the key"),
         (&[], &[("TRUST_AUTH_ADMIN_KEY_SHA256", "hunter2")], "not the key"),
