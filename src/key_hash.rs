@@ -28,7 +28,8 @@ use subtle::{Choice, ConstantTimeEq};
 /// deserialized as [`FromStr`] parses. Binary formats get the same text, of 64 bytes instead of 32:
 /// serde buffers the fields of flattened and tagged types, and a buffer always claims to be
 /// readable by humans. A second form would not be read back from there. No error that `KeyHash`
-/// returns repeats the input. A format may itself report a number that it found instead of a text.
+/// returns repeats the input. A format's own error may: `toml` prints the line, and `serde_json` a
+/// number that it found instead of a text. Do not log such an error.
 ///
 /// # Examples
 ///

@@ -156,11 +156,13 @@ fn compare_rows<const N: usize, R: Borrow<KeyHash>>(
 ) {
     let mut found = *last_matches;
     for (index, row) in rows {
-        for (candidate, found) in candidates.iter().zip(&mut found) {
+        // Four new values, whatever matched: where rustc optimises for size, an assignment to each
+        // element in a loop became a branch that skips the load of an old match.
+        found = array::from_fn(|at| {
             // All ones where the row equals the candidate, else all zeros. A mask needs no branch.
-            let equal = usize::from(candidate.differs_from(row.borrow())).wrapping_sub(1);
-            *found = *found & !equal | index & equal;
-        }
+            let equal = usize::from(candidates[at].differs_from(row.borrow())).wrapping_sub(1);
+            found[at] & !equal | index & equal
+        });
     }
     *last_matches = found;
 }

@@ -147,7 +147,7 @@ impl<V> Replaced<V> {
     /// # Safety
     ///
     /// `header` must be null or come from [`OwnedBucket::into_raw`] of the same `V`. It must have
-    /// been made unreachable for guards made from now on. No other `Replaced` may have it.
+    /// left its slot, and must not be published again. No other `Replaced` may have it.
     pub(super) unsafe fn new(header: *mut Header) -> Self {
         Self(NonNull::new(header), PhantomData)
     }

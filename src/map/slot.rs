@@ -54,7 +54,7 @@ impl<V> Slot<V> {
             Ordering::Relaxed,
         ) {
             // SAFETY: the exchange took `old` out of this slot, so `old` is null or came from
-            // `into_raw`, and only this call has it. A guard made from now on cannot reach it.
+            // `into_raw`, and only this call has it. It is not published again.
             Ok(old) => Ok(unsafe { Replaced::new(old) }),
             Err(_) => {
                 // SAFETY: `next` came from `into_raw`, so it is not null. The exchange failed, so

@@ -30,8 +30,8 @@
 //!
 //! * **A1, unlinked first.** The unlinking of the object happens-before the start of `e`, and the
 //!   object is not linked again. The caller of [`Grace::start`] keeps this.
-//! * **A2, younger horizon.** The start of `e` happens-before the reading of the horizon. The
-//!   caller of [`Grace::is_over`] keeps this.
+//! * **A2, younger horizon.** The start of `e` happens-before the reading of the horizon: the call
+//!   of [`horizon`], or that of [`Fence::make`]. The caller of [`Grace::is_over`] keeps this.
 //! * **A3, barrier.** Take a light barrier and a heavy barrier that returned `true`. Either what
 //!   precedes the light one is visible to what follows the heavy one (*light first*), or what
 //!   precedes the heavy one is visible to what follows the light one (*heavy first*). The kernel
@@ -69,13 +69,13 @@
 //!      visible to the section's loads. The object is out of reach. That the pass may find `p`
 //!      only delays the end.
 //! * **L5, attaching.** *Let a horizon find a `DETACHED` in `seen`, and let a section exchange that
-//!   same `DETACHED`. Then neither this section nor a later one on the record can reach the
-//!   object.* After the exchange the section adds zero to the epoch. Suppose that this addition
-//!   precedes the start of `e` in the epoch's modification order. Then the start Acquires the
-//!   addition (A6), and the exchange happens-before the load of `seen` (A2). By coherence the load
-//!   would find the exchange or a later write, a contradiction. So the start precedes the addition,
-//!   which Acquires it (A6): the unlinking happens-before the loads of this section and of those
-//!   after it (A1, L2).
+//!   `DETACHED`, or one that follows it in the modification order of `seen`. Then neither this
+//!   section nor a later one on the record can reach the object.* After the exchange the section
+//!   adds zero to the epoch. Suppose that this addition precedes the start of `e` in the epoch's
+//!   modification order. Then the start Acquires the addition (A6), and the exchange happens-before
+//!   the load of `seen` (A2). By coherence the load would find the exchange or a later write, a
+//!   contradiction. So the start precedes the addition, which Acquires it (A6): the unlinking
+//!   happens-before the loads of this section and of those after it (A1, L2).
 //! * **L6, detached by a writer.** *A horizon that finds a `DETACHED` which `Fence::make` put
 //!   covers the record.* Take the heavy barrier of that call, and a section on the record.
 //!   1. Light first (A3): the load of `pinned` after the barrier found the section's store or a
@@ -84,8 +84,9 @@
 //!   2. Heavy first (A3): the section's load of `seen` finds the mark or a later write. Take the
 //!      first such section. The exchange for `DETACHED` found the mark, and no other call puts this
 //!      mark (A5). So no thread wrote `seen` between mark and exchange. `seen` stays `DETACHED`
-//!      until the owner attaches, since [`Record::mark`] replaces epochs and marks alone. So the
-//!      section does not find its epoch, attaches, and exchanges that `DETACHED`: L5.
+//!      until an owner attaches: [`Record::mark`] replaces epochs and marks alone, and `give_back`
+//!      stores `DETACHED` again. So the section does not find its epoch, attaches, and exchanges
+//!      that `DETACHED` or a later one: L5.
 //! * **L7, handed over.** *A horizon that finds a `DETACHED` which a new record had, or which
 //!   `give_back` stored, covers the record.* Sections before `give_back` have ended and
 //!   happen-before the load: the store Releases (L2), and the load Acquires. The next owner has
@@ -537,7 +538,7 @@ pub(crate) fn horizon() -> Horizon {
         // Acquire: pairs with the Release in `attach` (L3), `pinned_or_detached` (L6) and
         // `give_back` (L7).
         seen: horizon.seen.min(record.seen.load(Ordering::Acquire)),
-        // Relaxed: a hint, for `Grace::wants_fence` alone.
+        // Relaxed: a hint, for `Grace::wants_fence` and `Horizon::furthest` alone.
         pinned: match record.pinned.load(Ordering::Relaxed) {
             UNPINNED => horizon.pinned,
             epoch => horizon.pinned.min(epoch),

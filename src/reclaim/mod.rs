@@ -4,17 +4,15 @@
 //!
 //! The map relies on these rules, and each of the two implementations keeps them:
 //!
-//! * **Grace.** [`Grace::is_over`] returns `true` only after every guard that existed at the start
-//!   was dropped. Everything done under those guards happens-before the reading of the
-//!   [`Horizon`].
-//! * **Visibility.** A guard made after the start of a grace period sees every store that
-//!   happens-before the start. So the guard cannot reach what was unlinked before the start.
+//! * **Grace.** When [`Grace::is_over`] returns `true`, each guard is of one of two kinds. Either
+//!   the guard was dropped, and what was done under the guard happens-before the return. Or the
+//!   guard cannot reach what was unlinked before the start.
 //! * **No other order.** Pinning and unpinning order nothing else between threads. The map has its
 //!   own Acquire and Release operations.
 //! * **Nesting.** A thread may pin while it is pinned. Its guards may end in any order: a coroutine
 //!   with a stack of its own can suspend in a reader's closure.
 //!
-//! The first two hold only if the map keeps the contracts of [`Grace::start`] and
+//! The first holds only if the map keeps the contracts of [`Grace::start`] and
 //! [`Grace::is_over`], which are `unsafe` for this reason.
 //!
 //! The reclamation answers whether a grace period is over. The map keeps what it has retired, and

@@ -1,6 +1,6 @@
-//! What the concurrent code is built from, in the build that ships. `model/sync.rs` is its twin
-//! over loom's primitives: `cache.rs`, `lease.rs`, `builder.rs` and `snapshot_map/` name nothing
-//! concurrent but what stands here and in `reclaim.rs`.
+//! The concurrent primitives of the build that ships. `loom.rs` is the twin over loom's primitives.
+//! `cache.rs`, `lease.rs`, `builder.rs` and `map/` use no other concurrent primitive, and the
+//! functions of `reclaim/`.
 
 pub(super) use std::alloc::{alloc, dealloc};
 pub(super) use std::cell::Cell;

@@ -1,8 +1,8 @@
 //! The cache once more, over loom's primitives: for the models in `loom-tests/`, and for nothing
 //! else.
 //!
-//! These are the very sources that ship. Only `sync.rs` and `reclaim/` have twins here, so that
-//! what loom explores is what runs. Nothing outside this module changes with the feature `loom`, so
+//! These are the sources that ship. Only `sync/mod.rs` and `reclaim/` have twins here, so that loom
+//! explores what runs. Nothing outside this module changes with the feature `loom`, so
 //! turning it on breaks no other user of the crate. Types from here work inside `loom::model` only.
 
 #[path = "../builder.rs"]
