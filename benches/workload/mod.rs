@@ -1,4 +1,4 @@
-//! Defines the keys, their order, and the duration of a measurement: the same for every row.
+//! Defines the keys, their order, and the duration of a measurement. All rows share them.
 
 #![allow(dead_code, reason = "each benchmark takes what it needs")]
 

@@ -15,11 +15,11 @@ use trust_key_cache::TrustKeyCache;
 
 use crate::args::{Options, TRUSTS};
 use crate::demo_error::DemoError;
+use crate::interrupt::Interrupt;
 use crate::keyring::{Keyring, WatchedKey};
 use crate::progress;
 use crate::report::Report;
 use crate::revoker::Revoker;
-use crate::stop_signal::StopSignal;
 use crate::traffic::{Client, TASKS, Tally, Worker};
 
 /// How long the database may take for an answer. A machine that stops for a moment must not look
@@ -38,7 +38,7 @@ const CLOSING: Duration = Duration::from_secs(5);
 ///
 /// [`DemoError`] if the demo could not finish. A wrong answer is no error: the report has it.
 pub(crate) async fn demo(options: &Options) -> Result<Report, DemoError> {
-    let mut stop = StopSignal::listen().map_err(DemoError::Signals)?;
+    let mut stop = Interrupt::listen().map_err(DemoError::Signals)?;
     let folder = tempfile::Builder::new()
         .prefix("trust-auth-demo-")
         .tempdir()

@@ -7,13 +7,15 @@
 mod args;
 mod demo;
 mod demo_error;
+// One file serves this program and `trust-auth`.
+#[path = "../../trust-auth-server/src/interrupt.rs"]
+mod interrupt;
 mod keyring;
 mod latency;
 mod oracle;
 mod progress;
 mod report;
 mod revoker;
-mod stop_signal;
 mod traffic;
 
 use std::io::{self, Write};

@@ -18,8 +18,8 @@ pub(crate) enum State {
 /// A key's state and the number of its changes, in one word, so that a reader gets both at once.
 ///
 /// Orderings: stores are Release, loads are Acquire. A request that observes `Revoked` therefore
-/// happens-after the return of the revocation. [`begin_change`](Self::begin_change) is called before
-/// the change reaches the database. A request that has read the changed row happens-after the
+/// happens-after the return of the revocation. The call of [`begin_change`](Self::begin_change)
+/// precedes the change in the database. A request that has read the changed row happens-after the
 /// change through the database's own locks. Its second observation therefore sees `begin_change`.
 #[derive(Debug)]
 pub(crate) struct Standing(AtomicU64);

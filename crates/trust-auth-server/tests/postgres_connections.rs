@@ -232,13 +232,15 @@ const TABLE: &[Row] = &[
     ("the name is another", "BASE?sslmode=verify-full&sslrootcert=FILES/ca.crt", "", Refused),
     (
         "the name is verified, not the address",
-        "postgres://scram:pw@localhost:PORT/trusts?hostaddr=127.0.0.1&sslmode=verify-full&sslrootcert=FILES/ca.crt",
+        "postgres://scram:pw@localhost:PORT/trusts?hostaddr=127.0.0.1&sslmode=verify-full\
+         &sslrootcert=FILES/ca.crt",
         "",
         Connect,
     ),
     (
         "an address has no name to verify",
-        "postgres://scram:pw@:PORT/trusts?hostaddr=127.0.0.1&sslmode=verify-full&sslrootcert=FILES/ca.crt",
+        "postgres://scram:pw@:PORT/trusts?hostaddr=127.0.0.1&sslmode=verify-full\
+         &sslrootcert=FILES/ca.crt",
         "",
         Refused,
     ),
@@ -264,7 +266,8 @@ const TABLE: &[Row] = &[
     ),
     (
         "a client's certificate",
-        "postgres://certuser@127.0.0.1:PORT/trusts?sslmode=require&sslcert=FILES/client.crt&sslkey=FILES/client.key",
+        "postgres://certuser@127.0.0.1:PORT/trusts?sslmode=require&sslcert=FILES/client.crt\
+         &sslkey=FILES/client.key",
         "",
         Connect,
     ),
@@ -276,7 +279,8 @@ const TABLE: &[Row] = &[
     ),
     (
         "a client's key that others can read",
-        "postgres://certuser@127.0.0.1:PORT/trusts?sslmode=require&sslcert=FILES/client.crt&sslkey=FILES/open.key",
+        "postgres://certuser@127.0.0.1:PORT/trusts?sslmode=require&sslcert=FILES/client.crt\
+         &sslkey=FILES/open.key",
         "",
         Refused,
     ),
@@ -837,7 +841,8 @@ fn an_empty_password_from_a_file_or_command_is_an_error_without_the_output() {
 async fn a_watched_store_works_over_verified_tls_and_recovers_when_its_connections_are_cut() {
     let Some(fixture) = Fixture::new() else { return };
     let url = format!(
-        "postgres://postgres:{PASSWORD}@localhost:PORT/trusts?sslmode=verify-full&sslrootcert=FILES/ca.crt"
+        "postgres://postgres:{PASSWORD}@localhost:PORT/trusts?sslmode=verify-full\
+         &sslrootcert=FILES/ca.crt"
     );
     let store = PostgresStore::options(&fixture.filled(&url)).connect().await.unwrap();
     let watcher = store.watch(Arc::new(TrustKeyCache::new()));

@@ -1,5 +1,5 @@
-//! [`Columns`]: a row of the table, each column as far as it can be read. The row becomes a trust, a
-//! line of the list, or the row of a change.
+//! [`Columns`]: a row of the table, each column as far as it can be read. The row becomes a trust,
+//! a line of the list, or the row of a change.
 //!
 //! A malformed column must refuse its own trust and nothing else: the other rows are listed, and
 //! this trust can be disabled, rotated and deleted.

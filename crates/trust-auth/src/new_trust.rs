@@ -34,8 +34,8 @@ pub struct NewTrust {
 impl NewTrust {
     /// Returns a trust with this name, without code and region.
     ///
-    /// The name is stored in Unicode's normalization form C. Two spellings of one name, such as `é`
-    /// as one character and as two, are therefore one name.
+    /// The name is stored in Unicode's normalization form C. Two spellings of one name, such as
+    /// `é` as one character and as two, are therefore one name.
     ///
     /// # Errors
     ///

@@ -84,12 +84,13 @@ mod tests {
             "part",
             "part_missing",
             "Whether a part is missing",
+            // Relaxed: this thread also stores it, below.
             move || is_missing.load(Ordering::Relaxed),
         );
         let recorder = PrometheusBuilder::new().build_recorder();
         let gauges = health.gauges(&recorder);
         for expected in [false, true] {
-            // Relaxed, as in the closure: one thread does both.
+            // Relaxed: this thread also loads it, in the closure.
             missing.store(expected, Ordering::Relaxed);
             health.update(&gauges);
             let value = u8::from(expected);

@@ -1,5 +1,4 @@
-//! [`RetryPauses`]: the pauses between attempts, so that an attempt that fails is not repeated at once
-//! without end.
+//! [`RetryPauses`]: the pauses between attempts, so that a failed attempt is not repeated at once.
 
 use std::time::Duration;
 

@@ -55,8 +55,8 @@ impl Server {
         Self::start(command, Path::new("trust-auth.db"), &[], None).await
     }
 
-    /// Starts a service as [`on`](Self::on) does. A write beyond the limit on the size of files fails
-    /// and does not end the process.
+    /// Starts a service as [`on`](Self::on) does. A write beyond the limit on the size of files
+    /// fails and does not end the process.
     pub(crate) async fn whose_writes_may_fail(
         database: impl AsRef<Path>,
         arguments: &[&str],

@@ -29,8 +29,8 @@ const CLOSING: Duration = Duration::from_secs(1);
 ///   [`StoreError::ReadOnly`]. Each read also asks the server whether it is a replica, so a pooler
 ///   cannot change servers unnoticed.
 /// * **Bounded time.** Connecting, waiting for a connection, waiting for a lock, and each operation
-///   as a whole have limits ([`PostgresOptions`](super::PostgresOptions)). This process enforces them, and for statements
-///   the server does, too.
+///   as a whole have limits ([`PostgresOptions`](super::PostgresOptions)). This process enforces
+///   them. For statements the server does, too.
 /// * **One server.** The newest connection shows which server the address leads to. A connection to
 ///   another server, such as an old primary after a failover, is closed before its next use. A
 ///   change uses a connection that is at most 5 s old.
@@ -118,8 +118,8 @@ impl PostgresStore {
     /// Returns the names of the triggers that were missing or turned off when the store was opened.
     ///
     /// Without triggers, other processes' caches keep a changed key until its entry expires. The
-    /// entry grants nothing, because the live row is read. `trust-auth migrate`, or
-    /// [`PostgresOptions::run_migration`](super::PostgresOptions::run_migration), makes the triggers.
+    /// entry grants nothing, because the live row is read. `trust-auth migrate` makes the triggers,
+    /// as does [`run_migration`](super::PostgresOptions::run_migration).
     /// [`WatchStatus::triggers_missing`](crate::WatchStatus::triggers_missing) reports their later
     /// state.
     #[must_use]

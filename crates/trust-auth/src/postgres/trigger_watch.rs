@@ -1,4 +1,4 @@
-//! [`TriggerWatch`]: checks every 5 s, on the connection that listens, whether the triggers are there.
+//! [`TriggerWatch`]: checks every 5 s, on the connection that listens, whether the triggers exist.
 //!
 //! A restore of the table may leave the triggers out, or turn them off. Notifications then stop,
 //! and nothing else shows why.

@@ -66,7 +66,7 @@ impl File {
         &self.path
     }
 
-    /// Returns an error if [`verify`](Self::verify) has found a file replaced. Makes no system call.
+    /// Returns an error if [`verify`](Self::verify) has found a file replaced. No system call.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         self.lost.get().map_or(Ok(()), |lost| Err(self.error(*lost)))
     }

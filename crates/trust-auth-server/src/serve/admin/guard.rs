@@ -1,5 +1,5 @@
-//! [`KeyGuard`]: refuses each request to the admin listener that does not carry the internal service
-//! key. The process has only the SHA-256 of the key.
+//! [`KeyGuard`]: refuses each request to the admin listener that does not carry the internal
+//! service key. The process has only the SHA-256 of the key.
 //!
 //! It answers all unauthenticated requests alike.
 
