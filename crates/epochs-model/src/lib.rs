@@ -21,6 +21,9 @@
 //! as its user; or it retires what no reader uses. Both are tried, and so is each user. The other
 //! readers pin, attach, unpin and end; whether they use the object is another execution's question.
 //!
+//! A fence's mark is unique. The code takes it from a counter; the model takes it from the epoch of
+//! the fence's grace period, for which no other writer of the model makes a fence.
+//!
 //! A writer of the cache also pins. In the model, a reader and a writer stand for it: together they
 //! can do all that it can do.
 //!
