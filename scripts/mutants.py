@@ -27,8 +27,10 @@ exits with 2 if a quoted text does not occur exactly once in its file.
 import argparse
 import hashlib
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -223,14 +225,17 @@ def cargo(arguments: list[str], names: list[str] = []) -> tuple[str, str]:
     command = ["cargo", "test", "--locked", *package, "--target-dir", str(target), *arguments]
     if subprocess.run([*command, "--no-run", "-q"], cwd=COPY, capture_output=True).returncode:
         return "build", ""
+    run = subprocess.Popen(
+        [*command, "--", "--test-threads=1", *names], cwd=COPY, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )
     try:
-        run = subprocess.run(
-            [*command, "--", "--test-threads=1", *names], cwd=COPY, text=True, timeout=SECONDS,
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )
-    except subprocess.TimeoutExpired as hung:
-        return "hung", (hung.stdout or b"").decode(errors="replace")
-    return "failed" if run.returncode else "ok", run.stdout
+        output, _ = run.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        # Cargo's child, too: a test that hangs would occupy a core until the machine stops.
+        os.killpg(run.pid, signal.SIGKILL)
+        return "hung", run.communicate()[0]
+    return "failed" if run.returncode else "ok", output
 
 
 def killer(output: str) -> str | None:
