@@ -1,4 +1,4 @@
-//! [`Builder`]: checks the settings of a cache, and builds it.
+//! [`Builder`]: checks the settings of a cache, and builds the cache.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -50,7 +50,7 @@ impl<V: Clone + Send + Sync + 'static> Builder<V> {
 }
 
 impl<V: Clone + Send + Sync + 'static, C: Clock> Builder<V, C> {
-    /// Sets how long a value is returned at most, counted from its lease. Default: 60 s.
+    /// Sets the longest time that a value is returned, counted from its lease. Default: 60 s.
     ///
     /// The time-to-live must be longer than the clock's resolution, and at most
     /// [`BuildError::MAX_TTL`].
@@ -63,7 +63,7 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> Builder<V, C> {
     ///
     /// The capacity must be from 1 to [`BuildError::MAX_CAPACITY`]. The cache keeps at least 99.9 %
     /// of that number of live keys, and never more than four times that number. An empty cache
-    /// takes two bytes a key of capacity.
+    /// takes two bytes for each key of capacity.
     pub fn capacity(mut self, capacity: usize) -> Self {
         self.capacity = capacity;
         self
@@ -78,7 +78,8 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> Builder<V, C> {
     ///
     /// # Errors
     ///
-    /// A [`BuildError`] that names the setting and its limit. Nothing stays allocated.
+    /// Returns a [`BuildError`] that names the setting and its limit. Frees all memory in that
+    /// case.
     pub fn build(self) -> Result<KeyCache<V, C>, BuildError> {
         let Self { ttl, capacity, clock, .. } = self;
         if ttl.is_zero() {

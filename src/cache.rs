@@ -1,4 +1,4 @@
-//! [`KeyCache`]: the public face of the map, which adds the clock and the time-to-live.
+//! [`KeyCache`]: the public type. It adds the clock and the time-to-live to the map.
 
 use core::fmt;
 use core::time::Duration;
@@ -22,7 +22,7 @@ use crate::key_hash::KeyHash;
 /// ```
 pub type TrustKeyCache = KeyCache<uuid::Uuid>;
 
-/// A lock-free cache from [`KeyHash`] to `V`, in which nothing outlives its time-to-live or an
+/// A lock-free cache from [`KeyHash`] to `V`. No value outlives its time-to-live or an
 /// invalidation.
 ///
 /// Share the cache by reference or in an [`Arc`](std::sync::Arc): all methods take `&self`.
@@ -32,14 +32,14 @@ pub type TrustKeyCache = KeyCache<uuid::Uuid>;
 ///
 /// [`lookup`](Self::lookup) is wait-free: no lock, no allocation, no retry, no write to memory that
 /// another thread's lookup reads. There are two exceptions. A thread's first operation registers
-/// the thread. A thread that was idle while a writer looked for readers registers its return with
+/// the thread. After a writer's scan for readers, a thread that was idle registers its return with
 /// its next operation.
 ///
 /// [`Lease::remember`] and [`invalidate_key`](Self::invalidate_key) are lock-free. One write in 128
-/// also frees what was replaced (one in 8 at least, in a small cache), and makes a system call
-/// where a thread is idle. [`invalidate`](Self::invalidate) is one atomic read-modify-write. Where
-/// [`reclamation`](crate::reclamation) is `CrossbeamEpoch`, each 128th lookup of a thread also
-/// helps that collector. `docs/limits.md` describes what the platform's clock and atomic
+/// also frees replaced buckets, and makes a system call if a thread is idle. In a small cache, at
+/// most one write in 8 does. [`invalidate`](Self::invalidate) is one atomic read-modify-write.
+/// Where [`reclamation`](crate::reclamation) is `CrossbeamEpoch`, each 128th lookup of a thread
+/// also helps that collector. `docs/limits.md` describes what the platform's clock and atomic
 /// instructions add.
 ///
 /// Call no method in a signal handler: the handler may interrupt the registration of its own
@@ -53,7 +53,7 @@ pub type TrustKeyCache = KeyCache<uuid::Uuid>;
 /// `Clone` must not write to the cache that holds the value: the copy would repeat without end. A
 /// value's `Drop` runs on a thread that writes to the cache or drops it, some time after the value
 /// was replaced. `Drop` must not panic. `Drop` may write to other caches. `Drop` may write to its
-/// own cache seldom only, since each clone is dropped: see `docs/limits.md`.
+/// own cache only rarely, because each clone is dropped: see `docs/limits.md`.
 ///
 /// # Examples
 ///
@@ -73,7 +73,8 @@ pub type TrustKeyCache = KeyCache<uuid::Uuid>;
 /// assert_eq!(cache.lookup(&hash), None);
 /// ```
 ///
-/// A cache is not a cache of a supertype of its values, since values are also put in:
+/// A cache cannot be used as a cache of a supertype of its values, because values are also
+/// inserted:
 ///
 /// ```compile_fail,E0308
 /// # use trust_key_cache::KeyCache;
@@ -85,8 +86,8 @@ pub struct KeyCache<V, C = CoarseClock> {
     map: SnapshotMap<V>,
     clock: C,
     ttl: Duration,
-    /// How long after its lease a value is returned, in nanoseconds of the clock: the time-to-live
-    /// less the clock's resolution.
+    /// The time for which a value is returned, counted from its lease, in nanoseconds: the
+    /// time-to-live less the clock's resolution.
     lifetime: u64,
     capacity: usize,
 }
@@ -102,7 +103,7 @@ impl<V: Clone + Send + Sync + 'static> KeyCache<V> {
     ///
     /// # Panics
     ///
-    /// If the allocator refuses the 32 KiB of an empty cache, as `Vec` does.
+    /// If the allocator refuses the 32 KiB of an empty cache.
     #[must_use]
     pub fn new() -> Self {
         match Self::builder().build() {
@@ -133,8 +134,8 @@ impl<V: Clone + Send + Sync + 'static> Default for KeyCache<V> {
 }
 
 impl<V, C: Clock> KeyCache<V, C> {
-    /// Makes a cache of what [`Builder`] has checked. `lifetime` is `ttl` less the clock's
-    /// resolution.
+    /// Makes a cache from settings that [`Builder`] has checked. `lifetime` is `ttl` less the
+    /// clock's resolution.
     pub(super) fn from_parts(
         map: SnapshotMap<V>,
         clock: C,
@@ -156,26 +157,27 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     ///
     /// # When a hit may be the answer
     ///
-    /// A hit may be the answer where the cached value is what the request needs (a principal), and
-    /// this contract suffices:
+    /// A hit may be the answer if the request needs only the cached value (a principal), and this
+    /// contract suffices:
     ///
     /// * *In this process, after an invalidation:* once [`invalidate`](Self::invalidate) or
     ///   [`invalidate_key`](Self::invalidate_key) has returned, no lookup returns a value whose
-    ///   lease was taken before (G1, G2). A value that is remembered late is refused.
+    ///   lease was taken before (G1, G2). A later `remember` under such a lease is refused.
     /// * *In this process, without an invalidation:* a value is returned for at most the
     ///   time-to-live, counted from its lease (G3). A change that is made by hand in the database
     ///   is such a case.
-    /// * *In other processes:* each cache returns what it has until the time-to-live ends, unless
+    /// * *In other processes:* each cache returns its values until the time-to-live ends, unless
     ///   that process invalidates, too.
     ///
     /// # When the row must be read
     ///
-    /// Read the row and compare its digest with `hash`, by [`KeyHash`]'s `==`, where a key that was
-    /// revoked in another process or by hand must be refused at once. Cache the row's id then. A
-    /// stale entry costs one round trip and never grants access. `trust-auth` works in this way.
+    /// Read the row if a key that was revoked in another process or by hand must be refused at
+    /// once. Compare the row's digest with `hash`, by the `==` of [`KeyHash`]. Cache the id of the
+    /// row then. A stale entry costs one round trip and never grants access. `trust-auth` works in
+    /// this way.
     ///
-    /// Wait-free; O(1): one bucket of at most 16 entries is searched. Reads the clock once, first:
-    /// a lookup that began before a value expired may return the value.
+    /// Wait-free; O(1): one bucket of at most 16 entries is searched. Reads the clock once, at the
+    /// start: a lookup that began before a value expired may return the value.
     ///
     /// ```
     /// # use trust_key_cache::{KeyCache, KeyHash};
@@ -192,9 +194,9 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     ///
     /// The value is not cloned. The contract of a hit is that of [`lookup`](Self::lookup).
     ///
-    /// While `read` runs, nothing that is replaced in any cache of the process is freed. Keep
-    /// `read` short, and do not block in it. `read` may use the cache and also change it: the
-    /// borrowed value stays as it is.
+    /// While `read` runs, no cache of the process frees what is replaced. Keep `read` short, and do
+    /// not block in it. `read` may use the cache and also change it: the borrowed value does not
+    /// change.
     ///
     /// Wait-free up to the call of `read`. A panic in `read` unwinds through the lookup and leaves
     /// the cache as it was.
@@ -215,13 +217,13 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     /// Takes a lease for `hash`: the right to remember one value that is read afterwards.
     ///
     /// Take the lease **before** the source of truth is read, and pass the answer to
-    /// [`Lease::remember`]. The lease records the time from which the time-to-live runs, and the
-    /// invalidations so far. Any later invalidation of the key supersedes the lease.
+    /// [`Lease::remember`]. The lease records the start of the time-to-live, and the invalidations
+    /// so far. Any later invalidation of the key supersedes the lease.
     ///
-    /// Wait-free; O(1). Nothing is stored: a lease that is dropped changes nothing.
+    /// Wait-free; O(1). Stores nothing: a lease that is dropped changes nothing.
     ///
-    /// The technique is that of Nishtala et al., "Scaling Memcache at Facebook" (NSDI 2013),
-    /// section 3.2.1.
+    /// The technique is from Nishtala et al., "Scaling Memcache at Facebook" (NSDI 2013), section
+    /// 3.2.1.
     ///
     /// ```
     /// # use trust_key_cache::{KeyCache, KeyHash};
@@ -235,7 +237,8 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     /// assert_eq!(cache.lookup(&hash), None);
     /// ```
     pub fn lease(&self, hash: &KeyHash) -> Lease<'_, V, C> {
-        // The clock is read before the stamp, so that the time between counts against the value.
+        // The clock is read before the stamp, so that the time between them counts against the
+        // value.
         let taken_at = self.now();
         Lease { cache: self, hash: *hash, taken_at, stamp: self.map.stamp(hash) }
     }
@@ -249,9 +252,9 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     /// Drops every value, and supersedes every lease taken so far.
     ///
     /// Call `invalidate` after a change of the source of truth was committed. The change is final
-    /// in this process once `invalidate` has run: a [`lookup`](Self::lookup) that happens-after
-    /// returns no value whose lease was taken before (G1). Caches of other processes are not
-    /// changed.
+    /// in this process once `invalidate` has returned: a [`lookup`](Self::lookup) that
+    /// happens-after returns no value whose lease was taken before (G1). Caches of other processes
+    /// are not changed.
     ///
     /// Wait-free, and O(1) at any size: one atomic increment. The memory of a dropped value is
     /// freed when its bucket is written again.
@@ -271,8 +274,8 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     /// Drops the value of `hash`, and supersedes every lease for `hash` taken so far.
     ///
     /// Call `invalidate_key` after a change of this key alone was committed. The change is final in
-    /// this process once `invalidate_key` has run (G2). A key that is not cached is treated in the
-    /// same way: its leases are superseded.
+    /// this process once `invalidate_key` has returned (G2). The leases of a key that is not cached
+    /// are superseded, too.
     ///
     /// No other value is lost. A lease for another key of the same bucket may be superseded, too.
     /// The value of that lease is not stored, which costs one more read of the source of truth.
@@ -319,8 +322,9 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
 
     /// Returns the number of values that a lookup could return now.
     ///
-    /// While writers run, the count is not that of a single moment. Visits every bucket:
-    /// O([`capacity`](Self::capacity)), for tests and gauges. No lock, no allocation.
+    /// While writers run, the count is not that of a single moment. Takes no lock and allocates
+    /// nothing. Visits every bucket, in O([`capacity`](Self::capacity)): use it in tests and
+    /// gauges.
     #[must_use]
     pub fn len(&self) -> usize {
         self.map.len(self.now())
@@ -336,7 +340,7 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
 }
 
 impl<V, C> KeyCache<V, C> {
-    /// Returns the time-to-live: how long a value is returned at most, counted from its lease.
+    /// Returns the time-to-live: the longest time that a value is returned, counted from its lease.
     #[must_use]
     pub fn ttl(&self) -> Duration {
         self.ttl

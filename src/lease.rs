@@ -1,4 +1,4 @@
-//! [`Lease`]: the right to remember one answer, which the next invalidation of its key ends.
+//! [`Lease`]: the right to remember one answer. The next invalidation of the key ends that right.
 
 use core::fmt;
 
@@ -11,11 +11,11 @@ use crate::key_hash::KeyHash;
 ///
 /// [`KeyCache::lease`] takes a lease, before the source of truth is read. A lease holds no lock and
 /// no reclamation guard. A caller may keep a lease for any time, send it to another thread, and
-/// hold it across `.await`. A lease that is dropped unused changes nothing.
+/// hold it across `.await`. A lease that is dropped without use changes nothing.
 ///
 /// # Examples
 ///
-/// A loader that may fail, or find no row. The `?` and the missing row drop the lease:
+/// A loader may fail, or find no row. In both cases the lease is dropped:
 ///
 /// ```
 /// use trust_key_cache::{KeyCache, KeyHash};
@@ -51,8 +51,8 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> Lease<'_, V, C> {
     /// Stores `value` for the lease's key, unless an invalidation has superseded the lease.
     ///
     /// Returns `true` if the value was stored, in place of an earlier value. Returns `false` if the
-    /// lease was superseded: nothing is stored then (G1, G2, G4). The value itself may still be
-    /// used for the request that has read it.
+    /// lease was superseded: then nothing is stored (G1, G2, G4). The request that has read the
+    /// value may still use it.
     ///
     /// Lookups return the value until the time-to-live has passed since the *lease* was taken. A
     /// lease that is older than the time-to-live removes an earlier value and stores nothing.

@@ -1,8 +1,7 @@
-//! A bucket: header and entries in one allocation, behind a thin pointer so that one atomic word
-//! can hold it.
+//! A bucket: header and entries in one allocation, behind a thin pointer that fits one atomic word.
 //!
-//! A bucket is built by its only owner ([`OwnedBucket`]), then published, and never changed again
-//! ([`Bucket`]).
+//! The only owner of a bucket builds it ([`OwnedBucket`]), then publishes it. A published bucket
+//! never changes ([`Bucket`]).
 
 use std::alloc::{Layout, handle_alloc_error};
 use std::marker::PhantomData;
@@ -16,32 +15,32 @@ use crate::KeyHash;
 #[derive(Clone, Debug)]
 pub(super) struct Entry<V> {
     pub(super) digest: KeyHash,
-    /// The first nanosecond of the clock at which the value is no longer shown.
+    /// The first nanosecond of the clock at which lookups no longer return the value.
     pub(super) expires_at: u64,
     pub(super) value: V,
 }
 
-/// What comes before the entries; a pointer to it stands for the whole bucket.
+/// The start of a bucket, before the entries. A pointer to the header represents the whole bucket.
 #[derive(Debug)]
 pub(super) struct Header {
     access: AccessCheck,
     generation: u64,
     lease_epoch: u64,
     tags: Tags,
-    /// How many entries are initialised. A published bucket has as many as there is room for.
+    /// The number of initialised entries. In a published bucket it equals `capacity`.
     len: u32,
     capacity: u32,
-    /// The link of a retired bucket, for [`Limbo`](super::limbo::Limbo). A cell, since readers may
-    /// still hold the bucket.
+    /// The link of a retired bucket, for [`Limbo`](super::limbo::Limbo). A cell, because readers
+    /// may still hold the bucket.
     next: Cell<*mut Header>,
 }
 
 impl Header {
     /// # Safety
     ///
-    /// `header` must be live, and its link no one else's during the call.
+    /// `header` must be live. No other thread may access its link during the call.
     pub(super) unsafe fn set_next(header: NonNull<Self>, next: *mut Self) {
-        // SAFETY: the caller's promise; readers do not look at the link.
+        // SAFETY: the caller promises a live header. Only the caller accesses the link.
         unsafe { header.as_ref() }.next.set(next);
     }
 
@@ -54,7 +53,7 @@ impl Header {
     }
 }
 
-/// A whole bucket, as readers see it.
+/// A published bucket: header and entries.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Bucket<V> {
@@ -79,8 +78,8 @@ impl<V> Bucket<V> {
         self.header.tags.get(place)
     }
 
-    /// The entry with this digest, and its place. The tags are compared eight at once, then the
-    /// digest in constant time where one matched.
+    /// Returns the entry with this digest, and its place. Compares eight tags at once, and where a
+    /// tag matches, the digest in constant time.
     #[inline]
     pub(super) fn find(&self, digest: &KeyHash, tag: u8) -> Option<(usize, &Entry<V>)> {
         // Places beyond the last entry have tag zero, and may match.
@@ -88,21 +87,20 @@ impl<V> Bucket<V> {
         let find_in = |half| {
             self.header.tags.matches(half, tag).find_map(|place| Some((place, entry(place)?)))
         };
-        // Most buckets have no more than eight entries, and a second half that need not be looked
-        // at.
+        // Most buckets have at most eight entries, so their second half is not compared.
         find_in(Half::First)
             .or_else(|| if self.entries.len() > 8 { find_in(Half::Second) } else { None })
     }
 
-    /// The bucket whose header this is, all of it.
+    /// Returns the whole bucket that starts with this header.
     ///
     /// # Safety
     ///
-    /// `header` must come from [`OwnedBucket::into_raw`], and nothing may change or free that
+    /// `header` must be a result of [`OwnedBucket::into_raw`]. No thread may change or free that
     /// bucket during `'a`.
     pub(super) unsafe fn from_header<'a>(header: NonNull<Header>) -> &'a Self {
-        // SAFETY: the caller says that it is one of ours and unchanged; `whole` explains the
-        // pointer.
+        // SAFETY: the caller promises a live, unchanged bucket. The pointer of `into_raw` has the
+        // provenance that `whole` requires.
         unsafe { &*whole::<V>(header) }
     }
 
@@ -119,39 +117,40 @@ impl<V> Bucket<V> {
 ///
 /// `header` must point to a live bucket's header, with the provenance of the whole allocation.
 unsafe fn whole<V>(header: NonNull<Header>) -> *mut Bucket<V> {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller promises a live header.
     let len = unsafe { (*header.as_ptr()).len } as usize;
     // A slice pointer carries the length that the unsized `Bucket` needs; the cast keeps it.
     ptr::slice_from_raw_parts_mut(header.as_ptr().cast::<Entry<V>>(), len) as *mut Bucket<V>
 }
 
-/// Where entries begin, and the layout of a bucket with `capacity` of them. `repr(C)` on [`Bucket`]
-/// makes the two agree.
+/// Returns the layout of a bucket with `capacity` entries, and the offset of the first entry.
+/// `repr(C)` gives [`Bucket`] the same layout.
 fn layout<V>(capacity: usize) -> (Layout, usize) {
     let sized = Layout::array::<Entry<V>>(capacity)
         .and_then(|entries| Layout::new::<Header>().extend(entries));
     match sized {
         Ok((layout, offset)) => (layout.pad_to_align(), offset),
-        // Sixteen values of half the address space each cannot have been made.
+        // Unreachable: the values of a bucket exist in memory before the bucket, so their layout
+        // fits.
         Err(_) => unreachable!("a bucket of {capacity} entries exceeds the address space"),
     }
 }
 
-/// A bucket that no other thread has seen, or that no other thread can see any more. Dropping it
-/// drops its entries.
+/// A bucket that no other thread can access: not published yet, or not reachable any more. Drops
+/// its entries when dropped.
 #[derive(Debug)]
 pub(super) struct OwnedBucket<V> {
-    /// Live, and exclusively ours: the invariant behind every `unsafe` below.
+    /// Live, and owned by this value alone: the invariant behind every `unsafe` below.
     header: NonNull<Header>,
     entries: PhantomData<Entry<V>>,
 }
 
 impl<V> OwnedBucket<V> {
-    /// An empty bucket with room for `capacity` entries, 16 at most.
+    /// Returns an empty bucket with room for `capacity` entries, 16 at most.
     pub(super) fn with_capacity(capacity: usize, generation: u64, lease_epoch: u64) -> Self {
         assert!(capacity <= Tags::CAPACITY);
         let (layout, _) = layout::<V>(capacity);
-        // SAFETY: the layout has at least the header's size, which is not zero.
+        // SAFETY: the layout is at least as large as the header, so its size is not zero.
         let header = unsafe { alloc(layout) }.cast::<Header>();
         let Some(header) = NonNull::new(header) else { handle_alloc_error(layout) };
         let empty = Header {
@@ -172,28 +171,28 @@ impl<V> OwnedBucket<V> {
     ///
     /// # Panics
     ///
-    /// When there is no room; [`SnapshotMap`](super::SnapshotMap) makes room for what it pushes.
+    /// If the bucket is full. [`SnapshotMap`](super::SnapshotMap) makes room before each push.
     pub(super) fn push(&mut self, entry: Entry<V>, tag: u8) {
-        // SAFETY: the bucket is live and ours.
+        // SAFETY: the bucket is live, and this value owns it.
         let header = unsafe { self.header.as_mut() };
         let place = header.len as usize;
         assert!(header.len < header.capacity);
         header.tags.set(place, tag);
-        // SAFETY: `place` is below the capacity, so it lies in the allocation, whose provenance
-        // `self.header` has.
+        // SAFETY: `place` is below the capacity, so the entry is inside the allocation.
+        // `self.header` has the provenance of the whole allocation.
         unsafe { self.entry_ptr(place).write(entry) };
-        // SAFETY: as above; taken again, since `entry_ptr` looked at the header.
+        // SAFETY: as above. The reference is made again, because `entry_ptr` read the header.
         unsafe { self.header.as_mut() }.len += 1;
     }
 
-    /// Takes the last entry out again.
+    /// Removes the last entry and returns it.
     pub(super) fn pop(&mut self) -> Option<Entry<V>> {
-        // SAFETY: the bucket is live and ours.
+        // SAFETY: the bucket is live, and this value owns it.
         let header = unsafe { self.header.as_mut() };
         let place = header.len.checked_sub(1)?;
         header.len = place;
-        // SAFETY: the entry at `place` was initialised, and with the new `len` only the
-        // caller has it.
+        // SAFETY: the entry at `place` was initialised. The new `len` excludes it, so only the
+        // caller owns the entry.
         Some(unsafe { self.entry_ptr(place as usize).read() })
     }
 
@@ -204,17 +203,17 @@ impl<V> OwnedBucket<V> {
         unsafe { self.header.as_ptr().byte_add(offset).cast::<Entry<V>>().add(place) }
     }
 
-    /// Gives up ownership, for publishing. [`from_raw`](Self::from_raw) takes it back.
+    /// Releases ownership, for publishing. [`from_raw`](Self::from_raw) takes the bucket back.
     pub(super) fn into_raw(self) -> *mut Header {
         mem::ManuallyDrop::new(self).header.as_ptr()
     }
 
-    /// Takes ownership of a bucket that was given up.
+    /// Takes ownership of a bucket that [`into_raw`](Self::into_raw) released.
     ///
     /// # Safety
     ///
-    /// `header` must come from [`into_raw`](Self::into_raw) of the same `V`, no one else may take
-    /// it, and no one may read it from now on.
+    /// `header` must be a result of [`into_raw`](Self::into_raw) of the same `V`. No other call may
+    /// take the bucket, and no thread may read it from now on.
     pub(super) unsafe fn from_raw(header: NonNull<Header>) -> Self {
         Self { header, entries: PhantomData }
     }
@@ -226,13 +225,15 @@ impl<V> Drop for OwnedBucket<V> {
         struct Free(NonNull<Header>, Layout);
         impl Drop for Free {
             fn drop(&mut self) {
-                // SAFETY: no thread uses the header after this; `with_capacity` initialised it.
+                // SAFETY: `with_capacity` initialised the header, and no thread uses the header
+                // after this.
                 unsafe { self.0.drop_in_place() };
-                // SAFETY: allocated with this layout in `with_capacity`, freed only here.
+                // SAFETY: `with_capacity` allocated it with this layout, and only this line frees
+                // it.
                 unsafe { dealloc(self.0.as_ptr().cast(), self.1) };
             }
         }
-        // SAFETY: the bucket is live and ours.
+        // SAFETY: the bucket is live, and this value owns it.
         let header = unsafe { self.header.as_ref() };
         let free = Free(self.header, layout::<V>(header.capacity as usize).0);
         header.access.writing(|| {

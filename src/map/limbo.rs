@@ -1,50 +1,50 @@
-//! Limbo: the buckets that were replaced, until no reader can hold them.
+//! Limbo: keeps replaced buckets until no reader can hold them.
 //!
-//! Writers push what they have replaced to a list. Each 128th push takes the whole list as a batch,
-//! and starts a grace period for the batch. The batch waits in a second list. The next pass over
-//! this list frees the batch if all threads have kept reading. If a thread is idle, that pass makes
-//! the barrier on its behalf, once for all waiting batches. The map owns both lists. So a map's
-//! retired buckets are freed with the map at the latest, and only the map's own writers drop them.
+//! Writers push replaced buckets to a list. Each 128th push takes the whole list as a batch, and
+//! starts a grace period for the batch. The batch waits in a second list. The next pass over this
+//! list frees the batch if all threads have kept reading. If a thread is idle, that pass makes the
+//! barrier on the thread's behalf, once for all waiting batches. The map owns both lists. So
+//! retired buckets are freed with the map at the latest, and only writers of the map drop them.
 //!
 //! Both lists are Treiber stacks (*Systems Programming: Coping with Parallelism*, 1986). A writer
-//! takes such a list as a whole, by a swap, and never pops one node. So only a node's owner reads
-//! the node, and a reused address does no harm.
+//! takes such a list as a whole, by a swap, and never pops one node. So only the owner of a node
+//! reads the node, and a reused address does no harm.
 //!
-//! Freeing runs values' destructors, which may write to caches. A thread collects one limbo within
-//! another's collection, [`DEEPEST`] limbos deep, and never a limbo within its own. A collection
-//! that is refused for one of these reasons is *due*: the next push to that limbo that is not
-//! refused makes it.
+//! Freeing runs the destructors of values, which may write to caches. A thread may collect a limbo
+//! within the collection of another limbo, [`DEEPEST`] limbos deep. A thread never collects a limbo
+//! within the collection of the same limbo. A collection that is refused for one of these reasons
+//! is *due*: the next push to that limbo that is not refused makes the collection.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
-// Not of `sync`: the counts decide when to collect, and nothing else, so a model need not explore
-// them.
+// Not of `sync`: the counts only decide when to collect, so a model need not explore them.
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::super::reclaim::{self, Grace, Horizon};
 use super::super::sync::{AtomicPtr, Ordering, batch, thread_cell};
 use super::bucket::{Header, OwnedBucket};
 
-/// Occupies cache lines of its own: writers write here, and lookups read the fields next to it.
+/// Retired buckets of one map. Occupies cache lines of its own: writers write here, and lookups
+/// read the map's neighbouring fields.
 #[repr(align(128))]
 pub(super) struct Limbo<V> {
-    /// Retired since a batch was last taken. Linked by [`Header::next`].
+    /// The buckets that were retired since the last batch was taken. Linked by [`Header::next`].
     retired: AtomicPtr<Header>,
     /// The number of buckets that were ever retired.
     count: AtomicU64,
     /// The number of buckets in a batch.
     every: u64,
-    /// A collection was refused, and has not been made since.
+    /// Whether a collection was refused and has not been made since.
     due: AtomicBool,
-    /// Batches whose grace period was not over at the last pass.
+    /// The batches whose grace period was not over at the last pass.
     waiting: AtomicPtr<Batch<V>>,
-    /// The horizon at which the last pass freed no waiting batch, or [`NOT_STALLED`]. A hint: if
-    /// one writer puts batches back during another writer's pass, passes may skip these batches
-    /// until the horizon moves.
+    /// The horizon at which the last pass freed no waiting batch, or [`NOT_STALLED`]. A hint: a
+    /// writer may put batches back during the pass of another writer. Passes may then skip these
+    /// batches until the horizon moves.
     stalled_at: AtomicU64,
     /// After the kernel has refused a fence: the number of collections before the next request.
-    /// Zero if the kernel did not refuse the last one.
+    /// Zero if the kernel did not refuse the last request.
     pause: AtomicU64,
     /// The number of these collections that were made.
     paused: AtomicU64,
@@ -53,11 +53,11 @@ pub(super) struct Limbo<V> {
 /// The longest [`Limbo::pause`], in collections.
 const LONGEST_PAUSE: u64 = 1_024;
 
-/// How many limbos a thread collects at a time, each within a destructor that the collection of the
-/// one before has run.
+/// The number of limbos that a thread collects at a time. Each collection runs in a destructor that
+/// the previous collection called.
 ///
-/// Each takes stack, so the number is small. Few caches have values that write to another cache
-/// when they are dropped, and fewer form chains of such caches.
+/// Each collection takes stack, so the number is small. Few caches have values that write to
+/// another cache when they are dropped, and fewer form chains of such caches.
 const DEEPEST: usize = 8;
 
 /// No horizon.
@@ -70,22 +70,22 @@ thread_cell! {
 
 #[cfg(test)]
 std::thread_local! {
-    /// How many batches this thread has compared with a horizon. Only the crate can count that: see
-    /// the tests in `barrier.rs`.
+    /// The number of batches that this thread has compared with a horizon. Only the crate can count
+    /// them: see the tests in `barrier.rs`.
     pub(crate) static CHECKED_BATCHES: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Marks a limbo as collected by this thread, until it is dropped. A thread's marks may end in any
-/// order: a destructor may be suspended in a coroutine.
+/// Marks a limbo as collected by this thread, until the mark is dropped. The marks of a thread may
+/// end in any order: a destructor may be suspended in a coroutine.
 struct Collecting(usize);
 
 impl Collecting {
-    /// Returns `None` if this thread is collecting the limbo, or [`DEEPEST`] others, or is about to
-    /// end.
+    /// Marks the limbo. Returns `None` if this thread is collecting the limbo or [`DEEPEST`]
+    /// others, or if the thread is ending.
     fn begin<V>(limbo: &Limbo<V>) -> Option<Self> {
         // The limbo is borrowed while the collection runs, so no other limbo has the address. A
-        // coroutine that never ends, or ends on another thread, leaves its mark. Then this thread
-        // does not collect a later limbo at that address.
+        // coroutine that never ends, or that ends on another thread, leaves its mark. Then this
+        // thread does not collect a later limbo at that address.
         let address = ptr::from_ref(limbo).addr();
         let begin = |collecting: &Cell<[usize; DEEPEST]>| {
             let mut limbos = collecting.get();
@@ -110,7 +110,7 @@ impl Drop for Collecting {
 }
 
 /// A bucket that has left its slot and must be retired.
-#[must_use = "what is not retired leaks"]
+#[must_use = "a bucket that is not retired leaks"]
 pub(super) struct Replaced<V>(Option<NonNull<Header>>, PhantomData<V>);
 
 /// Retired buckets that one writer owns, linked by [`Header::next`]. Only [`free`](Self::free)
@@ -146,16 +146,17 @@ impl<V> Default for Chain<V> {
 impl<V> Replaced<V> {
     /// # Safety
     ///
-    /// `header` must be null or come from [`OwnedBucket::into_raw`] of the same `V`. It must have
-    /// left its slot, and must not be published again. No other `Replaced` may have it.
+    /// `header` must be null, or a result of [`OwnedBucket::into_raw`] of the same `V`. Its bucket
+    /// must have left its slot, and must not be published again. No other `Replaced` may own the
+    /// bucket.
     pub(super) unsafe fn new(header: *mut Header) -> Self {
         Self(NonNull::new(header), PhantomData)
     }
 }
 
 impl<V> Limbo<V> {
-    /// Makes a limbo for a map of so many slots. A small one frees more often, so that the garbage
-    /// stays in proportion.
+    /// Makes a limbo for a map of `slots` slots. The limbo of a small map frees more often, so that
+    /// the garbage is in proportion to the map.
     pub(super) fn for_slots(slots: usize) -> Self {
         Self {
             retired: AtomicPtr::new(ptr::null_mut()),
@@ -169,21 +170,22 @@ impl<V> Limbo<V> {
         }
     }
 
-    /// Keeps a bucket until it can be freed, and at intervals frees what can be freed. Lock-free.
+    /// Keeps a bucket until its grace period is over, and at intervals frees the batches whose
+    /// grace period is over. Lock-free.
     ///
-    /// Best called without a guard: the caller's own guard would delay the freeing.
+    /// Call `retire` without a guard: the guard of the caller would delay the freeing.
     ///
     /// # Safety
     ///
-    /// `replaced` must have left a slot of the map that owns this limbo: dropping the limbo frees
-    /// the bucket, whether a reader holds it or not.
+    /// `replaced` must have left a slot of the map that owns this limbo. The limbo frees its
+    /// buckets when it is dropped, even if a reader holds one.
     pub(super) unsafe fn retire(&self, replaced: Replaced<V>) {
         let Some(header) = replaced.0 else { return };
         // Relaxed: this thread links to the first bucket and does not read it.
         let mut first = self.retired.load(Ordering::Relaxed);
         loop {
-            // SAFETY: the caller of `Replaced::new` gave the header to `replaced` alone, and it is
-            // not in the list yet.
+            // SAFETY: the caller of `Replaced::new` gave the header to `replaced` alone, and the
+            // header is not in the list yet.
             unsafe { Header::set_next(header, first) };
             // Release: pairs with the Acquire in `collect`, for the link and the unlinking.
             match self.retired.compare_exchange(
@@ -196,9 +198,9 @@ impl<V> Limbo<V> {
                 Err(other) => first = other,
             }
         }
-        // Relaxed: the count decides when to collect, and orders nothing.
+        // Relaxed: the count only decides when to collect.
         let full = (self.count.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(self.every);
-        // Relaxed: a hint. A later push finds one that this push misses.
+        // Relaxed: a hint. A later push reads a value that this push misses.
         if full || self.due.load(Ordering::Relaxed) {
             self.collect_or_remember();
         }
@@ -214,11 +216,12 @@ impl<V> Limbo<V> {
         }
     }
 
-    /// Starts a grace period for what was retired, and frees the batches whose grace period is
+    /// Starts a grace period for the retired buckets, and frees the batches whose grace period is
     /// over.
     fn collect(&self) {
-        // Acquire: pairs with the Release in `retire`. Every push is a read-modify-write, so this
-        // acquires all of them, and every unlinking happens-before the grace period's start.
+        // Acquire: pairs with the Release in `retire`. Every push is a read-modify-write, so the
+        // swap acquires all pushes. Every unlinking therefore happens-before the start of the grace
+        // period.
         let first = self.retired.swap(ptr::null_mut(), Ordering::Acquire);
         let Some(header) = NonNull::new(first) else { return };
         debug_assert_ne!(
@@ -229,7 +232,7 @@ impl<V> Limbo<V> {
         );
         // SAFETY: `retire` linked these buckets, and by the swap this call alone owns them.
         let buckets = unsafe { Buckets::from_raw(first) };
-        // SAFETY: `Replaced::new`'s caller had unlinked each bucket before its push, and the swap
+        // SAFETY: the caller of `Replaced::new` unlinked each bucket before its push, and the swap
         // acquired the pushes. A bucket that has left its slot is not published again.
         let grace = unsafe { Grace::start() };
         let newest = Box::new(Batch { grace, next: ptr::null_mut(), buckets });
@@ -239,8 +242,8 @@ impl<V> Limbo<V> {
         let (pause, stalled_at) =
             (self.pause.load(Ordering::Relaxed), self.stalled_at.load(Ordering::Relaxed));
         let may_fence = pause == 0 || self.paused.fetch_add(1, Ordering::Relaxed) + 1 >= pause;
-        // Every waiting batch started before the hint, whether or not the pass that left it made
-        // the fence. So an unchanged horizon frees none of them.
+        // Every waiting batch started before the hint, with or without a fence in the pass that
+        // stored the hint. So an unchanged horizon frees no waiting batch.
         if stalled_at != NOT_STALLED && stalled_at == reclaim::horizon().furthest(may_fence) {
             kept.push(newest);
             kept.append_to(&self.waiting);
@@ -281,7 +284,7 @@ impl<V> Limbo<V> {
         // SAFETY: this call started the grace period before it read any horizon.
         unsafe { kept.free_or_push(newest, &horizon) };
         kept.append_to(&self.waiting);
-        // Without the fence, this pass has freed all that its horizon allows.
+        // Without the fence, this pass has freed every batch that its horizon allows.
         let hint = if stalled || !fenced { horizon.furthest(fenced) } else { NOT_STALLED };
         self.stalled_at.store(hint, Ordering::Relaxed);
     }
@@ -304,8 +307,8 @@ impl<V> Iterator for Batches<V> {
         if self.0.is_null() {
             return None;
         }
-        // SAFETY: the caller of `from_raw` gave the batch to `self` alone, and it came from
-        // `Box::into_raw` in `Chain::push`.
+        // SAFETY: `Chain::push` made the pointer by `Box::into_raw`. The caller of `from_raw` gave
+        // the batch to `self` alone.
         let batch = unsafe { Box::from_raw(self.0) };
         self.0 = batch.next;
         Some(batch)
@@ -326,8 +329,8 @@ impl<V> Chain<V> {
         unsafe { Batches::from_raw(self.first) }
     }
 
-    /// Frees the batch if its grace period is over, and keeps it if not. Returns whether the batch
-    /// was freed.
+    /// Frees the batch if its grace period is over, and otherwise keeps the batch. Returns whether
+    /// the batch was freed.
     ///
     /// # Safety
     ///
@@ -339,7 +342,7 @@ impl<V> Chain<V> {
         let over = unsafe { batch.grace.is_over(horizon) };
         if over {
             // SAFETY: the grace period started after these buckets had left their slots, and is
-            // over. So no reader has one of them, or can load one.
+            // over. So no reader holds one of these buckets, or can load one.
             unsafe { batch.buckets.free() };
         } else {
             self.push(batch);
@@ -347,7 +350,7 @@ impl<V> Chain<V> {
         over
     }
 
-    /// Adds all batches to those of `list`.
+    /// Adds all batches to `list`.
     fn append_to(self, list: &AtomicPtr<Batch<V>>) {
         if self.last.is_null() {
             return;
@@ -377,33 +380,34 @@ impl<V> Buckets<V> {
 
     /// # Safety
     ///
-    /// No reader may have one of these buckets, or be able to load one.
+    /// No reader may hold one of these buckets, or be able to load one.
     unsafe fn free(self) {
         let mut first = self.first;
         while let Some(header) = NonNull::new(first) {
-            // SAFETY: `from_raw`'s caller gave the header to `self` alone. The header is live: the
-            // next statement frees it.
+            // SAFETY: the caller of `from_raw` gave the header to `self` alone. The header is live:
+            // the next statement frees it.
             first = unsafe { Header::next(header) };
-            // SAFETY: the caller of `Replaced::new` says that the header came from `into_raw`. This
-            // function's caller says that no reader has it.
+            // SAFETY: the caller of `Replaced::new` promises a header of `into_raw`. The caller of
+            // this function promises that no reader holds its bucket.
             drop(unsafe { OwnedBucket::<V>::from_raw(header) });
         }
     }
 }
 
 impl<V> Drop for Limbo<V> {
-    /// Frees everything: readers borrow the map, which is being dropped.
+    /// Frees all buckets: readers borrow the map, so no reader is left when the map is dropped.
     fn drop(&mut self) {
         // Relaxed, here and below: with `&mut self` every other access happened-before.
         let retired = self.retired.load(Ordering::Relaxed);
         // SAFETY: `retire` linked these buckets, and `&mut self` owns them.
         let retired = unsafe { Buckets::<V>::from_raw(retired) };
-        // SAFETY: the callers of `retire` gave buckets of this map alone, whose readers have ended.
+        // SAFETY: the callers of `retire` gave buckets of this map alone. The readers of this map
+        // have ended.
         unsafe { retired.free() };
         let waiting = self.waiting.load(Ordering::Relaxed);
         // SAFETY: `append_to` linked these batches, and `&mut self` owns them.
         for batch in unsafe { Batches::from_raw(waiting) } {
-            // SAFETY: as for those that were retired.
+            // SAFETY: as for the retired buckets.
             unsafe { batch.buckets.free() };
         }
     }

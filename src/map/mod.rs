@@ -1,25 +1,25 @@
-//! The snapshot map: slots for buckets of a few entries, each bucket an immutable snapshot behind
-//! one atomic pointer.
+//! The snapshot map: an array of slots. Each slot is one atomic pointer to a bucket, an immutable
+//! snapshot of a few entries.
 //!
 //! Readers pin, load one pointer and read plain memory. Writers copy a bucket, change the copy,
-//! publish it by compare-exchange and retire the old one. The map knows times and stamps as
-//! numbers; what they mean is for `cache.rs` and `lease.rs` to say.
+//! publish the copy by compare-exchange and retire the old bucket. To the map, times and stamps are
+//! numbers: `cache.rs` and `lease.rs` define their meaning.
 //!
 //! # Orderings
 //!
-//! Two kinds of location are shared: the map's `generation`, and each slot's pointer. Four facts
-//! carry the guarantees; `docs/guarantees.md` has the whole argument.
+//! Two kinds of location are shared: the map's `generation`, and the pointer of each slot. The
+//! guarantees depend on four facts. `docs/guarantees.md` has the whole argument.
 //!
 //! 1. A bucket's contents are written before the Release exchange that publishes it, and read after
 //!    an Acquire load of the pointer.
-//! 2. A slot changes only by compare-exchange from the pointer whose contents were copied, under a
-//!    guard that keeps that allocation from being reused. So the buckets of a slot form a chain in
-//!    which each was made from its predecessor, and along which `lease_epoch` never falls.
-//! 3. `generation` only grows, by read-modify-writes that Release. A thread that Acquires it (a
-//!    stamp) sees what came before the `invalidate` whose value it read.
-//! 4. `generation` is read *after* the slot, and a bucket carries a generation that its publisher
-//!    had read. So what a thread reads is never smaller than the generation of the bucket that it
-//!    has in hand.
+//! 2. A slot changes only by compare-exchange from the pointer whose contents were copied. A guard
+//!    keeps that allocation from being reused. So the buckets of a slot form a chain: each bucket
+//!    is made from its predecessor, and `lease_epoch` never falls.
+//! 3. `generation` only grows, by Release read-modify-writes. A stamp Acquires `generation`. What
+//!    preceded the `invalidate` whose value the stamp reads happens-before the stamp.
+//! 4. `generation` is read *after* the slot, and a publisher reads the generation of its bucket
+//!    before the exchange. So a thread never reads a generation smaller than that of the bucket
+//!    that it loaded.
 
 mod bucket;
 mod limbo;
@@ -47,7 +47,7 @@ use slot::Slot;
 
 pub(super) use placement::Shape;
 
-/// What an insert is checked against: it is refused unless both still hold.
+/// The state that an insert is checked against. An insert is refused if either number has changed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stamp {
     generation: u64,
@@ -55,24 +55,23 @@ pub(super) struct Stamp {
 }
 
 pub(super) struct SnapshotMap<V> {
-    /// Counts the invalidations of the whole map. A bucket of another generation is empty,
-    /// whatever it holds.
+    /// Counts the invalidations of the whole map. A bucket of another generation counts as empty.
     generation: AtomicU64,
     placement: Placement,
     slots: Box<[Slot<V>]>,
     bucket_capacity: usize,
     limbo: Limbo<V>,
-    /// Values are read by many threads at once and dropped by any: what `Arc` asks of them is what
-    /// the map asks.
+    /// Many threads read a value at once, and any thread may drop it. So the map has the bounds of
+    /// `Arc`.
     values: PhantomData<Arc<V>>,
-    /// Values are put in through a shared reference, as into a `Mutex`. Were the map not invariant
-    /// in `V`, it could be taken for a map of a supertype, and be given values that it must
-    /// not hold.
+    /// Values are inserted through a shared reference, as into a `Mutex`. A covariant map could be
+    /// used as a map of a supertype, and receive values that it must not hold.
     invariant: PhantomData<fn(V) -> V>,
 }
 
 impl<V> SnapshotMap<V> {
-    /// An empty map. Allocates the slots, and no bucket until something is inserted.
+    /// Returns an empty map. Allocates the slots; the first insert into a slot allocates its
+    /// bucket.
     pub(super) fn new(shape: Shape, seed: [u64; 2]) -> Result<Self, TryReserveError> {
         let mut slots = Vec::new();
         slots.try_reserve_exact(shape.buckets)?;
@@ -88,12 +87,12 @@ impl<V> SnapshotMap<V> {
         })
     }
 
-    /// Shows `read` the value of `key`, if there is one that expires after `now`. Wait-free, but
+    /// Calls `read` with the value of `key` if that value expires after `now`. Wait-free, except
     /// for [`reclaim::pin`].
     #[inline]
     pub(super) fn get<R>(&self, key: &KeyHash, now: u64, read: impl FnOnce(&V) -> R) -> Option<R> {
         let place = self.placement.of(key);
-        // Before pinning: what cannot panic under the guard need not be prepared to unwind through
+        // Before the pin: a bounds check that may panic under the guard would need code to unwind
         // it.
         let slot = &self.slots[place.slot];
         let guard = reclaim::pin();
@@ -108,28 +107,27 @@ impl<V> SnapshotMap<V> {
         })
     }
 
-    /// What an insert of `key` is to be checked against. Take it before reading what the value is
-    /// derived from.
+    /// Returns the stamp that an insert of `key` is checked against. Take the stamp before the
+    /// source of the value is read.
     pub(super) fn stamp(&self, key: &KeyHash) -> Stamp {
         let place = self.placement.of(key);
         let guard = reclaim::pin();
-        // Acquire: pairs with the Release in `invalidate`. If this reads the value of an
-        // `invalidate`, the change which that announced is visible to what the caller reads
-        // next. With an older value the insert will be refused, or dead on arrival.
+        // Acquire: pairs with the Release in `invalidate`. If this load reads the value of an
+        // `invalidate`, the caller's next reads see the change that preceded it. With an older
+        // value, the insert is refused, or publishes a bucket of an old generation.
         let generation = self.generation.load(Ordering::Acquire);
-        // The Acquire in `Slot::load` does the same for `invalidate_key`, which announces by a
-        // higher `lease_epoch`.
+        // The Acquire in `Slot::load` does the same for `invalidate_key`, which increments
+        // `lease_epoch`.
         let lease_epoch = self.slots[place.slot].load(&guard).read(lease_epoch);
         Stamp { generation, lease_epoch }
     }
 
-    /// Inserts `key`'s value or replaces it, unless an invalidation has superseded `stamp`; tells
-    /// whether it did.
+    /// Inserts or replaces the value of `key`. Returns `false`, and inserts nothing, if an
+    /// invalidation has superseded `stamp`.
     ///
-    /// Entries that are dead at `now` are left out of the copy. A full bucket gives up the entry
-    /// that would have expired first. A value that is itself dead at `now` replaces its
-    /// predecessor by nothing. Lock-free: an exchange fails only where another writer's has
-    /// succeeded.
+    /// The copy omits entries that have expired at `now`. A full bucket evicts the entry that would
+    /// expire first. A value that has expired at `now` only removes its predecessor. Lock-free: an
+    /// exchange fails only if another writer's exchange has succeeded.
     pub(super) fn insert(
         &self,
         key: &KeyHash,
@@ -148,10 +146,10 @@ impl<V> SnapshotMap<V> {
         let guard = reclaim::pin();
         loop {
             let current = slot.load(&guard);
-            // Relaxed: an `invalidate` that this misses, or that comes after it, leaves behind a
-            // bucket of the old generation, which no lookup that happens-after takes
-            // for alive. What counts is to read it after the slot (fact 4): then a
-            // bucket of a newer generation is never replaced by one of an older.
+            // Relaxed: an `invalidate` that this load misses leaves the new bucket in the old
+            // generation. No lookup that happens-after returns its entries. The load must follow
+            // the load of the slot (fact 4): then no bucket of an older generation replaces a newer
+            // one.
             let generation = self.generation.load(Ordering::Relaxed);
             let next = current.read(|bucket| {
                 if generation != stamp.generation || lease_epoch(bucket) != stamp.lease_epoch {
@@ -188,16 +186,15 @@ impl<V> SnapshotMap<V> {
         }
     }
 
-    /// Makes every entry unreachable, and every stamp taken so far worthless. One
-    /// read-modify-write, whatever the size.
+    /// Makes every entry unreachable, and supersedes every stamp taken so far. One
+    /// read-modify-write at any size.
     pub(super) fn invalidate(&self) {
-        // Release: pairs with the Acquire in `stamp`: a stamp of the new generation sees what came
-        // before this.
+        // Release: pairs with the Acquire in `stamp`, for what the caller did before.
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    /// Makes `key`'s entry unreachable, and worthless every stamp that was taken so far for a key
-    /// of its bucket. Lock-free.
+    /// Makes the entry of `key` unreachable, and supersedes every stamp taken so far for a key of
+    /// the same bucket. Lock-free.
     pub(super) fn invalidate_key(&self, key: &KeyHash)
     where
         V: Clone,
@@ -213,7 +210,7 @@ impl<V> SnapshotMap<V> {
                 let alive = bucket.filter(|bucket| bucket.generation() == generation);
                 let mut kept = Selection::of(alive, |_| true);
                 kept.remove(place_in(alive, key, place.tag));
-                // Published even where nothing is removed: a stamp taken before must find another
+                // Published even if nothing is removed: an earlier stamp must not match the new
                 // `lease_epoch`.
                 let mut next =
                     OwnedBucket::with_capacity(kept.len(), generation, lease_epoch(bucket) + 1);
@@ -229,13 +226,13 @@ impl<V> SnapshotMap<V> {
         }
     }
 
-    /// How many entries are reachable and expire after `now`. Visits every slot; each is seen at a
-    /// moment of its own.
+    /// Returns the number of reachable entries that expire after `now`. Visits every slot, each at
+    /// another moment.
     pub(super) fn len(&self, now: u64) -> usize {
         self.slots.iter().map(|slot| self.alive_in(slot, now)).sum()
     }
 
-    /// Whether [`len`](Self::len) would be zero; stops at the first entry that says no.
+    /// Returns whether [`len`](Self::len) would be zero. Stops at the first reachable entry.
     pub(super) fn is_empty(&self, now: u64) -> bool {
         self.slots.iter().all(|slot| self.alive_in(slot, now) == 0)
     }
@@ -252,7 +249,7 @@ impl<V> SnapshotMap<V> {
     }
 }
 
-/// A slot that was never written counts as an empty bucket that no invalidation has touched.
+/// Returns the bucket's lease epoch. A vacant slot counts as a bucket of lease epoch zero.
 fn lease_epoch<V>(bucket: Option<&Bucket<V>>) -> u64 {
     bucket.map_or(0, Bucket::lease_epoch)
 }

@@ -1,9 +1,9 @@
-//! Placement: how many buckets a capacity needs, and which bucket and tag a digest has.
+//! Placement: maps a capacity to a number of buckets, and a digest to a bucket and a tag.
 
 use super::tags::Tags;
 use crate::KeyHash;
 
-/// How many buckets there are, and how many entries each may hold.
+/// The number of buckets, and the number of entries that each bucket may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
     pub(crate) buckets: usize,
@@ -14,16 +14,16 @@ impl Shape {
     /// The mean number of entries in a bucket when a map is at its capacity.
     const LOAD: usize = 4;
 
-    /// The shape for `capacity` live keys, which is at least one (G6).
+    /// Returns the shape for `capacity` live keys (G6). `capacity` must be at least one.
     ///
-    /// Up to 16 keys share one bucket of exactly that capacity. Beyond, a bucket of 16 has four
-    /// keys in the mean. Digests are uniform, so the number of keys in a bucket is Poisson(4)
-    /// in the limit, and the share of keys that find no room is `E[max(X - 16, 0)] / 4` <
-    /// 3.7e-7. The buckets together have room for at most four times the capacity.
+    /// Up to 16 keys share one bucket of exactly that capacity. For a larger capacity, a bucket of
+    /// 16 places has four keys in the mean. Digests are uniform, so the number of keys in a bucket
+    /// is Poisson(4) in the limit. The share of keys without room is `E[max(X - 16, 0)] / 4` <
+    /// 3.7e-7. All buckets together have room for at most four times the capacity.
     ///
-    /// Any number of buckets will do, not only a power of two: otherwise the mean would vary from 4
-    /// to 8 with the capacity, and at 8 the share that finds no room is 8e-4, more than G6
-    /// leaves to chance.
+    /// The number of buckets need not be a power of two. With powers of two, the mean would vary
+    /// from 4 to 8 with the capacity. At a mean of 8, the share without room is 8e-4: too near the
+    /// limit of G6, 1e-3.
     pub(crate) const fn for_capacity(capacity: usize) -> Self {
         if capacity <= Tags::CAPACITY {
             Self { buckets: 1, bucket_capacity: capacity }
@@ -33,15 +33,15 @@ impl Shape {
     }
 }
 
-/// Where a digest belongs.
+/// The slot and the tag of a digest.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     pub(super) slot: usize,
     pub(super) tag: u8,
 }
 
-/// A keyed mixing of digests. Digests are uniform already; the key keeps a client that
-/// chooses API keys from choosing ones that meet in a bucket.
+/// A keyed mixing of digests. Digests are uniform already. The seed prevents a client that chooses
+/// API keys from filling one bucket.
 #[derive(Clone, Copy)]
 pub(super) struct Placement {
     slots: u64,
@@ -53,9 +53,9 @@ impl Placement {
         Self { slots: slots as u64, seed }
     }
 
-    /// The folded multiply of wyhash and foldhash over two words of the digest, then Lemire's
-    /// reduction to a range by multiplication ("Fast random integer generation in an interval",
-    /// 2019): slot from the high bits, tag from the low ones.
+    /// Returns the place of `key`. Two words of the digest are mixed by the folded multiply of
+    /// wyhash and foldhash. The high bits give the slot, by Lemire's multiplication ("Fast random
+    /// integer generation in an interval", 2019). The low bits give the tag.
     #[inline]
     pub(super) fn of(&self, key: &KeyHash) -> Place {
         let [first, second, ..] = key.words();
@@ -82,7 +82,7 @@ mod tests {
                 "{capacity}: {shape:?}"
             );
         }
-        // A cache this small has one bucket: it holds exactly what it was asked to.
+        // Up to 16 keys, one bucket holds exactly the capacity.
         assert_eq!(Shape::for_capacity(16), Shape { buckets: 1, bucket_capacity: 16 });
     }
 
@@ -112,7 +112,8 @@ mod tests {
             tags[usize::from(place.tag)] += 1;
             same += u32::from(place.slot == there.of(&key).slot);
         }
-        // Keys and seeds are fixed, so are the counts; the bounds are six standard deviations wide.
+        // Keys and seeds are fixed, so the counts are, too. The bounds are six standard deviations
+        // wide.
         assert!(slots.iter().all(|count| (1_750..=2_250).contains(count)), "{slots:?}");
         assert!(tags.iter().all(|count| (25..=132).contains(count)), "{tags:?}");
         assert!((1_750..=2_250).contains(&same), "{same}");
@@ -128,7 +129,7 @@ mod tests {
             let there = Placement::new(1 << 20, other);
             let keys = (0..1_000_u32).map(|n| KeyHash::of(n.to_le_bytes()));
             let stay = keys.filter(|key| here.of(key).slot == there.of(key).slot).count();
-            // One in a million would stay by chance.
+            // By chance, one key in a million stays.
             assert!(stay <= 2, "{stay} of 1,000 keys stay with another word {word}");
         }
     }

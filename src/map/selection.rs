@@ -1,9 +1,9 @@
-//! Which entries of a bucket its copy keeps.
+//! A selection: the entries of a bucket that its copy keeps.
 
 use super::bucket::{Bucket, Entry, OwnedBucket};
 use super::tags::Tags;
 
-/// A set of places in a bucket. Taken of no bucket, it is empty.
+/// A set of places in a bucket. The set of a vacant slot is empty.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Selection(u16);
 
@@ -26,7 +26,8 @@ impl Selection {
         }
     }
 
-    /// The place of the entry that expires first; of several, the one that has been there longest.
+    /// Returns the place of the entry that expires first. Of several, returns the place of the
+    /// oldest entry.
     pub(super) fn soonest_to_expire<V>(self, bucket: Option<&Bucket<V>>) -> Option<usize> {
         let bucket = bucket?;
         self.places().min_by_key(|&place| bucket.entries()[place].expires_at)

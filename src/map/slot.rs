@@ -1,4 +1,4 @@
-//! A slot: the atomic pointer through which a bucket is reached, replaced and, at the end, freed.
+//! A slot: the atomic pointer to the current bucket. Readers load the pointer, writers replace it.
 
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
@@ -8,18 +8,18 @@ use super::super::sync::{AtomicPtr, Ordering};
 use super::bucket::{Bucket, Header, OwnedBucket};
 use super::limbo::Replaced;
 
-/// Holds null until it is first written, and a bucket from then on.
+/// Holds null until the first write, and a bucket from then on.
 ///
-/// Invariant: a pointer that a slot holds came from [`OwnedBucket::into_raw`] of the same `V`. When
-/// the pointer leaves the slot, [`Slot::publish`] returns it to be retired, or the slot is being
+/// Invariant: each pointer in a slot is a result of [`OwnedBucket::into_raw`] of the same `V`. A
+/// pointer leaves the slot when [`Slot::publish`] returns it to be retired, or when the slot is
 /// dropped.
 pub(super) struct Slot<V> {
     pointer: AtomicPtr<Header>,
     values: PhantomData<V>,
 }
 
-/// What a slot held when it was loaded. It borrows the guard and the slot, which keep the bucket
-/// from being freed.
+/// The loaded pointer of a slot. Borrows the guard and the slot, which keep the bucket from being
+/// freed.
 pub(super) struct Loaded<'g, V> {
     header: *mut Header,
     borrowed: PhantomData<(&'g Guard, &'g Slot<V>)>,
@@ -32,8 +32,8 @@ impl<V> Slot<V> {
 
     #[inline]
     pub(super) fn load<'g>(&'g self, _guard: &'g Guard) -> Loaded<'g, V> {
-        // Acquire: pairs with the Release in `publish`, for the bucket's contents and for all that
-        // its publisher and the publishers of its predecessors had seen.
+        // Acquire: pairs with the Release in `publish`, for the bucket's contents. The load also
+        // acquires what the publishers of its predecessors acquired.
         Loaded { header: self.pointer.load(Ordering::Acquire), borrowed: PhantomData }
     }
 
@@ -53,12 +53,12 @@ impl<V> Slot<V> {
             Ordering::Release,
             Ordering::Relaxed,
         ) {
-            // SAFETY: the exchange took `old` out of this slot, so `old` is null or came from
-            // `into_raw`, and only this call has it. It is not published again.
+            // SAFETY: `old` was in this slot, so `old` is null or a result of `into_raw`. The
+            // exchange removed `old`, so only this call has it. `old` is not published again.
             Ok(old) => Ok(unsafe { Replaced::new(old) }),
             Err(_) => {
-                // SAFETY: `next` came from `into_raw`, so it is not null. The exchange failed, so
-                // only this call has it.
+                // SAFETY: `next` is a result of `into_raw`, so it is not null. The exchange failed,
+                // so only this call has `next`.
                 Err(unsafe { OwnedBucket::from_raw(NonNull::new_unchecked(next)) })
             }
         }
@@ -66,15 +66,15 @@ impl<V> Slot<V> {
 }
 
 impl<V> Loaded<'_, V> {
-    /// Shows `read` the bucket, or `None` where there is none yet.
+    /// Calls `read` with the bucket, or with `None` if the slot is vacant.
     #[inline]
     pub(super) fn read<R>(&self, read: impl FnOnce(Option<&Bucket<V>>) -> R) -> R {
         match NonNull::new(self.header) {
             None => read(None),
             Some(header) => {
                 // SAFETY: a slot holds only pointers from `into_raw`, and a published bucket does
-                // not change. `self` borrows the guard and the slot, which keep it from being
-                // freed.
+                // not change. `self` borrows the guard and the slot, which keep the bucket from
+                // being freed.
                 let bucket = unsafe { Bucket::<V>::from_header(header) };
                 bucket.reading(|bucket| read(Some(bucket)))
             }
@@ -87,7 +87,7 @@ impl<V> Drop for Slot<V> {
         // Relaxed: with `&mut self` every other access happened-before.
         if let Some(header) = NonNull::new(self.pointer.load(Ordering::Relaxed)) {
             // SAFETY: a slot holds only pointers from `into_raw`. Every `Loaded` borrows the slot,
-            // so none is left, and no thread can load the pointer again.
+            // so no `Loaded` is left. No thread can load the pointer again.
             drop(unsafe { OwnedBucket::<V>::from_raw(header) });
         }
     }

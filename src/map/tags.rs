@@ -1,16 +1,15 @@
-//! Tags: a byte of the mixed digest for each entry of a bucket, all compared at once, so that a
-//! lookup reads an entry only where it is likely to be the right one.
+//! Tags: one byte of the mixed digest for each entry of a bucket. A lookup compares eight tags at
+//! once, and reads only entries whose tag matches.
 //!
 //! The compare is "SIMD within a register" on two 64-bit words (Knuth, *The Art of Computer
-//! Programming* 4A, section 7.1.3): every platform has it, and none needs an intrinsic. It is the
-//! short form: next to a match it may report a place that does not match. The digest decides in
-//! any case.
+//! Programming* 4A, section 7.1.3). The compare needs no intrinsic on any platform. In its short
+//! form, it may report a place after a match that does not match. The digest decides in any case.
 
 const TOP_BITS: u64 = 0x8080_8080_8080_8080;
 const EACH_BYTE: u64 = 0x0101_0101_0101_0101;
 
-/// The tags of a bucket, in the order of its entries. Places that no entry has are zero, which is a
-/// tag like any other: the caller knows how many there are.
+/// The tags of a bucket, in the order of its entries. Places without an entry have tag zero, which
+/// entries may have, too. The caller has the number of entries.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tags([u64; 2]);
 
@@ -22,7 +21,7 @@ pub(super) enum Half {
 }
 
 impl Tags {
-    /// How many tags fit, and so how many entries a bucket can have.
+    /// The number of tags, and so the largest number of entries in a bucket.
     pub(super) const CAPACITY: usize = 16;
 
     pub(super) fn set(&mut self, index: usize, tag: u8) {
@@ -35,8 +34,8 @@ impl Tags {
         (self.0[index / 8] >> (index % 8 * 8)) as u8
     }
 
-    /// The places where `tag` stands in that half, first to last. Where there is one, places after
-    /// it may be among them where another tag stands.
+    /// Returns the places of that half that have `tag`, first to last. After a match, places with
+    /// another tag may also be returned.
     #[inline]
     pub(super) fn matches(self, half: Half, tag: u8) -> Matches {
         let base = half as usize * 8;
@@ -44,8 +43,8 @@ impl Tags {
     }
 }
 
-/// The top bit of each byte that is zero. A byte above one that is zero may be taken for zero, too,
-/// if it is one.
+/// Returns the top bit of each byte that is 0. Above a byte that is 0, a byte that is 1 may also be
+/// reported.
 #[inline]
 const fn zero_bytes(word: u64) -> u64 {
     word.wrapping_sub(EACH_BYTE) & !word & TOP_BITS
@@ -82,8 +81,8 @@ mod tests {
     }
 
     proptest! {
-        /// Compares with a check of every byte on its own, for the values at which carries and
-        /// borrows occur.
+        /// Compares with a check of each single byte, also for values that cause carries and
+        /// borrows.
         #[test]
         fn no_place_of_the_tag_is_missed_and_none_is_made_up_where_there_is_none(
             bytes in proptest::array::uniform16(byte()),
