@@ -187,7 +187,7 @@ impl<V> Limbo<V> {
             // SAFETY: the caller of `Replaced::new` gave the header to `replaced` alone, and the
             // header is not in the list yet.
             unsafe { Header::set_next(header, first) };
-            // Release: pairs with the Acquire in `collect`, for the link and the unlinking.
+            // Release: pairs with the Acquire in `collect`, for the link and the unlinking (G7.1).
             match self.retired.compare_exchange(
                 first,
                 header.as_ptr(),
@@ -221,7 +221,7 @@ impl<V> Limbo<V> {
     fn collect(&self) {
         // Acquire: pairs with the Release in `retire`. Every push is a read-modify-write, so the
         // swap acquires all pushes. Every unlinking therefore happens-before the start of the grace
-        // period.
+        // period (G7.1).
         let first = self.retired.swap(ptr::null_mut(), Ordering::Acquire);
         let Some(header) = NonNull::new(first) else { return };
         debug_assert_ne!(
@@ -250,7 +250,7 @@ impl<V> Limbo<V> {
             return;
         }
         // Acquire: pairs with the Release in `append_to`, for the batches and the starts of their
-        // grace periods.
+        // grace periods (G7.3).
         let older = self.waiting.swap(ptr::null_mut(), Ordering::Acquire);
         // SAFETY: `append_to` linked these batches, and by the swap this call alone owns them.
         let older = unsafe { Batches::from_raw(older) };
@@ -360,7 +360,7 @@ impl<V> Chain<V> {
         loop {
             // SAFETY: `push` made the batch, and the chain owns it until the exchange succeeds.
             unsafe { (*self.last).next = first };
-            // Release: pairs with the Acquire in `collect`.
+            // Release: pairs with the Acquire in `collect` (G7.3).
             match list.compare_exchange(first, self.first, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(other) => first = other,

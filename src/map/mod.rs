@@ -7,19 +7,21 @@
 //!
 //! # Orderings
 //!
-//! Two kinds of location are shared: the map's `generation`, and the pointer of each slot. The
-//! guarantees depend on four facts. `docs/guarantees.md` has the whole argument.
+//! Two kinds of location are shared: the map's `generation`, and the pointer of each slot.
+//! `docs/guarantees.md` proves the guarantees in numbered lemmas, which the comments below cite.
+//! The lemmas use these facts:
 //!
-//! 1. A bucket's contents are written before the Release exchange that publishes it, and read after
-//!    an Acquire load of the pointer.
-//! 2. A slot changes only by compare-exchange from the pointer whose contents were copied. A guard
-//!    keeps that allocation from being reused. So the buckets of a slot form a chain: each bucket
-//!    is made from its predecessor, and `lease_epoch` never falls.
-//! 3. `generation` only grows, by Release read-modify-writes. A stamp Acquires `generation`. What
-//!    preceded the `invalidate` whose value the stamp reads happens-before the stamp.
-//! 4. `generation` is read *after* the slot, and a publisher reads the generation of its bucket
-//!    before the exchange. So a thread never reads a generation smaller than that of the bucket
-//!    that it loaded.
+//! * *F1.* A reader sees each bucket as its builder completed it.
+//! * *F2.* Each bucket was made from its predecessor in the slot's modification order. A guard
+//!   keeps the predecessor's allocation from being reused.
+//! * *F3.* `generation` only grows.
+//! * *F4.* A thread that loads a slot and then `generation` reads the bucket's generation or a
+//!   later one.
+//! * *F5.* Along a chain of buckets, `lease_epoch` never falls.
+//! * *F6.* A thread that loads a bucket synchronises with all exchanges of the slot up to the one
+//!   that published the bucket.
+//! * *F7.* A stamp synchronises with all invalidations up to the one whose value it read.
+//! * *F8.* Along a chain of buckets, the generation never falls.
 
 mod bucket;
 mod limbo;
@@ -98,7 +100,7 @@ impl<V> SnapshotMap<V> {
         let guard = reclaim::pin();
         let current = slot.load(&guard);
         // Relaxed: a lookup that happens-after an `invalidate` reads its value or a later one, by
-        // coherence alone.
+        // coherence alone (G1.4).
         let generation = self.generation.load(Ordering::Relaxed);
         current.read(|bucket| {
             let bucket = bucket.filter(|bucket| bucket.generation() == generation)?;
@@ -113,11 +115,11 @@ impl<V> SnapshotMap<V> {
         let place = self.placement.of(key);
         let guard = reclaim::pin();
         // Acquire: pairs with the Release in `invalidate`. If this load reads the value of an
-        // `invalidate`, the caller's next reads see the change that preceded it. With an older
-        // value, the insert is refused, or publishes a bucket of an old generation.
+        // `invalidate`, the caller's next reads see the change that preceded it (G1.6). With an
+        // older value, the insert is refused, or publishes a bucket of an old generation.
         let generation = self.generation.load(Ordering::Acquire);
         // The Acquire in `Slot::load` does the same for `invalidate_key`, which increments
-        // `lease_epoch`.
+        // `lease_epoch` (G2.7).
         let lease_epoch = self.slots[place.slot].load(&guard).read(lease_epoch);
         Stamp { generation, lease_epoch }
     }
@@ -148,8 +150,8 @@ impl<V> SnapshotMap<V> {
             let current = slot.load(&guard);
             // Relaxed: an `invalidate` that this load misses leaves the new bucket in the old
             // generation. No lookup that happens-after returns its entries. The load must follow
-            // the load of the slot (fact 4): then no bucket of an older generation replaces a newer
-            // one.
+            // the load of the slot (F4): then no bucket of an older generation replaces a newer
+            // one (F8).
             let generation = self.generation.load(Ordering::Relaxed);
             let next = current.read(|bucket| {
                 if generation != stamp.generation || lease_epoch(bucket) != stamp.lease_epoch {
@@ -189,7 +191,7 @@ impl<V> SnapshotMap<V> {
     /// Makes every entry unreachable, and supersedes every stamp taken so far. One
     /// read-modify-write at any size.
     pub(super) fn invalidate(&self) {
-        // Release: pairs with the Acquire in `stamp`, for what the caller did before.
+        // Release: pairs with the Acquire in `stamp`, for what the caller did before (G1.6).
         self.generation.fetch_add(1, Ordering::Release);
     }
 
