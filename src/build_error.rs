@@ -23,27 +23,27 @@ pub enum BuildError {
     ZeroTtl,
     /// The time-to-live is longer than [`MAX_TTL`](Self::MAX_TTL).
     TtlTooLong {
-        /// The time-to-live that was asked for.
+        /// The requested time-to-live.
         ttl: Duration,
     },
-    /// The clock may lag by the whole time-to-live or more. Every value would be expired when it is
-    /// stored.
+    /// The clock may lag by the whole time-to-live or more. Every value would have expired when it
+    /// is stored.
     TtlBelowResolution {
-        /// The time-to-live that was asked for.
+        /// The requested time-to-live.
         ttl: Duration,
-        /// The most that the clock may lag.
+        /// The longest lag of the clock.
         resolution: Duration,
     },
     /// The capacity is zero.
     ZeroCapacity,
     /// The capacity is larger than [`MAX_CAPACITY`](Self::MAX_CAPACITY).
     CapacityTooLarge {
-        /// The capacity that was asked for.
+        /// The requested capacity.
         capacity: usize,
     },
-    /// The allocator refused the table of an empty cache: two bytes a key of capacity.
+    /// The allocator refused the table of an empty cache: two bytes for each key of capacity.
     OutOfMemory {
-        /// The capacity that was asked for.
+        /// The requested capacity.
         capacity: usize,
     },
 }

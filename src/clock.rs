@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 use std::{sync::OnceLock, time::Instant};
 
-/// Returns a monotonic time, which each lookup reads once.
+/// Returns a monotonic time. Each lookup reads the clock once.
 ///
 /// A clock may lag behind the true time by at most its [`resolution`](Self::resolution), as coarse
-/// clocks do. The cache counts the resolution against its entries, never in their favour. Where a
+/// clocks do. The cache counts the resolution against its entries, never in their favour. If a
 /// clock lags by more, entries outlive their time-to-live by the excess.
 ///
 /// # Examples
@@ -40,12 +40,12 @@ use std::{sync::OnceLock, time::Instant};
 /// # let _ = cache; Ok(()) }
 /// ```
 pub trait Clock {
-    /// Returns the time since an origin that stays the same for this clock.
+    /// Returns the time since a fixed origin of this clock.
     ///
-    /// The time is never less than that of a call that happened before this call.
+    /// The time is never less than the result of a call that happened before this call.
     fn now(&self) -> Duration;
 
-    /// Returns the most that [`now`](Self::now) can lag behind the true time.
+    /// Returns the longest lag of [`now`](Self::now) behind the true time.
     ///
     /// [`Builder::build`](crate::Builder::build) calls `resolution` once.
     fn resolution(&self) -> Duration;
@@ -55,8 +55,9 @@ pub trait Clock {
 ///
 /// On Linux and Android that clock is `CLOCK_MONOTONIC_COARSE`. The kernel refreshes it once a tick
 /// (1 to 10 ms), and the vDSO reads it in a few nanoseconds, without a system call. Its
-/// [`resolution`](Clock::resolution) is ten ticks, and 100 ms at least, since ticks come late. A
-/// time-to-live must be longer than the resolution, and a value may expire early by the resolution.
+/// [`resolution`](Clock::resolution) is ten ticks, and at least 100 ms, because ticks may be late.
+/// A time-to-live must be longer than the resolution, and a value may expire early by the
+/// resolution.
 ///
 /// On other platforms the clock is [`std::time::Instant`]. Neither clock runs while the machine is
 /// suspended: see `docs/limits.md`.
@@ -78,7 +79,7 @@ impl Clock for CoarseClock {
     }
 
     fn resolution(&self) -> Duration {
-        // Miri does not know `clock_getres`.
+        // Miri does not implement `clock_getres`.
         if cfg!(miri) {
             return promised(Duration::from_millis(4));
         }
@@ -88,15 +89,14 @@ impl Clock for CoarseClock {
 
 /// Returns the resolution of a clock that is refreshed once a `tick`.
 ///
-/// The kernel adds whole ticks only, and a tick may come late: lags of three ticks occur on an idle
-/// machine. Ten ticks, and 100 ms at least, are a small part of a time-to-live of a minute.
+/// The kernel adds whole ticks only, and a tick may be late: lags of three ticks occur on an idle
+/// machine. Ten ticks, and at least 100 ms, are a small part of a time-to-live of a minute.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn promised(tick: Duration) -> Duration {
     (tick * 10).max(Duration::from_millis(100))
 }
 
-/// Converts the kernel's time, whose fields are non-negative and whose nanoseconds are below a
-/// second.
+/// Converts the kernel's time. Its fields are non-negative, and its nanoseconds are below a second.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[inline]
 fn from_timespec(time: rustix::time::Timespec) -> Duration {
@@ -112,7 +112,7 @@ impl Clock for CoarseClock {
     }
 
     fn resolution(&self) -> Duration {
-        // The precise clocks behind `Instant` lag by less than a read of them takes.
+        // The precise clocks behind `Instant` lag by less than the duration of a read.
         Duration::ZERO
     }
 }
@@ -176,7 +176,7 @@ impl Clock for ManualClock {
 
 /// Converts a time to nanoseconds in 64 bits, as entries store their expiry.
 ///
-/// Times of 584 years and more all become the same number.
+/// All times of 584 years or more become the same number.
 #[inline]
 pub(crate) fn nanos(time: Duration) -> u64 {
     time.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(time.subsec_nanos()))

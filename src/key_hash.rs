@@ -1,4 +1,5 @@
-//! [`KeyHash`]: the SHA-256 digest of an API key, which replaces the key once the header was read.
+//! [`KeyHash`]: the SHA-256 digest of an API key. The digest replaces the key once the header was
+//! read.
 //!
 //! No compare of digests stops early, and no format string writes a whole digest.
 
@@ -10,12 +11,12 @@ use core::str::FromStr;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-/// Holds the SHA-256 digest of an API key: the key of the cache, and what a trust's row stores
+/// Holds the SHA-256 digest of an API key: the key of the cache. A trust's row stores the digest
 /// instead of the API key.
 ///
-/// Any other uniform digest of 32 bytes will do, such as an HMAC or BLAKE3: make the `KeyHash` by
-/// [`from_bytes`](Self::from_bytes). The cache relies on digests being uniform. Never make one of
-/// the bytes of a raw key.
+/// Any other uniform digest of 32 bytes may be used, such as an HMAC or BLAKE3: make the `KeyHash`
+/// by [`from_bytes`](Self::from_bytes). The cache relies on uniform digests. Never make a `KeyHash`
+/// from the bytes of a raw key.
 ///
 /// Equality is constant-time ([`ConstantTimeEq`] over four 64-bit words): the duration of a compare
 /// does not depend on where two digests first differ. `Debug` writes the first four bytes only, so
@@ -25,11 +26,11 @@ use subtle::{Choice, ConstantTimeEq};
 /// # Serde
 ///
 /// With the feature `serde`, a `KeyHash` is serialized as the text that `to_hex` returns, and
-/// deserialized as [`FromStr`] parses. Binary formats get the same text, of 64 bytes instead of 32:
+/// deserialized as [`FromStr`] parses. Binary formats get the same text, of 64 bytes instead of 32.
 /// serde buffers the fields of flattened and tagged types, and a buffer always claims to be
-/// readable by humans. A second form would not be read back from there. No error that `KeyHash`
-/// returns repeats the input. A format's own error may: `toml` prints the line, and `serde_json` a
-/// number that it found instead of a text. Do not log such an error.
+/// human-readable. A binary form could not be read back from such a buffer. No error that `KeyHash`
+/// returns repeats the input. An error of the format itself may repeat the input: `toml` prints the
+/// line, and `serde_json` prints a number in place of the text. Do not log such an error.
 ///
 /// # Examples
 ///
@@ -44,15 +45,15 @@ use subtle::{Choice, ConstantTimeEq};
 /// ```
 #[derive(Clone, Copy)]
 pub struct KeyHash {
-    /// The digest's bytes as little-endian words, which is how they are compared.
+    /// The digest as little-endian words, the units of a compare.
     words: [u64; 4],
 }
 
 impl KeyHash {
     /// Hashes an API key by SHA-256.
     ///
-    /// The bytes are hashed as they are: nothing is trimmed, and no case is folded. The empty key
-    /// has a hash like any other. Never fails; O(length of `api_key`).
+    /// The bytes are hashed unchanged: nothing is trimmed, and no case is folded. The empty key has
+    /// a hash like any other. Never fails; O(length of `api_key`).
     ///
     /// ```
     /// # use trust_key_cache::KeyHash;
@@ -136,7 +137,7 @@ impl KeyHash {
 }
 
 impl KeyHash {
-    /// Returns a word that has a bit set where any two words at the same place differ.
+    /// Returns a word with a bit set wherever two words at the same place differ.
     #[inline]
     fn difference(&self, other: &Self) -> u64 {
         (self.words[0] ^ other.words[0])
@@ -183,8 +184,8 @@ impl Hash for KeyHash {
 }
 
 impl fmt::Debug for KeyHash {
-    /// Writes the first four bytes and an ellipsis. A log can distinguish digests by them, and a
-    /// reader of the log cannot look one up.
+    /// Writes the first four bytes and an ellipsis. Four bytes distinguish digests in a log, and do
+    /// not suffice to find a row by its digest.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, ..] = self.to_bytes();
         write!(f, "KeyHash({a:02x}{b:02x}{c:02x}{d:02x}…)")
@@ -203,12 +204,12 @@ impl TryFrom<&[u8]> for KeyHash {
 
     /// Wraps a digest, such as a binary column of a database.
     ///
-    /// The bytes must be a digest, never a raw key: a key of 32 bytes is accepted here, and is then
-    /// stored and compared as it is. [`KeyHash::of`] hashes a key.
+    /// The bytes must be a digest, never a raw key. A key of 32 bytes is accepted here, and is then
+    /// stored and compared unhashed. [`KeyHash::of`] hashes a key.
     ///
     /// # Errors
     ///
-    /// If there are not 32 bytes. The error does not contain them.
+    /// If `digest` does not have 32 bytes. The error does not contain the bytes.
     ///
     /// ```
     /// # use trust_key_cache::KeyHash;
@@ -229,8 +230,8 @@ impl FromStr for KeyHash {
     ///
     /// # Errors
     ///
-    /// [`ParseKeyHashError::Length`] if the text has not 64 bytes. [`ParseKeyHashError::Digit`] for
-    /// the first byte that is not a hexadecimal digit.
+    /// [`ParseKeyHashError::Length`] if the text does not have 64 bytes.
+    /// [`ParseKeyHashError::Digit`] for the first byte that is not a hexadecimal digit.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let text = text.as_bytes();
         if text.len() != 64 {
@@ -256,7 +257,7 @@ const fn hex_digit(value: u8) -> u8 {
 
 /// Reports why a text is not a [`KeyHash`].
 ///
-/// The error names the place and never the text: a text that failed to parse may be a key.
+/// The error names the place and never repeats the text: a text that failed to parse may be a key.
 ///
 /// ```
 /// use trust_key_cache::{KeyHash, ParseKeyHashError};

@@ -1,13 +1,14 @@
-//! A lock-free in-process cache from API-key hash to a value, in which a revocation is final.
+//! A lock-free in-process cache from API-key hash to a value. A revocation is final.
 //!
-//! The value is what a service needs to know of a key: a principal, or the id of a row. A
+//! The value is what a service needs of a key: a principal, or the id of a row. A
 //! [`KeyCache<V>`](KeyCache) stores any `V` that is `Clone + Send + Sync`. [`TrustKeyCache`] stores
 //! the id of a *trust*: a tenant that has API keys.
 //!
-//! The cache exists for one interleaving: a request looks a key up, misses, and reads the database.
-//! Meanwhile the key is revoked and the cache is invalidated. Then the request inserts what it has
-//! read. A `HashMap` or a common cache now accepts the revoked key for a whole time-to-live. Here
-//! the request takes a [`Lease`] before it reads, and the lease refuses the insertion.
+//! The cache exists for one interleaving. A lookup of a key misses, and the request reads the
+//! database. Meanwhile the key is revoked and the cache is invalidated. Then the request inserts
+//! the value that it has read. A `HashMap` or a common cache now accepts the revoked key for a
+//! whole time-to-live. In this crate, the request takes a [`Lease`] before it reads, and the lease
+//! refuses the insertion.
 //!
 //! ```
 //! use trust_key_cache::{KeyCache, KeyHash};
@@ -51,17 +52,17 @@
 //! # Trade-offs
 //!
 //! * A revocation is final in its own process, once [`invalidate`](KeyCache::invalidate) or
-//!   [`invalidate_key`](KeyCache::invalidate_key) has run. Caches of other processes keep the value
-//!   until its time-to-live ends. So does this cache where the database was changed without an
-//!   invalidation. [`KeyCache::lookup`] says when a hit may be the answer, and when the row must be
-//!   read.
+//!   [`invalidate_key`](KeyCache::invalidate_key) has returned. Caches of other processes keep the
+//!   value until its time-to-live ends. This cache also keeps it if the database was changed
+//!   without an invalidation. [`KeyCache::lookup`] documents when a hit may be the answer, and when
+//!   the row must be read.
 //! * A value is cloned whenever its bucket is copied. Values should be small: ids, or `Arc`s.
 //! * Keys are digests, which must be uniform.
 //! * The capacity is fixed when the cache is built. A full bucket evicts the value that expires
 //!   first, not the value that was used least.
-//! * Lookups are wait-free: no lock, no allocation, no retry. A `remember` pays for that: it copies
-//!   a bucket of up to 16 entries.
-//! * Memory is bounded: about 70 bytes a key at capacity, for a value of 16 bytes.
+//! * Lookups are wait-free: no lock, no allocation, no retry. In exchange, a `remember` copies a
+//!   bucket of up to 16 entries.
+//! * Memory is bounded: about 70 bytes for each key at capacity, for a value of 16 bytes.
 //!
 #![cfg_attr(doc, doc = "[`guarantees`] numbers these promises and proves them.")]
 #![cfg_attr(doc, doc = "[`limits`] lists what the promises do not cover.")]
@@ -83,24 +84,24 @@
 //! *Remember.* A writer copies a bucket, publishes the copy by compare-exchange, and retires the
 //! old bucket. A retired bucket is freed once no reader can hold it ([`reclamation`]).
 //!
-//! *Invalidate.* A bucket whose generation is not the cache's is empty, whatever it holds. To
-//! invalidate every key is `generation += 1`.
+//! *Invalidate.* A bucket of another generation than the cache's counts as empty. The invalidation
+//! of every key is `generation += 1`.
 //!
-//! *Lease.* A lease records the cache's generation and the bucket's lease epoch. To invalidate one
-//! key raises the lease epoch of its bucket. `remember` refuses a lease whose generation or lease
-//! epoch is out of date.
+//! *Lease.* A lease records the cache's generation and the bucket's lease epoch. The invalidation
+//! of one key increments the lease epoch of its bucket. `remember` refuses a lease whose generation
+//! or lease epoch is out of date.
 //!
 //! # The constant-time sweep
 //!
-//! An index on the hash compares digests byte by byte along a path, and its time depends on how
-//! long a prefix matches. A service that must not show that compares a presented key with *every*
-//! row in constant time: [`sweep`], or [`Sweep`] for many keys in steps.
+//! An index on the hash compares digests byte by byte along a path. The duration depends on the
+//! length of the matching prefix. A service that must not leak this length compares a presented key
+//! with *every* row in constant time: [`sweep`], or [`Sweep`] for many keys in steps.
 //!
 //! # Features
 //!
 //! * `serde`: `Serialize` and `Deserialize` for [`KeyHash`].
 //! * `loom`: the map and the reclamation over loom's primitives, for this crate's own models. The
-//!   feature is of no use to other crates, and changes nothing for them.
+//!   feature changes nothing for other crates.
 
 // docs.rs shows which feature an item needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -124,7 +125,7 @@ mod reclaim;
 mod sweep;
 mod sync;
 
-/// The same two modules once more, over loom's primitives. Not compiled without the feature.
+/// The cache over loom's primitives. Not compiled without the feature.
 #[cfg(feature = "loom")]
 #[doc(hidden)]
 #[allow(unsafe_code, reason = "contains the map and the reclamation again")]

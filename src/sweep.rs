@@ -1,5 +1,4 @@
-//! The constant-time sweep, which decides which row a presented key belongs to when the cache does
-//! not know the key.
+//! The constant-time sweep: finds the row of a presented key that the cache does not hold.
 //!
 //! One kernel compares every candidate with every row: [`compare_rows`]. [`sweep`] runs the kernel
 //! over all rows at once, for one candidate. [`Sweep`] runs the kernel over one block of rows after
@@ -14,15 +13,15 @@ use crate::key_hash::KeyHash;
 
 /// Compares `candidate` with every row and returns the index of the row that equals it.
 ///
-/// Where several rows equal the candidate, the index is that of the last one. Returns `None` where
-/// no row does.
+/// If several rows equal the candidate, returns the index of the last one. Returns `None` if no row
+/// equals the candidate.
 ///
 /// All rows are visited, and the same instructions run for each row. The duration depends on the
-/// number of rows, not on which row matched, nor on whether a row matched. The caller must keep
-/// constant what the iterator itself does, and what happens after the answer.
+/// number of rows, not on which row matched, nor on whether a row matched. The caller must keep the
+/// duration of the iterator constant, and that of the work after the answer.
 ///
 /// O(n) compares of four words; no allocation. For many candidates, or for rows that arrive in
-/// blocks, use [`Sweep`]. The technique is that of the reference system: `hmac.compare_digest` over
+/// blocks, use [`Sweep`]. The technique is from the reference system: `hmac.compare_digest` over
 /// every row, without a `break`. `benches/constant_time.rs` measures whether durations differ.
 ///
 /// # Examples
@@ -50,14 +49,14 @@ pub fn sweep(
 
 /// A [`sweep`] of one or many candidates in steps: one block of rows after another.
 ///
-/// Use a `Sweep` where many requests wait at once, where the rows arrive in blocks, or where other
-/// work must run between two blocks. [`finish`](Self::finish) returns for each candidate what one
-/// [`sweep`] over all blocks, one after the other, would return.
+/// Use a `Sweep` if many requests wait at once, if the rows arrive in blocks, or if other work must
+/// run between two blocks. [`finish`](Self::finish) returns for each candidate what one [`sweep`]
+/// over all blocks, one after the other, would return.
 ///
 /// Every candidate is compared with every row by the same instructions. Each
-/// [`extend`](Self::extend) loads and stores the same words, whatever matched, in this block or in
-/// an earlier one. The duration depends on the number of candidates and on the size of each block
-/// alone. Candidates may be equal to each other.
+/// [`extend`](Self::extend) loads and stores the same words, independent of matches in this block
+/// or in an earlier one. The duration depends only on the number of candidates and on the size of
+/// each block. Candidates may be equal to each other.
 ///
 /// A slice of [`KeyHash`] is a packed column of 32 bytes a row. A store that keeps such a column
 /// converts nothing.
@@ -84,9 +83,9 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// Starts a sweep for `candidates`, of which [`finish`](Self::finish) keeps the order.
+    /// Starts a sweep for `candidates`. [`finish`](Self::finish) keeps their order.
     ///
-    /// Copies the candidates: 40 bytes are allocated for each.
+    /// Copies the candidates: allocates 40 bytes for each.
     pub fn new(candidates: &[KeyHash]) -> Self {
         Self {
             candidates: candidates.into(),
@@ -95,14 +94,14 @@ impl Sweep {
         }
     }
 
-    /// Compares every candidate with the next rows. Indices count on from the rows before.
+    /// Compares every candidate with the next rows. Indices continue from the earlier rows.
     ///
     /// O(candidates · rows) compares of four words; no allocation. Four candidates are compared
-    /// with the rows together, and up to three that are left one by one.
+    /// with the rows together, and the last one to three candidates one by one.
     ///
     /// # Panics
     ///
-    /// When the rows of all calls are more than `usize` can count. Only a 32-bit process can reach
+    /// If the rows of all calls are more than `usize` can count. Only a 32-bit process can reach
     /// that number.
     pub fn extend(&mut self, rows: &[KeyHash]) {
         let first = self.rows;
@@ -118,7 +117,8 @@ impl Sweep {
         }
     }
 
-    /// Returns for each candidate, in their order, the index of the last row that equals it.
+    /// Returns for each candidate, in their order, the index of the last row that equals the
+    /// candidate.
     ///
     /// The index is `None` for a candidate that equals no row. Allocates the answer.
     #[must_use]
@@ -137,17 +137,17 @@ impl fmt::Debug for Sweep {
     }
 }
 
-/// The index of no row: [`Sweep::extend`] counts to `usize::MAX` rows at most, and [`sweep`] has
-/// its rows counted by [`Iterator::enumerate`].
+/// The index of no row: [`Sweep::extend`] counts at most `usize::MAX` rows, and
+/// [`Iterator::enumerate`] counts the rows of [`sweep`].
 const NO_MATCH: usize = usize::MAX;
 
-/// Compares `N` candidates with each row, and moves each candidate's last match to the rows that
-/// equal it.
+/// Compares `N` candidates with each row, and sets each candidate's last match to the last row that
+/// equals the candidate.
 ///
-/// The matches are loaded once before the first row, stay in registers from row to row, and are
-/// stored once after the last row, whatever matched. `benches/constant_time.rs` therefore measures
-/// several blocks of rows: an earlier kernel kept its matches in memory, and its duration differed
-/// between a match in the first row and one in the last row (docs/assurance.md).
+/// The matches are loaded once before the first row, and stored once after the last row. From row
+/// to row they are in registers. No match changes these accesses. An earlier kernel kept its
+/// matches in memory. Its duration differed between a match in the first row and one in the last
+/// row (docs/assurance.md). `benches/constant_time.rs` therefore measures several blocks of rows.
 #[inline]
 fn compare_rows<const N: usize, R: Borrow<KeyHash>>(
     candidates: &[KeyHash; N],
@@ -156,10 +156,10 @@ fn compare_rows<const N: usize, R: Borrow<KeyHash>>(
 ) {
     let mut found = *last_matches;
     for (index, row) in rows {
-        // Four new values, whatever matched: where rustc optimises for size, an assignment to each
-        // element in a loop became a branch that skips the load of an old match.
+        // All values are new, independent of matches. Where rustc optimises for size, an assignment
+        // to each element in a loop became a branch that skips the load of an old match.
         found = array::from_fn(|at| {
-            // All ones where the row equals the candidate, else all zeros. A mask needs no branch.
+            // All ones if the row equals the candidate, else all zeros. A mask needs no branch.
             let equal = usize::from(candidates[at].differs_from(row.borrow())).wrapping_sub(1);
             found[at] & !equal | index & equal
         });
@@ -177,8 +177,8 @@ mod tests {
     use super::*;
     use crate::key_hash::tests::COMPARED;
 
-    /// Holds whichever row matches, however the rows are split into blocks, and whether a candidate
-    /// is one of four or one of those left.
+    /// Checks matches in several rows, rows split into several blocks, and candidates both in and
+    /// beyond the groups of four.
     #[test]
     fn g8_a_sweep_compares_each_candidate_with_every_row() {
         let hashes: Vec<_> = (0..20_u8).map(|number| KeyHash::of([number])).collect();

@@ -21,10 +21,10 @@
 //!
 //! # The proof
 //!
-//! A *section* is what a thread does from its outermost pin to the end of its last guard. An
-//! object is *out of reach* of a section if no load in the section can return the object. The
-//! claim: when [`Grace::is_over`] returns `true` for a grace period `e`, each section of each
-//! thread has either ended, and happens-before the return, or the object is out of its reach.
+//! A *section* is what a thread does from its outermost pin to the end of its last guard. An object
+//! is *out of reach* of a section if no load in the section can return the object. The claim: let
+//! [`Grace::is_over`] return `true` for a grace period `e`. Then each section of each thread has
+//! ended and happens-before the return, or the object is out of reach of the section.
 //!
 //! ## Assumptions
 //!
@@ -32,10 +32,10 @@
 //!   object is not linked again. The caller of [`Grace::start`] keeps this.
 //! * **A2, younger horizon.** The start of `e` happens-before the reading of the horizon: the call
 //!   of [`horizon`], or that of [`Fence::make`]. The caller of [`Grace::is_over`] keeps this.
-//! * **A3, barrier.** Take a light barrier and a heavy barrier that returned `true`. Either what
-//!   precedes the light one is visible to what follows the heavy one (*light first*), or what
-//!   precedes the heavy one is visible to what follows the light one (*heavy first*). The kernel
-//!   keeps this; see [`barrier`].
+//! * **A3, barrier.** Take a light barrier and a heavy barrier that returned `true`. One of two
+//!   cases holds. *Light first*: what precedes the light barrier is visible to what follows the
+//!   heavy one. *Heavy first*: what precedes the heavy barrier is visible to what follows the light
+//!   one. The kernel keeps this; see [`barrier`].
 //! * **A4, one owner.** One thread at a time stores to a record as its owner. [`OwnRecord`], which
 //!   does not leave its thread, and [`OwnRecord::give_back`] keep this.
 //! * **A5, unique marks.** No two calls of `Fence::make` use the same mark, and every mark is below
@@ -68,14 +68,14 @@
 //!   3. `p <= e`, heavy first (A3): the unlinking precedes the heavy barrier (A1, A2), so it is
 //!      visible to the section's loads. The object is out of reach. That the pass may find `p`
 //!      only delays the end.
-//! * **L5, attaching.** *Let a horizon find a `DETACHED` in `seen`, and let a section exchange that
-//!   `DETACHED`, or one that follows it in the modification order of `seen`. Then neither this
-//!   section nor a later one on the record can reach the object.* After the exchange the section
-//!   adds zero to the epoch. Suppose that this addition precedes the start of `e` in the epoch's
-//!   modification order. Then the start Acquires the addition (A6), and the exchange happens-before
-//!   the load of `seen` (A2). By coherence the load would find the exchange or a later write, a
-//!   contradiction. So the start precedes the addition, which Acquires it (A6): the unlinking
-//!   happens-before the loads of this section and of those after it (A1, L2).
+//! * **L5, attaching.** *Let a horizon find a `DETACHED` in `seen`. Let a section exchange that
+//!   `DETACHED`, or a later one in the modification order of `seen`. Then neither this section nor
+//!   a later one on the record can reach the object.* After the exchange the section adds zero to
+//!   the epoch. Suppose that this addition precedes the start of `e` in the epoch's modification
+//!   order. Then the start Acquires the addition (A6), and the exchange happens-before the load of
+//!   `seen` (A2). By coherence the load would find the exchange or a later write, a contradiction.
+//!   So the start precedes the addition, which Acquires it (A6): the unlinking happens-before the
+//!   loads of this section and of those after it (A1, L2).
 //! * **L6, detached by a writer.** *A horizon that finds a `DETACHED` which `Fence::make` put
 //!   covers the record.* Take the heavy barrier of that call, and a section on the record.
 //!   1. Light first (A3): the load of `pinned` after the barrier found the section's store or a
@@ -87,11 +87,11 @@
 //!      until an owner attaches: [`Record::mark`] replaces epochs and marks alone, and `give_back`
 //!      stores `DETACHED` again. So the section does not find its epoch, attaches, and exchanges
 //!      that `DETACHED` or a later one: L5.
-//! * **L7, handed over.** *A horizon that finds a `DETACHED` which a new record had, or which
-//!   `give_back` stored, covers the record.* Sections before `give_back` have ended and
-//!   happen-before the load: the store Releases (L2), and the load Acquires. The next owner has
-//!   acquired the store, by `taken`, and `seen` stays `DETACHED` until that owner attaches. So its
-//!   first section exchanges that `DETACHED`: L5.
+//! * **L7, handed over.** *A horizon that finds the `DETACHED` of a new record, or of `give_back`,
+//!   covers the record.* Sections before `give_back` have ended and happen-before the load: the
+//!   store Releases (L2), and the load Acquires. The next owner has acquired the store, by `taken`,
+//!   and `seen` stays `DETACHED` until that owner attaches. So its first section exchanges that
+//!   `DETACHED`: L5.
 //! * **L8, added later.** *A record that a horizon does not find in the list needs no covering.*
 //!   [`Registry::add`] put the record in the list before its first section, which finds `DETACHED`
 //!   and adds zero to the epoch. Suppose that the addition precedes the start of `e`. Then the
@@ -112,16 +112,16 @@
 //!
 //! # Sources
 //!
-//! Epochs are Fraser's (*Practical lock-freedom*, 2004, section 5.2.3). The Linux kernel's RCU
-//! polls for the end of a grace period (`poll_state_synchronize_rcu`), requires no barrier of
-//! readers that have reported since (its quiescent states), and skips idle processors (its extended
-//! quiescent states).
+//! Epochs are Fraser's (*Practical lock-freedom*, 2004, section 5.2.3). Three techniques are those
+//! of the Linux kernel's RCU. RCU polls for the end of a grace period
+//! (`poll_state_synchronize_rcu`). It requires no barrier of readers that have reported since
+//! (quiescent states). It skips idle processors (extended quiescent states).
 
 use std::hint::black_box;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr;
-// Not of `sync`: a mark has to be unique and nothing else, so a model need not explore it.
+// Not of `sync`: marks only have to be unique, so a model need not explore the counter.
 use std::sync::atomic::AtomicU64 as Counter;
 
 use super::barrier;
@@ -133,21 +133,22 @@ use super::sync::{
 /// The value of [`Record::pinned`] while its thread is not pinned.
 const UNPINNED: u64 = 0;
 
-/// The first epoch. Lower values of [`Record::seen`] are marks, which compare as epochs long past.
+/// The first epoch. Lower values of [`Record::seen`] are marks, which compare as lower than every
+/// epoch.
 const FIRST: u64 = 1 << 62;
 
 /// An epoch that is never reached.
 const NEVER: u64 = u64::MAX;
 
-/// The value of [`Record::seen`] of a thread that no grace period waits for. It compares as above
-/// every epoch.
+/// The value of [`Record::seen`] of a thread that no grace period waits for. `DETACHED` compares as
+/// above every epoch.
 const DETACHED: u64 = NEVER;
 
-/// More guards than a thread can have. A depth above it belongs to a record that its last guard
-/// gives back.
+/// More guards than a thread can have. A depth above `BORROWED` belongs to a record that its last
+/// guard gives back.
 const BORROWED: usize = 1 << (usize::BITS - 1);
 
-/// The next mark. It stays below [`FIRST`]: each mark costs a system call.
+/// The next mark. Marks are always below [`FIRST`], because each mark costs a system call.
 static MARKS: Counter = Counter::new(0);
 
 lazy_static! {
@@ -157,13 +158,13 @@ lazy_static! {
 
 struct Registry {
     epoch: Epoch,
-    /// All records that were ever made, as a list. None is freed: a thread that ends leaves its
+    /// A list of all records that were ever made. No record is freed: a thread that ends leaves its
     /// record to the next thread.
     newest: AtomicPtr<Record>,
 }
 
-/// Occupies a cache line of its own, since each pin reads it; two lines, for processors that fetch
-/// them in pairs.
+/// Occupies a cache line of its own, because each pin reads the epoch. The size is two lines, for
+/// processors that fetch lines in pairs.
 #[repr(align(128))]
 struct Epoch(AtomicU64);
 
@@ -171,20 +172,20 @@ struct Epoch(AtomicU64);
 /// keeps reading.
 #[repr(align(128))]
 struct Record {
-    /// The epoch in which the owner is pinned, or [`UNPINNED`].
+    /// The epoch of the owner's pin, or [`UNPINNED`].
     pinned: StoredU64,
-    /// The newest epoch in which the owner has pinned, or a mark, or [`DETACHED`].
+    /// The newest epoch that the owner has pinned in, or a mark, or [`DETACHED`].
     seen: AtomicU64,
     /// The number of the owner's guards, above [`BORROWED`] if the last guard gives the record
-    /// back. Only the owner accesses it. It is zero while the record has no owner.
+    /// back. Only the owner accesses the depth. The depth is zero while the record has no owner.
     depth: Cell<usize>,
     taken: AtomicBool,
     /// The next record in the list. Does not change once this record is in the list.
     older: *const Record,
 }
 
-/// The owner's access to a record. It does not leave its thread: `Record` is not `Sync`, so a
-/// reference to one is not `Send`. This keeps A4.
+/// The owner's access to a record. An `OwnRecord` does not leave its thread: `Record` is not
+/// `Sync`, so a reference to a record is not `Send`. This keeps A4.
 #[derive(Clone, Copy)]
 struct OwnRecord(&'static Record);
 
@@ -194,8 +195,8 @@ impl Registry {
         // Acquire: pairs with the Release in `add` (L8).
         let mut next = self.newest.load(Ordering::Acquire).cast_const();
         std::iter::from_fn(move || {
-            // SAFETY: `next` is null or a record from `add`, which is never freed. `OwnRecord`
-            // alone accesses `depth`, so that this thread shares only atomics and `older`.
+            // SAFETY: `next` is null or a record from `add`, and no record is freed. Only
+            // `OwnRecord` accesses `depth`, so this thread shares only atomics and `older`.
             let record = unsafe { next.as_ref() }?;
             next = record.older;
             Some(record)
@@ -206,8 +207,8 @@ impl Registry {
     /// Lock-free; reads every record once.
     fn take(&self) -> OwnRecord {
         let left = self.records().find(|record| {
-            // Relaxed: a hint, which saves the exchange. The exchange would take the cache line
-            // from the record's owner.
+            // Relaxed: a hint. Without the hint, the exchange would take the cache line from the
+            // record's owner.
             !record.taken.load(Ordering::Relaxed)
                 && record
                     .taken
@@ -221,7 +222,7 @@ impl Registry {
         record
     }
 
-    /// Adds a record to the list. It is taken, and belongs to the calling thread.
+    /// Adds a record to the list, taken by the calling thread.
     fn add(&self) -> &'static Record {
         let record = Box::into_raw(Box::new(Record {
             pinned: StoredU64::new(UNPINNED),
@@ -231,8 +232,8 @@ impl Registry {
             older: ptr::null(),
         }));
         // Relaxed, here and on failure: this thread stores the pointer and does not follow it. A
-        // reader that acquires this record acquires the older ones too, since each exchange
-        // continues the release sequences of those before it.
+        // reader that acquires this record also acquires the older records: each exchange continues
+        // the release sequences of the earlier exchanges.
         let mut newest = self.newest.load(Ordering::Relaxed);
         loop {
             // SAFETY: until the exchange succeeds, only this call has the record.
@@ -240,8 +241,8 @@ impl Registry {
             // Release: pairs with the Acquire in `records` (L8).
             match self.newest.compare_exchange(newest, record, Ordering::Release, Ordering::Relaxed)
             {
-                // SAFETY: the record is never freed. From now on it changes only through its
-                // atomics, and by its owner through `depth`.
+                // SAFETY: the record is never freed. From now on only its atomics change, and
+                // `depth`, by its owner.
                 Ok(_) => return unsafe { &*record },
                 Err(other) => newest = other,
             }
@@ -249,7 +250,7 @@ impl Registry {
     }
 }
 
-/// What any thread may do with a record.
+/// The operations of any thread on a record.
 impl Record {
     /// Puts the mark on a thread that has seen no later epoch than `epoch`.
     fn mark(&self, mark: u64, epoch: u64) {
@@ -260,15 +261,15 @@ impl Record {
         }
     }
 
-    /// Returns the epoch in which the thread is pinned, after the barrier. Detaches a thread that
-    /// is not pinned and still has the mark.
+    /// Returns the epoch of the thread's pin, after the barrier. Detaches a thread that is not
+    /// pinned and still has the mark.
     fn pinned_or_detached(&self, mark: u64) -> Option<u64> {
         // Acquire: pairs with the Release in `pin` and in `unpin` (L4, L6).
         let pinned = self.pinned.load(Ordering::Acquire);
         if pinned != UNPINNED {
             return Some(pinned);
         }
-        // Relaxed: a hint, which saves the exchange on records without the mark.
+        // Relaxed: a hint. It saves the exchange on records without the mark.
         if self.seen.load(Ordering::Relaxed) == mark {
             // Release: pairs with the Acquire in `horizon` (L6).
             self.seen.compare_exchange(mark, DETACHED, Ordering::Release, Ordering::Relaxed).ok();
@@ -285,11 +286,12 @@ impl Deref for OwnRecord {
     }
 }
 
-/// What only a record's owner may do with it.
+/// The operations of a record's owner.
 impl OwnRecord {
     /// # Safety
     ///
-    /// The calling thread must have taken `record`, by setting `taken`, and not given it back.
+    /// The calling thread must have taken `record`, by setting `taken`, and must not have given the
+    /// record back.
     unsafe fn new(record: &'static Record) -> Self {
         Self(record)
     }
@@ -302,7 +304,7 @@ impl OwnRecord {
             // Acquire: pairs with the Release in `Grace::start` (L1).
             let epoch = REGISTRY.epoch.0.load(Ordering::Acquire);
             // Release: pairs with the Acquire in `pinned_or_detached`, on behalf of earlier
-            // sections (L4). The barrier after it makes the store visible.
+            // sections (L4). The next barrier makes the store visible.
             self.pinned.store(epoch, Ordering::Release);
             barrier::light();
             // Relaxed: the barrier makes marks visible in time (L6).
@@ -322,8 +324,9 @@ impl OwnRecord {
         if before == DETACHED {
             // AcqRel: pairs with the AcqRel in `Grace::start`, whichever is first (L5, L8).
             let newest = REGISTRY.epoch.0.fetch_add(0, Ordering::AcqRel);
-            // On x86-64 LLVM removes an addition of zero whose result is unused, since the
-            // exchange above orders as much. With a use it compiles to a fence and a load.
+            // On x86-64 LLVM removes an addition of zero whose result is unused, because the
+            // exchange above has the same ordering. With a use, the addition compiles to a fence
+            // and a load.
             black_box(newest);
         }
     }
@@ -350,7 +353,7 @@ impl OwnRecord {
         unsafe { self.give_back() };
     }
 
-    /// Leaves the record to the next thread that needs one.
+    /// Gives the record to the next thread that needs one.
     ///
     /// # Safety
     ///
@@ -392,14 +395,14 @@ impl Drop for Owner {
             // SAFETY: the depth shows that no guard is left, so the thread is unpinned. `RECORD` is
             // empty, and `OWNER` cannot be used again.
             0 => unsafe { self.0.give_back() },
-            // A reader is suspended in a coroutine, or has called for the process to exit. It keeps
-            // its record, which its last guard gives back.
+            // A reader is suspended in a coroutine, or has called `exit`. The reader keeps its
+            // record, and its last guard gives the record back.
             guards => self.0.depth.set(BORROWED + guards),
         }
     }
 }
 
-/// Keeps its thread pinned until it is dropped. One word, so that it stays in a register.
+/// Keeps its thread pinned until the guard is dropped. A guard is one word, which fits a register.
 pub(crate) struct Guard {
     record: OwnRecord,
     not_send: PhantomData<*const ()>,
@@ -416,12 +419,12 @@ pub(super) fn pin_registered() -> Option<Guard> {
 pub(crate) fn pin() -> Guard {
     pin_registered().unwrap_or_else(|| match OWNER.try_with(|owner| owner.0) {
         Ok(record) => record.pin(),
-        // The thread is ending, and a destructor of another thread-local called this.
+        // The thread is ending, and the destructor of another thread-local called `pin`.
         Err(_) => pin_borrowed(),
     })
 }
 
-/// Pins with a record of the guard's own, which the guard's end gives back.
+/// Pins with a record for this guard alone. The end of the guard gives the record back.
 pub(super) fn pin_borrowed() -> Guard {
     let guard = REGISTRY.take().pin();
     guard.record.depth.set(BORROWED + guard.record.depth.get());
@@ -433,7 +436,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         let depth = self.record.depth.get() - 1;
         self.record.depth.set(depth);
-        // Guards may end in any order. The last one unpins, whichever that is.
+        // Guards may end in any order. The last guard to end unpins.
         if depth == 0 {
             // SAFETY: the depth shows that this was the last guard.
             unsafe { self.record.unpin() };
@@ -453,7 +456,7 @@ impl Grace {
     ///
     /// # Safety
     ///
-    /// For each object that will be freed because this grace period is over: the unlinking of the
+    /// Take each object that is freed because this grace period is over. The unlinking of the
     /// object must happen-before this call, and the object must not be linked again (A1).
     pub(crate) unsafe fn start() -> Self {
         // Release: pairs with the Acquire in `OwnRecord::pin` (L1). Acquire: pairs with the Release
@@ -461,8 +464,8 @@ impl Grace {
         Self(REGISTRY.epoch.0.fetch_add(1, Ordering::AcqRel))
     }
 
-    /// Returns whether the grace period is over at `horizon`. If so, what it protected may be
-    /// freed.
+    /// Returns whether the grace period is over at `horizon`. If it is over, the objects that it
+    /// protected may be freed.
     ///
     /// # Safety
     ///
@@ -484,8 +487,8 @@ impl Grace {
     }
 }
 
-/// A barrier to be made on behalf of the threads that have seen no later epoch than this one. Any
-/// number of threads may make fences at a time, also for one grace period (A5).
+/// A barrier on behalf of the threads that have seen no epoch later than this one. Any number of
+/// threads may make fences at a time, also for one grace period (A5).
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Fence(u64);
 
@@ -493,7 +496,7 @@ impl Fence {
     /// Makes the barrier, and returns the horizon after it. Returns `None` if the kernel refused
     /// the barrier.
     pub(crate) fn make(self) -> Option<Horizon> {
-        // Relaxed: only this call has the number, in any order (A5).
+        // Relaxed: the number is unique in any order (A5).
         let mark = MARKS.fetch_add(1, Ordering::Relaxed);
         REGISTRY.records().for_each(|record| record.mark(mark, self.0));
         if !barrier::heavy() {
@@ -507,25 +510,25 @@ impl Fence {
     }
 }
 
-/// Returns how many records exist.
+/// Returns the number of records.
 #[cfg(feature = "loom")]
 #[allow(dead_code, reason = "for the models")]
 pub(super) fn records() -> usize {
     REGISTRY.records().count()
 }
 
-/// How far readers have advanced. [`NEVER`] where no reader is behind.
+/// The progress of all readers. [`NEVER`] if no reader is behind.
 #[derive(Clone, Copy)]
 pub(crate) struct Horizon {
-    /// Grace periods below it are over.
+    /// Grace periods below this epoch are over.
     seen: u64,
-    /// The oldest epoch in which a reader is pinned, as far as is visible without a barrier.
+    /// The oldest epoch of a reader's pin, as far as visible without a barrier.
     pub(super) pinned: u64,
 }
 
 impl Horizon {
-    /// Returns the bound below which grace periods are over, or with `fence`, below which a fence
-    /// would end them.
+    /// Returns the bound of the grace periods that are over. With `fence`, returns the bound of
+    /// those that a fence would end.
     #[allow(dead_code, reason = "the models of the epochs have no limbo")]
     pub(crate) fn furthest(&self, fence: bool) -> u64 {
         if fence { self.pinned } else { self.seen }

@@ -1,26 +1,25 @@
-//! The asymmetric barrier: two sides that together order as two `SeqCst` fences do.
+//! The asymmetric barrier: its two sides together order like two `SeqCst` fences.
 //!
 //! The light side runs often and costs nothing. The heavy side runs rarely and makes a system call.
 //!
 //! `membarrier(2)` with `PRIVATE_EXPEDITED` returns once every running thread of the process has
-//! passed a full memory barrier since the call. A thread that is not running passes one when it is
-//! switched in. So take an execution of [`light`] in any thread, and one of [`heavy`] that returned
-//! `true`. One of two cases holds:
+//! passed a full memory barrier since the call. A thread that is not running passes a barrier when
+//! it is switched in. Take an execution of [`light`] in any thread, and one of [`heavy`] that
+//! returned `true`. One of two cases holds:
 //!
 //! * *Light first*: what precedes `light` in its thread is visible to what follows `heavy`.
 //! * *Heavy first*: what precedes `heavy` is visible to what follows `light`.
 //!
 //! `light` only has to keep the compiler from moving accesses across it.
 //!
-//! The technique is that of liburcu's membarrier flavour (Desnoyers et al., "User-Level
-//! Implementations of Read-Copy Update", IEEE TPDS 2012). ISO's P1202 describes it as asymmetric
-//! fences.
+//! The technique is liburcu's membarrier flavour (Desnoyers et al., "User-Level Implementations of
+//! Read-Copy Update", IEEE TPDS 2012). ISO's P1202 describes it as asymmetric fences.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{Ordering, compiler_fence};
 
-/// Returns whether [`heavy`] works here. The first call makes three system calls; later calls
-/// return the same.
+/// Returns whether the kernel supports [`heavy`]. The first call makes three system calls. Later
+/// calls return the same answer.
 #[inline]
 pub(super) fn available() -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
@@ -44,7 +43,8 @@ pub(super) fn heavy() -> bool {
     if tests::refuse() {
         return false;
     }
-    // The registration belongs to the process. After a `fork` the child may need its own.
+    // The registration belongs to the process. After a `fork`, the child may need its own
+    // registration.
     system::barrier() || system::register()
 }
 
@@ -60,7 +60,7 @@ mod system;
 mod system {
     use rustix::thread::{MembarrierCommand, membarrier, membarrier_query};
 
-    /// Registers this process for the barrier, and makes one as a test.
+    /// Registers this process for the barrier, and makes one barrier as a test.
     pub(super) fn register() -> bool {
         membarrier_query().contains_command(MembarrierCommand::PrivateExpedited)
             && membarrier(MembarrierCommand::RegisterPrivateExpedited).is_ok()
@@ -86,8 +86,8 @@ mod system {
     }
 }
 
-/// How often writers request the barrier. These are unit tests, since only the crate can count
-/// requests.
+/// Tests of how often writers request the barrier. Only the crate can count requests, so these are
+/// unit tests.
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
@@ -99,7 +99,7 @@ mod tests {
     use crate::{KeyCache, KeyHash, Reclamation, reclamation};
 
     std::thread_local! {
-        /// How often this thread has requested the barrier.
+        /// The number of barriers that this thread has requested.
         static REQUESTS: Cell<u32> = const { Cell::new(0) };
         static REFUSED: Cell<bool> = const { Cell::new(false) };
     }
@@ -111,14 +111,14 @@ mod tests {
     }
 
     /// Runs one test at a time: a barrier of one test would end the grace periods of another.
-    /// `None` where there is no barrier.
+    /// Returns `None` if there is no barrier.
     fn alone() -> Option<MutexGuard<'static, ()>> {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         (reclamation() == Reclamation::Membarrier).then_some(alone)
     }
 
-    /// How many snapshots make a batch in a cache of one bucket.
+    /// The number of snapshots in a batch of a cache with one bucket.
     const BATCH: usize = 8;
 
     fn cache() -> (KeyCache<Arc<()>>, KeyHash) {
@@ -180,8 +180,8 @@ mod tests {
             assert!(REQUESTS.get() > requests, "nothing was refused");
             drop(may_end.0);
         });
-        // The idle thread has ended, so no grace period needs a barrier. The writers therefore do
-        // not find out that the kernel makes barriers again.
+        // The idle thread has ended, so no grace period needs a barrier. Therefore the writers do
+        // not notice that the kernel makes barriers again.
         write(2_000);
         let checked = cache.lookup_with(&key, |_| {
             write(3);
@@ -190,8 +190,8 @@ mod tests {
             CHECKED_BATCHES.get() - before
         });
         REFUSED.set(false);
-        // Each batch is checked once or twice. All waiting batches at each pass would be 125,000
-        // checks.
+        // Each batch is checked once or twice. A check of all waiting batches at each pass would
+        // make 125,000 checks.
         assert!(checked.is_some_and(|checked| checked <= 2 * 500), "{checked:?} checks");
     }
 
@@ -215,7 +215,7 @@ mod tests {
                     has_read.send(()).unwrap();
                 }
             });
-            // Moved here, so that a failing assertion drops it and the thread ends.
+            // Moved here: a failing assertion drops the sender, and the thread ends.
             let reads = reads;
             let read = || {
                 reads.send(()).unwrap();

@@ -1,5 +1,5 @@
 //! Both sides of the asymmetric barrier under Miri, which does not support the system call. A
-//! `SeqCst` fence on each side orders as much.
+//! `SeqCst` fence on each side has the same ordering.
 
 use std::sync::atomic::{Ordering, fence};
 

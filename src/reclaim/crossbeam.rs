@@ -1,13 +1,13 @@
-//! The reclamation of platforms without `membarrier(2)`: grace periods of `crossbeam-epoch`'s
-//! default collector. No other module names that crate.
+//! The reclamation for platforms without `membarrier(2)`: grace periods of the default collector of
+//! `crossbeam-epoch`. No other module names that crate.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crossbeam_epoch as epoch;
 
-/// How many grace periods have ended. Not of `sync`: in a model the last grace period ends after
-/// loom's statics are gone.
+/// The number of ended grace periods. Not of `sync`: in a model, the last grace period ends after
+/// loom has dropped its statics.
 static ENDED: AtomicU64 = AtomicU64::new(0);
 
 pub(crate) struct Guard(#[expect(dead_code, reason = "lives until it is dropped")] epoch::Guard);
@@ -18,11 +18,11 @@ pub(super) fn pin() -> Guard {
     Guard(epoch::pin())
 }
 
-/// A grace period: over when a function that was deferred at its start has run.
+/// A grace period. It is over when the function that its start deferred has run.
 ///
-/// `OnceLock` guarantees that a thread which sees the value comes after the thread that set it. An
-/// atomic flag of this module would need a model that detects a missing ordering, and none was
-/// found. One call sets the value once, so no call waits.
+/// `OnceLock` guarantees that the write of the value happens-before each read that returns the
+/// value. An atomic flag of this module would need a model that detects a missing ordering, and no
+/// such model was found. One call sets the value once, so no call waits.
 pub(crate) struct Grace(Arc<OnceLock<()>>);
 
 impl Grace {
@@ -30,29 +30,31 @@ impl Grace {
     ///
     /// # Safety
     ///
-    /// For each object that will be freed because this grace period is over: the unlinking of the
+    /// Take each object that is freed because this grace period is over. The unlinking of the
     /// object must happen-before this call, and the object must not be linked again.
     pub(super) unsafe fn start() -> Self {
         let over = Arc::new(OnceLock::new());
         let announced = over.clone();
         let guard = epoch::pin();
         guard.defer(move || {
-            // By crossbeam-epoch's contract, the guards that this function waited for happen-before
-            // its call. The `OnceLock` orders this call before `is_over`.
+            // By the contract of crossbeam-epoch, the guards that this function waited for
+            // happen-before its call. The `OnceLock` orders this call before `is_over`.
             let _ = announced.set(());
-            // Relaxed: a hint, which orders nothing.
+            // Relaxed: a hint.
             ENDED.fetch_add(1, Ordering::Relaxed);
         });
-        // Without this flush the function would wait for some sixty more of this thread.
+        // Without this flush, the function would wait for about sixty more deferred functions of
+        // this thread.
         guard.flush();
         Self(over)
     }
 
-    /// Returns whether the grace period is over. If so, what it protected may be freed.
+    /// Returns whether the grace period is over. If it is over, the objects that it protected may
+    /// be freed.
     ///
     /// # Safety
     ///
-    /// None here: the horizon is not used. The other reclamation's `is_over` has a contract.
+    /// None: the horizon is not used. `is_over` of the other reclamation has a contract.
     pub(super) unsafe fn is_over(&self, _horizon: &Horizon) -> bool {
         self.0.get().is_some()
     }
@@ -63,7 +65,7 @@ impl Grace {
     }
 }
 
-/// Has no value.
+/// The fence of this reclamation: there is none, so the type has no value.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fence {}
 
@@ -73,7 +75,7 @@ impl Fence {
     }
 }
 
-/// How many grace periods have ended.
+/// The number of ended grace periods.
 pub(crate) struct Horizon(u64);
 
 impl Horizon {
@@ -83,9 +85,9 @@ impl Horizon {
 }
 
 pub(super) fn horizon() -> Horizon {
-    // Collects. A pin or a flush advances the epoch by one at most, and a function that was
-    // deferred in one epoch may run two epochs later.
+    // Collects. A pin or a flush advances the epoch by at most one. A function that was deferred in
+    // one epoch may run two epochs later.
     epoch::pin().flush();
-    // Relaxed: a hint; see `Grace::start`.
+    // Relaxed: a hint, as in `Grace::start`.
     Horizon(ENDED.load(Ordering::Relaxed))
 }

@@ -1,30 +1,30 @@
-//! Epoch reclamation: when a replaced snapshot may be freed.
+//! Epoch reclamation: decides when a replaced snapshot may be freed.
 //!
 //! # Contract
 //!
 //! The map relies on these rules, and each of the two implementations keeps them:
 //!
 //! * **Grace.** When [`Grace::is_over`] returns `true`, each guard is of one of two kinds. Either
-//!   the guard was dropped, and what was done under the guard happens-before the return. Or the
-//!   guard cannot reach what was unlinked before the start.
+//!   the guard was dropped, and every operation under the guard happens-before the return. Or the
+//!   guard cannot reach an object that was unlinked before the start.
 //! * **No other order.** Pinning and unpinning order nothing else between threads. The map has its
 //!   own Acquire and Release operations.
 //! * **Nesting.** A thread may pin while it is pinned. Its guards may end in any order: a coroutine
-//!   with a stack of its own can suspend in a reader's closure.
+//!   with its own stack can suspend in the closure of a reader.
 //!
-//! The first holds only if the map keeps the contracts of [`Grace::start`] and
+//! The first rule holds only if the map keeps the contracts of [`Grace::start`] and
 //! [`Grace::is_over`], which are `unsafe` for this reason.
 //!
-//! The reclamation answers whether a grace period is over. The map keeps what it has retired, and
-//! frees it ([`Limbo`](super::map)).
+//! The reclamation returns whether a grace period is over. The map keeps its retired buckets, and
+//! frees them ([`Limbo`](super::map)).
 //!
 //! # Two implementations
 //!
-//! [`asymmetric`] is the fast one. It needs `membarrier(2)`, and so Linux. [`crossbeam`] replaces
-//! it where the system call is missing or refused. The process's first pin makes the choice: see
-//! [`Reclamation`].
+//! [`asymmetric`] is the fast implementation. It needs `membarrier(2)`, and so Linux. [`crossbeam`]
+//! replaces it where the system call is missing or refused. The first pin of the process makes the
+//! choice: see [`Reclamation`].
 
-// 64 bits alone: elsewhere a plain store of an epoch would take two instructions.
+// Only for 64 bits: on 32 bits, a plain store of an epoch would take two instructions.
 #[cfg(all(any(target_os = "linux", target_os = "android"), target_pointer_width = "64"))]
 mod asymmetric;
 #[cfg(not(all(any(target_os = "linux", target_os = "android"), target_pointer_width = "64")))]
@@ -37,7 +37,7 @@ use std::mem::ManuallyDrop;
 
 use super::sync;
 
-/// Names the way in which this process decides when a replaced snapshot may be freed. See
+/// Names the reclamation of this process, which decides when a replaced snapshot may be freed. See
 /// [`reclamation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -71,12 +71,12 @@ pub fn reclamation() -> Reclamation {
     if barrier::available() { Reclamation::Membarrier } else { Reclamation::CrossbeamEpoch }
 }
 
-/// Keeps from being freed what is reachable when the guard is made. Not `Send`: a guard belongs to
-/// the thread that pinned.
+/// Prevents the freeing of every bucket that is reachable when the guard is made. Not `Send`: a
+/// guard belongs to the thread that pinned.
 pub(super) struct Guard(Kind);
 
 /// Two words, which a lookup keeps in registers. The variants have no destructors: the compiler
-/// would call, and not inline, the destructor that it combines from two.
+/// would not inline the combined destructor of two variants.
 enum Kind {
     Asymmetric(ManuallyDrop<asymmetric::Guard>),
     Crossbeam(ManuallyDrop<crossbeam::Guard>),
@@ -102,7 +102,7 @@ impl Drop for Guard {
 /// The guard must not have been dropped, and must not be used afterwards.
 #[cold]
 unsafe fn drop_crossbeam(guard: &mut ManuallyDrop<crossbeam::Guard>) {
-    // SAFETY: the caller has not dropped the guard, and does not use it again.
+    // SAFETY: the caller has not dropped the guard, and does not use the guard again.
     unsafe { ManuallyDrop::drop(guard) };
 }
 
@@ -135,7 +135,7 @@ impl Grace {
     ///
     /// # Safety
     ///
-    /// For each object that will be freed because this grace period is over: the unlinking of the
+    /// Take each object that is freed because this grace period is over. The unlinking of the
     /// object must happen-before this call, and the object must not be linked again.
     pub(super) unsafe fn start() -> Self {
         match reclamation() {
@@ -150,8 +150,8 @@ impl Grace {
         }
     }
 
-    /// Returns whether the grace period is over at `horizon`. If so, what it protected may be
-    /// freed.
+    /// Returns whether the grace period is over at `horizon`. If it is over, the objects that it
+    /// protected may be freed.
     ///
     /// # Safety
     ///
@@ -203,15 +203,16 @@ impl Fence {
     }
 }
 
-/// A point in time with which grace periods are compared.
+/// A point in time, for comparison with grace periods.
 pub(super) enum Horizon {
     Asymmetric(asymmetric::Horizon),
     Crossbeam(crossbeam::Horizon),
 }
 
 impl Horizon {
-    /// Returns a number that changes when another grace period may be over, or with `fence`, when a
-    /// fence may end another one. Returns [`u64::MAX`] if there is no such number.
+    /// Returns a number that changes when another grace period may be over. With `fence`, returns a
+    /// number that changes when a fence may end another grace period. Returns [`u64::MAX`] if there
+    /// is no such number.
     pub(super) fn furthest(&self, fence: bool) -> u64 {
         match self {
             Self::Asymmetric(horizon) => horizon.furthest(fence),

@@ -1,4 +1,4 @@
-//! Replaces `asymmetric.rs` on platforms without `membarrier(2)`: types that have no value.
+//! Replaces `asymmetric.rs` on platforms without `membarrier(2)`, by types without values.
 
 use std::convert::Infallible;
 

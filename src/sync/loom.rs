@@ -1,4 +1,5 @@
-//! What the concurrent code is built from, in a model: the twin of `sync.rs`, with the same names.
+//! The concurrent primitives of a model, over loom's: the twin of `sync/mod.rs`, with the same
+//! names.
 
 pub(super) use loom::cell::Cell;
 pub(super) use loom::sync::atomic::Ordering;
@@ -10,11 +11,11 @@ use loom::alloc::Track;
 use loom::cell::UnsafeCell;
 use loom::sync::atomic;
 
-/// Hands freed memory out again at once, to the next caller that asks for the same layout. This is
-/// the worst case for code that takes an address for the object that was there before.
+/// Reuses freed memory at once, for the next allocation of the same layout. Reuse is the worst case
+/// for code that takes an address for the object that had this address before.
 ///
-/// Its books are no part of the model: loom runs all threads of a model on one thread of the
-/// operating system, and switches in its own operations alone.
+/// The bookkeeping is not part of the model. Loom runs all threads of a model on one thread of the
+/// operating system, and switches threads only in loom's own operations.
 mod memory {
     use std::alloc::{self, Layout};
     use std::cell::RefCell;
@@ -25,17 +26,17 @@ mod memory {
     #[derive(Default)]
     struct Blocks {
         used: HashMap<*mut u8, Layout>,
-        /// What was freed last is used first.
+        /// The block that was freed last is used first.
         free: HashMap<Layout, Vec<*mut u8>>,
     }
 
     /// # Safety
     ///
-    /// As of [`std::alloc::alloc`].
+    /// As for [`std::alloc::alloc`].
     pub(in super::super) unsafe fn alloc(layout: Layout) -> *mut u8 {
         BLOCKS.with_borrow_mut(|blocks| {
             let left = blocks.free.get_mut(&layout).and_then(Vec::pop);
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller keeps the same contract.
             let block = left.unwrap_or_else(|| unsafe { alloc::alloc(layout) });
             blocks.used.insert(block, layout);
             block
@@ -44,11 +45,11 @@ mod memory {
 
     /// # Safety
     ///
-    /// As of [`std::alloc::dealloc`].
+    /// As for [`std::alloc::dealloc`].
     ///
     /// # Panics
     ///
-    /// When the layout is not the one that the block was allocated with.
+    /// If the block was allocated with another layout.
     pub(in super::super) unsafe fn dealloc(block: *mut u8, layout: Layout) {
         BLOCKS.with_borrow_mut(|blocks| {
             assert_eq!(blocks.used.remove(&block), Some(layout), "freed with another layout");
@@ -60,7 +61,8 @@ mod memory {
         fn drop(&mut self) {
             for (layout, blocks) in self.free.drain() {
                 for block in blocks {
-                    // SAFETY: allocated in `alloc` with this layout, and no thread has it.
+                    // SAFETY: `alloc` allocated the block with this layout, and no thread uses the
+                    // block.
                     unsafe { alloc::dealloc(block, layout) };
                 }
             }
@@ -72,19 +74,19 @@ loom::lazy_static! {
     static ref BATCH: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
 }
 
-/// One, unless a model asks otherwise: then a retired bucket may be freed as early as ever
-/// possible.
+/// Returns one, unless a model has set another number. With batches of one, a retired bucket is
+/// freed as early as possible.
 pub(super) fn batch() -> u64 {
     BATCH.load(std::sync::atomic::Ordering::Relaxed)
 }
 
-/// Caches that are built from now on, in this execution, start no grace period before so many
-/// buckets were retired.
+/// Sets the batch size of the caches that this execution builds later. Such a cache starts a grace
+/// period after `buckets` retired buckets.
 pub fn retire_in_batches_of(buckets: u64) {
     BATCH.store(buckets, std::sync::atomic::Ordering::Relaxed);
 }
 
-/// The asymmetric barrier, as what it amounts to: a `SeqCst` fence on both sides.
+/// The asymmetric barrier. In a model, each side is a `SeqCst` fence.
 pub(super) mod barrier {
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -95,16 +97,16 @@ pub(super) mod barrier {
         static ref LEFT_OUT: AtomicBool = AtomicBool::new(false);
     }
 
-    /// For the rest of this execution there are no barriers. A `SeqCst` fence acquires and releases
-    /// as well, which the light barrier does not; so what must hold without that is looked at
-    /// without it.
+    /// Removes all barriers until the end of this execution. A `SeqCst` fence also acquires and
+    /// releases, which the light barrier does not. Models without barriers check what must hold
+    /// without these extra orderings.
     pub(crate) fn leave_out() {
         LEFT_OUT.store(true, Relaxed);
     }
 
-    /// Loom switches threads at accesses, not at fences, and tries another order only of accesses
-    /// that meet. So all fences are preceded by an access to one location: then whatever may
-    /// come between an access and the fence after it is explored.
+    /// Loom switches threads at accesses, not at fences, and explores other orders only for
+    /// accesses that meet. So an access to one location precedes each fence. Loom then explores all
+    /// operations of other threads between an access and the next fence.
     fn fence_apart() {
         if LEFT_OUT.load(Relaxed) {
             return;
@@ -127,25 +129,26 @@ loom::thread_local! {
     static STEPS: Cell<usize> = Cell::new(0);
 }
 
-/// How many atomic operations the current thread has done in this execution, those of pinning
-/// included. Models bound a lookup's steps by it.
+/// Returns the number of atomic operations of the current thread in this execution, including those
+/// of pinning. Models bound the steps of a lookup by this number.
 #[must_use]
 pub fn steps() -> usize {
     STEPS.with(Cell::get)
 }
 
 fn step() {
-    // In a thread that is ending there is nothing left to count.
+    // An ending thread has no counter any more.
     STEPS.try_with(|steps| steps.set(steps.get() + 1)).ok();
 }
 
 /// Makes all accesses to one location meet.
 ///
-/// Of the accesses to a location loom remembers only the last that another may be put before. A
-/// thread's own load, just before its exchange, so hides the other threads' loads before that, and
-/// orders in which the exchange comes first are not tried. A store before each access, to a
-/// location that stands for the first, makes up for it: each store meets the last, of whichever
-/// thread. Where no thread exchanges what it has loaded, nothing is hidden, and it is left out.
+/// For each location, loom remembers only the last access that another access may be put before. So
+/// the load of a thread, just before its exchange, hides earlier loads of other threads. Loom then
+/// does not explore the orders where the exchange precedes these loads. A store before each access,
+/// to a location that represents the first one, corrects this: each store meets the last store of
+/// any thread. If no thread exchanges what it has loaded, nothing is hidden, and the store is
+/// omitted.
 struct Meeting(atomic::AtomicUsize);
 
 impl Meeting {
@@ -155,7 +158,7 @@ impl Meeting {
 
     fn step(&self) {
         step();
-        // Relaxed: it is to be seen by loom, and by no thread.
+        // Relaxed: only loom observes this store, and no thread reads it.
         self.0.store(0, Ordering::Relaxed);
     }
 }
@@ -201,7 +204,7 @@ impl AtomicU64 {
     }
 }
 
-/// One that no thread exchanges: so nothing is hidden.
+/// An atomic that no thread exchanges, so no access is hidden.
 pub(super) struct StoredU64(atomic::AtomicU64);
 
 impl StoredU64 {
@@ -279,9 +282,9 @@ impl<T> AtomicPtr<T> {
     }
 }
 
-/// Stands for a snapshot's whole memory. Loom reports each read that no happens-before orders after
-/// the writes that built the snapshot, each freeing that none orders after the reads, and each
-/// snapshot that was not freed.
+/// Represents the whole memory of a snapshot. Loom reports a read that is not ordered after the
+/// writes that built the snapshot. Loom also reports a freeing that is not ordered after the reads,
+/// and a snapshot that was not freed.
 #[derive(Debug)]
 pub(super) struct AccessCheck(Track<UnsafeCell<()>>);
 
@@ -299,7 +302,7 @@ impl AccessCheck {
     }
 }
 
-/// The same in every execution, as loom needs it to replay one.
+/// Returns the same seed in every execution, because loom replays executions.
 pub(super) fn random_seed() -> [u64; 2] {
     [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03]
 }

@@ -1,6 +1,6 @@
 //! The concurrent primitives of the build that ships. `loom.rs` is the twin over loom's primitives.
-//! `cache.rs`, `lease.rs`, `builder.rs` and `map/` use no other concurrent primitive, and the
-//! functions of `reclaim/`.
+//! `cache.rs`, `lease.rs`, `builder.rs` and `map/` use these primitives and the functions of
+//! `reclaim/`. The only exceptions are the hints of `map/limbo.rs`.
 
 pub(super) use std::alloc::{alloc, dealloc};
 pub(super) use std::cell::Cell;
@@ -11,7 +11,8 @@ pub(super) use std::thread_local;
 
 use std::hash::{BuildHasher, RandomState};
 
-/// A thread-local that is made at compile time and has no destructor: the fastest to read.
+/// Declares a thread-local that is initialised at compile time and has no destructor: the fastest
+/// kind to read.
 macro_rules! thread_cell {
     ($(#[$attribute:meta])* static $name:ident: $type:ty = $value:expr;) => {
         std::thread_local! {
@@ -22,7 +23,7 @@ macro_rules! thread_cell {
 }
 pub(super) use thread_cell;
 
-/// A static as in any program; loom makes its statics again for each execution.
+/// Declares an ordinary static. Loom makes its statics again for each execution.
 macro_rules! lazy_static {
     ($(#[$attribute:meta])* static ref $name:ident: $type:ty = $value:expr;) => {
         $(#[$attribute])*
@@ -31,15 +32,15 @@ macro_rules! lazy_static {
 }
 pub(super) use lazy_static;
 
-/// How many buckets a map retires before it starts a grace period for them. Each second end of one
-/// may cost a system call that interrupts the threads that run: next to a writer that is
-/// never idle, a reader must meet that in less than one of 10,000 lookups.
+/// Returns the number of buckets that a map retires before it starts a grace period for them. Each
+/// second grace period may cost a system call that interrupts the running threads. Next to a writer
+/// that is never idle, fewer than one of 10,000 lookups may be interrupted.
 #[inline]
 pub(super) fn batch() -> u64 {
     128
 }
 
-/// Marks the accesses to a snapshot, for loom to check; costs nothing here.
+/// Marks the accesses to a snapshot, for loom's checks. Without loom, the marks cost nothing.
 #[derive(Debug)]
 pub(super) struct AccessCheck;
 
@@ -48,13 +49,13 @@ impl AccessCheck {
         Self
     }
 
-    /// Runs `read`, in which the snapshot is read.
+    /// Runs `read`, which reads the snapshot.
     #[inline]
     pub(super) fn reading<R>(&self, read: impl FnOnce() -> R) -> R {
         read()
     }
 
-    /// Runs `write`, in which the snapshot is changed or freed.
+    /// Runs `write`, which changes or frees the snapshot.
     #[inline]
     pub(super) fn writing<R>(&self, write: impl FnOnce() -> R) -> R {
         write()
@@ -63,9 +64,9 @@ impl AccessCheck {
 
 /// Returns 128 bits that no other process can predict.
 ///
-/// They come from the standard library's hasher keys, which are random for each process and differ
-/// with each call. That is enough for placement, whose outputs stay in the process, and costs no
-/// dependency.
+/// The bits are made from the standard library's hasher keys, which are random for each process and
+/// differ with each call. These keys are enough for placement, whose outputs do not leave the
+/// process, and need no dependency.
 pub(super) fn random_seed() -> [u64; 2] {
     let keys = RandomState::new();
     [keys.hash_one(0), keys.hash_one(1)]

@@ -1,9 +1,9 @@
-//! The cache once more, over loom's primitives: for the models in `loom-tests/`, and for nothing
-//! else.
+//! The cache over loom's primitives, only for the models in `loom-tests/`.
 //!
-//! These are the sources that ship. Only `sync/mod.rs` and `reclaim/` have twins here, so that loom
-//! explores what runs. Nothing outside this module changes with the feature `loom`, so
-//! turning it on breaks no other user of the crate. Types from here work inside `loom::model` only.
+//! The module compiles the sources that ship. Only `sync/mod.rs` and `reclaim/` have twins here, so
+//! that loom explores the code that runs. The feature `loom` changes nothing outside this module,
+//! so the feature breaks no other user of the crate. The types of this module work inside
+//! `loom::model` only.
 
 #[path = "../builder.rs"]
 mod builder;
@@ -15,7 +15,7 @@ mod lease;
 mod map;
 #[cfg_attr(
     crossbeam_loom,
-    allow(dead_code, unused_imports, reason = "crossbeam-epoch brings its own")
+    allow(dead_code, unused_imports, reason = "crossbeam-epoch has its own primitives")
 )]
 #[path = "loom.rs"]
 mod sync;
@@ -23,7 +23,7 @@ mod sync;
 #[cfg(not(crossbeam_loom))]
 #[path = "model_reclaim.rs"]
 mod reclaim;
-/// With `--cfg crossbeam_loom`, one of the two that ship.
+/// With `--cfg crossbeam_loom`, one of the two implementations that ship.
 #[cfg(crossbeam_loom)]
 #[path = "../reclaim/crossbeam.rs"]
 mod reclaim;

@@ -1,12 +1,11 @@
-//! The asymmetric epochs that ship, over loom's primitives and without the map, for models of their
-//! own.
+//! The asymmetric epochs that ship, over loom's primitives, for models without the map.
 
 #[path = "../reclaim/asymmetric.rs"]
 mod asymmetric;
 
 use super::sync::{self, barrier};
 
-/// Pins the thread until it is dropped.
+/// Keeps its thread pinned until the guard is dropped.
 #[must_use]
 pub struct Guard(#[expect(dead_code, reason = "lives until it is dropped")] asymmetric::Guard);
 
@@ -14,13 +13,13 @@ pub struct Guard(#[expect(dead_code, reason = "lives until it is dropped")] asym
 #[must_use]
 pub struct Grace(asymmetric::Grace);
 
-/// As a lookup does.
+/// Pins the calling thread, as a lookup does.
 pub fn pin() -> Guard {
     Guard(asymmetric::pin())
 }
 
-/// A thread's registration, of which the model tells when it ends: what the destructor of a
-/// thread-local does in a thread that ends.
+/// The registration of a thread. The model ends it by a drop, as the destructor of a thread-local
+/// does in an ending thread.
 #[must_use]
 pub struct Registration(
     #[expect(dead_code, reason = "lives until it is dropped")] asymmetric::Owner,
@@ -31,12 +30,12 @@ pub fn register() -> Registration {
     Registration(asymmetric::Owner::register())
 }
 
-/// As a lookup does in a thread whose registration has ended for good.
+/// Pins the calling thread after the end of its registration, as a lookup in an ending thread does.
 pub fn pin_while_ending() -> Guard {
     Guard(asymmetric::pin_borrowed())
 }
 
-/// How many records were ever made for threads and for guards of their own.
+/// Returns the number of records that were ever made, for threads and for single guards.
 #[must_use]
 pub fn records() -> usize {
     asymmetric::records()
@@ -46,21 +45,22 @@ impl Grace {
     /// Starts a grace period, as a writer does for a batch. The model must have unlinked its object
     /// before.
     ///
-    /// Safe, as are the methods below: loom reports an access to memory that the model took back
-    /// too early, and the model frees none.
+    /// This function and the methods below are safe: the model frees no memory. Loom reports an
+    /// access to an object that the model reused too early.
     pub fn start() -> Self {
-        // SAFETY: no memory is freed because this grace period is over: loom's cells stand for it.
+        // SAFETY: no memory is freed because this grace period is over. The model uses loom's cells
+        // instead.
         Self(unsafe { asymmetric::Grace::start() })
     }
 
-    /// Returns whether the grace period is over, as far as is visible without a barrier.
+    /// Returns whether the grace period is over, as far as visible without a barrier.
     #[must_use]
     pub fn is_over(&self) -> bool {
         // SAFETY: the model has `self`, so the start happens-before the reading of the horizon.
         unsafe { self.0.is_over(asymmetric::horizon()) }
     }
 
-    /// Whether it would be over after a barrier, and is not yet.
+    /// Returns whether the grace period would be over after a barrier, and is not over yet.
     #[must_use]
     pub fn wants_a_barrier(&self) -> bool {
         self.0.wants_fence(asymmetric::horizon()).is_some()
@@ -76,13 +76,13 @@ impl Grace {
     }
 }
 
-/// The oldest epoch in which a thread is pinned.
+/// Returns the oldest epoch of a thread's pin.
 #[must_use]
 pub fn pinned() -> u64 {
     asymmetric::horizon().pinned
 }
 
-/// For the rest of this execution there are no barriers.
+/// Removes all barriers until the end of this execution.
 pub fn leave_out_barriers() {
     barrier::leave_out();
 }

@@ -1,26 +1,26 @@
-//! The reclamation in a model: the twin of `reclaim/`, small enough for loom to explore all of it
+//! The reclamation in a model: the twin of `reclaim/`. It is so small that loom explores all of it
 //! together with the map.
 //!
-//! It keeps the contract of `reclaim/mod.rs` by the simplest means that loom models fully. Each
-//! thread has a flag that says whether it is pinned. A grace period is over once each flag has been
-//! seen down since its start. Why that is enough:
+//! The twin keeps the contract of `reclaim/mod.rs` by the simplest means that loom models fully.
+//! Each thread has a flag, which is set while the thread is pinned. A grace period is over once
+//! each flag was read as clear after the start. This condition is enough:
 //!
-//! * *Visibility.* [`pin`] raises the flag, then fences; [`Grace::start`] comes after the exchange
-//!   that unlinked, and fences; the flags are read after that. Both fences are `SeqCst`, so one of
-//!   them is first. If `pin`'s is, the flag is seen up, or what came after it. If the other is, the
-//!   reader's loads see the exchange.
-//! * *Grace.* A flag goes down by a Release store, which is read with Acquire: all that the reader
-//!   did is before the freeing.
-//! * *No order beyond that*, or nearly. Loom lets each `SeqCst` fence acquire what earlier ones
-//!   released, so a pin that comes after a start is ordered after it, as it is with real fences. In
-//!   the executions in which the pin comes first nothing is ordered, and whatever the map forgets
-//!   to order is reported there.
+//! * *Visibility.* [`pin`] sets the flag, then fences. [`Grace::start`] follows the exchange that
+//!   unlinked, and fences. The flags are read after this fence. Both fences are `SeqCst`, so one of
+//!   them is first. If the fence of `pin` is first, the read returns the set flag, or a later
+//!   value. If the other fence is first, the reader's loads see the exchange.
+//! * *Grace.* A Release store clears the flag, and an Acquire load reads it: every operation of the
+//!   reader happens-before the freeing.
+//! * *No other order*, with one exception. In loom, each `SeqCst` fence acquires what earlier
+//!   fences released. So a pin after a start is ordered after the start, as with real fences. In
+//!   executions with the pin first, nothing is ordered, and loom reports an ordering that the map
+//!   lacks.
 //!
-//! What ships has models of its own, in `loom-tests/g7_epochs.rs`.
+//! The implementation that ships has its own models, in `loom-tests/g7_epochs.rs`.
 //!
 //! Loom runs all threads of a model on one thread of the operating system, one at a time, and
-//! switches only in loom's own operations. So a `std` mutex can keep the books without being part
-//! of the model, as long as none of loom's operations happens under it.
+//! switches only in loom's own operations. So a `std` mutex can protect the books without being
+//! part of the model, if no operation of loom runs under the mutex.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -28,11 +28,11 @@ use std::sync::{Mutex, PoisonError};
 
 use loom::sync::atomic::{AtomicBool, Ordering, fence};
 
-/// As many threads as loom allows in a model.
+/// The number of threads that loom allows in a model.
 const MOST_THREADS: usize = 5;
 
 loom::lazy_static! {
-    /// One registry an execution.
+    /// One registry for each execution.
     static ref REGISTRY: Registry = Registry {
         pinned: std::array::from_fn(|_| AtomicBool::new(false)),
         books: Mutex::default(),
@@ -46,7 +46,7 @@ struct Registry {
 
 #[derive(Default)]
 struct Books {
-    /// Whose flag is whose: a thread's place is the order of its first pin.
+    /// The threads in the order of their first pins. A thread's index is also that of its flag.
     threads: Vec<loom::thread::ThreadId>,
     nesting: [usize; MOST_THREADS],
     looks: u64,
@@ -80,7 +80,7 @@ pub(super) fn pin() -> Guard {
         (place, books.nesting[place])
     });
     if depth == 1 {
-        // Relaxed: the fence after it makes it seen.
+        // Relaxed: the next fence makes the store visible.
         REGISTRY.pinned[place].store(true, Ordering::Relaxed);
         // SeqCst: pairs with the fence in `Grace::start`.
         fence(Ordering::SeqCst);
@@ -95,15 +95,15 @@ impl Drop for Guard {
             books.nesting[self.place]
         });
         if depth == 0 {
-            // Release: pairs with the Acquire load in `Grace::is_over`.
+            // Release: pairs with the Acquire in `horizon`.
             REGISTRY.pinned[self.place].store(false, Ordering::Release);
         }
     }
 }
 
 pub(super) struct Grace {
-    /// Whether that thread may still be pinned since before the start. Those that pin for the
-    /// first time after the start are behind its fence.
+    /// For each thread, whether a pin from before the start may still last. A thread that first
+    /// pins after the start pins after its fence.
     awaited: [Cell<bool>; MOST_THREADS],
 }
 
@@ -129,13 +129,13 @@ impl Grace {
         !self.awaited.iter().any(Cell::get)
     }
 
-    /// Its start has made the fence.
+    /// Returns `None`: the start has made the fence.
     pub(super) fn wants_fence(&self, _horizon: &Horizon) -> Option<Fence> {
         None
     }
 }
 
-/// There is none.
+/// The fence of this reclamation: there is none, so the type has no value.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fence {}
 
@@ -145,8 +145,8 @@ impl Fence {
     }
 }
 
-/// Whose flag is up, a bit a thread; above that, a number that differs with each call, so that
-/// every look at what waits is taken.
+/// One bit for each thread, set if the thread's flag is set. The bits above are a number that
+/// differs with each call, so that no pass is skipped.
 pub(super) struct Horizon(u64);
 
 impl Horizon {
@@ -161,7 +161,7 @@ pub(super) fn horizon() -> Horizon {
         (books.looks, books.threads.len())
     });
     let pinned = REGISTRY.pinned[..threads].iter().enumerate();
-    // Acquire: pairs with the Release store at the guard's end.
+    // Acquire: pairs with the Release in `Guard::drop`.
     let up = pinned.map(|(thread, pinned)| u64::from(pinned.load(Ordering::Acquire)) << thread);
     Horizon(looks << MOST_THREADS | up.sum::<u64>())
 }
