@@ -1,10 +1,10 @@
 //! [`Builder`]: checks the settings of a cache, and builds the cache.
 
 use core::fmt;
-use core::marker::PhantomData;
+use core::panic::AssertUnwindSafe;
 use core::time::Duration;
 
-use super::cache::KeyCache;
+use super::cache::{EntryTtl, KeyCache};
 use super::map::{Shape, SnapshotMap};
 use super::sync::random_seed;
 use crate::build_error::BuildError;
@@ -35,7 +35,7 @@ pub struct Builder<V, C = CoarseClock> {
     ttl: Duration,
     capacity: usize,
     clock: C,
-    values: PhantomData<fn() -> V>,
+    entry_ttl: Option<EntryTtl<V>>,
 }
 
 impl<V: Clone + Send + Sync + 'static> Builder<V> {
@@ -44,7 +44,7 @@ impl<V: Clone + Send + Sync + 'static> Builder<V> {
             ttl: KeyCache::<V>::DEFAULT_TTL,
             capacity: KeyCache::<V>::DEFAULT_CAPACITY,
             clock: CoarseClock,
-            values: PhantomData,
+            entry_ttl: None,
         }
     }
 }
@@ -71,7 +71,61 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> Builder<V, C> {
 
     /// Sets the clock that counts the time-to-live. Default: [`CoarseClock`].
     pub fn clock<D: Clock>(self, clock: D) -> Builder<V, D> {
-        Builder { ttl: self.ttl, capacity: self.capacity, clock, values: PhantomData }
+        let Self { ttl, capacity, entry_ttl, .. } = self;
+        Builder { ttl, capacity, clock, entry_ttl }
+    }
+
+    /// Sets a function that returns how long one value may be returned, counted from its lease.
+    /// Default: the time-to-live, for every value.
+    ///
+    /// For values that know their own end: a key that ends in 30 s is not cached for 60. The
+    /// function applies to whatever is stored, by any lease or shared load. The time that the
+    /// function returns shortens the time-to-live and never lengthens it. The clock's
+    /// [resolution](Clock::resolution) counts against the value (G3). A time of zero, or one not
+    /// longer than the resolution, removes an earlier value and stores nothing, as
+    /// [`Lease::remember_for`](crate::Lease::remember_for) does.
+    ///
+    /// The function runs once for each value that is to be stored, on the thread that stores the
+    /// value, before the cache is changed. No guard or lock is held, so the function may use any
+    /// cache, and may block. A panic in the function unwinds through
+    /// [`remember`](crate::Lease::remember): nothing is stored, and the cache stays as it was.
+    /// Lookups never call the function and cost the same with one.
+    ///
+    /// Where the end is a wall-clock time, return what is left until then. The time counts from the
+    /// lease, which is earlier than the call, so the value ends early by the duration of the read.
+    /// A wall clock that is set back lengthens what is left, up to the time-to-live.
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    /// use trust_key_cache::{BuildError, KeyCache, KeyHash};
+    ///
+    /// #[derive(Clone)]
+    /// struct Principal {
+    ///     user: u64,
+    ///     ends: SystemTime,
+    /// }
+    ///
+    /// # fn main() -> Result<(), BuildError> {
+    /// let cache = KeyCache::<Principal>::builder()
+    ///     .entry_ttl(|principal| {
+    ///         // An error: the principal has ended.
+    ///         principal.ends.duration_since(SystemTime::now()).unwrap_or_default()
+    ///     })
+    ///     .build()?;
+    /// let (hash, now) = (KeyHash::of("key"), SystemTime::now());
+    ///
+    /// let ended = Principal { user: 7, ends: now - Duration::from_secs(1) };
+    /// cache.lease(&hash).remember(ended);
+    /// assert!(cache.is_empty());
+    ///
+    /// let valid = Principal { user: 7, ends: now + Duration::from_secs(30) };
+    /// cache.lease(&hash).remember(valid);
+    /// assert_eq!(cache.lookup_with(&hash, |principal| principal.user), Some(7));
+    /// # Ok(()) }
+    /// ```
+    pub fn entry_ttl(mut self, entry_ttl: impl Fn(&V) -> Duration + Send + Sync + 'static) -> Self {
+        self.entry_ttl = Some(AssertUnwindSafe(Box::new(entry_ttl)));
+        self
     }
 
     /// Builds the cache.
@@ -81,7 +135,7 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> Builder<V, C> {
     /// Returns a [`BuildError`] that names the setting and its limit. Frees all memory in that
     /// case.
     pub fn build(self) -> Result<KeyCache<V, C>, BuildError> {
-        let Self { ttl, capacity, clock, .. } = self;
+        let Self { ttl, capacity, clock, entry_ttl } = self;
         if ttl.is_zero() {
             return Err(BuildError::ZeroTtl);
         }
@@ -89,8 +143,7 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> Builder<V, C> {
             return Err(BuildError::TtlTooLong { ttl });
         }
         let resolution = clock.resolution();
-        let lifetime = ttl.saturating_sub(resolution);
-        if lifetime.is_zero() {
+        if ttl <= resolution {
             return Err(BuildError::TtlBelowResolution { ttl, resolution });
         }
         if capacity == 0 {
@@ -101,7 +154,7 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> Builder<V, C> {
         }
         let map = SnapshotMap::new(Shape::for_capacity(capacity), random_seed())
             .map_err(|_| BuildError::OutOfMemory { capacity })?;
-        Ok(KeyCache::from_parts(map, clock, ttl, lifetime, capacity))
+        Ok(KeyCache::from_parts(map, clock, ttl, resolution, entry_ttl, capacity))
     }
 }
 

@@ -1,10 +1,12 @@
 //! [`KeyCache`]: the public type. It adds the clock and the time-to-live to the map.
 
 use core::fmt;
+use core::panic::AssertUnwindSafe;
 use core::time::Duration;
+use std::sync::Arc;
 
 use super::builder::Builder;
-use super::lease::Lease;
+use super::lease::{Lease, OwnedLease, Terms};
 use super::map::SnapshotMap;
 use crate::clock::{Clock, CoarseClock, nanos};
 use crate::key_hash::KeyHash;
@@ -86,11 +88,15 @@ pub struct KeyCache<V, C = CoarseClock> {
     map: SnapshotMap<V>,
     clock: C,
     ttl: Duration,
-    /// The time for which a value is returned, counted from its lease, in nanoseconds: the
-    /// time-to-live less the clock's resolution.
-    lifetime: u64,
+    /// The most that the clock can lag.
+    resolution: Duration,
+    entry_ttl: Option<EntryTtl<V>>,
     capacity: usize,
 }
+
+/// The function of [`Builder::entry_ttl`]. It runs before the cache is changed: a panic in it
+/// leaves the cache as it was, and what the function itself holds is its author's concern.
+pub(super) type EntryTtl<V> = AssertUnwindSafe<Box<dyn Fn(&V) -> Duration + Send + Sync>>;
 
 impl<V: Clone + Send + Sync + 'static> KeyCache<V> {
     /// The default time-to-live: 60 seconds.
@@ -134,16 +140,16 @@ impl<V: Clone + Send + Sync + 'static> Default for KeyCache<V> {
 }
 
 impl<V, C: Clock> KeyCache<V, C> {
-    /// Makes a cache from settings that [`Builder`] has checked. `lifetime` is `ttl` less the
-    /// clock's resolution.
+    /// Makes a cache from settings that [`Builder`] has checked. `resolution` is the clock's.
     pub(super) fn from_parts(
         map: SnapshotMap<V>,
         clock: C,
         ttl: Duration,
-        lifetime: Duration,
+        resolution: Duration,
+        entry_ttl: Option<EntryTtl<V>>,
         capacity: usize,
     ) -> Self {
-        Self { map, clock, ttl, lifetime: nanos(lifetime), capacity }
+        Self { map, clock, ttl, resolution, entry_ttl, capacity }
     }
 
     fn now(&self) -> u64 {
@@ -237,16 +243,41 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     /// assert_eq!(cache.lookup(&hash), None);
     /// ```
     pub fn lease(&self, hash: &KeyHash) -> Lease<'_, V, C> {
+        Lease { cache: self, terms: self.terms(hash) }
+    }
+
+    /// Takes a lease for `hash` that owns a share of the cache, and is `'static`.
+    ///
+    /// For a load on another thread or in a spawned task. In every other respect the lease is that
+    /// of [`lease`](Self::lease). Wait-free; O(1): the count of the [`Arc`] is raised.
+    ///
+    /// ```
+    /// # use std::{sync::Arc, thread};
+    /// # use trust_key_cache::{KeyCache, KeyHash};
+    /// let cache = Arc::new(KeyCache::<u32>::new());
+    /// let hash = KeyHash::of("key");
+    /// let lease = cache.lease_owned(&hash);
+    /// thread::spawn(move || lease.remember(7)).join().unwrap();
+    /// assert_eq!(cache.lookup(&hash), Some(7));
+    /// ```
+    pub fn lease_owned(self: &Arc<Self>, hash: &KeyHash) -> OwnedLease<V, C> {
+        OwnedLease { cache: Arc::clone(self), terms: self.terms(hash) }
+    }
+
+    fn terms(&self, hash: &KeyHash) -> Terms {
         // The clock is read before the stamp, so that the time between them counts against the
         // value.
         let taken_at = self.now();
-        Lease { cache: self, hash: *hash, taken_at, stamp: self.map.stamp(hash) }
+        Terms { hash: *hash, taken_at, stamp: self.map.stamp(hash) }
     }
 
-    /// Stores `value` under `lease`, for [`Lease::remember`].
-    pub(super) fn remember(&self, lease: &Lease<'_, V, C>, value: V) -> bool {
-        let expires_at = lease.taken_at.saturating_add(self.lifetime);
-        self.map.insert(&lease.hash, lease.stamp, self.now(), expires_at, value)
+    /// Stores `value` under the `terms` of a lease, for at most `at_most` from the lease on.
+    pub(super) fn remember(&self, terms: &Terms, value: V, at_most: Duration) -> bool {
+        // The caller's code runs here, under no guard and before the map is read.
+        let own = self.entry_ttl.as_ref().map_or(Duration::MAX, |entry_ttl| entry_ttl(&value));
+        let lifetime = self.ttl.min(at_most).min(own).saturating_sub(self.resolution);
+        let expires_at = terms.taken_at.saturating_add(nanos(lifetime));
+        self.map.insert(&terms.hash, terms.stamp, self.now(), expires_at, value)
     }
 
     /// Drops every value, and supersedes every lease taken so far.

@@ -148,6 +148,6 @@ pub use builder::Builder;
 pub use cache::{KeyCache, TrustKeyCache};
 pub use clock::{Clock, CoarseClock, ManualClock};
 pub use key_hash::{KeyHash, ParseKeyHashError};
-pub use lease::Lease;
+pub use lease::{Lease, OwnedLease};
 pub use reclaim::{Reclamation, reclamation};
 pub use sweep::{Sweep, sweep};

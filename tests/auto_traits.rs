@@ -3,11 +3,12 @@
 
 use std::cell::Cell;
 use std::marker::PhantomData;
+use std::panic::RefUnwindSafe;
 use std::sync::MutexGuard;
 
 use static_assertions::{assert_impl_all, assert_not_impl_any};
 use trust_key_cache::{
-    BuildError, Builder, Clock, CoarseClock, KeyCache, KeyHash, Lease, ManualClock,
+    BuildError, Builder, Clock, CoarseClock, KeyCache, KeyHash, Lease, ManualClock, OwnedLease,
     ParseKeyHashError,
 };
 use uuid::Uuid;
@@ -17,6 +18,8 @@ type NotSync = Cell<u8>;
 
 assert_impl_all!(KeyCache<Uuid>: Send, Sync);
 assert_impl_all!(KeyCache<Uuid, ManualClock>: Send, Sync);
+// Also with the boxed function of `entry_ttl`, which every cache has room for.
+assert_impl_all!(KeyCache<Uuid>: RefUnwindSafe);
 // Values are dropped by other threads than the one that stored them, and read by several at once:
 // each needs both.
 assert_not_impl_any!(KeyCache<NotSend>: Send, Sync);
@@ -29,6 +32,10 @@ assert_not_impl_any!(KeyCache<Uuid, NotSend>: Send);
 
 assert_impl_all!(Lease<'static, Uuid>: Send, Sync);
 assert_not_impl_any!(Lease<'static, Uuid, NotSync>: Send);
+// An owned lease may drop the cache, and reads its clock.
+assert_impl_all!(OwnedLease<Uuid>: Send, Sync);
+assert_not_impl_any!(OwnedLease<Uuid, NotSync>: Send);
+assert_not_impl_any!(OwnedLease<Uuid, NotSend>: Send);
 assert_impl_all!(Builder<Uuid>: Send, Sync);
 assert_impl_all!(KeyHash: Copy, Send, Sync, Unpin, std::hash::Hash, subtle::ConstantTimeEq);
 assert_impl_all!(BuildError: std::error::Error, Send, Sync);

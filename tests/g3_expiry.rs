@@ -1,6 +1,9 @@
 //! G3: no value outlives its time-to-live, which runs from the lease, and a clock's lag counts
 //! against it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use trust_key_cache::{Clock, CoarseClock, KeyCache, KeyHash, ManualClock};
@@ -94,6 +97,180 @@ fn g3_the_end_of_the_clocks_range_expires_everything() {
     assert_eq!(cache.lookup(&hash), None);
     assert!(cache.lease(&hash).remember(2));
     assert_eq!(cache.lookup(&hash), None);
+}
+
+#[test]
+fn g3_remember_for_shortens_the_life_of_a_value_from_the_lease_on() {
+    let (cache, clock, hash) = cache();
+    let lease = cache.lease(&hash);
+    clock.advance(Duration::from_secs(10));
+    assert!(lease.remember_for(1, Duration::from_secs(30)));
+    clock.advance(Duration::from_secs(20) - NANO);
+    assert_eq!(cache.lookup(&hash), Some(1));
+    clock.advance(NANO);
+    assert_eq!(cache.lookup(&hash), None);
+}
+
+#[test]
+fn g3_remember_for_never_exceeds_the_time_to_live() {
+    let (cache, clock, hash) = cache();
+    for at_most in [TTL + NANO, 10 * TTL, Duration::MAX] {
+        assert!(cache.lease(&hash).remember_for(1, at_most));
+        clock.advance(TTL - NANO);
+        assert_eq!(cache.lookup(&hash), Some(1), "{at_most:?}");
+        clock.advance(NANO);
+        assert_eq!(cache.lookup(&hash), None, "{at_most:?}");
+    }
+}
+
+#[test]
+fn g3_remember_for_no_time_removes_an_earlier_value_and_no_other_key() {
+    let clock = ManualClock::new();
+    let cache = KeyCache::<u32, _>::builder().capacity(2).clock(clock.clone()).build().unwrap();
+    let [hash, second, third] = ["key", "second", "third"].map(KeyHash::of);
+    assert!(cache.lease(&hash).remember(1));
+    assert!(cache.lease(&second).remember(2));
+    assert!(cache.lease(&third).remember_for(3, Duration::ZERO), "it is not superseded");
+    assert_eq!(cache.len(), 2, "what is not stored evicts nothing");
+    assert!(cache.lease(&hash).remember_for(4, Duration::ZERO));
+    assert_eq!((cache.lookup(&hash), cache.lookup(&second)), (None, Some(2)));
+    // A lease that is older than the time is too late in the same way.
+    let late = cache.lease(&second);
+    clock.advance(NANO);
+    assert!(late.remember_for(5, NANO));
+    assert!(cache.is_empty());
+}
+
+#[test]
+fn g3_a_clocks_lag_counts_against_remember_for() {
+    let resolution = Duration::from_millis(4);
+    let at_most = Duration::from_millis(10);
+    let (truth, lag) = (ManualClock::new(), ManualClock::new());
+    truth.advance(TTL);
+    let clock = Lagging { truth: truth.clone(), lag: lag.clone(), resolution };
+    let cache = KeyCache::<u32, _>::builder().ttl(TTL).clock(clock).build().unwrap();
+    let hash = KeyHash::of("key");
+    assert!(cache.lease(&hash).remember_for(1, at_most));
+    // The lookup reads a time that lags by all of the resolution.
+    lag.advance(resolution);
+    truth.advance(at_most - NANO);
+    assert_eq!(cache.lookup(&hash), Some(1));
+    truth.advance(NANO);
+    assert_eq!(cache.lookup(&hash), None);
+    assert!(cache.lease(&hash).remember(2));
+    assert!(cache.lease(&hash).remember_for(3, resolution), "no time is left");
+    assert_eq!(cache.lookup(&hash), None);
+    assert!(cache.lease(&hash).remember_for(4, resolution + NANO));
+    assert_eq!(cache.lookup(&hash), Some(4));
+}
+
+/// A cache whose values are their own time-to-live in seconds.
+fn cache_of_seconds() -> (Arc<KeyCache<u64, ManualClock>>, ManualClock, KeyHash) {
+    let clock = ManualClock::new();
+    let builder = KeyCache::builder().entry_ttl(|seconds| Duration::from_secs(*seconds));
+    let cache = builder.clock(clock.clone()).build().unwrap();
+    (Arc::new(cache), clock, KeyHash::of("key"))
+}
+
+#[test]
+fn g3_of_the_time_to_live_the_values_own_and_the_callers_the_shortest_counts() {
+    let seconds = Duration::from_secs;
+    for (own, at_most, expected) in
+        [(5, seconds(9), 5), (9, seconds(5), 5), (70, Duration::MAX, 60), (70, seconds(80), 60)]
+    {
+        for owned in [false, true] {
+            let (cache, clock, hash) = cache_of_seconds();
+            assert!(if owned {
+                cache.lease_owned(&hash).remember_for(own, at_most)
+            } else {
+                cache.lease(&hash).remember_for(own, at_most)
+            });
+            clock.advance(seconds(expected) - NANO);
+            assert_eq!(cache.lookup(&hash), Some(own), "{own}, {at_most:?}, {owned}");
+            clock.advance(NANO);
+            assert_eq!(cache.lookup(&hash), None, "{own}, {at_most:?}, {owned}");
+        }
+    }
+}
+
+#[test]
+fn g3_a_value_that_has_ended_is_stored_by_no_kind_of_lease_and_removes_an_earlier_one() {
+    let (cache, _, hash) = cache_of_seconds();
+    assert!(cache.lease(&hash).remember(1));
+    assert!(cache.lease(&hash).remember(0));
+    assert!(cache.is_empty());
+    assert!(cache.lease(&hash).remember(1));
+    assert!(cache.lease_owned(&hash).remember(0));
+    assert!(cache.is_empty());
+}
+
+#[test]
+fn g3_a_clocks_lag_counts_against_a_values_own_end() {
+    let (truth, lag) = (ManualClock::new(), ManualClock::new());
+    truth.advance(TTL);
+    let resolution = Duration::from_millis(4);
+    let clock = Lagging { truth: truth.clone(), lag: lag.clone(), resolution };
+    let builder = KeyCache::<u64>::builder().entry_ttl(|millis| Duration::from_millis(*millis));
+    let cache = builder.clock(clock).build().unwrap();
+    let hash = KeyHash::of("key");
+    assert!(cache.lease(&hash).remember(10));
+    lag.advance(resolution);
+    truth.advance(Duration::from_millis(10) - NANO);
+    assert_eq!(cache.lookup(&hash), Some(10));
+    truth.advance(NANO);
+    assert_eq!(cache.lookup(&hash), None);
+}
+
+#[test]
+fn g3_the_values_own_end_is_asked_for_once_a_remember_and_never_by_lookups() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = calls.clone();
+    let builder = KeyCache::<u32>::builder().entry_ttl(move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        TTL
+    });
+    let cache = builder.build().unwrap();
+    let hash = KeyHash::of("key");
+    assert!(cache.lease(&hash).remember(1));
+    assert_eq!(cache.lookup(&hash), Some(1));
+    assert_eq!(cache.lookup_with(&hash, |value| *value), Some(1));
+    assert_eq!(cache.len(), 1);
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn g3_a_panic_in_the_values_own_end_leaves_the_cache_as_it_was() {
+    const FORBIDDEN: u32 = 13;
+    let builder = KeyCache::<u32>::builder().capacity(1).entry_ttl(|value| {
+        assert_ne!(*value, FORBIDDEN);
+        TTL
+    });
+    let cache = Arc::new(builder.build().unwrap());
+    let (hash, other) = (KeyHash::of("key"), KeyHash::of("other"));
+    assert!(cache.lease(&hash).remember(1));
+    let (lease, owned) = (cache.lease(&other), cache.lease_owned(&hash));
+    assert!(catch_unwind(AssertUnwindSafe(|| lease.remember(FORBIDDEN))).is_err());
+    assert!(catch_unwind(AssertUnwindSafe(|| owned.remember(FORBIDDEN))).is_err());
+    assert_eq!((cache.lookup(&hash), cache.lookup(&other)), (Some(1), None));
+    assert!(cache.lease(&hash).remember(2));
+    assert_eq!(cache.lookup(&hash), Some(2));
+}
+
+#[test]
+fn g3_the_values_own_end_may_be_computed_with_the_help_of_caches() {
+    let (ends, clock) = (Arc::new(KeyCache::<Duration>::new()), ManualClock::new());
+    let (known, hash) = (ends.clone(), KeyHash::of("key"));
+    let builder = KeyCache::<u32>::builder().entry_ttl(move |_| {
+        known.lookup(&hash).unwrap_or_else(|| {
+            assert!(known.lease(&hash).remember(Duration::from_secs(1)));
+            Duration::from_secs(1)
+        })
+    });
+    let cache = builder.clock(clock.clone()).build().unwrap();
+    assert!(cache.lease(&hash).remember(1));
+    assert_eq!((cache.len(), ends.len()), (1, 1));
+    clock.advance(Duration::from_secs(1));
+    assert!(cache.is_empty());
 }
 
 #[test]

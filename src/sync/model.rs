@@ -34,5 +34,5 @@ pub mod epochs;
 
 pub use builder::Builder;
 pub use cache::{KeyCache, TrustKeyCache};
-pub use lease::Lease;
+pub use lease::{Lease, OwnedLease};
 pub use sync::{retire_in_batches_of, steps};
