@@ -1,14 +1,14 @@
-//! Planted bugs: the protocol with one step left out, moved, or weakened.
+//! Planted bugs: the protocol with one step omitted, moved, or weakened.
 
 use clap::ValueEnum;
 
-/// A planted bug. The documentation of each variant names what is wrong in the terms of
+/// A planted bug. The documentation of each variant describes the bug in the terms of
 /// `src/reclaim/asymmetric.rs` and `src/map/limbo.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Bug {
     /// `pin` has no light barrier: the compiler moves both loads above the store of the epoch.
     NoLightBarrier,
-    /// `Fence::make` has no heavy barrier, or takes a refused one for one that was made.
+    /// `Fence::make` has no heavy barrier, or takes a refused barrier for a success.
     NoHeavyBarrier,
     /// The heavy barrier reaches only the first thread.
     BarrierReachesOneThread,
@@ -18,7 +18,7 @@ pub enum Bug {
     LooksForMarksTooEarly,
     /// A reader attaches by a store rather than by a swap.
     AttachesByStore,
-    /// A writer writes `DETACHED` where it should put its mark, before the barrier.
+    /// A writer writes `DETACHED` instead of its mark, before the barrier.
     DetachesBeforeBarrier,
     /// All writers use the same mark.
     SharesMarks,
@@ -28,7 +28,7 @@ pub enum Bug {
     DetachesUnmarked,
     /// A writer detaches threads that are pinned, and keeps them in the horizon.
     DetachesPinned,
-    /// A writer does not look at `pinned` after the barrier.
+    /// A writer does not load `pinned` after the barrier.
     IgnoresPinned,
     /// Every grace period is over at once.
     OverAtOnce,
@@ -44,15 +44,16 @@ pub enum Bug {
     EpochStandsStill,
     /// The epoch is advanced by a load and a store.
     EpochByStore,
-    /// The grace period starts before the batch is taken, so the object may be unlinked after it.
+    /// The grace period starts before the batch is taken, so the object may be unlinked after the
+    /// start.
     StartsBeforeUnlinking,
     /// The newest batch is compared with a horizon that was read before its start.
     NewestByEarlierHorizon,
-    /// The batches that waited are compared with a horizon that was read before they were taken.
+    /// The waiting batches are compared with a horizon that was read before they were taken.
     WaitingByEarlierHorizon,
     /// The waiting list is taken by a load and a store.
     TakesWaitingByLoad,
-    /// An inner guard's end unpins.
+    /// The end of an inner guard unpins.
     UnpinsInsideSection,
     /// A thread that ends under a guard gives its record back at once.
     GivesBackUnderGuard,
@@ -65,12 +66,12 @@ pub enum Bug {
 }
 
 impl Bug {
-    /// All of them.
+    /// Returns all planted bugs.
     pub fn all() -> &'static [Self] {
         Self::value_variants()
     }
 
-    /// The name that the program takes for it.
+    /// Returns the name of the bug on the command line.
     pub fn name(self) -> String {
         let value = self.to_possible_value().expect("no variant is skipped");
         value.get_name().to_owned()

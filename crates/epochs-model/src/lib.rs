@@ -1,39 +1,41 @@
 //! An explicit-state model of the epochs of `trust-key-cache`, over the store buffers of x86-TSO.
 //!
-//! The model follows `src/reclaim/asymmetric.rs` and `src/map/limbo.rs` step by step, and
-//! `stateright` visits every reachable state of it. What it checks is guarantee G7: no object is
-//! freed while a reader uses it, and no batch is freed twice. `docs/verification.md` has the map
-//! from the model to the code, the configurations that were exhausted, and the planted bugs.
+//! The model follows `src/reclaim/asymmetric.rs` and `src/map/limbo.rs` step by step. `stateright`
+//! visits every reachable state of the model. The model checks guarantee G7: no object is freed
+//! while a reader uses it, and no batch is freed twice. `docs/verification.md` maps the model to
+//! the code, and lists the exhausted configurations and the planted bugs.
 //!
 //! # Memory
 //!
-//! Each reader has a FIFO store buffer; stores leave it at any time, one by one. Loads read memory:
-//! no thread of the protocol loads what its own buffer may still hold. Read-modify-writes need an
-//! empty buffer. `membarrier` returns once each reader's buffer has been empty at some time since
-//! the call, a different time for each. A writer's steps are loads and read-modify-writes, so it
-//! has no buffer.
+//! Each reader has a FIFO store buffer. Stores leave the buffer at any time, one by one. Loads read
+//! memory: no thread of the protocol loads a location that its own buffer may still store to.
+//! Read-modify-writes need an empty buffer. `membarrier` returns once each reader's buffer has been
+//! empty at some time since the call. This time may differ for each reader. The steps of a writer
+//! are loads and read-modify-writes, so a writer has no buffer.
 //!
 //! # One object, one user
 //!
-//! A violation is about one object, one reader that uses it, and one load by which it got there.
-//! Loads have no effect on other threads. So the model has one object. At the start of each grace
-//! period the writer either unlinks that object, and one of the readers that use it then is chosen
-//! as its user; or it retires what no reader uses. Both are tried, and so is each user. The other
-//! readers pin, attach, unpin and end; whether they use the object is another execution's question.
+//! A violation is about one object, one reader that uses the object, and one load that returned the
+//! object to this reader. Loads have no effect on other threads. So the model has one object. At
+//! the start of each grace period, the writer has two choices. It unlinks the object, and one of
+//! the object's readers is chosen as its user. Or it retires another object, which no reader uses.
+//! The model explores both choices, and each user. The other readers pin, attach, unpin and end.
+//! Another execution has one of these readers as the user.
 //!
-//! A fence's mark is unique. The code takes it from a counter; the model takes it from the epoch of
-//! the fence's grace period, for which no other writer of the model makes a fence.
+//! The mark of a fence is unique. The code takes the mark from a counter. The model takes the mark
+//! from the epoch of the fence's grace period: only one writer of the model makes a fence for this
+//! grace period.
 //!
-//! A writer of the cache also pins. In the model, a reader and a writer stand for it: together they
-//! can do all that it can do.
+//! A writer of the cache also pins. The model represents such a writer by a reader and a writer.
+//! Together, these two can make every step of the cache's writer.
 //!
 //! # Reduction
 //!
-//! Once the object is out of the slot and its user does not hold it, it can no longer be used after
-//! it is freed. Nor can it where no writer is left to unlink it or to free it, or no reader to
-//! load it. With [`Config::reduce`] such states have no successors. A batch that would be freed
-//! twice after that is then not found; runs without reduction look for it. `normal_form.rs` says
-//! which states are merged.
+//! In some states, no reader can use the object after it is freed. The object has left the slot and
+//! its user does not hold it. Or no writer is left to unlink or to free the object, or no reader to
+//! load it. With [`Config::reduce`], such states have no successors. So the reduced model does not
+//! contain a second freeing of a batch after such a state. Runs without reduction contain it.
+//! `normal_form.rs` describes which states are merged.
 
 mod bug;
 mod normal_form;
@@ -56,7 +58,7 @@ use state::{DETACHED, FIRST, UNDECIDED, UNPINNED};
 /// The name of the property that every state must have.
 pub const NO_FAULT: &str = "nothing is freed under a guard, or twice";
 
-/// What the threads that have a record at the start have done before.
+/// The history of the threads that have a record at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Start {
     /// All have pinned in the first epoch.
@@ -70,36 +72,36 @@ pub enum Start {
 /// The bounds of an exploration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// How many readers.
+    /// The number of readers.
     pub readers: usize,
-    /// How many writers.
+    /// The number of writers.
     pub writers: usize,
-    /// How many sections each reader enters at most.
+    /// The largest number of sections that each reader enters.
     pub sections: usize,
-    /// How many collections each writer makes at most.
+    /// The largest number of collections that each writer makes.
     pub operations: usize,
-    /// How many records there may be.
+    /// The largest number of records.
     pub records: usize,
-    /// How many readers have a record at the start, the first ones.
+    /// The number of readers that have a record at the start: the first ones.
     pub registered: usize,
-    /// Whether threads end and give their records back. A reader that has sections left is then
-    /// a new thread.
+    /// Whether threads end and give their records back. A reader with sections left then continues
+    /// as a new thread.
     pub endings: bool,
-    /// Whether the kernel may refuse a barrier. The batches then go back to those that wait.
+    /// Whether the kernel may refuse a barrier. The batches then return to the waiting list.
     pub refusals: bool,
     /// The state of the records at the start.
     pub start: Start,
     /// The planted bug, if any.
     pub bug: Option<Bug>,
-    /// Whether states are merged that have the same futures (see `normal_form.rs`), and states
-    /// without danger to the object have no successors.
+    /// Whether states with the same futures are merged (see `normal_form.rs`). If set, states
+    /// without danger to the object also have no successors.
     pub reduce: bool,
     /// Whether states record the [`event`]s on their path.
     pub track: bool,
 }
 
 impl Config {
-    /// Readers that all have a record and keep it, without a planted bug.
+    /// Returns a configuration without a planted bug. Every reader has a record and keeps it.
     pub fn new(readers: usize, writers: usize, sections: usize, operations: usize) -> Self {
         Self {
             readers,
@@ -117,11 +119,11 @@ impl Config {
         }
     }
 
-    /// Checks that the model has room for it.
+    /// Checks that the model has room for the configuration.
     ///
     /// # Errors
     ///
-    /// Says which bound is too large or contradicts another one.
+    /// Returns a message that names a bound outside its limits, or a contradiction of two bounds.
     pub fn validate(&self) -> Result<(), String> {
         let limits = [
             ("readers", self.readers, MOST_READERS),
@@ -151,9 +153,9 @@ pub struct Protocol {
 /// A step of one thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Of the reader with this number.
+    /// A step of the reader with this number.
     Reader(u8, ReaderStep),
-    /// Of the writer with this number.
+    /// A step of the writer with this number.
     Writer(u8, WriterStep),
 }
 
@@ -167,6 +169,8 @@ impl fmt::Display for Action {
 }
 
 impl Protocol {
+    /// Returns the protocol within the bounds of `config`.
+    ///
     /// # Errors
     ///
     /// Those of [`Config::validate`].
@@ -175,19 +179,19 @@ impl Protocol {
         Ok(Self { config })
     }
 
-    /// The bounds.
+    /// Returns the bounds.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// The shortest path to a fault, as its steps, by a breadth-first search.
+    /// Returns the first fault and the steps of the shortest path to it, by a breadth-first search.
     pub fn shortest_fault(&self) -> Option<(Fault, Vec<Action>)> {
         let (mut found, mut depth) = (None, usize::MAX);
         loop {
             let checker = self.clone().checker().finish_when(HasDiscoveries::AnyFailures);
             let bounded = checker.target_max_depth(depth).spawn_bfs().join();
             let Some(path) = bounded.discovery(NO_FAULT) else { return found };
-            // stateright keeps the last fault of a block of states, so a shorter one may exist.
+            // stateright keeps the last fault of a block of states, so a shorter path may exist.
             depth = path.clone().into_states().len();
             found = Some((path.last_state().fault, path.into_actions()));
         }
@@ -284,7 +288,8 @@ impl Model for Protocol {
     }
 }
 
-/// What must be reachable, lest the model check nothing.
+/// Returns the properties that must be reachable. A model that reaches none of them would check
+/// nothing.
 fn events() -> [Property<Protocol>; 7] {
     [
         Property::sometimes("a thread is detached", |_, state: &State| {

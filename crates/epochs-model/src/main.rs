@@ -1,4 +1,4 @@
-//! Explores one configuration of the model, and reports what was reached.
+//! Explores one configuration of the model, and reports the reached states and faults.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -12,26 +12,28 @@ use serde_json::json;
 use stateright::report::{ReportData, ReportDiscovery, Reporter};
 use stateright::{Checker, HasDiscoveries, Model};
 
-/// Visits every reachable state of the epochs' protocol over x86-TSO store buffers, within the
-/// bounds given. Exits with 1 if a fault is reachable, and with 2 if --at-most ended the search.
+/// Visits every reachable state of the protocol of the epochs over x86-TSO store buffers, within
+/// the given bounds. Exits with 1 if a fault is reachable, and with 2 if --at-most ended the
+/// search.
 #[derive(Parser)]
 struct Arguments {
     /// Readers, each with a store buffer.
     #[arg(long, default_value_t = 2)]
     readers: usize,
-    /// Writers that collect, each with batches of its own and a common list of those that wait.
+    /// Writers that collect. Each writer has its own batches, and all share one list of waiting
+    /// batches.
     #[arg(long, default_value_t = 1)]
     writers: usize,
-    /// Sections (outermost pins) of each reader, at most.
+    /// Most sections (outermost pins) of each reader.
     #[arg(long, default_value_t = 2)]
     sections: usize,
-    /// Operations (a replacement and a collection) of each writer, at most.
+    /// Most operations (a replacement and a collection) of each writer.
     #[arg(long, default_value_t = 2)]
     operations: usize,
-    /// Readers that have a record at the start; the others take or add one. [default: all]
+    /// Readers that have a record at the start. The others take or add one. [default: all]
     #[arg(long)]
     registered: Option<usize>,
-    /// Records that there may be. [default: as many as readers]
+    /// Most records. [default: the number of readers]
     #[arg(long)]
     records: Option<usize>,
     /// Let threads end, give their records back, and start again.
@@ -46,10 +48,10 @@ struct Arguments {
     /// Plant this bug, and print the shortest path to a fault.
     #[arg(long, value_enum)]
     bug: Option<Bug>,
-    /// Merge no states, and go on where the object is in no danger any more.
+    /// Merge no states, and continue after states without danger to the object.
     #[arg(long)]
     unreduced: bool,
-    /// End the search after so many steps (in millions).
+    /// End the search after this number of steps (in millions).
     #[arg(long, value_name = "MILLIONS")]
     at_most: Option<usize>,
     /// Print the result as one JSON object.
@@ -98,7 +100,7 @@ impl<M: Model> Reporter<M> for Progress {
     }
 }
 
-/// The most memory that this process has had, in MiB, where the kernel reports it.
+/// Returns the peak memory of this process, in MiB, if the kernel reports it.
 fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -1,21 +1,22 @@
-//! The normal form of a state: epochs and marks that no comparison can tell apart are made equal.
+//! The normal form of a state: makes epochs and marks equal if no comparison distinguishes them.
 //!
-//! Call a grace period *live* while its batch waits or is in a writer's hand. Live grace periods,
-//! and those that have yet to start, are all that `pinned` and `seen` are compared with, apart from
-//! two comparisons for equality: a reader compares `seen` with the epoch that it has loaded, and a
-//! writer compares it with the mark that it has put.
+//! Call a grace period *live* while its batch waits or is in a writer's hand. `pinned` and `seen`
+//! are compared with live grace periods, and with those that have yet to start. Two comparisons are
+//! for equality: a reader compares `seen` with its loaded epoch, and a writer compares `seen` with
+//! its own mark. There are no other comparisons.
 //!
-//! * *`pinned`.* If no live grace period is below an epoch, no later one will be, since grace
-//!   periods start with the current epoch. So a horizon with that epoch ends nothing, and neither
-//!   does one with [`FIRST`] in its place. The same holds for an epoch on its way to `pinned`.
+//! * *`pinned`.* Let no live grace period be below an epoch. Then no later grace period is, because
+//!   grace periods start with the current epoch. So a horizon with that epoch ends no grace period,
+//!   and neither does a horizon with [`FIRST`] in its place. The same holds for an epoch in a store
+//!   to `pinned`.
 //! * *`seen`, an epoch.* The same holds, if the epoch is not the current one and its reader has not
-//!   loaded it: then the reader finds a different one in any case, and swaps it.
-//! * *`seen`, a mark.* Once the fence is over for which it was put, no writer looks for it.
+//!   loaded it. Then the reader finds another epoch in any case, and swaps its own epoch in.
+//! * *`seen`, a mark.* Once the mark's fence is over, no writer compares `seen` with the mark.
 
 use crate::state::{FIRST, State, UNPINNED, store};
 use crate::{Bug, Protocol};
 
-/// A mark that no writer looks for.
+/// A mark that no writer compares with.
 const OLD_MARK: u8 = FIRST - 1;
 
 impl Protocol {

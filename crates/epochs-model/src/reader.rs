@@ -3,16 +3,17 @@
 //! # Steps that are merged
 //!
 //! * *A store enters the buffer together with the thread's next step, or together with its own
-//!   arrival in memory.* Entering the buffer changes nothing that another thread can see, so it
-//!   commutes with everything until the thread's next step or until the store leaves the buffer.
-//! * *The slot is loaded together with the step before it.* The object leaves the slot once, so a
-//!   load that finds it could have come earlier, and would have found it there, too. A load has no
-//!   effect on others. So every execution in which a later load leads to a violation has a twin
-//!   that the model contains.
-//! * *`attach`'s addition of zero is left out.* The swap before it has drained the buffer, the
-//!   value does not change, and the result is unused. It has no effect under TSO.
-//! * *A read-modify-write is possible only with an empty buffer.* It drains the buffer, and the
-//!   stores may leave one by one at any time before it.
+//!   arrival in memory.* The entry into the buffer changes nothing that another thread can load. So
+//!   the entry commutes with every step until the thread's next step, or until the store leaves the
+//!   buffer.
+//! * *The slot is loaded together with the step before it.* The object leaves the slot once. So a
+//!   load that returns the object would also return it at any earlier time. A load has no effect on
+//!   other threads. So for each execution with a violation after a later load, the model contains
+//!   an execution with the earlier load.
+//! * *The addition of zero in `attach` is omitted.* The swap before it has drained the buffer, the
+//!   value does not change, and the result is unused. The addition has no effect under TSO.
+//! * *A read-modify-write is possible only with an empty buffer.* The operation drains the buffer,
+//!   and the stores may leave one by one at any time before.
 
 use crate::state::{
     DETACHED, FIRST, MOST_RECORDS, Reader, ReaderAt, State, UNPINNED, WriterAt, event, store,
@@ -24,23 +25,24 @@ use crate::{Action, Bug, Protocol};
 pub enum ReaderStep {
     /// The oldest store leaves the buffer.
     Drain,
-    /// Unpins, if it was in a section, and loads the epoch.
+    /// Unpins, if the reader is in a section, and loads the epoch.
     LoadEpoch,
-    /// Stores the epoch, at once in memory.
+    /// Stores the epoch directly in memory.
     StoreEpoch,
-    /// Stores the epoch, if it has not, loads `seen`, and if that is the epoch, the slot.
+    /// Stores the epoch, if the reader has not yet, and loads `seen`. If `seen` is the epoch, also
+    /// loads the slot.
     LoadSeen,
     /// Swaps the epoch into `seen`, and loads the slot.
     Attach,
-    /// Unpins, at once in memory.
+    /// Unpins directly in memory.
     Unpin,
-    /// Unpins, if it was in a section, and gives its record back: its thread ends.
+    /// Unpins, if the reader is in a section, and gives its record back: its thread ends.
     GiveBack,
-    /// Takes this record, which was left by another.
+    /// Takes this record, which another thread has given back.
     Take(u8),
     /// Adds a record to the list.
     Add,
-    /// Planted bugs only: loads that come too early.
+    /// Planted bugs only: loads too early.
     LookEarly,
     /// Planted bugs only: unpins or gives back, and stays in the section.
     Trail,
@@ -222,8 +224,9 @@ impl Protocol {
         }
     }
 
-    /// Whether the reader finds its epoch in `seen`. Its buffer has no store to that, but for a
-    /// planted bug: `DETACHED` is stored by threads that end, and taking a record drains.
+    /// Returns whether the reader finds its epoch in `seen`. Without a planted bug, its buffer has
+    /// no store to `seen`: only ending threads store `DETACHED`, and taking a record drains the
+    /// buffer.
     fn attached(&self, state: &State, number: usize) -> bool {
         let Reader { epoch, record, buffer, .. } = state.readers[number];
         let forwarded = buffer.into_iter().rfind(|&store| store >= FIRST + store::ATTACH);
@@ -241,7 +244,8 @@ impl Protocol {
         }
     }
 
-    /// The reader has an empty buffer, which is all that a barrier waits for.
+    /// Marks the reader as reached by all barriers in progress. Its buffer is empty: a barrier
+    /// waits for nothing else.
     fn reach(&self, state: &mut State, number: usize) {
         for writer in state.writers.iter_mut().filter(|writer| writer.at == WriterAt::Barrier) {
             writer.reached |= 1 << number;
@@ -257,7 +261,7 @@ fn enter(state: &mut State, number: usize) {
     reader.holds = state.linked;
 }
 
-/// A reader with a record that it has used, or without one.
+/// Returns a reader with a record that it has used, or without a record.
 pub(crate) fn starting(record: Option<u8>, sections: u8) -> Reader {
     debug_assert!(record.is_none_or(|record| (record as usize) < MOST_RECORDS));
     let at = if record.is_some() { ReaderAt::Idle } else { ReaderAt::Outside };

@@ -1,7 +1,8 @@
-//! One state of the model: the memory, the store buffers, and where each thread is.
+//! One state of the model: the memory, the store buffers, and the place of each thread in its
+//! program.
 //!
-//! All fields are bytes, and a field that its thread no longer needs is zero. So two states that
-//! differ only in a dead field are one state.
+//! All fields are bytes. A field that its thread no longer needs is zero. So two states that differ
+//! only in an unused field are one state.
 
 use std::hash::{Hash, Hasher};
 
@@ -20,7 +21,7 @@ pub const MOST_BATCHES: usize = 8;
 pub(crate) const UNPINNED: u8 = 0;
 /// The first epoch. Lower values of `seen` are marks.
 pub(crate) const FIRST: u8 = 64;
-/// `seen` of a detached thread, and the horizon where no thread is behind.
+/// `seen` of a detached thread, and the horizon if no thread is behind.
 pub(crate) const NEVER: u8 = 255;
 /// See [`NEVER`].
 pub(crate) const DETACHED: u8 = NEVER;
@@ -28,7 +29,7 @@ pub(crate) const DETACHED: u8 = NEVER;
 /// `State::user` as long as the object is in its slot.
 pub(crate) const UNDECIDED: u8 = 7;
 
-/// A store that is in a store buffer. An epoch stands for `pinned := epoch`.
+/// The encoding of a store in a store buffer. An epoch encodes `pinned := epoch`.
 pub(crate) mod store {
     /// `pinned := UNPINNED`.
     pub(crate) const UNPIN: u8 = 1;
@@ -40,10 +41,10 @@ pub(crate) mod store {
     pub(crate) const ATTACH: u8 = 64;
 }
 
-/// What has gone wrong. Every reachable state of the protocol that ships has [`Fault::None`].
+/// The violation of G7. Every reachable state of the protocol that ships has [`Fault::None`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
-    /// Nothing.
+    /// No violation.
     None,
     /// The object was freed while the reader used it.
     FreedUnderAGuard,
@@ -51,7 +52,7 @@ pub enum Fault {
     FreedTwice,
 }
 
-/// Events that a run records where [`Config::track`](crate::Config::track) asks for it.
+/// Events, which a run with [`Config::track`](crate::Config::track) records.
 pub mod event {
     /// A writer has detached a thread.
     pub const DETACHED: u8 = 1;
@@ -69,41 +70,42 @@ pub mod event {
     pub const REACHED_ONE_FIRST: u8 = 64;
 }
 
-/// Where a reader is in its program.
+/// The place of a reader in its program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReaderAt {
-    /// It has no record: its thread has not started or has ended.
+    /// The reader has no record: its thread has not started or has ended.
     Outside,
-    /// It has just taken its record, and pins next.
+    /// The reader has just taken its record, and pins next.
     Registered,
-    /// Between two sections, its last one visible to all.
+    /// Between two sections. The end of the last section is visible to all threads.
     Idle,
-    /// It has loaded the epoch, and stores it next.
+    /// The reader has loaded the epoch, and stores it next.
     Loaded,
-    /// Its store of the epoch is in memory, and it loads `seen` next.
+    /// The store of the epoch is in memory, and the reader loads `seen` next.
     Stored,
-    /// It has not found its epoch in `seen`, and swaps it next.
+    /// The reader has not found its epoch in `seen`, and swaps the epoch in next.
     Attaching,
-    /// In a section, the slot loaded.
+    /// In a section, after the load of the slot.
     Inside,
-    /// Planted bugs only: past a load that belongs after the store of the epoch.
+    /// Planted bugs only: after a load that belongs after the store of the epoch.
     LookedEarly,
     /// Planted bugs only: unpinned or given back, but still in its section.
     Trailing,
 }
 
-/// A reader: a core, and the threads that run there one after the other.
+/// A reader: a core, and the threads that run on this core one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Reader {
     pub(crate) at: ReaderAt,
-    /// The epoch that it has loaded, until it is inside.
+    /// The loaded epoch, until the reader is inside.
     pub(crate) epoch: u8,
     pub(crate) record: u8,
-    /// How many sections it may still begin.
+    /// The number of sections that the reader may still begin.
     pub(crate) sections: u8,
-    /// Whether it uses the object. Once the object is unlinked, of its user alone.
+    /// Whether the reader uses the object. For an unlinked object, only its user has `true`.
     pub(crate) holds: bool,
-    /// Its store buffer, the oldest store first. All are to its record, since taking one drains.
+    /// The store buffer, the oldest store first. All stores are to the reader's record, because
+    /// taking a record drains the buffer.
     pub(crate) buffer: [u8; 8],
 }
 
@@ -134,30 +136,32 @@ impl Hash for Reader {
     }
 }
 
-/// Where a writer is in `Limbo::collect`. The number is of records that it has yet to look at.
+/// The place of a writer in `Limbo::collect`. The number is that of the records that the writer has
+/// yet to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum WriterAt {
     /// Before the collection's stage of that number; see `Protocol::stages`.
     Stage(u8),
-    /// It reads `seen` for the horizon.
+    /// The writer reads `seen` for the horizon.
     Horizon(u8),
-    /// It has freed what was over, and some batches are left: with a fence or without.
+    /// The writer has freed the batches that were over, and some batches are left. It continues
+    /// with or without a fence.
     Decide,
-    /// It loads the list's head before it marks.
+    /// The writer loads the list's head before it marks.
     ListForMarks,
-    /// It puts its mark.
+    /// The writer puts its mark.
     Mark(u8),
     /// In `membarrier`.
     Barrier,
-    /// After it, it loads `pinned`.
+    /// The writer loads `pinned` after the barrier.
     Check(u8),
-    /// It has found this record unpinned, and exchanges its mark for `DETACHED`.
+    /// The writer has found this record unpinned, and exchanges its mark for `DETACHED`.
     Confirm(u8),
-    /// Planted bug only: it stores `DETACHED` where it has seen its mark.
+    /// Planted bug only: the writer has loaded its mark, and stores `DETACHED`.
     Overwrite(u8),
-    /// It puts what is left to the batches that wait.
+    /// The writer puts the remaining batches to the waiting batches.
     Append,
-    /// Planted bug only: it has loaded the list that waits, and empties it.
+    /// Planted bug only: the writer has loaded the waiting list, and empties the list.
     EmptyWaiting,
 }
 
@@ -179,22 +183,22 @@ impl WriterAt {
     }
 }
 
-/// A writer, which collects after each of its replacements.
+/// A writer. It collects after each of its replacements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Writer {
     pub(crate) at: WriterAt,
-    /// How many operations it has finished.
+    /// The number of finished operations.
     pub(crate) finished: u8,
-    /// The batches that it has in hand, as a set, and the one of this operation.
+    /// The batches in hand, as a set, and the batch of this operation.
     pub(crate) hand: u8,
     pub(crate) newest: u8,
-    /// How far the horizon is that it reads or has read.
+    /// The horizon, as far as the writer has read it.
     pub(crate) horizon: u8,
-    /// The epoch of the grace period for which it makes the fence, or zero.
+    /// The epoch of the fence's grace period, or zero.
     pub(crate) fence: u8,
-    /// The readers that its barrier has reached, as a set.
+    /// The readers that the barrier has reached, as a set.
     pub(crate) reached: u8,
-    /// Planted bug only: an epoch in its store buffer, or zero.
+    /// Planted bug only: an epoch in the store buffer, or zero.
     pub(crate) buffer: u8,
 }
 
@@ -216,19 +220,20 @@ pub struct State {
     /// `Record::pinned` and `Record::seen` in memory.
     pub(crate) pinned: [u8; MOST_RECORDS],
     pub(crate) seen: [u8; MOST_RECORDS],
-    /// The records that are taken, as a set, and how many are in the list.
+    /// The taken records, as a set, and the number of records in the list.
     pub(crate) taken: u8,
     pub(crate) listed: u8,
     pub(crate) readers: [Reader; MOST_READERS],
     pub(crate) writers: [Writer; MOST_WRITERS],
-    /// How many grace periods have started; the next one's batch has this number.
+    /// The number of started grace periods, which is also the number of the next batch.
     pub(crate) started: u8,
-    /// The epoch that each batch's grace period has ended; zero before it starts.
+    /// The epoch that each batch's grace period has ended, or zero before its start.
     pub(crate) grace: [u8; MOST_BATCHES],
-    /// The batches that wait and those that are freed, as sets.
+    /// The waiting batches and the freed batches, as sets.
     pub(crate) waiting: u8,
     pub(crate) freed: u8,
-    /// The reader that uses the object, and the batch that holds it, once it is unlinked.
+    /// The reader that uses the object, and the batch that holds the object, once the object is
+    /// unlinked.
     pub(crate) user: u8,
     pub(crate) batch: u8,
     pub(crate) events: u8,
@@ -255,20 +260,20 @@ impl Hash for State {
 }
 
 impl State {
-    /// What has gone wrong so far.
+    /// Returns the violation so far.
     pub fn fault(&self) -> Fault {
         self.fault
     }
 
-    /// Whether the [`event`] has happened.
+    /// Returns whether the [`event`] has happened.
     pub fn has_seen(&self, event: u8) -> bool {
         self.events & event != 0
     }
 }
 
 /// Writers are interchangeable: they run the same program, and batches are numbered in the order of
-/// their grace periods, not of their writers. Readers are not, since the list of records has an
-/// order.
+/// their grace periods, not of their writers. Readers are not interchangeable, because the list of
+/// records has an order.
 impl Representative for State {
     fn representative(&self) -> Self {
         let mut state = *self;

@@ -3,24 +3,25 @@
 //! # Steps that are merged
 //!
 //! * *Unlinking, pushing to `retired`, taking that list, and the start of the grace period are one
-//!   step*, by whichever writer takes the list. Putting off the unlinking until right before the
-//!   start leaves readers more time to load the object and changes nothing else. A writer whose
-//!   bucket another one takes is a writer with one operation less.
-//! * *A load and the compare-exchange of what it found are one step.* If the exchange succeeds,
-//!   both are as if made at that time. If it fails, another has written in between: the step is as
-//!   if made right before that write, or right after it, whichever leaves the same memory.
-//! * *A thread counts as reached by a barrier as soon as its buffer is empty* at some time after
-//!   the barrier has begun. A later moment would only keep the writer waiting.
-//! * *The exchange of a mark that is not there is no step.* Only one writer puts this mark, and it
-//!   puts no more by then. So the exchange would fail whenever it is made.
-//! * *A horizon at which nothing in hand is over is not read to its end.* Further records can only
-//!   lower it.
+//!   step* of the writer that takes the list. A later unlinking, just before the start, leaves
+//!   readers more time to load the object and changes nothing else. A writer whose bucket another
+//!   writer takes equals a writer with one operation less.
+//! * *A load and the compare-exchange of the loaded value are one step.* If the exchange succeeds,
+//!   the load would return the same value at the time of the exchange. If the exchange fails,
+//!   another thread has written in between. Then the step is as if made just before or just after
+//!   that write: one of the two leaves the same memory.
+//! * *A barrier reaches a thread as soon as the thread's buffer is empty*, at some time after the
+//!   barrier has begun. A later time would only delay the writer.
+//! * *The exchange of a missing mark is not a step.* Only one writer puts this mark, and it has put
+//!   all its marks by then. So the exchange would fail at any time.
+//! * *The reading of a horizon ends when no batch in hand can be over.* Further records can only
+//!   lower the horizon.
 //!
 //! # What is left open
 //!
-//! `horizon`'s look at `pinned`, `wants_fence` and `stalled_at` are hints. In the model a writer
-//! may make the fence for any batch in hand that is not over, or none, and may leave out any look.
-//! So the model contains the executions of every such hint.
+//! The load of `pinned` in `horizon`, `wants_fence` and `stalled_at` are hints. In the model, a
+//! writer may make the fence for any batch in hand that is not over, or make no fence. It may also
+//! skip any pass. So the model contains the executions of every such hint.
 
 use crate::state::{
     DETACHED, FIRST, Fault, NEVER, Reader, ReaderAt, State, UNPINNED, Writer, WriterAt, event,
@@ -30,7 +31,7 @@ use crate::{Action, Bug, Protocol};
 /// A step of a writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriterStep {
-    /// Starts a grace period for a new batch, which no reader uses.
+    /// Starts a grace period for a new batch that no reader uses.
     Start,
     /// Unlinks the object, which this reader uses, and starts a grace period for it.
     StartForObject(u8),
@@ -38,11 +39,11 @@ pub enum WriterStep {
     Unlink(u8),
     /// Planted bug only: unlinks nothing after the start.
     UnlinkNothing,
-    /// Takes the batches that wait.
+    /// Takes the waiting batches.
     TakeWaiting,
     /// Planted bug only: empties the list that it has loaded.
     EmptyWaiting,
-    /// Leaves the look out, and puts its new batch to those that wait.
+    /// Skips the pass, and puts the new batch to the waiting batches.
     SkipLook,
     /// Loads the head of the list of records.
     LoadList,
@@ -60,9 +61,9 @@ pub enum WriterStep {
     Confirm,
     /// Planted bug only: stores `DETACHED`.
     Overwrite,
-    /// Puts the batches that are left to those that wait.
+    /// Puts the remaining batches to the waiting batches.
     Append,
-    /// Planted bug only: its store of the epoch reaches memory.
+    /// Planted bug only: the writer's store of the epoch reaches memory.
     Drain,
 }
 
@@ -91,7 +92,7 @@ impl Protocol {
         let writer = &state.writers[number];
         let mut offer = |step| actions.push(Action::Writer(number as u8, step));
         if writer.buffer != 0 {
-            // Every other step of a writer in `collect` is a read-modify-write, or comes after one.
+            // Every other step of a writer in `collect` is a read-modify-write, or follows one.
             return offer(WriterStep::Drain);
         }
         match writer.at {
@@ -267,7 +268,8 @@ impl Protocol {
         }
     }
 
-    /// Whether the list's head is a load of its own. Once all records are there it never changes.
+    /// Returns whether the load of the list's head is a separate step. Once the list has all
+    /// records, its head never changes.
     fn list_grows(&self, state: &State) -> bool {
         (state.listed as usize) < self.config.records
     }
@@ -354,7 +356,7 @@ impl Protocol {
         state.writers[number].at = WriterAt::Confirm(left);
     }
 
-    /// Whether no two writers put the same mark, and nothing but a mark is detached.
+    /// Returns whether each mark has one writer, and only marked threads are detached.
     fn marks_are_unique(&self) -> bool {
         let otherwise =
             [Bug::SharesMarks, Bug::EpochStandsStill, Bug::EpochByStore, Bug::DetachesUnmarked];
@@ -370,9 +372,9 @@ impl Protocol {
         }
     }
 
-    /// Rounds the horizon to the oldest grace period in hand that is not over at it. It is compared
-    /// with nothing else, so the verdicts stay the same. Returns false where a planted bug compares
-    /// otherwise, and the horizon is left as it is.
+    /// Rounds the horizon to the oldest grace period in hand that is not over at this horizon. The
+    /// horizon is compared only with grace periods in hand, so each comparison has the same result.
+    /// Returns `false`, and does not change the horizon, if a planted bug makes other comparisons.
     fn round_horizon(&self, state: &mut State, number: usize) -> bool {
         let compared_otherwise = [
             Bug::OverInItsOwnEpoch,
@@ -393,7 +395,7 @@ impl Protocol {
         true
     }
 
-    /// Frees the batches in hand that are over.
+    /// Frees the batches in hand whose grace period is over.
     fn judge(&self, state: &mut State, number: usize, fenced: bool) {
         let Writer { hand, horizon, newest, .. } = state.writers[number];
         let is_over = |grace: u8| match self.config.bug {
@@ -441,8 +443,8 @@ impl Protocol {
         state.writers[number] = Writer { finished, buffer, ..starting() };
     }
 
-    /// Whether a reader may still use the object when it is unlinked, or, once it is, when it is
-    /// freed.
+    /// Returns whether a reader may still use the object when it is unlinked. For an unlinked
+    /// object, returns whether its user may still use it when it is freed.
     pub(crate) fn is_in_danger(&self, state: &State) -> bool {
         let mut writers = state.writers[..self.config.writers].iter();
         if !state.linked {
@@ -461,7 +463,7 @@ impl Protocol {
         writers.any(|writer| self.may_reach(writer, unlinking)) && readers.any(to_load)
     }
 
-    /// Whether the writer has that stage still before it, in this operation or a later one.
+    /// Returns whether the writer has yet to make that stage, in this operation or a later one.
     fn may_reach(&self, writer: &Writer, stage: Stage) -> bool {
         let left = self.config.operations - writer.finished as usize;
         let place = |stage| self.stages().iter().position(|&other| other == stage);
@@ -475,7 +477,7 @@ impl Protocol {
     }
 }
 
-/// A writer before its first operation.
+/// Returns a writer before its first operation.
 pub(crate) fn starting() -> Writer {
     Writer {
         at: WriterAt::Stage(0),
@@ -489,13 +491,13 @@ pub(crate) fn starting() -> Writer {
     }
 }
 
-/// The readers that use the object while it is in its slot.
+/// Returns the readers that use the object while it is in its slot.
 fn users(state: &State) -> impl Iterator<Item = u8> {
     let holds = |number: &u8| state.linked && state.readers[*number as usize].holds;
     (0..state.readers.len() as u8).filter(holds)
 }
 
-/// Unlinks the object. From now on its other users are left out of account.
+/// Unlinks the object. From now on, the model ignores the object's other users.
 fn unlink(state: &mut State, user: u8, batch: u8) {
     state.linked = false;
     state.user = user;
@@ -505,7 +507,7 @@ fn unlink(state: &mut State, user: u8, batch: u8) {
     }
 }
 
-/// The members of a set, from the lowest.
+/// Returns the members of a set, from the lowest.
 fn set(members: u8) -> impl Iterator<Item = u8> {
     (0..8).filter(move |member| members & 1 << member != 0)
 }

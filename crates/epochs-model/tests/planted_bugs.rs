@@ -1,11 +1,10 @@
-//! Each planted bug is found by a small configuration, at the length that `docs/verification.md`
-//! states.
+//! A small configuration finds each planted bug, at the length in `docs/verification.md`.
 
 use std::fs;
 
 use epochs_model::{Bug, Config, Fault, Protocol};
 
-/// A configuration as the documentation names it.
+/// A configuration with its name in the documentation.
 struct Small {
     name: &'static str,
     readers: usize,
@@ -43,7 +42,7 @@ const WRITERS: Small = small("1 reader, 2 writers, 1 section, 2 operations", [1,
 const HAND_OVER: Small =
     small("2 readers, 1 record, 1 writer, 1 section, 1 operation", [2, 1, 1, 1], true);
 
-/// The configuration in which each is found, and the length of the shortest path to the fault.
+/// Returns the configuration that finds the bug, and the length of the shortest path to the fault.
 fn row(bug: Bug) -> (&'static Small, usize) {
     match bug {
         Bug::NoLightBarrier => (&MINIMAL, 8),
@@ -113,7 +112,7 @@ fn the_reduction_hides_no_fault() {
     }
 }
 
-/// The same bounds have no fault without a planted bug, so it is the bug that is found.
+/// The same bounds have no fault without a planted bug, so the fault is that of the bug.
 #[test]
 fn the_small_configurations_have_no_fault_of_their_own() {
     for small in [&MINIMAL, &TWICE, &READERS, &WRITERS, &HAND_OVER] {

@@ -5,7 +5,7 @@
 use epochs_model::{Config, NO_FAULT, Protocol, Start};
 use stateright::{Checker, HasDiscoveries, Model};
 
-/// Visits every reachable state, and returns how many there are.
+/// Visits every reachable state, and returns the number of states.
 fn exhaust(config: Config) -> usize {
     let protocol = Protocol::new(config.clone()).expect("a valid configuration");
     let checker = protocol.checker().finish_when(HasDiscoveries::AnyFailures);
@@ -60,7 +60,7 @@ fn g7_the_kernel_refuses_barriers() {
     exhaust(Config { refusals: true, ..Config::new(1, 2, 1, 2) });
 }
 
-/// The reduction hides batches that are freed twice, so these go without.
+/// The reduction hides batches that are freed twice, so these runs do not reduce.
 #[test]
 fn g7_nothing_is_freed_twice() {
     let unreduced = |config| exhaust(Config { reduce: false, ..config });
@@ -69,7 +69,7 @@ fn g7_nothing_is_freed_twice() {
     unreduced(Config { refusals: true, ..Config::new(1, 2, 1, 1) });
 }
 
-/// A model that never detaches or frees would have no fault either.
+/// A model that never detaches or frees would also have no fault.
 #[test]
 fn the_model_reaches_detaching_freeing_and_hand_over() {
     let config = Config {
