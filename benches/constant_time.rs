@@ -1,5 +1,5 @@
-//! G8, measured: does the duration of a compare or of a sweep depend on where, or whether, a row
-//! matched?
+//! G8, measured: does the duration of a compare or of a sweep depend on which row matched, or on
+//! whether a row matched?
 //!
 //! The method is dudect's (Reparaz, Balasch, Verbauwhede, "Dude, is my code constant time?", DATE
 //! 2017). Two classes of inputs are timed in random alternation. Welch's t-test compares the two
@@ -7,11 +7,11 @@
 //! classes differ. The compare and the sweep have twins here that exit early. The instrument must
 //! detect the twins: an instrument that detects nothing proves nothing.
 //!
-//! Each measurement is a process of its own, with its own digests and addresses. Addresses change
-//! how a processor executes the same code: docs/assurance.md describes a difference that one
-//! process of four showed. Each case is therefore measured in twelve processes. The classes of a
-//! case differ if they differ in three processes. Other load on the machine can push one process
-//! over the threshold.
+//! Each measurement is a separate process, with its own digests and addresses. Addresses change how
+//! a processor executes the same code: docs/assurance.md describes a difference that one process of
+//! four showed. Each case is therefore measured in twelve processes. The classes of a case differ
+//! if they differ in three processes. Other load on the machine can push one process over the
+//! threshold.
 //!
 //! `cargo bench --bench constant_time` takes a million samples of each class. The exit code is 1 if
 //! a verdict is not the expected one. `--test` only checks that the benchmark runs.
@@ -29,12 +29,12 @@ const SAMPLES: usize = 1_000_000;
 const THRESHOLD: f64 = 4.5;
 /// The number of processes that measure each case.
 const PROCESSES: u64 = 12;
-/// The number of processes in which the classes must differ for the verdict "differ".
+/// The number of processes with different classes that the verdict "differ" needs.
 const ENOUGH: usize = 3;
 /// Compares in a sample, so that a sample takes longer than reading the clock.
 const COMPARES: usize = 64;
 const ROWS: usize = 256;
-/// Candidates of a sweep in steps: four that are compared together, and one that is left.
+/// Candidates of a sweep in steps: four that are compared together, and one that is compared alone.
 const CANDIDATES: usize = 5;
 /// The first argument of a process that measures. The case, the seed and the samples follow.
 const MEASURE: &str = "--measure";
@@ -136,11 +136,11 @@ fn cases(random: &mut Rng) -> Vec<Case> {
         }
         black_box(sweep.finish()).len()
     };
-    // Two of the candidates match: one of the four, and the one that is left.
+    // Two of the candidates match: one of the four, and the last one.
     let two_match = move |blocks| {
         move |candidate: &KeyHash| steps(blocks, &[first, *candidate, last, first, *candidate])
     };
-    // Each of the candidates matches a row of its own, all of them in one block.
+    // Each candidate matches another row. All of these rows are in one block.
     let all_match = move |blocks| {
         move |candidate: &KeyHash| steps(blocks, &std::array::from_fn(|at| relative(candidate, at)))
     };
@@ -198,7 +198,8 @@ fn relative(digest: &KeyHash, number: usize) -> KeyHash {
     KeyHash::from_bytes(bytes)
 }
 
-/// Compares byte by byte and stops at the first byte that differs, as no compare of secrets may.
+/// Compares byte by byte and stops at the first byte that differs. No compare of secrets may do
+/// that.
 fn hurried(a: &KeyHash, b: &KeyHash) -> bool {
     a.to_bytes().iter().zip(&b.to_bytes()).all(|(a, b)| black_box(*a) == black_box(*b))
 }
@@ -238,7 +239,7 @@ fn measure(
             let [left, right] = durations
                 .each_ref()
                 .map(|durations| Moments::of(durations.iter().filter(|d| **d <= limit)));
-            // A crop may hold nothing of the slower class.
+            // A crop may contain no sample of the slower class.
             (left.count.min(right.count) >= 2.0).then(|| left.welch(&right))
         })
         .max_by(|a, b| a.abs().total_cmp(&b.abs()))
@@ -265,8 +266,8 @@ impl Moments {
         moments
     }
 
-    /// Returns Welch's t. Returns zero where neither class varies and both agree, as durations on a
-    /// coarse timer may.
+    /// Returns Welch's t. Returns zero if neither class varies and both agree, which may occur on a
+    /// coarse timer.
     fn welch(&self, other: &Self) -> f64 {
         let error = |moments: &Self| moments.squares / (moments.count - 1.0) / moments.count;
         let difference = self.mean - other.mean;

@@ -117,8 +117,7 @@ fn latency<P: Shared>(criterion: &mut Criterion, latencies: &mut Map<String, Val
     );
 }
 
-/// Takes [`LEAST`] lookups where criterion asks for fewer, and returns the time of as many as it
-/// asked for.
+/// Makes at least [`LEAST`] lookups, and returns the time of the requested number.
 fn sampled(mut race: impl FnMut(u64) -> Duration) -> impl FnMut(u64) -> Duration {
     move |lookups| {
         let taken = if is_test() { lookups } else { lookups.max(LEAST) };
@@ -155,8 +154,7 @@ fn with_writer<P: Shared, R>(
                     continue;
                 }
                 peer.insert(written.next(), id(7));
-                // A late writer counts from the present time: it does not make up for missed
-                // writes.
+                // A late writer continues from the present time: it does not repeat missed writes.
                 due = (due + BETWEEN_WRITES).max(Instant::now());
             }
         });
@@ -177,7 +175,7 @@ impl Gate {
     }
 
     fn pass(&self) {
-        // Relaxed: no data goes through the gate.
+        // Relaxed: the gate guards no data.
         self.missing.fetch_sub(1, Ordering::Relaxed);
         while self.missing.load(Ordering::Relaxed) > 0 {
             spin_loop();

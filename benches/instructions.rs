@@ -4,8 +4,8 @@
 //! `instructions.json` next to criterion's figures. Where `ptrace` is refused, and on other systems
 //! than Linux, it writes a note. The child calls [`lookups`] with a number of lookups and then with
 //! twice the number. The difference of the two counts belongs to the lookups alone. The child runs
-//! what ships: the clock of the vDSO, and the reclamation that ships. Callgrind would not do: it
-//! hides the vDSO and refuses `membarrier`, so it would count the other reclamation.
+//! the clock of the vDSO and the reclamation that ships. Callgrind hides the vDSO and refuses
+//! `membarrier`, so it would count the other reclamation.
 
 mod peers;
 mod workload;
@@ -21,7 +21,7 @@ use workload::{LASTING, Probes, is_test, keys, save, unknown_keys};
 
 const KEYS: usize = 1_000;
 const LOOKUPS: usize = 200;
-/// The environment variable that names what the counted process runs.
+/// The environment variable that names the subject of the counted process.
 const SUBJECT: &str = "TRUST_KEY_CACHE_COUNTED";
 
 fn main() -> ExitCode {
@@ -63,7 +63,7 @@ fn run<P: Peer>(hit: bool) {
     let keys = keys::<P::Key>(KEYS);
     let peer = P::filled(&keys, LASTING);
     let mut probes = Probes::new(&if hit { keys } else { unknown_keys(KEYS) });
-    // The first lookup does what is done once, such as the thread's registration.
+    // The first lookup does the work of a first use, such as the thread's registration.
     lookups(&peer, &mut probes, 1);
     stepper::meet();
     lookups(&peer, &mut probes, LOOKUPS);
@@ -130,7 +130,7 @@ mod stepper {
         }
         static TRACED: std::sync::Once = std::sync::Once::new();
         TRACED.call_once(|| {
-            std::io::stdin().read_exact(&mut [0]).expect("the parent says when it traces");
+            std::io::stdin().read_exact(&mut [0]).expect("the parent writes a byte when it traces");
         });
         raise(Signal::SIGSTOP).expect("a process may stop itself");
     }
@@ -164,14 +164,14 @@ mod stepper {
         Ok((twice as f64 - once as f64) / LOOKUPS as f64)
     }
 
-    /// Steps to the place where the child stops next.
+    /// Steps to the next stop of the child.
     fn steps(pid: Pid) -> Result<u64, String> {
         for steps in 1.. {
             ptrace::step(pid, None).map_err(|error| error.to_string())?;
             match waitpid(pid, None).map_err(|error| error.to_string())? {
                 WaitStatus::Stopped(_, Signal::SIGTRAP) => {}
                 WaitStatus::Stopped(_, Signal::SIGSTOP) => return Ok(steps),
-                other => return Err(format!("the child did not go on: {other:?}")),
+                other => return Err(format!("the child did not continue: {other:?}")),
             }
         }
         unreachable!("the child stops")

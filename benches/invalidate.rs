@@ -2,7 +2,7 @@
 //!
 //! `all` runs in a cache with room for a million keys, empty and full. This cache and moka only
 //! raise a mark, so each round can raise it again. The reference's design drops every entry, so
-//! each round gets a refilled map; the refill is not timed. `one` removes a key that the cache
+//! each round gets a refilled map. The refill is not timed. `one` removes a key that the cache
 //! holds. The key is put back between rounds, which is not timed either.
 
 mod peers;

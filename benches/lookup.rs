@@ -1,9 +1,9 @@
 //! Measures one lookup at a time on one thread, keys in random order, as a request does.
 //!
 //! * `hit` and `miss` run for all rows.
-//! * `expired` runs for this cache and for three rows that hold the entry and compare its expiry:
-//!   the limit, the reference's design and scc's index. The other maps do the same in addition to
-//!   their own hit. moka drops expired entries, so its lookup is a miss.
+//! * `expired` runs for this cache and for three rows that hold the entry and compare its expiry.
+//!   These rows are the limit, the reference's design and scc's index. The other maps make the same
+//!   compare in addition to their own hit. moka drops expired entries, so its lookup is a miss.
 //! * `invalidated` runs for the caches that can drop all entries at once: this cache, moka, and the
 //!   reference's design, which clears its map. For any other map it would be a miss in an empty
 //!   map.

@@ -1,5 +1,5 @@
-//! Measures how long replacing the value of a present key takes, keys in random order. A request
-//! pays this after a sweep, once in a time-to-live.
+//! Measures the replacement of a present key's value, with keys in random order. A request makes
+//! such a write after a sweep, once in a time-to-live.
 //!
 //! This cache takes a lease first, and so reads the clock twice. The benchmark `footprint` finds
 //! the largest allocation of a remember.

@@ -1,8 +1,8 @@
 //! The constant-time sweep over digests in memory, against the same sweep byte by byte, and against
 //! the lookup that makes it unnecessary.
 //!
-//! `bytewise` does what the reference does, which compares byte slices row by row in constant time.
-//! `crates/trust-auth/benches` does the same with a database.
+//! `bytewise` works like the reference: it compares byte slices row by row in constant time.
+//! `crates/trust-auth/benches` measures the same with a database.
 
 mod peers;
 mod workload;
@@ -21,7 +21,7 @@ fn sweeps(criterion: &mut Criterion) {
     for count in sizes(&[20, 1_000, 100_000]) {
         let hashes: Vec<KeyHash> = keys(count);
         let rows: Vec<_> = hashes.iter().map(|hash| hash.to_bytes()).collect();
-        // Where the match is makes no difference, so one key will do.
+        // The place of the match makes no difference, so one key is enough.
         let wanted = &hashes[count / 2];
         group.bench_function(BenchmarkId::new("trust-key-cache", count), |bencher| {
             bencher.iter(|| sweep(black_box(wanted), black_box(&hashes[..])));
@@ -37,7 +37,7 @@ fn sweeps(criterion: &mut Criterion) {
     }
 }
 
-/// The last match of all rows, each compared as 32 bytes.
+/// Returns the last match of all rows, each compared as 32 bytes.
 fn bytewise(candidate: &KeyHash, rows: &[[u8; 32]]) -> Option<usize> {
     let candidate = candidate.to_bytes();
     let mut found = None;

@@ -1,5 +1,5 @@
-//! A cache is shared between threads exactly when its values and its clock allow it, and a lease
-//! goes wherever its cache may.
+//! Threads can share a cache exactly if its values and its clock allow it. A lease can be sent
+//! wherever its cache can be shared.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -18,13 +18,13 @@ type NotSync = Cell<u8>;
 
 assert_impl_all!(KeyCache<Uuid>: Send, Sync);
 assert_impl_all!(KeyCache<Uuid, ManualClock>: Send, Sync);
-// Also with the boxed function of `entry_ttl`, which every cache has room for.
+// The boxed function of `entry_ttl` does not remove this trait.
 assert_impl_all!(KeyCache<Uuid>: RefUnwindSafe);
-// Values are dropped by other threads than the one that stored them, and read by several at once:
-// each needs both.
+// A value may be dropped by another thread than the one that stored it, and several threads read it
+// at once. So a value needs both traits.
 assert_not_impl_any!(KeyCache<NotSend>: Send, Sync);
 assert_not_impl_any!(KeyCache<NotSync>: Send, Sync);
-// The clock stays in the cache, so it is asked for no more than is done with it.
+// The clock stays in the cache, so it needs only the trait of the cache itself.
 assert_impl_all!(KeyCache<Uuid, NotSync>: Send);
 assert_not_impl_any!(KeyCache<Uuid, NotSync>: Sync);
 assert_impl_all!(KeyCache<Uuid, NotSend>: Sync);

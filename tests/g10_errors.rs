@@ -1,5 +1,5 @@
-//! G10: bad input of any kind gives a typed error that says what was wrong, and nothing shows a key
-//! or a whole digest.
+//! G10: bad input of any kind gives a typed error that names the fault. No output contains a key or
+//! a whole digest.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};

@@ -1,4 +1,4 @@
-//! G1, G2, G4: leases and invalidations, one after the other and under fire.
+//! G1, G2, G4: leases and invalidations, one after the other and at the same time.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -63,7 +63,7 @@ fn g2_leases_of_other_buckets_outlive_invalidate_key() {
         .map(|(lease, number)| lease.remember(number))
         .filter(|&stored| stored)
         .count();
-    // A thousand buckets: but for a few neighbours, all leases are good.
+    // There are a thousand buckets, so all leases except a few neighbours' are valid.
     assert!(stored > 980, "{stored}");
     assert_eq!(cache.lookup(&hash(0)), None);
 }
@@ -78,9 +78,9 @@ fn g4_a_lease_lives_across_threads_and_await_points() {
     assert_eq!(cache.lookup(&hash(1)), Some(5));
 }
 
-/// The protocol of an authenticator under fire: rows that are revoked again and again while threads
-/// authenticate. A value is the revision of the row that it was read from. Once a revocation has
-/// returned, no lookup that starts later may find an earlier revision.
+/// Runs the protocol of an authenticator: rows are revoked repeatedly while threads authenticate. A
+/// value is the revision of its row. Once a revocation has returned, no later lookup may return an
+/// earlier revision.
 fn revocation_under_fire(revoke: impl Fn(&KeyCache<u64>, &KeyHash) + Sync) {
     const KEYS: usize = 3;
     const REVOCATIONS: u64 = 5_000;
@@ -105,7 +105,7 @@ fn revocation_under_fire(revoke: impl Fn(&KeyCache<u64>, &KeyHash) + Sync) {
                     hits.fetch_add(1, Ordering::Relaxed);
                 } else {
                     let lease = cache.lease(&hashes[key]);
-                    // Relaxed: the cache alone is to order this.
+                    // Relaxed: only the cache must order this load.
                     let row = rows[key].load(Ordering::Relaxed);
                     if row % 4 == 0 {
                         thread::yield_now();
@@ -123,7 +123,7 @@ fn revocation_under_fire(revoke: impl Fn(&KeyCache<u64>, &KeyHash) + Sync) {
             rows[key].store(revision, Ordering::Relaxed);
             revoke(&cache, &hashes[key]);
             revoked[key].store(revision, Ordering::Release);
-            // Now at once, now after some lookups.
+            // The next revocation follows at once, or after some lookups.
             let next = lookups.load(Ordering::Relaxed) + revision % 16;
             while lookups.load(Ordering::Relaxed) < next
                 && !authenticating.iter().all(|thread| thread.is_finished())
@@ -133,7 +133,7 @@ fn revocation_under_fire(revoke: impl Fn(&KeyCache<u64>, &KeyHash) + Sync) {
         }
         done.store(true, Ordering::Relaxed);
     });
-    assert!(hits.into_inner() > 0, "no lookup ever hit, so nothing was tested");
+    assert!(hits.into_inner() > 0, "no lookup hit, so nothing was tested");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! G3: no value outlives its time-to-live, which runs from the lease, and a clock's lag counts
-//! against it.
+//! G3: no value outlives its time-to-live, which is counted from the lease. The lag of a clock
+//! counts against the value.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -45,13 +45,13 @@ fn g3_a_lease_older_than_the_time_to_live_replaces_by_nothing_and_evicts_no_othe
     let (old, older) = (cache.lease(&hash), cache.lease(&other));
     clock.advance(TTL);
     assert!(cache.lease(&hash).remember(1));
-    assert!(older.remember(2), "it is expired, but not superseded");
+    assert!(older.remember(2), "the lease is expired, but not superseded");
     assert_eq!((cache.lookup(&hash), cache.lookup(&other)), (Some(1), None));
     assert!(old.remember(3));
-    assert_eq!(cache.lookup(&hash), None, "G4: an earlier value is replaced all the same");
+    assert_eq!(cache.lookup(&hash), None, "G4: an earlier value is replaced in any case");
 }
 
-/// A clock that shows a time up to `lag` ago.
+/// A clock that lags behind the true time by `lag`.
 struct Lagging {
     truth: ManualClock,
     lag: ManualClock,
@@ -76,8 +76,8 @@ fn g3_a_clock_that_lags_by_all_its_resolution_makes_no_value_outlive_its_time_to
     let clock = Lagging { truth: truth.clone(), lag: lag.clone(), resolution };
     let cache = KeyCache::<u32, _>::builder().ttl(TTL).clock(clock).build().unwrap();
     let hash = KeyHash::of("key");
-    // The lease reads the exact time, and the lookup reads a time that lags: the worst case for a
-    // cache that trusts its clock.
+    // The lease reads the exact time, and the lookup reads a time that lags. This is the worst case
+    // for a cache that trusts its clock.
     assert!(cache.lease(&hash).remember(1));
     lag.advance(resolution);
     truth.advance(TTL - NANO);
@@ -130,11 +130,11 @@ fn g3_remember_for_no_time_removes_an_earlier_value_and_no_other_key() {
     let [hash, second, third] = ["key", "second", "third"].map(KeyHash::of);
     assert!(cache.lease(&hash).remember(1));
     assert!(cache.lease(&second).remember(2));
-    assert!(cache.lease(&third).remember_for(3, Duration::ZERO), "it is not superseded");
-    assert_eq!(cache.len(), 2, "what is not stored evicts nothing");
+    assert!(cache.lease(&third).remember_for(3, Duration::ZERO), "the lease is not superseded");
+    assert_eq!(cache.len(), 2, "a value that is not stored evicts nothing");
     assert!(cache.lease(&hash).remember_for(4, Duration::ZERO));
     assert_eq!((cache.lookup(&hash), cache.lookup(&second)), (None, Some(2)));
-    // A lease that is older than the time is too late in the same way.
+    // A lease that is older than the given time is also too late.
     let late = cache.lease(&second);
     clock.advance(NANO);
     assert!(late.remember_for(5, NANO));
@@ -151,7 +151,7 @@ fn g3_a_clocks_lag_counts_against_remember_for() {
     let cache = KeyCache::<u32, _>::builder().ttl(TTL).clock(clock).build().unwrap();
     let hash = KeyHash::of("key");
     assert!(cache.lease(&hash).remember_for(1, at_most));
-    // The lookup reads a time that lags by all of the resolution.
+    // The lookup reads a time that lags by the whole resolution.
     lag.advance(resolution);
     truth.advance(at_most - NANO);
     assert_eq!(cache.lookup(&hash), Some(1));
@@ -164,7 +164,7 @@ fn g3_a_clocks_lag_counts_against_remember_for() {
     assert_eq!(cache.lookup(&hash), Some(4));
 }
 
-/// A cache whose values are their own time-to-live in seconds.
+/// Returns a cache whose values are their own time-to-live in seconds.
 fn cache_of_seconds() -> (Arc<KeyCache<u64, ManualClock>>, ManualClock, KeyHash) {
     let clock = ManualClock::new();
     let builder = KeyCache::builder().entry_ttl(|seconds| Duration::from_secs(*seconds));
@@ -282,7 +282,7 @@ fn the_coarse_clock_is_monotonic_and_says_how_coarse_it_is() {
         assert!(now >= last);
         last = now;
     }
-    // Enough for ticks that come late, and nothing that matters to a minute.
+    // Enough for late ticks, and a small part of a minute.
     assert!(cfg!(not(target_os = "linux")) || clock.resolution() >= Duration::from_millis(100));
     assert!(clock.resolution() <= Duration::from_millis(200), "{:?}", clock.resolution());
 }
@@ -292,7 +292,7 @@ fn the_coarse_clock_goes_on() {
     let (coarse, precise) = (CoarseClock, Instant::now());
     let start = coarse.now();
     while coarse.now() == start {
-        assert!(precise.elapsed() < Duration::from_secs(60), "it stands still");
+        assert!(precise.elapsed() < Duration::from_secs(60), "the clock does not advance");
         std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -1,4 +1,5 @@
-//! G5: a lookup allocates nothing. Alone in its binary, since the counters are the process's.
+//! G5: a lookup allocates nothing. The test is alone in its binary, because the counters belong to
+//! the process.
 
 use std::alloc::System;
 
@@ -32,7 +33,7 @@ fn g5_a_lookup_allocates_nothing_but_the_threads_first() {
             assert_eq!((change.allocations, change.reallocations), (0, 0));
         });
     });
-    // The instrument sees what it is for.
+    // The counters detect an allocation.
     let region = Region::new(ALLOCATOR);
     assert!(cache.lease(&hashes[0]).remember(Uuid::nil()));
     assert!(region.change().allocations > 0, "a remember allocates its bucket");

@@ -1,5 +1,5 @@
-//! G5: no thread waits for another. A thread is stopped where it would hold a lock, if there were
-//! one, and the other threads go on.
+//! G5: no thread waits for another. Each test stops a thread at a place where a lock, if there were
+//! one, would be held. The other threads continue.
 
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -13,7 +13,8 @@ fn hash(number: u64) -> KeyHash {
 #[derive(Debug)]
 struct Stops {
     number: u32,
-    /// Where a clone of this value stops: once to say so, once more to be let on.
+    /// Where a clone of this value stops. The first wait reports the stop, and the second one ends
+    /// it.
     at: Option<Arc<Barrier>>,
 }
 
@@ -33,12 +34,12 @@ fn g5_all_other_threads_go_on_while_a_writer_is_stopped_in_the_middle_of_its_cop
     let barrier = Arc::new(Barrier::new(2));
     assert!(cache.lease(&hash(1)).remember(Stops { number: 1, at: Some(barrier.clone()) }));
     thread::scope(|scope| {
-        // Copies key 1 and stops there.
+        // Copies key 1, and stops in the clone.
         let stopped = scope.spawn(|| cache.lease(&hash(2)).remember(Stops { number: 2, at: None }));
         barrier.wait();
         assert_eq!(cache.lookup_with(&hash(1), |value| value.number), Some(1));
         assert_eq!(cache.lookup_with(&hash(2), |value| value.number), None);
-        // Of the same bucket, and with a copy that holds nothing to stop at.
+        // These writes copy the same bucket, without a value that stops.
         cache.invalidate();
         assert!(cache.lease(&hash(3)).remember(Stops { number: 3, at: None }));
         cache.invalidate_key(&hash(4));
@@ -59,7 +60,7 @@ fn g5_writers_go_on_while_a_reader_is_stopped_in_its_closure() {
             cache.lookup_with(&hash(1), |value| {
                 barrier.wait();
                 barrier.wait();
-                // Replaced and dropped thousands of times since; this reader's snapshot is still
+                // The value was replaced thousands of times since. The reader's snapshot is still
                 // whole.
                 value.clone()
             })
@@ -92,7 +93,7 @@ fn a_panic_in_a_closure_leaves_the_cache_as_it_was() {
     assert!(cache.lease(&hash(1)).remember(1));
     let panicked = thread::scope(|scope| {
         scope
-            .spawn(|| cache.lookup_with(&hash(1), |_| panic!("the closure's own affair")))
+            .spawn(|| cache.lookup_with(&hash(1), |_| panic!("a panic of the closure")))
             .join()
             .is_err()
     });

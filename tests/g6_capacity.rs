@@ -1,4 +1,4 @@
-//! G6: as many keys as were asked for are kept, and never more than four times as many.
+//! G6: a cache keeps as many keys as its capacity, and never more than four times as many.
 
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ fn g6_up_to_sixteen_keys_are_all_kept_and_no_more() {
     }
 }
 
-/// Which keys meet in a bucket is random, so the smaller caches are judged together: 40 of each
-/// size, and 99.9 % of all keys.
+/// The seed decides at random which keys share a bucket. So the smaller caches are counted
+/// together: 40 caches of each size must keep 99.9 % of all keys.
 #[test]
 fn g6_at_least_999_of_1000_live_keys_are_kept() {
     for (capacity, caches) in [(17, 40), (100, 40), (999, 40), (1_000, 1), (65_536, 1)] {
@@ -57,7 +57,8 @@ fn g6_the_soonest_to_expire_makes_room() {
         assert!(cache.lease(&hash(number)).remember(number));
     }
     clock.advance(Duration::from_secs(1));
-    // Its value expires before all others; but they were there, and the first of them goes.
+    // The value of `early` expires before all others. The eviction counts only values that are
+    // already stored: key 1 is evicted.
     assert!(early.remember(0));
     assert_eq!(
         [0, 1, 2, 3].map(|number| cache.lookup(&hash(number))),
@@ -68,7 +69,7 @@ fn g6_the_soonest_to_expire_makes_room() {
         [0, 2, 3, 4].map(|number| cache.lookup(&hash(number))),
         [None, Some(2), Some(3), Some(4)]
     );
-    // A key that is there needs no room.
+    // A stored key needs no additional room.
     assert!(cache.lease(&hash(4)).remember(44));
     assert_eq!([2, 3, 4].map(|number| cache.lookup(&hash(number))), [Some(2), Some(3), Some(44)]);
 }

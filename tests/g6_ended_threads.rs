@@ -1,5 +1,5 @@
-//! G6 of threads that have ended: each leaves its registration to the next. Alone in its binary,
-//! since the counters are the process's.
+//! G6 of threads that have ended: each thread leaves its registration to the next one. The test is
+//! alone in its binary, because the counters belong to the process.
 
 use std::alloc::System;
 use std::sync::Arc;
@@ -27,8 +27,7 @@ fn g6_threads_that_have_ended_leave_nothing_behind() {
     come_and_go(1_000);
     let change = region.change();
     let left = change.bytes_allocated as isize - change.bytes_deallocated as isize;
-    // Where crossbeam-epoch is used instead, what the threads leave is collected like other
-    // garbage, by the next writers.
+    // With crossbeam-epoch, the next writers collect the threads' participants like other garbage.
     assert!(
         left < 16 * 1_024 || reclamation() != Reclamation::Membarrier,
         "{left} bytes of 1,000 threads"

@@ -1,5 +1,6 @@
-//! G6, G7 of a thread that is ending: a destructor of a thread-local looks keys up after the
-//! thread's registration is gone. Alone in its binary, since the counters are the process's.
+//! G6, G7 of an ending thread: the destructor of a thread-local makes lookups after the thread's
+//! registration has ended. The test is alone in its binary, because the counters belong to the
+//! process.
 
 mod counted;
 
@@ -17,7 +18,7 @@ use trust_key_cache::{KeyCache, KeyHash, Reclamation, reclamation};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// What a thread does last: lookups, each of which has to find a registration of its own.
+/// Makes the last lookups of a thread. Each of them needs its own registration.
 struct Last {
     cache: &'static KeyCache<Counted>,
     allocations: Sender<usize>,
@@ -44,8 +45,8 @@ fn g6_g7_lookups_of_an_ending_thread_leave_nothing_behind_and_hold_nothing_back(
     let key = KeyHash::of("key");
     assert!(cache.lease(&key).remember(Counted::new(0, &alive)));
     let (sender, receiver) = channel();
-    // Destructors of thread-locals run in an order that depends on which was used first: one of
-    // these runs after the cache's own.
+    // The order of the destructors of thread-locals depends on their first uses. In one of the two
+    // cases, `Last` is dropped after the cache's own thread-local.
     for lookup_first in [false, true] {
         let last = Last { cache, allocations: sender.clone() };
         thread::spawn(move || {
@@ -57,14 +58,15 @@ fn g6_g7_lookups_of_an_ending_thread_leave_nothing_behind_and_hold_nothing_back(
         })
         .join()
         .unwrap();
-        // Where crossbeam-epoch stands in, each makes a participant, which is collected like other
+        // With crossbeam-epoch, each lookup makes a participant, which is collected like other
         // garbage.
         let allocations = receiver.recv().unwrap();
         assert!(
             allocations == 0 || reclamation() != Reclamation::Membarrier,
             "{allocations} allocations"
         );
-        // Before another thread has the record, which would put it in order.
+        // Checked before another thread takes the record, because the new owner would reset the
+        // record.
         for _ in 0..1_000 {
             assert!(cache.lease(&key).remember(Counted::new(0, &alive)));
         }

@@ -1,4 +1,5 @@
-//! G6: memory is bounded. Alone in its binary, since the counters are the process's.
+//! G6: memory is bounded. The test is alone in its binary, because the counters belong to the
+//! process.
 
 use std::alloc::System;
 
@@ -28,11 +29,11 @@ fn g6_memory_is_flat_over_millions_of_remembers_and_small_at_capacity() {
     for number in 0..CAPACITY {
         assert!(cache.lease(&hash(number)).remember(Uuid::from_u128(number.into())));
     }
-    // Garbage that waits for its grace period is part of it.
+    // The count includes garbage that waits for its grace period.
     let at_capacity = live(&region);
     assert!(at_capacity <= 256 * CAPACITY as isize, "{at_capacity} bytes for {CAPACITY} keys");
 
-    // Ten thousand keys' worth of churn settles at what the buckets can hold, whatever comes after.
+    // Writes of ten thousand keys fill the buckets. Later writes do not increase the memory.
     let round = |offset: u64| {
         for number in 0..200_000 {
             cache.lease(&hash(offset + number % 10_000)).remember(Uuid::nil());
@@ -46,8 +47,8 @@ fn g6_memory_is_flat_over_millions_of_remembers_and_small_at_capacity() {
         live(&region)
     };
     let first = round(0);
-    // Every bucket full, and the batches that wait: with crossbeam-epoch a grace period takes some
-    // batches to end.
+    // The bound allows full buckets and the waiting batches. With crossbeam-epoch, a grace period
+    // ends only after some batches.
     let batches = if reclamation() == Reclamation::Membarrier { 2 } else { 16 };
     let bound = (250 + batches * 125) * 1_024;
     assert!(first < bound, "{first} bytes");
@@ -56,7 +57,7 @@ fn g6_memory_is_flat_over_millions_of_remembers_and_small_at_capacity() {
         assert!(later < bound, "{later} bytes after {offset} rounds, {first} after the first");
     }
     drop(cache);
-    // What is left is the thread's registration.
+    // Only the thread's registration is left.
     let left = live(&region);
     assert!(left < 16 * 1024, "{left} bytes are left of a dropped cache");
 }

@@ -1,6 +1,6 @@
-//! G6 of what was replaced: how much of it may wait to be freed, and for whom. In a binary of their
-//! own, and one at a time: grace periods are the process's, so the readers of one test would hold
-//! back what another counts.
+//! G6 of replaced values: bounds the number that waits to be freed. The tests are in their own
+//! binary, and run one at a time. Grace periods belong to the process, so the readers of one test
+//! would delay the freeing that another test counts.
 
 mod counted;
 
@@ -27,16 +27,17 @@ fn g6_what_waits_to_be_freed_is_bounded_and_goes_after_a_parked_reader() {
     let churn = |rounds| churn(&cache, &key, rounds, &alive);
     let busy = churn(1_000);
     assert!(busy <= 1 + bound, "{busy} values for one key");
-    // A reader that is parked holds back all that is replaced meanwhile, and not a moment longer.
+    // A parked reader delays the freeing of every value that is replaced meanwhile. After the
+    // reader, the values are freed.
     let held = cache.lookup_with(&key, |_| churn(1_000)).unwrap();
     assert!(held >= 1_000, "{held} values were held back");
     let after = churn(1_000);
-    assert!(after <= 1 + bound, "{after} values after the reader has gone");
+    assert!(after <= 1 + bound, "{after} values after the end of the reader");
     drop(cache);
     assert_eq!(alive.load(Ordering::Relaxed), 0);
 }
 
-/// Replaces the key's value so often, and tells how many values are alive then.
+/// Replaces the key's value `rounds` times, and returns the number of live values.
 fn churn(cache: &KeyCache<Counted>, key: &KeyHash, rounds: u64, alive: &Arc<AtomicIsize>) -> isize {
     for round in 0..rounds {
         assert!(cache.lease(key).remember(Counted::new(round, alive)));
@@ -44,8 +45,9 @@ fn churn(cache: &KeyCache<Counted>, key: &KeyHash, rounds: u64, alive: &Arc<Atom
     alive.load(Ordering::Relaxed)
 }
 
-/// What a cache of one bucket may hold in addition to what is live. The cache frees in batches of
-/// eight, and one batch waits. Crossbeam-epoch's grace periods take some batches to end.
+/// Returns the number of replaced values that a cache of one bucket may hold. The cache frees in
+/// batches of eight, and one batch waits. With crossbeam-epoch, a grace period ends only after some
+/// batches.
 fn waiting_at_most() -> isize {
     if reclamation() == Reclamation::Membarrier { 16 } else { 64 }
 }
@@ -64,7 +66,7 @@ fn g6_threads_that_rest_hold_nothing_back() {
                 for _ in 0..3 {
                     cache.lookup_with(&key, Counted::check);
                     barrier.wait();
-                    // Rests, as far as the cache can see.
+                    // The thread is idle for the cache.
                     barrier.wait();
                 }
             });
@@ -78,13 +80,13 @@ fn g6_threads_that_rest_hold_nothing_back() {
             barrier.wait();
         }
     });
-    // Not while they wait for this thread.
+    // The waiting threads did not delay the freeing.
     assert!(most <= 1 + waiting_at_most(), "{most} values for one key");
     drop(cache);
     assert_eq!(alive.load(Ordering::Relaxed), 0);
 }
 
-/// A value that writes one to the next cache of a chain when it is dropped.
+/// A value that writes a value to the next cache of a chain when it is dropped.
 #[derive(Clone)]
 struct Linked {
     counted: Counted,
@@ -102,7 +104,7 @@ impl Chain {
         let cache = || KeyCache::builder().capacity(1).build().unwrap();
         let caches: Vec<_> = std::iter::repeat_with(cache).take(caches).collect();
         let alive = caches.iter().map(|_| Arc::default()).collect();
-        // The values borrow it.
+        // The values borrow the chain.
         Box::leak(Box::new(Self { caches, alive }))
     }
 
@@ -125,7 +127,7 @@ impl Drop for Linked {
     }
 }
 
-/// Each of these caches is written to by destructors alone, but for the first.
+/// Except for the first cache, only destructors write to these caches.
 #[test]
 fn g6_what_destructors_write_to_other_caches_is_bounded_in_each_of_eight() {
     let _alone = alone();
@@ -137,8 +139,8 @@ fn g6_what_destructors_write_to_other_caches_is_bounded_in_each_of_eight() {
     assert!(alive.iter().all(|&alive| alive <= 1 + waiting_at_most()), "{alive:?}");
 }
 
-/// The first write that is not so deep takes all of it for one batch, whenever the last one was
-/// taken: so the batch that comes next, seven more writes on at most, frees it.
+/// The first write that is not so deep takes all replaced values as one batch, independent of the
+/// time of the last batch. So the next batch frees them, after at most seven more writes.
 #[test]
 fn g6_what_destructors_write_deeper_than_that_goes_with_the_next_write_that_is_not_so_deep() {
     let _alone = alone();
@@ -153,14 +155,15 @@ fn g6_what_destructors_write_deeper_than_that_goes_with_the_next_write_that_is_n
             chain.write(8);
             chain.alive()[8] <= 1 + waiting_at_most()
         });
-        fewest = fewest.min(writes.expect("they go"));
+        fewest = fewest.min(writes.expect("the values are freed"));
     }
-    // Had each counted from the last batch on, none would have gone with fewer than nine.
+    // If each push counted from the last batch on, no case would free its values with fewer than
+    // nine writes.
     assert!(fewest < 8 || reclamation() != Reclamation::Membarrier, "{fewest} writes");
 }
 
-/// It rests afterwards, so that only the barrier tells that it is done; what the barrier shows to
-/// be over is freed at once, however much it is.
+/// The reader is idle afterwards, so only the barrier detects the end of its section. The pass
+/// after the barrier frees all batches that are over, regardless of their number.
 #[test]
 fn g6_what_a_reader_held_back_goes_at_the_first_look_after_it() {
     let _alone = alone();
@@ -184,17 +187,17 @@ fn g6_what_a_reader_held_back_goes_at_the_first_look_after_it() {
             rests.send(()).unwrap();
             may_go.recv().ok();
         });
-        // Dropped if this fails, so that no thread waits for it.
+        // Moved here: a failing assertion drops the senders, so that no thread waits for them.
         let (ends, goes) = (ends, goes);
         reads_now.recv().unwrap();
         let held = churn(1_000);
         drop(ends);
         rests_now.recv().unwrap();
-        // One look, or as many as crossbeam-epoch's grace periods take.
+        // One pass, or as many as the grace periods of crossbeam-epoch need.
         let after = churn(if reclamation() == Reclamation::Membarrier { 8 } else { 1_000 });
         drop(goes);
         (held, after)
     });
     assert!(held >= 1_000, "{held} values were held back");
-    assert!(after <= 1 + waiting_at_most(), "{after} values after the reader has gone");
+    assert!(after <= 1 + waiting_at_most(), "{after} values after the end of the reader");
 }

@@ -1,5 +1,5 @@
-//! G7: what is freed is freed as it was allocated. Alone in its binary, since the allocator is the
-//! process's.
+//! G7: a block is freed with the layout of its allocation. The test is alone in its binary, because
+//! the allocator belongs to the process.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,28 +8,29 @@ use std::thread;
 
 use trust_key_cache::{KeyCache, KeyHash};
 
-/// Writes each block's layout down before the block, and counts those that are freed with another.
+/// Stores the layout of each block in front of the block, and counts the blocks that are freed with
+/// another layout.
 struct Checking;
 
 static WRONG: AtomicUsize = AtomicUsize::new(0);
 
-/// The layout of a block with its layout before it, and where the block begins.
+/// Returns the layout of a block with its note in front, and the offset of the block.
 fn with_note(layout: Layout) -> (Layout, usize) {
     let (whole, offset) = Layout::new::<Layout>().extend(layout).unwrap();
     (whole.pad_to_align(), offset)
 }
 
-// SAFETY: a block lies within one of `System`'s, aligned as asked, and goes back with the layout
-// that one was allocated with.
+// SAFETY: a block is part of a block of `System`, with the requested alignment. `dealloc` frees
+// that block with the layout of its allocation.
 unsafe impl GlobalAlloc for Checking {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let (whole, offset) = with_note(layout);
-        // SAFETY: the note has a size.
+        // SAFETY: the size of the note is not zero.
         let note = unsafe { System.alloc(whole) };
         if note.is_null() {
             return note;
         }
-        // SAFETY: the note and then the block lie in the allocation; the note ends before the
+        // SAFETY: the allocation contains the note and the block, and the note ends before the
         // block.
         unsafe {
             let block = note.byte_add(offset);
@@ -39,13 +40,13 @@ unsafe impl GlobalAlloc for Checking {
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: `alloc` has written it.
+        // SAFETY: `alloc` has written the note.
         let allocated = unsafe { block.cast::<Layout>().sub(1).read_unaligned() };
         if allocated != layout {
             WRONG.fetch_add(1, Ordering::Relaxed);
         }
         let (whole, offset) = with_note(allocated);
-        // SAFETY: as `alloc` has allocated it.
+        // SAFETY: `alloc` has allocated the block with this layout.
         unsafe { System.dealloc(block.byte_sub(offset), whole) };
     }
 }
@@ -69,14 +70,14 @@ impl Clone for Fragile {
 
 #[test]
 fn g7_every_bucket_is_freed_with_the_layout_that_it_was_allocated_with() {
-    // The instrument sees what it is for.
+    // The allocator detects a wrong layout.
     let layout = Layout::new::<[u64; 4]>();
-    // SAFETY: allocated just before; the checking allocator frees by the layout that it has written
-    // down.
+    // SAFETY: the block was allocated just before. The checking allocator frees it with the layout
+    // of its note.
     unsafe { std::alloc::dealloc(std::alloc::alloc(layout), Layout::new::<[u64; 3]>()) };
     assert_eq!(WRONG.swap(0, Ordering::Relaxed), 1);
 
-    // A copy that is given up half-way: its bucket has room for more than it holds.
+    // An unfinished copy: its bucket has more capacity than entries.
     let cache = KeyCache::<Fragile>::builder().capacity(4).build().unwrap();
     assert!(cache.lease(&hash(1)).remember(Fragile(false)));
     assert!(cache.lease(&hash(2)).remember(Fragile(true)));
@@ -85,7 +86,7 @@ fn g7_every_bucket_is_freed_with_the_layout_that_it_was_allocated_with() {
     assert!(panicked.is_err());
     drop(cache);
 
-    // Copies that are given up since another writer was first, and buckets of all sizes.
+    // Copies that are discarded because another writer was first, and buckets of all sizes.
     let cache = KeyCache::<u64>::builder().capacity(16).build().unwrap();
     thread::scope(|scope| {
         for _ in 0..2 {

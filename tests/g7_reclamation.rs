@@ -10,7 +10,7 @@ use std::thread;
 use counted::Counted;
 use trust_key_cache::{Clock, KeyCache, KeyHash, ManualClock};
 
-/// How many rounds of `many` there is time for.
+/// Returns `many`, or fewer rounds under Miri.
 fn rounds(many: u64) -> u64 {
     if cfg!(miri) { 30.min(many) } else { many }
 }
@@ -19,7 +19,7 @@ fn hash(number: u64) -> KeyHash {
     KeyHash::of(number.to_le_bytes())
 }
 
-/// What was retired goes as the cache is written, and readers leave.
+/// Writes to the cache until all values are dropped.
 fn assert_dropped(alive: &AtomicIsize, cache: &KeyCache<Counted, impl Clock>) {
     let unknown = hash(u64::MAX);
     for round in 0..100_000 {
@@ -49,7 +49,7 @@ fn g7_every_value_is_dropped_exactly_once() {
         let _ = cache.lookup(&hash(round % 13));
     }
     drop(cache);
-    assert_eq!(alive.load(Ordering::Relaxed), 0, "with the cache, all of it goes at once");
+    assert_eq!(alive.load(Ordering::Relaxed), 0, "the drop of the cache drops all values");
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn g6_expired_values_are_let_go_when_their_bucket_is_next_written() {
         assert!(cache.lease(&hash(number)).remember(Counted::new(number, &alive)));
     }
     clock.advance(cache.ttl());
-    // Counted apart, since each copy of the bucket has one of it.
+    // Counted separately, because each copy of the bucket contains a clone of this value.
     assert!(cache.lease(&hash(7)).remember(Counted::new(7, &Arc::default())));
     assert_dropped(&alive, &cache);
 }
@@ -91,7 +91,7 @@ fn g7_a_value_outlives_its_replacement_until_its_last_reader_is_done() {
         value.check();
     });
     drop(cache);
-    assert_eq!(alive.load(Ordering::Relaxed), 0, "with the cache, all of it goes at once");
+    assert_eq!(alive.load(Ordering::Relaxed), 0, "the drop of the cache drops all values");
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn g7_readers_next_to_writers_see_whole_and_living_values() {
         assert!(joined.iter().all(Result::is_ok));
     });
     drop(cache);
-    assert_eq!(alive.load(Ordering::Relaxed), 0, "with the cache, all of it goes at once");
+    assert_eq!(alive.load(Ordering::Relaxed), 0, "the drop of the cache drops all values");
 }
 
 #[test]
@@ -144,14 +144,15 @@ fn a_value_whose_drop_panics_is_still_freed_with_its_bucket() {
     impl Drop for Explosive {
         fn drop(&mut self) {
             if self.0.fetch_sub(1, Ordering::Relaxed) == 1 {
-                panic!("the last one goes off");
+                panic!("the last value panics");
             }
         }
     }
     let alive = Arc::new(AtomicIsize::new(1));
     let cache = KeyCache::builder().capacity(1).build().unwrap();
     assert!(cache.lease(&hash(1)).remember(Explosive(alive.clone())));
-    // Dropping the cache drops the bucket in its slot at once, here, where the panic can be caught.
+    // The drop of the cache drops the bucket in its slot at once, so that the panic can be caught
+    // here.
     assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(cache))).is_err());
     assert_eq!(alive.load(Ordering::Relaxed), 0);
 }

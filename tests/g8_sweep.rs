@@ -1,10 +1,10 @@
-//! G8: `Sweep` in steps answers as one `sweep` over all rows, whatever the blocks.
+//! G8: for any blocks, `Sweep` in steps returns the same as one `sweep` over all rows.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use trust_key_cache::{KeyHash, Sweep, sweep};
 
-/// Few different digests, so that rows and candidates are often equal to each other.
+/// Makes few different digests, so that rows and candidates are often equal to each other.
 fn digests(count: usize) -> impl Strategy<Value = Vec<KeyHash>> {
     vec((0..12_u8).prop_map(|number| KeyHash::of([number])), 0..count)
 }

@@ -24,7 +24,7 @@ proptest! {
         let hash = KeyHash::from_bytes(bytes);
         let mut cbor = Vec::new();
         ciborium::into_writer(&hash, &mut cbor).unwrap();
-        // Two bytes say: a text of 64 bytes.
+        // The first two bytes encode a text of 64 bytes.
         prop_assert_eq!(&cbor[2..], &hash.to_hex().into_bytes()[..]);
         prop_assert_eq!(ciborium::from_reader::<KeyHash, _>(&cbor[..]).unwrap(), hash);
     }
@@ -36,7 +36,7 @@ fn key_hash_is_read_from_a_text_that_a_format_stores_as_bytes() {
     let digits = hash.to_hex();
     let read = |bytes| KeyHash::deserialize(BytesDeserializer::<Error>::new(bytes));
     assert_eq!(read(digits.as_bytes()), Ok(hash));
-    assert!(read(&hash.to_bytes()).is_err(), "the digest itself is not its text");
+    assert!(read(&hash.to_bytes()).is_err(), "the bytes of the digest are not its text");
 }
 
 #[test]

@@ -1,13 +1,13 @@
-//! G1, G2, G4 on the build that ships: short histories of real threads, each held against the
-//! sequential specification.
+//! G1, G2, G4 on the build that ships: compares short histories of real threads with the sequential
+//! specification.
 //!
-//! The checker is Wing and Gong's with Lowe's memoisation (`todc-utils`). Each seed fixes what the
-//! threads do; how they interleave is the machine's affair, so a seed that failed is run again many
-//! times: `LINEARIZABILITY_SEED=... cargo test --test linearizability`.
+//! The checker is Wing and Gong's with Lowe's memoisation (`todc-utils`). Each seed fixes the
+//! operations of the threads, but not their interleaving. Therefore
+//! `LINEARIZABILITY_SEED=... cargo test --test linearizability` runs a seed that failed many times.
 //!
-//! A failing history is printed whole, then as small as it gets: a key's value depends on the
-//! operations on that key and on the invalidations alone, so the others can go, and so can lookups
-//! that are not needed for the contradiction.
+//! A failing history is printed whole, and then minimised. A key's value depends only on the
+//! operations on that key and on the invalidations. So the minimised history omits the operations
+//! on other keys. It also omits lookups that the contradiction does not need.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,7 +26,7 @@ const THREADS: usize = 3;
 const OPERATIONS: usize = 7;
 const HISTORIES: u64 = 4_000;
 
-/// An operation with its answer; in a call, the answer does not count.
+/// An operation with its answer. In a call, the answer has no meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Operation {
     /// Leases are numbered, and so are the values that they remember.
@@ -50,16 +50,17 @@ enum Operation {
 }
 use Operation::{Invalidate, InvalidateKey, Lease, Lookup, Remember};
 
-/// What a cache of one bucket does when nothing happens at the same time. Nothing expires, and
-/// there is room for all keys.
+/// The sequential specification of a cache of one bucket. No value expires, and the cache has room
+/// for all keys.
 struct Cache;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct State {
     values: BTreeMap<u8, u32>,
-    /// Invalidations so far, of all or of any key: with one bucket, each supersedes all leases.
+    /// The number of invalidations so far, of all keys or of one. With one bucket, each supersedes
+    /// all leases.
     invalidations: u32,
-    /// How many there had been when a lease was taken.
+    /// For each lease, the number of invalidations when the lease was taken.
     leases: BTreeMap<u32, u32>,
 }
 
@@ -103,11 +104,11 @@ impl Specification for Cache {
 
 type Actions = Vec<(usize, Action<Operation>)>;
 
-/// What one thread did, with the moments of each call and response.
+/// The operations of one thread, with the moments of each call and response.
 type Recorded = Vec<(usize, Operation, usize)>;
 
 fn run(seed: u64) -> Actions {
-    // Room for more than the keys: nothing is evicted.
+    // The cache has room for all keys, so nothing is evicted.
     let cache = KeyCache::<u32>::builder().capacity(8).build().expect("a capacity of eight");
     let (moment, ready) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let recorded: Vec<Recorded> = thread::scope(|scope| {
@@ -115,8 +116,8 @@ fn run(seed: u64) -> Actions {
             let (cache, moment, ready) = (&cache, &moment, &ready);
             scope.spawn(move || {
                 let mut random = Rng::with_seed(seed.wrapping_mul(31).wrapping_add(thread as u64));
-                // All threads start at once, as nearly as possible. With fewer cores than threads,
-                // a thread must let the others run.
+                // All threads start at almost the same time. With fewer cores than threads, a
+                // thread must let the others run.
                 ready.fetch_add(1, Ordering::SeqCst);
                 for turn in 0.. {
                     if ready.load(Ordering::SeqCst) == THREADS {
@@ -155,7 +156,7 @@ fn perform(
     let mut recorded = Vec::new();
     for number in 0..OPERATIONS {
         let key = random.u8(0..KEYS);
-        // SeqCst: the moments are one order, and no operation moves across its own.
+        // SeqCst: all moments have one order, and no operation moves across its own moments.
         let called = moment.fetch_add(1, Ordering::SeqCst);
         let operation = match random.u8(0..20) {
             0..5 if !held.is_empty() => {
@@ -190,7 +191,8 @@ fn is_linearizable(actions: &Actions) -> bool {
         || WGLChecker::<Cache>::is_linearizable(History::from_actions(actions.clone()))
 }
 
-/// The part of a history that concerns `key`, which must be linearizable if the whole is.
+/// Returns the part of a history that concerns `key`. If the whole is linearizable, so is this
+/// part.
 fn projected(actions: &Actions, key: u8) -> Actions {
     let concerns = |operation: &Operation| match *operation {
         Lease { key: other, .. } | Remember { key: other, .. } | Lookup { key: other, .. } => {
@@ -205,11 +207,12 @@ fn projected(actions: &Actions, key: u8) -> Actions {
         .collect()
 }
 
-/// The smallest part that still contradicts the specification: one key's if one will do, and no
-/// operation that can be left out.
+/// Returns a smallest part that contradicts the specification: the part of one key if possible,
+/// without operations that can be omitted.
 ///
-/// Only what leaves a linearizable history linearizable is left out, so what remains is the cache's
-/// fault: operations without effect, and one that began after all others had ended.
+/// Omits only operations without effect, and an operation that began after all others had ended.
+/// Without these, a linearizable history stays linearizable. So the rest still shows a fault of the
+/// cache.
 fn minimised(actions: &Actions) -> Actions {
     let mut smallest = (0..KEYS)
         .map(|key| projected(actions, key))
@@ -251,7 +254,7 @@ fn without_operation(actions: &Actions, call: usize) -> Actions {
     actions.iter().enumerate().filter(keep).map(|(_, action)| action.clone()).collect()
 }
 
-/// A history as it would be drawn: a line an action, a column a thread.
+/// Prints a history with one line for each action, and one column for each thread.
 struct Drawn<'a>(&'a Actions);
 
 impl fmt::Display for Drawn<'_> {
@@ -278,7 +281,7 @@ fn check(seed: u64) -> Actions {
     assert!(
         is_linearizable(&actions),
         "seed {seed}: the history is not linearizable\n\n{}\n\
-         and already this part of it is not:\n\n{}",
+         and this part of it is not, either:\n\n{}",
         Drawn(&actions),
         Drawn(&minimised(&actions))
     );
@@ -296,17 +299,18 @@ fn g1_g2_g4_histories_of_real_threads_are_linearizable() {
     println!("seeds {first} to {}", first + HISTORIES - 1);
     let overlapping = (first..first + HISTORIES)
         .filter(|&seed| {
-            // Two calls without a response between them: operations at the same time.
+            // Two calls without a response between them are operations at the same time.
             check(seed).windows(2).any(|pair| matches!(pair, [(_, Call(_)), (_, Call(_))]))
         })
         .count();
     println!("{overlapping} of {HISTORIES} histories have operations at the same time");
-    assert!(overlapping > 0, "the threads never met, so nothing was tested");
+    assert!(overlapping > 0, "no operations overlapped, so nothing was tested");
 }
 
 #[test]
 fn the_checker_refuses_a_resurrection_and_names_its_key() {
-    // The reference's fault: an answer from before a revocation is stored after it.
+    // The fault of the reference: an answer from before a revocation is stored after the
+    // revocation.
     let stale = vec![
         (0, Call(Lease { key: 1, lease: 1 })),
         (0, Response(Lease { key: 1, lease: 1 })),
@@ -323,13 +327,12 @@ fn the_checker_refuses_a_resurrection_and_names_its_key() {
         .into_iter()
         .enumerate()
         .map(|(at, (thread, action))| {
-            // The lookup that overlaps is a third thread's.
+            // A third thread makes the overlapping lookup.
             (if at == 2 || at == 4 { 2 } else { thread }, action)
         })
         .collect();
     assert!(!is_linearizable(&stale));
-    // What is left is the lease, the invalidation and the remember: neither lookup is needed to see
-    // it.
+    // The lease, the invalidation and the remember are left: the contradiction needs no lookup.
     assert_eq!(minimised(&stale).len(), 6);
     let refused: Actions = stale
         .into_iter()

@@ -1,5 +1,5 @@
-//! Which reclamation is in use, and what only unusual callers do to it. What it must keep otherwise
-//! is checked by the other tests, whichever it is.
+//! Tests of the choice of a reclamation, and of unusual callers. The other tests check both
+//! reclamations for usual callers.
 
 mod counted;
 
@@ -32,7 +32,7 @@ fn membarrier_works() -> bool {
     false
 }
 
-/// A destructor of a thread-local may look something up after the thread has given its registration
+/// The destructor of a thread-local may make a lookup after the thread has given its registration
 /// back.
 #[test]
 fn a_lookup_in_the_destructor_of_a_thread_local_works() {
@@ -54,8 +54,7 @@ fn a_lookup_in_the_destructor_of_a_thread_local_works() {
 
     let cache: &'static TrustKeyCache = Box::leak(Box::new(TrustKeyCache::new()));
     let (sender, receiver) = std::sync::mpsc::channel();
-    // Some destructors run before the cache's own, some after: whichever was first used runs last,
-    // or first.
+    // The order of first use decides whether a destructor runs before or after the cache's own.
     for lookup_first in [false, true] {
         let sender = sender.clone();
         std::thread::spawn(move || {
@@ -72,11 +71,12 @@ fn a_lookup_in_the_destructor_of_a_thread_local_works() {
     assert_eq!(receiver.iter().collect::<Vec<_>>(), [Some(Uuid::max()); 2]);
 }
 
-/// Coroutines that have stacks of their own let a thread's guards end in any order, in safe code.
+/// With coroutines, the guards of a thread can end in any order, in safe code. Each coroutine has
+/// its own stack.
 #[test]
 fn g7_a_reader_in_a_coroutine_keeps_its_value_after_another_has_ended() {
     let alive = Arc::new(AtomicIsize::new(0));
-    // Coroutines borrow for as long as they may live.
+    // A coroutine borrows for its whole possible lifetime.
     let cache: &'static _ =
         Box::leak(Box::new(KeyCache::<Counted>::builder().capacity(1).build().unwrap()));
     let hash = KeyHash::of("key");
@@ -101,8 +101,8 @@ fn g7_a_reader_in_a_coroutine_keeps_its_value_after_another_has_ended() {
     assert_eq!(second.resume(), Some(1));
 }
 
-/// A destructor of a thread-local may look something up, and free, while a reader of its thread is
-/// suspended.
+/// The destructor of a thread-local may make lookups, and free values, while a reader of its thread
+/// is suspended.
 #[test]
 fn g7_a_reader_that_outlives_its_threads_registration_keeps_its_value() {
     type Cache = KeyCache<Counted>;
@@ -121,13 +121,13 @@ fn g7_a_reader_that_outlives_its_threads_registration_keeps_its_value() {
     thread_local!(static LAST: std::cell::OnceCell<Last> = const { std::cell::OnceCell::new() });
 
     let alive = Arc::new(AtomicIsize::new(0));
-    // Coroutines borrow for as long as they may live.
+    // A coroutine borrows for its whole possible lifetime.
     let cache: &'static Cache = Box::leak(Box::new(Cache::builder().capacity(1).build().unwrap()));
     let key = KeyHash::of("key");
     assert!(cache.lease(&key).remember(Counted::new(1, &alive)));
     let ours = alive.clone();
     std::thread::spawn(move || {
-        // Used before the cache is, its destructor runs after the cache's own.
+        // `LAST` is used before the cache, so its destructor runs after the cache's own.
         LAST.with(|last| assert!(last.get().is_none()));
         let mut reader = generator::Gn::<()>::new_scoped(
             move |mut scope: generator::Scope<'_, 'static, (), u64>| {
@@ -144,7 +144,7 @@ fn g7_a_reader_that_outlives_its_threads_registration_keeps_its_value() {
     })
     .join()
     .unwrap();
-    // The next owner of the record is protected as any other thread is.
+    // The next owner of the record is protected like any other thread.
     assert!(cache.lease(&key).remember(Counted::new(2, &alive)));
     std::thread::spawn(move || {
         let still = |value: &Counted| {
@@ -157,8 +157,8 @@ fn g7_a_reader_that_outlives_its_threads_registration_keeps_its_value() {
     })
     .join()
     .unwrap();
-    // Readers of the other tests, which run at the same time, may hold something back for as long
-    // as they have no processor.
+    // The other tests run at the same time. While their readers have no processor, the freeing may
+    // be delayed.
     for round in 0..100_000 {
         assert!(cache.lease(&key).remember(Counted::new(round, &alive)));
         if round >= 1_000 && alive.load(Ordering::Relaxed) <= 64 {
@@ -168,11 +168,14 @@ fn g7_a_reader_that_outlives_its_threads_registration_keeps_its_value() {
             std::thread::yield_now();
         }
     }
-    panic!("{} values are held back by readers that are done", alive.load(Ordering::Relaxed));
+    panic!(
+        "{} values are not freed, though their readers have ended",
+        alive.load(Ordering::Relaxed)
+    );
 }
 
-/// Freeing runs values' destructors, which may write to the cache and so retire more: here enough
-/// for some batches at a time.
+/// Freeing runs destructors, which may write to the cache and so retire more values. Here they
+/// retire some batches at a time.
 #[test]
 fn a_destructor_that_writes_to_the_cache_nests_no_further() {
     #[derive(Clone)]

@@ -1,5 +1,5 @@
-//! Where `membarrier(2)` is refused, crossbeam-epoch takes over. Alone in its binary: the refusal
-//! is the process's.
+//! If `membarrier(2)` is refused, crossbeam-epoch replaces it. The test is alone in its binary,
+//! because the refusal holds for the whole process.
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
 mod counted;
@@ -33,7 +33,7 @@ fn g7_where_membarrier_is_refused_crossbeam_epoch_takes_over() {
             });
         }
     });
-    // No thread reads any more, so writes to the cache free what was replaced.
+    // No thread reads any more, so writes to the cache free the replaced values.
     for number in 0..12 {
         cache.invalidate_key(&hash(number));
     }

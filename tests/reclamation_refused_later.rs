@@ -1,5 +1,5 @@
-//! `membarrier(2)` refused after it was found to work. Alone in its binary: the refusal is the
-//! process's.
+//! `membarrier(2)` is refused after the process has found that it works. The test is alone in its
+//! binary, because the refusal holds for the whole process.
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
 mod counted;
@@ -28,15 +28,15 @@ fn g6_g7_after_membarrier_was_refused_what_waits_for_a_resting_thread_goes_when_
         }
         alive.load(Ordering::Relaxed)
     };
-    // All threads that read go on reading or are gone: that takes no barrier. This one has read
-    // before, or it would have the other's record.
+    // All reading threads continue to read or have ended, so no barrier is needed. This thread
+    // reads before the other, because it would otherwise take the other's record.
     churn();
     let others = cache.clone();
     thread::spawn(move || others.lookup_with(&hash, |_| ())).join().unwrap();
     let held = churn();
     assert!(!works || held <= 1 + 16, "{held} values for one key");
 
-    // No writer can know whether an idle thread is reading.
+    // A writer cannot detect whether an idle thread is reading.
     let (resting, reads) = (channel::<()>(), channel());
     let others = cache.clone();
     let rests = thread::spawn(move || {
@@ -52,13 +52,13 @@ fn g6_g7_after_membarrier_was_refused_what_waits_for_a_resting_thread_goes_when_
     read();
     let held = churn();
     assert!(!works || held >= 1_000 - 32, "freed without a barrier");
-    // Once all threads go on reading, nothing of that needs the barrier.
+    // Once all threads continue to read, no grace period needs the barrier.
     for round in 0..100 {
         read();
         assert!(cache.lease(&hash).remember(Counted::new(round, &alive)));
     }
     let held = alive.load(Ordering::Relaxed);
-    assert!(!works || held <= 1 + 16 + 8, "{held} values, though all threads have gone on reading");
+    assert!(!works || held <= 1 + 16 + 8, "{held} values, though all threads continue to read");
     drop(resting.0);
     rests.join().unwrap();
     drop(cache);

@@ -1,6 +1,6 @@
-//! The garbage of another user of crossbeam-epoch panics in the collector, which replaces the own
-//! epochs where `membarrier(2)` is refused. The test is alone in its binary: the refusal and the
-//! collector belong to the process.
+//! The garbage of another user of crossbeam-epoch panics in the collector, which the cache uses if
+//! `membarrier(2)` is refused. The test is alone in its binary: the refusal and the collector
+//! belong to the process.
 #![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 
 mod counted;
@@ -14,9 +14,9 @@ use std::thread;
 use counted::Counted;
 use trust_key_cache::{KeyCache, KeyHash};
 
-/// crossbeam-epoch's default collector runs what others have deferred to it, in whatever thread
-/// collects. If that panics in one of our writers, what the writer had in hand must not be freed on
-/// the way out.
+/// The default collector of crossbeam-epoch runs the deferred functions of all its users, in any
+/// thread that collects. If such a function panics in a writer of the cache, the unwinding must not
+/// free the writer's batch.
 #[test]
 fn g7_a_panic_of_another_users_garbage_frees_nothing_under_a_reader() {
     refusal::refuse_membarrier();
@@ -32,15 +32,15 @@ fn g7_a_panic_of_another_users_garbage_frees_nothing_under_a_reader() {
             }
         };
         thread::scope(|scope| {
-            // What is left of the round before may go off here.
+            // Garbage of the previous round may panic here.
             catch_unwind(|| {
                 let others = crossbeam_epoch::pin();
                 others.defer(|| panic!("another user's"));
                 others.flush();
             })
             .ok();
-            // It goes off two epochs later, and the reader lets one pass: so one has to pass
-            // before, in some rounds.
+            // The garbage panics two epochs later, and the reader allows only one more epoch. So in
+            // some rounds, an epoch passes before.
             for _ in 0..delay % 4 {
                 catch_unwind(|| crossbeam_epoch::pin().flush()).ok();
             }
@@ -53,7 +53,7 @@ fn g7_a_panic_of_another_users_garbage_frees_nothing_under_a_reader() {
                     assert_eq!(alive.load(Ordering::Relaxed), 1, "freed under its reader");
                     value.check();
                 };
-                // Its own pin may be the one that runs the garbage.
+                // The reader's own pin may run the garbage.
                 let read = catch_unwind(AssertUnwindSafe(|| cache.lookup_with(&hash, park)));
                 let stopped = !parked.swap(true, Ordering::Relaxed);
                 assert!(read.is_ok() || stopped);

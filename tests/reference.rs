@@ -1,4 +1,4 @@
-//! What the reference system's module promises, line by line, on the cache that replaces it.
+//! Checks each promise of the reference system's module on the cache that replaces it.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -38,7 +38,7 @@ fn lookup_returns_the_remembered_id_or_none_if_absent() {
 
 #[test]
 fn lookup_finds_no_key_but_the_very_one() {
-    // Of ten thousand unknown keys, several hundred share the tag of one of these sixteen.
+    // Of ten thousand unknown keys, several hundred have the tag of one of these sixteen keys.
     let cache = TrustKeyCache::builder().capacity(16).build().unwrap();
     for number in 0..16 {
         assert!(cache.lease(&hash(&number.to_string())).remember(id(number)));
@@ -83,7 +83,7 @@ fn invalidate_drops_every_entry_and_the_cache_goes_on() {
     assert_eq!(cache.lookup(&hash("5")), Some(id(5)));
 }
 
-/// The reference's module is one cache for the process. A `static` is the same here.
+/// The reference's module is one cache for the process. A `static` has the same effect.
 #[test]
 fn a_cache_in_a_static_is_one_for_the_process() {
     static CACHE: LazyLock<TrustKeyCache> = LazyLock::new(TrustKeyCache::new);
@@ -116,7 +116,7 @@ fn a_key_is_hashed_as_the_bytes_it_is_and_nothing_is_trimmed() {
     assert_ne!(hash("abc"), hash("ABC"));
 }
 
-/// G8: the sweep visits every row, whichever matches, and the last match wins.
+/// G8: the sweep visits every row, independent of the match, and returns the last match.
 #[test]
 fn g8_the_sweep_visits_every_row_and_the_last_match_wins() {
     let rows: Vec<_> = (0..50).map(|number| hash(&number.to_string())).collect();
@@ -126,14 +126,14 @@ fn g8_the_sweep_visits_every_row_and_the_last_match_wins() {
         assert_eq!(sweep(&hash(wanted), rows.iter().inspect(|_| visited += 1)), expected);
         assert_eq!(visited, rows.len());
         assert_eq!(sweep(&hash(wanted), &with_twins), expected.map(|index| index + rows.len()));
-        // By value as well as by reference.
+        // The rows may be values or references.
         assert_eq!(sweep(&hash(wanted), rows.clone()), expected);
     }
     assert_eq!(sweep(&hash("0"), std::iter::empty::<KeyHash>()), None);
 }
 
-/// G8: `Sweep` answers each of many candidates as a `sweep` of its own does, whether the candidate
-/// is one of four or one of those left.
+/// G8: `Sweep` returns for each of many candidates what a single `sweep` returns, both in and
+/// beyond the groups of four.
 #[test]
 fn g8_a_sweep_for_many_candidates_answers_each_as_its_own_sweep() {
     let all_at_once = |candidates: &[KeyHash], rows: &[KeyHash]| {
@@ -143,7 +143,7 @@ fn g8_a_sweep_for_many_candidates_answers_each_as_its_own_sweep() {
     };
     for count in [0, 1, 2, 3, 4, 6, 257] {
         let mut rows: Vec<_> = (0..count).map(|number| hash(&number.to_string())).collect();
-        // Two rows have one digest: the later one is meant.
+        // Two rows have one digest. The sweep must return the later row.
         rows.extend(rows.first().copied());
         let wanted: Vec<_> = (0..=count).rev().map(|number| hash(&number.to_string())).collect();
         let alone: Vec<_> = wanted.iter().map(|candidate| sweep(candidate, &rows)).collect();

@@ -1,6 +1,6 @@
 //! G1 to G4 and G6 by comparison: random sequences of operations on the cache and on a plain model
-//! of what the reference system promises, with leases held across any number of steps and a clock
-//! that may lag.
+//! of the reference system's promises. Leases are held across any number of steps, and the clock
+//! may lag.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use trust_key_cache::{Clock, KeyCache, KeyHash, Lease, ManualClock};
 
 const TTL: u64 = 1_000;
 
-/// A clock that ticks each `resolution` nanoseconds and stands still between.
+/// A clock that advances only once each `resolution` nanoseconds.
 #[derive(Clone, Debug)]
 struct CoarseManualClock {
     precise: ManualClock,
@@ -26,7 +26,7 @@ impl Clock for CoarseManualClock {
     }
 
     fn resolution(&self) -> Duration {
-        // It lags by one nanosecond less, but a clock may promise no more than whole ticks.
+        // The clock lags by one nanosecond less, but a clock promises whole ticks only.
         Duration::from_nanos(if self.resolution == 1 { 0 } else { self.resolution })
     }
 }
@@ -38,14 +38,14 @@ fn last_tick(time: u64, resolution: u64) -> u64 {
 /// The model: an association list, in the order of insertion.
 #[derive(Clone, Debug)]
 struct Model<const CAPACITY: usize> {
-    /// The true time, and how coarsely the cache's clock shows it.
+    /// The true time, and the tick of the cache's clock.
     time: u64,
     resolution: u64,
     entries: Vec<ModelEntry>,
     leases: Vec<ModelLease>,
     invalidations: u64,
     key_invalidations: HashMap<u8, u64>,
-    /// Invalidations of any key.
+    /// The number of invalidations of single keys.
     all_key_invalidations: u64,
     next_value: u64,
 }
@@ -54,10 +54,10 @@ struct Model<const CAPACITY: usize> {
 struct ModelEntry {
     key: u8,
     value: u64,
-    /// On the cache's clock.
+    /// By the cache's clock.
     expires_at: u64,
-    /// Cleared where a lease may have been refused for a neighbour's sake: then the entry may be
-    /// there, or the ones before it.
+    /// Cleared if the lease may have been refused because of a neighbour. Then the cache holds this
+    /// entry, or an earlier one.
     certain: bool,
 }
 
@@ -74,7 +74,7 @@ struct ModelLease {
 enum Verdict {
     Stored,
     Refused,
-    /// Another key was invalidated since, which may or may not share the bucket.
+    /// Another key was invalidated since. It may share the bucket.
     Either,
 }
 
@@ -82,7 +82,7 @@ enum Verdict {
 enum Operation {
     Lookup(u8),
     Lease(u8),
-    /// The lease with this number, modulo how many are held.
+    /// The lease with this number, modulo the number of held leases.
     Remember(usize),
     Abandon(usize),
     Invalidate,
@@ -91,10 +91,10 @@ enum Operation {
 }
 
 impl<const CAPACITY: usize> Model<CAPACITY> {
-    /// Up to 16 entries share one bucket, and all that is fixed for one bucket is then fixed for
+    /// Up to 16 entries share one bucket. Then the behaviour of the bucket fixes the behaviour of
     /// the cache.
     const ONE_BUCKET: bool = CAPACITY <= 16;
-    /// In one bucket, more keys than there is room for; otherwise so few that no bucket can
+    /// More keys than one bucket has room for. In many buckets, so few keys that no bucket can
     /// overflow.
     const KEYS: u8 = if Self::ONE_BUCKET { CAPACITY as u8 + 3 } else { 16 };
 
@@ -128,8 +128,8 @@ impl<const CAPACITY: usize> Model<CAPACITY> {
             return;
         }
         if verdict == Verdict::Stored {
-            // An expired entry may hide an earlier one of its key from view, as long as it is not
-            // certain that it was stored.
+            // With many buckets, an expired entry stays in the model: if it was stored, it has
+            // replaced an earlier entry of its key.
             self.entries.retain(|entry| {
                 entry.key != lease.key && (now < entry.expires_at || !Self::ONE_BUCKET)
             });
@@ -149,8 +149,8 @@ impl<const CAPACITY: usize> Model<CAPACITY> {
         }
     }
 
-    /// All answers that a lookup may give; one, unless a lease may have been refused for a
-    /// neighbour's sake.
+    /// Returns all allowed answers of a lookup: one, unless a lease may have been refused because
+    /// of a neighbour.
     fn answers(&self, key: u8) -> Vec<Option<u64>> {
         let mut answers = vec![None];
         for entry in self.entries.iter().filter(|entry| entry.key == key) {
@@ -184,8 +184,9 @@ impl<const CAPACITY: usize> ReferenceStateMachine for Model<CAPACITY> {
 
     fn transitions(state: &Self) -> BoxedStrategy<Operation> {
         let key = 0..Self::KEYS;
-        // To just before, at and just after each moment at which an entry or a held lease's value
-        // expires, on the cache's clock and in true time, and to any moment.
+        // The steps end just before, at and just after each expiry of an entry or of a held lease's
+        // value. Expiries are taken both by the cache's clock and in true time. Two other steps
+        // have fixed lengths.
         let mut moments: Vec<u64> = state.entries.iter().map(|entry| entry.expires_at).collect();
         moments.extend(state.leases.iter().map(|lease| lease.taken_at + state.lifetime()));
         let steps: Vec<u64> = moments
@@ -248,14 +249,14 @@ impl<const CAPACITY: usize> ReferenceStateMachine for Model<CAPACITY> {
     }
 }
 
-/// The cache, with what is needed to drive it and to check it without the model.
+/// The cache, and the data to drive it and to check it without the model.
 struct Driven<const CAPACITY: usize> {
-    /// Leaked, since held leases borrow it: a few hundred bytes a case.
+    /// Leaked, because held leases borrow the cache. A case leaks a few hundred bytes.
     cache: &'static KeyCache<u64, CoarseManualClock>,
     clock: ManualClock,
-    /// With the true time at which each was taken.
+    /// Held leases, each with the true time when it was taken.
     leases: Vec<(Lease<'static, u64, CoarseManualClock>, u64)>,
-    /// The same of each value's lease.
+    /// The true time when the lease of each value was taken.
     leased_at: HashMap<u64, u64>,
     next_value: u64,
 }
@@ -298,7 +299,7 @@ impl<const CAPACITY: usize> StateMachineTest for Driven<CAPACITY> {
                 );
                 assert_eq!(driven.cache.lookup_with(&hash(key), |value| *value), found);
                 if let Some(value) = found {
-                    // G3 by the true time, whatever the clock shows.
+                    // G3 by the true time, not by the cache's clock.
                     assert!(
                         driven.time() - driven.leased_at[&value] < TTL,
                         "returned after its time-to-live"
@@ -314,13 +315,13 @@ impl<const CAPACITY: usize> StateMachineTest for Driven<CAPACITY> {
                 driven.next_value += 1;
                 driven.leased_at.insert(value, leased_at);
                 let stored = lease.remember(value);
-                // The model has already applied the operation; what it thought of it shows in its
-                // entries.
+                // The model has already applied the operation: its last entry shows the verdict.
                 let last = model.entries.last().filter(|entry| entry.value == value);
                 match last {
                     Some(entry) if !entry.certain => {}
                     Some(_) => assert!(stored, "refused without a reason"),
-                    // Refused; or stored but expired already, which leaves no entry either.
+                    // The lease was refused, or its value has expired already. Neither leaves an
+                    // entry.
                     None => {
                         let expired = last_tick(leased_at, model.resolution) + model.lifetime()
                             <= model.now();

@@ -1,7 +1,7 @@
 //! G9 and G10: the authenticator with arbitrary rows and arbitrary header bytes.
 //!
-//! A key is granted only if an enabled row has the key. Each key is presented twice, since the
-//! second answer may come from the cache, and again after each change of the rows.
+//! A key is granted only if an enabled row has the key. Each key is presented twice, because the
+//! cache may give the second answer. Each key is presented again after each change of the rows.
 
 #![no_main]
 
@@ -64,7 +64,7 @@ async fn run(input: Input) {
     let authenticator = Authenticator::new(Arc::clone(&store), cache);
     let mut known: Vec<Known> = Vec::new();
     for row in input.rows.into_iter().take(32) {
-        // A name that is refused, or taken, writes nothing.
+        // A refused name, or a taken one, writes nothing.
         let Ok(new) = NewTrust::new(row.name) else { continue };
         let Ok(trust) = store.insert(new, KeyHash::of(&row.key)).await else { continue };
         if !row.enabled {
@@ -107,7 +107,7 @@ async fn ask(authenticator: &Authenticator<MemoryStore>, known: &[Known], header
     for header in headers.iter().take(16) {
         let key = match header {
             Header::Absent => None,
-            // As a server reads it: what is no UTF-8 is no key.
+            // As a server reads a header: bytes that are not UTF-8 are not a key.
             Header::Bytes(bytes) => std::str::from_utf8(bytes).ok(),
             Header::KeyOf(at) => known.get(usize::from(*at)).map(|row| row.key.as_str()),
         };
@@ -125,7 +125,7 @@ async fn ask(authenticator: &Authenticator<MemoryStore>, known: &[Known], header
                 (Err(AuthError::Invalid), Some(_)) => {
                     assert!(expected.is_none(), "an enabled row's key was refused")
                 }
-                (answer, _) => panic!("an answer that cannot be: {answer:?}"),
+                (answer, _) => panic!("an impossible answer: {answer:?}"),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! G10: parsing a key hash, against the `hex` crate as the reference parser.
+//! G10: compares the parser of key hashes with the `hex` crate.
 
 #![no_main]
 
@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use trust_key_cache::{KeyHash, ParseKeyHashError};
 
 fuzz_target!(|data: &[u8]| {
-    // Any 32 bytes are a hash, and survive the way through text.
+    // Any 32 bytes are a hash. Writing and parsing its text returns the same hash.
     if let Ok(bytes) = <[u8; 32]>::try_from(data) {
         let hash = KeyHash::from_bytes(bytes);
         assert_eq!(hash.to_hex(), hex::encode(bytes));

@@ -1,5 +1,5 @@
-//! G1 to G4 and G6: an interpreter of operations over two caches and a model of both. One cache
-//! has a single bucket, and the other one has many.
+//! G1 to G4 and G6: an interpreter of operations over two caches and a model of both. One cache has
+//! a single bucket, and the other cache has many.
 //!
 //! Both caches have room for all keys. In the single bucket any invalidation supersedes every
 //! lease. A lease that survives there must survive in the cache of many buckets as well. Both
@@ -78,12 +78,12 @@ fuzz_target!(|operations: Vec<Operation>| {
                 let stored = lease.single.remember(next);
                 assert_eq!(stored, lease.invalidations == invalidations);
                 if stored {
-                    // What supersedes no lease of the single bucket supersedes none of many.
+                    // A lease that is valid for the single bucket is also valid for many.
                     assert!(lease.many.remember(next));
                     values.insert(lease.key, (next, lease.taken_at + TTL));
                 } else {
-                    // The model does not know whether a bucket of its own has kept this lease
-                    // valid. The lease is dropped, so that both caches stay alike.
+                    // The model does not predict whether a separate bucket has kept this lease
+                    // valid. The lease is dropped, so that both caches hold the same values.
                     drop(lease.many);
                 }
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicIsize, Ordering};
 
-/// A value of which it is known how many there are, and which shows when it is read torn or dead.
+/// A value that counts its live copies, and that detects a torn read or a read after its drop.
 pub(crate) struct Counted {
     pub(crate) parts: [u64; 8],
     alive: Arc<AtomicIsize>,

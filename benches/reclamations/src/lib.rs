@@ -26,5 +26,5 @@ pub use build_error::BuildError;
 pub use clock::{Clock, CoarseClock};
 pub use key_hash::KeyHash;
 
-/// Is where the sources' comments expect the builder.
+/// Has the path that the comments of the sources link to.
 pub use over_crossbeam::Builder;

@@ -1,11 +1,11 @@
 //! The interface of `src/reclaim/mod.rs` over `seize`.
 //!
-//! A grace period is an object that is retired at the start of the grace period: the collector
-//! reclaims the object once every guard that existed at the start has ended.
+//! A grace period is an object, which is retired at the start. The collector reclaims the object
+//! once every guard that existed at the start has ended.
 //!
-//! seize asks for `SeqCst` loads under a guard, and the map loads with Acquire. Acquire is enough
-//! where the collector's barrier is `membarrier(2)`: it orders a reader's store to its reservation
-//! before the reader's loads. Elsewhere [`pin`] adds a fence.
+//! seize requires `SeqCst` loads under a guard, and the map loads with Acquire. Acquire is enough
+//! if the collector's barrier is `membarrier(2)`: the barrier orders a reader's store to its
+//! reservation before the reader's loads. Otherwise [`pin`] adds a fence.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
@@ -24,7 +24,7 @@ static COLLECTOR: LazyLock<Collector> = LazyLock::new(|| {
     Collector::new().batch_size(1)
 });
 
-/// How many grace periods have ended.
+/// The number of ended grace periods.
 static ENDED: AtomicU64 = AtomicU64::new(0);
 
 pub(super) struct Guard(LocalGuard<'static>);
@@ -38,7 +38,7 @@ pub(super) fn pin() -> Guard {
     Guard(guard)
 }
 
-/// A grace period: over when the collector has reclaimed the object that was retired at its start.
+/// A grace period. It is over when the collector has reclaimed the object that its start retired.
 pub(super) struct Grace(Arc<OnceLock<()>>);
 
 impl Grace {
@@ -46,22 +46,23 @@ impl Grace {
     ///
     /// # Safety
     ///
-    /// For each object that will be freed because this grace period is over: the unlinking of the
+    /// Take each object that is freed because this grace period is over. The unlinking of the
     /// object must happen-before this call, and the object must not be linked again.
     pub(super) unsafe fn start() -> Self {
         let over = Arc::new(OnceLock::new());
         let announced = Box::into_raw(Box::new(Arc::clone(&over)));
-        // SAFETY: the object was never reachable for another thread. `end` may be called with it
-        // once, from any thread.
+        // SAFETY: the object was never reachable for another thread. `end` may be called once with
+        // the object, from any thread.
         unsafe { COLLECTOR.retire(announced, end) };
         Self(over)
     }
 
-    /// Returns whether the grace period is over. If so, what it protected may be freed.
+    /// Returns whether the grace period is over. If it is over, the objects that it protected may
+    /// be freed.
     ///
     /// # Safety
     ///
-    /// None here: the horizon is not used. The contract is that of `src/reclaim/mod.rs`.
+    /// None: the horizon is not used. The contract is that of `src/reclaim/mod.rs`.
     pub(super) unsafe fn is_over(&self, _horizon: &Horizon) -> bool {
         self.0.get().is_some()
     }
@@ -76,16 +77,16 @@ impl Grace {
 ///
 /// # Safety
 ///
-/// `announced` must come from [`Grace::start`], and must not be used afterwards.
+/// `announced` must be a pointer of [`Grace::start`], and must not be used afterwards.
 unsafe fn end(announced: *mut Arc<OnceLock<()>>, _: &Collector) {
     // SAFETY: `Grace::start` made the box, and the collector reclaims each object once.
     let announced = unsafe { Box::from_raw(announced) };
     let _ = announced.set(());
-    // Relaxed: a hint, which orders nothing.
+    // Relaxed: a hint.
     ENDED.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Has no value.
+/// The fence of this reclamation: there is none, so the type has no value.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fence {}
 
@@ -95,7 +96,7 @@ impl Fence {
     }
 }
 
-/// How many grace periods have ended.
+/// The number of ended grace periods.
 pub(super) struct Horizon(u64);
 
 impl Horizon {
@@ -104,7 +105,7 @@ impl Horizon {
     }
 }
 
-/// Returns how many grace periods have ended.
+/// Returns the number of ended grace periods.
 pub(super) fn horizon() -> Horizon {
     // Relaxed: a hint, as in `end`.
     Horizon(ENDED.load(Ordering::Relaxed))
