@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use lexopt::Arg::{Long, Short, Value};
 use trust_auth::ApiKey;
 
-/// How many trusts can be asked for.
+/// The largest number of trusts.
 pub(crate) const TRUSTS: RangeInclusive<u32> = 1..=100_000;
 /// For how many seconds the traffic can run.
 const SECONDS: RangeInclusive<u32> = 1..=3_600;
@@ -49,7 +49,7 @@ impl Default for Options {
     }
 }
 
-/// What the command line asks for.
+/// The settings of the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
     /// Run the demo.

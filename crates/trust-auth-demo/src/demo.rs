@@ -1,5 +1,5 @@
 //! The demo: the reference's traffic against a real database, while trusts are revoked. An oracle
-//! judges every answer.
+//! checks every answer.
 //!
 //! The temporary folder is removed however the demo ends: on success, on failure and on Ctrl-C.
 
@@ -22,11 +22,11 @@ use crate::report::Report;
 use crate::revoker::Revoker;
 use crate::traffic::{Client, TASKS, Tally, Worker};
 
-/// How long the database may take for an answer. A machine that stops for a moment must not look
-/// like a refusal, so this is long.
+/// How long the database may take for an answer. A machine that stops for a moment must not cause a
+/// refusal, so this time is long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How many keys the cache has room for: one for each trust that can be asked for.
+/// The capacity of the cache: one key for each trust of the largest demo.
 const CAPACITY: usize = *TRUSTS.end() as usize;
 
 /// How long to wait until the connections are closed. They are idle by then.
@@ -51,8 +51,8 @@ pub(crate) async fn demo(options: &Options) -> Result<Report, DemoError> {
                 outcome = run(&service, &mut tasks, options) => outcome,
                 () = stop.received() => Err(DemoError::Interrupted),
             };
-            // First the tasks end, then the connections, then the folder goes. A task that still
-            // writes would create files again.
+            // First the tasks end, then the connections. Then the folder is removed. A task that
+            // still writes would create files again.
             tasks.shutdown().await;
             service.close().await;
             outcome
@@ -67,7 +67,7 @@ pub(crate) async fn demo(options: &Options) -> Result<Report, DemoError> {
 }
 
 /// The parts of a service: a store, an authenticator with its cache, and a registry that changes
-/// trusts. A second store stands for another process.
+/// trusts. A second store represents another process.
 struct Service {
     store: Arc<SqliteStore>,
     authenticator: Authenticator<SqliteStore>,

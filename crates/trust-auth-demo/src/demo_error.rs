@@ -1,6 +1,6 @@
 //! Why the demo could not finish: a kind for programs, a message for people, and the exit code.
 //!
-//! No message contains a key: each text comes from a typed error, and these contain none.
+//! No message contains a key: each text is that of a typed error, and typed errors contain no key.
 
 use std::error::Error;
 use std::io;
@@ -45,7 +45,7 @@ pub(crate) enum DemoError {
 }
 
 impl DemoError {
-    /// Returns the word by which programs recognise the error.
+    /// Returns the word that identifies the error for programs.
     fn kind(&self) -> &'static str {
         match self {
             Self::Cache(_) => "cache",

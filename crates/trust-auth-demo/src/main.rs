@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         Err(error) => return complain(&error.to_string(), WRONG_USAGE),
     };
     if !options.json {
-        // Before the first trust is registered: the reader knows what is coming.
+        // Printed before the first trust is registered, so that the reader has the plan first.
         print(&report::introduction(options.trusts, options.seconds), 0);
     }
     match run(&options) {

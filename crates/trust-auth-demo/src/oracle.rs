@@ -1,8 +1,8 @@
-//! Judges every answer. The oracle has its own record of which keys are valid, and asks neither the
+//! Checks every answer. The oracle has its own record of the valid keys, and reads neither the
 //! cache nor the database.
 //!
-//! A request that overlaps a change of its key may get either answer, so the oracle does not judge
-//! such a request. It must judge every other request.
+//! A request that overlaps a change of its key may get either answer, so the oracle does not check
+//! such a request. The oracle must check every other request.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -41,7 +41,7 @@ impl Standing {
     }
 
     /// Records the state after a change. Must be called after the change has succeeded. After a
-    /// change that failed, the key's state is unknown, and the oracle judges the key no more.
+    /// change that failed, the key's state is unknown, and the oracle no longer checks the key.
     pub(crate) fn end_change(&self, state: State) {
         let changes = self.0.load(Ordering::Relaxed) & !(ONE_CHANGE - 1);
         self.0.store(changes + code(state), Ordering::Release);
@@ -105,7 +105,7 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
-    /// Judges one answer. `before` was observed before the request started, and `after` when the
+    /// Checks one answer. `before` was observed before the request started, and `after` when the
     /// request had ended.
     pub(crate) fn judge(&mut self, before: Observation, after: Observation, outcome: Outcome) {
         if outcome == Outcome::GrantedToAnother {
@@ -133,8 +133,8 @@ impl Verdict {
         self.undecided += other.undecided;
     }
 
-    /// Returns whether every judged answer was right. Returns false if no valid key, or no revoked
-    /// key, was judged, because such a run shows nothing.
+    /// Returns whether every checked answer was right. Returns false if no valid key, or no revoked
+    /// key, was checked, because such a run shows nothing.
     pub(crate) fn held(&self) -> bool {
         self.revoked_grants == 0
             && self.valid_refused == 0

@@ -2,7 +2,7 @@
 //! send these requests at once. Between these requests come revoked keys, a key that was never
 //! issued, and no key.
 //!
-//! The oracle judges every answer.
+//! The oracle checks every answer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,7 +49,7 @@ impl Tally {
     }
 }
 
-/// Presents keys, and counts and judges the answers.
+/// Presents keys, and counts and checks the answers.
 pub(crate) struct Client {
     authenticator: Authenticator<SqliteStore>,
     tally: Tally,
@@ -69,7 +69,7 @@ impl Client {
         self.request(Some(watched.key.expose()), watched.trust, &watched.standing).await
     }
 
-    /// Sends a request without a key. The oracle judges it like a revoked key.
+    /// Sends a request without a key. The oracle treats the request like one with a revoked key.
     async fn present_nothing(&mut self) {
         self.request(None, Uuid::nil(), &Standing::new(State::Revoked)).await;
     }

@@ -113,7 +113,7 @@ fn every_request_is_accounted_for() {
         count("requests"),
         "{report}"
     );
-    // Requests share scans. A request whose row changes during a scan asks for a second one.
+    // Requests share scans. A request whose row changes during a scan needs a second scan.
     assert!((1..=2 * count("scanned")).contains(&count("scans")), "{report}");
     assert!(count("stale_hits") <= count("scanned"), "{report}");
     assert!(count("rows_swept") <= count("scans") * 30, "{report}");

@@ -112,8 +112,8 @@ fn is_for_verify(arguments: &[OsString]) -> bool {
     }
 }
 
-/// Returns whether the error repeats what may be a key of any form, also one that another program
-/// has made: any argument or value but a flag.
+/// Returns whether the error repeats a possible key: any argument or value except a flag. Another
+/// program may have made the key, in any form.
 fn may_quote_any_key(error: &clap::Error, arguments: &[OsString]) -> bool {
     let quoted = match error.kind() {
         ErrorKind::UnknownArgument => quoted(error, ContextKind::InvalidArg),

@@ -1,7 +1,7 @@
 //! [`ChangeRecord`]: whether the last change of a trust reached the database.
 //!
-//! Requests need reads alone. A service in which each change fails looks healthy to its clients,
-//! and still grants a key that should be revoked.
+//! Requests need reads alone. If each change fails, the service appears healthy to its clients, and
+//! still grants a key that should be revoked.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,7 +15,8 @@ use crate::causes::with_causes;
 pub(crate) struct ChangeRecord {
     /// Changes that have failed because of the database.
     failed: AtomicU64,
-    /// Failed changes whose cause no check can reproduce: only a change can show that it is gone.
+    /// Failed changes whose cause no check can reproduce. Only a change can show that the cause was
+    /// removed.
     uncheckable: AtomicU64,
     /// The value of `failed` at the start of the last change or check that made up for failures.
     made_up_for: AtomicU64,

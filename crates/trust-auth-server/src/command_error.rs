@@ -1,8 +1,8 @@
 //! [`CommandError`]: why a command failed, as a kind for programs, a message for people and an exit
 //! code.
 //!
-//! A message states what to do. It never carries a key: each text in it comes from a typed error,
-//! which carries no key either.
+//! A message states what to do. The error never contains a key: each of its texts is that of a
+//! typed error, and typed errors contain no key.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! `completions`: the script with which a shell completes this command line.
+//! `completions`: prints the script for a shell's completion of this command line.
 
 use clap::CommandFactory;
 use clap_complete::Shell;

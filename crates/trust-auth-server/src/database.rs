@@ -1,6 +1,6 @@
 //! Opens the database that the options name.
 //!
-//! Only `register` and `serve` create a database: a mistyped path must not look like a database
+//! Only `register` and `serve` create a database: a mistyped path must not be taken for a database
 //! without trusts. Only `migrate` and `serve --migrate` change an existing table.
 
 use std::fmt;

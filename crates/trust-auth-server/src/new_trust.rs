@@ -22,8 +22,8 @@ pub(crate) fn new_trust(
     Ok(new)
 }
 
-/// Checks a code or a region: it is not empty, it is visible as it is, and it does not look like a
-/// key that was pasted by mistake.
+/// Checks that a code or a region is not empty, and is visible unchanged. Refuses a text of a key's
+/// form, which was probably pasted by mistake.
 pub(crate) fn check_code_or_region(text: &str) -> Result<(), String> {
     if text.is_empty() {
         return Err("it is empty; leave it out".to_owned());

@@ -1,8 +1,8 @@
 //! A trust as text for people: one line, or a row of the list.
 //!
 //! Other programs may have written the rows of the database. A name must not move the cursor of a
-//! terminal, look like a second line, or look like another name: its control and invisible
-//! characters are escaped.
+//! terminal, or imitate a second line or another name. So its control and invisible characters are
+//! escaped.
 
 use std::fmt::Write;
 

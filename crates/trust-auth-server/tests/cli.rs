@@ -350,7 +350,7 @@ fn verify_takes_no_key_as_an_argument_and_does_not_repeat_it() {
     }
 }
 
-/// G9: each run of the program is a process of its own, so its answer comes from the row alone.
+/// G9: each run of the program is a separate process, so its answer depends on the row alone.
 #[test]
 fn a_disabled_trust_is_refused_until_it_is_enabled_by_name_or_by_id() {
     let (shell, key) = Shell::with_trust("St. Mary");
@@ -448,7 +448,7 @@ fn an_unknown_trust_is_named_in_the_error() {
 fn a_key_given_as_a_name_is_not_repeated() {
     let (shell, _) = Shell::with_trust("a");
     let text = UNKNOWN_KEY.replace('A', "q");
-    // One key in sixty-four begins with a hyphen, and looks like an option.
+    // One key in sixty-four begins with a hyphen, like an option.
     for (key, code) in
         [(text.clone(), 1), (format!("-{}", &text[1..]), 2), (format!("--{}", &text[2..]), 2)]
     {

@@ -1,4 +1,4 @@
-//! [`AnyStore`]: the trusts in whichever database a URL names, behind one type.
+//! [`AnyStore`]: one type for the trusts in the database that a URL names.
 
 use std::fmt;
 use std::sync::Arc;

@@ -53,7 +53,7 @@ impl ApiKey {
         Ok(Self { text })
     }
 
-    /// Returns the key itself, to be shown once to the person who asked for it.
+    /// Returns the key itself, which is shown once to the person who requested it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.text

@@ -44,21 +44,21 @@ use crate::trust::Trust;
 ///
 /// # Scans
 ///
-/// One scan runs at a time, however many requests miss. It answers all requests that joined before
+/// One scan runs at a time, for any number of misses. It answers all requests that joined before
 /// its read began. A later request waits for the next scan: a scan that is reading could miss a
 /// trust that was registered before the request. So unknown keys cost the database one read after
 /// the other, and no more. At most [`waiting_limit`](AuthenticatorBuilder::waiting_limit) requests
 /// wait. One more is [`AuthError::Overloaded`], and nothing is read for it. Hits wait for no scan.
 ///
 /// The scans run in a task of their own, on the runtime of a request that missed. `block_on` on a
-/// single thread drives a runtime for one request alone, and the runtime may stand still while its
-/// task has the right to scan. This happens if the request is cancelled during a scan, or is
-/// answered while requests of other runtimes wait. Every miss then waits until that runtime is
-/// driven again or dropped. With several runtimes, keep each one running that requests come from.
+/// single thread drives a runtime for one request alone. Such a runtime may stop while its task has
+/// the right to scan. This happens if the request is cancelled during a scan, or is answered while
+/// requests of other runtimes wait. Every miss then waits until that runtime is driven again or
+/// dropped. With several runtimes, keep each one running that requests come from.
 ///
 /// # Where the lease is taken
 ///
-/// A lease must be older than every read that its value rests on: the read of the candidates, and
+/// A lease must be older than every read that its value depends on: the read of the candidates, and
 /// the fetch after it. So the lease is taken just before the request joins a scan. Taking it before
 /// the first lookup would be as safe, but the hot path would pay for it, and it would be superseded
 /// more often.
@@ -275,8 +275,8 @@ impl<S: TrustStore> Authenticator<S> {
     /// Finds the answer by a scan of all candidates.
     async fn search(&self, hash: &KeyHash, progress: &mut Progress) -> Result<Trust, AuthError> {
         for _ in 0..2 {
-            // Before joining, and so before the first read that the remembered value rests on: a
-            // revocation that those reads may miss supersedes it.
+            // Taken before the join, and so before the first read that the remembered value depends
+            // on. A revocation that those reads may miss supersedes the lease.
             let lease = self.cache.lease(hash);
             let found = self.scans.find(hash).await?;
             progress.rows_swept += found.rows;
@@ -329,7 +329,7 @@ impl<S> fmt::Debug for Authenticator<S> {
     }
 }
 
-/// How far a request has come: its attempt but for the answer.
+/// The progress of a request: its attempt without the answer.
 struct Progress {
     route: Route,
     rows_swept: usize,

@@ -61,9 +61,9 @@ impl<S: TrustStore> AuthenticatorBuilder<S> {
     /// One more request is refused as [`Overloaded`](crate::AuthError::Overloaded). As many
     /// requests may be in the scan under way.
     ///
-    /// A larger limit lets a flood make scans longer, by some 2 ns for each request and row, and
-    /// refuses fewer of the requests that arrive during the flood. It also takes a longer
-    /// [`reject_floor`](Self::reject_floor) to hide these scans.
+    /// With a larger limit, a flood makes scans longer, by some 2 ns for each request and row.
+    /// Fewer of the requests that arrive during the flood are refused. A larger limit also needs a
+    /// longer [`reject_floor`](Self::reject_floor) to hide these scans.
     pub fn waiting_limit(mut self, requests: usize) -> Self {
         self.waiting_limit = requests.max(1);
         self
@@ -79,8 +79,9 @@ impl<S: TrustStore> AuthenticatorBuilder<S> {
     ///
     /// Unauthenticated clients choose the length of a scan. Each waiting key is compared with each
     /// row, for some 2 ns, and as many keys may wait as the [`waiting_limit`](Self::waiting_limit)
-    /// allows. A miss waits for the rest of one scan and the whole of the next, and for both again
-    /// if the row that was found has changed since. Refusals look alike under any flood if
+    /// allows. A miss waits for the rest of one scan and the whole of the next. It waits for both
+    /// again if the row that was found has changed since. Refusals take the same time under any
+    /// flood if
     ///
     /// ```text
     /// floor > 4 × (duration of candidates() + waiting_limit × rows × 2 ns)
@@ -106,9 +107,9 @@ impl<S: TrustStore> AuthenticatorBuilder<S> {
         self
     }
 
-    /// Limits how long the store may take for one request, all steps together: the fetch of a
-    /// cached row, the wait for a scan, the scan, and the fetch after it. Default: only the store's
-    /// own time-outs. At most a day.
+    /// Limits the store's time for all steps of one request: the fetch of a cached row, the wait
+    /// for a scan, the scan, and the fetch after it. Default: only the store's own time-outs. At
+    /// most a day.
     ///
     /// A request without an answer by then is [`Unavailable`](crate::AuthError::Unavailable), with
     /// [`StoreError::Timeout`](crate::StoreError::Timeout) as its cause. Without a deadline, each

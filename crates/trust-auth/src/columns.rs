@@ -23,10 +23,10 @@ pub(crate) struct Columns {
     name: Result<String, Malformed>,
     code: Result<Option<String>, Malformed>,
     region: Result<Option<String>, Malformed>,
-    /// `Ok(None)` also stands for a text that is not a digest.
+    /// `Ok(None)` also means a text that is not a digest.
     api_key_hash: Result<Option<KeyHash>, Malformed>,
     created_at: Result<OffsetDateTime, Malformed>,
-    /// `None` also stands for a value that cannot be read: no decision depends on this column.
+    /// `None` also means a value that cannot be read: no decision depends on this column.
     last_heartbeat: Option<OffsetDateTime>,
     disabled_at: Result<Option<OffsetDateTime>, Malformed>,
 }

@@ -310,7 +310,7 @@ pub enum StoreError {
         which.to_string()
     )]
     NoSuchTrust {
-        /// The id or name that was asked for.
+        /// The requested id or name.
         which: TrustRef,
     },
     /// A column of a row is malformed: another program has written it.
@@ -325,7 +325,7 @@ pub enum StoreError {
         column: &'static str,
     },
     /// Any other failure. The message includes the cause, which must contain no key, digest or
-    /// password. The message does not ask for another try, because the failure may be permanent.
+    /// password. The message does not suggest another try, because the failure may be permanent.
     #[error("the store failed: {0}; check the database and its log")]
     Other(#[source] Cause),
 }

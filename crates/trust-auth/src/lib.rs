@@ -1,4 +1,4 @@
-//! Authenticates API keys against a database of trusts, through a cache in which a revocation is
+//! Authenticates API keys against a database of trusts, through a cache that makes a revocation
 //! final.
 //!
 //! A *trust* is a tenant that has an API key. Only the key's SHA-256 is stored. Every row must be

@@ -120,7 +120,7 @@ pub enum InvalidName {
         /// How long it is, in bytes of UTF-8.
         bytes: usize,
     },
-    /// The name looks like another, or disturbs the text around it.
+    /// The name resembles another name, or disturbs the text around it.
     #[error("the name {0}")]
     Text(#[from] TextFlaw),
     /// The name is `.` or `..`, which clients and proxies remove from the path of a URL.
@@ -212,7 +212,7 @@ mod tests {
             let new = NewTrust::new(typed).unwrap().with_code(typed).with_region(typed);
             assert_eq!((new.name(), new.code(), new.region()), (kept, Some(kept), Some(kept)));
         }
-        // Checked in the form in which it is kept.
+        // Checked in the stored form.
         assert_eq!(NewTrust::new("\u{212a}".repeat(43)).unwrap_err(), InvalidName::LooksLikeAKey);
         assert!(NewTrust::new("e\u{301}".repeat(100)).is_ok());
     }

@@ -38,8 +38,8 @@ pub struct Stats {
     pub hits: u64,
     /// Cached ids whose live row no longer accepted the key. A scan was requested after each.
     pub stale_hits: u64,
-    /// Scans that read all candidates, whatever they found. Requests share scans, so there may be
-    /// fewer than misses.
+    /// Scans that read all candidates, with or without a match. Requests share scans, so there may
+    /// be fewer than misses.
     pub scans: u64,
     /// Rows that those scans swept: each row counts once a scan, with however many keys it was
     /// compared.

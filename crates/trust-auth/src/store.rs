@@ -1,7 +1,7 @@
 //! The traits of a store of trusts: [`TrustStore`] reads, [`TrustLedger`] writes.
 //!
-//! No method looks a row up by its digest: the duration of such a lookup reveals how much of a
-//! digest was right.
+//! No method finds a row by its digest: the duration of such a lookup reveals the length of a
+//! matching prefix.
 
 use std::future::Future;
 
@@ -19,11 +19,11 @@ use crate::trust_ref::TrustRef;
 /// # What an implementation promises
 ///
 /// * **Reads are live.** A read that begins after a write was committed sees it. A replica that
-///   lags, or a transaction that stays open across reads, breaks this, and a revoked key is then
-///   granted for as long as the lag.
-/// * **Time is bounded.** A `fetch` that hangs hangs its request. A `candidates` that hangs hangs
-///   **every** request that misses, because one scan runs at a time, and the end of the request
-///   that began it does not end it. Give both a time-out of their own, and return
+///   lags, or a transaction that stays open across reads, breaks this rule. Then a revoked key is
+///   granted for the duration of the lag.
+/// * **Time is bounded.** A `fetch` that hangs hangs its request. A `candidates` that hangs delays
+///   **every** request that misses, because one scan runs at a time. The end of the request that
+///   began the scan does not end the scan. Give both a time-out of their own, and return
 ///   [`StoreError::Timeout`].
 /// * **Failures are errors.** `Ok(None)` means that there is no such row, never that it could not
 ///   be read. For a malformed row, return [`StoreError::BadRow`]: its key is refused as invalid,
@@ -61,8 +61,8 @@ pub trait TrustStore: Send + Sync + 'static {
     /// Any [`StoreError`]. The request is refused then.
     fn fetch(&self, id: Uuid) -> impl Future<Output = Result<Option<Trust>, StoreError>> + Send;
 
-    /// Returns id and digest of every enabled row that has a digest, in the order in which the rows
-    /// were made.
+    /// Returns id and digest of every enabled row that has a digest, in the order of the rows'
+    /// creation.
     ///
     /// The order matters only where two rows have the same digest: the later row counts.
     ///

@@ -1,4 +1,4 @@
-//! [`TextFlaw`]: why a reader cannot tell a name, a code or a region from another.
+//! [`TextFlaw`]: why a reader cannot distinguish a name, a code or a region from another.
 //!
 //! It never repeats the text, which may be an API key that was pasted by mistake. It names one
 //! character at most, and only a character that no key contains.
@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
 
-/// Why a text is refused as a name, a code or a region: it looks like another text, or it disturbs
+/// Why a text is refused as a name, a code or a region: the text resembles another one, or disturbs
 /// the text around it.
 ///
 /// The rules are about single characters and their positions. Letters of two scripts that look
@@ -142,8 +142,8 @@ fn is_default_ignorable(character: char) -> bool {
     )
 }
 
-/// Returns the text in Unicode's normalization form C, in which canonically equivalent texts are
-/// equal. A text that has this form is borrowed.
+/// Returns the text in Unicode's normalization form C. Canonically equivalent texts are equal in
+/// this form. A text that has this form is borrowed.
 pub(crate) fn nfc(text: &str) -> Cow<'_, str> {
     if is_nfc_quick(text.chars()) == IsNormalized::Yes {
         return Cow::Borrowed(text);

@@ -34,7 +34,7 @@ pub struct Trust {
     pub id: Uuid,
     /// The name, unique among trusts.
     pub name: String,
-    /// A code by which other systems know the trust, if it has one.
+    /// The code of the trust in other systems, if it has one.
     pub code: Option<String>,
     /// Where the trust is, if that was given.
     pub region: Option<String>,
@@ -84,8 +84,8 @@ impl Trust {
         self.disabled_at.is_none()
     }
 
-    /// Returns whether this row, as it was read, accepts the key with this digest: the trust is
-    /// enabled, has a digest, and the two are equal, compared in constant time.
+    /// Returns whether this row, as it was read, accepts the key with this digest. The trust must
+    /// be enabled and have an equal digest, by a compare in constant time.
     ///
     /// Every grant needs this check of the live row (G9).
     #[must_use]

@@ -1,4 +1,4 @@
-//! [`TrustRef`]: an id or a name by which an operator refers to a trust.
+//! [`TrustRef`]: an operator's reference to a trust, by id or by name.
 
 use std::borrow::{Borrow, Cow};
 use std::convert::Infallible;
@@ -11,7 +11,7 @@ use crate::api_key::ApiKey;
 use crate::text_flaw::nfc;
 use crate::trust::Trust;
 
-/// An id or a name by which an operator refers to a trust.
+/// An operator's reference to a trust: an id or a name.
 ///
 /// Any UUID is an id, and any other text is a name. No trust's name is a UUID. `Display` and
 /// `Debug` withhold a name that has the form of an API key, which may have been pasted by mistake.

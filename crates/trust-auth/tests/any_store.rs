@@ -1,4 +1,4 @@
-//! One type for whichever database a URL names.
+//! One type for the database that a URL names.
 
 #![cfg(any(feature = "postgres", feature = "sqlite"))]
 

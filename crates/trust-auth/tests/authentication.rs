@@ -1,5 +1,5 @@
-//! Which keys are granted, by which route, and what is counted. No test here revokes a key during a
-//! request.
+//! Checks which keys are granted, by which route, and what is counted. No test here revokes a key
+//! during a request.
 
 mod stores;
 

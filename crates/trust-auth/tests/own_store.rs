@@ -1,5 +1,5 @@
-//! A store that is written outside of the crate: its rows, its changes and its own feed of changes
-//! work with every part, without any feature.
+//! A store of another crate: its rows, its changes and its own feed of changes work with every
+//! part, without any feature.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

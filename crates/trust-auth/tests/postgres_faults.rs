@@ -1,5 +1,5 @@
 //! A PostgreSQL server that hangs, refuses, stops, or was replaced by another server. Operations
-//! fail within the limits that were set, with errors that say what to do. The first operation after
+//! fail within the configured limits, with errors that name the remedy. The first operation after
 //! the server's return is answered.
 
 mod stores;
@@ -410,7 +410,7 @@ async fn a_revocation_after_the_search_path_has_changed_is_seen_by_the_next_read
     assert_eq!(server.psql(&url, "SELECT disabled_at IS NULL FROM other.trust"), "f", "the test");
 }
 
-/// The error for each SQLSTATE says what to do, and repeats no word of PostgreSQL's own message.
+/// The error for each SQLSTATE names the remedy, and repeats no word of PostgreSQL's own message.
 #[tokio::test]
 async fn the_error_of_a_refused_write_says_what_to_do() {
     let Some(server) = PostgresServer::shared() else { return };

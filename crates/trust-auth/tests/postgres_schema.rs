@@ -1,5 +1,5 @@
 //! Opening a PostgreSQL database changes nothing, unless it is permitted to make the table or to
-//! migrate. Its errors say what to do.
+//! migrate. Its errors name the remedy.
 
 mod stores;
 

@@ -1,5 +1,5 @@
 //! The reject floor: each refusal takes the floor, or a whole multiple of it, from the beginning of
-//! the request; grants do not. The clock advances only while every task waits, so times are exact
+//! the request. Grants do not. The clock advances only while every task waits, so times are exact
 //! up to the millisecond of the runtime.
 
 mod stores;
@@ -95,8 +95,8 @@ async fn a_grant_is_returned_at_once() {
     assert_took(timed(&authenticator, Some("key")).await, 0, "granted");
 }
 
-/// A refusal waits for the rest of one scan and the whole of the next, and for both again, each
-/// with as many keys as may wait.
+/// A refusal waits for the rest of one scan and the whole of the next, and then for both again.
+/// Each scan has the largest number of waiting keys.
 #[tokio::test(start_paused = true)]
 async fn a_floor_that_is_too_short_for_a_flood_is_logged_once() {
     const ENOUGH: usize = 1;

@@ -1,5 +1,5 @@
-//! A revoked key is refused at once, whatever the cache contains (G9). A revocation removes its own
-//! keys from the cache, and no others (G1, G2).
+//! A revoked key is refused at once, for every content of the cache (G9). A revocation removes its
+//! own keys from the cache, and no others (G1, G2).
 
 mod stores;
 

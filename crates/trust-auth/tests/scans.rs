@@ -1,6 +1,6 @@
-//! Scans that requests share: which scan a request joins, which answer it receives, and what
-//! happens to waiting requests when a scan is slow, fails, or never ends (G1, G8, G9). The store's
-//! reads return when the test allows it, so the test determines every order of events.
+//! Scans that requests share (G1, G8, G9): which scan a request joins, and which answer it
+//! receives. A scan may be slow, fail, or never end while requests wait. The store's reads return
+//! when the test allows it, so the test determines every order of events.
 
 mod stores;
 

@@ -82,7 +82,7 @@ async fn no_error_carries_a_key_or_a_digest() {
     errors.push(Box::new(world.store.replace_hash(&by_name("b"), hash).await.unwrap_err()));
 
     let mut other = second_connection(&world.store).await;
-    // A trigger that fails the write and quotes nothing, then a table that is gone.
+    // A trigger that fails the write and quotes nothing, then a dropped table.
     sqlx::query(
         "CREATE TRIGGER refuse BEFORE UPDATE ON trust BEGIN SELECT raise(ABORT, 'refused'); END",
     )

@@ -1,5 +1,5 @@
-//! Bad databases. Opening each returns a typed error whose message says what is wrong and what to
-//! do. Nothing is written (G10).
+//! Bad databases. Opening each returns a typed error whose message names the fault and the remedy.
+//! Nothing is written (G10).
 
 mod stores;
 

@@ -1,5 +1,5 @@
-//! Changes by other processes evict entries of this process's cache: exactly the changed keys after
-//! a notification, and every key where a change may have been missed.
+//! Changes by other processes evict entries of this process's cache. A notification evicts exactly
+//! the changed keys. A possibly missed change evicts every key.
 
 mod stores;
 

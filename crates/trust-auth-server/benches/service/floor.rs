@@ -5,9 +5,8 @@
 //! elsewhere can measure better. To finish within a minute, several such pairs run at the same
 //! time. They run in rounds, so that no scan is under way when an answer is due.
 //!
-//! Each request comes after a random pause. The runtime of each service wakes up by the
-//! millisecond, with an offset of its own. A fixed rhythm would measure the difference of these
-//! offsets.
+//! Each request follows a random pause. The runtime of each service wakes up by the millisecond,
+//! with an offset of its own. A fixed rhythm would measure the difference of these offsets.
 //!
 //! Each client has a pair of its own. A service that works for other clients begins later with the
 //! next request, and the floor is not meant to hide this.
@@ -33,10 +32,10 @@ const SAMPLES: usize = 2_000;
 const LANES: usize = 4;
 /// The longest pause before a request, in microseconds.
 const PAUSE: u64 = 5_000;
-/// The |t| from which two sets of durations count as different, as in dudect.
+/// The smallest |t| of two sets of durations that count as different, as in dudect.
 const THRESHOLD: f64 = 4.5;
 
-/// Measures that the two services look alike with the floor, and not without it.
+/// Measures that the durations of the two services are alike with the floor, and differ without it.
 pub(crate) fn measure(effort: Effort) -> Option<Figure> {
     let samples = if effort == Effort::Full { SAMPLES } else { LANES };
     let folder = tempfile::tempdir().unwrap();

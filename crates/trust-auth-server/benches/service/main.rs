@@ -39,7 +39,7 @@ const ATTEMPTS: usize = 3;
 /// How much is measured.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Effort {
-    /// Enough to judge the figure.
+    /// Enough for the figure.
     Full,
     /// Enough to see that the bench runs.
     Token,

@@ -34,8 +34,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 ///
-/// Failures that no retry can mend: a wrong URL, a table that does not fit, a file that cannot be
-/// used, or a pooler that delivers no notifications.
+/// Failures that no retry can mend: a wrong URL, an unsuitable table, an unusable file, or a pooler
+/// that delivers no notifications.
 pub(crate) async fn open(
     args: &DatabaseArgs,
     settings: &Settings,
@@ -49,7 +49,7 @@ pub(crate) async fn open(
             .await
         {
             Ok(database) => {
-                // A listener that receives no notification looks healthy otherwise. The second
+                // Otherwise a listener that receives no notification appears healthy. The second
                 // check rules out a failover during the first one. After any other failure the
                 // watcher retries.
                 if let Err(StoreError::Deaf { .. }) = database.store().check_notifications().await

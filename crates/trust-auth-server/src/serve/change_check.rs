@@ -1,5 +1,5 @@
-//! While changes of trusts fail, checks at intervals whether a change could be made. The service so
-//! notices its recovery even if no client asks for a change.
+//! While changes of trusts fail, checks at intervals whether a change could be made. So the service
+//! detects the recovery even if no client requests a change.
 //!
 //! After a failure that no check can reproduce, such as a refusal by a trigger, it waits for a
 //! change by a client.

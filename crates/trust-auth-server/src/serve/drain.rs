@@ -22,7 +22,7 @@ use crate::interrupt::Interrupt;
 /// How long a new connection has to send its request before it counts as idle and is closed.
 pub(crate) const FIRST_REQUEST_LIMIT: Duration = Duration::from_millis(500);
 
-/// How long a client has to send the rest of a request once connections are to close.
+/// The time that a client has to send the rest of a request once connections are to close.
 const REST_OF_REQUEST_LIMIT: Duration = Duration::from_secs(1);
 
 /// The interval of the checks whether all connections are closed.
@@ -169,8 +169,8 @@ impl OpenConnection {
         }
         connection.as_mut().graceful_shutdown();
         // hyper waits for the rest of a request that was begun, and some clients never send the
-        // rest. The connection is cut after two idle periods in a row: an answer that was ready
-        // just before the end of the first is sent by the end of the second.
+        // rest. The connection is cut after two idle periods in a row. An answer that was ready
+        // just before the end of the first period is sent by the end of the second.
         let mut was_idle = false;
         loop {
             tokio::select! {

@@ -1,7 +1,7 @@
 //! [`Listener`]: a socket that accepts connections within its limits, and serves HTTP on each.
 //!
-//! It never ends by itself, whatever a client or the kernel does. Only the drain ends it. It then
-//! serves the connections that the kernel has queued before it closes the socket.
+//! No client and no failure of the kernel ends a listener. Only the drain does. The listener then
+//! serves the connections that the kernel has queued, and closes the socket.
 
 use std::convert::Infallible;
 use std::io;
@@ -125,9 +125,9 @@ impl Listener {
             }
         }
         // The clients in the queue have connected, and may have sent their request. Closing the
-        // socket would reset their connections. All are served, whatever the limit: there are at
-        // most as many as the queue holds. They are accepted without the runtime, which reports an
-        // empty queue once the task has used its budget.
+        // socket would reset their connections. All are served, independent of the limit: there are
+        // at most as many as the queue holds. They are accepted without the runtime, which reports
+        // an empty queue once the task has used its budget.
         let Ok(queue) = self.socket.into_std() else { return };
         for _ in 0..=BACKLOG {
             match queue.accept() {
@@ -162,7 +162,7 @@ fn http(limits: &ListenerLimits) -> http1::Builder {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         // A client that has sent its request and shuts down its sending side gets its answer. A
-        // client that is gone cannot be distinguished from it before a write. Each request ends at
+        // client that has left cannot be distinguished from it before a write. Each request ends at
         // its deadline.
         .half_close(true)
         .header_read_timeout(limits.header_timeout)

@@ -5,8 +5,8 @@
 //! dropped and counted.
 //!
 //! The non-blocking writer of `tracing-appender` does not fit. If its queue is full at the end, its
-//! guard writes to standard output, which may be full as well, and which `--json` reserves for one
-//! line.
+//! guard writes to standard output. Standard output may also be full, and `--json` reserves it for
+//! one line.
 
 use std::io::{self, Write};
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! [`ScanRecord`]: how the last scan of all trusts ended, and what the operator should know of it.
+//! [`ScanRecord`]: records the end of the last scan of all trusts, and logs what the operator
+//! needs.
 //!
 //! A scan verifies a key that is not cached. If no scan can end within its limit, each such key is
 //! refused. A probe that reads one row does not notice that.
@@ -10,8 +11,9 @@ use trust_auth::{Authenticator, Candidates, LogLimit, StoreError, TrustStore};
 
 use super::retry_pauses::RetryPauses;
 
-/// The pauses before the service itself repeats a scan that failed. The longest keeps the load of
-/// the database low if each scan reaches its limit: with a limit of 2 s, an eighth of the time.
+/// The pauses before the service itself repeats a scan that failed. The longest pause keeps the
+/// load of the database low if each scan reaches its limit. With a limit of 2 s, scans take an
+/// eighth of the time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
@@ -70,7 +72,7 @@ impl ScanRecord {
         }
     }
 
-    /// Records a scan that has ended, and logs what the operator should know.
+    /// Records a scan that has ended, and logs what the operator needs.
     pub(crate) fn record_scan(&self, took: Duration, outcome: &Result<Candidates, StoreError>) {
         let now = match outcome {
             Ok(candidates) => LastScan::Rows(candidates.len()),

@@ -55,7 +55,7 @@ pub(crate) fn at_verify<S: Clone + Send + Sync + 'static>(handler: MethodRouter<
         .route("/verify/{*path}", handler)
 }
 
-/// Answers 200 with the identity, or a refusal, whatever the method.
+/// Answers 200 with the identity, or a refusal, for every method.
 async fn verify(State(handler): State<Arc<VerifyHandler>>, request: Request) -> Response<Body> {
     let begun = Instant::now();
     let attempt =

@@ -152,7 +152,7 @@ async fn every_request_is_refused_without_the_admin_key_or_if_none_is_configured
     }
 }
 
-/// Each answer is counted once, whatever its outcome is.
+/// Each answer is counted once, for every outcome.
 #[tokio::test]
 async fn every_request_is_counted_by_operation_and_outcome_even_if_it_takes_too_long() {
     let server =

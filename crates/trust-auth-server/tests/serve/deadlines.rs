@@ -1,4 +1,4 @@
-//! Deadlines: how long a request may take in all, whatever the database does.
+//! Deadlines: the longest total time of a request, also if the database hangs.
 
 use std::time::{Duration, Instant};
 

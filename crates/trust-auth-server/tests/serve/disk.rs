@@ -1,5 +1,5 @@
 //! Faults of the disk under a SQLite file. Changes fail with advice that helps, and grants
-//! continue. Changes work at once when the cause is gone.
+//! continue. Changes work at once when the cause is removed.
 
 use std::fs::{self, File};
 use std::io::Write;

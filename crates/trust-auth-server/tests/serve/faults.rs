@@ -1,4 +1,4 @@
-//! Faults: whatever fails, no revoked key is granted, and every request gets an answer.
+//! Faults: after any failure, no revoked key is granted, and every request gets an answer.
 
 use std::time::{Duration, Instant};
 
@@ -192,7 +192,8 @@ async fn cut_connections_during_a_revocation_lose_no_answer_and_grant_no_revoked
         until_status(&server, &revoked.key, 401).await;
         until_status(&server, &kept.key, 200).await;
         server.until_metric("trust_auth_listener_connected", |connected| connected == 1.0).await;
-        // One of the two cached trusts is gone, however the service learned of it.
+        // At most one of the two cached entries is left, after a notification or after a new
+        // connection.
         server.until_metric("trust_auth_cache_entries", |entries| entries <= 1.0).await;
         let late = late.finish().await;
         assert_answered(&late, &[200, 401, 503]);
@@ -351,7 +352,7 @@ async fn a_change_whose_client_has_gone_is_made_logged_and_counted() {
 }
 
 /// SQLite writes the content of a side file into the file that has the name at the next start. That
-/// may be a restored file, in which a key is revoked.
+/// file may be a restored one with a revoked key.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_an_orderly_end_there_are_no_side_files_that_could_change_a_restored_file_g9() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! A flood of unknown keys costs one scan at a time, whatever its size, and keeps out no client
-//! that has a key.
+//! A flood of unknown keys of any size costs one scan at a time, and keeps out no client that has a
+//! key.
 
 use std::time::Instant;
 

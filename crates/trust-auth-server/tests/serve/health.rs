@@ -89,7 +89,8 @@ async fn a_lock_on_postgresql_that_lets_reads_through_is_named_until_it_is_gone(
     server.stop().await;
 }
 
-/// Makes each row take as long to read as the table `pace` says. A missing row takes no time.
+/// Makes the read of each row take the time that the table `pace` holds. A missing row takes no
+/// time.
 fn slow_down(database: &PostgresServer, url: &str) {
     database.psql(
         url,

@@ -524,7 +524,7 @@ pub(crate) const TABLE: &[Hostile] = &[
         Missing,
     )
     .but(&[(Nginx, Refused(404))]),
-    // Headers by which other proxies pass a client's statements on.
+    // Headers that carry a client's statements from other proxies.
     row(
         "another method and URL, without a key",
         get!(

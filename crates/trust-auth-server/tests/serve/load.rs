@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use crate::client::{Client, NoAnswer};
 
-/// The most requests of one client, however long the test takes.
+/// The most requests of one client, independent of the test's duration.
 const AT_MOST: usize = 100_000;
 
 /// The pause between two requests of a client, which leaves processor time for others.

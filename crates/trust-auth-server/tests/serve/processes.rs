@@ -51,7 +51,8 @@ async fn assert_forgotten(
         other.until_metric("trust_auth_cache_entries", |now| now == entries - 1.0).await;
         times.push(revoked.elapsed());
         assert_eq!(one.verify(&trust.key).await.status, 401, "{how}");
-        // The entry is gone, so another request finds no stale entry. No other entry is gone.
+        // The entry was evicted, so another request finds no stale entry. No other entry was
+        // evicted.
         assert_eq!(other.verify(&trust.key).await.status, 401, "{how}");
         let hits = other.metric("trust_auth_hits_total").await;
         assert_eq!(other.verify(&kept.key).await.status, 200);

@@ -223,7 +223,8 @@ fn wrong(
     }
 }
 
-/// Returns what is wrong with a request that the application got, whatever the client sent.
+/// Returns the fault of a request that the application received, independent of what the client
+/// sent.
 fn intruder(seen: &Seen, trust: &Registered) -> Option<String> {
     // As names of CGI variables: many applications cannot distinguish names that are equal then.
     let folded = |name: &str| name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");

@@ -248,8 +248,8 @@ async fn a_table_that_was_restored_without_triggers_under_another_owner_is_serve
     server.until_logged("are restored").await;
 }
 
-/// Covers each way in which a trigger can exist and not work. A running service finds the fault,
-/// names it, and recovers.
+/// Covers each way for a trigger to exist and not work. A running service finds the fault, names
+/// it, and recovers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_service_notices_missing_triggers_and_recovers_when_they_are_back() {
     let Some(database) = PostgresServer::shared() else { return };

@@ -240,7 +240,7 @@ impl Server {
         }
     }
 
-    /// Asks the service to end, and asserts that it ends in order.
+    /// Requests the end of the service, and asserts that the service ends in order.
     pub(crate) async fn stop(mut self) -> String {
         self.signal("TERM");
         let status = self.ended().await;

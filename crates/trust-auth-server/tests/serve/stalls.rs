@@ -164,7 +164,7 @@ async fn a_failure_to_start_ends_the_service_even_if_its_output_is_not_read() {
     }
 }
 
-/// A pipe without a writer stands for a file on a file system that hangs.
+/// A pipe without a writer represents a file on a file system that hangs.
 #[tokio::test(flavor = "multi_thread")]
 async fn files_that_cannot_be_read_to_their_end_delay_neither_the_probes_nor_the_end() {
     for (variable, url) in [

@@ -24,8 +24,8 @@ use crate::store::TrustStore;
 /// [response](KeyHeader::refusal) of its refusal, and does not reach the service. The layer marks
 /// the key's header as sensitive, so that `Debug` does not show its value.
 ///
-/// [`tracing`] logs a failure of the store as a warning, with its cause and without key or digest:
-/// once a minute, with the number of `others` since the last time.
+/// [`tracing`] logs a failure of the store as a warning, with its cause and without key or digest.
+/// It logs one failure a minute, with the number of `others` since the last one.
 ///
 /// # Examples
 ///

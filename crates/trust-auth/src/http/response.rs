@@ -6,11 +6,13 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use crate::error::AuthError;
 
 impl AuthError {
-    /// Returns the response: status, headers, and `{"detail": ...}` as a body of any type that can
-    /// be made from a text, such as `String`, `http_body_util::Full<Bytes>` or `axum::body::Body`.
+    /// Returns the response: status, headers, and the body `{"detail": ...}`. The body has any type
+    /// that can be made from a text, such as `String`, `http_body_util::Full<Bytes>` or
+    /// `axum::body::Body`.
     ///
-    /// A 401 has `WWW-Authenticate`, a 503 has `Retry-After`, and each has `Cache-Control:
-    /// no-store`: a proxy that cached a refusal would refuse a trust that was registered since.
+    /// A 401 has `WWW-Authenticate`, and a 503 has `Retry-After`. Each response has
+    /// `Cache-Control: no-store`, because a proxy that cached a refusal would refuse a trust that
+    /// was registered since.
     ///
     /// ```
     /// use trust_auth::AuthError;

@@ -63,7 +63,7 @@ impl Catalog<'_> {
     ///
     /// # Errors
     ///
-    /// Any [`StoreError`] if the table cannot be used, whatever is added to it.
+    /// Any [`StoreError`] if no addition can make the table usable.
     pub(super) async fn read(&self, connection: &mut PgConnection) -> Result<Found, StoreError> {
         let facts = sqlx::query(
             "SELECT current_setting('server_encoding') <> 'SQL_ASCII', \

@@ -48,7 +48,7 @@ pub(super) fn parse(text: &str) -> Result<Pairs, StoreError> {
 /// `[user[:password]@][host[:port],...][/database][?name=value&...]`.
 fn url(rest: &str) -> Result<Pairs, StoreError> {
     let mut pairs = Pairs::new();
-    // The user and the password end at the first `@`, if no `/` comes before it.
+    // The user and the password end at the first `@`, if no `/` precedes it.
     let (credentials, rest) = match rest.find(['@', '/']) {
         Some(at) if rest[at..].starts_with('@') => (&rest[..at], &rest[at + 1..]),
         _ => ("", rest),

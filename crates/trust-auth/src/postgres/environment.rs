@@ -1,4 +1,4 @@
-//! [`Environment`]: what libpq takes from the process: variables, the home folder, and the user.
+//! [`Environment`]: the variables, the home folder and the user that libpq takes from the process.
 
 use std::collections::BTreeMap;
 use std::env;

@@ -1,6 +1,6 @@
 //! [`Location`]: which servers and which database a connection string means, as libpq means it.
 //!
-//! A value comes from the connection string, or else from its service, the environment, or a
+//! The source of a value is the connection string, or else its service, the environment, or a
 //! default. The text of a location has neither user nor password.
 
 use std::fmt;
@@ -16,8 +16,8 @@ use crate::error::StoreError;
 
 const DEFAULT_PORT: u16 = 5432;
 
-/// The folders in which libpq looks for the server's socket, as Debian, Homebrew and upstream build
-/// it.
+/// The folders where libpq, as Debian, Homebrew and upstream build it, searches for the server's
+/// socket.
 const SOCKET_FOLDERS: [&str; 3] = ["/var/run/postgresql", "/private/tmp", "/tmp"];
 
 /// The parameters of a connection string, resolved.

@@ -1,7 +1,7 @@
 //! [`PostgresStore`]: the trusts in a table of PostgreSQL.
 //!
 //! Every operation has a time limit, here and on the server. Every write is one transaction. No
-//! statement looks a row up by its digest, and nothing is read from a replica.
+//! statement finds a row by its digest, and nothing is read from a replica.
 
 mod canary;
 mod catalog;

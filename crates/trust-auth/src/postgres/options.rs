@@ -34,11 +34,11 @@ pub(super) const WRITERS: u32 = 2;
 ///
 /// # Connection strings
 ///
-/// A connection string has the same meaning as for `psql`. It is a URL, or `name=value` pairs. What
-/// it leaves out comes from the connection service file, from the variables that begin with `PG`,
-/// and from the operating system's user. A host that begins with `/` is the folder of a socket.
-/// Several hosts are tried in turn until one of them is the primary. A parameter that `psql`
-/// supports and this store does not is refused by name.
+/// A connection string has the same meaning as for `psql`. It is a URL, or `name=value` pairs. For
+/// other settings, the store reads the connection service file, the variables that begin with `PG`,
+/// and the operating system's user. A host that begins with `/` is the folder of a socket. Several
+/// hosts are tried in turn until one of them is the primary. A parameter that `psql` supports and
+/// this store does not is refused by name.
 ///
 /// With a file of certificate authorities (`sslrootcert`, or `~/.postgresql/root.crt`), one of
 /// these authorities must have issued the server's certificate, in every `sslmode` that uses TLS.
@@ -46,9 +46,9 @@ pub(super) const WRITERS: u32 = 2;
 ///
 /// # Passwords
 ///
-/// Each new connection reads the password again: from the connection string, the service,
-/// `PGPASSWORD` and the password file of libpq, or from the source that
-/// [`password_file`](Self::password_file) or [`password_command`](Self::password_command) names.
+/// Each new connection reads the password again. The sources are the connection string, the
+/// service, `PGPASSWORD` and the password file of libpq. [`password_file`](Self::password_file) or
+/// [`password_command`](Self::password_command) names another source.
 ///
 /// # Examples
 ///

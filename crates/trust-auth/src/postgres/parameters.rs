@@ -8,8 +8,8 @@
 pub(super) enum Support {
     /// The store does what libpq does.
     Taken,
-    /// The store accepts only these values, which ask for what the store does anyway. The text is
-    /// the advice for any other value.
+    /// The store accepts only these values, which describe what the store does in any case. The
+    /// text is the advice for any other value.
     Only(&'static [&'static str], &'static str),
     /// The store accepts only the empty value. The text is the advice for any other value.
     Refused(&'static str),
@@ -41,7 +41,7 @@ const OAUTH: &str =
     "the store has no OAuth login; give the token as the password, by --database-password-command";
 const SCRAM_KEYS: &str = "the store logs in by a password or a client certificate; leave it out";
 
-/// Every parameter that libpq knows up to PostgreSQL 18.
+/// Every parameter of libpq up to PostgreSQL 18.
 pub(super) static PARAMETERS: &[Parameter] = &[
     parameter("service", "PGSERVICE", Taken),
     without_variable("servicefile", Refused("name the file in the variable PGSERVICEFILE")),

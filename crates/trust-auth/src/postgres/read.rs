@@ -1,4 +1,4 @@
-//! The read side of [`PostgresStore`]. Each read also asks the server whether it is a replica.
+//! The read side of [`PostgresStore`]. Each read also checks that the server is not a replica.
 
 use sqlx::postgres::PgRow;
 use uuid::Uuid;

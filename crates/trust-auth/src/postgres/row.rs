@@ -32,8 +32,8 @@ pub(super) fn is_replica(row: &PgRow) -> bool {
     row.try_get(0).unwrap_or(true)
 }
 
-/// Reads a row of a flag and `read_columns!()`. Returns `None` if the id is null, which stands for
-/// no row.
+/// Reads a row of a flag and `read_columns!()`. Returns `None` if the id is null, which means no
+/// row.
 ///
 /// # Errors
 ///

@@ -83,7 +83,7 @@ async fn open_on(
     if may.migrate && !plan_for(catalog, &found)?.is_empty() {
         match migrate_on(catalog, connection, Scope::Everything).await {
             Ok(_) => found = catalog.read(connection).await?,
-            // Goes on without: missing triggers alone refuse no request.
+            // Continues without the triggers: missing triggers alone refuse no request.
             Err(StoreError::MissingRight { right, .. }) if found.has_every_column() => {
                 tracing::warn!(right, "the triggers that notify of changes cannot be made");
             }
@@ -223,8 +223,8 @@ async fn run(
     connection: &mut PgConnection,
     sql: &str,
 ) -> Result<(), StoreError> {
-    // Safe: each text comes from the files of this version, except a schema's name, which the
-    // server has quoted.
+    // Safe: each text is from the files of this version. Only a schema's name is not, and the
+    // server has quoted it.
     match sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await {
         Ok(_) => Ok(()),
         Err(error) => Err(catalog.failed(&error)),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::connection_string::{Pairs, unsupported};
 use crate::error::StoreError;
 
-/// The folder in which the libpq of Debian and Ubuntu looks for the machine's file.
+/// The folder where the libpq of Debian and Ubuntu searches for the machine's file.
 const SYSTEM_FOLDER: &str = "/etc/postgresql-common";
 
 /// Returns the parameters of a service: from the user's file, or else from the machine's.

@@ -26,7 +26,7 @@ const CLOSING: Duration = Duration::from_secs(1);
 /// # Guarantees
 ///
 /// * **Live reads.** A connection to a replica, or to a server that takes no writes, is refused as
-///   [`StoreError::ReadOnly`]. Each read also asks the server whether it is a replica, so a pooler
+///   [`StoreError::ReadOnly`]. Each read also checks that the server is not a replica, so a pooler
 ///   cannot change servers unnoticed.
 /// * **Bounded time.** Connecting, waiting for a connection, waiting for a lock, and each operation
 ///   as a whole have limits ([`PostgresOptions`](super::PostgresOptions)). This process enforces
@@ -70,8 +70,9 @@ pub struct PostgresStore {
 }
 
 impl PostgresStore {
-    /// Returns whether a text is meant for PostgreSQL: a URL of its schemes, or `name=value` pairs
-    /// that begin with a parameter of libpq, as in `host=db.example dbname=trusts`.
+    /// Returns whether a text is meant for PostgreSQL. Such a text is a URL of its schemes, or
+    /// `name=value` pairs that begin with a parameter of libpq, as in
+    /// `host=db.example dbname=trusts`.
     ///
     /// ```
     /// use trust_auth::PostgresStore;

@@ -122,7 +122,7 @@ impl Subscription {
         .await
     }
 
-    /// Applies a notification. The payload goes nowhere else: it contains digests.
+    /// Applies a notification. The payload is not passed on: it contains digests.
     pub(super) fn apply(&mut self, notification: &PgNotification, changes: &ChangeSink) {
         let payload = notification.payload();
         if notification.channel() != CHANNEL {

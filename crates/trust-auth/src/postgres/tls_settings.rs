@@ -17,7 +17,7 @@ pub(super) enum SslMode {
     VerifyFull,
 }
 
-/// The certificate authorities, one of which must have issued the server's certificate.
+/// The certificate authorities. One of them must have issued the server's certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Roots {
     System,

@@ -1,4 +1,4 @@
-//! [`LenientVerifier`]: checks of a server's certificate as much as `sslmode` asks for.
+//! [`LenientVerifier`]: checks the parts of a server's certificate that `sslmode` requires.
 
 use std::sync::Arc;
 

@@ -103,7 +103,7 @@ impl WriteTransaction for Transaction<'_> {
             TrustRef::Name(name) if name.contains('\0') => {
                 return Err(StoreError::NoSuchTrust { which: which.clone() });
             }
-            // Compares to the letter, whatever the column's collation is. The cast chooses
+            // Compares exactly, independent of the column's collation. The cast chooses
             // PostgreSQL's own operator: another program may have made one for `varchar`.
             TrustRef::Name(name) => sqlx::query(concat!(
                 "SELECT FALSE, ",

@@ -1,5 +1,5 @@
-//! [`Values`]: the values of the connection parameters, and where each value comes from: the
-//! connection string, or else its service, or else the environment.
+//! [`Values`]: the values of the connection parameters, and the source of each value. The source is
+//! the connection string, or else its service, or else the environment.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -142,7 +142,7 @@ impl Values {
         }
     }
 
-    /// Returns an error that names the parameter's origin, and says what to do.
+    /// Returns an error that names the parameter's origin and the remedy.
     pub(super) fn wrong(&self, name: &str, advice: &str) -> StoreError {
         let origin =
             self.given.get(name).map_or_else(|| format!("`{name}`"), |value| value.origin.clone());

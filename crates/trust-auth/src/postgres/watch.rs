@@ -29,7 +29,7 @@ impl PostgresStore {
     ///
     /// A trigger on the table notifies when a change is committed, by any process or by hand. The
     /// listener has a connection of its own. If the connection is lost, or silent for 5 s in spite
-    /// of a test, the watcher makes another one, after a pause of 50 ms to 2 s.
+    /// of a test, the watcher connects again. It waits for 50 ms to 2 s before.
     ///
     /// Each connection checks, at the start and every 5 s, whether the triggers are there and
     /// turned on. Without the triggers no change is notified, and entries stay until they

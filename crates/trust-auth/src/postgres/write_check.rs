@@ -11,17 +11,17 @@ use crate::sql_ledger::WriteTransaction;
 impl PostgresStore {
     /// Commits a transaction that changes no row.
     ///
-    /// `Ok` proves most of what a change needs: a connection, a primary, the right to update, the
-    /// locks, and a log of the server that takes the commit. `Ok` does not prove that the table has
-    /// room for a row. A service calls this after a change has failed, to find out whether the next
-    /// one would.
+    /// `Ok` proves most needs of a change: a connection, a primary, the right to update, the locks,
+    /// and a log of the server that takes the commit. `Ok` does not prove that the table has room
+    /// for a row. A service calls this after a change has failed, to find out whether the next one
+    /// would.
     ///
     /// # Errors
     ///
     /// As a change of [`TrustLedger`](crate::TrustLedger).
     pub async fn check_writes(&self) -> Result<(), StoreError> {
         self.change(rights::UPDATE, |mut write| async move {
-            // Asks for the locks and the rights of a real change. No row has this id.
+            // Requests the locks and the rights of a real change. No row has this id.
             let change = sqlx::query("UPDATE trust SET disabled_at = disabled_at WHERE id = $1")
                 .bind(Uuid::nil());
             let connection = write.connection()?;

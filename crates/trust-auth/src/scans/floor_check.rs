@@ -11,8 +11,8 @@ use crate::reject_floor::RejectFloor;
 /// What comparing one key with one row costs, in nanoseconds.
 const COMPARE: u64 = 2;
 
-/// How many scans a refusal may wait for: the rest of one and the whole of the next, and both again
-/// if the row that was found has changed.
+/// The number of scans that a refusal may wait for. They are the rest of one and the whole of the
+/// next, and both again if the row that was found has changed.
 const SCANS: u32 = 4;
 
 /// Compares each scan with the floor.

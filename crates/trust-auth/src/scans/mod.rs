@@ -1,7 +1,7 @@
 //! [`Scans`]: lets requests that the cache cannot answer share scans of all candidates.
 //!
-//! A request never joins a scan that is already reading, two scans never run at once, and no
-//! request waits for a scan that no task runs.
+//! A request never joins a scan that is already reading. Two scans never run at once. No request
+//! waits for a scan that no task runs.
 //!
 //! # What is shared
 //!
@@ -25,18 +25,18 @@
 //!   requests, because its read may be older than the commit. So a request waits for the rest of
 //!   one scan and the whole of the next.
 //! * **It misses no revocation (G1, G2).** The request takes its lease before it joins, so before
-//!   `begin`, so before the scan's read. The lease is older than every read that its value rests
+//!   `begin`, so before the scan's read. The lease is older than every read that its value depends
 //!   on. A revocation whose commit the scan or the later fetch did not see is announced after those
 //!   reads, hence after the lease, and supersedes it. The lease belongs to the request and is
-//!   dropped with it, and each key has a lease of its own. Taking it before the wait has a price:
-//!   the entry expires earlier by the length of the wait (G3 counts from the lease), and an
+//!   dropped with it, and each key has a lease of its own. A lease before the wait has two costs.
+//!   The entry expires earlier by the length of the wait (G3 counts from the lease). An
 //!   invalidation during the wait supersedes the lease, which costs that key one more scan.
 //! * **It never grants (G9).** Its answer is an id, a hint as good as the cache's. The request
 //!   fetches that row after its own beginning, and is granted only if the row accepts the key. Only
 //!   then does the request remember the id. Requests fetch concurrently, and the next scan does not
 //!   wait for them.
 //! * **All members share its failure (G9).** If the read fails, each member of the scan receives
-//!   the error, and none receives an id, so nothing is granted or remembered. The next scan starts
+//!   the error. No member receives an id, so nothing is granted or remembered. The next scan starts
 //!   from the beginning.
 //!
 //! # Constant time (G8)
@@ -52,7 +52,8 @@
 //! At most one scan is in flight. At most `limit` requests wait for the next scan, and as many may
 //! be in the one under way. A request over the limit is refused at once, and leaves nothing behind.
 //! A request that is cancelled frees its place at once, and is not compared if its scan has not
-//! begun. In a time t at most `t / (duration of a scan) + 1` scans begin, whatever clients send.
+//! begun. In a time t at most `t / (duration of a scan) + 1` scans begin, independent of the
+//! clients.
 //!
 //! Hits take no part in any of this. They never take the lock, which joining, leaving and beginning
 //! hold for some instructions each. A scan takes one connection of the store, and leaves the others
@@ -60,9 +61,9 @@
 //!
 //! # Ends out of turn
 //!
-//! The scanner belongs to no request, so a dropped request does not end it. If the scanner itself
-//! is dropped, because the store panicked or its runtime is shut down, all requests in its scan and
-//! on the queue are refused. The next request that misses starts a new scanner on its own runtime.
+//! The scanner belongs to no request, so a dropped request does not end it. The scanner itself is
+//! dropped if the store panics or its runtime is shut down. Then all requests in its scan and on
+//! the queue are refused. The next request that misses starts a new scanner on its own runtime.
 
 mod compare;
 mod floor_check;
@@ -163,9 +164,9 @@ impl<S: TrustStore> Scanner<S> {
     async fn scan_while_requests_wait(&mut self) {
         while let Some(members) = self.scans.queue.begin() {
             self.scan(members).await;
-            // A store in memory never waits, and the executor has other tasks to run. But the task
-            // must not keep the right to scan where it may never be polled again: a request's
-            // runtime may stand still once the request has its answer.
+            // A store in memory never waits, and the executor has other tasks to run. But a task
+            // that may never be polled again must not keep the right to scan: a request's runtime
+            // may stop once the request has its answer.
             if self.scans.queue.has_waiters() {
                 yield_now().await;
             }

@@ -1,7 +1,7 @@
 //! [`SqliteStore`]: the trusts in an SQLite file.
 //!
-//! Every operation has a time limit, every write is one transaction, and no statement looks a row
-//! up by its digest.
+//! Every operation has a time limit, every write is one transaction, and no statement finds a row
+//! by its digest.
 
 mod anchor;
 mod creation;

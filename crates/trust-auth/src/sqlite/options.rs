@@ -55,8 +55,8 @@ pub struct SqliteOptions {
 }
 
 impl SqliteStore {
-    /// Returns the options to open a database: a path, or `sqlite:` and a path in which `%` encodes
-    /// bytes.
+    /// Returns the options to open a database: a path, or `sqlite:` and a path with bytes encoded
+    /// by `%`.
     ///
     /// Reads nothing and checks nothing before [`SqliteOptions::connect`].
     pub fn options(database: impl AsRef<Path>) -> SqliteOptions {

@@ -1,5 +1,5 @@
 //! Reads all candidates as one value, for a scan. One row for each candidate would cost several
-//! times as much, mostly to pass the rows from the driver's thread to the executor's.
+//! times more, mostly to pass the rows from the driver's thread to the executor's.
 //!
 //! The value is a text of records of one length without separators. A record is an id and a digest.
 //! SQL packs only rows whose two columns are texts of the expected length. So no content of a row

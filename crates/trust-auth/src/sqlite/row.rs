@@ -51,8 +51,8 @@ pub(super) fn candidate(row: &SqliteRow, warnings: &RowWarnings) -> Option<(Uuid
     candidate_of(row.try_get(0).ok(), row.try_get(1).ok(), warnings)
 }
 
-/// Reads a candidate from the texts of its two columns, and warns if it is malformed. `None` stands
-/// for a value that is not a text.
+/// Reads a candidate from the texts of its two columns, and warns if it is malformed. `None` means
+/// a value that is not a text.
 pub(super) fn candidate_of(
     id: Option<&str>,
     digits: Option<&str>,

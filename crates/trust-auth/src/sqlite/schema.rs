@@ -142,7 +142,7 @@ async fn open_on(
 ///
 /// # Errors
 ///
-/// Any [`StoreError`] if the tables cannot be used, whatever is added to them.
+/// Any [`StoreError`] if no addition can make the tables usable.
 async fn read(connection: &mut SqliteConnection, path: &Path) -> Result<Found, StoreError> {
     let wrong = |error| failed(error, path);
     let (all, ours): (i64, i64) = sqlx::query_as(
@@ -360,7 +360,7 @@ mod tests {
         );
     }
 
-    /// A database in memory cannot be in WAL mode. It stands for a special file system.
+    /// A database in memory cannot be in WAL mode. It represents a special file system.
     #[tokio::test]
     async fn a_place_without_write_ahead_logging_is_refused() {
         let mut connection = SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();

@@ -34,8 +34,8 @@ impl<'a> Transaction<'a> {
         let connection = store.writer.acquire().await.map_err(|error| store.failed(error))?;
         // Made before the first statement: if `BEGIN` fails or is cancelled, this is dropped.
         let mut transaction = Self { connection: Some(connection), store };
-        // IMMEDIATE: a transaction that has read, and asks for the lock later, is refused at once,
-        // however long the busy timeout is.
+        // IMMEDIATE: a transaction that reads first, and requests the lock later, is refused at
+        // once, without a wait for the busy timeout.
         let begun = sqlx::raw_sql("BEGIN IMMEDIATE").execute(transaction.connection()?).await;
         begun.map_err(|error| store.failed(error))?;
         Ok(transaction)

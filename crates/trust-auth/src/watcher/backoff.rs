@@ -1,5 +1,5 @@
-//! [`Backoff`]: how long to wait before the next attempt to connect, so that a server that comes
-//! back does not receive every client at once.
+//! [`Backoff`]: the pause before the next attempt to connect. After a restart, a server must not
+//! receive every client at once.
 
 use std::time::Duration;
 

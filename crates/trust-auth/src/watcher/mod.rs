@@ -1,6 +1,6 @@
 //! [`Watcher`]: keeps a cache in step with changes that other processes make to the trusts.
 //!
-//! No gap goes unnoticed: whatever may have been missed invalidates every key.
+//! No gap is ignored: a possibly missed change invalidates every key.
 
 #[cfg(feature = "postgres")]
 mod backoff;
@@ -37,8 +37,8 @@ pub trait WatchStore: TrustStore {
     fn watch(&self, cache: Arc<TrustKeyCache>) -> Watcher;
 }
 
-/// A task that follows the changes of the trusts in a database, whichever process makes them, and
-/// invalidates in one cache the keys that they concern. The task stops when the watcher is dropped.
+/// A task that follows the changes of the trusts in a database, made by any process. It invalidates
+/// the keys of these changes in one cache. The task stops when the watcher is dropped.
 ///
 /// `PostgresStore::watch` and `SqliteStore::watch` start one; [`start`](Self::start) starts one for
 /// a store of one's own.
@@ -135,7 +135,7 @@ impl fmt::Debug for Watcher {
 
 /// Receives what a watching task finds, and invalidates the cache accordingly.
 ///
-/// Each method counts after it has invalidated: a reader of the count finds the entry gone.
+/// Each method counts after it has invalidated: a reader of the count no longer finds the entry.
 /// [`Watcher::start`] makes it.
 pub struct ChangeSink {
     cache: Arc<TrustKeyCache>,

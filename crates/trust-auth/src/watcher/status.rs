@@ -6,8 +6,8 @@ use serde::Serialize;
 
 /// Counts what a [`Watcher`](crate::Watcher) has received and done so far, for metrics and probes.
 ///
-/// A count increases after the cache was invalidated: a reader of the count finds the entries gone.
-/// `invalidations = connects + malformed + truncations + trigger_changes`.
+/// A count increases after the cache was invalidated: a reader of the count no longer finds the
+/// entries. `invalidations = connects + malformed + truncations + trigger_changes`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct WatchStatus {

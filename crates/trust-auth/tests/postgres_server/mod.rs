@@ -1,5 +1,5 @@
 //! A PostgreSQL server for the time of a test, with a folder and a port of its own. Everything is
-//! removed, whichever way the test ends.
+//! removed at every end of the test.
 //!
 //! Where PostgreSQL is not installed, [`PostgresServer::start`] prints that on standard error and
 //! returns `None`, and the test ends. With `TRUST_AUTH_REQUIRE_POSTGRES` set, as in `.ci/run`, the
