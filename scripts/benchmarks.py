@@ -54,6 +54,7 @@ BENCHES = [
     "sweep",
     "footprint",
     "instructions",
+    "ratios",
     "request",
 ]
 COUNTED = {"footprint", "instructions"}
@@ -111,7 +112,13 @@ def measure(benches: list[str], runs: int, quick: bool, seconds: float | None):
                 if seconds
                 else []
             )
-            options = [] if bench in COUNTED else ["--noplot", *shorter]
+            options = (
+                []
+                if bench in COUNTED
+                else ["--quick"] * quick
+                if bench == "ratios"
+                else ["--noplot", *shorter]
+            )
             cargo(
                 ["bench", "--locked", "-q", *package, "--", *options], {"CRITERION_HOME": str(home)}
             )
@@ -226,9 +233,9 @@ class Run:
             self.times[name["group_id"], name["function_id"] or "", name["value_str"] or ""] = (
                 median
             )
-        self.latency, self.footprint, self.instructions, self.circumstances = (
+        self.latency, self.footprint, self.instructions, self.rounds, self.circumstances = (
             self._json(home / f"{name}.json")
-            for name in ("latency", "footprint", "instructions", "circumstances")
+            for name in ("latency", "footprint", "instructions", "ratios", "circumstances")
         )
 
     @staticmethod
@@ -243,6 +250,10 @@ class Run:
             raise KeyError(f"too few lookups for the quantile {share}")
         return dict(map(tuple, self.latency[name]["quantiles_ns"]))[share]
 
+    def within_rounds(self, row: str, keys: str, divisor: str | None = None) -> float:
+        found = self.rounds[row][keys]
+        return found["ratios"][divisor][1] if divisor else found[OURS]
+
 
 def load() -> list[Run]:
     homes = sorted(
@@ -252,7 +263,7 @@ def load() -> list[Run]:
         runs = [Run(home) for home in homes or [CRITERION]]
     except (OSError, ValueError, KeyError) as error:
         raise Failure(f"criterion's output cannot be read: {error!r}") from None
-    runs = [run for run in runs if run.times or run.footprint or run.instructions]
+    runs = [run for run in runs if run.times or run.footprint or run.instructions or run.rounds]
     if not runs:
         raise Failure(
             "nothing was measured yet: there is no output of criterion in"
@@ -352,6 +363,8 @@ def figure(entry: dict) -> Callable[[Run], float]:
     if "footprint" in entry:
         what, keys = entry["footprint"]
         return lambda run: run.footprint[OURS][what][keys]
+    if "rounds" in entry:
+        return lambda run: run.within_rounds(*entry["rounds"])
     raise Failure(f"{TARGETS_DATA.relative_to(ROOT)}: '{entry['what']}' has no known figure")
 
 

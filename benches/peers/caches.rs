@@ -30,8 +30,8 @@ impl Peer for QuickCache {
         peer
     }
 
-    #[inline]
-    fn get(&self, key: &Digest) -> Option<Uuid> {
+    #[inline(always)]
+    fn get_inlined(&self, key: &Digest) -> Option<Uuid> {
         let now = now();
         self.cache.get(key)?.id_at(now)
     }
@@ -66,8 +66,8 @@ impl Peer for Moka {
         peer
     }
 
-    #[inline]
-    fn get(&self, key: &Digest) -> Option<Uuid> {
+    #[inline(always)]
+    fn get_inlined(&self, key: &Digest) -> Option<Uuid> {
         self.0.get(key)
     }
 }

@@ -27,8 +27,8 @@ impl Peer for ArcSwapped {
         Self { map: ArcSwap::from_pointee(map(keys, ttl)), ttl }
     }
 
-    #[inline]
-    fn get(&self, key: &Digest) -> Option<Uuid> {
+    #[inline(always)]
+    fn get_inlined(&self, key: &Digest) -> Option<Uuid> {
         let now = now();
         self.map.load().get(key)?.id_at(now)
     }
@@ -65,8 +65,8 @@ impl Peer for ArcSwapCached {
         Self { map: Arc::new(ArcSwap::from_pointee(map(keys, ttl))), ttl }
     }
 
-    #[inline]
-    fn get(&self, key: &Digest) -> Option<Uuid> {
+    #[inline(always)]
+    fn get_inlined(&self, key: &Digest) -> Option<Uuid> {
         let now = now();
         HANDLE.with_borrow_mut(|handle| {
             let handle = match handle {
@@ -101,8 +101,8 @@ impl Peer for EpochPointer {
         Self { map: Atomic::new(map(keys, ttl)), ttl }
     }
 
-    #[inline]
-    fn get(&self, key: &Digest) -> Option<Uuid> {
+    #[inline(always)]
+    fn get_inlined(&self, key: &Digest) -> Option<Uuid> {
         let now = now();
         let guard = crossbeam_epoch::pin();
         // Acquire: pairs with the exchange that published the map.

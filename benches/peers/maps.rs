@@ -24,8 +24,8 @@ impl Peer for Dash {
         peer
     }
 
-    #[inline]
-    fn get(&self, key: &Digest) -> Option<Uuid> {
+    #[inline(always)]
+    fn get_inlined(&self, key: &Digest) -> Option<Uuid> {
         let now = now();
         self.map.get(key)?.id_at(now)
     }
@@ -56,8 +56,8 @@ impl Peer for Papaya {
         peer
     }
 
-    #[inline]
-    fn get(&self, key: &Digest) -> Option<Uuid> {
+    #[inline(always)]
+    fn get_inlined(&self, key: &Digest) -> Option<Uuid> {
         let now = now();
         self.map.pin().get(key)?.id_at(now)
     }
@@ -88,8 +88,8 @@ impl Peer for SccIndex {
         peer
     }
 
-    #[inline]
-    fn get(&self, key: &Digest) -> Option<Uuid> {
+    #[inline(always)]
+    fn get_inlined(&self, key: &Digest) -> Option<Uuid> {
         let now = now();
         self.map.peek_with(key, |_, entry| entry.id_at(now))?
     }

@@ -30,7 +30,7 @@ pub(crate) use copies::{ArcSwapCached, ArcSwapped, EpochPointer};
 pub(crate) use limit::{ClockAlone, Limit, LoopAlone};
 pub(crate) use locks::{MutexStd, ParkingLot, RwLockStd};
 pub(crate) use maps::{Dash, Papaya, SccIndex};
-pub(crate) use ours::Ours;
+pub(crate) use ours::{Ours, OursInlined};
 pub(crate) use reclamations::{OverCrossbeam, OverSeize};
 
 /// A row of the report: a map or cache with a lookup.
@@ -43,7 +43,15 @@ pub(crate) trait Peer: Send + Sync + Sized {
     /// Makes a peer with room for these keys, and inserts each key with the [`id`] of its index.
     fn filled(keys: &[Self::Key], ttl: Duration) -> Self;
 
-    fn get(&self, key: &Self::Key) -> Option<Uuid>;
+    /// Looks the key up, as far as possible within the caller's code.
+    fn get_inlined(&self, key: &Self::Key) -> Option<Uuid>;
+
+    /// Looks the key up. A program with several calls of this contains one function for all of
+    /// them, unless the function is small.
+    #[inline]
+    fn get(&self, key: &Self::Key) -> Option<Uuid> {
+        self.get_inlined(key)
+    }
 }
 
 /// A peer that can be written while others read.

@@ -38,8 +38,8 @@ macro_rules! over {
                 peer
             }
 
-            #[inline]
-            fn get(&self, key: &Key) -> Option<Uuid> {
+            #[inline(always)]
+            fn get_inlined(&self, key: &Key) -> Option<Uuid> {
                 self.0.lookup(&key.0)
             }
         }

@@ -49,6 +49,19 @@ pub(crate) fn unknown_keys<K: From<KeyHash>>(count: usize) -> Vec<K> {
     (0..count as u64).map(|number| K::from(KeyHash::of((!number).to_le_bytes()))).collect()
 }
 
+/// Returns all keys in a random order, then all keys in another order, until there are enough. The
+/// order depends only on the number of keys, so it is the same for all rows.
+pub(crate) fn order<K: Copy>(keys: &[K]) -> Vec<K> {
+    let mut random = Rng::with_seed(0x5eed);
+    let mut deck = keys.to_vec();
+    let mut order = Vec::with_capacity(PROBES + keys.len());
+    while order.len() < PROBES {
+        random.shuffle(&mut deck);
+        order.extend_from_slice(&deck);
+    }
+    order
+}
+
 /// Returns keys in random order without end. Memory holds the keys in the order of the lookups: a
 /// request brings its key, so fetching the key is no part of a lookup.
 pub(crate) struct Probes<K> {
@@ -57,16 +70,8 @@ pub(crate) struct Probes<K> {
 }
 
 impl<K: Copy> Probes<K> {
-    /// Takes all keys, then all keys in another order, until there are enough.
     pub(crate) fn new(keys: &[K]) -> Self {
-        let mut random = Rng::with_seed(0x5eed);
-        let mut deck = keys.to_vec();
-        let mut order = Vec::with_capacity(PROBES + keys.len());
-        while order.len() < PROBES {
-            random.shuffle(&mut deck);
-            order.extend_from_slice(&deck);
-        }
-        Self { order, at: 0 }
+        Self { order: order(keys), at: 0 }
     }
 
     /// Returns the same order from this share of it on, for another thread.

@@ -1,0 +1,193 @@
+//! Measures this cache against its limit and its peers in one process, in alternating slices.
+//!
+//! Each row runs for 31 rounds, and each contestant for 25 ms a round. A row reports the median of
+//! the ratios within the rounds, their quartiles, and the median time of an operation:
+//!
+//! * `hit`: a lookup of a present key, inlined into the measuring loop, as in a program with one
+//!   caller;
+//! * `hit (called)`: the same behind a function that is not inlined, called from ten places, as in
+//!   a program with several callers;
+//! * `hit (peers)`: as `hit`, over every peer;
+//! * `miss`: a lookup of a key that was never inserted, with the map at capacity. The keys are
+//!   digests, at least 65,536 of them, so no branch predictor learns them;
+//! * `expired`: a lookup of a present key whose time-to-live is over;
+//! * `remember`: the replacement of a present value, with a lease, over papaya's insert;
+//! * `bytes an entry`: the memory of a cache at capacity, counted by the allocator.
+//!
+//! Contestants take the same keys in the same random order. Memory holds the digests in the order
+//! of the operations, as in all benchmarks here: a request brings its key. A slice starts with
+//! operations that are not timed, since the other contestants displaced the map from the
+//! processor's caches. Arguments: `cargo bench --bench ratios -- --help`.
+
+mod allocations;
+mod peers;
+mod rounds;
+mod workload;
+
+use std::hint::black_box;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use allocations::Counting;
+use peers::{
+    Limit, Ours, OursInlined, OverCrossbeam, OverSeize, Papaya, Peer, Shared, for_each_shared, id,
+};
+use rounds::{Contestant, Rounds};
+use workload::{LASTING, is_test, keys, order, unknown_keys};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting::off();
+
+const SIZES: [usize; 5] = [20, 1_000, 10_000, 100_000, 1_000_000];
+/// The smallest number of keys that a row of misses takes in turn.
+const UNKNOWN: usize = 1 << 16;
+
+fn main() {
+    let mut rounds = Rounds::from_arguments();
+    let largest = match (is_test(), rounds.is_quick()) {
+        (true, _) => 1_000,
+        (_, true) => 100_000,
+        _ => usize::MAX,
+    };
+    let sizes: Vec<_> = SIZES.into_iter().filter(|&size| size <= largest).collect();
+
+    // First, so that no garbage of other rows is freed meanwhile.
+    for &count in &sizes {
+        bytes_per_entry::<Ours>(&mut rounds, count);
+        bytes_per_entry::<Papaya>(&mut rounds, count);
+        bytes_per_entry::<Limit>(&mut rounds, count);
+    }
+    for &count in &sizes {
+        rounds.row("hit", count, || vec![hit::<OursInlined>(count), hit::<Limit>(count)]);
+        rounds.row("hit (called)", count, || vec![called::<Ours>(count), called::<Limit>(count)]);
+        rounds.row("miss", count, || vec![miss::<OursInlined>(count), miss::<Limit>(count)]);
+        rounds
+            .row("expired", count, || vec![expired::<OursInlined>(count), expired::<Limit>(count)]);
+        rounds.row("hit (peers)", count, || {
+            let mut contestants = vec![hit::<OursInlined>(count)];
+            for_each_shared!(push_hit(&mut contestants, count));
+            contestants
+        });
+    }
+    rounds.row("remember", 1_000, || vec![remember::<Ours>(1_000), remember::<Papaya>(1_000)]);
+    rounds.finish();
+}
+
+fn push_hit<P: Peer + 'static>(contestants: &mut Vec<Contestant>, count: usize) {
+    // The first contestant is this cache, inlined. Its other reclamations are no peers.
+    if ![Ours::NAME, OverCrossbeam::NAME, OverSeize::NAME].contains(&P::NAME) {
+        contestants.push(hit::<P>(count));
+    }
+}
+
+fn hit<P: Peer + 'static>(count: usize) -> Contestant<'static> {
+    let (peer, keys) = full::<P>(count);
+    check_found::<P>(look_up(&peer, &keys), count);
+    Contestant::of_keys(P::NAME, order(&keys), count, move |keys| {
+        look_up(&peer, keys);
+    })
+}
+
+fn called<P: Peer + 'static>(count: usize) -> Contestant<'static> {
+    let (peer, keys) = full::<P>(count);
+    check_found::<P>(keys.iter().filter(|key| get(&peer, key).is_some()).count(), count);
+    Contestant::of_keys(P::NAME, order(&keys), count, move |keys| call(&peer, keys))
+}
+
+fn miss<P: Peer + 'static>(count: usize) -> Contestant<'static> {
+    let (peer, _) = full::<P>(count);
+    let keys = unknown_keys::<P::Key>(count.max(UNKNOWN));
+    assert_eq!(look_up(&peer, &keys), 0);
+    Contestant::of_keys(P::NAME, order(&keys), count, move |keys| {
+        look_up(&peer, keys);
+    })
+}
+
+fn expired<P: Peer + 'static>(count: usize) -> Contestant<'static> {
+    let keys = keys::<P::Key>(count);
+    // No entry may expire while the others are inserted: a write would drop it. The time-to-live
+    // must also be longer than the lag of the coarse clock.
+    let mut ttl = Duration::from_millis(200) + Duration::from_micros(1) * count as u32;
+    let peer = loop {
+        let start = Instant::now();
+        let peer = P::filled(&keys, ttl);
+        if start.elapsed() + Duration::from_millis(100) < ttl {
+            break peer;
+        }
+        // The machine is busy.
+        ttl *= 2;
+    };
+    sleep(ttl + Duration::from_millis(100));
+    assert_eq!(look_up(&peer, &keys), 0, "{} returned an old value", P::NAME);
+    Contestant::of_keys(P::NAME, order(&keys), count, move |keys| {
+        look_up(&peer, keys);
+    })
+}
+
+fn remember<P: Shared + 'static>(count: usize) -> Contestant<'static> {
+    let (peer, keys) = full::<P>(count);
+    Contestant::of_keys(P::NAME, order(&keys), count, move |keys| {
+        for key in keys {
+            peer.insert(black_box(key), black_box(id(7)));
+        }
+    })
+}
+
+fn bytes_per_entry<P: Peer>(rounds: &mut Rounds, count: usize) {
+    let name = "bytes an entry";
+    if rounds.wants(name) {
+        let keys = keys::<P::Key>(count);
+        let (peer, bytes) = ALLOCATOR.counted(|| black_box(P::filled(&keys, LASTING)));
+        rounds.note(name, count, P::NAME, bytes as f64 / count as f64);
+        drop(peer);
+    }
+}
+
+/// Returns a peer that holds these keys.
+fn full<P: Peer>(count: usize) -> (P, Vec<P::Key>) {
+    let keys = keys::<P::Key>(count);
+    (P::filled(&keys, LASTING), keys)
+}
+
+/// Panics unless the lookups found the keys, up to one in a thousand: full buckets may evict.
+fn check_found<P: Peer>(found: usize, count: usize) {
+    assert!(found * 1_000 >= count * 999, "{} holds {found} of {count} keys", P::NAME);
+}
+
+/// Returns the number of hits. All rows with inlined lookups, and their checks, call this loop: it
+/// has the program's only call of the contestant's lookup.
+#[inline(never)]
+fn look_up<P: Peer>(peer: &P, keys: &[P::Key]) -> usize {
+    let mut hits = 0;
+    for key in keys {
+        let found = black_box(peer.get_inlined(black_box(key)));
+        hits += usize::from(found.is_some());
+    }
+    hits
+}
+
+/// Calls [`get`] from ten places.
+#[inline(never)]
+fn call<P: Peer>(peer: &P, keys: &[P::Key]) {
+    let (tens, rest) = keys.as_chunks::<10>();
+    assert!(rest.is_empty(), "a batch is a multiple of ten");
+    for [k0, k1, k2, k3, k4, k5, k6, k7, k8, k9] in tens {
+        black_box(get(peer, black_box(k0)));
+        black_box(get(peer, black_box(k1)));
+        black_box(get(peer, black_box(k2)));
+        black_box(get(peer, black_box(k3)));
+        black_box(get(peer, black_box(k4)));
+        black_box(get(peer, black_box(k5)));
+        black_box(get(peer, black_box(k6)));
+        black_box(get(peer, black_box(k7)));
+        black_box(get(peer, black_box(k8)));
+        black_box(get(peer, black_box(k9)));
+    }
+}
+
+#[inline(never)]
+fn get<P: Peer>(peer: &P, key: &P::Key) -> Option<Uuid> {
+    peer.get_inlined(key)
+}
