@@ -13,12 +13,12 @@ linker=aarch64-linux-gnu-gcc
 emulator=qemu-aarch64
 for program in "$linker" "$emulator"; do
     if ! command -v "$program" >/dev/null; then
-        echo "aarch64: LEFT OUT, since there is no $program" >&2
+        echo "aarch64: LEFT OUT, because there is no $program" >&2
         exit 0
     fi
 done
 if ! rustup target add "$target" 2>/dev/null; then
-    echo "aarch64: LEFT OUT, since rustup cannot install the target $target" >&2
+    echo "aarch64: LEFT OUT, because rustup cannot install the target $target" >&2
     exit 0
 fi
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=$linker

@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if ! cargo +nightly --version >/dev/null 2>&1; then
-    echo "asan: LEFT OUT, since there is no nightly toolchain" >&2
+    echo "asan: LEFT OUT, because there is no nightly toolchain" >&2
     echo "      (rustup toolchain install nightly)" >&2
     exit 0
 fi

@@ -703,17 +703,16 @@ not edit it by hand. [BENCHMARKS.md](../../BENCHMARKS.md) has all figures.
 """
 HANDLES_NOTE = f"""\
 `{HANDLES}` needs a handle in every thread. The handle keeps alive the
-last map that the thread saw. Each write copies the whole map. The row is shown, and is no peer of
-the targets.
+last map that the thread loaded. Each write copies the whole map. The targets leave this row out.
 """
 RECLAMATIONS_NOTE = """\
 The rows "this cache over crossbeam-epoch" and "over seize" are the same sources of the cache,
 compiled over another reclamation (`benches/reclamations`). crossbeam-epoch fences each pin with a
-locked instruction. seize needs no fence to pin, as the cache's own epochs; its unpin exchanges a
-pointer with a locked instruction. The own epochs pin and unpin with plain stores: this is the
-difference in the time of a hit. They cost code of their own, with a proof and models
-([verification.md](docs/verification.md)). They stay because a hit is the cache's purpose, and
-because crossbeam-epoch remains for platforms without `membarrier(2)`.
+locked instruction. Neither seize nor the cache's own epochs need a fence to pin. The unpin of seize
+exchanges a pointer with a locked instruction. The cache's own epochs pin and unpin with plain
+stores, which makes the difference in the time of a hit. The cost of these epochs is their code,
+with a proof and models ([verification.md](docs/verification.md)). The cache keeps them because a
+hit is its purpose. crossbeam-epoch remains for platforms without `membarrier(2)`.
 """
 SECTIONS = [
     ("Lookup", "lookup/hit", "A hit, keys in random order, one thread.\n"),
@@ -740,7 +739,7 @@ CONTENTION_NOTE = """\
 """
 LATENCY_NOTE = """\
 Each lookup is timed on its own while a writer replaces one key every 10 µs. Each figure contains
-two reads of the precise clock, and the interruptions by the machine; the row of the loop alone
+two reads of the precise clock, and the interruptions by the machine. The row of the loop alone
 shows both. A quantile with fewer than ten lookups above it is left out.
 """
 REMEMBER_NOTE = """\
@@ -748,8 +747,8 @@ Replaces the value of a key that the cache holds, keys in random order. This cac
 first.
 """
 REQUEST_NOTE = """\
-The time of a grant, next to the bare reads that it needs. A sweep reads the candidates, and then
-once more the row that was found, live. `candidates_and_fetch` is these two reads alone, and the
+The time of a grant, next to the bare reads that the grant needs. A sweep reads the candidates, and
+then reads the row that was found again. `candidates_and_fetch` is these two reads alone, and the
 lower limit of a sweep.
 """
 MEMORY_NOTE = """\
@@ -758,9 +757,9 @@ of a remember.
 """
 INSTRUCTIONS_NOTE = """\
 Per lookup at 1,000 keys, counted one by one under ptrace. The benchmark's loop and the clock are
-included; two rows show them alone. These figures repeat: random seeds and keys change them by an
-instruction or two. callgrind would not do: it hides the vDSO and refuses `membarrier`. It would
-count system calls for the clock, and the reclamation of other platforms.
+included, and two rows show them alone. These figures repeat: random seeds and keys change them by
+an instruction or two. callgrind is not used, because it hides the vDSO and refuses `membarrier`. It
+would count system calls for the clock, and the reclamation of other platforms.
 """
 
 
@@ -819,8 +818,8 @@ def limits(runs: list[Run]) -> str:
     text = "The limit of a hit is an unsynchronised map with the same clock"
     if clock is not None and loop is not None:
         text += (
-            f". Reading the clock takes {duration(clock)} of it, and {duration(loop)} of these"
-            " are the loop"
+            f". Reading the clock takes {duration(clock)} of that time, including"
+            f" {duration(loop)} for the loop"
         )
     return (
         textwrap.fill(f"{text}.", 100)

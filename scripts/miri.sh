@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 if ! rustup component add --toolchain nightly miri rust-src 2>/dev/null ||
     ! cargo +nightly miri --version >/dev/null 2>&1; then
-    echo "miri: LEFT OUT, since there is no nightly toolchain with Miri" >&2
+    echo "miri: LEFT OUT, because there is no nightly toolchain with Miri" >&2
     echo "      (rustup toolchain install nightly --component miri,rust-src)" >&2
     exit 0
 fi

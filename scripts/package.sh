@@ -18,7 +18,7 @@ trap 'rm -rf "$folder"' EXIT
 cargo package --locked --no-verify --target-dir "$target" "${crates[@]/#/--package=}" "$@" 2>&1 |
     tee "$folder/log"
 if grep '^warning' "$folder/log" | grep -v '^warning: ignoring '; then
-    echo "package: the warnings above must go" >&2
+    echo "package: remove the causes of the warnings above" >&2
     exit 1
 fi
 

@@ -18,8 +18,8 @@ Registers trusts (tenants that have API keys) in a temporary
 SQLite file. Four tasks authenticate with the trusts' keys.
 Meanwhile another task rotates, disables and deletes trusts.
 Every answer is checked. A grant for a key whose revocation
-had returned is a failure. A refusal of a valid key is one,
-too.
+had returned is a failure. A refusal of a valid key is a
+failure, too.
 
 Usage: trust-auth-demo [OPTIONS]
 
@@ -29,8 +29,9 @@ Options:
   --json             Print one line of JSON, not a table
   -h, --help         Print this help
 
-Exit codes: 0 it held; 1 it did not hold, or the demo
-failed; 2 wrong usage; 130 interrupted.";
+Exit codes: 0 all answers were right; 1 an answer was wrong,
+no answer was judged, or the demo failed; 2 wrong usage;
+130 interrupted.";
 
 /// What to run, and how to report it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -188,11 +188,11 @@ impl Report {
 
     fn conclusion(&self) -> &'static str {
         if self.held {
-            "It held: no revoked key was granted, no valid one refused."
+            "Held: no revoked key was granted, and no valid key refused."
         } else if self.revoked_presented == 0 || self.valid_presented == 0 {
-            "IT SHOWED NOTHING: no answer could be judged. Run it longer."
+            "NOTHING SHOWN: no answer was judged. Raise --seconds."
         } else {
-            "IT DID NOT HOLD: an answer was wrong."
+            "NOT HELD: an answer was wrong."
         }
     }
 }
@@ -283,11 +283,11 @@ mod tests {
     #[test]
     fn the_last_line_says_whether_it_held() {
         for (verdict, last_line) in [
-            (GOOD, "It held: "),
-            (Verdict { revoked_grants: 1, ..GOOD }, "IT DID NOT HOLD"),
-            (Verdict { valid_refused: 1, ..GOOD }, "IT DID NOT HOLD"),
-            (Verdict { wrong_trust: 1, ..GOOD }, "IT DID NOT HOLD"),
-            (Verdict::default(), "IT SHOWED NOTHING"),
+            (GOOD, "Held: "),
+            (Verdict { revoked_grants: 1, ..GOOD }, "NOT HELD"),
+            (Verdict { valid_refused: 1, ..GOOD }, "NOT HELD"),
+            (Verdict { wrong_trust: 1, ..GOOD }, "NOT HELD"),
+            (Verdict::default(), "NOTHING SHOWN"),
         ] {
             let report = report(verdict);
             let text = report.text();

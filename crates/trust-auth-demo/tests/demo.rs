@@ -178,7 +178,7 @@ fn the_tables_fit_60_columns_between_an_introduction_and_a_conclusion() {
         first.starts_with("About to revoke keys") && first.ends_with("is a failure."),
         "{first}"
     );
-    assert!(text.lines().last().unwrap().starts_with("It held: "), "{text}");
+    assert!(text.lines().last().unwrap().starts_with("Held: "), "{text}");
 }
 
 #[test]

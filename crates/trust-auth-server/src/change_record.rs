@@ -115,7 +115,7 @@ impl ChangeRecord {
     fn made_up_for(&self, failures: u64) {
         // Relaxed: a count, as in `record`.
         if self.made_up_for.fetch_max(failures, Ordering::Relaxed) < failures {
-            tracing::info!("changes of trusts reach the database again");
+            tracing::info!("changes of trusts succeed in the database again");
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::store::Store;
 /// The options that name the database and the source of its password.
 #[derive(Args)]
 pub(crate) struct DatabaseArgs {
-    /// The database: an SQLite file, as a path or a `sqlite:` URL, or PostgreSQL, as `postgres://`
+    /// The database: a SQLite file, as a path or a `sqlite:` URL, or PostgreSQL, as `postgres://`
     /// or `host=... dbname=...`. Only `register` and `serve` create a missing file or table. Only
     /// `migrate` and `serve --migrate` change an existing table
     // `--help` hides the value of the variable: a URL may carry a password.
@@ -81,12 +81,12 @@ impl DatabaseArgs {
         }
     }
 
-    /// Returns the options for an SQLite database.
+    /// Returns the options for a SQLite database.
     pub(crate) fn sqlite(&self) -> SqliteOptions {
         SqliteStore::options(&self.database)
     }
 
-    /// Returns the options for a PostgreSQL database, or `None` for an SQLite database.
+    /// Returns the options for a PostgreSQL database, or `None` for a SQLite database.
     ///
     /// # Errors
     ///
@@ -98,7 +98,7 @@ impl DatabaseArgs {
         let options = url.map(PostgresStore::options);
         if let (None, Some(scheme)) = (&options, self.other_scheme()) {
             return wrong(&format!(
-                "its URL has the scheme `{scheme}:`; give an SQLite file as a path or a `sqlite:` \
+                "its URL has the scheme `{scheme}:`; give a SQLite file as a path or a `sqlite:` \
                  URL, or PostgreSQL as a `postgres://` URL or `host=... dbname=...`"
             ));
         }
@@ -216,10 +216,10 @@ impl Database {
         if !missing.is_empty() {
             tracing::warn!(
                 missing = missing.join(", "),
-                "triggers on the table `trust` are missing or turned off: servers are not notified \
-                 of this change, and keep the entry in their cache until its time-to-live ends. \
-                 They refuse the key at once, because they check the live row. Run `trust-auth \
-                 migrate` as the owner of the table"
+                "triggers on the table `trust` are missing or turned off. Servers are not notified \
+                 of this change, and keep the cached entry until its time-to-live ends. Servers \
+                 refuse the key at once, because they check the live row. Run `trust-auth migrate` \
+                 as the owner of the table"
             );
         }
     }

@@ -17,7 +17,7 @@ pub(crate) struct Store {
     changes: ChangeRecord,
 }
 
-/// An SQLite file, or a PostgreSQL database.
+/// A SQLite file, or a PostgreSQL database.
 // There is one, behind an `Arc`, so its size does not matter.
 #[allow(clippy::large_enum_variant)]
 #[derive(Debug)]

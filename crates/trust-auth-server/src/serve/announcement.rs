@@ -53,7 +53,7 @@ impl Announcement<'_> {
         if let Some(address) = self.admin_listen.filter(|address| !address.ip().is_loopback()) {
             tracing::warn!(
                 %address,
-                "the admin API is not on a loopback address: its key and new API keys travel in \
+                "the admin API is not on a loopback address: its key and new API keys are sent in \
                  clear text"
             );
         }

@@ -201,7 +201,7 @@ impl Meters {
             if now > dropped {
                 tracing::warn!(
                     lines = now - dropped,
-                    "lines of the log were dropped: standard error did not take them"
+                    "log lines were dropped: standard error did not accept them"
                 );
                 dropped = self.log.dropped();
             }
@@ -330,12 +330,12 @@ fn describe() {
     );
     describe_counter!(
         "trust_auth_evictions_total",
-        "Invalidations that the database caused: of one key (notification), or of all keys \
+        "Invalidations that the database caused: one key (notification), or all keys \
          (connected, malformed, truncation, triggers)"
     );
     describe_counter!(
         "trust_auth_notifications_total",
-        "Changes of which the database notified the service"
+        "Notifications of changes that the database sent to the service"
     );
     describe_gauge!(
         "trust_auth_listener_connected",
@@ -347,7 +347,7 @@ fn describe() {
     );
     describe_counter!(
         "trust_auth_log_lines_dropped_total",
-        "Lines of the log that were dropped, because standard error did not take them"
+        "Log lines that were dropped, because standard error did not accept them"
     );
     describe_counter!(
         "trust_auth_listener_canaries_total",

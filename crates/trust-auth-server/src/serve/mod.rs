@@ -131,8 +131,8 @@ async fn run(
         && tokio::time::timeout(CLOSE_LIMIT, database.close()).await.is_err()
     {
         tracing::warn!(
-            "the connections to the database did not close within {CLOSE_LIMIT:?}; what they were \
-             writing may or may not be committed"
+            "the connections to the database did not close within {CLOSE_LIMIT:?}; their last \
+             writes may or may not be committed"
         );
     }
     outcome

@@ -4,7 +4,7 @@
 /// Output, listeners, timers, and a file that is read.
 const OTHER_FILES: u64 = 32;
 
-/// An SQLite connection opens the file and its `-wal`, and maps `-shm`. The watcher and the writer
+/// A SQLite connection opens the file and its `-wal`, and maps `-shm`. The watcher and the writer
 /// have connections of their own.
 const FILES_OF_A_DATABASE_CONNECTION: u64 = 4;
 

@@ -50,11 +50,11 @@ pub(crate) struct Settings {
     )]
     pub(crate) admin_listen: AdminListen,
 
-    /// The SHA-256, in hexadecimal, of the key for the admin API. Without it, the admin API refuses
-    /// every request
+    /// The SHA-256, in hexadecimal, of the key for the admin API. Without this digest, the admin
+    /// API refuses every request
     ///
     /// For example: printf %s "$ADMIN_KEY" | sha256sum. Use a key of 32 random bytes: a reader of
-    /// the digest can find a weak key by trying.
+    /// the digest can guess a weak key.
     #[arg(long, value_name = "HEX", env = "TRUST_AUTH_ADMIN_KEY_SHA256", hide_env_values = true)]
     #[serde(rename = "admin_key_configured", serialize_with = "is_some")]
     pub(crate) admin_key_sha256: Option<AdminKeyDigest>,
@@ -68,8 +68,8 @@ pub(crate) struct Settings {
     )]
     pub(crate) metrics_on_admin_only: bool,
 
-    /// Before serving, add what an existing table lacks, as `trust-auth migrate` does. Without it,
-    /// the service changes no existing table
+    /// Before serving, add what an existing table lacks, as `trust-auth migrate` does. Without this
+    /// flag, the service changes no existing table
     #[arg(
         long,
         env = "TRUST_AUTH_MIGRATE",
@@ -128,8 +128,8 @@ pub(crate) struct Settings {
     )]
     pub(crate) waiting_limit: usize,
 
-    /// The duration of a refusal is rounded up to a multiple of this, so that it does not show how
-    /// many trusts there are. 0s turns the rounding off
+    /// Round the duration of a refusal up to a multiple of this, so that the duration does not show
+    /// how many trusts there are. 0s turns the rounding off
     #[arg(
         long,
         value_name = "DURATION",
@@ -141,7 +141,7 @@ pub(crate) struct Settings {
     #[serde(serialize_with = "duration")]
     pub(crate) reject_floor: Duration,
 
-    /// How many connections to the database are open at most for reads: 2 at least, because a scan
+    /// The most connections to the database that are open for reads. At least 2, because a scan
     /// occupies one
     #[arg(
         long,
@@ -153,8 +153,8 @@ pub(crate) struct Settings {
     )]
     pub(crate) database_connections: u32,
 
-    /// Exit with 1 if the database cannot be reached at the start. Without it, the service waits
-    /// for the database, and is not ready
+    /// Exit with 1 if the database cannot be reached at the start. Without this flag, the service
+    /// waits for the database, and is not ready
     #[arg(
         long,
         env = "TRUST_AUTH_EXIT_IF_UNREACHABLE",
@@ -191,8 +191,8 @@ pub(crate) struct Settings {
     #[serde(serialize_with = "duration")]
     pub(crate) query_timeout: Duration,
 
-    /// How long a request to the admin API may take, its body included. Then it is answered with
-    /// 503. Choose at least --query-timeout and --reject-floor together
+    /// How long a request to the admin API may take, its body included. Then the request is
+    /// answered with 503. Choose at least --query-timeout and --reject-floor together
     #[arg(
         long,
         value_name = "DURATION",
@@ -229,7 +229,7 @@ pub(crate) struct Settings {
     )]
     pub(crate) max_header_bytes: u32,
 
-    /// How many connections of clients are open at most. Others wait until one closes
+    /// The most connections of clients that are open. Further ones wait until one closes
     #[arg(
         long,
         value_name = "COUNT",
@@ -253,7 +253,8 @@ pub(crate) struct Settings {
     #[serde(serialize_with = "duration")]
     pub(crate) drain_delay: Duration,
 
-    /// How long the service may take after that to answer the requests it has received
+    /// How long the service may take after --drain-delay to answer the requests that it has
+    /// received
     #[arg(
         long,
         value_name = "DURATION",
@@ -338,8 +339,8 @@ impl Settings {
         }
         if self.query_timeout > self.request_timeout {
             return wrong(
-                "--query-timeout must be at most --request-timeout, which would end the request \
-                 first",
+                "--query-timeout must be at most --request-timeout, which otherwise ends the \
+                 request first",
             );
         }
         if !(LEAST_CONNECTION_AGE..=MAX_TIMEOUT).contains(&self.database_connection_max_age) {
@@ -390,7 +391,7 @@ impl Settings {
             tracing::warn!(
                 drain_timeout = ?self.drain_timeout,
                 request_timeout = ?self.request_timeout,
-                "a request may take longer than the end of the service waits for its answer; raise \
+                "the end of the service may cut a request before its answer; raise \
                  --drain-timeout a second above --request-timeout"
             );
         }
@@ -400,9 +401,9 @@ impl Settings {
             tracing::warn!(
                 limit,
                 needed,
-                "clients can take all files that this process may have open, so that the admin API \
-                 and the database cannot be reached; raise the hard limit (LimitNOFILE=, ulimit \
-                 -Hn), or lower --max-connections"
+                "clients can use up the open files of this process, and block the admin API and \
+                 the database; raise the hard limit (LimitNOFILE=, ulimit -Hn), or lower \
+                 --max-connections"
             );
         }
     }

@@ -72,7 +72,7 @@ impl AdminError {
 
     /// 503: the service waits for its database.
     pub(crate) fn database_not_open() -> Self {
-        let message = "the database is not reached yet; try again";
+        let message = "the service has not reached the database yet; try again";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unreachable", message)
     }
 
@@ -83,15 +83,14 @@ impl AdminError {
 
     /// 503: the time of the request is over. Its change may have been made.
     pub(crate) fn too_slow() -> Self {
-        let message = "the request took too long; the change may have been made: look at the list \
-                       before trying again";
+        let message = "the request took too long; the change may have been made: check the list \
+                       before you try again";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "timeout", message)
     }
 
     /// 500: the task of the change panicked. The change may have been made.
     pub(crate) fn panicked() -> Self {
-        let message =
-            "the change failed in an unexpected way; look at the list before trying again";
+        let message = "the change failed in an unexpected way; check the list before you try again";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
     }
 }
