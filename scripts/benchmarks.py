@@ -15,8 +15,9 @@ scripts/benchmarks.toml has the targets.
     scripts/benchmarks.py --no-run         renders the figures of the last runs, or of a plain
                                            `cargo bench`
 
-The table of targets goes to standard output, progress to standard error. Exit code: 0, also when a
-target is missed; 1 if something could not be run or read; 2 for wrong arguments.
+The script prints the table of targets on standard output, and progress on standard error. Exit
+code: 0, also when a target is missed; 1 if something could not be run or read; 2 for wrong
+arguments.
 """
 
 import argparse
@@ -74,7 +75,7 @@ REFERENCE = "Mutex<HashMap>"
 OVER_CROSSBEAM = "this cache over crossbeam-epoch"
 OVER_SEIZE = "this cache over seize"
 RECLAMATIONS = [OURS, OVER_CROSSBEAM, OVER_SEIZE]
-# Rows that are shown but are no peers. BENCHMARKS.md says why the handles are none.
+# Rows that are shown but are no peers. BENCHMARKS.md gives the reason for the handles.
 NO_PEERS = {*RECLAMATIONS, LIMIT, LOOP, CLOCK, HANDLES}
 SIZES = ["20", "1000", "100000", "1000000"]
 

@@ -8,8 +8,8 @@ arguments of `cargo test`.
 
 The script builds and checks each mutant in a copy under target/mutants. It runs one test at a time,
 so that a crash has a name. It first runs the tests that docs/generated/mutants.md names for the
-mutant, then all tests, until one fails. The table (Markdown) goes to standard output, progress to
-standard error.
+mutant, then all tests, until one fails. It prints the table (Markdown) on standard output, and
+progress on standard error.
 
     scripts/mutants.py                    checks all mutants
     scripts/mutants.py --list             lists their names, and builds nothing
@@ -152,7 +152,7 @@ def misfits(mutants: list[Mutant]) -> list[str]:
             mutant.apply((ROOT / mutant.file).read_text())
         except (Misfit, OSError) as misfit:
             found.append(str(misfit))
-    # An ordering's name is its place, where two may stand on one line.
+    # An ordering's name is its place, where one line may have two.
     semantic_names = [mutant.name for mutant in mutants if mutant.at is None]
     twice = {name for name in semantic_names if names.count(name) > 1}
     return found + [f"'{name}' is the name of several mutants" for name in sorted(twice)]
