@@ -350,7 +350,7 @@ const TABLE: &[Row] = &[
         Refused,
     ),
     (
-        "the URL goes before the environment",
+        "the URL overrides the environment",
         "BASE",
         "PGHOST=nowhere.invalid PGPORT=1 PGUSER=x PGPASSWORD=x PGDATABASE=x",
         Connect,
@@ -446,7 +446,7 @@ const TABLE: &[Row] = &[
         Refused,
     ),
     (
-        "the password goes before the file",
+        "the password overrides the file",
         "postgres://scram:wrong@127.0.0.1:PORT/trusts",
         "PGPASSFILE=FILES/passfile",
         Refused,
@@ -461,7 +461,7 @@ const TABLE: &[Row] = &[
     ),
     ("a service in the home folder", "service=trusts", "HOME=FILES/right", Connect),
     (
-        "a service goes before the environment",
+        "a service overrides the environment",
         "service=trusts",
         "PGSERVICEFILE=FILES/services PGUSER=x",
         Connect,

@@ -118,7 +118,7 @@ async fn why_not_inserted<W: WriteTransaction>(write: &mut W, name: String) -> S
     match write.find(&TrustRef::Name(name.clone())).await {
         Ok(_) | Err(StoreError::BadRow { .. }) => StoreError::NameTaken { name },
         Err(StoreError::NoSuchTrust { .. }) => write.schema_error(&format!(
-            "it did not take the row that it was given; look for {} on its table `trust`",
+            "it did not insert the given row; look for {} on its table `trust`",
             W::INTERCEPTORS
         )),
         Err(error) => error,
@@ -131,7 +131,7 @@ fn check_count<W: WriteTransaction>(write: &W, rows: u64) -> Result<(), StoreErr
         return Ok(());
     }
     Err(write.schema_error(
-        "it did not change the row that it was told to; look for a trigger on its table `trust`",
+        "it did not change the requested row; look for a trigger on its table `trust`",
     ))
 }
 

@@ -444,7 +444,7 @@ async fn the_error_of_a_refused_write_says_what_to_do() {
         ("53100", "exhausted", "make room"),
         ("57P01", "unreachable", "again"),
         ("08006", "unreachable", "again"),
-        ("22012", "other", "error 22012 about `colour`; its log tells more"),
+        ("22012", "other", "error 22012 about `colour`; its log has the details"),
     ] {
         server.psql(&url, &format!("DELETE FROM fault; INSERT INTO fault VALUES ('{code}')"));
         let error = insert(&store, "b").await.unwrap_err();

@@ -86,7 +86,7 @@ async fn the_references_table_is_extended_and_its_rows_stay_as_they_are() {
     let (_, key) = world.registry.rotate(&by_name("No key")).await.unwrap();
     assert!(world.attempt(&key).await.result.is_ok());
     server.psql(&url, "DELETE FROM trust WHERE name = 'No key'");
-    eventually("it was heard", || world.cached(&key).is_none()).await;
+    eventually("the change was received", || world.cached(&key).is_none()).await;
     assert_eq!(server.psql(&url, "SELECT contact FROM trust WHERE code = 'SM'"), "{\"a\": 1}");
 }
 
@@ -237,11 +237,11 @@ async fn a_role_that_may_only_read_and_write_rows_does_all_but_make_the_table() 
     world.registry.disable(&trust.id.into()).await.unwrap();
     world.registry.enable(&trust.id.into()).await.unwrap();
     // Its own changes are notified, too.
-    eventually("they were heard", || watcher.status().notifications == 4).await;
+    eventually("the changes were received", || watcher.status().notifications == 4).await;
     assert!(world.attempt(&key).await.result.is_ok());
     assert_eq!(world.cached(&key), Some(trust.id));
     server.psql(&url, "DELETE FROM trust WHERE name = 'a'");
-    eventually("it was heard", || world.cached(&key).is_none()).await;
+    eventually("the change was received", || world.cached(&key).is_none()).await;
     assert_eq!(world.registry.delete(&by_name("St. John")).await.unwrap().name, "St. John");
 }
 

@@ -97,7 +97,7 @@ async fn changes_elsewhere_evict_their_keys_and_no_others<S: TrustLedger>(watche
     let (_, rotated) = world.register("rotated").await;
     let (_, deleted) = world.register("deleted").await;
     // This process's own changes are notified later, too. Each names one key.
-    eventually("the registrations were heard of", || watched.status().evicted_keys == 4).await;
+    eventually("the registrations were received", || watched.status().evicted_keys == 4).await;
     for key in [&other_key, &disabled, &rotated, &deleted] {
         assert!(world.attempt(key).await.result.is_ok());
         assert!(world.cached(key).is_some());
@@ -156,7 +156,7 @@ async fn hot<const N: usize>(
     for name in names {
         made.push(watched.world.register(name).await);
     }
-    eventually("the registrations were heard of", || watched.status().notifications >= N as u64)
+    eventually("the registrations were received", || watched.status().notifications >= N as u64)
         .await;
     for (trust, key) in &made {
         assert!(watched.world.attempt(key).await.result.is_ok());
@@ -224,14 +224,17 @@ async fn a_notification_that_is_not_understood_invalidates_every_key() {
     let long = "x".repeat(7_000);
     for (number, payload) in ["", "reload", "2 update x y z", &long].iter().enumerate() {
         let (_, key) = watched.world.register(&format!("trust {number}")).await;
-        eventually("the registration was heard of", || {
+        eventually("the registration was received", || {
             watched.status().evicted_keys > number as u64
         })
         .await;
         assert!(watched.world.attempt(&key).await.result.is_ok());
         assert!(watched.world.cached(&key).is_some());
         server.psql(&url, &format!("SELECT pg_notify('trust_auth', '{payload}')"));
-        eventually("it was heard", || watched.status().malformed == number as u64 + 1).await;
+        eventually("the notification was received", || {
+            watched.status().malformed == number as u64 + 1
+        })
+        .await;
         assert_eq!(watched.world.cached(&key), None);
     }
     let status = watched.status();
@@ -244,7 +247,7 @@ async fn a_truncated_table_invalidates_every_key() {
     let (watched, url) = Watched::on_postgres(server).await;
     let [(_, a), (_, b)] = &hot(&watched, ["a", "b"]).await;
     server.psql(&url, "TRUNCATE trust");
-    eventually("it was heard", || watched.status().truncations == 1).await;
+    eventually("the notification was received", || watched.status().truncations == 1).await;
     assert_eq!((watched.world.cached(a), watched.world.cached(b)), (None, None));
     assert!(matches!(watched.world.attempt(a).await.result, Err(AuthError::Invalid)));
 }
@@ -511,7 +514,7 @@ async fn an_application_that_writes_heartbeats_costs_no_entry_on_sqlite() {
     let watched = Watched::on_sqlite().await;
     let (trust, key) = watched.world.register("a").await;
     let (_, last) = watched.world.register("last").await;
-    eventually("the registrations were heard of", || watched.status().evicted_keys == 2).await;
+    eventually("the registrations were received", || watched.status().evicted_keys == 2).await;
     for key in [&key, &last] {
         assert!(watched.world.attempt(key).await.result.is_ok());
     }

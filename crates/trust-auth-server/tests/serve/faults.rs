@@ -23,7 +23,7 @@ async fn until_status(server: &Server, key: &str, wanted: u16) -> Duration {
         }
         assert!(
             begun.elapsed() < PATIENCE,
-            "{wanted} never comes: {answer:?}; log: {}",
+            "{wanted} does not arrive: {answer:?}; log: {}",
             server.log()
         );
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -13,7 +13,7 @@ use crate::error::StoreError;
 /// What failed, without any value.
 #[derive(Debug, thiserror::Error)]
 enum Cause {
-    #[error("PostgreSQL reported error {code}{about}; its log tells more")]
+    #[error("PostgreSQL reported error {code}{about}; its log has the details")]
     Server {
         code: String,
         /// ` about` and a name in backticks, or empty.
@@ -129,8 +129,8 @@ pub(super) fn connect_failed(
                 .into()
         }
         (_, "57P03") => "it is starting or stopping; try again".into(),
-        (_, "") => "it does not speak PostgreSQL's protocol; check the address".into(),
-        (_, code) => format!("it reported error {code}; its log tells more"),
+        (_, "") => "it does not use PostgreSQL's protocol; check the address".into(),
+        (_, code) => format!("it reported error {code}; its log has the details"),
     };
     StoreError::CannotConnect { server: location.to_string(), reason }
 }

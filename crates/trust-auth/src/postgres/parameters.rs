@@ -61,7 +61,7 @@ pub(super) static PARAMETERS: &[Parameter] = &[
         "PGCLIENTENCODING",
         Only(
             &["auto", "utf8", "UTF8", "utf-8", "UTF-8", "unicode", "UNICODE"],
-            "the store speaks UTF8; leave it out",
+            "the store uses UTF8; leave it out",
         ),
     ),
     parameter("sslmode", "PGSSLMODE", Taken),
@@ -163,12 +163,12 @@ pub(super) static PARAMETERS: &[Parameter] = &[
     parameter(
         "min_protocol_version",
         "PGMINPROTOCOLVERSION",
-        Only(&["3.0"], "the store speaks version 3.0; leave it out"),
+        Only(&["3.0"], "the store uses version 3.0; leave it out"),
     ),
     parameter(
         "max_protocol_version",
         "PGMAXPROTOCOLVERSION",
-        Only(&["3.0", "3.2", "latest"], "the store speaks version 3.0; leave it out"),
+        Only(&["3.0", "3.2", "latest"], "the store uses version 3.0; leave it out"),
     ),
     without_variable("scram_client_key", Refused(SCRAM_KEYS)),
     without_variable("scram_server_key", Refused(SCRAM_KEYS)),

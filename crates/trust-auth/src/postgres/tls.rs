@@ -62,7 +62,7 @@ pub(super) async fn start(
         b'N' => return Err(TlsFailure::NotOffered),
         _ => {
             return Err(TlsFailure::Handshake(
-                "it does not speak PostgreSQL's protocol; check the address".into(),
+                "it does not use PostgreSQL's protocol; check the address".into(),
             ));
         }
     }
@@ -82,7 +82,7 @@ pub(super) async fn start(
 fn diagnosis(error: &CertificateError) -> String {
     let what = match error {
         CertificateError::UnknownIssuer => {
-            "its certificate comes from no certificate authority in `sslrootcert`; check that file"
+            "no certificate authority in `sslrootcert` has issued its certificate; check that file"
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "its certificate is for another host; check the host, or use `sslmode=verify-ca`"

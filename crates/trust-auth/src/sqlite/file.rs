@@ -133,7 +133,7 @@ impl File {
 
     fn unknown(&self, error: &Error) -> StoreError {
         let reason =
-            format!("whether it is still there cannot be told: {error}; check the file system");
+            format!("the check whether it is still there failed: {error}; check the file system");
         StoreError::CannotOpen { path: self.path.clone(), reason }
     }
 
@@ -252,7 +252,10 @@ mod tests {
         // A link that leads to itself: too many levels of them.
         std::os::unix::fs::symlink(&path, &path).unwrap();
         let error = file.verify().unwrap_err();
-        assert!(error.to_string().contains("whether it is still there cannot be told"), "{error}");
+        assert!(
+            error.to_string().contains("the check whether it is still there failed"),
+            "{error}"
+        );
         std::fs::rename(&kept, &path).unwrap();
         assert!(file.verify().is_ok());
     }

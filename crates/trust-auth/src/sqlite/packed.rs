@@ -77,7 +77,7 @@ async fn unpack(
         != Some(records.len() as u64)
     {
         return Err(Error::Decode(
-            "the packed candidates do not have the length that their number says".into(),
+            "the length of the packed candidates does not match their number".into(),
         ));
     }
     let mut candidates = Candidates::with_capacity(records.len() / RECORD);
