@@ -78,9 +78,9 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> Builder<V, C> {
     /// Sets a function that returns how long one value may be returned, counted from its lease.
     /// Default: the time-to-live, for every value.
     ///
-    /// For values that know their own end: a key that ends in 30 s is not cached for 60. The
-    /// function applies to whatever is stored, by any lease or shared load. The time that the
-    /// function returns shortens the time-to-live and never lengthens it. The clock's
+    /// For values with their own end: a key that ends in 30 s is not cached for 60. The function
+    /// applies to every stored value, of any lease or shared load. The time that the function
+    /// returns shortens the time-to-live and never lengthens it. The clock's
     /// [resolution](Clock::resolution) counts against the value (G3). A time of zero, or one not
     /// longer than the resolution, removes an earlier value and stores nothing, as
     /// [`Lease::remember_for`](crate::Lease::remember_for) does.
@@ -88,12 +88,13 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> Builder<V, C> {
     /// The function runs once for each value that is to be stored, on the thread that stores the
     /// value, before the cache is changed. No guard or lock is held, so the function may use any
     /// cache, and may block. A panic in the function unwinds through
-    /// [`remember`](crate::Lease::remember): nothing is stored, and the cache stays as it was.
+    /// [`remember`](crate::Lease::remember): nothing is stored, and the cache is not changed.
     /// Lookups never call the function and cost the same with one.
     ///
-    /// Where the end is a wall-clock time, return what is left until then. The time counts from the
-    /// lease, which is earlier than the call, so the value ends early by the duration of the read.
-    /// A wall clock that is set back lengthens what is left, up to the time-to-live.
+    /// If the end is a wall-clock time, return the time that is left until then. The time counts
+    /// from the lease, which is earlier than the call, so the value ends early by the duration of
+    /// the read. A wall clock that is set back lengthens the time that is left, up to the
+    /// time-to-live.
     ///
     /// ```
     /// use std::time::{Duration, SystemTime};

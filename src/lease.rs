@@ -127,12 +127,13 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> Lease<'_, V, C> {
 
     /// Stores `value` as [`remember`](Self::remember) does, for at most `at_most` from the lease.
     ///
-    /// For a key that ends before the time-to-live does. Of `at_most`, the time-to-live and the
-    /// time that [`Builder::entry_ttl`](crate::Builder::entry_ttl) gives, the shortest counts. The
-    /// clock's [resolution](Clock::resolution) counts against the value (G3), which may so expire
-    /// early. If no time is left, because `at_most` is not longer than the resolution, or because
-    /// the lease is older than `at_most`, an earlier value is removed and nothing is stored. The
-    /// answer is newer than what it removes, and the result is `true`.
+    /// Use it for a key that ends before the time-to-live does. The shortest of three times counts:
+    /// `at_most`, the time-to-live, and the result of
+    /// [`Builder::entry_ttl`](crate::Builder::entry_ttl). The clock's
+    /// [resolution](Clock::resolution) counts against the value (G3), so the value may expire
+    /// early. No time is left if `at_most` is not longer than the resolution, or if the lease is
+    /// older than `at_most`. Then an earlier value is removed and nothing is stored. The answer is
+    /// newer than the removed value, and the result is `true`.
     ///
     /// Results, panics, progress and cost are those of [`remember`](Self::remember).
     ///

@@ -23,8 +23,7 @@
 //! Another execution has one of these readers as the user.
 //!
 //! The mark of a fence is unique. The code takes the mark from a counter. The model takes the mark
-//! from the epoch of the fence's grace period: only one writer of the model makes a fence for this
-//! grace period.
+//! from the epoch of the fence's grace period: only one writer makes a fence for this grace period.
 //!
 //! A writer of the cache also pins. The model represents such a writer by a reader and a writer.
 //! Together, these two can make every step of the cache's writer.
