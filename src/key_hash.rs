@@ -16,7 +16,9 @@ use subtle::{Choice, ConstantTimeEq};
 ///
 /// Any other uniform digest of 32 bytes may be used, such as an HMAC or BLAKE3: make the `KeyHash`
 /// by [`from_bytes`](Self::from_bytes). The cache relies on uniform digests. Never make a `KeyHash`
-/// from the bytes of a raw key.
+/// from the bytes of a raw key. argon2 and bcrypt do not fit: each row has its own salt, so the
+/// digest cannot be computed before the row is found. Keys must be random, because SHA-256 without
+/// a salt does not protect passwords.
 ///
 /// Equality is constant-time ([`ConstantTimeEq`] over four 64-bit words): the duration of a compare
 /// does not depend on where two digests first differ. `Debug` writes the first four bytes only, so

@@ -49,6 +49,33 @@
 //! assert_eq!(cache.lookup(&hash), None);
 //! ```
 //!
+//! # Setup and revocation
+//!
+//! One cache serves the process, in an [`Arc`](std::sync::Arc). The `Arc` can be the state of an
+//! axum router. The statement that revokes a key returns the key's digest. [`KeyHash`] converts a
+//! column of text or of bytes.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//! use trust_key_cache::{KeyCache, KeyHash};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let users = KeyCache::<u64>::builder().ttl(Duration::from_secs(30)).capacity(10_000).build()?;
+//! let users = Arc::new(users);
+//! # let [text_key, bytes_key] = ["text", "bytes"].map(KeyHash::of);
+//! # let (text, bytes) = (text_key.to_hex(), bytes_key.to_bytes().to_vec());
+//! # for hash in [text_key, bytes_key] {
+//! #     assert!(users.lease(&hash).remember(7));
+//! # }
+//!
+//! // UPDATE api_keys SET revoked_at = now() WHERE id = $1 RETURNING key_hash
+//! users.invalidate_key(&text.parse()?); // 64 hexadecimal digits; after the commit
+//! users.invalidate_key(&KeyHash::try_from(bytes.as_slice())?); // 32 bytes
+//! # assert!(users.is_empty());
+//! # Ok(()) }
+//! ```
+//!
 //! # Trade-offs
 //!
 //! * A revocation is final in its own process, once [`invalidate`](KeyCache::invalidate) or
