@@ -1,4 +1,4 @@
-//! One pointer to a whole map, which each write copies and replaces. A read costs as much as the
+//! One pointer to a whole map, which each write copies and replaces. A read costs only the
 //! protection of the pointer.
 
 use std::cell::RefCell;

@@ -5,9 +5,9 @@
 //! on its own clock.
 //!
 //! Each peer is used in the fastest way that its documentation describes. A peer has two advantages
-//! over the cache: a hash function that takes one word of the digest ([`Digest`]), and a compare
-//! that may stop early. Where a peer accepts a hasher, it gets foldhash, which is faster than the
-//! defaults, also those of std and quick_cache. An entry holds all of its fields in one place.
+//! over the cache. Its hash function takes one word of the digest ([`Digest`]), and its compare may
+//! stop early. A peer that accepts a hasher gets foldhash, which is faster than the defaults, also
+//! those of std and quick_cache. An entry holds all of its fields in one place.
 
 #![allow(dead_code, unused_imports, unused_macros, reason = "each benchmark takes what it needs")]
 

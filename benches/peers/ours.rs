@@ -48,8 +48,8 @@ impl Invalidate for Ours {
     }
 }
 
-/// The cache with a value type of its own. The compiler inlines a function of which the program has
-/// one call, and [`get_inlined`](Peer::get_inlined) has this cache's only call of `lookup`.
+/// The cache with a separate value type. The compiler inlines a function with only one call in the
+/// program, and [`get_inlined`](Peer::get_inlined) has this cache's only call of `lookup`.
 pub(crate) struct OursInlined(KeyCache<Id>);
 
 #[derive(Clone, Copy)]
