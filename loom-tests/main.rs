@@ -9,6 +9,8 @@ mod counted;
 mod explore;
 
 mod g1_revocation;
+mod g2_closed_times;
+mod g2_invalidate_where;
 mod g2_targeted_revocation;
 mod g4_replacement;
 mod g5_progress;

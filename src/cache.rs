@@ -155,6 +155,13 @@ impl<V, C: Clock> KeyCache<V, C> {
     fn now(&self) -> u64 {
         nanos(self.clock.now())
     }
+
+    /// Returns a time that no lease shows which is taken less than `within` from now, in true time.
+    /// The clock lags by its resolution at most, so the true time is no later than `now` and the
+    /// resolution (G2.14).
+    fn closed_until(&self, within: Duration) -> u64 {
+        self.now().saturating_add(nanos(self.resolution)).saturating_add(nanos(within))
+    }
 }
 
 impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
@@ -268,7 +275,7 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
         // The clock is read before the stamp, so that the time between them counts against the
         // value.
         let taken_at = self.now();
-        Terms { hash: *hash, taken_at, stamp: self.map.stamp(hash) }
+        Terms { hash: *hash, taken_at, stamp: self.map.stamp(hash, taken_at) }
     }
 
     /// Stores `value` under the `terms` of a lease, for at most `at_most` from the lease on.
@@ -348,7 +355,152 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     /// assert_eq!(cache.lookup(&other), Some(2));
     /// ```
     pub fn invalidate_key(&self, hash: &KeyHash) {
-        self.map.invalidate_key(hash);
+        self.map.invalidate_key(hash, 0);
+    }
+
+    /// Drops every value, and lets no lease store anything that was taken so far or is taken within
+    /// `within`.
+    ///
+    /// The contract is that of [`invalidate_key_for`](Self::invalidate_key_for), for every key.
+    /// Until the time has passed, no value is stored at all, and each lookup misses. A later
+    /// [`invalidate`](Self::invalidate) does not end the time.
+    ///
+    /// Lock-free, and O(1) at any size: two atomic read-modify-writes.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use trust_key_cache::{BuildError, KeyCache, KeyHash, ManualClock};
+    /// # fn main() -> Result<(), BuildError> {
+    /// let clock = ManualClock::new();
+    /// let cache = KeyCache::builder().clock(clock.clone()).build()?;
+    /// let hash = KeyHash::of("key");
+    ///
+    /// cache.invalidate_for(Duration::from_secs(5));
+    /// assert!(!cache.lease(&hash).remember(7));
+    /// clock.advance(Duration::from_secs(5));
+    /// assert!(cache.lease(&hash).remember(7));
+    /// # Ok(()) }
+    /// ```
+    pub fn invalidate_for(&self, within: Duration) {
+        self.map.invalidate_for(self.closed_until(within));
+    }
+
+    /// Drops the value of `hash`, and lets no lease for `hash` store anything that was taken so far
+    /// or is taken within `within`.
+    ///
+    /// Call `invalidate_key_for` **before** a change, with a duration that is longer than the
+    /// change can take. It covers a change whose caller is dropped between the commit and
+    /// [`invalidate_key`](Self::invalidate_key): a client hangs up, the server drops the handler
+    /// that waits for the statement, and the database commits all the same. A guard that
+    /// invalidates in its `Drop` does not cover that case, since the commit may come after the
+    /// drop.
+    ///
+    /// Once `invalidate_key_for` has returned, no lookup returns a value of `hash` whose lease was
+    /// taken before the call or less than `within` after the call has read the clock (G2). That
+    /// read is the first step of the call, so choose `within` with a margin. [`Lease::remember`]
+    /// returns `false` for such a lease. A lease that is taken later stores its value as usual. A
+    /// clock that lags counts against the lease: leases may be refused for up to twice the clock's
+    /// [resolution](Clock::resolution) longer. [`Duration::MAX`] never ends.
+    ///
+    /// Of two durations the one that ends later counts. Nothing shortens it, because another change
+    /// may rely on it. Leases for the other keys of the bucket are refused for as long, and their
+    /// values stay.
+    ///
+    /// Lock-free; O(1): one bucket of at most 16 entries is copied. Lookups cost the same during
+    /// the time.
+    ///
+    /// The recipe: the time before, the invalidation after.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use trust_key_cache::{KeyCache, KeyHash};
+    /// # #[derive(Debug)]
+    /// # struct DatabaseError;
+    /// # struct Database;
+    /// # impl Database {
+    /// #     async fn disable(&self, _: &KeyHash) -> Result<(), DatabaseError> { Ok(()) }
+    /// # }
+    /// /// After so long the database aborts the statement.
+    /// const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+    /// const MARGIN: Duration = Duration::from_secs(1);
+    ///
+    /// async fn disable(
+    ///     cache: &KeyCache<u64>,
+    ///     database: &Database,
+    ///     hash: &KeyHash,
+    /// ) -> Result<(), DatabaseError> {
+    ///     cache.invalidate_key_for(hash, STATEMENT_TIMEOUT + MARGIN);
+    ///     // If this future is dropped here, the key may be disabled or not. No lease that could
+    ///     // have read the key as it was before stores its value.
+    ///     database.disable(hash).await?;
+    ///     cache.invalidate_key(hash); // final from here on
+    ///     Ok(())
+    /// }
+    /// # let cache = KeyCache::new();
+    /// # let hash = KeyHash::of("key");
+    /// # assert!(cache.lease(&hash).remember(7));
+    /// # let future = std::pin::pin!(disable(&cache, &Database, &hash));
+    /// # let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    /// # assert!(std::future::Future::poll(future, &mut context).is_ready());
+    /// # assert_eq!(cache.lookup(&hash), None);
+    /// # assert!(!cache.lease(&hash).remember(7));
+    /// ```
+    pub fn invalidate_key_for(&self, hash: &KeyHash, within: Duration) {
+        self.map.invalidate_key(hash, self.closed_until(within));
+    }
+
+    /// Drops every value that `named` returns `true` for, and supersedes every lease taken so far.
+    /// Returns the number of dropped values.
+    ///
+    /// For a change that concerns many keys: all keys of one user, or of one organization. Call
+    /// `invalidate_where` after the change was committed. The change is final in this process once
+    /// `invalidate_where` has returned: a [`lookup`](Self::lookup) that happens-after returns no
+    /// value that `named` names and whose lease was taken before (G2). No other value is lost.
+    ///
+    /// Leases in flight are refused whatever they are for, because their values are not known yet.
+    /// For the same reason a copy of **every** bucket is published, also of an empty one. Copies of
+    /// the buckets that hold a named value would not suffice: a `remember` that has checked its
+    /// lease could store a named value after the call has passed its bucket.
+    ///
+    /// `named` is called for values that a lookup could return. It must give the same answer each
+    /// time: a bucket that another writer changes meanwhile is read again. The result counts each
+    /// dropped value once, and no expired one. While writers run, it is not the count of a single
+    /// moment.
+    ///
+    /// O([`capacity`](Self::capacity)): all buckets are copied, and an empty cache gets its
+    /// buckets. For administrators, not for requests. Lock-free for each bucket.
+    ///
+    /// # What `named` may do
+    ///
+    /// `named` may look up in any cache, and change *other* caches. If `named` changes this cache,
+    /// the bucket that it has changed is read again: a function that does so in each call repeats
+    /// without end. While `named` runs, nothing that is replaced in any cache of the process is
+    /// freed: keep `named` short, and do not block in it.
+    ///
+    /// # Panics
+    ///
+    /// If `named` panics. The cache stays whole: buckets before that one are done, the others are
+    /// as they were, and the change is not final. Call [`invalidate`](Self::invalidate) then.
+    ///
+    /// ```
+    /// use trust_key_cache::{KeyCache, KeyHash};
+    ///
+    /// #[derive(Clone)]
+    /// struct Principal {
+    ///     user: u64,
+    /// }
+    ///
+    /// let cache = KeyCache::<Principal>::new();
+    /// for (key, user) in [("laptop", 7), ("phone", 7), ("other", 8)] {
+    ///     assert!(cache.lease(&KeyHash::of(key)).remember(Principal { user }));
+    /// }
+    /// // After the commit that disables the user:
+    /// assert_eq!(cache.invalidate_where(|_, principal| principal.user == 7), 2);
+    /// assert!(cache.lookup(&KeyHash::of("laptop")).is_none());
+    /// assert!(cache.lookup(&KeyHash::of("other")).is_some());
+    /// ```
+    pub fn invalidate_where(&self, named: impl Fn(&KeyHash, &V) -> bool) -> usize {
+        self.map.invalidate_where(self.now(), named)
     }
 
     /// Returns the number of values that a lookup could return now.

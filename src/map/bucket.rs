@@ -20,12 +20,33 @@ pub(super) struct Entry<V> {
     pub(super) value: V,
 }
 
+/// What a bucket demands of leases. Each copy of a bucket inherits its gate, raised or as it is,
+/// whatever the two generations are (F5, F9).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Gate {
+    /// A `remember` needs a lease of this lease epoch.
+    pub(super) lease_epoch: u64,
+    /// A lease taken before this time of the clock is refused.
+    pub(super) closed_until: u64,
+}
+
+impl Gate {
+    /// Returns the gate of the successor that supersedes all leases taken so far, and refuses those
+    /// taken before `closed_until`.
+    pub(super) fn raised(self, closed_until: u64) -> Self {
+        Self {
+            lease_epoch: self.lease_epoch + 1,
+            closed_until: self.closed_until.max(closed_until),
+        }
+    }
+}
+
 /// The start of a bucket, before the entries. A pointer to the header represents the whole bucket.
 #[derive(Debug)]
 pub(super) struct Header {
     access: AccessCheck,
     generation: u64,
-    lease_epoch: u64,
+    gate: Gate,
     tags: Tags,
     /// The number of initialised entries. In a published bucket it equals `capacity`.
     len: u32,
@@ -66,8 +87,8 @@ impl<V> Bucket<V> {
         self.header.generation
     }
 
-    pub(super) fn lease_epoch(&self) -> u64 {
-        self.header.lease_epoch
+    pub(super) fn gate(&self) -> Gate {
+        self.header.gate
     }
 
     pub(super) fn entries(&self) -> &[Entry<V>] {
@@ -147,7 +168,7 @@ pub(super) struct OwnedBucket<V> {
 
 impl<V> OwnedBucket<V> {
     /// Returns an empty bucket with room for `capacity` entries, 16 at most.
-    pub(super) fn with_capacity(capacity: usize, generation: u64, lease_epoch: u64) -> Self {
+    pub(super) fn with_capacity(capacity: usize, generation: u64, gate: Gate) -> Self {
         assert!(capacity <= Tags::CAPACITY);
         let (layout, _) = layout::<V>(capacity);
         // SAFETY: the layout is at least as large as the header, so its size is not zero.
@@ -156,7 +177,7 @@ impl<V> OwnedBucket<V> {
         let empty = Header {
             access: AccessCheck::new(),
             generation,
-            lease_epoch,
+            gate,
             tags: Tags::default(),
             len: 0,
             capacity: capacity as u32,

@@ -7,7 +7,8 @@
 //!
 //! # Orderings
 //!
-//! Two kinds of location are shared: the map's `generation`, and the pointer of each slot.
+//! Three kinds of location are shared: the map's `generation`, its `closed_until`, and the pointer
+//! of each slot.
 //! `docs/guarantees.md` proves the guarantees in numbered lemmas, which the comments below cite.
 //! The lemmas use these facts:
 //!
@@ -22,6 +23,7 @@
 //!   that published the bucket.
 //! * *F7.* A stamp synchronises with all invalidations up to the one whose value it read.
 //! * *F8.* Along a chain of buckets, the generation never falls.
+//! * *F9.* Neither the closed time of the map, nor that of the buckets along a chain, ever falls.
 
 mod bucket;
 mod limbo;
@@ -35,13 +37,13 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::reclaim;
-use super::sync::{AtomicU64, Ordering};
+use super::sync::{AtomicU64, Ordering, StoredU64};
 use crate::KeyHash;
 
 #[cfg(test)]
 #[allow(unused_imports, reason = "the map over loom is the same file")]
 pub(crate) use self::limbo::CHECKED_BATCHES;
-use bucket::{Bucket, Entry, OwnedBucket};
+use bucket::{Bucket, Entry, Gate, OwnedBucket};
 use limbo::Limbo;
 use placement::Placement;
 use selection::Selection;
@@ -49,16 +51,21 @@ use slot::Slot;
 
 pub(super) use placement::Shape;
 
-/// The state that an insert is checked against. An insert is refused if either number has changed.
+/// The state that an insert is checked against. An insert is refused if either number has changed,
+/// or if the stamp was taken within a closed time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stamp {
     generation: u64,
     lease_epoch: u64,
+    /// Decided when the stamp is taken: a closed time that begins later raises a number (G2.15).
+    closed: bool,
 }
 
 pub(super) struct SnapshotMap<V> {
     /// Counts the invalidations of the whole map. A bucket of another generation counts as empty.
     generation: AtomicU64,
+    /// A stamp of an earlier time is refused. Lookups do not read it.
+    closed_until: StoredU64,
     placement: Placement,
     slots: Box<[Slot<V>]>,
     bucket_capacity: usize,
@@ -80,6 +87,7 @@ impl<V> SnapshotMap<V> {
         slots.resize_with(shape.buckets, Slot::vacant);
         Ok(Self {
             generation: AtomicU64::new(0),
+            closed_until: StoredU64::new(0),
             placement: Placement::new(shape.buckets, seed),
             slots: slots.into_boxed_slice(),
             bucket_capacity: shape.bucket_capacity,
@@ -110,18 +118,22 @@ impl<V> SnapshotMap<V> {
     }
 
     /// Returns the stamp that an insert of `key` is checked against. Take the stamp before the
-    /// source of the value is read.
-    pub(super) fn stamp(&self, key: &KeyHash) -> Stamp {
+    /// source of the value is read. `now` is a time of the clock that was read before the call.
+    pub(super) fn stamp(&self, key: &KeyHash, now: u64) -> Stamp {
         let place = self.placement.of(key);
         let guard = reclaim::pin();
         // Acquire: pairs with the Release in `invalidate`. If this load reads the value of an
         // `invalidate`, the caller's next reads see the change that preceded it (G1.6). With an
         // older value, the insert is refused, or publishes a bucket of an old generation.
         let generation = self.generation.load(Ordering::Acquire);
+        // Relaxed, and after `generation`: a stamp of the generation of an `invalidate_for` reads
+        // its time or a later one, by coherence (G2.16).
+        let closed_until = self.closed_until.load(Ordering::Relaxed);
         // The Acquire in `Slot::load` does the same for `invalidate_key`, which increments
         // `lease_epoch` (G2.7).
-        let lease_epoch = self.slots[place.slot].load(&guard).read(lease_epoch);
-        Stamp { generation, lease_epoch }
+        let gate = self.slots[place.slot].load(&guard).read(gate);
+        let closed = now < closed_until.max(gate.closed_until);
+        Stamp { generation, lease_epoch: gate.lease_epoch, closed }
     }
 
     /// Inserts or replaces the value of `key`. Returns `false`, and inserts nothing, if an
@@ -141,6 +153,9 @@ impl<V> SnapshotMap<V> {
     where
         V: Clone,
     {
+        if stamp.closed {
+            return false;
+        }
         let place = self.placement.of(key);
         let slot = &self.slots[place.slot];
         let mut entry = (now < expires_at).then(|| Entry { digest: *key, expires_at, value });
@@ -154,7 +169,8 @@ impl<V> SnapshotMap<V> {
             // one (F8).
             let generation = self.generation.load(Ordering::Relaxed);
             let next = current.read(|bucket| {
-                if generation != stamp.generation || lease_epoch(bucket) != stamp.lease_epoch {
+                let gate = gate(bucket);
+                if generation != stamp.generation || gate.lease_epoch != stamp.lease_epoch {
                     return None;
                 }
                 let alive = bucket.filter(|bucket| bucket.generation() == generation);
@@ -163,11 +179,8 @@ impl<V> SnapshotMap<V> {
                 if kept.len() + room > self.bucket_capacity {
                     kept.remove(kept.soonest_to_expire(alive));
                 }
-                let mut next = OwnedBucket::with_capacity(
-                    kept.len() + room,
-                    stamp.generation,
-                    stamp.lease_epoch,
-                );
+                let mut next =
+                    OwnedBucket::with_capacity(kept.len() + room, stamp.generation, gate);
                 kept.copy(alive, &mut next);
                 Some(next)
             });
@@ -195,35 +208,83 @@ impl<V> SnapshotMap<V> {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
+    /// Invalidates as [`invalidate`](Self::invalidate) does, and makes stamps of a time before
+    /// `closed_until` worthless, also later ones. Lock-free; two read-modify-writes at any size.
+    pub(super) fn invalidate_for(&self, closed_until: u64) {
+        // Relaxed: the Release in `invalidate` publishes this time before the new generation, so
+        // each stamp of that generation reads the time (G2.16).
+        self.closed_until.fetch_max(closed_until, Ordering::Relaxed);
+        self.invalidate();
+    }
+
     /// Makes the entry of `key` unreachable, and supersedes every stamp taken so far for a key of
-    /// the same bucket. Lock-free.
-    pub(super) fn invalidate_key(&self, key: &KeyHash)
+    /// the same bucket, and every later one of a time before `closed_until`. Lock-free.
+    pub(super) fn invalidate_key(&self, key: &KeyHash, closed_until: u64)
     where
         V: Clone,
     {
         let place = self.placement.of(key);
-        let slot = &self.slots[place.slot];
+        self.supersede(&self.slots[place.slot], closed_until, |alive| {
+            let mut kept = Selection::of(alive, |_| true);
+            kept.remove(place_in(alive, key, place.tag));
+            (kept, ())
+        });
+    }
+
+    /// Makes every entry unreachable for which `named` returns `true`, and supersedes every stamp
+    /// taken so far. Returns the number of removed entries that expire after `now`. Lock-free for
+    /// each bucket.
+    ///
+    /// `named` runs under a guard, and runs again for a bucket whose exchange failed. It is called
+    /// for reachable entries that have not expired. Expired ones are removed, and not counted.
+    pub(super) fn invalidate_where(&self, now: u64, named: impl Fn(&KeyHash, &V) -> bool) -> usize
+    where
+        V: Clone,
+    {
+        let remove_from = |slot| {
+            self.supersede(slot, 0, |alive| {
+                let live = Selection::of(alive, |entry| now < entry.expires_at);
+                let kept = live.filter(alive, |entry| !named(&entry.digest, &entry.value));
+                (kept, live.len() - kept.len())
+            })
+        };
+        // Each slot, whatever it holds: a stamp taken before must find another `lease_epoch` where
+        // its value, which this call cannot know yet, would be inserted (G2.12).
+        self.slots.iter().map(remove_from).sum()
+    }
+
+    /// Publishes a copy of the slot's bucket with the entries that `keep` selects, and a raised
+    /// gate. Returns what `keep` has returned for the bucket that was replaced.
+    fn supersede<R>(
+        &self,
+        slot: &Slot<V>,
+        closed_until: u64,
+        keep: impl Fn(Option<&Bucket<V>>) -> (Selection, R),
+    ) -> R
+    where
+        V: Clone,
+    {
         let guard = reclaim::pin();
         loop {
             let current = slot.load(&guard);
             // Relaxed, and after the slot: as in `insert`.
             let generation = self.generation.load(Ordering::Relaxed);
-            let next = current.read(|bucket| {
+            let (next, result) = current.read(|bucket| {
                 let alive = bucket.filter(|bucket| bucket.generation() == generation);
-                let mut kept = Selection::of(alive, |_| true);
-                kept.remove(place_in(alive, key, place.tag));
+                // First, since it may run the caller's code: a panic finds nothing to undo.
+                let (kept, result) = keep(alive);
                 // Published even if nothing is removed: an earlier stamp must not match the new
                 // `lease_epoch`.
-                let mut next =
-                    OwnedBucket::with_capacity(kept.len(), generation, lease_epoch(bucket) + 1);
+                let gate = gate(bucket).raised(closed_until);
+                let mut next = OwnedBucket::with_capacity(kept.len(), generation, gate);
                 kept.copy(alive, &mut next);
-                next
+                (next, result)
             });
             if let Ok(replaced) = slot.publish(current, next) {
                 drop(guard);
                 // SAFETY: the bucket has left a slot of this map, which owns the limbo.
                 unsafe { self.limbo.retire(replaced) };
-                return;
+                return result;
             }
         }
     }
@@ -251,9 +312,10 @@ impl<V> SnapshotMap<V> {
     }
 }
 
-/// Returns the bucket's lease epoch. A vacant slot counts as a bucket of lease epoch zero.
-fn lease_epoch<V>(bucket: Option<&Bucket<V>>) -> u64 {
-    bucket.map_or(0, Bucket::lease_epoch)
+/// Returns the bucket's gate. A vacant slot counts as a bucket of lease epoch zero that was never
+/// closed.
+fn gate<V>(bucket: Option<&Bucket<V>>) -> Gate {
+    bucket.map_or(Gate::default(), Bucket::gate)
 }
 
 fn place_in<V>(bucket: Option<&Bucket<V>>, key: &KeyHash, tag: u8) -> Option<usize> {

@@ -16,6 +16,18 @@ impl Selection {
         Self(kept.fold(0, |places, (place, _)| places | 1 << place))
     }
 
+    /// Returns the selected places whose entries `keep` keeps. `bucket` is the one that the
+    /// selection was made of.
+    pub(super) fn filter<V>(
+        self,
+        bucket: Option<&Bucket<V>>,
+        keep: impl Fn(&Entry<V>) -> bool,
+    ) -> Self {
+        let Some(bucket) = bucket else { return Self(0) };
+        let kept = self.places().filter(|&place| keep(&bucket.entries()[place]));
+        Self(kept.fold(0, |places, place| places | 1 << place))
+    }
+
     pub(super) fn len(self) -> usize {
         self.0.count_ones() as usize
     }

@@ -204,7 +204,7 @@ impl AtomicU64 {
     }
 }
 
-/// An atomic that no thread exchanges, so no access is hidden.
+/// An atomic that no thread exchanges for what it has loaded, so no access is hidden.
 pub(super) struct StoredU64(atomic::AtomicU64);
 
 impl StoredU64 {
@@ -220,6 +220,11 @@ impl StoredU64 {
     pub(super) fn store(&self, value: u64, order: Ordering) {
         step();
         self.0.store(value, order);
+    }
+
+    pub(super) fn fetch_max(&self, value: u64, order: Ordering) -> u64 {
+        step();
+        self.0.fetch_max(value, order)
     }
 }
 
