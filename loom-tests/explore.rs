@@ -1,4 +1,4 @@
-//! Runs a model and tells how much of it there was.
+//! Runs a model, and prints how many executions it has.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use trust_key_cache::model::{KeyCache, retire_in_batches_of};
 use trust_key_cache::{KeyHash, ManualClock};
 
-/// Preemptions that the models over crossbeam-epoch are bounded to. Exploring it without a bound
-/// does not end.
+/// The bound of preemptions for the models over crossbeam-epoch. Without a bound, the exploration
+/// of crossbeam-epoch does not end.
 const EPOCH_BOUND: usize = 3;
 
 /// Explores every execution of a model of two threads.
@@ -16,9 +16,10 @@ pub(crate) fn exhaustively(name: &str, model: impl Fn() + Send + Sync + 'static)
     explore(name, cfg!(crossbeam_loom).then_some(EPOCH_BOUND), model);
 }
 
-/// Explores the executions of a model of three threads that preempt a thread at most `preemptions`
-/// times. Over crossbeam-epoch these are left out: they would take hours, and what they add is
-/// about the map.
+/// Explores the executions of a model that preempt a thread at most `preemptions` times.
+///
+/// Does nothing over crossbeam-epoch: these models would take hours there, and they add claims
+/// about the map alone.
 pub(crate) fn bounded(name: &str, preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     if cfg!(not(crossbeam_loom)) {
         explore(name, Some(preemptions), model);
@@ -37,13 +38,13 @@ fn explore(name: &str, bound: Option<usize>, model: impl Fn() + Send + Sync + 's
     });
     let executions = executions.load(Ordering::Relaxed);
     let how = bound.map_or("exhaustive".to_owned(), |bound| format!("at most {bound} preemptions"));
-    // Past the test harness, which hides what a passing test prints.
+    // Written to standard error directly: the test harness hides what a passing test prints.
     writeln!(std::io::stderr(), "model {name}: {executions} executions, {how}").ok();
-    // A model in which the threads never meet shows nothing.
+    // A model whose threads never meet checks nothing.
     assert!(executions > 1, "{name}: nothing was explored");
 }
 
-/// A cache of one bucket with room for `capacity` entries.
+/// Returns a cache of one bucket with room for `capacity` entries, and its clock.
 pub(crate) fn one_bucket<V: Clone + Send + Sync + 'static>(
     capacity: usize,
 ) -> (loom::sync::Arc<KeyCache<V, ManualClock>>, ManualClock) {
@@ -51,16 +52,17 @@ pub(crate) fn one_bucket<V: Clone + Send + Sync + 'static>(
     let cache = KeyCache::builder().capacity(capacity).clock(clock.clone()).build();
     let cache: KeyCache<V, ManualClock> = cache.expect("a capacity of a few");
     if cfg!(crossbeam_loom) {
-        // Registers this thread with the collector before there is another. Two registrations that
-        // race take some 400,000 executions a model, of crossbeam-epoch's own list; one
-        // next to a registered thread is left in.
+        // Registers this thread with the collector before another thread starts. Two registrations
+        // that race add some 400,000 executions a model, of crossbeam-epoch's own list. The models
+        // still have one registration, concurrent with a registered thread.
         assert!(cache.is_empty());
     }
     (loom::sync::Arc::new(cache), clock)
 }
 
-/// The same, of a cache that frees what it has retired only when it is dropped: for claims about
-/// two writers that both retire. That what is freed before is freed in time, other models show.
+/// Returns the same for a cache that frees retired buckets only when it is dropped.
+///
+/// For claims about two writers that both retire a bucket. Other models check earlier freeing.
 pub(crate) fn keeping<V: Clone + Send + Sync + 'static>(
     capacity: usize,
 ) -> (loom::sync::Arc<KeyCache<V, ManualClock>>, ManualClock) {
@@ -68,7 +70,7 @@ pub(crate) fn keeping<V: Clone + Send + Sync + 'static>(
     one_bucket(capacity)
 }
 
-/// Distinct keys.
+/// Returns the key of that number. Keys of different numbers differ.
 pub(crate) fn key(number: u8) -> KeyHash {
     KeyHash::of([number])
 }

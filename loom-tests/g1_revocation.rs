@@ -1,4 +1,5 @@
-//! G1: a lookup that happens-after `invalidate` returns nothing whose lease was taken before.
+//! G1: a lookup that happens-after `invalidate` returns no value whose lease was taken before.
+//! `docs/guarantees.md` has the lemmas that these models check.
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +10,7 @@ use crate::explore::{bounded, exhaustively, key, one_bucket};
 const STALE: u32 = 1;
 const FRESH: u32 = 2;
 
+/// Checks G1.2, G1.4 and G1.5.
 #[test]
 fn g1_a_remember_that_races_an_invalidate_is_not_found_after_it() {
     exhaustively("g1_a_remember_that_races_an_invalidate_is_not_found_after_it", || {
@@ -17,7 +19,7 @@ fn g1_a_remember_that_races_an_invalidate_is_not_found_after_it() {
         let shared = cache.clone();
         let invalidating = thread::spawn(move || {
             shared.invalidate();
-            // The lease is older than this thread.
+            // The lease was taken before this thread started.
             assert_eq!(shared.lookup(&key(1)), None, "found after the invalidation");
         });
         lease.remember(STALE);
@@ -26,6 +28,7 @@ fn g1_a_remember_that_races_an_invalidate_is_not_found_after_it() {
     });
 }
 
+/// Checks F1, G1.2 and G1.5 for a lease that another thread takes.
 #[test]
 fn g1_a_lease_taken_before_an_invalidate_stores_nothing_that_is_found_after_it() {
     exhaustively(
@@ -52,6 +55,7 @@ fn g1_a_lease_taken_before_an_invalidate_stores_nothing_that_is_found_after_it()
     );
 }
 
+/// Checks F4, F8, G1.3 and G4.3.
 #[test]
 fn g1_a_stale_lease_never_displaces_what_a_fresh_one_stored() {
     exhaustively("g1_a_stale_lease_never_displaces_what_a_fresh_one_stored", || {
@@ -63,8 +67,8 @@ fn g1_a_stale_lease_never_displaces_what_a_fresh_one_stored() {
             assert!(shared.lease(&key(1)).remember(FRESH), "nothing supersedes the fresh lease");
             assert_eq!(shared.lookup(&key(1)), Some(FRESH));
         });
-        // Of the same bucket: were it published, the fresh value would go with the bucket that it
-        // replaces.
+        // The neighbour is in the same bucket. If its bucket were published, it would replace the
+        // bucket that has the fresh value.
         stale_neighbour.remember(STALE);
         invalidating.join().unwrap();
         assert!(!stale.remember(STALE));
@@ -72,6 +76,7 @@ fn g1_a_stale_lease_never_displaces_what_a_fresh_one_stored() {
     });
 }
 
+/// Checks F3 and G1.1.
 #[test]
 fn g1_each_of_two_invalidations_supersedes() {
     bounded("g1_each_of_two_invalidations_supersedes", 3, || {
@@ -89,13 +94,15 @@ fn g1_each_of_two_invalidations_supersedes() {
         for thread in invalidating {
             thread.join().unwrap();
         }
-        // Only a lease taken after both can be alive, and then it stored.
+        // A lease taken after both invalidations is valid, and its value is stored.
         assert!(cache.lookup(&key(1)).is_none_or(|found| found == FRESH && stored));
     });
 }
 
-/// The protocol of the authenticator. The row is a relaxed atomic, the weakest database there could
-/// be: only the cache orders what is read from it.
+/// Checks F7 and G1.6, by the protocol of the authenticator.
+///
+/// The row is a relaxed atomic, which is the weakest possible database: the cache alone orders what
+/// a request reads from it.
 #[test]
 fn g1_no_lookup_returns_a_revoked_id_after_the_revocation() {
     exhaustively("g1_no_lookup_returns_a_revoked_id_after_the_revocation", || {

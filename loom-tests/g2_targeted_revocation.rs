@@ -1,4 +1,5 @@
-//! G2: the same as G1 for one key, and no other key's value is lost by it.
+//! G2: the same as G1 for one key, without the loss of another key's value. `docs/guarantees.md`
+//! has the lemmas that these models check.
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, Ordering};
@@ -6,6 +7,8 @@ use loom::thread;
 
 use crate::explore::{exhaustively, keeping, key, one_bucket};
 
+/// Checks G2.3, G2.6 and G2.7, by the protocol of the authenticator over a row that is a relaxed
+/// atomic.
 #[test]
 fn g2_no_lookup_returns_a_revoked_id_after_its_key_was_invalidated() {
     exhaustively("g2_no_lookup_returns_a_revoked_id_after_its_key_was_invalidated", || {
@@ -19,7 +22,7 @@ fn g2_no_lookup_returns_a_revoked_id_after_its_key_was_invalidated() {
             }
         });
         row_is_valid.store(false, Ordering::Relaxed);
-        // The bucket may be vacant still: that, too, must refuse the lease in flight.
+        // The slot may still be vacant. The lease in flight must be refused in this case, too.
         cache.invalidate_key(&key(1));
         assert_eq!(cache.lookup(&key(1)), None, "served while the request was still running");
         authenticating.join().unwrap();
@@ -27,6 +30,7 @@ fn g2_no_lookup_returns_a_revoked_id_after_its_key_was_invalidated() {
     });
 }
 
+/// Checks G2.1 where the slot is null.
 #[test]
 fn g2_a_lease_taken_before_its_key_was_invalidated_in_a_vacant_bucket_is_refused() {
     exhaustively(
@@ -48,6 +52,7 @@ fn g2_a_lease_taken_before_its_key_was_invalidated_in_a_vacant_bucket_is_refused
     );
 }
 
+/// Checks G2.4 and G2.8.
 #[test]
 fn g2_a_neighbour_in_the_bucket_keeps_its_value() {
     exhaustively("g2_a_neighbour_in_the_bucket_keeps_its_value", || {
@@ -62,6 +67,7 @@ fn g2_a_neighbour_in_the_bucket_keeps_its_value() {
     });
 }
 
+/// Checks G2.8 and G4.4.
 #[test]
 fn g2_a_neighbour_that_is_being_remembered_is_stored_or_refused_but_never_lost() {
     exhaustively(
@@ -79,6 +85,7 @@ fn g2_a_neighbour_that_is_being_remembered_is_stored_or_refused_but_never_lost()
     );
 }
 
+/// Checks F4 and G2.8 where an `invalidate` comes first.
 #[test]
 fn g2_a_neighbour_stored_after_an_invalidate_is_not_lost_to_invalidate_key() {
     exhaustively("g2_a_neighbour_stored_after_an_invalidate_is_not_lost_to_invalidate_key", || {
@@ -88,21 +95,22 @@ fn g2_a_neighbour_stored_after_an_invalidate_is_not_lost_to_invalidate_key() {
             shared.invalidate();
             shared.lease(&key(2)).remember(2)
         });
-        // It may find the bucket of the new generation; taken for a dead one, the neighbour would
-        // go with it.
+        // This call may find the bucket of the new generation. If it took that bucket for dead, the
+        // neighbour's value would be lost.
         cache.invalidate_key(&key(1));
         let stored = remembering.join().unwrap();
         assert_eq!(cache.lookup(&key(2)), stored.then_some(2));
     });
 }
 
+/// Checks F5, G2.1 and G2.2 for a dead bucket.
 #[test]
 fn g2_a_lease_on_a_dead_bucket_is_superseded_by_invalidate_key() {
     exhaustively("g2_a_lease_on_a_dead_bucket_is_superseded_by_invalidate_key", || {
         let (cache, _) = keeping(2);
         cache.invalidate_key(&key(1));
         cache.invalidate();
-        // The bucket is dead, and its lease epoch goes on all the same.
+        // The bucket is dead, and its lease epoch still counts.
         let lease = cache.lease(&key(1));
         let shared = cache.clone();
         let invalidating = thread::spawn(move || shared.invalidate_key(&key(1)));

@@ -1,10 +1,11 @@
-//! G4: a remember replaces an earlier value; a superseded lease stores nothing, changes nothing,
-//! and says so.
+//! G4: `remember` replaces an earlier value. Under a superseded lease it stores nothing, changes
+//! nothing and returns `false`. `docs/guarantees.md` has the lemmas that these models check.
 
 use loom::thread;
 
 use crate::explore::{exhaustively, keeping, key, one_bucket};
 
+/// Checks G4.1, G4.2 and G4.4.
 #[test]
 fn g4_of_two_remembers_of_one_key_the_later_stays() {
     exhaustively("g4_of_two_remembers_of_one_key_the_later_stays", || {
@@ -12,7 +13,7 @@ fn g4_of_two_remembers_of_one_key_the_later_stays() {
         let shared = cache.clone();
         let remembering = thread::spawn(move || assert!(shared.lease(&key(1)).remember(1)));
         assert!(cache.lease(&key(1)).remember(2));
-        // The other thread's value may have replaced it, but nothing can have removed it.
+        // The other thread may have replaced the value. No operation removes the key.
         assert!(cache.lookup(&key(1)).is_some());
         remembering.join().unwrap();
         assert!(matches!(cache.lookup(&key(1)), Some(1 | 2)));
@@ -20,6 +21,7 @@ fn g4_of_two_remembers_of_one_key_the_later_stays() {
     });
 }
 
+/// Checks G4.3.
 #[test]
 fn g4_a_superseded_lease_changes_nothing_and_says_so() {
     exhaustively("g4_a_superseded_lease_changes_nothing_and_says_so", || {
@@ -35,7 +37,7 @@ fn g4_a_superseded_lease_changes_nothing_and_says_so() {
     });
 }
 
-/// A lease that is older than the time-to-live replaces by nothing, also when it has to start over.
+/// Checks G4.4 and G4.5: the attempt that starts over also stores no value.
 #[test]
 fn g4_an_expired_lease_that_collides_with_a_neighbour_takes_nothing_of_it() {
     exhaustively("g4_an_expired_lease_that_collides_with_a_neighbour_takes_nothing_of_it", || {
@@ -52,8 +54,10 @@ fn g4_an_expired_lease_that_collides_with_a_neighbour_takes_nothing_of_it() {
     });
 }
 
-/// What a remember reports is true: after `false` nothing was stored; after `true` the value is
-/// there, until an invalidation that came later, or at the same time, took it.
+/// Checks G4.3 and G4.6: `false` means that nothing was stored, and `true` that the value was
+/// stored.
+///
+/// A later or concurrent invalidation may have dropped a stored value.
 #[test]
 fn g4_true_means_stored_and_false_means_not() {
     exhaustively("g4_true_means_stored_and_false_means_not", || {

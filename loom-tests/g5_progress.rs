@@ -1,15 +1,17 @@
 //! G5: a lookup ends after a bounded number of its own steps, whatever writers do.
+//! `docs/guarantees.md` has the lemmas that these models check.
 //!
-//! The model counts the atomic operations on the map that a lookup performs (`src/sync/loom.rs`).
-//! In every execution it is the same two: one load of the slot, one of the generation. What happens
-//! between them is a search of at most 16 entries of immutable memory. Pinning has a model of its
-//! own: over the epochs that ship, it takes four to six operations.
+//! `src/sync/loom.rs` counts the atomic operations on the map. In every execution, a lookup makes
+//! the same two: one load of the slot, and one of the generation. The search that follows reads at
+//! most 16 entries of immutable memory. Pinning has a model of its own: over the epochs that ship,
+//! it takes four to six operations.
 
 use loom::thread;
 use trust_key_cache::model::steps;
 
 use crate::explore::{bounded, exhaustively, key, one_bucket};
 
+/// Checks G5.1 for the steps on the map.
 #[test]
 fn g5_a_lookup_takes_two_steps_while_writers_run() {
     bounded("g5_a_lookup_takes_two_steps_while_writers_run", 2, || {
@@ -26,8 +28,10 @@ fn g5_a_lookup_takes_two_steps_while_writers_run() {
     });
 }
 
-/// Two loads and a store to pin, a store to unpin; an exchange more where the epoch is new, and an
-/// add where the thread was found at rest.
+/// Checks G5.1 for the steps of a pin and its end.
+///
+/// A pin takes two loads and a store, and its end a store. A pin in a new epoch makes an exchange
+/// more. A pin of a thread that was detached also makes an add.
 #[cfg(not(crossbeam_loom))]
 #[test]
 fn g5_a_pin_takes_four_to_six_steps_while_grace_periods_start() {
@@ -43,6 +47,7 @@ fn g5_a_pin_takes_four_to_six_steps_while_grace_periods_start() {
     });
 }
 
+/// Checks G5.5.
 #[test]
 fn g5_invalidate_is_one_step() {
     exhaustively("g5_invalidate_is_one_step", || {
@@ -56,8 +61,9 @@ fn g5_invalidate_is_one_step() {
     });
 }
 
-/// Lock-free: an exchange fails only because another writer's succeeded, so with one other writer
-/// that writes once, an attempt is repeated once at most.
+/// Checks G5.4.
+///
+/// The one other writer writes once, so at most one attempt is repeated.
 #[test]
 fn g5_a_remember_repeats_only_what_another_writer_undid() {
     exhaustively("g5_a_remember_repeats_only_what_another_writer_undid", || {
@@ -67,8 +73,9 @@ fn g5_a_remember_repeats_only_what_another_writer_undid() {
         let lease = cache.lease(&key(1));
         let before = steps();
         lease.remember(1);
-        // An attempt is a load of the slot, one of the generation, and an exchange. To retire takes
-        // four more, and one with crossbeam-epoch, to see whether its grace period is over.
+        // An attempt is a load of the slot, a load of the generation, and an exchange. Retiring
+        // takes four more operations. With crossbeam-epoch it takes one more, which checks the
+        // grace period.
         assert!(steps() - before <= 11);
         invalidating.join().unwrap();
     });

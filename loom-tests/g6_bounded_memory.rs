@@ -1,4 +1,5 @@
-//! G6: no key is lost that there is room for, and a full bucket gives up exactly one.
+//! G6: no key is lost while its bucket has room, and a full bucket evicts exactly one key.
+//! `docs/guarantees.md` has the lemmas that these models check.
 
 use std::time::Duration;
 
@@ -6,6 +7,7 @@ use loom::thread;
 
 use crate::explore::{exhaustively, key, one_bucket};
 
+/// Checks G4.4 and G6.1.
 #[test]
 fn g6_two_remembers_in_one_bucket_lose_neither_key() {
     exhaustively("g6_two_remembers_in_one_bucket_lose_neither_key", || {
@@ -18,6 +20,7 @@ fn g6_two_remembers_in_one_bucket_lose_neither_key() {
     });
 }
 
+/// Checks G6.4.
 #[test]
 fn g6_a_full_bucket_gives_up_the_soonest_to_expire_and_stays_full() {
     exhaustively("g6_a_full_bucket_gives_up_the_soonest_to_expire_and_stays_full", || {
@@ -28,7 +31,7 @@ fn g6_a_full_bucket_gives_up_the_soonest_to_expire_and_stays_full() {
         clock.advance(Duration::from_secs(1));
         let shared = cache.clone();
         let evicting = thread::spawn(move || assert!(shared.lease(&key(3)).remember(3)));
-        // Key 2 expires later than key 1, so whatever the order, it is key 1 that makes room.
+        // Key 2 expires later than key 1, so key 1 makes room in every order.
         assert_eq!(cache.lookup(&key(2)), Some(2));
         assert_eq!(cache.len(), 2);
         evicting.join().unwrap();

@@ -1,10 +1,10 @@
-//! G7: the epochs that ship, on their own: what a reader can reach under a guard is not freed
-//! before the guard is gone.
+//! G7: the epochs that ship, without the map. An object that a reader can reach under a guard is
+//! not freed before the guard ends.
 //!
-//! The map's models run over a smaller reclamation. These show that `src/reclaim/asymmetric.rs`
-//! keeps the same contract, with a `SeqCst` fence on either side in place of the asymmetric
-//! barrier. Loom checks the object's memory: a freeing that no happens-before orders after a read
-//! fails.
+//! The map's models run over a smaller reclamation. These models check that
+//! `src/reclaim/asymmetric.rs` keeps the same contract. A1 to A6 and L1 to L9 are the assumptions
+//! and lemmas of that file. A `SeqCst` fence replaces each side of the asymmetric barrier (A3).
+//! Loom checks the object's memory: a model fails unless each read happens-before the freeing.
 
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicUsize, Ordering};
@@ -26,7 +26,8 @@ struct Slot {
 
 impl Slot {
     fn new() -> Arc<Self> {
-        // The first use of loom's statics orders later uses after it, which the program's do not.
+        // The first use of loom's statics orders all later uses after it. The program's statics do
+        // not, so each model uses them before its threads start.
         let _ = Grace::start().is_over_past_a_barrier();
         Arc::new(Self {
             current: AtomicUsize::new(0),
@@ -38,26 +39,27 @@ impl Slot {
         let _guard = pin();
         let current = self.current.load(Ordering::Acquire);
         if current != NONE {
-            // SAFETY: the guard is what is being checked.
+            // SAFETY: loom checks this access, which is what the model is for.
             assert!(self.objects[current].with(|alive| unsafe { *alive }), "freed under a guard");
         }
     }
 
-    /// Unlinks an object, and frees it if that is allowed after a barrier; tells whether it was.
+    /// Unlinks an object, and frees it if a barrier ends the grace period. Returns whether the
+    /// object was freed.
     fn replace(&self, old: usize, new: usize) -> bool {
         let grace = self.unlink(old, new);
         self.free_if(grace.is_over_past_a_barrier(), old)
     }
 
-    /// The same, if it is allowed without a barrier.
+    /// Unlinks an object, and frees it if the grace period is over without a barrier.
     fn replace_without_a_barrier(&self, old: usize, new: usize) -> bool {
         let grace = self.unlink(old, new);
-        // This thread, too, must be seen to have come by.
+        // This thread must have pinned in a later epoch, too.
         drop(pin());
         self.free_if(grace.is_over(), old)
     }
 
-    /// One whose creator has read before, so that no registration is explored.
+    /// Returns a slot whose creator has pinned before, so that no registration is explored.
     fn of_a_reader() -> Arc<Self> {
         let slot = Self::new();
         drop(pin());
@@ -71,13 +73,14 @@ impl Slot {
 
     fn free_if(&self, over: bool, old: usize) -> bool {
         if over {
-            // SAFETY: the model checks that no thread reads it any more.
+            // SAFETY: loom checks this access against all reads.
             self.objects[old].with_mut(|alive| unsafe { *alive = false });
         }
         over
     }
 }
 
+/// Checks L4.
 #[test]
 fn g7_an_object_is_not_freed_under_a_guard() {
     exhaustively("g7_an_object_is_not_freed_under_a_guard", || {
@@ -89,7 +92,7 @@ fn g7_an_object_is_not_freed_under_a_guard() {
     });
 }
 
-/// That all threads have seen a later epoch is enough, and rests on no barrier.
+/// Checks L3: all threads have seen a later epoch, and no barrier is made.
 #[test]
 fn g7_an_object_is_not_freed_under_a_guard_when_all_have_come_by() {
     exhaustively("g7_an_object_is_not_freed_under_a_guard_when_all_have_come_by", || {
@@ -106,6 +109,7 @@ fn g7_an_object_is_not_freed_under_a_guard_when_all_have_come_by() {
     });
 }
 
+/// Checks that the case of L3 occurs, and that L7 and L8 hold nothing back.
 #[test]
 fn g7_a_grace_period_ends_without_a_barrier_when_all_have_come_by() {
     exhaustively("g7_a_grace_period_ends_without_a_barrier_when_all_have_come_by", || {
@@ -117,15 +121,17 @@ fn g7_a_grace_period_ends_without_a_barrier_when_all_have_come_by() {
         slot.read();
         assert!(slot.free_if(grace.is_over(), 0));
         let shared = slot.clone();
-        // Threads that come, and those that have gone, hold nothing back.
+        // A thread that registers now, or that has ended, holds nothing back.
         let reading = thread::spawn(move || shared.read());
         assert!(slot.free_if(grace.is_over(), 0));
         reading.join().unwrap();
     });
 }
 
-/// A barrier that finds a thread at rest lets later grace periods end without it. What it reads
-/// once it is back is not freed all the same.
+/// Checks L5 and L6.
+///
+/// A barrier detaches an idle thread, so that later grace periods end without a barrier. What the
+/// thread reads after its return is not freed under its guard.
 #[test]
 fn g7_a_thread_that_was_detached_is_waited_for_when_it_is_back() {
     bounded("g7_a_thread_that_was_detached_is_waited_for_when_it_is_back", 5, || {
@@ -141,8 +147,10 @@ fn g7_a_thread_that_was_detached_is_waited_for_when_it_is_back() {
     });
 }
 
+/// Checks L6 for two writers.
+///
 /// A writer that finds a thread detached sees all that the thread did before, whichever writer
-/// detached it.
+/// detached the thread.
 #[test]
 fn g7_a_thread_that_one_writer_has_detached_is_past_for_another() {
     bounded("g7_a_thread_that_one_writer_has_detached_is_past_for_another", 2, || {
@@ -159,7 +167,7 @@ fn g7_a_thread_that_one_writer_has_detached_is_past_for_another() {
     });
 }
 
-/// The mark that one writer puts is not taken for another's.
+/// Checks A5 and L6: a writer does not take another writer's mark for its own.
 #[test]
 fn g7_two_writers_that_make_the_barrier_detach_no_reader() {
     bounded("g7_two_writers_that_make_the_barrier_detach_no_reader", 2, || {
@@ -177,6 +185,7 @@ fn g7_two_writers_that_make_the_barrier_detach_no_reader() {
     });
 }
 
+/// Checks L5 and L6, and that one barrier detaches an idle thread.
 #[test]
 fn g7_a_thread_that_rests_is_detached_by_the_first_barrier() {
     exhaustively("g7_a_thread_that_rests_is_detached_by_the_first_barrier", || {
@@ -187,10 +196,10 @@ fn g7_a_thread_that_rests_is_detached_by_the_first_barrier() {
             assert!(!grace.is_over() && grace.wants_a_barrier(), "a thread is idle");
             assert!(shared.free_if(grace.is_over_past_a_barrier(), 0));
             assert!(!grace.wants_a_barrier());
-            assert!(shared.replace_without_a_barrier(1, NONE), "it is still waited for");
+            assert!(shared.replace_without_a_barrier(1, NONE), "it holds a later one back");
         });
         writing.join().unwrap();
-        // It pins again, next to another thread.
+        // The detached thread pins again, concurrently with another thread.
         let shared = slot.clone();
         let reading = thread::spawn(move || shared.read());
         slot.read();
@@ -198,6 +207,7 @@ fn g7_a_thread_that_rests_is_detached_by_the_first_barrier() {
     });
 }
 
+/// Checks L4 and L8.
 #[test]
 fn g7_a_thread_that_registers_is_waited_for() {
     bounded("g7_a_thread_that_registers_is_waited_for", 3, || {
@@ -209,6 +219,7 @@ fn g7_a_thread_that_registers_is_waited_for() {
     });
 }
 
+/// Checks L3 and L8.
 #[test]
 fn g7_a_thread_that_registers_is_waited_for_without_a_barrier() {
     bounded("g7_a_thread_that_registers_is_waited_for_without_a_barrier", 4, || {
@@ -222,6 +233,7 @@ fn g7_a_thread_that_registers_is_waited_for_without_a_barrier() {
     });
 }
 
+/// Checks L1 and L4 for two sections of one thread, and that no grace period waits without end.
 #[test]
 fn g7_a_reader_that_pins_again_holds_back_what_it_can_reach_and_no_more() {
     bounded("g7_a_reader_that_pins_again_holds_back_what_it_can_reach_and_no_more", 4, || {
@@ -231,11 +243,12 @@ fn g7_a_reader_that_pins_again_holds_back_what_it_can_reach_and_no_more() {
         slot.read();
         slot.read();
         writing.join().unwrap();
-        // No thread is pinned any more.
+        // No thread is pinned now.
         assert!(slot.replace(1, NONE));
     });
 }
 
+/// Checks L4 for a second barrier of one grace period.
 #[test]
 fn g7_a_grace_period_that_was_held_up_ends_after_its_reader() {
     bounded("g7_a_grace_period_that_was_held_up_ends_after_its_reader", 4, || {
@@ -253,7 +266,7 @@ fn g7_a_grace_period_that_was_held_up_ends_after_its_reader() {
     });
 }
 
-/// Case 1 of the argument in `src/reclaim/asymmetric.rs`, which rests on no barrier.
+/// Checks L1, without a barrier.
 #[test]
 fn g7_a_reader_of_a_later_epoch_sees_what_was_unlinked() {
     exhaustively("g7_a_reader_of_a_later_epoch_sees_what_was_unlinked", || {
@@ -268,7 +281,7 @@ fn g7_a_reader_of_a_later_epoch_sees_what_was_unlinked() {
             let _guard = pin();
             // No other thread is pinned, so this is the epoch of the guard.
             if pinned() > before {
-                assert_eq!(shared.current.load(Ordering::Relaxed), NONE, "still within reach");
+                assert_eq!(shared.current.load(Ordering::Relaxed), NONE, "still in reach");
             }
         });
         slot.current.store(NONE, Ordering::Relaxed);
@@ -277,6 +290,7 @@ fn g7_a_reader_of_a_later_epoch_sees_what_was_unlinked() {
     });
 }
 
+/// Checks L4 for guards within guards: the last guard ends the section.
 #[test]
 fn g7_an_inner_guard_ends_nothing() {
     exhaustively("g7_an_inner_guard_ends_nothing", || {
@@ -287,7 +301,7 @@ fn g7_an_inner_guard_ends_nothing() {
         let current = slot.current.load(Ordering::Acquire);
         drop(pin());
         if current != NONE {
-            // SAFETY: the outer guard is what is being checked.
+            // SAFETY: loom checks this access, which is what the model is for.
             let alive = slot.objects[current].with(|alive| unsafe { *alive });
             assert!(alive, "freed under the outer guard");
         }
@@ -296,6 +310,7 @@ fn g7_an_inner_guard_ends_nothing() {
     });
 }
 
+/// Checks L2 and L7.
 #[test]
 fn g7_a_thread_leaves_its_record_to_the_next() {
     bounded("g7_a_thread_leaves_its_record_to_the_next", 3, || {
@@ -304,7 +319,7 @@ fn g7_a_thread_leaves_its_record_to_the_next() {
         let reading = thread::spawn(move || {
             let reader = shared.clone();
             thread::spawn(move || reader.read()).join().unwrap();
-            // With the first one's record.
+            // This thread may take the record of the first one.
             shared.read();
         });
         let grace = slot.unlink(0, NONE);
@@ -313,6 +328,8 @@ fn g7_a_thread_leaves_its_record_to_the_next() {
     });
 }
 
+/// Checks A4.
+///
 /// A destructor of a thread-local may read after that of the registration has run.
 #[test]
 fn g7_a_thread_that_reads_after_its_registration_has_ended_shares_no_record() {
@@ -325,28 +342,31 @@ fn g7_a_thread_that_reads_after_its_registration_has_ended_shares_no_record() {
             drop(registration);
             shared.read();
         });
-        // Maybe with the record that was given back.
+        // This thread may take the record that was given back.
         slot.read();
         ending.join().unwrap();
     });
 }
 
+/// Checks A4, L2 and L4 for a record that a guard gives back.
 #[test]
 fn g7_a_borrowed_record_is_unpinned_before_another_thread_has_it() {
     bounded("g7_a_borrowed_record_is_unpinned_before_another_thread_has_it", 2, || {
         drop(Slot::new());
         let ending = thread::spawn(|| drop(pin_while_ending()));
-        // Maybe with the record that was borrowed.
+        // This thread may take the record that was borrowed.
         let guard = pin();
         assert!(
             !Grace::start().is_over_past_a_barrier(),
-            "over under a guard that was there at its start"
+            "over under a guard that existed at its start"
         );
         drop(guard);
         ending.join().unwrap();
     });
 }
 
+/// Checks A4 for a guard that ends after its thread's registration.
+///
 /// A reader may be suspended in a coroutine when its thread ends.
 #[test]
 fn g7_a_record_that_outlives_its_threads_registration_goes_to_the_next_thread() {
@@ -369,7 +389,7 @@ fn g7_a_record_that_outlives_its_threads_registration_goes_to_the_next_thread() 
     );
 }
 
-/// It takes a horizon that was read after its start.
+/// Checks A2: another thread than the starter reads the horizon, after the start.
 #[test]
 fn g7_a_grace_period_may_be_ended_by_another_thread() {
     bounded("g7_a_grace_period_may_be_ended_by_another_thread", 3, || {
@@ -388,6 +408,7 @@ fn g7_a_grace_period_may_be_ended_by_another_thread() {
     });
 }
 
+/// Checks L4 and L8 for two records.
 #[test]
 fn g7_two_readers_register_and_each_is_waited_for() {
     bounded("g7_two_readers_register_and_each_is_waited_for", 2, || {
@@ -403,6 +424,7 @@ fn g7_two_readers_register_and_each_is_waited_for() {
     });
 }
 
+/// Checks A6, L1 and L4 for two grace periods.
 #[test]
 fn g7_what_two_writers_retire_waits_for_a_reader_of_either() {
     bounded("g7_what_two_writers_retire_waits_for_a_reader_of_either", 2, || {

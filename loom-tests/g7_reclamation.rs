@@ -1,9 +1,9 @@
-//! G7: a reader sees a complete snapshot and never a freed one; every value is dropped exactly
-//! once; nothing leaks.
+//! G7: a reader sees a complete snapshot and never a freed one. Every value is dropped exactly
+//! once, and nothing leaks. `docs/guarantees.md` has the lemmas that these models check.
 //!
-//! Loom checks the snapshots' memory in every model: reads against the writes that built them,
-//! freeing against reads (`AccessCheck` in `src/sync/loom.rs`), and allocations that were never
-//! freed. The models here add the values.
+//! Loom checks the snapshots' memory in every model: reads against the writes that built the
+//! snapshot, and freeing against reads (`AccessCheck` in `src/sync/loom.rs`). It also reports
+//! allocations that were never freed. The models here also check the values.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicIsize, Ordering};
@@ -13,6 +13,7 @@ use loom::thread;
 use crate::counted::Counted;
 use crate::explore::{bounded, exhaustively, key, one_bucket};
 
+/// Checks F1, G7.1, G7.4 and G7.8.
 #[test]
 fn g7_a_reader_next_to_a_writer_sees_a_whole_and_living_value() {
     exhaustively("g7_a_reader_next_to_a_writer_sees_a_whole_and_living_value", || {
@@ -24,7 +25,7 @@ fn g7_a_reader_next_to_a_writer_sees_a_whole_and_living_value() {
             let replacement = Counted::new(2, &alive);
             let writing =
                 thread::spawn(move || assert!(shared.lease(&key(1)).remember(replacement)));
-            // Looked at twice, so that a snapshot freed between has its chance to show.
+            // Checked twice, so that a snapshot which is freed in between is noticed.
             let seen = cache.lookup_with(&key(1), |value| {
                 value.check();
                 thread::yield_now();
@@ -35,12 +36,13 @@ fn g7_a_reader_next_to_a_writer_sees_a_whole_and_living_value() {
             writing.join().unwrap();
         }
         if cfg!(not(crossbeam_loom)) {
-            // crossbeam-epoch frees what is left when its collector goes, after the execution.
+            // crossbeam-epoch frees the rest with its collector, after the execution.
             assert_eq!(alive.load(Ordering::Relaxed), 0, "values dropped too often or not at all");
         }
     });
 }
 
+/// Checks G4.4, G7.6 and G7.7.
 #[test]
 fn g7_writers_that_collide_drop_each_value_once() {
     exhaustively("g7_writers_that_collide_drop_each_value_once", || {
@@ -61,6 +63,7 @@ fn g7_writers_that_collide_drop_each_value_once() {
     });
 }
 
+/// Checks F1, G7.1 and G7.4 for two writers.
 #[test]
 fn g7_a_reader_between_two_writers_sees_a_whole_and_living_value() {
     bounded("g7_a_reader_between_two_writers_sees_a_whole_and_living_value", 2, || {
@@ -77,9 +80,10 @@ fn g7_a_reader_between_two_writers_sees_a_whole_and_living_value() {
     });
 }
 
-/// While a writer copies a bucket, its guard keeps the address from meaning another one (fact 2).
-/// The models' allocator hands out again at once what was freed, and the second of the other
-/// thread's buckets is as large as the one that is copied.
+/// Checks F2: a writer's guard keeps the address of the bucket that it copies from being reused.
+///
+/// The models' allocator hands out freed memory again at once. The second bucket of the other
+/// thread is as large as the one that is copied.
 #[test]
 fn g7_a_remember_takes_no_bucket_for_another_that_has_its_address() {
     bounded("g7_a_remember_takes_no_bucket_for_another_that_has_its_address", 2, || {
@@ -97,6 +101,7 @@ fn g7_a_remember_takes_no_bucket_for_another_that_has_its_address() {
     });
 }
 
+/// Checks F2 for `invalidate_key`.
 #[test]
 fn g7_an_invalidate_key_takes_no_bucket_for_another_that_has_its_address() {
     bounded("g7_an_invalidate_key_takes_no_bucket_for_another_that_has_its_address", 2, || {
@@ -113,9 +118,10 @@ fn g7_an_invalidate_key_takes_no_bucket_for_another_that_has_its_address() {
     });
 }
 
-/// The other writer must have taken what it frees before it starts the grace period: this reader
-/// retires its own snapshot. Bounded although it is of two threads: what two writers do to each
-/// other is explored without a bound above.
+/// Checks G7.1: the other writer takes the batch before it starts the grace period.
+///
+/// The reader retires the snapshot that it reads. This model has two threads and a bound, because
+/// other models explore two writers without one.
 #[test]
 fn g7_a_reader_that_writes_keeps_what_it_reads() {
     bounded("g7_a_reader_that_writes_keeps_what_it_reads", 2, || {

@@ -1,8 +1,10 @@
-//! Models of the cache, explored by loom: one file a guarantee, one function a claim.
+//! Models of the cache, which loom explores: one file for each guarantee, one function for each
+//! claim. Each function cites the lemmas that it checks, of `docs/guarantees.md` (F and G) and of
+//! `src/reclaim/asymmetric.rs` (A and L).
 //!
-//! `cargo test --features loom` runs them over the small epoch of `src/sync/model_reclaim.rs`;
-//! `cargo loom-epoch` runs them over crossbeam-epoch itself. Each prints how many executions it
-//! explored.
+//! `cargo test --features loom` runs the models over the small epoch of
+//! `src/sync/model_reclaim.rs`. `cargo loom-epoch` runs them over crossbeam-epoch itself. Each
+//! model prints how many executions it explored.
 
 #[path = "../tests/counted/mod.rs"]
 mod counted;
