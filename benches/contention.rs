@@ -6,10 +6,10 @@
 //! clock, as `the loop alone` shows.
 
 mod peers;
+mod threads;
 mod workload;
 
-use std::hint::{black_box, spin_loop};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::hint::black_box;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,11 +17,11 @@ use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 
-use peers::{Limit, LoopAlone, Peer, Shared, for_each_shared, id};
+use peers::{Limit, LoopAlone, Peer, Shared, for_each_shared};
+use threads::{Gate, with_writer};
 use workload::{Probes, filled, is_test, save, settings};
 
 const KEYS: usize = 1_000;
-const BETWEEN_WRITES: Duration = Duration::from_micros(10);
 /// The smallest number of lookups in a sample. Criterion begins with one lookup, which ends before
 /// the threads have met.
 const LEAST: u64 = 300_000;
@@ -71,7 +71,9 @@ fn next_to_writer<P: Shared>(criterion: &mut Criterion) {
     group.bench_function(P::NAME, |bencher| {
         let (peer, probes) = &mut *subject;
         bencher.iter_custom(sampled(|lookups| {
-            with_writer(peer, probes, |probes, ready| read(peer, probes, lookups, ready))
+            with_writer(peer, probes.starting_at(0.5), |ready| {
+                read(peer, probes.starting_at(0.0), lookups, ready)
+            })
         }));
     });
 }
@@ -86,7 +88,8 @@ fn latency<P: Shared>(criterion: &mut Criterion, latencies: &mut Map<String, Val
     group.bench_function(P::NAME, |bencher| {
         let (peer, probes) = &mut *subject;
         bencher.iter_custom(sampled(|lookups| {
-            with_writer(peer, probes, |mut probes, ready| {
+            with_writer(peer, probes.starting_at(0.5), |ready| {
+                let mut probes = probes.starting_at(0.0);
                 ready.pass();
                 let mut all = Duration::ZERO;
                 for _ in 0..lookups {
@@ -133,54 +136,6 @@ fn read<P: Peer>(peer: &P, mut probes: Probes<P::Key>, lookups: u64, ready: &Gat
         black_box(peer.get(black_box(probes.next())));
     }
     start.elapsed()
-}
-
-/// Runs `reader` on this thread, and a writer on another thread until `reader` returns.
-fn with_writer<P: Shared, R>(
-    peer: &P,
-    probes: &Probes<P::Key>,
-    reader: impl FnOnce(Probes<P::Key>, &Gate) -> R,
-) -> R {
-    let (ready, done) = (Gate::new(2), AtomicBool::new(false));
-    let mut written = probes.starting_at(0.5);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            ready.pass();
-            let mut due = Instant::now();
-            // Relaxed: the flag guards no data.
-            while !done.load(Ordering::Relaxed) {
-                if Instant::now() < due {
-                    spin_loop();
-                    continue;
-                }
-                peer.insert(written.next(), id(7));
-                // A late writer continues from the present time: it does not repeat missed writes.
-                due = (due + BETWEEN_WRITES).max(Instant::now());
-            }
-        });
-        let result = reader(probes.starting_at(0.0), &ready);
-        done.store(true, Ordering::Relaxed);
-        result
-    })
-}
-
-/// Holds each thread until all threads have arrived. The threads spin: a woken thread starts late.
-struct Gate {
-    missing: AtomicUsize,
-}
-
-impl Gate {
-    fn new(threads: usize) -> Self {
-        Self { missing: AtomicUsize::new(threads) }
-    }
-
-    fn pass(&self) {
-        // Relaxed: the gate guards no data.
-        self.missing.fetch_sub(1, Ordering::Relaxed);
-        while self.missing.load(Ordering::Relaxed) > 0 {
-            spin_loop();
-        }
-    }
 }
 
 criterion_group! { name = benches; config = settings(); targets = contention }

@@ -12,6 +12,11 @@
 //!   digests, at least 65,536 of them, so no branch predictor learns them;
 //! * `expired`: a lookup of a present key whose time-to-live is over;
 //! * `remember`: the replacement of a present value, with a lease, over papaya's insert;
+//! * `one reader`, `two readers`, `eight readers`: hits by so many threads, each in an order of its
+//!   own. The figure is the time between two lookups of all threads together;
+//! * `one reader next to a writer`: the same while a writer replaces one key every 10 µs;
+//! * `two readers over one`: the same threads of this cache, and of the limit in another row;
+//! * `p99.99 next to a writer`: the quantile of a slice, with two reads of the clock in it;
 //! * `bytes an entry`: the memory of a cache at capacity, counted by the allocator.
 //!
 //! Contestants take the same keys in the same random order. Memory holds the digests in the order
@@ -22,25 +27,31 @@
 mod allocations;
 mod peers;
 mod rounds;
+mod threads;
 mod workload;
 
 use std::hint::black_box;
-use std::thread::sleep;
+use std::slice;
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
+use hdrhistogram::Histogram;
 use uuid::Uuid;
 
 use allocations::Counting;
 use peers::{
     Limit, Ours, OursInlined, OverCrossbeam, OverSeize, Papaya, Peer, Shared, for_each_shared, id,
 };
-use rounds::{Contestant, Rounds};
-use workload::{LASTING, is_test, keys, order, unknown_keys};
+use rounds::{Contestant, Rounds, time_each, wall_time};
+use threads::{Gate, with_writer};
+use workload::{LASTING, Probes, is_test, keys, order, unknown_keys};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting::off();
 
 const SIZES: [usize; 5] = [20, 1_000, 10_000, 100_000, 1_000_000];
+/// The number of keys that threads share.
+const SHARED: usize = 1_000;
 /// The smallest number of keys that a row of misses takes in turn.
 const UNKNOWN: usize = 1 << 16;
 
@@ -71,15 +82,21 @@ fn main() {
             contestants
         });
     }
+    contention(&mut rounds);
     rounds.row("remember", 1_000, || vec![remember::<Ours>(1_000), remember::<Papaya>(1_000)]);
     rounds.finish();
 }
 
 fn push_hit<P: Peer + 'static>(contestants: &mut Vec<Contestant>, count: usize) {
-    // The first contestant is this cache, inlined. Its other reclamations are no peers.
-    if ![Ours::NAME, OverCrossbeam::NAME, OverSeize::NAME].contains(&P::NAME) {
+    if is_peer::<P>() {
         contestants.push(hit::<P>(count));
     }
+}
+
+/// Returns whether the row is another than this cache. The first contestant is this cache, inlined,
+/// and its other reclamations are no peers.
+fn is_peer<P: Peer>() -> bool {
+    ![Ours::NAME, OverCrossbeam::NAME, OverSeize::NAME].contains(&P::NAME)
 }
 
 fn hit<P: Peer + 'static>(count: usize) -> Contestant<'static> {
@@ -132,6 +149,111 @@ fn remember<P: Shared + 'static>(count: usize) -> Contestant<'static> {
         for key in keys {
             peer.insert(black_box(key), black_box(id(7)));
         }
+    })
+}
+
+fn contention(rounds: &mut Rounds) {
+    for (row, threads) in [("one reader", 1), ("two readers", 2), ("eight readers", 8)] {
+        rounds.row(row, SHARED, || {
+            let mut contestants = vec![readers::<OursInlined>(Ours::NAME, threads)];
+            for_each_shared!(push_readers(&mut contestants, threads));
+            contestants
+        });
+    }
+    rounds.row("two readers over one", SHARED, || scaling::<OursInlined>());
+    rounds.row("two readers over one (limit)", SHARED, || scaling::<Limit>());
+    rounds.row("one reader next to a writer", SHARED, || {
+        let mut contestants = vec![next_to_writer::<OursInlined>()];
+        for_each_shared!(push_next_to_writer(&mut contestants));
+        contestants
+    });
+    rounds.row("p99.99 next to a writer", SHARED, || {
+        let mut contestants = vec![latency::<OursInlined>()];
+        for_each_shared!(push_latency(&mut contestants));
+        contestants
+    });
+}
+
+fn push_readers<P: Peer + 'static>(contestants: &mut Vec<Contestant>, threads: usize) {
+    if is_peer::<P>() {
+        contestants.push(readers::<P>(P::NAME, threads));
+    }
+}
+
+fn push_next_to_writer<P: Shared + 'static>(contestants: &mut Vec<Contestant>) {
+    if is_peer::<P>() {
+        contestants.push(next_to_writer::<P>());
+    }
+}
+
+fn push_latency<P: Shared + 'static>(contestants: &mut Vec<Contestant>) {
+    if is_peer::<P>() {
+        contestants.push(latency::<P>());
+    }
+}
+
+fn scaling<P: Peer + 'static>() -> Vec<Contestant<'static>> {
+    vec![readers::<P>("two readers", 2), readers::<P>("one reader", 1)]
+}
+
+fn readers<P: Peer + 'static>(name: &'static str, threads: usize) -> Contestant<'static> {
+    let (peer, keys) = full::<P>(SHARED);
+    let order = order(&keys);
+    Contestant::new(name, move |round, length| {
+        let ready = Gate::new(threads);
+        let (peer, order, ready) = (&peer, &order, &ready);
+        let rate: f64 = thread::scope(|scope| {
+            let readers: Vec<_> = (0..threads)
+                .map(|reader| scope.spawn(move || read(peer, order, round + reader, length, ready)))
+                .collect();
+            let times = readers.into_iter().map(|reader| reader.join().expect("no reader panics"));
+            times.map(|time| 1.0 / time).sum()
+        });
+        1.0 / rate
+    })
+}
+
+fn next_to_writer<P: Shared + 'static>() -> Contestant<'static> {
+    let (peer, keys) = full::<P>(SHARED);
+    let (order, written) = (order(&keys), Probes::new(&keys));
+    Contestant::new(P::NAME, move |round, length| {
+        with_writer(&peer, written.starting_at(0.5), |ready| {
+            read(&peer, &order, round, length, ready)
+        })
+    })
+}
+
+/// Returns the time of a lookup, from the time on when all threads are ready.
+fn read<P: Peer>(peer: &P, order: &[P::Key], round: usize, length: Duration, ready: &Gate) -> f64 {
+    // What a thread does once, such as its registration.
+    look_up(peer, &order[..SHARED]);
+    ready.pass();
+    time_each(order, round, length, wall_time, |keys| {
+        look_up(peer, keys);
+    })
+}
+
+fn latency<P: Shared + 'static>() -> Contestant<'static> {
+    let (peer, keys) = full::<P>(SHARED);
+    let (order, written) = (order(&keys), Probes::new(&keys));
+    // Holds up to a second, with three digits.
+    let mut histogram =
+        Histogram::<u64>::new_with_bounds(1, 1_000_000_000, 3).expect("bounds in order");
+    Contestant::new(P::NAME, move |round, length| {
+        histogram.reset();
+        with_writer(&peer, written.starting_at(0.5), |ready| {
+            look_up(&peer, &order[..SHARED]);
+            ready.pass();
+            // Twice as long, since one lookup in 10,000 decides.
+            time_each(&order, round, 2 * length, wall_time, |keys| {
+                for key in keys {
+                    let start = Instant::now();
+                    look_up(&peer, slice::from_ref(key));
+                    histogram.saturating_record(start.elapsed().as_nanos() as u64);
+                }
+            })
+        });
+        histogram.value_at_quantile(0.9999) as f64
     })
 }
 

@@ -77,6 +77,8 @@ OVER_SEIZE = "this cache over seize"
 RECLAMATIONS = [OURS, OVER_CROSSBEAM, OVER_SEIZE]
 # Rows that are shown but are no peers. BENCHMARKS.md gives the reason for the handles.
 NO_PEERS = {*RECLAMATIONS, LIMIT, LOOP, CLOCK, HANDLES}
+# The divisor in scripts/benchmarks.toml that stands for one of the peers.
+BEST = "the best peer"
 SIZES = ["20", "1000", "100000", "1000000"]
 
 
@@ -253,7 +255,12 @@ class Run:
 
     def within_rounds(self, row: str, keys: str, divisor: str | None = None) -> float:
         found = self.rounds[row][keys]
-        return found["ratios"][divisor][1] if divisor else found[OURS]
+        if divisor is None:
+            return found[OURS]
+        if divisor == BEST:
+            peers = [name for name in found["ratios"] if name not in NO_PEERS]
+            divisor = min(peers, key=lambda name: found["ns"][name][1])
+        return found["ratios"][divisor][1]
 
 
 def load() -> list[Run]:
@@ -366,6 +373,8 @@ def figure(entry: dict) -> Callable[[Run], float]:
         return lambda run: run.footprint[OURS][what][keys]
     if "rounds" in entry:
         return lambda run: run.within_rounds(*entry["rounds"])
+    if "rate" in entry:
+        return lambda run: 1 / run.within_rounds(*entry["rate"])
     raise Failure(f"{TARGETS_DATA.relative_to(ROOT)}: '{entry['what']}' has no known figure")
 
 

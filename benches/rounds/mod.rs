@@ -5,7 +5,8 @@
 //! Where one thread works, its own processor time counts.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
@@ -55,23 +56,34 @@ impl<'a> Contestant<'a> {
         K: 'a,
     {
         Self::new(name, move |round, length| {
-            let batches = order.as_chunks::<BATCH>().0;
-            let mut next = batches.iter().cycle().skip(7 * round % batches.len());
-            let mut operate = || operate(next.next().expect("a cycle has no end"));
-            for _ in 0..distinct.min(WARM).div_ceil(BATCH) {
-                operate();
+            for batch in order.as_chunks::<BATCH>().0.iter().take(distinct.min(WARM) / BATCH + 1) {
+                operate(batch);
             }
-            let start = thread_time();
-            for operations in (BATCH..).step_by(BATCH) {
-                operate();
-                let taken = thread_time() - start;
-                if taken >= length {
-                    return taken.as_secs_f64() * 1e9 / operations as f64;
-                }
-            }
-            unreachable!("the range has no end")
+            time_each(&order, round, length, thread_time, &mut operate)
         })
     }
+}
+
+/// Operates on the keys from a place on that depends on `round`, for about `length`. Returns the
+/// nanoseconds an operation, by the clock `now`.
+pub(crate) fn time_each<K>(
+    keys: &[K],
+    round: usize,
+    length: Duration,
+    now: impl Fn() -> Duration,
+    mut operate: impl FnMut(&[K]),
+) -> f64 {
+    let batches = keys.as_chunks::<BATCH>().0;
+    let next = batches.iter().cycle().skip(7 * round % batches.len());
+    let start = now();
+    for (operations, batch) in (BATCH..).step_by(BATCH).zip(next) {
+        operate(batch);
+        let taken = now() - start;
+        if taken >= length {
+            return taken.as_secs_f64() * 1e9 / operations as f64;
+        }
+    }
+    unreachable!("a cycle has no end")
 }
 
 /// Returns how long this thread has run: other processes on the processor do not count.
@@ -81,11 +93,12 @@ fn thread_time() -> Duration {
     Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec as u32)
 }
 
-/// Returns the time since the first call.
 #[cfg(not(target_os = "linux"))]
-fn thread_time() -> Duration {
-    static START: std::sync::LazyLock<std::time::Instant> =
-        std::sync::LazyLock::new(std::time::Instant::now);
+use wall_time as thread_time;
+
+/// Returns the time since the first call: the clock for threads that may wait for each other.
+pub(crate) fn wall_time() -> Duration {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     START.elapsed()
 }
 
