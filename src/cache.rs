@@ -385,31 +385,31 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
         self.map.invalidate_for(self.closed_until(within));
     }
 
-    /// Drops the value of `hash`, and lets no lease for `hash` store anything that was taken so far
-    /// or is taken within `within`.
+    /// Drops the value of `hash`. Supersedes every lease for `hash` that was taken so far or is
+    /// taken within `within`.
     ///
     /// Call `invalidate_key_for` **before** a change, with a duration that is longer than the
-    /// change can take. It covers a change whose caller is dropped between the commit and
-    /// [`invalidate_key`](Self::invalidate_key): a client hangs up, the server drops the handler
-    /// that waits for the statement, and the database commits all the same. A guard that
-    /// invalidates in its `Drop` does not cover that case, since the commit may come after the
-    /// drop.
+    /// change can take. The call covers a change whose caller is dropped between the commit and
+    /// [`invalidate_key`](Self::invalidate_key). For example, a client hangs up, the server drops
+    /// the handler that waits for the statement, and the database still commits. A guard that
+    /// invalidates in its `Drop` does not cover this case, because the commit may follow the drop.
     ///
     /// Once `invalidate_key_for` has returned, no lookup returns a value of `hash` whose lease was
-    /// taken before the call or less than `within` after the call has read the clock (G2). That
-    /// read is the first step of the call, so choose `within` with a margin. [`Lease::remember`]
-    /// returns `false` for such a lease. A lease that is taken later stores its value as usual. A
-    /// clock that lags counts against the lease: leases may be refused for up to twice the clock's
-    /// [resolution](Clock::resolution) longer. [`Duration::MAX`] never ends.
+    /// taken before the call. The same holds for a lease that is taken less than `within` after the
+    /// call has read the clock (G2). The read of the clock is the first step of the call, so choose
+    /// `within` with a margin. [`Lease::remember`] returns `false` for such a lease. A lease that
+    /// is taken later stores its value as usual. A clock that lags counts against the lease: leases
+    /// may be refused for up to twice the clock's [resolution](Clock::resolution) longer.
+    /// [`Duration::MAX`] never ends.
     ///
-    /// Of two durations the one that ends later counts. Nothing shortens it, because another change
-    /// may rely on it. Leases for the other keys of the bucket are refused for as long, and their
-    /// values stay.
+    /// Of two durations, the one that ends later counts. No call shortens a duration, because
+    /// another change may rely on it. Leases for the other keys of the bucket are refused for the
+    /// same time, and their values stay.
     ///
     /// Lock-free; O(1): one bucket of at most 16 entries is copied. Lookups cost the same during
     /// the time.
     ///
-    /// The recipe: the time before, the invalidation after.
+    /// Use `invalidate_key_for` before the change, and `invalidate_key` after it:
     ///
     /// ```
     /// # use std::time::Duration;
@@ -452,14 +452,14 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     /// Drops every value that `named` returns `true` for, and supersedes every lease taken so far.
     /// Returns the number of dropped values.
     ///
-    /// For a change that concerns many keys: all keys of one user, or of one organization. Call
-    /// `invalidate_where` after the change was committed. The change is final in this process once
-    /// `invalidate_where` has returned: a [`lookup`](Self::lookup) that happens-after returns no
-    /// value that `named` names and whose lease was taken before (G2). No other value is lost.
+    /// Use it for a change that concerns many keys: all keys of one user, or of one organization.
+    /// Call `invalidate_where` after the change was committed. The change is final in this process
+    /// once `invalidate_where` has returned. A [`lookup`](Self::lookup) that happens-after returns
+    /// no named value whose lease was taken before (G2). No other value is lost.
     ///
-    /// Leases in flight are refused whatever they are for, because their values are not known yet.
-    /// For the same reason a copy of **every** bucket is published, also of an empty one. Copies of
-    /// the buckets that hold a named value would not suffice: a `remember` that has checked its
+    /// Leases in flight for any key are refused, because the cache does not have their values yet.
+    /// For the same reason, a copy of **every** bucket is published, also of an empty one. Copies
+    /// of only the buckets with a named value would not suffice. A `remember` that has checked its
     /// lease could store a named value after the call has passed its bucket.
     ///
     /// `named` is called for values that a lookup could return. It must give the same answer each
@@ -468,14 +468,14 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     /// moment.
     ///
     /// O([`capacity`](Self::capacity)): all buckets are copied, and an empty cache gets its
-    /// buckets. For administrators, not for requests. Lock-free for each bucket.
+    /// buckets. Use it for administration, not for requests. Lock-free for each bucket.
     ///
     /// # What `named` may do
     ///
-    /// `named` may look up in any cache, and change *other* caches. If `named` changes this cache,
-    /// the bucket that it has changed is read again: a function that does so in each call repeats
-    /// without end. While `named` runs, nothing that is replaced in any cache of the process is
-    /// freed: keep `named` short, and do not block in it.
+    /// `named` may make lookups in any cache, and change *other* caches. If `named` changes this
+    /// cache, the bucket that it has changed is read again: a function that does so in each call
+    /// repeats without end. While `named` runs, nothing that is replaced in any cache of the
+    /// process is freed: keep `named` short, and do not block in it.
     ///
     /// # Panics
     ///

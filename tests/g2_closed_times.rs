@@ -21,7 +21,7 @@ fn one_bucket() -> (Cache, ManualClock) {
     (KeyCache::builder().capacity(4).clock(clock.clone()).build().unwrap(), clock)
 }
 
-/// The two calls for the key 1, which must not differ in what they do to it.
+/// The two calls for the key 1. Both must have the same effect on this key.
 const CLOSINGS: [fn(&Cache, Duration); 2] = [
     |cache, within| cache.invalidate_key_for(&hash(1), within),
     |cache, within| cache.invalidate_for(within),
@@ -39,7 +39,7 @@ fn g2_leases_taken_before_and_within_the_time_store_nothing_and_later_ones_do() 
         clock.advance(SECOND - NANO);
         let last = cache.lease(&hash(1));
         clock.advance(NANO);
-        // However late they remember, and however short.
+        // Also a late `remember`, and one for a short time, stores nothing.
         assert!(!before.remember(2));
         assert!(!at_once.remember(3));
         assert!(!last.remember_for(4, Duration::ZERO));
@@ -98,8 +98,8 @@ fn g2_the_later_of_two_times_counts_and_no_invalidation_shortens_it() {
 
 #[test]
 fn g2_each_copy_of_a_bucket_carries_the_time() {
-    // All copies there are: with the key's neighbour remembered, invalidated, named; and of a
-    // dead bucket.
+    // All copies of a bucket: after a `remember`, an invalidation or a naming of the key's
+    // neighbour, and of a bucket of an old generation.
     let copies: [fn(&Cache, &ManualClock); 5] = [
         |cache, _| cache.invalidate_key(&hash(2)),
         |cache, _| assert_eq!(cache.invalidate_where(|_, _| false), 0),
@@ -112,7 +112,7 @@ fn g2_each_copy_of_a_bucket_carries_the_time() {
             cache.invalidate_where(|_, _| true);
         },
         |cache, clock| {
-            // The bucket closes again, for a shorter time than is left.
+            // The bucket closes again, for a shorter time than the time that is left.
             clock.advance(SECOND / 2);
             cache.invalidate_key_for(&hash(3), SECOND / 4);
         },
@@ -135,8 +135,8 @@ fn g2_each_copy_of_a_bucket_carries_the_time() {
     }
 }
 
-/// A clock that shows a time some `lag` ago. A lag that grows turns the clock back, for one test:
-/// threads that have read a clock at different moments come to the cache in any order, too.
+/// A clock that lags behind the true time by `lag`. In one test, a growing lag turns the clock
+/// back. Threads that read a clock at different moments also reach the cache in any order.
 #[derive(Clone, Default)]
 struct Lagging {
     truth: ManualClock,
@@ -192,7 +192,7 @@ fn g2_no_other_key_loses_its_value_and_neighbours_are_refused_for_as_long() {
     let stored = |cache: &KeyCache<u64, _>| {
         (0..1_000).filter(|&number| cache.lease(&hash(number)).remember(number)).count()
     };
-    // A thousand buckets: except for a few neighbours, all leases are good.
+    // There are a thousand buckets, so all leases except a few neighbours' are valid.
     let within = stored(&cache);
     assert!((980..1_000).contains(&within), "{within}");
     assert_eq!(cache.lookup(&hash(7)), None);
@@ -218,8 +218,8 @@ fn g2_a_clocks_lag_counts_against_the_lease() {
         let clock = Lagging { resolution: RESOLUTION, ..Lagging::default() };
         let cache = KeyCache::<u32, _>::builder().capacity(4).clock(clock.clone());
         let cache = cache.build().unwrap();
-        // The call reads a time that lags by all of the resolution, and the lease an exact one: the
-        // worst case for a cache that trusts its clock.
+        // The call reads a time that lags by the whole resolution, and the lease reads an exact
+        // time. This is the worst case for a cache that trusts its clock.
         clock.truth.advance(SECOND);
         clock.set(RESOLUTION);
         if whole {

@@ -98,15 +98,15 @@ fn g2_a_value_that_is_judged_twice_because_its_bucket_changed_counts_once() {
     }
     let calls = AtomicUsize::new(0);
     let removed = cache.invalidate_where(|_, value| {
-        // Changes the bucket that is being judged, as another thread might. Only once: a function
-        // that does so in each call repeats without end.
+        // Changes the bucket that the call is checking, as another thread might, and only once. A
+        // function that changes the bucket in each call repeats without end.
         if calls.fetch_add(1, Ordering::Relaxed) == 2 {
             assert!(cache.lease(&hash(9)).remember(9));
         }
         *value < 2 || *value == 9
     });
-    assert_eq!(removed, 3, "two values that were there, and one that came meanwhile");
-    assert_eq!(calls.into_inner(), 4 + 5, "all were judged again with the one that came");
+    assert_eq!(removed, 3, "two earlier values, and one that was stored meanwhile");
+    assert_eq!(calls.into_inner(), 4 + 5, "all were checked again, together with the new one");
     assert_eq!(cache.len(), 2);
 }
 
@@ -116,7 +116,7 @@ fn g2_a_predicate_may_use_caches() {
     let removed = cache.invalidate_where(|key, value| {
         assert_eq!(cache.lookup(key), Some(*value));
         other.invalidate_key(key);
-        // A walk within a walk, of another cache.
+        // A call within a call, on another cache.
         other.invalidate_where(|_, inner| inner == value) == 0 && *value % 2 == 0
     });
     assert_eq!((removed, cache.len(), other.len()), (50, 50, 0));
@@ -133,7 +133,7 @@ fn g2_a_panic_in_the_predicate_leaves_the_cache_whole() {
         })
     }));
     assert!(outcome.is_err());
-    // The buckets before are done, and the one whose value was judged last is as it was.
+    // The earlier buckets are changed, and the bucket of the last checked value is not.
     let left = cache.len();
     assert!((60..=100).contains(&left), "{left}");
     assert!((0..100).filter_map(|number| cache.lookup(&hash(number))).count() == left);
@@ -144,9 +144,9 @@ fn g2_a_panic_in_the_predicate_leaves_the_cache_whole() {
     assert!(cache.is_empty());
 }
 
-/// Users are disabled again and again while threads authenticate with their keys. A value is the
-/// user and the revision of the user's row. Once a walk has returned, no lookup that starts later
-/// finds an earlier revision.
+/// Users are disabled repeatedly while threads authenticate with their keys. A value is the user
+/// and the revision of the user's row. Once a call has returned, no later lookup finds an earlier
+/// revision.
 #[test]
 fn g2_no_value_that_was_named_is_returned_after_the_walk_under_fire() {
     const USERS: usize = 2;
@@ -170,7 +170,7 @@ fn g2_no_value_that_was_named_is_returned_after_the_walk_under_fire() {
                     hits.fetch_add(1, Ordering::Relaxed);
                 } else {
                     let lease = cache.lease(&hash(key as u64));
-                    // Relaxed: the cache alone is to order this.
+                    // Relaxed: only the cache must order this load.
                     let row = rows[user].load(Ordering::Relaxed);
                     if row % 4 == 0 {
                         thread::yield_now();
