@@ -71,37 +71,71 @@ const COLUMNS: [Column; 7] = [
     ("LAST HEARTBEAT", |trust, _| trust.last_heartbeat.map(moment)),
 ];
 
-/// Returns the list. At a terminal it is a framed table without empty columns; otherwise it always
-/// has the same aligned columns.
+/// Returns the list. At a terminal the list has no empty columns. Otherwise it always has the same
+/// aligned columns.
 pub(crate) fn table(trusts: &[Trust], at_terminal: bool) -> String {
     if trusts.is_empty() {
         return "No trusts. `trust-auth register --name NAME` makes one.".to_owned();
     }
-    let shown = |(_, content): &&Column| {
-        !at_terminal || trusts.iter().any(|trust| content(trust, at_terminal).is_some())
-    };
-    let columns: Vec<&Column> = COLUMNS.iter().filter(shown).collect();
+    if at_terminal {
+        return table_or_records(trusts, Table::new().width());
+    }
+    let mut table = table_of(trusts, &COLUMNS, false);
+    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled).force_no_tty();
+    // Each cell is padded on both sides: remove the outer padding.
+    table.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>().join("\n")
+}
 
+/// Returns a framed table if it fits the terminal, and otherwise one line for each value: narrower
+/// columns would break headings and ids.
+fn table_or_records(trusts: &[Trust], terminal_width: Option<u16>) -> String {
+    let mut columns = COLUMNS.to_vec();
+    columns.retain(|(_, content)| trusts.iter().any(|trust| content(trust, true).is_some()));
+    let mut table = table_of(trusts, &columns, true);
+    // A cell has padding on each side. Before each cell and at the end is a border or a gap.
+    let cells = table.column_max_content_widths();
+    let width = cells.into_iter().map(|width| u32::from(width) + 3).sum::<u32>() + 1;
+    match terminal_width {
+        Some(narrower) if u32::from(narrower) < width => records(trusts, &columns, narrower),
+        _ => {
+            table.load_style(UTF8_BORDERS_ONLY);
+            table.set_content_arrangement(ContentArrangement::Disabled).to_string()
+        }
+    }
+}
+
+fn table_of(trusts: &[Trust], columns: &[Column], at_terminal: bool) -> Table {
     let mut table = Table::new();
     table.set_header(columns.iter().map(|(heading, _)| *heading));
     for trust in trusts {
         let cell =
-            |column: &&Column| column.1(trust, at_terminal).unwrap_or_else(|| "-".to_owned());
+            |(_, content): &Column| content(trust, at_terminal).unwrap_or_else(|| "-".to_owned());
         table.add_row(columns.iter().map(cell));
     }
-    if at_terminal {
-        table.load_style(UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
-        // Column 1 is the id, which people copy, and column 2 the state: neither is wrapped.
-        for index in [1, 2] {
-            if let Some(column) = table.column_mut(index) {
-                column.set_constraint(ColumnConstraint::ContentWidth);
+    table
+}
+
+/// Returns a line for each value that a trust has, and an empty line between two trusts. A value
+/// that is too long continues in further lines.
+fn records(trusts: &[Trust], columns: &[Column], width: u16) -> String {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    for (index, trust) in trusts.iter().enumerate() {
+        if index > 0 {
+            table.add_row(["", ""]);
+        }
+        for (heading, content) in columns {
+            if let Some(value) = content(trust, true) {
+                table.add_row([heading, value.as_str()]);
             }
         }
-        return table.to_string();
     }
-    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled).force_no_tty();
-    // Each cell is padded on both sides: remove the outer padding.
-    table.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>().join("\n")
+    if let Some(headings) = table.column_mut(0) {
+        headings.set_constraint(ColumnConstraint::ContentWidth);
+    }
+    // Each cell is padded on both sides.
+    let unpadded = |line: String| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned();
+    table.lines().map(unpadded).collect::<Vec<_>>().join("\n")
 }
 
 fn state(trust: &Trust) -> &'static str {
@@ -119,7 +153,61 @@ fn moment(time: OffsetDateTime) -> String {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
+
+    fn trust(number: u128, name: &str) -> Trust {
+        let mut trust = Trust::new(Uuid::from_u128(number), name);
+        trust.created_at = Some(OffsetDateTime::UNIX_EPOCH);
+        trust
+    }
+
+    /// Returns two trusts: one that has every value and a name of some length, and a plain one.
+    fn trusts() -> [Trust; 2] {
+        let mut full = trust(1, "General Hospital of the Northern Lakes and Mountains, Eye Clinic");
+        full.code = Some("GHNL-0123456789".to_owned());
+        full.region = Some("North East".to_owned());
+        full.last_heartbeat = Some(OffsetDateTime::UNIX_EPOCH);
+        [full, trust(2, "St. Mary")]
+    }
+
+    #[test]
+    fn a_list_at_80_columns_breaks_no_heading_and_no_value_within_a_word() {
+        let trusts = trusts();
+        let text = table_or_records(&trusts, Some(80));
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        let words: Vec<&str> = text.split_whitespace().collect();
+        for (heading, content) in COLUMNS {
+            for word in heading.split_whitespace() {
+                assert!(words.contains(&word), "{word}: {text}");
+            }
+            for value in trusts.iter().filter_map(|trust| content(trust, true)) {
+                for word in value.split_whitespace() {
+                    assert!(words.contains(&word), "{word}: {text}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_that_fits_the_terminal_exactly_has_one_line_for_each_trust() {
+        let trusts = trusts();
+        let lines = |width| table_or_records(&trusts, width).lines().count();
+        let table = table_or_records(&trusts, None);
+        let width = u16::try_from(table.lines().next().unwrap().chars().count()).unwrap();
+        // Two borders, the headings, the line below them, and two trusts.
+        let framed = table.lines().count();
+        assert_eq!(framed, 6, "{table}");
+        assert_eq!(lines(Some(width)), framed);
+        assert!(lines(Some(width - 1)) > framed);
+    }
+
+    #[test]
+    fn a_list_of_plain_trusts_is_a_table_at_80_columns() {
+        let text = table_or_records(&[trust(1, "a"), trust(2, "b")], Some(80));
+        assert!(text.lines().next().unwrap().starts_with('┌'), "{text}");
+    }
 
     #[test]
     fn control_characters_do_not_reach_a_terminal() {
