@@ -3,13 +3,14 @@
 //! may lag.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::strategy::Union;
 use proptest::test_runner::Config;
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
-use trust_key_cache::{Clock, KeyCache, KeyHash, Lease, ManualClock};
+use trust_key_cache::{Clock, KeyCache, KeyHash, Lease, ManualClock, OwnedLease};
 
 const TTL: u64 = 1_000;
 
@@ -35,6 +36,22 @@ fn last_tick(time: u64, resolution: u64) -> u64 {
     time - time % resolution
 }
 
+/// Returns for how many nanoseconds the cache may return a value: the function of `entry_ttl`.
+fn own_ttl(value: u64) -> u64 {
+    match value % 8 {
+        0 => 0,
+        1 => TTL / 10,
+        2 => TTL / 2,
+        3 => TTL + 1,
+        _ => u64::MAX,
+    }
+}
+
+/// Returns whether the predicate with this number names the value.
+fn is_named(value: u64, predicate: u64) -> bool {
+    value % 3 == predicate
+}
+
 /// The model: an association list, in the order of insertion.
 #[derive(Clone, Debug)]
 struct Model<const CAPACITY: usize> {
@@ -47,6 +64,11 @@ struct Model<const CAPACITY: usize> {
     key_invalidations: HashMap<u8, u64>,
     /// The number of invalidations of single keys.
     all_key_invalidations: u64,
+    /// The times before which a lease is refused, by the cache's clock: of all keys, and of each.
+    closed_until: u64,
+    keys_closed_until: HashMap<u8, u64>,
+    /// The number of entries that the last `invalidate_where` has removed, at most.
+    removed: usize,
     next_value: u64,
 }
 
@@ -68,25 +90,33 @@ struct ModelLease {
     invalidations: u64,
     key_invalidations: u64,
     all_key_invalidations: u64,
+    /// The verdict of the closed times when the lease was taken.
+    closed: Verdict,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Stored,
     Refused,
-    /// Another key was invalidated since. It may share the bucket.
+    /// Another key was invalidated since, or was closed. It may share the bucket.
     Either,
 }
 
 #[derive(Clone, Debug)]
 enum Operation {
     Lookup(u8),
-    Lease(u8),
-    /// The lease with this number, modulo the number of held leases.
-    Remember(usize),
+    Lease {
+        key: u8,
+        owned: bool,
+    },
+    /// The lease with this number, modulo the number of held leases, and the longest time.
+    Remember(usize, u64),
     Abandon(usize),
     Invalidate,
     InvalidateKey(u8),
+    InvalidateFor(u64),
+    InvalidateKeyFor(u8, u64),
+    InvalidateWhere(u64),
     Advance(u64),
 }
 
@@ -102,15 +132,21 @@ impl<const CAPACITY: usize> Model<CAPACITY> {
         last_tick(self.time, self.resolution)
     }
 
-    fn lifetime(&self) -> u64 {
-        TTL - if self.resolution == 1 { 0 } else { self.resolution }
+    fn lag(&self) -> u64 {
+        if self.resolution == 1 { 0 } else { self.resolution }
     }
 
-    fn verdict(&self, lease: &ModelLease) -> Verdict {
-        let own = self.key_invalidations.get(&lease.key).copied().unwrap_or_default();
-        if lease.invalidations != self.invalidations || lease.key_invalidations != own {
+    fn lifetime(&self, value: u64, at_most: u64) -> u64 {
+        TTL.min(at_most).min(own_ttl(value)).saturating_sub(self.lag())
+    }
+
+    /// Returns the verdict of the closed times on a lease that is taken now.
+    fn closed(&self, key: u8) -> Verdict {
+        let own = self.keys_closed_until.get(&key).copied().unwrap_or_default();
+        let any = self.keys_closed_until.values().copied().max().unwrap_or_default();
+        if self.now() < self.closed_until.max(own) {
             Verdict::Refused
-        } else if lease.all_key_invalidations == self.all_key_invalidations {
+        } else if self.now() >= any {
             Verdict::Stored
         } else if Self::ONE_BUCKET {
             Verdict::Refused
@@ -119,11 +155,55 @@ impl<const CAPACITY: usize> Model<CAPACITY> {
         }
     }
 
-    fn remember(&mut self, lease: &ModelLease) {
+    fn invalidate_key(&mut self, key: u8) {
+        *self.key_invalidations.entry(key).or_default() += 1;
+        self.all_key_invalidations += 1;
+        self.entries.retain(|entry| entry.key != key);
+    }
+
+    fn invalidate_where(&mut self, predicate: u64) {
+        // All leases are superseded, as by an invalidation of every key.
+        self.invalidations += 1;
+        let now = self.now();
+        let named = |entry: &ModelEntry| is_named(entry.value, predicate);
+        let mut removed: Vec<u8> = Vec::new();
+        let mut uncertain: Vec<u8> = Vec::new();
+        for entry in self.entries.iter().filter(|entry| named(entry)) {
+            if now < entry.expires_at {
+                removed.push(entry.key);
+            }
+            // Where the cache held this entry, it holds none of the key's earlier ones.
+            if !entry.certain {
+                uncertain.push(entry.key);
+            }
+        }
+        removed.sort_unstable();
+        removed.dedup();
+        self.removed = removed.len();
+        self.entries.retain(|entry| !named(entry));
+        for entry in &mut self.entries {
+            entry.certain &= !uncertain.contains(&entry.key);
+        }
+    }
+
+    fn verdict(&self, lease: &ModelLease) -> Verdict {
+        let own = self.key_invalidations.get(&lease.key).copied().unwrap_or_default();
+        if lease.invalidations != self.invalidations || lease.key_invalidations != own {
+            Verdict::Refused
+        } else if lease.all_key_invalidations == self.all_key_invalidations {
+            lease.closed
+        } else if Self::ONE_BUCKET || lease.closed == Verdict::Refused {
+            Verdict::Refused
+        } else {
+            Verdict::Either
+        }
+    }
+
+    fn remember(&mut self, lease: &ModelLease, at_most: u64) {
         let verdict = self.verdict(lease);
         let value = self.next_value;
         self.next_value += 1;
-        let (now, expires_at) = (self.now(), lease.taken_at + self.lifetime());
+        let (now, expires_at) = (self.now(), lease.taken_at + self.lifetime(value, at_most));
         if verdict == Verdict::Refused {
             return;
         }
@@ -177,6 +257,9 @@ impl<const CAPACITY: usize> ReferenceStateMachine for Model<CAPACITY> {
                 invalidations: 0,
                 key_invalidations: HashMap::new(),
                 all_key_invalidations: 0,
+                closed_until: 0,
+                keys_closed_until: HashMap::new(),
+                removed: 0,
                 next_value: 0,
             })
             .boxed()
@@ -184,11 +267,14 @@ impl<const CAPACITY: usize> ReferenceStateMachine for Model<CAPACITY> {
 
     fn transitions(state: &Self) -> BoxedStrategy<Operation> {
         let key = 0..Self::KEYS;
+        let within = proptest::sample::select(vec![0, 1, 10, 100, TTL / 2]);
         // The steps end just before, at and just after each expiry of an entry or of a held lease's
-        // value. Expiries are taken both by the cache's clock and in true time. Two other steps
-        // have fixed lengths.
+        // value, and each end of a closed time. These are taken both by the cache's clock and in
+        // true time. Two other steps have fixed lengths.
         let mut moments: Vec<u64> = state.entries.iter().map(|entry| entry.expires_at).collect();
-        moments.extend(state.leases.iter().map(|lease| lease.taken_at + state.lifetime()));
+        let longest = TTL - state.lag();
+        moments.extend(state.leases.iter().map(|lease| lease.taken_at + longest));
+        moments.extend(state.keys_closed_until.values().chain([&state.closed_until]));
         let steps: Vec<u64> = moments
             .iter()
             .flat_map(|moment| {
@@ -198,38 +284,49 @@ impl<const CAPACITY: usize> ReferenceStateMachine for Model<CAPACITY> {
             .filter_map(|moment| moment.checked_sub(state.time))
             .chain([1, TTL / 3])
             .collect();
+        let lease =
+            (key.clone(), any::<bool>()).prop_map(|(key, owned)| Operation::Lease { key, owned });
+        let key_for = (key.clone(), within.clone())
+            .prop_map(|(key, within)| Operation::InvalidateKeyFor(key, within));
         let mut operations = vec![
             (6, key.clone().prop_map(Operation::Lookup).boxed()),
-            (9, key.clone().prop_map(Operation::Lease).boxed()),
+            (9, lease.boxed()),
             (1, Just(Operation::Invalidate).boxed()),
-            (2, key.prop_map(Operation::InvalidateKey).boxed()),
+            (2, key.clone().prop_map(Operation::InvalidateKey).boxed()),
+            (1, within.clone().prop_map(Operation::InvalidateFor).boxed()),
+            (2, key_for.boxed()),
+            (1, (0..3_u64).prop_map(Operation::InvalidateWhere).boxed()),
             (3, proptest::sample::select(steps).prop_map(Operation::Advance).boxed()),
         ];
         if !state.leases.is_empty() {
-            operations.push((9, any::<usize>().prop_map(Operation::Remember).boxed()));
+            let at_most = prop_oneof![3 => Just(u64::MAX), 1 => 0..TTL + 2];
+            let remember = (any::<usize>(), at_most)
+                .prop_map(|(number, at_most)| Operation::Remember(number, at_most));
+            operations.push((9, remember.boxed()));
             operations.push((1, any::<usize>().prop_map(Operation::Abandon).boxed()));
         }
         Union::new_weighted(operations).boxed()
     }
 
     fn preconditions(state: &Self, operation: &Operation) -> bool {
-        !matches!(operation, Operation::Remember(_) | Operation::Abandon(_))
+        !matches!(operation, Operation::Remember(..) | Operation::Abandon(_))
             || !state.leases.is_empty()
     }
 
     fn apply(mut state: Self, operation: &Operation) -> Self {
         match *operation {
             Operation::Lookup(_) => {}
-            Operation::Lease(key) => state.leases.push(ModelLease {
+            Operation::Lease { key, .. } => state.leases.push(ModelLease {
                 key,
                 taken_at: state.now(),
                 invalidations: state.invalidations,
                 key_invalidations: state.key_invalidations.get(&key).copied().unwrap_or_default(),
                 all_key_invalidations: state.all_key_invalidations,
+                closed: state.closed(key),
             }),
-            Operation::Remember(number) => {
+            Operation::Remember(number, at_most) => {
                 let lease = state.leases.remove(number % state.leases.len());
-                state.remember(&lease);
+                state.remember(&lease, at_most);
             }
             Operation::Abandon(number) => {
                 state.leases.remove(number % state.leases.len());
@@ -238,26 +335,42 @@ impl<const CAPACITY: usize> ReferenceStateMachine for Model<CAPACITY> {
                 state.invalidations += 1;
                 state.entries.clear();
             }
-            Operation::InvalidateKey(key) => {
-                *state.key_invalidations.entry(key).or_default() += 1;
-                state.all_key_invalidations += 1;
-                state.entries.retain(|entry| entry.key != key);
+            Operation::InvalidateKey(key) => state.invalidate_key(key),
+            Operation::InvalidateFor(within) => {
+                state.invalidations += 1;
+                state.entries.clear();
+                let until = state.now() + state.lag() + within;
+                state.closed_until = state.closed_until.max(until);
             }
+            Operation::InvalidateKeyFor(key, within) => {
+                state.invalidate_key(key);
+                let until = state.now() + state.lag() + within;
+                let closed_until = state.keys_closed_until.entry(key).or_default();
+                *closed_until = until.max(*closed_until);
+            }
+            Operation::InvalidateWhere(predicate) => state.invalidate_where(predicate),
             Operation::Advance(step) => state.time += step,
         }
         state
     }
 }
 
+enum Held {
+    Borrowed(Lease<'static, u64, CoarseManualClock>),
+    Owned(OwnedLease<u64, CoarseManualClock>),
+}
+
 /// The cache, and the data to drive it and to check it without the model.
 struct Driven<const CAPACITY: usize> {
     /// Leaked, because held leases borrow the cache. A case leaks a few hundred bytes.
-    cache: &'static KeyCache<u64, CoarseManualClock>,
+    cache: &'static Arc<KeyCache<u64, CoarseManualClock>>,
     clock: ManualClock,
     /// Held leases, each with the true time when it was taken.
-    leases: Vec<(Lease<'static, u64, CoarseManualClock>, u64)>,
-    /// The true time when the lease of each value was taken.
-    leased_at: HashMap<u64, u64>,
+    leases: Vec<(Held, u64)>,
+    /// For each value, the true time when its lease was taken, and the longest time from then on.
+    times: HashMap<u64, (u64, u64)>,
+    /// The true times at which the closed times end, of one key or of all.
+    closings: Vec<(Option<u8>, u64)>,
     next_value: u64,
 }
 
@@ -282,10 +395,18 @@ impl<const CAPACITY: usize> StateMachineTest for Driven<CAPACITY> {
         let cache = KeyCache::builder()
             .ttl(Duration::from_nanos(TTL))
             .capacity(CAPACITY)
+            .entry_ttl(|value| Duration::from_nanos(own_ttl(*value)))
             .clock(clock)
             .build();
-        let cache = Box::leak(Box::new(cache.unwrap()));
-        Self { cache, clock: precise, leases: Vec::new(), leased_at: HashMap::new(), next_value: 0 }
+        let cache = Box::leak(Box::new(Arc::new(cache.unwrap())));
+        Self {
+            cache,
+            clock: precise,
+            leases: Vec::new(),
+            times: HashMap::new(),
+            closings: Vec::new(),
+            next_value: 0,
+        }
     }
 
     fn apply(mut driven: Self, model: &Model<CAPACITY>, operation: Operation) -> Self {
@@ -299,22 +420,37 @@ impl<const CAPACITY: usize> StateMachineTest for Driven<CAPACITY> {
                 );
                 assert_eq!(driven.cache.lookup_with(&hash(key), |value| *value), found);
                 if let Some(value) = found {
-                    // G3 by the true time, not by the cache's clock.
+                    // G3 and G2 by the true time, not by the cache's clock.
+                    let (leased_at, longest) = driven.times[&value];
+                    assert!(driven.time() - leased_at < longest, "returned after its end");
+                    let mut closings = driven.closings.iter();
                     assert!(
-                        driven.time() - driven.leased_at[&value] < TTL,
-                        "returned after its time-to-live"
+                        closings.all(|&(closed, end)| closed.is_some_and(|closed| closed != key)
+                            || leased_at >= end),
+                        "returned, although its lease was taken within a closed time"
                     );
                 }
             }
-            Operation::Lease(key) => {
-                driven.leases.push((driven.cache.lease(&hash(key)), driven.time()))
+            Operation::Lease { key, owned } => {
+                let lease = if owned {
+                    Held::Owned(driven.cache.lease_owned(&hash(key)))
+                } else {
+                    Held::Borrowed(driven.cache.lease(&hash(key)))
+                };
+                driven.leases.push((lease, driven.time()));
             }
-            Operation::Remember(number) => {
+            Operation::Remember(number, at_most) => {
                 let (lease, leased_at) = driven.leases.remove(number % driven.leases.len());
                 let value = driven.next_value;
                 driven.next_value += 1;
-                driven.leased_at.insert(value, leased_at);
-                let stored = lease.remember(value);
+                driven.times.insert(value, (leased_at, TTL.min(at_most).min(own_ttl(value))));
+                let longest = Duration::from_nanos(at_most);
+                let stored = match (lease, at_most) {
+                    (Held::Borrowed(lease), u64::MAX) => lease.remember(value),
+                    (Held::Borrowed(lease), _) => lease.remember_for(value, longest),
+                    (Held::Owned(lease), u64::MAX) => lease.remember(value),
+                    (Held::Owned(lease), _) => lease.remember_for(value, longest),
+                };
                 // The model has already applied the operation: its last entry shows the verdict.
                 let last = model.entries.last().filter(|entry| entry.value == value);
                 match last {
@@ -323,8 +459,9 @@ impl<const CAPACITY: usize> StateMachineTest for Driven<CAPACITY> {
                     // The lease was refused, or its value has expired already. Neither leaves an
                     // entry.
                     None => {
-                        let expired = last_tick(leased_at, model.resolution) + model.lifetime()
-                            <= model.now();
+                        let lifetime = model.lifetime(value, at_most);
+                        let expired =
+                            last_tick(leased_at, model.resolution) + lifetime <= model.now();
                         assert!(!stored || expired, "stored under a superseded lease");
                     }
                 }
@@ -332,6 +469,22 @@ impl<const CAPACITY: usize> StateMachineTest for Driven<CAPACITY> {
             Operation::Abandon(number) => drop(driven.leases.remove(number % driven.leases.len())),
             Operation::Invalidate => driven.cache.invalidate(),
             Operation::InvalidateKey(key) => driven.cache.invalidate_key(&hash(key)),
+            Operation::InvalidateFor(within) => {
+                driven.closings.push((None, driven.time() + within));
+                driven.cache.invalidate_for(Duration::from_nanos(within));
+            }
+            Operation::InvalidateKeyFor(key, within) => {
+                driven.closings.push((Some(key), driven.time() + within));
+                driven.cache.invalidate_key_for(&hash(key), Duration::from_nanos(within));
+            }
+            Operation::InvalidateWhere(predicate) => {
+                let removed = driven.cache.invalidate_where(|_, value| is_named(*value, predicate));
+                if Model::<CAPACITY>::ONE_BUCKET {
+                    assert_eq!(removed, model.removed);
+                } else {
+                    assert!(removed <= model.removed);
+                }
+            }
             Operation::Advance(step) => driven.clock.advance(Duration::from_nanos(step)),
         }
         driven
