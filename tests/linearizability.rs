@@ -13,13 +13,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use fastrand::Rng;
 use todc_utils::linearizability::WGLChecker;
 use todc_utils::linearizability::history::Action::{self, Call, Response};
 use todc_utils::linearizability::history::History;
 use todc_utils::specifications::Specification;
-use trust_key_cache::{KeyCache, KeyHash};
+use trust_key_cache::{KeyCache, KeyHash, ManualClock};
 
 const KEYS: u8 = 3;
 const THREADS: usize = 3;
@@ -38,6 +39,9 @@ enum Operation {
         key: u8,
         lease: u32,
         stored: bool,
+        /// The lease was taken while `invalidate_for` ran, which may refuse leases before it
+        /// invalidates (G4.6).
+        excused: bool,
     },
     Lookup {
         key: u8,
@@ -47,8 +51,20 @@ enum Operation {
     InvalidateKey {
         key: u8,
     },
+    InvalidateFor,
+    InvalidateKeyFor {
+        key: u8,
+    },
+    /// With a predicate that names the value of one key.
+    InvalidateWhere {
+        key: u8,
+        removed: bool,
+    },
 }
-use Operation::{Invalidate, InvalidateKey, Lease, Lookup, Remember};
+use Operation::{
+    Invalidate, InvalidateFor, InvalidateKey, InvalidateKeyFor, InvalidateWhere, Lease, Lookup,
+    Remember,
+};
 
 /// The sequential specification of a cache of one bucket. No value expires, and the cache has room
 /// for all keys.
@@ -60,7 +76,11 @@ struct State {
     /// The number of invalidations so far, of all keys or of one. With one bucket, each supersedes
     /// all leases.
     invalidations: u32,
-    /// For each lease, the number of invalidations when the lease was taken.
+    /// Since the clock does not advance, a closed time never ends. With one bucket, each closes all
+    /// keys.
+    closed: bool,
+    /// For each lease, the number of invalidations when the lease was taken. Leases within a closed
+    /// time are left out.
     leases: BTreeMap<u32, u32>,
 }
 
@@ -76,26 +96,34 @@ impl Specification for Cache {
         let mut next = state.clone();
         let allowed = match *operation {
             Lease { lease, .. } => {
-                next.leases.insert(lease, state.invalidations);
+                if !state.closed {
+                    next.leases.insert(lease, state.invalidations);
+                }
                 true
             }
-            Remember { key, lease, stored } => {
+            Remember { key, lease, stored, excused } => {
                 let taken = next.leases.remove(&lease);
                 if stored {
                     next.values.insert(key, lease);
                 }
-                stored == (taken == Some(state.invalidations))
+                stored == (taken == Some(state.invalidations)) || excused && !stored
             }
             Lookup { key, found } => state.values.get(&key).copied() == found,
-            Invalidate => {
+            Invalidate | InvalidateFor => {
                 next.values.clear();
                 next.invalidations += 1;
+                next.closed |= *operation == InvalidateFor;
                 true
             }
-            InvalidateKey { key } => {
+            InvalidateKey { key } | InvalidateKeyFor { key } => {
                 next.values.remove(&key);
                 next.invalidations += 1;
+                next.closed |= matches!(operation, InvalidateKeyFor { .. });
                 true
+            }
+            InvalidateWhere { key, removed } => {
+                next.invalidations += 1;
+                removed == next.values.remove(&key).is_some()
             }
         };
         (allowed, if allowed { next } else { state.clone() })
@@ -109,7 +137,8 @@ type Recorded = Vec<(usize, Operation, usize)>;
 
 fn run(seed: u64) -> Actions {
     // The cache has room for all keys, so nothing is evicted.
-    let cache = KeyCache::<u32>::builder().capacity(8).build().expect("a capacity of eight");
+    let builder = KeyCache::<u32>::builder().capacity(8).clock(ManualClock::new());
+    let cache = builder.build().expect("a capacity of eight");
     let (moment, ready) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let recorded: Vec<Recorded> = thread::scope(|scope| {
         let perform = |thread: usize| {
@@ -131,6 +160,7 @@ fn run(seed: u64) -> Actions {
         let threads: Vec<_> = (0..THREADS).map(perform).collect();
         threads.into_iter().map(|thread| thread.join().expect("no operation panics")).collect()
     });
+    let recorded = excused(recorded);
     let mut moments: Vec<_> = recorded
         .iter()
         .enumerate()
@@ -145,8 +175,27 @@ fn run(seed: u64) -> Actions {
     moments.into_iter().map(|(_, thread, action)| (thread, action)).collect()
 }
 
+/// Marks each `remember` whose lease overlaps an `invalidate_for`.
+fn excused(mut recorded: Vec<Recorded>) -> Vec<Recorded> {
+    let all: Vec<_> = recorded.iter().flatten().copied().collect();
+    let closings: Vec<_> =
+        all.iter().filter(|(_, operation, _)| *operation == InvalidateFor).collect();
+    let overlaps = |lease: u32| {
+        let is = |operation: &Operation| matches!(operation, Lease { lease: other, .. } if *other == lease);
+        all.iter().filter(|(_, operation, _)| is(operation)).any(|(called, _, answered)| {
+            closings.iter().any(|(from, _, to)| called < to && from < answered)
+        })
+    };
+    for (_, operation, _) in recorded.iter_mut().flatten() {
+        if let Remember { lease, excused, .. } = operation {
+            *excused = overlaps(*lease);
+        }
+    }
+    recorded
+}
+
 fn perform(
-    cache: &KeyCache<u32>,
+    cache: &KeyCache<u32, ManualClock>,
     moment: &AtomicUsize,
     thread: usize,
     random: &mut Rng,
@@ -158,20 +207,33 @@ fn perform(
         let key = random.u8(0..KEYS);
         // SeqCst: all moments have one order, and no operation moves across its own moments.
         let called = moment.fetch_add(1, Ordering::SeqCst);
-        let operation = match random.u8(0..20) {
-            0..5 if !held.is_empty() => {
+        let operation = match random.u8(0..60) {
+            0..15 if !held.is_empty() => {
                 let (key, lease, granted) = held.swap_remove(random.usize(0..held.len()));
-                Remember { key, lease, stored: trust_key_cache::Lease::remember(granted, lease) }
+                let stored = trust_key_cache::Lease::remember(granted, lease);
+                Remember { key, lease, stored, excused: false }
             }
-            0..11 => {
+            0..33 => {
                 let lease = (thread * OPERATIONS + number) as u32;
                 held.push((key, lease, cache.lease(&hash(key))));
                 Lease { key, lease }
             }
-            11..17 => Lookup { key, found: cache.lookup(&hash(key)) },
-            17 => {
+            33..50 => Lookup { key, found: cache.lookup(&hash(key)) },
+            50..52 => {
                 cache.invalidate();
                 Invalidate
+            }
+            52..54 => {
+                let removed = cache.invalidate_where(|named, _| *named == hash(key));
+                InvalidateWhere { key, removed: removed == 1 }
+            }
+            54 => {
+                cache.invalidate_for(Duration::from_secs(1));
+                InvalidateFor
+            }
+            55 => {
+                cache.invalidate_key_for(&hash(key), Duration::from_secs(1));
+                InvalidateKeyFor { key }
             }
             _ => {
                 cache.invalidate_key(&hash(key));
@@ -198,12 +260,21 @@ fn projected(actions: &Actions, key: u8) -> Actions {
         Lease { key: other, .. } | Remember { key: other, .. } | Lookup { key: other, .. } => {
             other == key
         }
-        Invalidate | InvalidateKey { .. } => true,
+        Invalidate | InvalidateKey { .. } | InvalidateFor | InvalidateKeyFor { .. } => true,
+        InvalidateWhere { .. } => true,
+    };
+    // The part does not have the other key's value, so whether that was removed is left open.
+    let open = |operation: Operation| match operation {
+        InvalidateWhere { key: other, .. } if other != key => InvalidateKey { key: other },
+        operation => operation,
     };
     actions
         .iter()
         .filter(|(_, Call(operation) | Response(operation))| concerns(operation))
-        .cloned()
+        .map(|&(thread, ref action)| match *action {
+            Call(operation) => (thread, Call(open(operation))),
+            Response(operation) => (thread, Response(open(operation))),
+        })
         .collect()
 }
 
@@ -268,6 +339,9 @@ impl fmt::Display for Drawn<'_> {
                 Call(Lookup { key, .. }) => writeln!(f, "{:indent$}⌜ lookup(key {key})", "")?,
                 Call(operation) => writeln!(f, "{:indent$}⌜ {operation:?}", "")?,
                 Response(Remember { stored, .. }) => writeln!(f, "{:indent$}⌞ {stored}", "")?,
+                Response(InvalidateWhere { removed, .. }) => {
+                    writeln!(f, "{:indent$}⌞ {removed}", "")?
+                }
                 Response(Lookup { found, .. }) => writeln!(f, "{:indent$}⌞ {found:?}", "")?,
                 Response(_) => writeln!(f, "{:indent$}⌞", "")?,
             }
@@ -318,8 +392,8 @@ fn the_checker_refuses_a_resurrection_and_names_its_key() {
         (1, Call(Invalidate)),
         (1, Response(Lookup { key: 2, found: None })),
         (1, Response(Invalidate)),
-        (0, Call(Remember { key: 1, lease: 1, stored: true })),
-        (0, Response(Remember { key: 1, lease: 1, stored: true })),
+        (0, Call(Remember { key: 1, lease: 1, stored: true, excused: false })),
+        (0, Response(Remember { key: 1, lease: 1, stored: true, excused: false })),
         (1, Call(Lookup { key: 1, found: Some(1) })),
         (1, Response(Lookup { key: 1, found: Some(1) })),
     ];
@@ -341,10 +415,10 @@ fn the_checker_refuses_a_resurrection_and_names_its_key() {
         })
         .map(|(thread, action)| match action {
             Call(Remember { key, lease, .. }) => {
-                (thread, Call(Remember { key, lease, stored: false }))
+                (thread, Call(Remember { key, lease, stored: false, excused: false }))
             }
             Response(Remember { key, lease, .. }) => {
-                (thread, Response(Remember { key, lease, stored: false }))
+                (thread, Response(Remember { key, lease, stored: false, excused: false }))
             }
             other => (thread, other),
         })
