@@ -181,7 +181,10 @@ fn excused(mut recorded: Vec<Recorded>) -> Vec<Recorded> {
     let closings: Vec<_> =
         all.iter().filter(|(_, operation, _)| *operation == InvalidateFor).collect();
     let overlaps = |lease: u32| {
-        let is = |operation: &Operation| matches!(operation, Lease { lease: other, .. } if *other == lease);
+        let is = |operation: &Operation| match *operation {
+            Lease { lease: other, .. } => other == lease,
+            _ => false,
+        };
         all.iter().filter(|(_, operation, _)| is(operation)).any(|(called, _, answered)| {
             closings.iter().any(|(from, _, to)| called < to && from < answered)
         })

@@ -2,17 +2,19 @@
 //! a single bucket, and the other cache has many.
 //!
 //! Both caches have room for all keys. In the single bucket any invalidation supersedes every
-//! lease. A lease that survives there must survive in the cache of many buckets as well. Both
-//! caches must hold exactly what the model holds.
+//! lease, and a time for which one key is closed closes every key. A lease that survives there must
+//! survive in the cache of many buckets as well. Both caches must hold exactly what the model
+//! holds.
 
 #![no_main]
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use trust_key_cache::{KeyCache, KeyHash, Lease, ManualClock};
+use trust_key_cache::{KeyCache, KeyHash, Lease, ManualClock, OwnedLease};
 
 const TTL: u64 = 100;
 
@@ -25,6 +27,10 @@ enum Operation {
     Invalidate,
     InvalidateKey(u8),
     Advance(u8),
+    RememberFor(u8, u8),
+    InvalidateFor(u8),
+    InvalidateKeyFor(u8, u8),
+    InvalidateWhere(u8),
 }
 
 type Cache = KeyCache<u32, ManualClock>;
@@ -33,8 +39,9 @@ struct Held<'a> {
     key: u8,
     taken_at: u64,
     invalidations: u32,
+    closed: bool,
     single: Lease<'a, u32, ManualClock>,
-    many: Lease<'a, u32, ManualClock>,
+    many: OwnedLease<u32, ManualClock>,
 }
 
 fn hash(key: u8) -> KeyHash {
@@ -43,15 +50,26 @@ fn hash(key: u8) -> KeyHash {
 
 fn cache(capacity: usize, clock: &ManualClock) -> Cache {
     let builder = KeyCache::builder().ttl(Duration::from_nanos(TTL)).capacity(capacity);
+    let builder = builder.entry_ttl(|value| Duration::from_nanos(own_ttl(*value)));
     builder.clock(clock.clone()).build().expect("sound settings")
+}
+
+/// Returns for how many nanoseconds the caches may return a value.
+fn own_ttl(value: u32) -> u64 {
+    match value % 5 {
+        0 => 0,
+        1 => TTL / 3,
+        _ => 2 * TTL,
+    }
 }
 
 fuzz_target!(|operations: Vec<Operation>| {
     let clock = ManualClock::new();
-    let (single, many) = (cache(16, &clock), cache(256, &clock));
+    let (single, many) = (cache(16, &clock), Arc::new(cache(256, &clock)));
     let mut now = 0;
     // In the single bucket any invalidation supersedes every lease.
     let mut invalidations = 0;
+    let mut closed_until = 0;
     let mut values: HashMap<u8, (u32, u64)> = HashMap::new();
     let mut held: Vec<Held> = Vec::new();
     let mut next = 0;
@@ -69,18 +87,24 @@ fuzz_target!(|operations: Vec<Operation>| {
                 key: key % 16,
                 taken_at: now,
                 invalidations,
+                closed: now < closed_until,
                 single: single.lease(&hash(key)),
-                many: many.lease(&hash(key)),
+                many: many.lease_owned(&hash(key)),
             }),
-            Operation::Remember(number) if !held.is_empty() => {
+            Operation::Remember(number) | Operation::RememberFor(number, _) if !held.is_empty() => {
+                let longest = match operation {
+                    Operation::RememberFor(_, longest) => longest.into(),
+                    _ => u64::MAX,
+                };
                 let lease = held.swap_remove(usize::from(number) % held.len());
                 next += 1;
-                let stored = lease.single.remember(next);
-                assert_eq!(stored, lease.invalidations == invalidations);
+                let stored = lease.single.remember_for(next, Duration::from_nanos(longest));
+                assert_eq!(stored, lease.invalidations == invalidations && !lease.closed);
                 if stored {
                     // A lease that is valid for the single bucket is also valid for many.
-                    assert!(lease.many.remember(next));
-                    values.insert(lease.key, (next, lease.taken_at + TTL));
+                    assert!(lease.many.remember_for(next, Duration::from_nanos(longest)));
+                    let lifetime = TTL.min(longest).min(own_ttl(next));
+                    values.insert(lease.key, (next, lease.taken_at + lifetime));
                 } else {
                     // The model does not predict whether a separate bucket has kept this lease
                     // valid. The lease is dropped, so that both caches hold the same values.
@@ -90,7 +114,7 @@ fuzz_target!(|operations: Vec<Operation>| {
             Operation::Abandon(number) if !held.is_empty() => {
                 drop(held.swap_remove(usize::from(number) % held.len()));
             }
-            Operation::Remember(_) | Operation::Abandon(_) => {}
+            Operation::Remember(_) | Operation::RememberFor(..) | Operation::Abandon(_) => {}
             Operation::Invalidate => {
                 invalidations += 1;
                 values.clear();
@@ -102,6 +126,29 @@ fuzz_target!(|operations: Vec<Operation>| {
                 values.remove(&(key % 16));
                 single.invalidate_key(&hash(key));
                 many.invalidate_key(&hash(key));
+            }
+            Operation::InvalidateFor(within) => {
+                invalidations += 1;
+                values.clear();
+                closed_until = closed_until.max(now + u64::from(within));
+                single.invalidate_for(Duration::from_nanos(within.into()));
+                many.invalidate_for(Duration::from_nanos(within.into()));
+            }
+            Operation::InvalidateKeyFor(key, within) => {
+                invalidations += 1;
+                values.remove(&(key % 16));
+                closed_until = closed_until.max(now + u64::from(within));
+                single.invalidate_key_for(&hash(key), Duration::from_nanos(within.into()));
+                many.invalidate_key_for(&hash(key), Duration::from_nanos(within.into()));
+            }
+            Operation::InvalidateWhere(key) => {
+                let named = |value: u32| value % 4 == u32::from(key) % 4;
+                invalidations += 1;
+                let alive = values.values().filter(|(_, expires_at)| now < *expires_at);
+                let removed = alive.filter(|(value, _)| named(*value)).count();
+                values.retain(|_, (value, _)| !named(*value));
+                assert_eq!(single.invalidate_where(|_, value| named(*value)), removed);
+                assert_eq!(many.invalidate_where(|_, value| named(*value)), removed);
             }
             Operation::Advance(step) => {
                 now += u64::from(step);
