@@ -46,7 +46,7 @@ PLOTS = ROOT / "docs" / "benchmarks"
 TARGETS = ROOT / "docs" / "generated" / "benchmark-targets.md"
 TARGETS_DATA = ROOT / "scripts" / "benchmarks.toml"
 
-# `request` is a benchmark of the authenticator. The two in COUNTED count the same in each run.
+# `request` is a benchmark of the authenticator. Those in COUNTED count the same in each run.
 BENCHES = [
     "lookup",
     "contention",
@@ -55,10 +55,11 @@ BENCHES = [
     "sweep",
     "footprint",
     "instructions",
+    "lines",
     "ratios",
     "request",
 ]
-COUNTED = {"footprint", "instructions"}
+COUNTED = {"footprint", "instructions", "lines"}
 # The files of a benchmark in criterion's folder, where the benchmark's name does not match them.
 WRITES = {"contention": ["contention*", "latency.json"], "request": ["sqlite*", "memory*"]}
 QUICK = ["--warm-up-time", "0.1", "--measurement-time", "0.2", "--sample-size", "10"]
@@ -236,10 +237,12 @@ class Run:
             self.times[name["group_id"], name["function_id"] or "", name["value_str"] or ""] = (
                 median
             )
-        self.latency, self.footprint, self.instructions, self.rounds, self.circumstances = (
-            self._json(home / f"{name}.json")
-            for name in ("latency", "footprint", "instructions", "ratios", "circumstances")
-        )
+        self.latency = self._json(home / "latency.json")
+        self.footprint = self._json(home / "footprint.json")
+        self.instructions = self._json(home / "instructions.json")
+        self.lines = self._json(home / "lines.json")
+        self.rounds = self._json(home / "ratios.json")
+        self.circumstances = self._json(home / "circumstances.json")
 
     @staticmethod
     def _json(file: Path) -> dict:
@@ -271,7 +274,11 @@ def load() -> list[Run]:
         runs = [Run(home) for home in homes or [CRITERION]]
     except (OSError, ValueError, KeyError) as error:
         raise Failure(f"criterion's output cannot be read: {error!r}") from None
-    runs = [run for run in runs if run.times or run.footprint or run.instructions or run.rounds]
+    runs = [
+        run
+        for run in runs
+        if run.times or run.footprint or run.instructions or run.lines or run.rounds
+    ]
     if not runs:
         raise Failure(
             "nothing was measured yet: there is no output of criterion in"
@@ -371,6 +378,8 @@ def figure(entry: dict) -> Callable[[Run], float]:
     if "footprint" in entry:
         what, keys = entry["footprint"]
         return lambda run: run.footprint[OURS][what][keys]
+    if "lines" in entry:
+        return lambda run: run.lines[OURS]["lines"][entry["lines"]]
     if "rounds" in entry:
         return lambda run: run.within_rounds(*entry["rounds"])
     if "rate" in entry:
@@ -569,6 +578,9 @@ def report(runs: list[Run]) -> str:
     if any(run.instructions for run in runs):
         add("## Instructions\n\n" + INSTRUCTIONS_NOTE)
         add(instructions_table(runs))
+    if any(run.lines for run in runs):
+        add("## Cache lines that a hit writes\n\n" + LINES_NOTE)
+        add(lines_table(runs))
     return "\n".join(part for part in parts if part)
 
 
@@ -765,6 +777,13 @@ MEMORY_NOTE = """\
 The bytes that are allocated when the last key is in, garbage included, and the largest allocation
 of a remember.
 """
+LINES_NOTE = """\
+Two threads look the same 50 keys up. Each instruction is stepped through under ptrace, and its
+stores are counted per lookup. A shared line is written by one thread's lookups and touched by the
+other's, so it moves between processors. Lookups without a shared line do not slow each other down,
+on any number of processors. Lines of a thread's stack and thread-local storage are its own, and
+so is its record in a reclamation.
+"""
 INSTRUCTIONS_NOTE = """\
 Per lookup at 1,000 keys, counted one by one under ptrace. The benchmark's loop and the clock are
 included, and two rows show them alone. These figures repeat: random seeds and keys change them by
@@ -886,6 +905,32 @@ def footprint_table(runs: list[Run]) -> str:
         "largest allocation in bytes, 1,000 keys",
         "a million",
     ]
+    return table(head, rows)
+
+
+def lines_table(runs: list[Run]) -> str:
+    missing = next((run.lines["missing"] for run in runs if "missing" in run.lines), None)
+    if missing:
+        return f"Not counted: {missing}.\n"
+    rows = []
+    for name in in_order({name for run in runs for name in run.lines}):
+        figures = [
+            median(runs, lambda run: figure(run.lines[name]))
+            for figure in (
+                lambda found: found["stores"]["stack"],
+                lambda found: found["stores"]["own"],
+                lambda found: found["stores"]["shared"],
+                lambda found: found["lines"]["shared"],
+                lambda found: found["locked"],
+            )
+        ]
+        rows.append(
+            [
+                f"**{cell(name)}**" if name == OURS else cell(name),
+                *("" if value is None else f"{value:.0f}" for value in figures),
+            ]
+        )
+    head = ["", "stores, stack", "own line", "shared line", "shared lines", "locked instructions"]
     return table(head, rows)
 
 
