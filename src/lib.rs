@@ -99,9 +99,10 @@
 //! An array of buckets, each an immutable snapshot of up to 16 entries behind one atomic pointer:
 //!
 //! ```text
-//!  KeyCache ── generation: AtomicU64
+//!  KeyCache ── generation, closed_until: AtomicU64
 //!           └─ slots: [AtomicPtr; n] ──▶ Bucket (immutable)
-//!                                          generation, lease_epoch, tags: one byte an entry
+//!                                          generation, lease_epoch, closed_until
+//!                                          tags: one byte an entry
 //!                                          entries: [ digest: [u64; 4], expires_at, value ]
 //! ```
 //!
@@ -117,6 +118,12 @@
 //! *Lease.* A lease records the cache's generation and the bucket's lease epoch. The invalidation
 //! of one key increments the lease epoch of its bucket. `remember` refuses a lease whose generation
 //! or lease epoch is out of date.
+//!
+//! *Longer invalidations.* [`invalidate_where`](KeyCache::invalidate_where) increments the lease
+//! epoch of every bucket, since a lease in flight may bring a value that the predicate names.
+//! [`invalidate_key_for`](KeyCache::invalidate_key_for), called before a change, leaves a time in
+//! the bucket. A lease that is taken before that time is refused, even if the caller is dropped and
+//! never invalidates again.
 //!
 //! # The constant-time sweep
 //!
