@@ -37,9 +37,10 @@ pub type TrustKeyCache = KeyCache<uuid::Uuid>;
 /// the thread. After a writer's scan for readers, a thread that was idle registers its return with
 /// its next operation.
 ///
-/// [`Lease::remember`] and [`invalidate_key`](Self::invalidate_key) are lock-free. One write in 128
-/// also frees replaced buckets, and makes a system call if a thread is idle. In a small cache, at
-/// most one write in 8 does. [`invalidate`](Self::invalidate) is one atomic read-modify-write.
+/// [`Lease::remember`] and [`invalidate_key`](Self::invalidate_key) are lock-free. So is
+/// [`invalidate_where`](Self::invalidate_where), for each bucket. One write in 128 also frees
+/// replaced buckets, and makes a system call if a thread is idle. In a small cache, at most one
+/// write in 8 does. [`invalidate`](Self::invalidate) is one atomic read-modify-write.
 /// Where [`reclamation`](crate::reclamation) is `CrossbeamEpoch`, each 128th lookup of a thread
 /// also helps that collector. `docs/limits.md` describes what the platform's clock and atomic
 /// instructions add.
