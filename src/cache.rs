@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::builder::Builder;
 use super::lease::{Lease, OwnedLease, Terms};
-use super::map::SnapshotMap;
+use super::loads::Table;
+use super::map::{SnapshotMap, Stamp};
 use crate::clock::{Clock, CoarseClock, nanos};
 use crate::key_hash::KeyHash;
 
@@ -93,6 +94,8 @@ pub struct KeyCache<V, C = CoarseClock> {
     resolution: Duration,
     entry_ttl: Option<EntryTtl<V>>,
     capacity: usize,
+    /// The loads of [`get_or_try_load`](Self::get_or_try_load) that are under way.
+    pub(super) loads: Table,
 }
 
 /// The function of [`Builder::entry_ttl`]. It runs before the cache is changed: a panic in it
@@ -150,10 +153,10 @@ impl<V, C: Clock> KeyCache<V, C> {
         entry_ttl: Option<EntryTtl<V>>,
         capacity: usize,
     ) -> Self {
-        Self { map, clock, ttl, resolution, entry_ttl, capacity }
+        Self { map, clock, ttl, resolution, entry_ttl, capacity, loads: Table::new() }
     }
 
-    fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         nanos(self.clock.now())
     }
 
@@ -162,6 +165,24 @@ impl<V, C: Clock> KeyCache<V, C> {
     /// resolution (G2.14).
     fn closed_until(&self, within: Duration) -> u64 {
         self.now().saturating_add(nanos(self.resolution)).saturating_add(nanos(within))
+    }
+
+    /// Returns when a value expires: of `at_most`, the value's own time and the time-to-live, the
+    /// shortest counts from the lease on.
+    pub(super) fn expires_at(&self, taken_at: u64, at_most: Duration, own: Duration) -> u64 {
+        let lifetime = self.ttl.min(at_most).min(own).saturating_sub(self.resolution);
+        taken_at.saturating_add(nanos(lifetime))
+    }
+
+    /// Returns the time that the function of [`Builder::entry_ttl`] gives a value. The function is
+    /// the user's: call it under no guard and no lock.
+    pub(super) fn own_ttl(&self, value: &V) -> Duration {
+        self.entry_ttl.as_ref().map_or(Duration::MAX, |entry_ttl| entry_ttl(value))
+    }
+
+    /// Returns what a lease for `hash` is checked against. Its time is read before the call.
+    pub(super) fn stamp(&self, hash: &KeyHash, taken_at: u64) -> Stamp {
+        self.map.stamp(hash, taken_at)
     }
 }
 
@@ -282,9 +303,8 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     /// Stores `value` under the `terms` of a lease, for at most `at_most` from the lease on.
     pub(super) fn remember(&self, terms: &Terms, value: V, at_most: Duration) -> bool {
         // The caller's code runs here, under no guard and before the map is read.
-        let own = self.entry_ttl.as_ref().map_or(Duration::MAX, |entry_ttl| entry_ttl(&value));
-        let lifetime = self.ttl.min(at_most).min(own).saturating_sub(self.resolution);
-        let expires_at = terms.taken_at.saturating_add(nanos(lifetime));
+        let own = self.own_ttl(&value);
+        let expires_at = self.expires_at(terms.taken_at, at_most, own);
         self.map.insert(&terms.hash, terms.stamp, self.now(), expires_at, value)
     }
 
@@ -541,11 +561,14 @@ impl<V, C> KeyCache<V, C> {
 }
 
 impl<V, C> fmt::Debug for KeyCache<V, C> {
-    /// Writes the time-to-live and the capacity, without keys or values.
+    /// Writes the time-to-live, the capacity and the number of shared loads under way, without keys
+    /// or values. The number is left out while another thread changes it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyCache")
-            .field("ttl", &self.ttl)
-            .field("capacity", &self.capacity)
-            .finish_non_exhaustive()
+        let mut shown = f.debug_struct("KeyCache");
+        shown.field("ttl", &self.ttl).field("capacity", &self.capacity);
+        if let Some(loads) = self.loads.len() {
+            shown.field("loads_under_way", &loads);
+        }
+        shown.finish_non_exhaustive()
     }
 }

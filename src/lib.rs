@@ -152,6 +152,7 @@ mod cache;
 mod clock;
 mod key_hash;
 mod lease;
+mod loads;
 #[allow(unsafe_code, reason = "buckets behind atomic pointers")]
 mod map;
 #[allow(unsafe_code, reason = "decides when a bucket may be freed")]

@@ -119,7 +119,10 @@ fn g10_debug_output_carries_no_whole_digest() {
         assert!(!shown.contains(&digest[8..16]), "{shown}");
     }
     assert_eq!(format!("{hash:?}"), format!("KeyHash({}…)", &digest[..8]));
-    assert_eq!(format!("{cache:?}"), "KeyCache { ttl: 60s, capacity: 16384, .. }");
+    assert_eq!(
+        format!("{cache:?}"),
+        "KeyCache { ttl: 60s, capacity: 16384, loads_under_way: 0, .. }"
+    );
     assert_eq!(
         format!("{:?}", KeyCache::<u32>::builder()),
         "Builder { ttl: 60s, capacity: 16384, .. }"

@@ -53,12 +53,19 @@ pub(super) use placement::Shape;
 
 /// The state that an insert is checked against. An insert is refused if either number has changed,
 /// or if the stamp was taken within a closed time.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     generation: u64,
     lease_epoch: u64,
     /// Decided when the stamp is taken: a closed time that begins later raises a number (G2.15).
     closed: bool,
+}
+
+impl Stamp {
+    /// Returns whether the stamp was taken within a closed time: nothing is inserted under it.
+    pub(super) fn is_closed(self) -> bool {
+        self.closed
+    }
 }
 
 pub(super) struct SnapshotMap<V> {

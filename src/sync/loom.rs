@@ -3,13 +3,14 @@
 
 pub(super) use loom::cell::Cell;
 pub(super) use loom::sync::atomic::Ordering;
+pub(super) use loom::sync::{Mutex, MutexGuard};
 pub(super) use loom::{lazy_static, thread_local, thread_local as thread_cell};
 
 pub(super) use memory::{alloc, dealloc};
 
 use loom::alloc::Track;
 use loom::cell::UnsafeCell;
-use loom::sync::atomic;
+use loom::sync::{LockResult, atomic};
 
 /// Reuses freed memory at once, for the next allocation of the same layout. Reuse is the worst case
 /// for code that takes an address for the object that had this address before.
@@ -284,6 +285,33 @@ impl<T> AtomicPtr<T> {
     ) -> Result<*mut T, *mut T> {
         self.1.step();
         self.0.compare_exchange(current, new, success, failure)
+    }
+}
+
+loom::lazy_static! {
+    static ref BLOCKED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+}
+
+/// Returns how many times a thread of this execution has begun to wait for a shared load.
+#[must_use]
+pub fn times_blocked() -> usize {
+    BLOCKED.load(std::sync::atomic::Ordering::Relaxed)
+}
+
+pub(super) struct Condvar(loom::sync::Condvar);
+
+impl Condvar {
+    pub(super) fn new() -> Self {
+        Self(loom::sync::Condvar::new())
+    }
+
+    pub(super) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> LockResult<MutexGuard<'a, T>> {
+        BLOCKED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.0.wait(guard)
+    }
+
+    pub(super) fn notify_all(&self) {
+        self.0.notify_all();
     }
 }
 

@@ -1,12 +1,13 @@
 //! The concurrent primitives of the build that ships. `loom.rs` is the twin over loom's primitives.
-//! `cache.rs`, `lease.rs`, `builder.rs` and `map/` use these primitives and the functions of
-//! `reclaim/`. The only exceptions are the hints of `map/limbo.rs`.
+//! `cache.rs`, `lease.rs`, `builder.rs`, `loads/` and `map/` use these primitives and the functions
+//! of `reclaim/`. The only exceptions are the hints of `map/limbo.rs`.
 
 pub(super) use std::alloc::{alloc, dealloc};
 pub(super) use std::cell::Cell;
 pub(super) use std::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU64, AtomicU64 as StoredU64, Ordering,
 };
+pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
 pub(super) use std::thread_local;
 
 use std::hash::{BuildHasher, RandomState};

@@ -11,6 +11,8 @@ mod builder;
 mod cache;
 #[path = "../lease.rs"]
 mod lease;
+#[path = "../loads/mod.rs"]
+mod loads;
 #[path = "../map/mod.rs"]
 mod map;
 #[cfg_attr(
