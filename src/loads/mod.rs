@@ -23,6 +23,76 @@ use table::Found;
 pub(super) use table::Table;
 
 impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
+    /// Returns the value remembered for `hash`, or else the answer of `load`, which callers that
+    /// miss the same key share.
+    ///
+    /// A hit is a [`lookup`](Self::lookup). On a miss, the first caller takes a lease, calls `load`
+    /// and remembers `Ok(Some(value))`, as [`Lease::remember`] does. Callers that miss the key
+    /// meanwhile wait, and receive a clone of the answer. `Ok(None)`, for a key that does not
+    /// exist, and `Err` are remembered nowhere. `load` runs at most once, after the lease was
+    /// taken.
+    ///
+    /// # Which load is shared
+    ///
+    /// * A call that begins after [`invalidate`](Self::invalidate) or
+    ///   [`invalidate_key`](Self::invalidate_key) has returned receives nothing that was read
+    ///   before (G1, G2). A load is shared only if no invalidation came between its lease and the
+    ///   call.
+    /// * A call may otherwise receive what was read before the call began. Invalidate a key after
+    ///   it was *added*, too, if it must be accepted at once.
+    /// * A load that is older than the time-to-live is not shared, nor is an answer that comes
+    ///   later (G3): the caller loads by itself. An error is shared at any age.
+    /// * A caller with another type `E` loads by itself.
+    ///
+    /// # What waits
+    ///
+    /// This form waits for loads of its own form on other threads. It never waits for a load of
+    /// [`get_or_try_load_async`](Self::get_or_try_load_async), which may need this very thread: it
+    /// loads by itself. So does a call from inside the `load` of the same key.
+    ///
+    /// `load` must not wait for another thread that calls for the same key, nor for one that waits
+    /// for a key whose `load` waits for this one. Such calls wait for each other forever.
+    ///
+    /// # Errors
+    ///
+    /// The error of `load`, or a clone of it. Wrap an error that is not `Clone`:
+    /// `.map_err(Arc::new)`.
+    ///
+    /// # Panics
+    ///
+    /// If `load` panics. The panic unwinds through the call that runs this `load`. All callers that
+    /// wait are woken, and one of them runs its own `load`.
+    ///
+    /// # Progress
+    ///
+    /// A hit is wait-free, and allocates nothing. A miss takes a lock, of which a cache has one,
+    /// for a few instructions: under the lock runs no code of the caller. While `load` runs, the
+    /// lock is free. Nothing else of the cache takes the lock, so no load delays an invalidation or
+    /// a lookup. The loads under way take some 200 bytes each.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use trust_key_cache::{KeyCache, KeyHash};
+    ///
+    /// # struct Database;
+    /// # impl Database {
+    /// #     fn user_of(&self, _: &KeyHash) -> Result<Option<u64>, std::io::Error> { Ok(Some(7)) }
+    /// # }
+    /// fn user_of(
+    ///     cache: &KeyCache<u64>,
+    ///     database: &Database,
+    ///     api_key: &str,
+    /// ) -> Result<Option<u64>, Arc<std::io::Error>> {
+    ///     let hash = KeyHash::of(api_key);
+    ///     cache.get_or_try_load(&hash, || database.user_of(&hash).map_err(Arc::new))
+    /// }
+    ///
+    /// let cache = KeyCache::new();
+    /// assert_eq!(user_of(&cache, &Database, "key").unwrap(), Some(7));
+    /// assert_eq!(cache.lookup(&KeyHash::of("key")), Some(7));
+    /// ```
     #[inline]
     pub fn get_or_try_load<E>(
         &self,
@@ -40,6 +110,69 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
         }
     }
 
+    /// Returns the value remembered for `hash`, or else the answer of the future that `load`
+    /// returns, which callers that miss the same key share.
+    ///
+    /// The contract is that of [`get_or_try_load`](Self::get_or_try_load), and the two share loads.
+    /// The call begins when the future is first polled. `load` is called after the lease was taken:
+    /// start the read in the future that `load` returns, not before the call.
+    ///
+    /// No runtime is named: the future works in any executor. It is `Send` if `V`, `E`, `load` and
+    /// its future are.
+    ///
+    /// # What waits
+    ///
+    /// This form waits for loads of both forms: another thread runs a blocking `load`. A call from
+    /// inside the `load` of the same key loads by itself, as long as the same task makes it. A
+    /// `load` that waits for *another* task which calls for the same key waits forever.
+    ///
+    /// # Cancellation
+    ///
+    /// The future may be dropped at any time, and leaves nothing behind. If its `load` was running,
+    /// all callers that wait are woken: the first that is polled runs its own `load`, and the
+    /// others wait for that one.
+    ///
+    /// A `load` that is not polled makes the others wait. Do not hold the future without polling
+    /// it; bound the read by a time-out inside of `load`.
+    ///
+    /// # Panics
+    ///
+    /// If `load` or its future panics, as [`get_or_try_load`](Self::get_or_try_load) describes.
+    ///
+    /// # Progress
+    ///
+    /// A hit is wait-free, allocates nothing, and is ready at the first poll. A miss allocates its
+    /// future, and takes the lock of [`get_or_try_load`](Self::get_or_try_load).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use trust_key_cache::{KeyCache, KeyHash};
+    ///
+    /// # #[derive(Clone, Debug)]
+    /// # struct DatabaseError;
+    /// # struct Database;
+    /// # impl Database {
+    /// #     async fn user_of(&self, _: &KeyHash) -> Result<Option<u64>, DatabaseError> { Ok(Some(7)) }
+    /// # }
+    /// async fn user_of(
+    ///     cache: &KeyCache<u64>,
+    ///     database: &Database,
+    ///     api_key: &str,
+    /// ) -> Result<Option<u64>, DatabaseError> {
+    ///     let hash = KeyHash::of(api_key);
+    ///     cache.get_or_try_load_async(&hash, || database.user_of(&hash)).await
+    /// }
+    ///
+    /// # let cache = KeyCache::new();
+    /// # let future = std::pin::pin!(user_of(&cache, &Database, "key"));
+    /// # let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    /// # let std::task::Poll::Ready(found) = std::future::Future::poll(future, &mut context) else {
+    /// #     panic!("nothing to wait for")
+    /// # };
+    /// # assert_eq!(found.unwrap(), Some(7));
+    /// assert_eq!(cache.lookup(&KeyHash::of("key")), Some(7));
+    /// ```
     #[inline]
     pub async fn get_or_try_load_async<E, Fut>(
         &self,

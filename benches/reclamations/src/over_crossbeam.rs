@@ -6,6 +6,8 @@ mod builder;
 mod cache;
 #[path = "../../../src/lease.rs"]
 mod lease;
+#[path = "../../../src/loads/mod.rs"]
+mod loads;
 #[path = "../../../src/map/mod.rs"]
 mod map;
 #[path = "../../../src/reclaim/crossbeam.rs"]
