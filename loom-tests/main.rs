@@ -1,6 +1,6 @@
 //! Models of the cache, which loom explores: one file for each guarantee, one function for each
-//! claim. Each function cites the lemmas that it checks, of `docs/guarantees.md` (F and G) and of
-//! `src/reclaim/asymmetric.rs` (A and L).
+//! claim. Each function cites the lemmas that it checks, of `docs/guarantees.md` (F, G and S) and
+//! of `src/reclaim/asymmetric.rs` (A and L).
 //!
 //! `cargo test --features loom` runs the models over the small epoch of
 //! `src/sync/model_reclaim.rs`. `cargo loom-epoch` runs them over crossbeam-epoch itself. Each
@@ -20,3 +20,4 @@ mod g6_bounded_memory;
 #[cfg(not(crossbeam_loom))]
 mod g7_epochs;
 mod g7_reclamation;
+mod shared_loads;

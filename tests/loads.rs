@@ -7,7 +7,7 @@ use std::future::{Future, pending, ready};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier, OnceLock, mpsc};
+use std::sync::{Arc, Barrier, LazyLock, OnceLock, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
@@ -28,8 +28,10 @@ fn cache() -> (Cache, ManualClock) {
     (cache.unwrap(), clock)
 }
 
-fn key() -> KeyHash {
-    KeyHash::of("key")
+/// The key of most calls.
+fn key() -> &'static KeyHash {
+    static KEY: LazyLock<KeyHash> = LazyLock::new(|| KeyHash::of("key"));
+    &KEY
 }
 
 /// No call has left a load in the table.
@@ -66,7 +68,7 @@ impl<'a> Driven<'a> {
                 counted.fetch_add(1, Ordering::Relaxed);
                 async { answered.await.expect("the test answers each load that it ends") }
             };
-            cache.get_or_try_load_async(&key(), load).await
+            cache.get_or_try_load_async(key(), load).await
         });
         Self { call, answer: Some(answer), loads, woken: Arc::default() }
     }
@@ -115,17 +117,17 @@ fn ready_now<F: Future>(future: F) -> F::Output {
 #[test]
 fn a_value_is_loaded_once_and_then_found() {
     let (cache, _) = cache();
-    assert_eq!(cache.get_or_try_load(&key(), || Ok::<_, ()>(Some(1))), Ok(Some(1)));
-    assert_eq!(cache.lookup(&key()), Some(1));
+    assert_eq!(cache.get_or_try_load(key(), || Ok::<_, ()>(Some(1))), Ok(Some(1)));
+    assert_eq!(cache.lookup(key()), Some(1));
     let unreachable = || -> Result<_, ()> { unreachable!("a hit") };
-    assert_eq!(cache.get_or_try_load(&key(), unreachable), Ok(Some(1)));
-    let found = cache.get_or_try_load_async(&key(), || async { unreachable() });
+    assert_eq!(cache.get_or_try_load(key(), unreachable), Ok(Some(1)));
+    let found = cache.get_or_try_load_async(key(), || async { unreachable() });
     assert_eq!(ready_now(found), Ok(Some(1)));
 
-    cache.invalidate_key(&key());
-    let loaded = cache.get_or_try_load_async(&key(), || ready(Ok::<_, ()>(Some(2))));
+    cache.invalidate_key(key());
+    let loaded = cache.get_or_try_load_async(key(), || ready(Ok::<_, ()>(Some(2))));
     assert_eq!(ready_now(loaded), Ok(Some(2)));
-    assert_eq!(cache.lookup(&key()), Some(2));
+    assert_eq!(cache.lookup(key()), Some(2));
     assert_no_load_is_under_way(&cache);
 }
 
@@ -133,9 +135,9 @@ fn a_value_is_loaded_once_and_then_found() {
 fn an_unknown_key_and_an_error_are_remembered_nowhere() {
     let (cache, _) = cache();
     for answer in [Ok(None), Err("failed")] {
-        assert_eq!(cache.get_or_try_load(&key(), || answer), answer);
-        assert_eq!(ready_now(cache.get_or_try_load_async(&key(), || ready(answer))), answer);
-        assert_eq!(cache.lookup(&key()), None);
+        assert_eq!(cache.get_or_try_load(key(), || answer), answer);
+        assert_eq!(ready_now(cache.get_or_try_load_async(key(), || ready(answer))), answer);
+        assert_eq!(cache.lookup(key()), None);
     }
     assert_eq!(cache.len(), 0);
     assert_no_load_is_under_way(&cache);
@@ -168,7 +170,7 @@ fn sixty_four_threads_that_miss_one_key_load_it_once() {
         for _ in 0..64 {
             scope.spawn(|| {
                 started.wait();
-                let answer = cache.get_or_try_load(&key(), || {
+                let answer = cache.get_or_try_load(key(), || {
                     loads.fetch_add(1, Ordering::Relaxed);
                     thread::sleep(Duration::from_millis(10));
                     Ok::<_, Infallible>(Some(1))
@@ -196,7 +198,7 @@ fn sixty_four_tasks_that_miss_one_key_load_it_once() {
                 }
                 Ok::<_, Infallible>(Some(1))
             };
-            cache.get_or_try_load_async(&key(), load).await
+            cache.get_or_try_load_async(key(), load).await
         })
     });
     for task in tasks {
@@ -209,7 +211,7 @@ fn sixty_four_tasks_that_miss_one_key_load_it_once() {
 #[test]
 fn g1_a_call_after_an_invalidation_shares_no_load_that_began_before_it() {
     let invalidations: [fn(&Cache); 2] =
-        [KeyCache::invalidate, |cache| cache.invalidate_key(&key())];
+        [KeyCache::invalidate, |cache| cache.invalidate_key(key())];
     for invalidate in invalidations {
         let (cache, _) = cache();
         let (mut before, mut waiter) = (Driven::begun(&cache), Driven::begun(&cache));
@@ -219,15 +221,45 @@ fn g1_a_call_after_an_invalidation_shares_no_load_that_began_before_it() {
         let mut with_after = Driven::begun(&cache);
 
         assert_eq!(before.answer(Ok(Some(1))), Some(Ok(Some(1))));
-        assert_eq!(cache.lookup(&key()), None, "a superseded answer was stored");
+        assert_eq!(cache.lookup(key()), None, "a superseded answer was stored");
         // It began before the invalidation.
         assert_eq!(waiter.poll(), Some(Ok(Some(1))));
         assert_eq!(with_after.poll(), None);
 
         assert_eq!(after.answer(Ok(Some(2))), Some(Ok(Some(2))));
         assert_eq!(with_after.poll(), Some(Ok(Some(2))));
-        assert_eq!(cache.lookup(&key()), Some(2));
+        assert_eq!(cache.lookup(key()), Some(2));
         assert!(!with_after.leads());
+        assert_no_load_is_under_way(&cache);
+    }
+}
+
+#[test]
+fn g2_no_load_is_shared_while_a_key_is_closed() {
+    let closings: [fn(&Cache); 2] =
+        [|cache| cache.invalidate_for(TTL / 6), |cache| cache.invalidate_key_for(key(), TTL / 6)];
+    for close in closings {
+        let (cache, clock) = cache();
+        let mut before = Driven::begun(&cache);
+        close(&cache);
+        // The caller of the change is dropped, so no invalidation follows the commit. A call that
+        // begins after the commit must read after it.
+        let mut closed = [(); 2].map(|()| Driven::begun(&cache));
+        assert!(closed.iter().all(Driven::leads), "shared a load within the closed time");
+        let blocking = cache.get_or_try_load(key(), || Answer::Ok(Some(2)));
+        assert_eq!((blocking, cache.lookup(key())), (Ok(Some(2)), None));
+
+        clock.advance(TTL / 6);
+        let mut open = Driven::begun(&cache);
+        assert!(open.leads(), "shared a load that began within the closed time");
+        let mut waiter = Driven::begun(&cache);
+        assert!(!waiter.leads());
+        for call in closed.iter_mut().chain([&mut before]) {
+            assert_eq!(call.answer(Ok(Some(1))), Some(Ok(Some(1))));
+        }
+        assert_eq!((waiter.poll(), cache.lookup(key())), (None, None));
+        assert_eq!(open.answer(Ok(Some(3))), Some(Ok(Some(3))));
+        assert_eq!((waiter.poll(), cache.lookup(key())), (Some(Ok(Some(3))), Some(3)));
         assert_no_load_is_under_way(&cache);
     }
 }
@@ -235,23 +267,23 @@ fn g1_a_call_after_an_invalidation_shares_no_load_that_began_before_it() {
 #[test]
 fn g1_the_lease_is_taken_before_the_loader_runs() {
     let (cache, _) = cache();
-    let old = cache.get_or_try_load(&key(), || {
+    let old = cache.get_or_try_load(key(), || {
         cache.invalidate();
         Ok::<_, ()>(Some(1))
     });
-    assert_eq!((old, cache.lookup(&key())), (Ok(Some(1)), None));
+    assert_eq!((old, cache.lookup(key())), (Ok(Some(1)), None));
 
     // Both in the closure and in its future.
-    let old = ready_now(cache.get_or_try_load_async(&key(), || {
+    let old = ready_now(cache.get_or_try_load_async(key(), || {
         cache.invalidate();
         ready(Ok::<_, ()>(Some(1)))
     }));
-    assert_eq!((old, cache.lookup(&key())), (Ok(Some(1)), None));
-    let old = ready_now(cache.get_or_try_load_async(&key(), || async {
-        cache.invalidate_key(&key());
+    assert_eq!((old, cache.lookup(key())), (Ok(Some(1)), None));
+    let old = ready_now(cache.get_or_try_load_async(key(), || async {
+        cache.invalidate_key(key());
         Ok::<_, ()>(Some(1))
     }));
-    assert_eq!((old, cache.lookup(&key())), (Ok(Some(1)), None));
+    assert_eq!((old, cache.lookup(key())), (Ok(Some(1)), None));
 }
 
 #[test]
@@ -370,7 +402,7 @@ fn a_panic_of_a_blocking_loader_lets_the_waiters_load() {
     thread::scope(|scope| {
         let panicking = scope.spawn(|| {
             catch_unwind(AssertUnwindSafe(|| {
-                cache.get_or_try_load(&key(), || -> Answer {
+                cache.get_or_try_load(key(), || -> Answer {
                     entered.wait();
                     while waiting.load(Ordering::Relaxed) < 8 {
                         thread::yield_now();
@@ -385,7 +417,7 @@ fn a_panic_of_a_blocking_loader_lets_the_waiters_load() {
             scope.spawn(|| {
                 entered.wait();
                 waiting.fetch_add(1, Ordering::Relaxed);
-                let answer = cache.get_or_try_load(&key(), || {
+                let answer = cache.get_or_try_load(key(), || {
                     loads.fetch_add(1, Ordering::Relaxed);
                     Answer::Ok(Some(1))
                 });
@@ -415,7 +447,7 @@ fn a_panic_of_an_async_loader_lets_the_waiters_load() {
                 Poll::Pending
             })
         };
-        let mut panicking = Box::pin(cache.get_or_try_load_async(&key(), load));
+        let mut panicking = Box::pin(cache.get_or_try_load_async(key(), load));
         let mut waiter = None;
         if polls == 1 {
             assert!(poll_once(panicking.as_mut()).is_pending());
@@ -454,19 +486,19 @@ fn a_waker_that_panics_does_not_keep_the_others_asleep() {
 fn a_call_from_inside_its_own_loader_loads_by_itself() {
     type Answer = Result<Option<u32>, ()>;
     let (cache, _) = cache();
-    let inner = || cache.get_or_try_load(&key(), || Answer::Ok(Some(1)));
-    let inner_async = || cache.get_or_try_load_async(&key(), || ready(Answer::Ok(Some(1))));
+    let inner = || cache.get_or_try_load(key(), || Answer::Ok(Some(1)));
+    let inner_async = || cache.get_or_try_load_async(key(), || ready(Answer::Ok(Some(1))));
     // What the inner call has stored is invalidated, so that each outer call misses.
-    let blocking_in_blocking = cache.get_or_try_load(&key(), inner);
+    let blocking_in_blocking = cache.get_or_try_load(key(), inner);
     cache.invalidate();
-    let async_in_blocking = cache.get_or_try_load(&key(), || ready_now(inner_async()));
+    let async_in_blocking = cache.get_or_try_load(key(), || ready_now(inner_async()));
     cache.invalidate();
-    let blocking_in_async = ready_now(cache.get_or_try_load_async(&key(), || async { inner() }));
+    let blocking_in_async = ready_now(cache.get_or_try_load_async(key(), || async { inner() }));
     cache.invalidate();
-    let async_in_async = ready_now(cache.get_or_try_load_async(&key(), inner_async));
+    let async_in_async = ready_now(cache.get_or_try_load_async(key(), inner_async));
     cache.invalidate();
     // In the closure itself.
-    let in_the_closure = ready_now(cache.get_or_try_load_async(&key(), || ready(inner())));
+    let in_the_closure = ready_now(cache.get_or_try_load_async(key(), || ready(inner())));
     let answers = [
         blocking_in_blocking,
         async_in_blocking,
@@ -483,7 +515,7 @@ fn a_loader_may_call_for_other_keys() {
     let (cache, _) = cache();
     let other = KeyHash::of("another key");
     let answer =
-        cache.get_or_try_load(&key(), || cache.get_or_try_load(&other, || Ok::<_, ()>(Some(2))));
+        cache.get_or_try_load(key(), || cache.get_or_try_load(&other, || Ok::<_, ()>(Some(2))));
     assert_eq!((answer, cache.lookup(&other)), (Ok(Some(2)), Some(2)));
 }
 
@@ -539,7 +571,7 @@ fn g3_a_blocking_waiter_that_is_answered_too_late_loads_by_itself() {
     let (entered, loading) = mpsc::channel();
     thread::scope(|scope| {
         scope.spawn(|| {
-            let answer = cache.get_or_try_load(&key(), || {
+            let answer = cache.get_or_try_load(key(), || {
                 entered.send(()).unwrap();
                 thread::sleep(Duration::from_millis(50));
                 clock.advance(TTL);
@@ -548,19 +580,19 @@ fn g3_a_blocking_waiter_that_is_answered_too_late_loads_by_itself() {
             assert_eq!(answer, Ok(Some(1)));
         });
         loading.recv().unwrap();
-        let answer = cache.get_or_try_load(&key(), || Answer::Ok(Some(2)));
+        let answer = cache.get_or_try_load(key(), || Answer::Ok(Some(2)));
         assert_eq!(answer, Ok(Some(2)));
     });
-    assert_eq!(cache.lookup(&key()), Some(2));
+    assert_eq!(cache.lookup(key()), Some(2));
 }
 
 #[test]
 fn a_caller_with_another_type_of_error_loads_by_itself() {
     let (cache, _) = cache();
     let mut leader = Driven::begun(&cache);
-    let other = cache.get_or_try_load_async(&key(), || ready(Err::<_, u8>(7)));
+    let other = cache.get_or_try_load_async(key(), || ready(Err::<_, u8>(7)));
     assert_eq!(ready_now(other), Err(7));
-    assert_eq!(cache.get_or_try_load(&key(), || Err::<_, u8>(8)), Err(8));
+    assert_eq!(cache.get_or_try_load(key(), || Err::<_, u8>(8)), Err(8));
     let mut waiter = Driven::begun(&cache);
     assert!(!waiter.leads(), "the load of the other type took the place of the first");
     assert_eq!(leader.answer(Ok(None)), Some(Ok(None)));
@@ -571,7 +603,7 @@ fn a_caller_with_another_type_of_error_loads_by_itself() {
 fn a_blocking_caller_does_not_wait_for_an_async_load() {
     let (cache, _) = cache();
     let mut leader = Driven::begun(&cache);
-    assert_eq!(cache.get_or_try_load(&key(), || Answer::Err("by itself")), Err("by itself"));
+    assert_eq!(cache.get_or_try_load(key(), || Answer::Err("by itself")), Err("by itself"));
     let mut waiter = Driven::begun(&cache);
     assert!(!waiter.leads());
     assert_eq!(leader.answer(Ok(None)), Some(Ok(None)));
@@ -585,7 +617,7 @@ fn an_async_caller_waits_for_a_blocking_load_of_another_thread() {
     let (answer, answered) = mpsc::channel();
     thread::scope(|scope| {
         let blocking = scope.spawn(|| {
-            cache.get_or_try_load(&key(), move || -> Answer {
+            cache.get_or_try_load(key(), move || -> Answer {
                 entered.send(()).unwrap();
                 answered.recv().unwrap()
             })
@@ -607,7 +639,7 @@ fn a_task_that_a_blocking_loader_polls_does_not_wait_for_that_loader() {
     let (task, tasks) = mpsc::channel::<Driven>();
     thread::scope(|scope| {
         let blocking = scope.spawn(|| {
-            cache.get_or_try_load(&key(), move || -> Answer {
+            cache.get_or_try_load(key(), move || -> Answer {
                 entered.send(()).unwrap();
                 let mut waiter = tasks.recv().unwrap();
                 // As a runtime of one thread does, in the loader's `block_on`.
@@ -669,10 +701,10 @@ fn clones_drops_and_wakers_run_under_no_lock() {
     for invalidated in [false, true] {
         let (answer, answered) = oneshot::channel::<Result<Option<u32>, Reentrant>>();
         let load = || async { answered.await.unwrap() };
-        let mut leader = Box::pin(cache.get_or_try_load_async(&key(), load));
+        let mut leader = Box::pin(cache.get_or_try_load_async(key(), load));
         assert!(leader.as_mut().poll(&mut context).is_pending());
         let mut waiters = [(); 3].map(|()| {
-            Box::pin(cache.get_or_try_load_async(&key(), pending::<Result<_, Reentrant>>))
+            Box::pin(cache.get_or_try_load_async(key(), pending::<Result<_, Reentrant>>))
         });
         for waiter in &mut waiters {
             assert!(waiter.as_mut().poll(&mut context).is_pending());
@@ -681,7 +713,7 @@ fn clones_drops_and_wakers_run_under_no_lock() {
         }
         if invalidated {
             cache.invalidate();
-            let replaces = cache.get_or_try_load(&key(), || Ok::<_, Reentrant>(None));
+            let replaces = cache.get_or_try_load(key(), || Ok::<_, Reentrant>(None));
             assert_eq!(replaces.unwrap(), None);
         }
         answer.send(Err(Reentrant)).unwrap();
@@ -705,10 +737,10 @@ fn a_value_that_panics_as_it_is_cloned_abandons_its_load() {
         }
     }
     let cache = KeyCache::<Fragile>::new();
-    let call = || cache.get_or_try_load(&key(), || Ok::<_, ()>(Some(Fragile(0))));
+    let call = || cache.get_or_try_load(key(), || Ok::<_, ()>(Some(Fragile(0))));
     assert!(catch_unwind(AssertUnwindSafe(call)).is_err());
     assert_no_load_is_under_way(&cache);
-    let loaded = cache.get_or_try_load(&key(), || Ok::<_, ()>(Some(Fragile(1))));
+    let loaded = cache.get_or_try_load(key(), || Ok::<_, ()>(Some(Fragile(1))));
     assert_eq!(loaded.unwrap().unwrap().0, 1);
 }
 
@@ -727,12 +759,12 @@ where
 fn a_call_in_a_spawned_task_may_be_generic_over_the_loader() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
     let cache = Arc::new(KeyCache::new());
-    let call = generic(cache.clone(), key(), |_| async {
+    let call = generic(cache.clone(), *key(), |_| async {
         tokio::task::yield_now().await;
         Ok(Some(1))
     });
     assert_eq!(runtime.block_on(call), Ok(Some(1)));
     // An `async` closure is accepted as well.
-    let call = async { cache.get_or_try_load_async(&key(), async || Answer::Ok(None)).await };
+    let call = async { cache.get_or_try_load_async(key(), async || Answer::Ok(None)).await };
     assert_eq!(runtime.block_on(call), Ok(Some(1)));
 }

@@ -1,8 +1,8 @@
 //! Shared loads: [`KeyCache::get_or_try_load`] and [`KeyCache::get_or_try_load_async`].
 //!
-//! Callers that miss one key share one load, if no invalidation came between them. The lemmas L1 to
-//! L8 of `docs/guarantees.md` say why a caller that starts after an invalidation never gets a value
-//! that was read before it.
+//! Callers that miss one key share one load, if no invalidation came between them. The lemmas S1 to
+//! S15 of `docs/guarantees.md` prove that a caller which begins after an invalidation receives no
+//! value that was read before it.
 
 mod load;
 mod table;
@@ -38,6 +38,9 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     ///   [`invalidate_key`](Self::invalidate_key) has returned receives nothing that was read
     ///   before (G1, G2). A load is shared only if no invalidation came between its lease and the
     ///   call.
+    /// * While the time of [`invalidate_for`](Self::invalidate_for) or
+    ///   [`invalidate_key_for`](Self::invalidate_key_for) lasts, no load of the key is shared: each
+    ///   caller loads by itself.
     /// * A call may otherwise receive what was read before the call began. Invalidate a key after
     ///   it was *added*, too, if it must be accepted at once.
     /// * A load that is older than the time-to-live is not shared, nor is an answer that comes
@@ -153,7 +156,9 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     /// # struct DatabaseError;
     /// # struct Database;
     /// # impl Database {
-    /// #     async fn user_of(&self, _: &KeyHash) -> Result<Option<u64>, DatabaseError> { Ok(Some(7)) }
+    /// #     async fn user_of(&self, _: &KeyHash) -> Result<Option<u64>, DatabaseError> {
+    /// #         Ok(Some(7))
+    /// #     }
     /// # }
     /// async fn user_of(
     ///     cache: &KeyCache<u64>,
@@ -324,11 +329,12 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
                 hash,
                 taken_at,
                 expires_at,
-                || self.stamp(hash),
+                || self.stamp(hash, taken_at),
                 || Load::<V, E>::new(taken_at, form),
             )
         };
         match found {
+            Found::Closed => Role::Alone,
             Found::Load(load) => match load.downcast() {
                 Ok(load) => Role::Waiter(load),
                 Err(_) => Role::Alone,
@@ -343,8 +349,8 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
         }
     }
 
-    /// Returns whether a waiter may take this answer: an error at any time, and what was read for as
-    /// long as a lookup would return it.
+    /// Returns whether a waiter may take this answer: an error at any time, and what was read only
+    /// for as long as a lookup would return it (S7).
     fn may_share<E>(&self, load: &Load<V, E>, answer: &Answer<V, E>) -> bool {
         let own = match answer {
             Ok(Some(value)) => self.own_ttl(value),
@@ -359,7 +365,7 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
 enum Role<'a, V, C, E> {
     Leader(Leader<'a, V, E>, Lease<'a, V, C>),
     Waiter(Arc<Load<V, E>>),
-    /// The load under way has another type of error.
+    /// The load under way has another type of error, or the key is closed.
     Alone,
 }
 

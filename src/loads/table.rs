@@ -29,7 +29,9 @@ struct UnderWay {
 
 /// What a caller finds in the table.
 pub(super) enum Found<L> {
-    /// A load that it may share.
+    /// Nothing may be shared now: the key was invalidated for a time that has not ended.
+    Closed,
+    /// A load that the caller may share.
     Load(AnyLoad),
     /// None: the caller's own load was entered, under the caller's stamp.
     Entered { load: Arc<L>, stamp: Stamp, replaced: Option<AnyLoad> },
@@ -44,7 +46,7 @@ impl Table {
     ///
     /// `stamp` is called under the lock. So stamps along one key's loads never fall, and a load is
     /// replaced only by one that began later. A load is shared if its stamp is the caller's, and if
-    /// it expires after `now`.
+    /// it expires after `now`. Within a closed time, no load is shared or entered.
     pub(super) fn find_or_enter<L: Any + Send + Sync>(
         &self,
         key: &KeyHash,
@@ -55,6 +57,9 @@ impl Table {
     ) -> Found<L> {
         let mut under_way = self.lock();
         let stamp = stamp();
+        if stamp.is_closed() {
+            return Found::Closed;
+        }
         let entry = under_way.entry(*key);
         if let Entry::Occupied(entry) = &entry
             && entry.get().stamp == stamp

@@ -309,9 +309,13 @@ impl Condvar {
         BLOCKED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.0.wait(guard)
     }
+}
 
-    pub(super) fn notify_all(&self) {
-        self.0.notify_all();
+impl std::ops::Deref for Condvar {
+    type Target = loom::sync::Condvar;
+
+    fn deref(&self) -> &loom::sync::Condvar {
+        &self.0
     }
 }
 

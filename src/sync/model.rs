@@ -37,4 +37,4 @@ pub mod epochs;
 pub use builder::Builder;
 pub use cache::{KeyCache, TrustKeyCache};
 pub use lease::{Lease, OwnedLease};
-pub use sync::{retire_in_batches_of, steps};
+pub use sync::{retire_in_batches_of, steps, times_blocked};
