@@ -42,6 +42,7 @@ use allocations::Counting;
 use peers::{
     Limit, Ours, OursInlined, OverCrossbeam, OverSeize, Papaya, Peer, Shared, for_each_shared, id,
 };
+use rounds::hits::{check_found, full, hit, look_up};
 use rounds::{Contestant, Rounds, time_each, wall_time};
 use threads::{Gate, with_writer};
 use workload::{LASTING, Probes, is_test, keys, order, unknown_keys};
@@ -56,7 +57,7 @@ const SHARED: usize = 1_000;
 const UNKNOWN: usize = 1 << 16;
 
 fn main() {
-    let mut rounds = Rounds::from_arguments();
+    let mut rounds = Rounds::from_arguments("ratios");
     let largest = match (is_test(), rounds.is_quick()) {
         (true, _) => 1_000,
         (_, true) => 100_000,
@@ -97,14 +98,6 @@ fn push_hit<P: Peer + 'static>(contestants: &mut Vec<Contestant>, count: usize) 
 /// and its other reclamations are no peers.
 fn is_peer<P: Peer>() -> bool {
     ![Ours::NAME, OverCrossbeam::NAME, OverSeize::NAME].contains(&P::NAME)
-}
-
-fn hit<P: Peer + 'static>(count: usize) -> Contestant<'static> {
-    let (peer, keys) = full::<P>(count);
-    check_found::<P>(look_up(&peer, &keys), count);
-    Contestant::of_keys(P::NAME, order(&keys), count, move |keys| {
-        look_up(&peer, keys);
-    })
 }
 
 fn called<P: Peer + 'static>(count: usize) -> Contestant<'static> {
@@ -160,8 +153,8 @@ fn contention(rounds: &mut Rounds) {
             contestants
         });
     }
-    rounds.row("two readers over one", SHARED, || scaling::<OursInlined>());
-    rounds.row("two readers over one (limit)", SHARED, || scaling::<Limit>());
+    rounds.row("two readers over one", SHARED, scaling::<OursInlined>);
+    rounds.row("two readers over one (limit)", SHARED, scaling::<Limit>);
     rounds.row("one reader next to a writer", SHARED, || {
         let mut contestants = vec![next_to_writer::<OursInlined>()];
         for_each_shared!(push_next_to_writer(&mut contestants));
@@ -265,29 +258,6 @@ fn bytes_per_entry<P: Peer>(rounds: &mut Rounds, count: usize) {
         rounds.note(name, count, P::NAME, bytes as f64 / count as f64);
         drop(peer);
     }
-}
-
-/// Returns a peer that holds these keys.
-fn full<P: Peer>(count: usize) -> (P, Vec<P::Key>) {
-    let keys = keys::<P::Key>(count);
-    (P::filled(&keys, LASTING), keys)
-}
-
-/// Panics unless the lookups found the keys, up to one in a thousand: full buckets may evict.
-fn check_found<P: Peer>(found: usize, count: usize) {
-    assert!(found * 1_000 >= count * 999, "{} holds {found} of {count} keys", P::NAME);
-}
-
-/// Returns the number of hits. All rows with inlined lookups, and their checks, call this loop: it
-/// has the program's only call of the contestant's lookup.
-#[inline(never)]
-fn look_up<P: Peer>(peer: &P, keys: &[P::Key]) -> usize {
-    let mut hits = 0;
-    for key in keys {
-        let found = black_box(peer.get_inlined(black_box(key)));
-        hits += usize::from(found.is_some());
-    }
-    hits
 }
 
 /// Calls [`get`] from ten places.

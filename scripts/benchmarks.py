@@ -56,10 +56,13 @@ BENCHES = [
     "footprint",
     "instructions",
     "lines",
+    "loads",
     "ratios",
     "request",
 ]
 COUNTED = {"footprint", "instructions", "lines"}
+# Their rounds take turns within one process, and criterion has no part in them.
+ALTERNATING = {"loads", "ratios"}
 # The files of a benchmark in criterion's folder, where the benchmark's name does not match them.
 WRITES = {"contention": ["contention*", "latency.json"], "request": ["sqlite*", "memory*"]}
 QUICK = ["--warm-up-time", "0.1", "--measurement-time", "0.2", "--sample-size", "10"]
@@ -120,7 +123,7 @@ def measure(benches: list[str], runs: int, quick: bool, seconds: float | None):
                 []
                 if bench in COUNTED
                 else ["--quick"] * quick
-                if bench == "ratios"
+                if bench in ALTERNATING
                 else ["--noplot", *shorter]
             )
             cargo(
@@ -241,7 +244,7 @@ class Run:
         self.footprint = self._json(home / "footprint.json")
         self.instructions = self._json(home / "instructions.json")
         self.lines = self._json(home / "lines.json")
-        self.rounds = self._json(home / "ratios.json")
+        self.rounds = self._json(home / "ratios.json") | self._json(home / "loads.json")
         self.circumstances = self._json(home / "circumstances.json")
 
     @staticmethod

@@ -11,8 +11,8 @@ use uuid::Uuid;
 use super::{Digest, Entry, Invalidate, Peer, Shared, id, now};
 
 pub(crate) struct QuickCache {
-    cache: Cache<Digest, Entry, UnitWeighter, RandomState>,
-    ttl: Duration,
+    pub(super) cache: Cache<Digest, Entry, UnitWeighter, RandomState>,
+    pub(super) ttl: Duration,
 }
 
 impl Peer for QuickCache {
@@ -45,7 +45,7 @@ impl Shared for QuickCache {
 }
 
 /// moka with its own time-to-live, which uses a clock of its own.
-pub(crate) struct Moka(moka::sync::Cache<Digest, Uuid, RandomState>);
+pub(crate) struct Moka(pub(super) moka::sync::Cache<Digest, Uuid, RandomState>);
 
 impl Peer for Moka {
     const NAME: &'static str = "moka";

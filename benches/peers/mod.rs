@@ -14,6 +14,7 @@
 mod caches;
 mod copies;
 mod limit;
+mod loads;
 mod locks;
 mod maps;
 mod ours;
@@ -28,6 +29,7 @@ use uuid::Uuid;
 pub(crate) use caches::{Moka, QuickCache};
 pub(crate) use copies::{ArcSwapCached, ArcSwapped, EpochPointer};
 pub(crate) use limit::{ClockAlone, Limit, LoopAlone};
+pub(crate) use loads::{Load, LoadAsync, MokaTry};
 pub(crate) use locks::{MutexStd, ParkingLot, RwLockStd};
 pub(crate) use maps::{Dash, Papaya, SccIndex};
 pub(crate) use ours::{Ours, OursInlined};

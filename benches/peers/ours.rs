@@ -48,14 +48,15 @@ impl Invalidate for Ours {
     }
 }
 
-/// The cache with a separate value type. The compiler inlines a function with only one call in the
-/// program, and [`get_inlined`](Peer::get_inlined) has this cache's only call of `lookup`.
-pub(crate) struct OursInlined(KeyCache<Id>);
+/// The cache with a separate value type for each `USE`. The compiler inlines a function with only
+/// one call in the program, and [`get_inlined`](Peer::get_inlined) has this cache's only call of
+/// `lookup`.
+pub(crate) struct OursInlined<const USE: u8 = 0>(pub(super) KeyCache<Id<USE>>);
 
 #[derive(Clone, Copy)]
-struct Id(Uuid);
+pub(super) struct Id<const USE: u8>(pub(super) Uuid);
 
-impl Peer for OursInlined {
+impl<const USE: u8> Peer for OursInlined<USE> {
     const NAME: &'static str = Ours::NAME;
     type Key = KeyHash;
 
@@ -74,7 +75,7 @@ impl Peer for OursInlined {
     }
 }
 
-impl Shared for OursInlined {
+impl<const USE: u8> Shared for OursInlined<USE> {
     #[inline]
     fn insert(&self, key: &KeyHash, id: Uuid) {
         self.0.lease(key).remember(Id(id));

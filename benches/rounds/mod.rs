@@ -4,6 +4,10 @@
 //! per-round ratios repeats where times do not. The next round starts with the next contestant.
 //! Where one thread works, its own processor time counts.
 
+#![allow(dead_code, reason = "each benchmark takes what it needs")]
+
+pub(crate) mod hits;
+
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -22,11 +26,11 @@ const WARM: usize = 200_000;
 const HELP: &str = "\
 Measures this cache and its peers in alternating slices, and prints the ratios.
 
-Usage: cargo bench --bench ratios -- [FILTER] [--quick] [--json FILE]
+Usage: cargo bench --bench NAME -- [FILTER] [--quick] [--json FILE]
 
   FILTER       measures only the rows whose names contain it, such as `hit` or `1,000 keys`
   --quick      makes 5 rounds of 5 ms, up to 100,000 keys: shows that everything works
-  --json FILE  writes the figures to FILE; without FILTER and FILE, they go to ratios.json next to
+  --json FILE  writes the figures to FILE; without FILTER and FILE, they go to NAME.json next to
                criterion's figures
   --help       prints this text
 
@@ -124,6 +128,8 @@ impl Quartiles {
 
 /// The options of the command line, and the figures so far.
 pub(crate) struct Rounds {
+    /// The name of the benchmark.
+    bench: &'static str,
     filter: Option<String>,
     quick: bool,
     json: Option<PathBuf>,
@@ -132,13 +138,15 @@ pub(crate) struct Rounds {
 
 impl Rounds {
     /// Reads the command line. Exits where it asks for help or is wrong.
-    pub(crate) fn from_arguments() -> Self {
-        let mut rounds = Self { filter: None, quick: false, json: None, figures: Map::new() };
+    pub(crate) fn from_arguments(bench: &'static str) -> Self {
+        let mut rounds =
+            Self { bench, filter: None, quick: false, json: None, figures: Map::new() };
+        let refuse = |why: &str| refuse(bench, why);
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--help" | "-h" => {
-                    println!("{HELP}");
+                    println!("{}", HELP.replace("NAME", bench));
                     std::process::exit(0);
                 }
                 "--quick" => rounds.quick = true,
@@ -239,13 +247,13 @@ impl Rounds {
             std::fs::write(&file, format!("{figures:#}\n"))
                 .unwrap_or_else(|error| panic!("{} cannot be written: {error}", file.display()));
         } else if self.filter.is_none() {
-            save("ratios", &figures);
+            save(self.bench, &figures);
         }
     }
 }
 
-fn refuse(why: &str) -> ! {
-    eprintln!("ratios: {why}\n\n{HELP}");
+fn refuse(bench: &str, why: &str) -> ! {
+    eprintln!("{bench}: {why}\n\n{}", HELP.replace("NAME", bench));
     std::process::exit(2);
 }
 
