@@ -260,13 +260,21 @@ class Run:
         return dict(map(tuple, self.latency[name]["quantiles_ns"]))[share]
 
     def within_rounds(self, row: str, keys: str, divisor: str | None = None) -> float:
-        found = self.rounds[row][keys]
         if divisor is None:
-            return found[OURS]
+            return self.rounds[row][keys][OURS]
+        return self.quartiles(row, keys, divisor)[1]
+
+    def quartiles(self, row: str, keys: str, divisor: str) -> list[float]:
+        """Returns the quartiles of the ratios within the rounds."""
+        found = self.rounds[row][keys]
         if divisor == BEST:
-            peers = [name for name in found["ratios"] if name not in NO_PEERS]
-            divisor = min(peers, key=lambda name: found["ns"][name][1])
-        return found["ratios"][divisor][1]
+            divisor = self.best_peer(row, keys)
+        return found["ratios"][divisor]
+
+    def best_peer(self, row: str, keys: str) -> str:
+        found = self.rounds[row][keys]
+        peers = [name for name in found["ratios"] if name not in NO_PEERS]
+        return min(peers, key=lambda name: found["ns"][name][1])
 
 
 def load() -> list[Run]:
@@ -554,6 +562,10 @@ def report(runs: list[Run]) -> str:
         if functions(runs, group):
             add(f"## {title}\n\n{text}")
             add(times_table(runs, group))
+    if any(run.rounds for run in runs):
+        add("## Ratios within rounds\n\n" + ROUNDS_NOTE)
+        add(rounds_table(runs))
+        add(best_peers_table(runs))
     add(reclamations(runs))
     if functions(runs, "contention/one_reader"):
         add("## Readers and a writer\n\n" + CONTENTION_NOTE)
@@ -780,6 +792,21 @@ MEMORY_NOTE = """\
 The bytes that are allocated when the last key is in, garbage included, and the largest allocation
 of a remember.
 """
+ROUNDS_NOTE = """\
+One process measures this cache and another row in alternating slices of 25 ms, for 31 rounds
+([`benches/ratios.rs`](benches/ratios.rs)). A figure is the median of the ratios within the rounds,
+with the quartiles of the rounds. `hit` is inlined into the measuring loop. `hit (called)` is a call
+of one function from ten places.
+"""
+BEST_PEER_ROWS = [
+    "hit (peers)",
+    "one reader",
+    "two readers",
+    "eight readers",
+    "one reader next to a writer",
+    "p99.99 next to a writer",
+    "stampede",
+]
 LINES_NOTE = """\
 Two threads look the same 50 keys up. Each instruction is stepped through under ptrace, and its
 stores are counted per lookup. A shared line is written by one thread's lookups and touched by the
@@ -909,6 +936,34 @@ def footprint_table(runs: list[Run]) -> str:
         "a million",
     ]
     return table(head, rows)
+
+
+def quartiles(runs: list[Run], row: str, keys: str, divisor: str) -> str:
+    low, ratio, high = (
+        median(runs, lambda run: run.quartiles(row, keys, divisor)[place]) for place in range(3)
+    )
+    return "" if ratio is None else f"{ratio:.2f} ({low:.2f} to {high:.2f})"
+
+
+def rounds_table(runs: list[Run]) -> str:
+    """Returns the ratios over the unsynchronised limit."""
+    sizes = sorted({keys for run in runs for keys in run.rounds.get("hit", {})}, key=int)
+    rows = [
+        [row, *(quartiles(runs, row, keys, LIMIT) for keys in sizes)]
+        for row in ("hit", "hit (called)", "miss", "expired")
+    ]
+    return table(["over the limit", *(f"{int(keys):,} keys" for keys in sizes)], rows)
+
+
+def best_peers_table(runs: list[Run]) -> str:
+    """Returns the ratios over the best peer of each row."""
+    rows = []
+    for row in BEST_PEER_ROWS:
+        names = {run.best_peer(row, "1000") for run in runs if row in run.rounds}
+        if names:
+            figures = quartiles(runs, row, "1000", BEST)
+            rows.append([row, figures, ", ".join(cell(name) for name in sorted(names))])
+    return table(["1,000 keys", "time over the best peer's", "best peer"], rows)
 
 
 def lines_table(runs: list[Run]) -> str:
