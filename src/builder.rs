@@ -86,10 +86,11 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> Builder<V, C> {
     /// [`Lease::remember_for`](crate::Lease::remember_for) does.
     ///
     /// The function runs once for each value that is to be stored, on the thread that stores the
-    /// value, before the cache is changed. No guard or lock is held, so the function may use any
-    /// cache, and may block. A panic in the function unwinds through
-    /// [`remember`](crate::Lease::remember): nothing is stored, and the cache is not changed.
-    /// Lookups never call the function and cost the same with one.
+    /// value, before the cache is changed. It also runs for each caller to which
+    /// [`get_or_try_load`](KeyCache::get_or_try_load) gives another caller's value. No guard or
+    /// lock is held, so the function may use any cache, and may block. A panic in the function
+    /// unwinds through [`remember`](crate::Lease::remember): nothing is stored, and the cache is
+    /// not changed. Lookups never call the function and cost the same with one.
     ///
     /// If the end is a wall-clock time, return the time that is left until then. The time counts
     /// from the lease, which is earlier than the call, so the value ends early by the duration of
