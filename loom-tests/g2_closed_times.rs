@@ -1,5 +1,6 @@
 //! G2: no lease that is taken within the time of `invalidate_key_for` or `invalidate_for` stores
-//! anything. Where no clock moves, that is every later lease.
+//! anything. Where no clock moves, that is every later lease. `docs/guarantees.md` has the lemmas
+//! that these models check.
 
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ fn a_lease_meets(close: impl Fn(&KeyCache<u32, ManualClock>)) {
     assert_eq!(cache.lookup(&key(1)), None, "a lease from before, or from within");
 }
 
+/// Checks G2.15 and G2.17.
 #[test]
 fn g2_a_lease_before_or_within_the_time_of_its_key_stores_nothing() {
     exhaustively("g2_a_lease_before_or_within_the_time_of_its_key_stores_nothing", || {
@@ -33,6 +35,7 @@ fn g2_a_lease_before_or_within_the_time_of_its_key_stores_nothing() {
     });
 }
 
+/// Checks G2.16 and G2.17: a lease may come between the two steps of `invalidate_for`.
 #[test]
 fn g2_a_lease_before_or_within_the_time_of_the_cache_stores_nothing() {
     exhaustively("g2_a_lease_before_or_within_the_time_of_the_cache_stores_nothing", || {
@@ -53,6 +56,7 @@ fn the_longer_counts(close: fn(&KeyCache<u32, ManualClock>, Duration)) {
     assert!(cache.lease(&key(1)).remember(1));
 }
 
+/// Checks G2.18 and F9 along a chain.
 #[test]
 fn g2_of_two_times_of_one_key_the_later_counts() {
     exhaustively("g2_of_two_times_of_one_key_the_later_counts", || {
@@ -60,6 +64,7 @@ fn g2_of_two_times_of_one_key_the_later_counts() {
     });
 }
 
+/// Checks G2.18 and F9 for the whole cache.
 #[test]
 fn g2_of_two_times_of_the_cache_the_later_counts() {
     exhaustively("g2_of_two_times_of_the_cache_the_later_counts", || {
@@ -67,6 +72,7 @@ fn g2_of_two_times_of_the_cache_the_later_counts() {
     });
 }
 
+/// Checks F9 for a bucket that is dead when it is copied.
 #[test]
 fn g2_a_bucket_of_a_new_generation_keeps_its_time() {
     exhaustively("g2_a_bucket_of_a_new_generation_keeps_its_time", || {
@@ -85,6 +91,7 @@ fn g2_a_bucket_of_a_new_generation_keeps_its_time() {
     });
 }
 
+/// Checks G2.3 and G2.6 for an owned lease.
 #[test]
 fn g2_an_owned_lease_is_superseded_as_any_lease_is() {
     exhaustively("g2_an_owned_lease_is_superseded_as_any_lease_is", || {

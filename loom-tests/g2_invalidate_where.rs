@@ -1,4 +1,5 @@
-//! G2: the same for `invalidate_where` and each value that it names.
+//! G2: the same for `invalidate_where` and each value that it names. `docs/guarantees.md` has the
+//! lemmas that these models check.
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, Ordering};
@@ -30,6 +31,7 @@ fn a_request_meets_the_walk(cache: Arc<KeyCache<u32, ManualClock>>) {
     assert_eq!(cache.lookup(&key(1)), None, "stored after the walk had passed");
 }
 
+/// Checks G2.9, G2.11 and G2.12 where the slot is null.
 #[test]
 fn g2_a_remember_meets_the_walk_in_a_vacant_bucket() {
     exhaustively("g2_a_remember_meets_the_walk_in_a_vacant_bucket", || {
@@ -37,6 +39,7 @@ fn g2_a_remember_meets_the_walk_in_a_vacant_bucket() {
     });
 }
 
+/// Checks G2.9, G2.11 and G2.12 where the predicate names nothing yet.
 #[test]
 fn g2_a_remember_meets_the_walk_in_a_bucket_without_a_named_value() {
     exhaustively("g2_a_remember_meets_the_walk_in_a_bucket_without_a_named_value", || {
@@ -47,6 +50,7 @@ fn g2_a_remember_meets_the_walk_in_a_bucket_without_a_named_value() {
     });
 }
 
+/// Checks G2.9 and G2.11 where the bucket is dead.
 #[test]
 fn g2_a_remember_meets_the_walk_in_a_dead_bucket() {
     exhaustively("g2_a_remember_meets_the_walk_in_a_dead_bucket", || {
@@ -57,6 +61,7 @@ fn g2_a_remember_meets_the_walk_in_a_dead_bucket() {
     });
 }
 
+/// Checks G2.10 and G2.13.
 #[test]
 fn g2_two_walks_count_a_value_once() {
     exhaustively("g2_two_walks_count_a_value_once", || {
@@ -70,6 +75,7 @@ fn g2_two_walks_count_a_value_once() {
     });
 }
 
+/// Checks G2.8 and G2.13: the walk repeats where the remember comes first.
 #[test]
 fn g2_a_value_that_the_walk_does_not_name_is_stored_or_refused_but_never_lost() {
     exhaustively(

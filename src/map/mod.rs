@@ -57,7 +57,7 @@ pub(super) use placement::Shape;
 pub(super) struct Stamp {
     generation: u64,
     lease_epoch: u64,
-    /// Decided when the stamp is taken: a closed time that begins later raises a number (G2.15).
+    /// Decided when the stamp is taken: a closed time that begins later raises a number (G2.17).
     closed: bool,
 }
 
