@@ -131,6 +131,13 @@
 //! length of the matching prefix. A service that must not leak this length compares a presented key
 //! with *every* row in constant time: [`sweep`], or [`Sweep`] for many keys in steps.
 //!
+//! # Examples
+//!
+//! * [`quickstart`](https://github.com/trust-key-cache/trust-key-cache/blob/main/examples/quickstart.rs):
+//!   a value is remembered, and the key is revoked while a request reads it.
+//! * [`clocks`](https://github.com/trust-key-cache/trust-key-cache/blob/main/examples/clocks.rs):
+//!   how to choose a clock, and what its resolution means.
+//!
 //! # Features
 //!
 //! * `serde`: `Serialize` and `Deserialize` for [`KeyHash`].
