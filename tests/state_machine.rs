@@ -105,6 +105,8 @@ enum Verdict {
 #[derive(Clone, Debug)]
 enum Operation {
     Lookup(u8),
+    /// A call that loads the next value if it misses.
+    Load(u8),
     Lease {
         key: u8,
         owned: bool,
@@ -186,6 +188,17 @@ impl<const CAPACITY: usize> Model<CAPACITY> {
         }
     }
 
+    fn lease(&self, key: u8) -> ModelLease {
+        ModelLease {
+            key,
+            taken_at: self.now(),
+            invalidations: self.invalidations,
+            key_invalidations: self.key_invalidations.get(&key).copied().unwrap_or_default(),
+            all_key_invalidations: self.all_key_invalidations,
+            closed: self.closed(key),
+        }
+    }
+
     fn verdict(&self, lease: &ModelLease) -> Verdict {
         let own = self.key_invalidations.get(&lease.key).copied().unwrap_or_default();
         if lease.invalidations != self.invalidations || lease.key_invalidations != own {
@@ -241,6 +254,12 @@ impl<const CAPACITY: usize> Model<CAPACITY> {
         }
         answers
     }
+
+    /// Returns the answer of a lookup, if only one is allowed.
+    fn certain_answer(&self, key: u8) -> Option<Option<u64>> {
+        let answers = self.answers(key);
+        answers.iter().all(|answer| *answer == answers[0]).then_some(answers[0])
+    }
 }
 
 impl<const CAPACITY: usize> ReferenceStateMachine for Model<CAPACITY> {
@@ -290,6 +309,7 @@ impl<const CAPACITY: usize> ReferenceStateMachine for Model<CAPACITY> {
             .prop_map(|(key, within)| Operation::InvalidateKeyFor(key, within));
         let mut operations = vec![
             (6, key.clone().prop_map(Operation::Lookup).boxed()),
+            (3, key.clone().prop_map(Operation::Load).boxed()),
             (9, lease.boxed()),
             (1, Just(Operation::Invalidate).boxed()),
             (2, key.clone().prop_map(Operation::InvalidateKey).boxed()),
@@ -309,21 +329,23 @@ impl<const CAPACITY: usize> ReferenceStateMachine for Model<CAPACITY> {
     }
 
     fn preconditions(state: &Self, operation: &Operation) -> bool {
-        !matches!(operation, Operation::Remember(..) | Operation::Abandon(_))
-            || !state.leases.is_empty()
+        match operation {
+            Operation::Remember(..) | Operation::Abandon(_) => !state.leases.is_empty(),
+            // Where the model cannot know whether a call hits, it cannot follow it.
+            Operation::Load(key) => state.certain_answer(*key).is_some(),
+            _ => true,
+        }
     }
 
     fn apply(mut state: Self, operation: &Operation) -> Self {
         match *operation {
             Operation::Lookup(_) => {}
-            Operation::Lease { key, .. } => state.leases.push(ModelLease {
-                key,
-                taken_at: state.now(),
-                invalidations: state.invalidations,
-                key_invalidations: state.key_invalidations.get(&key).copied().unwrap_or_default(),
-                all_key_invalidations: state.all_key_invalidations,
-                closed: state.closed(key),
-            }),
+            Operation::Load(key) => {
+                if state.certain_answer(key) == Some(None) {
+                    state.remember(&state.lease(key), u64::MAX);
+                }
+            }
+            Operation::Lease { key, .. } => state.leases.push(state.lease(key)),
             Operation::Remember(number, at_most) => {
                 let lease = state.leases.remove(number % state.leases.len());
                 state.remember(&lease, at_most);
@@ -429,6 +451,22 @@ impl<const CAPACITY: usize> StateMachineTest for Driven<CAPACITY> {
                             || leased_at >= end),
                         "returned, although its lease was taken within a closed time"
                     );
+                }
+            }
+            Operation::Load(key) => {
+                // The model has already applied the operation.
+                let loads = model.next_value > driven.next_value;
+                let value = driven.next_value;
+                let answer = driven.cache.get_or_try_load(&hash(key), || {
+                    assert!(loads, "loaded what the cache holds");
+                    Ok::<_, ()>(Some(value))
+                });
+                if loads {
+                    driven.next_value += 1;
+                    driven.times.insert(value, (driven.time(), TTL.min(own_ttl(value))));
+                    assert_eq!(answer, Ok(Some(value)));
+                } else {
+                    assert!(model.answers(key).contains(&answer.unwrap()));
                 }
             }
             Operation::Lease { key, owned } => {

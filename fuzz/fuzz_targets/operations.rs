@@ -9,7 +9,10 @@
 #![no_main]
 
 use std::collections::HashMap;
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use arbitrary::Arbitrary;
@@ -31,6 +34,8 @@ enum Operation {
     InvalidateFor(u8),
     InvalidateKeyFor(u8, u8),
     InvalidateWhere(u8),
+    Load(u8),
+    LoadAsync(u8),
 }
 
 type Cache = KeyCache<u32, ManualClock>;
@@ -63,6 +68,13 @@ fn own_ttl(value: u32) -> u64 {
     }
 }
 
+fn ready_now<F: Future>(future: F) -> F::Output {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("nothing to wait for"),
+    }
+}
+
 fuzz_target!(|operations: Vec<Operation>| {
     let clock = ManualClock::new();
     let (single, many) = (cache(16, &clock), Arc::new(cache(256, &clock)));
@@ -82,6 +94,30 @@ fuzz_target!(|operations: Vec<Operation>| {
                     .map(|(value, _)| *value);
                 assert_eq!(single.lookup(&hash(key)), expected);
                 assert_eq!(many.lookup_with(&hash(key), |value| *value), expected);
+            }
+            Operation::Load(key) | Operation::LoadAsync(key) => {
+                let alive = values.get(&(key % 16)).filter(|(_, expires_at)| now < *expires_at);
+                let expected = alive.map(|(value, _)| *value);
+                next += 1;
+                let load = |cache: &Cache| {
+                    let answer = || match expected {
+                        None => Ok::<_, ()>(Some(next)),
+                        Some(_) => unreachable!("a hit"),
+                    };
+                    match operation {
+                        Operation::Load(_) => cache.get_or_try_load(&hash(key), answer),
+                        _ => ready_now(cache.get_or_try_load_async(&hash(key), async || answer())),
+                    }
+                };
+                assert_eq!(load(&single), Ok(expected.or(Some(next))));
+                // The model does not predict whether a separate bucket is closed.
+                if now >= closed_until {
+                    assert_eq!(load(&many), Ok(expected.or(Some(next))));
+                    let expires_at = now + TTL.min(own_ttl(next));
+                    if expected.is_none() {
+                        values.insert(key % 16, (next, expires_at));
+                    }
+                }
             }
             Operation::Lease(key) => held.push(Held {
                 key: key % 16,
