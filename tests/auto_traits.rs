@@ -50,3 +50,12 @@ fn a_digest_is_thirty_two_bytes_and_an_optional_one_in_a_const_is_too() {
     assert_eq!(BYTES, [7; 32]);
     assert_eq!(size_of::<KeyHash>(), 32);
 }
+
+/// Compiles: a handler of a multi-threaded runtime awaits such a call.
+#[test]
+fn a_call_that_may_share_a_load_is_send_if_its_loader_is() {
+    fn is_send(_: &impl Send) {}
+    let (cache, hash) = (KeyCache::<Uuid>::new(), KeyHash::of("key"));
+    let load = || std::future::ready(Ok::<_, String>(None));
+    is_send(&cache.get_or_try_load_async(&hash, load));
+}
