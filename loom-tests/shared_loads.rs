@@ -44,8 +44,9 @@ fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// Two callers, and an invalidation between them. The row is a relaxed atomic: only the cache
-/// orders what a loader reads from it.
+/// Two callers, and an invalidation between them: a request reads the row, the key is revoked, and
+/// another request arrives (`tests/revoked_while_read.rs`). The row is a relaxed atomic: only the
+/// cache orders what a loader reads from it.
 fn revoke_between_two_callers(invalidate: fn(&Cache)) {
     let (cache, _) = keeping(1);
     let row_is_valid = Arc::new(AtomicBool::new(true));

@@ -137,6 +137,10 @@
 //!   a value is remembered, and the key is revoked while a request reads it.
 //! * [`clocks`](https://github.com/trust-key-cache/trust-key-cache/blob/main/examples/clocks.rs):
 //!   how to choose a clock, and what its resolution means.
+//! * [`principals`](https://github.com/trust-key-cache/trust-key-cache/blob/main/examples/principals/src/service.rs):
+//!   an axum service that caches the user, organization and role of each key. The example deletes
+//!   keys while requests read them, in this cache, in moka, and in a map with a mutex. It also
+//!   drops the handlers that delete keys.
 //!
 //! # Features
 //!
