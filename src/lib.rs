@@ -49,6 +49,10 @@
 //! assert_eq!(cache.lookup(&hash), None);
 //! ```
 //!
+//! [`KeyCache::get_or_try_load_async`] does the same in one call, and
+//! [`KeyCache::get_or_try_load`] in blocking code. Callers that miss one key share one load. A call
+//! that begins after an invalidation shares no load that began before it.
+//!
 //! # Setup and revocation
 //!
 //! One cache serves the process, in an [`Arc`](std::sync::Arc). The `Arc` can be the state of an
