@@ -14,7 +14,7 @@ use loom::thread::{self, Thread};
 use trust_key_cache::ManualClock;
 use trust_key_cache::model::{KeyCache, times_blocked};
 
-use crate::explore::{bounded, keeping, key};
+use crate::explore::{bounded, exhaustively, keeping, key};
 
 type Cache = KeyCache<u32, ManualClock>;
 type Answer = Result<Option<u32>, ()>;
@@ -66,7 +66,7 @@ fn revoke_between_two_callers(invalidate: fn(&Cache)) {
 /// Checks S2 and S4.
 #[test]
 fn g1_a_caller_after_an_invalidation_shares_nothing_that_was_read_before_it() {
-    bounded("g1_a_caller_after_an_invalidation_shares_nothing_that_was_read_before_it", 2, || {
+    bounded("g1_a_caller_after_an_invalidation_shares_nothing_that_was_read_before_it", 4, || {
         revoke_between_two_callers(Cache::invalidate);
     });
 }
@@ -76,7 +76,7 @@ fn g1_a_caller_after_an_invalidation_shares_nothing_that_was_read_before_it() {
 fn g2_a_caller_after_its_key_was_invalidated_shares_nothing_that_was_read_before_it() {
     bounded(
         "g2_a_caller_after_its_key_was_invalidated_shares_nothing_that_was_read_before_it",
-        2,
+        4,
         || revoke_between_two_callers(|cache| cache.invalidate_key(&key(1))),
     );
 }
@@ -84,7 +84,7 @@ fn g2_a_caller_after_its_key_was_invalidated_shares_nothing_that_was_read_before
 /// Checks S9 and S10.
 #[test]
 fn two_callers_load_a_key_once_and_neither_is_left_waiting() {
-    bounded("two_callers_load_a_key_once_and_neither_is_left_waiting", 2, || {
+    bounded("two_callers_load_a_key_once_and_neither_is_left_waiting", 4, || {
         let (cache, _) = keeping(1);
         let loads = Arc::new(AtomicUsize::new(0));
         let call = |cache: &Cache, loads: &AtomicUsize| {
@@ -105,7 +105,7 @@ fn two_callers_load_a_key_once_and_neither_is_left_waiting() {
 /// Checks S10 for a task: between two polls of the leader, and as it ends.
 #[test]
 fn a_task_that_joins_is_answered_and_woken() {
-    bounded("a_task_that_joins_is_answered_and_woken", 2, || {
+    exhaustively("a_task_that_joins_is_answered_and_woken", || {
         let (cache, _) = keeping(1);
         let key = key(1);
         let polls = Cell::new(0);
@@ -129,7 +129,7 @@ fn a_task_that_joins_is_answered_and_woken() {
 /// Checks S11 for a task.
 #[test]
 fn a_waiter_of_a_cancelled_leader_loads() {
-    bounded("a_waiter_of_a_cancelled_leader_loads", 2, || {
+    exhaustively("a_waiter_of_a_cancelled_leader_loads", || {
         let (cache, _) = keeping(1);
         let hash = key(1);
         let mut leader = Box::pin(cache.get_or_try_load_async(&hash, pending::<Answer>));
@@ -207,7 +207,7 @@ fn both_waiters_of_a_leader_that_panics_are_answered() {
 /// Checks S5: what begins before an invalidation takes no place of what begins after it.
 #[test]
 fn a_load_is_never_replaced_by_one_of_an_older_stamp() {
-    bounded("a_load_is_never_replaced_by_one_of_an_older_stamp", 2, || {
+    bounded("a_load_is_never_replaced_by_one_of_an_older_stamp", 4, || {
         let (cache, _) = keeping(1);
         let hash = key(1);
         let shared = cache.clone();
