@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::future::{Future, pending, ready};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, LazyLock, OnceLock, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
@@ -767,4 +767,64 @@ fn a_call_in_a_spawned_task_may_be_generic_over_the_loader() {
     // An `async` closure is accepted as well.
     let call = async { cache.get_or_try_load_async(key(), async || Answer::Ok(None)).await };
     assert_eq!(runtime.block_on(call), Ok(Some(1)));
+}
+
+#[test]
+fn g1_a_revocation_is_final_while_threads_and_tasks_share_loads() {
+    const REVOCATIONS: u32 = 200;
+    let cache = KeyCache::<u32>::new();
+    let (row, readers) = (AtomicU32::new(0), 4);
+    let call = |runtime: &tokio::runtime::Runtime, blocking: bool| {
+        // The read takes some time, so that calls meet.
+        let load = || {
+            let read = row.load(Ordering::Relaxed);
+            thread::yield_now();
+            Ok::<_, Infallible>(Some(read))
+        };
+        let answer = if blocking {
+            cache.get_or_try_load(key(), load)
+        } else {
+            let load = || async {
+                let read = load();
+                tokio::task::yield_now().await;
+                read
+            };
+            runtime.block_on(cache.get_or_try_load_async(key(), load))
+        };
+        answer.unwrap().unwrap()
+    };
+    let call = &call;
+    let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let (row, cache) = (&row, &cache);
+    thread::scope(|scope| {
+        for reader in 0..readers {
+            scope.spawn(move || {
+                let (runtime, mut last) = (runtime(), 0);
+                while last < REVOCATIONS {
+                    let first = row.load(Ordering::Acquire);
+                    let read = call(&runtime, reader % 2 == 0);
+                    // One revocation may be between its write and its invalidation.
+                    assert!(read + 1 >= first, "read {read} after revocation {first}");
+                    last = read;
+                }
+            });
+        }
+        let runtime = runtime();
+        for revocation in 1..=REVOCATIONS {
+            row.store(revocation, Ordering::Release);
+            if revocation % 2 == 0 {
+                cache.invalidate();
+            } else {
+                cache.invalidate_key(key());
+            }
+            let read = call(&runtime, revocation % 4 < 2);
+            if read != revocation {
+                // The readers end with the last revocation.
+                row.store(REVOCATIONS, Ordering::Release);
+                cache.invalidate();
+                panic!("received {read}, which was read before revocation {revocation}");
+            }
+        }
+    });
+    assert_no_load_is_under_way(cache);
 }
