@@ -90,8 +90,9 @@ impl Way for Moka {
 }
 
 /// Correct, too: the insert compares the number of changes under the lock. One change of any key
-/// refuses the inserts of all requests that are reading. This map has no capacity, and requests
-/// that miss one key share no load.
+/// refuses the inserts of all requests that are reading. Each lookup waits for the lock, and
+/// `costs.rs` measures what that costs. This map has no capacity, and requests that miss one key
+/// share no load.
 #[derive(Default)]
 pub(crate) struct MutexAndCounter(Mutex<Counted>);
 
