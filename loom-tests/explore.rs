@@ -16,6 +16,12 @@ pub(crate) fn exhaustively(name: &str, model: impl Fn() + Send + Sync + 'static)
     explore(name, cfg!(crossbeam_loom).then_some(EPOCH_BOUND), model);
 }
 
+/// Explores the executions of a model of two writers of one slot that preempt a thread at most four
+/// times. Without a bound, the claims and confirmations of two hints take minutes a model.
+pub(crate) fn deeply(name: &str, model: impl Fn() + Send + Sync + 'static) {
+    explore(name, Some(if cfg!(crossbeam_loom) { EPOCH_BOUND } else { 4 }), model);
+}
+
 /// Explores the executions of a model that preempt a thread at most `preemptions` times.
 ///
 /// Does nothing over crossbeam-epoch: these models would take hours there, and they add claims

@@ -8,7 +8,7 @@ use loom::thread;
 use trust_key_cache::ManualClock;
 use trust_key_cache::model::KeyCache;
 
-use crate::explore::{exhaustively, keeping, key, one_bucket};
+use crate::explore::{deeply, exhaustively, keeping, key, one_bucket};
 
 const NANO: Duration = Duration::from_nanos(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ fn a_lease_meets(close: impl Fn(&KeyCache<u32, ManualClock>)) {
 /// Checks G2.15 and G2.17.
 #[test]
 fn g2_a_lease_before_or_within_the_time_of_its_key_stores_nothing() {
-    exhaustively("g2_a_lease_before_or_within_the_time_of_its_key_stores_nothing", || {
+    deeply("g2_a_lease_before_or_within_the_time_of_its_key_stores_nothing", || {
         a_lease_meets(|cache| cache.invalidate_key_for(&key(1), SECOND));
     });
 }
@@ -94,7 +94,7 @@ fn g2_a_bucket_of_a_new_generation_keeps_its_time() {
 /// Checks G2.3 and G2.6 for an owned lease.
 #[test]
 fn g2_an_owned_lease_is_superseded_as_any_lease_is() {
-    exhaustively("g2_an_owned_lease_is_superseded_as_any_lease_is", || {
+    deeply("g2_an_owned_lease_is_superseded_as_any_lease_is", || {
         let clock = ManualClock::new();
         let cache = KeyCache::<u32>::builder().capacity(1).clock(clock).build().unwrap();
         // Owned leases share the standard library's `Arc`, in a model as in a service. Its counts

@@ -7,7 +7,7 @@ use loom::thread;
 use trust_key_cache::ManualClock;
 use trust_key_cache::model::KeyCache;
 
-use crate::explore::{exhaustively, keeping, key, one_bucket};
+use crate::explore::{deeply, keeping, key, one_bucket};
 
 const NAMED: u32 = 1;
 const OTHER: u32 = 2;
@@ -34,7 +34,7 @@ fn a_request_meets_the_walk(cache: Arc<KeyCache<u32, ManualClock>>) {
 /// Checks G2.9, G2.11 and G2.12 where the slot is null.
 #[test]
 fn g2_a_remember_meets_the_walk_in_a_vacant_bucket() {
-    exhaustively("g2_a_remember_meets_the_walk_in_a_vacant_bucket", || {
+    deeply("g2_a_remember_meets_the_walk_in_a_vacant_bucket", || {
         a_request_meets_the_walk(one_bucket(2).0);
     });
 }
@@ -42,7 +42,7 @@ fn g2_a_remember_meets_the_walk_in_a_vacant_bucket() {
 /// Checks G2.9, G2.11 and G2.12 where the predicate names nothing yet.
 #[test]
 fn g2_a_remember_meets_the_walk_in_a_bucket_without_a_named_value() {
-    exhaustively("g2_a_remember_meets_the_walk_in_a_bucket_without_a_named_value", || {
+    deeply("g2_a_remember_meets_the_walk_in_a_bucket_without_a_named_value", || {
         let (cache, _) = keeping(2);
         assert!(cache.lease(&key(2)).remember(OTHER));
         a_request_meets_the_walk(cache.clone());
@@ -53,7 +53,7 @@ fn g2_a_remember_meets_the_walk_in_a_bucket_without_a_named_value() {
 /// Checks G2.9 and G2.11 where the bucket is dead.
 #[test]
 fn g2_a_remember_meets_the_walk_in_a_dead_bucket() {
-    exhaustively("g2_a_remember_meets_the_walk_in_a_dead_bucket", || {
+    deeply("g2_a_remember_meets_the_walk_in_a_dead_bucket", || {
         let (cache, _) = keeping(2);
         assert!(cache.lease(&key(2)).remember(OTHER));
         cache.invalidate();
@@ -64,7 +64,7 @@ fn g2_a_remember_meets_the_walk_in_a_dead_bucket() {
 /// Checks G2.10 and G2.13.
 #[test]
 fn g2_two_walks_count_a_value_once() {
-    exhaustively("g2_two_walks_count_a_value_once", || {
+    deeply("g2_two_walks_count_a_value_once", || {
         let (cache, _) = keeping(2);
         assert!(cache.lease(&key(1)).remember(NAMED));
         let shared = cache.clone();
@@ -78,18 +78,14 @@ fn g2_two_walks_count_a_value_once() {
 /// Checks G2.8 and G2.13: the walk repeats where the remember comes first.
 #[test]
 fn g2_a_value_that_the_walk_does_not_name_is_stored_or_refused_but_never_lost() {
-    exhaustively(
-        "g2_a_value_that_the_walk_does_not_name_is_stored_or_refused_but_never_lost",
-        || {
-            let (cache, _) = keeping(2);
-            assert!(cache.lease(&key(1)).remember(NAMED));
-            let shared = cache.clone();
-            let walking =
-                thread::spawn(move || shared.invalidate_where(|_, value| *value == NAMED));
-            let stored = cache.lease(&key(2)).remember(OTHER);
-            assert_eq!(walking.join().unwrap(), 1, "its exchange may have failed first");
-            assert_eq!(cache.lookup(&key(1)), None);
-            assert_eq!(cache.lookup(&key(2)), stored.then_some(OTHER));
-        },
-    );
+    deeply("g2_a_value_that_the_walk_does_not_name_is_stored_or_refused_but_never_lost", || {
+        let (cache, _) = keeping(2);
+        assert!(cache.lease(&key(1)).remember(NAMED));
+        let shared = cache.clone();
+        let walking = thread::spawn(move || shared.invalidate_where(|_, value| *value == NAMED));
+        let stored = cache.lease(&key(2)).remember(OTHER);
+        assert_eq!(walking.join().unwrap(), 1, "its exchange may have failed first");
+        assert_eq!(cache.lookup(&key(1)), None);
+        assert_eq!(cache.lookup(&key(2)), stored.then_some(OTHER));
+    });
 }

@@ -3,12 +3,12 @@
 
 use loom::thread;
 
-use crate::explore::{exhaustively, keeping, key, one_bucket};
+use crate::explore::{deeply, exhaustively, keeping, key, one_bucket};
 
 /// Checks G4.1, G4.2 and G4.4.
 #[test]
 fn g4_of_two_remembers_of_one_key_the_later_stays() {
-    exhaustively("g4_of_two_remembers_of_one_key_the_later_stays", || {
+    deeply("g4_of_two_remembers_of_one_key_the_later_stays", || {
         let (cache, _) = keeping(2);
         let shared = cache.clone();
         let remembering = thread::spawn(move || assert!(shared.lease(&key(1)).remember(1)));
@@ -40,7 +40,7 @@ fn g4_a_superseded_lease_changes_nothing_and_says_so() {
 /// Checks G4.4 and G4.5: the attempt that starts over also stores no value.
 #[test]
 fn g4_an_expired_lease_that_collides_with_a_neighbour_takes_nothing_of_it() {
-    exhaustively("g4_an_expired_lease_that_collides_with_a_neighbour_takes_nothing_of_it", || {
+    deeply("g4_an_expired_lease_that_collides_with_a_neighbour_takes_nothing_of_it", || {
         let (cache, clock) = keeping(3);
         let expired = cache.lease(&key(1));
         clock.advance(cache.ttl());

@@ -2,9 +2,9 @@
 //! `docs/guarantees.md` has the lemmas that these models check.
 //!
 //! `src/sync/loom.rs` counts the atomic operations on the map. In every execution, a lookup makes
-//! the same two: one load of the slot, and one of the generation. The search that follows reads at
-//! most 16 entries of immutable memory. Pinning has a model of its own: over the epochs that ship,
-//! it takes four to six operations.
+//! one or three: it loads the hint, and unless a complete hint answers it, the pointer and the
+//! generation. The search that follows reads at most 16 entries of immutable memory. Pinning has a
+//! model of its own: over the epochs that ship, it takes four to six operations.
 
 use loom::thread;
 use trust_key_cache::model::steps;
@@ -13,8 +13,8 @@ use crate::explore::{bounded, exhaustively, key, one_bucket};
 
 /// Checks G5.1 for the steps on the map.
 #[test]
-fn g5_a_lookup_takes_two_steps_while_writers_run() {
-    bounded("g5_a_lookup_takes_two_steps_while_writers_run", 2, || {
+fn g5_a_lookup_takes_one_or_three_steps_while_writers_run() {
+    bounded("g5_a_lookup_takes_one_or_three_steps_while_writers_run", 2, || {
         let (cache, _) = one_bucket(1);
         assert!(cache.lease(&key(1)).remember(1));
         let (left, right) = (cache.clone(), cache.clone());
@@ -22,7 +22,7 @@ fn g5_a_lookup_takes_two_steps_while_writers_run() {
         let invalidating = thread::spawn(move || right.invalidate_key(&key(1)));
         let before = steps();
         let _ = cache.lookup(&key(1));
-        assert_eq!(steps() - before, 2);
+        assert!(matches!(steps() - before, 1 | 3));
         remembering.join().unwrap();
         invalidating.join().unwrap();
     });
@@ -73,10 +73,11 @@ fn g5_a_remember_repeats_only_what_another_writer_undid() {
         let lease = cache.lease(&key(1));
         let before = steps();
         lease.remember(1);
-        // An attempt is a load of the slot, a load of the generation, and an exchange. Retiring
-        // takes four more operations. With crossbeam-epoch it takes one more, which checks the
-        // grace period.
-        assert!(steps() - before <= 11);
+        // A failed attempt has four operations: the loads of the pointer and of the generation, the
+        // claim, and the exchange. The second attempt is refused after its two loads, and a copy of
+        // the bucket is published in four operations. Retiring takes four more, and five with
+        // crossbeam-epoch, which checks the grace period.
+        assert!(steps() - before <= 15);
         invalidating.join().unwrap();
     });
 }

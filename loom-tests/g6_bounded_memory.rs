@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use loom::thread;
 
-use crate::explore::{exhaustively, key, one_bucket};
+use crate::explore::{deeply, key, one_bucket};
 
 /// Checks G4.4 and G6.1.
 #[test]
 fn g6_two_remembers_in_one_bucket_lose_neither_key() {
-    exhaustively("g6_two_remembers_in_one_bucket_lose_neither_key", || {
+    deeply("g6_two_remembers_in_one_bucket_lose_neither_key", || {
         let (cache, _) = one_bucket(2);
         let shared = cache.clone();
         let remembering = thread::spawn(move || assert!(shared.lease(&key(1)).remember(1)));
@@ -23,7 +23,7 @@ fn g6_two_remembers_in_one_bucket_lose_neither_key() {
 /// Checks G6.4.
 #[test]
 fn g6_a_full_bucket_gives_up_the_soonest_to_expire_and_stays_full() {
-    exhaustively("g6_a_full_bucket_gives_up_the_soonest_to_expire_and_stays_full", || {
+    deeply("g6_a_full_bucket_gives_up_the_soonest_to_expire_and_stays_full", || {
         let (cache, clock) = one_bucket(2);
         assert!(cache.lease(&key(1)).remember(1));
         clock.advance(Duration::from_secs(1));

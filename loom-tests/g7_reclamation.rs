@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicIsize, Ordering};
 use loom::thread;
 
 use crate::counted::Counted;
-use crate::explore::{bounded, exhaustively, key, one_bucket};
+use crate::explore::{bounded, deeply, exhaustively, key, one_bucket};
 
 /// Checks F1, G7.1, G7.4 and G7.8.
 #[test]
@@ -45,7 +45,7 @@ fn g7_a_reader_next_to_a_writer_sees_a_whole_and_living_value() {
 /// Checks G4.4, G7.6 and G7.7.
 #[test]
 fn g7_writers_that_collide_drop_each_value_once() {
-    exhaustively("g7_writers_that_collide_drop_each_value_once", || {
+    deeply("g7_writers_that_collide_drop_each_value_once", || {
         let alive = Arc::new(AtomicIsize::new(0));
         {
             let (cache, _) = one_bucket(2);

@@ -1,5 +1,5 @@
 //! Models of the cache, which loom explores: one file for each guarantee, one function for each
-//! claim. Each function cites the lemmas that it checks, of `docs/guarantees.md` (F, G and S) and
+//! claim. Each function cites the lemmas that it checks, of `docs/guarantees.md` (F, G, H, S) and
 //! of `src/reclaim/asymmetric.rs` (A and L).
 //!
 //! `cargo test --features loom` runs the models over the small epoch of
@@ -20,4 +20,5 @@ mod g6_bounded_memory;
 #[cfg(not(crossbeam_loom))]
 mod g7_epochs;
 mod g7_reclamation;
+mod hints;
 mod shared_loads;

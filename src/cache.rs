@@ -157,7 +157,7 @@ impl<V, C: Clock> KeyCache<V, C> {
     }
 
     pub(super) fn now(&self) -> u64 {
-        nanos(self.clock.now())
+        self.clock.now_nanos()
     }
 
     /// Returns a time that no lease shows which is taken less than `within` from now, in true time.
@@ -222,7 +222,7 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     #[inline]
     #[must_use]
     pub fn lookup(&self, hash: &KeyHash) -> Option<V> {
-        self.map.get(hash, self.now(), V::clone)
+        self.map.get(hash, || self.now(), V::clone)
     }
 
     /// Calls `read` with a reference to the value, and returns the result of `read`.
@@ -246,7 +246,7 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     /// ```
     #[inline]
     pub fn lookup_with<R>(&self, hash: &KeyHash, read: impl FnOnce(&V) -> R) -> Option<R> {
-        self.map.get(hash, self.now(), read)
+        self.map.get(hash, || self.now(), read)
     }
 
     /// Takes a lease for `hash`: the right to remember one value that is read afterwards.

@@ -132,9 +132,10 @@ impl KeyHash {
         hex
     }
 
-    /// Returns the digest as four little-endian words, for placement and for comparing.
-    pub(crate) const fn words(&self) -> [u64; 4] {
-        self.words
+    /// Returns the first eight bytes of the digest as a little-endian word, for placement.
+    #[inline]
+    pub(crate) const fn first_word(&self) -> u64 {
+        self.words[0]
     }
 }
 

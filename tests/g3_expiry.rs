@@ -2,8 +2,8 @@
 //! counts against the value.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use trust_key_cache::{Clock, CoarseClock, KeyCache, KeyHash, ManualClock};
@@ -304,4 +304,43 @@ fn clones_of_a_manual_clock_share_the_time() {
     clock.advance(TTL);
     assert_eq!(clone.now(), TTL);
     assert_eq!(clone.resolution(), Duration::ZERO);
+}
+
+/// A clock that runs a step when it is read, which stands for what another thread does between two
+/// steps of a lookup.
+#[derive(Clone)]
+struct Interrupted {
+    time: ManualClock,
+    interruption: Arc<Mutex<Option<Interruption>>>,
+}
+
+type Interruption = Box<dyn FnOnce() + Send>;
+
+impl Clock for Interrupted {
+    fn now(&self) -> Duration {
+        // Taken first, since the interruption reads the clock, too.
+        let interruption = self.interruption.lock().unwrap().take();
+        interruption.into_iter().for_each(|run| run());
+        self.time.now()
+    }
+
+    fn resolution(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+/// G3.6: the entry expires while the lookup runs, and was replaced in time.
+#[test]
+fn g3_a_lookup_does_not_miss_a_value_that_replaced_an_expiring_one() {
+    let clock = Interrupted { time: ManualClock::new(), interruption: Arc::default() };
+    let cache = Arc::new(KeyCache::builder().clock(clock.clone()).build().unwrap());
+    let hash = KeyHash::of("key");
+    assert!(cache.lease(&hash).remember(1));
+    clock.time.advance(TTL - NANO);
+    let (time, shared) = (clock.time.clone(), Arc::clone(&cache));
+    *clock.interruption.lock().unwrap() = Some(Box::new(move || {
+        assert!(shared.lease(&hash).remember(2));
+        time.advance(NANO);
+    }));
+    assert_eq!(cache.lookup(&hash), Some(2));
 }

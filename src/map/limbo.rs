@@ -161,7 +161,7 @@ impl<V> Limbo<V> {
         Self {
             retired: AtomicPtr::new(ptr::null_mut()),
             count: AtomicU64::new(0),
-            every: batch().min((slots as u64).max(8)),
+            every: batch().min((slots as u64 / 2).max(8)),
             waiting: AtomicPtr::new(ptr::null_mut()),
             due: AtomicBool::new(false),
             stalled_at: AtomicU64::new(NOT_STALLED),

@@ -26,6 +26,7 @@
 //! * *F9.* Neither the closed time of the map, nor that of the buckets along a chain, ever falls.
 
 mod bucket;
+mod hint;
 mod limbo;
 mod placement;
 mod selection;
@@ -33,6 +34,7 @@ mod slot;
 mod tags;
 
 use std::collections::TryReserveError;
+use std::hint::black_box;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -45,9 +47,9 @@ use crate::KeyHash;
 pub(crate) use self::limbo::CHECKED_BATCHES;
 use bucket::{Bucket, Entry, Gate, OwnedBucket};
 use limbo::Limbo;
-use placement::Placement;
+use placement::{Place, Placement};
 use selection::Selection;
-use slot::Slot;
+use slot::{Loaded, Slot};
 
 pub(super) use placement::Shape;
 
@@ -104,24 +106,60 @@ impl<V> SnapshotMap<V> {
         })
     }
 
-    /// Calls `read` with the value of `key` if that value expires after `now`. Wait-free, except
-    /// for [`reclaim::pin`].
+    /// Calls `read` with the value of `key` if that value expires after `now()`. Wait-free, except
+    /// for [`reclaim::pin`] and `now`.
+    ///
+    /// A miss of a complete hint reads the slot alone, and no clock. A hit that the hint leads to
+    /// reads the slot and one entry.
     #[inline]
-    pub(super) fn get<R>(&self, key: &KeyHash, now: u64, read: impl FnOnce(&V) -> R) -> Option<R> {
+    pub(super) fn get<R>(
+        &self,
+        key: &KeyHash,
+        now: impl FnOnce() -> u64,
+        read: impl FnOnce(&V) -> R,
+    ) -> Option<R> {
         let place = self.placement.of(key);
-        // Before the pin: a bounds check that may panic under the guard would need code to unwind
-        // it.
-        let slot = &self.slots[place.slot];
+        let slot = self.slot(place);
+        let hint = slot.hint();
+        // Where there is none, the slot had no entry of the key at the time of the load (H5).
+        let first = hint.first(place.tag)?;
+        // After the hint, so that a miss reads no clock, and before the bucket: an entry that
+        // expires in between may have a successor, which this lookup would miss (G3.6).
+        let now = now();
+        // The key is read again below, instead of kept in registers that the clock's call saves.
+        let key = black_box(key);
         let guard = reclaim::pin();
         let current = slot.load(&guard);
         // Relaxed: a lookup that happens-after an `invalidate` reads its value or a later one, by
         // coherence alone (G1.4).
         let generation = self.generation.load(Ordering::Relaxed);
-        current.read(|bucket| {
-            let bucket = bucket.filter(|bucket| bucket.generation() == generation)?;
-            let (_, entry) = bucket.find(key, place.tag)?;
-            (now < entry.expires_at).then(|| read(&entry.value))
-        })
+        let _access = current.access();
+        let entry = match current.entry(first) {
+            Some(entry) if entry.digest == *key => entry,
+            // The hint is a claim, is partial, was overtaken, or has the tag of another key.
+            _ => self.find_by_header(&current, key)?,
+        };
+        let alive = entry.generation == generation && now < entry.expires_at;
+        alive.then(|| read(&entry.value))
+    }
+
+    /// Finds the entry of `key` by all tags of the bucket.
+    #[cold]
+    #[inline(never)]
+    fn find_by_header<'l>(
+        &self,
+        current: &'l Loaded<'_, V>,
+        key: &KeyHash,
+    ) -> Option<&'l Entry<V>> {
+        current.bucket()?.find(key, self.placement.of(key).tag).map(|(_, entry)| entry)
+    }
+
+    #[inline]
+    fn slot(&self, place: Place) -> &Slot<V> {
+        debug_assert!(place.slot < self.slots.len());
+        // SAFETY: `placement` was made for the number of slots, and returns places below that
+        // number.
+        unsafe { self.slots.get_unchecked(place.slot) }
     }
 
     /// Returns the stamp that an insert of `key` is checked against. Take the stamp before the
@@ -138,7 +176,7 @@ impl<V> SnapshotMap<V> {
         let closed_until = self.closed_until.load(Ordering::Relaxed);
         // The Acquire in `Slot::load` does the same for `invalidate_key`, which increments
         // `lease_epoch` (G2.7).
-        let gate = self.slots[place.slot].load(&guard).read(gate);
+        let gate = self.slot(place).load(&guard).read(gate);
         let closed = now < closed_until.max(gate.closed_until);
         Stamp { generation, lease_epoch: gate.lease_epoch, closed }
     }
@@ -164,9 +202,10 @@ impl<V> SnapshotMap<V> {
             return false;
         }
         let place = self.placement.of(key);
-        let slot = &self.slots[place.slot];
-        let mut entry = (now < expires_at).then(|| Entry { digest: *key, expires_at, value });
-        let room = usize::from(entry.is_some());
+        let slot = self.slot(place);
+        let mut value = (now < expires_at).then_some(value);
+        let room = usize::from(value.is_some());
+        let mut claimed = false;
         let guard = reclaim::pin();
         loop {
             let current = slot.load(&guard);
@@ -191,9 +230,15 @@ impl<V> SnapshotMap<V> {
                 kept.copy(alive, &mut next);
                 Some(next)
             });
-            let Some(mut next) = next else { return false };
-            if let Some(entry) = entry.take() {
-                next.push(entry, place.tag);
+            let Some(mut next) = next else {
+                drop(guard);
+                if claimed {
+                    self.republish(slot);
+                }
+                return false;
+            };
+            if let Some(value) = value.take() {
+                next.push(*key, expires_at, value, place.tag);
             }
             match slot.publish(current, next) {
                 Ok(replaced) => {
@@ -202,8 +247,39 @@ impl<V> SnapshotMap<V> {
                     unsafe { self.limbo.retire(replaced) };
                     return true;
                 }
-                Err(mut unpublished) if room == 1 => entry = unpublished.pop(),
-                Err(_) => {}
+                Err(mut unpublished) => {
+                    claimed = true;
+                    if room == 1 {
+                        value = unpublished.pop();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Publishes a copy of the slot's bucket. This replaces a claim that an insert has left in the
+    /// hint (H6). Lock-free.
+    #[cold]
+    fn republish(&self, slot: &Slot<V>)
+    where
+        V: Clone,
+    {
+        loop {
+            let guard = reclaim::pin();
+            let current = slot.load(&guard);
+            let copy = current.read(|bucket| {
+                let bucket = bucket?;
+                let mut copy =
+                    OwnedBucket::with_capacity(bucket.len(), bucket.generation(), bucket.gate());
+                Selection::of(Some(bucket), |_| true).copy(Some(bucket), &mut copy);
+                Some(copy)
+            });
+            let Some(copy) = copy else { return };
+            if let Ok(replaced) = slot.publish(current, copy) {
+                drop(guard);
+                // SAFETY: the bucket has left a slot of this map, which owns the limbo.
+                unsafe { self.limbo.retire(replaced) };
+                return;
             }
         }
     }
@@ -231,7 +307,7 @@ impl<V> SnapshotMap<V> {
         V: Clone,
     {
         let place = self.placement.of(key);
-        self.supersede(&self.slots[place.slot], closed_until, |alive| {
+        self.supersede(self.slot(place), closed_until, |alive| {
             let mut kept = Selection::of(alive, |_| true);
             kept.remove(place_in(alive, key, place.tag));
             (kept, ())
@@ -266,7 +342,7 @@ impl<V> SnapshotMap<V> {
         &self,
         slot: &Slot<V>,
         closed_until: u64,
-        keep: impl Fn(Option<&Bucket<V>>) -> (Selection, R),
+        keep: impl Fn(Option<Bucket<'_, V>>) -> (Selection, R),
     ) -> R
     where
         V: Clone,
@@ -321,10 +397,10 @@ impl<V> SnapshotMap<V> {
 
 /// Returns the bucket's gate. A vacant slot counts as a bucket of lease epoch zero that was never
 /// closed.
-fn gate<V>(bucket: Option<&Bucket<V>>) -> Gate {
+fn gate<V>(bucket: Option<Bucket<'_, V>>) -> Gate {
     bucket.map_or(Gate::default(), Bucket::gate)
 }
 
-fn place_in<V>(bucket: Option<&Bucket<V>>, key: &KeyHash, tag: u8) -> Option<usize> {
+fn place_in<V>(bucket: Option<Bucket<'_, V>>, key: &KeyHash, tag: u8) -> Option<usize> {
     bucket?.find(key, tag).map(|(place, _)| place)
 }

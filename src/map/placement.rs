@@ -1,6 +1,6 @@
 //! Placement: maps a capacity to a number of buckets, and a digest to a bucket and a tag.
 
-use super::tags::Tags;
+use super::tags::{TAGS, Tags};
 use crate::KeyHash;
 
 /// The number of buckets, and the number of entries that each bucket may hold.
@@ -50,21 +50,26 @@ pub(super) struct Placement {
 
 impl Placement {
     pub(super) fn new(slots: usize, seed: [u64; 2]) -> Self {
-        Self { slots: slots as u64, seed }
+        Self { slots: slots as u64, seed: [seed[0], seed[1] | 1] }
     }
 
-    /// Returns the place of `key`. Two words of the digest are mixed by the folded multiply of
-    /// wyhash and foldhash. The high bits give the slot, by Lemire's multiplication ("Fast random
-    /// integer generation in an interval", 2019). The low bits give the tag.
+    /// Multiply-shift hashing with a secret odd factor over one word of the digest (Dietzfelbinger,
+    /// Hagerup, Katajainen and Penttonen, "A reliable randomized algorithm for the closest-pair
+    /// problem", 1997), then Lemire's reduction to a range by multiplication ("Fast random integer
+    /// generation in an interval", 2019).
+    ///
+    /// The integral part of the last product is the slot, and the top bits of its fraction are the
+    /// tag. Two digests that were chosen without the seed meet in a slot with a chance of at most
+    /// two in the number of slots.
     #[inline]
     pub(super) fn of(&self, key: &KeyHash) -> Place {
-        let [first, second, ..] = key.words();
-        let product = u128::from(first ^ self.seed[0]) * u128::from(second ^ self.seed[1]);
-        let mixed = (product >> 64) as u64 ^ product as u64;
-        let slot = (u128::from(mixed) * u128::from(self.slots)) >> 64;
-        Place { slot: slot as usize, tag: mixed as u8 }
+        let mixed = (key.first_word() ^ self.seed[0]).wrapping_mul(self.seed[1]);
+        let scaled = u128::from(mixed) * u128::from(self.slots);
+        Place { slot: (scaled >> 64) as usize, tag: (scaled as u64 >> 57) as u8 }
     }
 }
+
+const _: () = assert!(TAGS as u32 == 1 << (64 - 57));
 
 #[cfg(test)]
 mod tests {
@@ -104,7 +109,7 @@ mod tests {
         let here = Placement::new(10, [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03]);
         let there = Placement::new(10, [0x2545_f491_4f6c_dd1d, 0x1234_5678_9abc_def1]);
         let mut slots = [0_u32; 10];
-        let mut tags = [0_u32; 256];
+        let mut tags = [0_u32; TAGS as usize];
         let mut same = 0;
         for key in (0..KEYS).map(|n| KeyHash::of(n.to_le_bytes())) {
             let place = here.of(&key);
@@ -115,7 +120,7 @@ mod tests {
         // Keys and seeds are fixed, so the counts are, too. The bounds are six standard deviations
         // wide.
         assert!(slots.iter().all(|count| (1_750..=2_250).contains(count)), "{slots:?}");
-        assert!(tags.iter().all(|count| (25..=132).contains(count)), "{tags:?}");
+        assert!(tags.iter().all(|count| (81..=231).contains(count)), "{tags:?}");
         assert!((1_750..=2_250).contains(&same), "{same}");
     }
 
@@ -135,15 +140,37 @@ mod tests {
     }
 
     #[test]
-    fn every_bit_of_two_words_of_a_digest_moves_it_to_another_slot() {
+    fn every_bit_of_the_first_word_of_a_digest_moves_it_to_another_slot() {
         let placement =
             Placement::new(u32::MAX as usize, [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03]);
         let bytes = KeyHash::of("a key").to_bytes();
         let slot = placement.of(&KeyHash::from_bytes(bytes)).slot;
-        for bit in 0..128 {
+        for bit in 0..64 {
             let mut flipped = bytes;
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert_ne!(placement.of(&KeyHash::from_bytes(flipped)).slot, slot, "bit {bit}");
+        }
+    }
+    /// A client that searches for API keys can choose bits of their digests. Without the seed, the
+    /// client cannot choose keys that meet.
+    #[test]
+    fn digests_that_were_chosen_without_the_seed_do_not_meet_in_a_slot() {
+        const KEYS: u64 = 1_000;
+        let seeds = [0x9e37_79b9_7f4a_7c15, 0x2545_f491_4f6c_dd1d, 0xd1b5_4a32_d192_ed03];
+        for (seed, shift) in seeds.into_iter().zip([0, 24, 54]) {
+            let placement = Placement::new(1 << 20, [0x1234_5678_9abc_def1, seed]);
+            let mut slots: Vec<_> = (0..KEYS)
+                .map(|n| {
+                    let mut bytes = [0; 32];
+                    bytes[..8].copy_from_slice(&(n << shift).to_le_bytes());
+                    placement.of(&KeyHash::from_bytes(bytes)).slot
+                })
+                .collect();
+            slots.sort_unstable();
+            slots.dedup();
+            // Two keys meet with a chance of at most two in the number of slots: one pair in the
+            // mean.
+            assert!(slots.len() > 990, "{} slots, shift {shift}", slots.len());
         }
     }
 }

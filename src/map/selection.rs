@@ -10,9 +10,9 @@ pub(super) struct Selection(u16);
 const _: () = assert!(Tags::CAPACITY == u16::BITS as usize);
 
 impl Selection {
-    pub(super) fn of<V>(bucket: Option<&Bucket<V>>, keep: impl Fn(&Entry<V>) -> bool) -> Self {
-        let entries = bucket.map_or(&[][..], Bucket::entries);
-        let kept = entries.iter().enumerate().filter(|(_, entry)| keep(entry));
+    pub(super) fn of<V>(bucket: Option<Bucket<'_, V>>, keep: impl Fn(&Entry<V>) -> bool) -> Self {
+        let entries = bucket.into_iter().flat_map(Bucket::entries);
+        let kept = entries.enumerate().filter(|(_, entry)| keep(entry));
         Self(kept.fold(0, |places, (place, _)| places | 1 << place))
     }
 
@@ -20,11 +20,11 @@ impl Selection {
     /// selection was made of.
     pub(super) fn filter<V>(
         self,
-        bucket: Option<&Bucket<V>>,
+        bucket: Option<Bucket<'_, V>>,
         keep: impl Fn(&Entry<V>) -> bool,
     ) -> Self {
         let Some(bucket) = bucket else { return Self(0) };
-        let kept = self.places().filter(|&place| keep(&bucket.entries()[place]));
+        let kept = self.places().filter(|&place| bucket.entry(place).is_some_and(&keep));
         Self(kept.fold(0, |places, place| places | 1 << place))
     }
 
@@ -40,21 +40,26 @@ impl Selection {
 
     /// Returns the place of the entry that expires first. Of several, returns the place of the
     /// oldest entry.
-    pub(super) fn soonest_to_expire<V>(self, bucket: Option<&Bucket<V>>) -> Option<usize> {
+    pub(super) fn soonest_to_expire<V>(self, bucket: Option<Bucket<'_, V>>) -> Option<usize> {
         let bucket = bucket?;
-        self.places().min_by_key(|&place| bucket.entries()[place].expires_at)
+        self.places().min_by_key(|&place| bucket.entry(place).map(|entry| entry.expires_at))
     }
 
     /// Appends clones of the selected entries to `target`, in their order.
-    pub(super) fn copy<V: Clone>(self, bucket: Option<&Bucket<V>>, target: &mut OwnedBucket<V>) {
+    pub(super) fn copy<V: Clone>(self, bucket: Option<Bucket<'_, V>>, target: &mut OwnedBucket<V>) {
         if let Some(bucket) = bucket {
             for place in self.places() {
-                target.push(bucket.entries()[place].clone(), bucket.tag(place));
+                if let Some(entry) = bucket.entry(place) {
+                    let value = entry.value.clone();
+                    target.push(entry.digest, entry.expires_at, value, bucket.tag(place));
+                }
             }
         }
     }
 
     fn places(self) -> impl Iterator<Item = usize> {
-        (0..Tags::CAPACITY).filter(move |place| self.0 & 1 << place != 0)
+        let first = (self.0 != 0).then_some(self.0);
+        let rest = |&places: &u16| Some(places & (places - 1)).filter(|&places| places != 0);
+        std::iter::successors(first, rest).map(|places| places.trailing_zeros() as usize)
     }
 }

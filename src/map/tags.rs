@@ -5,8 +5,8 @@
 //! Programming* 4A, section 7.1.3). The compare needs no intrinsic on any platform. In its short
 //! form, it may report a place after a match that does not match. The digest decides in any case.
 
-const TOP_BITS: u64 = 0x8080_8080_8080_8080;
-const EACH_BYTE: u64 = 0x0101_0101_0101_0101;
+pub(super) const TOP_BITS: u64 = 0x8080_8080_8080_8080;
+pub(super) const EACH_BYTE: u64 = 0x0101_0101_0101_0101;
 
 /// The tags of a bucket, in the order of its entries. Places without an entry have tag zero, which
 /// entries may have, too. The caller has the number of entries.
@@ -20,6 +20,10 @@ pub(super) enum Half {
     Second,
 }
 
+/// The number of different tags. Seven bits: a [`Hint`](super::hint::Hint) has one bit of each byte
+/// for itself.
+pub(super) const TAGS: u8 = 128;
+
 impl Tags {
     /// The number of tags, and so the largest number of entries in a bucket.
     pub(super) const CAPACITY: usize = 16;
@@ -28,6 +32,11 @@ impl Tags {
         let shift = index % 8 * 8;
         let word = &mut self.0[index / 8];
         *word = *word & !(0xff << shift) | u64::from(tag) << shift;
+    }
+
+    /// Returns the tags of the first eight places, one a byte.
+    pub(super) fn first_eight(self) -> u64 {
+        self.0[0]
     }
 
     pub(super) fn get(self, index: usize) -> u8 {
@@ -46,7 +55,7 @@ impl Tags {
 /// Returns the top bit of each byte that is 0. Above a byte that is 0, a byte that is 1 may also be
 /// reported.
 #[inline]
-const fn zero_bytes(word: u64) -> u64 {
+pub(super) const fn zero_bytes(word: u64) -> u64 {
     word.wrapping_sub(EACH_BYTE) & !word & TOP_BITS
 }
 

@@ -126,8 +126,8 @@ use std::sync::atomic::AtomicU64 as Counter;
 
 use super::barrier;
 use super::sync::{
-    AtomicBool, AtomicPtr, AtomicU64, Cell, Ordering, StoredU64, lazy_static, thread_cell,
-    thread_local,
+    AtomicBool, AtomicPtr, AtomicU64, Cell, Ordering, StoredU64, lazy_static, load_own,
+    thread_cell, thread_local,
 };
 
 /// The value of [`Record::pinned`] while its thread is not pinned.
@@ -144,8 +144,8 @@ const NEVER: u64 = u64::MAX;
 /// above every epoch.
 const DETACHED: u64 = NEVER;
 
-/// More guards than a thread can have. A depth above `BORROWED` belongs to a record that its last
-/// guard gives back.
+/// More guards than a thread can have. [`Record::nested`] is at least `BORROWED` in a record that
+/// its last guard gives back.
 const BORROWED: usize = 1 << (usize::BITS - 1);
 
 /// The next mark. Marks are always below [`FIRST`], because each mark costs a system call.
@@ -176,9 +176,10 @@ struct Record {
     pinned: StoredU64,
     /// The newest epoch that the owner has pinned in, or a mark, or [`DETACHED`].
     seen: AtomicU64,
-    /// The number of the owner's guards, above [`BORROWED`] if the last guard gives the record
-    /// back. Only the owner accesses the depth. The depth is zero while the record has no owner.
-    depth: Cell<usize>,
+    /// The number of the owner's guards beyond the first, plus [`BORROWED`] if the last guard gives
+    /// the record back. Only the owner accesses the number. It is zero while the record has no
+    /// owner, and while a lookup has the only guard: so a lookup stores nothing here.
+    nested: Cell<usize>,
     taken: AtomicBool,
     /// The next record in the list. Does not change once this record is in the list.
     older: *const Record,
@@ -196,7 +197,7 @@ impl Registry {
         let mut next = self.newest.load(Ordering::Acquire).cast_const();
         std::iter::from_fn(move || {
             // SAFETY: `next` is null or a record from `add`, and no record is freed. Only
-            // `OwnRecord` accesses `depth`, so this thread shares only atomics and `older`.
+            // `OwnRecord` accesses `nested`, so this thread shares only atomics and `older`.
             let record = unsafe { next.as_ref() }?;
             next = record.older;
             Some(record)
@@ -218,7 +219,7 @@ impl Registry {
         });
         // SAFETY: this call has set `taken`, or `add` returned the record already taken.
         let record = unsafe { OwnRecord::new(left.unwrap_or_else(|| self.add())) };
-        debug_assert_eq!(record.depth.get(), 0, "a record is given back by its last guard");
+        debug_assert_eq!(record.nested.get(), 0, "a record is given back by its last guard");
         record
     }
 
@@ -227,7 +228,7 @@ impl Registry {
         let record = Box::into_raw(Box::new(Record {
             pinned: StoredU64::new(UNPINNED),
             seen: AtomicU64::new(DETACHED),
-            depth: Cell::new(0),
+            nested: Cell::new(0),
             taken: AtomicBool::new(true),
             older: ptr::null(),
         }));
@@ -242,7 +243,7 @@ impl Registry {
             match self.newest.compare_exchange(newest, record, Ordering::Release, Ordering::Relaxed)
             {
                 // SAFETY: the record is never freed. From now on only its atomics change, and
-                // `depth`, by its owner.
+                // `nested`, by its owner.
                 Ok(_) => return unsafe { &*record },
                 Err(other) => newest = other,
             }
@@ -298,21 +299,26 @@ impl OwnRecord {
 
     #[inline]
     fn pin(self) -> Guard {
-        let depth = self.depth.get();
-        self.depth.set(depth + 1);
-        if depth == 0 {
-            // Acquire: pairs with the Release in `Grace::start` (L1).
-            let epoch = REGISTRY.epoch.0.load(Ordering::Acquire);
-            // Release: pairs with the Acquire in `pinned_or_detached`, on behalf of earlier
-            // sections (L4). The next barrier makes the store visible.
-            self.pinned.store(epoch, Ordering::Release);
-            barrier::light();
-            // Relaxed: the barrier makes marks visible in time (L6).
-            if self.seen.load(Ordering::Relaxed) != epoch {
-                self.attach(epoch);
-            }
+        if self.is_pinned() {
+            self.nested.set(self.nested.get() + 1);
+            return Guard { record: self, not_send: PhantomData };
+        }
+        // Acquire: pairs with the Release in `Grace::start` (L1).
+        let epoch = REGISTRY.epoch.0.load(Ordering::Acquire);
+        // Release: pairs with the Acquire in `pinned_or_detached`, on behalf of earlier
+        // sections (L4). The next barrier makes the store visible.
+        self.pinned.store(epoch, Ordering::Release);
+        barrier::light();
+        // Relaxed: the barrier makes marks visible in time (L6).
+        if self.seen.load(Ordering::Relaxed) != epoch {
+            self.attach(epoch);
         }
         Guard { record: self, not_send: PhantomData }
+    }
+
+    #[inline]
+    fn is_pinned(self) -> bool {
+        load_own(&self.pinned) != UNPINNED
     }
 
     /// Stores in `seen` that this thread has pinned in `epoch`. Called once an epoch, and after
@@ -339,14 +345,25 @@ impl OwnRecord {
         self.pinned.store(UNPINNED, Ordering::Release);
     }
 
+    /// Ends a guard that is not the only one, or whose record is borrowed.
+    #[cold]
+    #[inline(never)]
+    fn end_nested(self) {
+        match self.nested.get() {
+            // SAFETY: no other guard is left. No thread-local has the record: `pin_borrowed` gave
+            // it to its guard alone, or `Owner::drop` has cleared `RECORD`.
+            BORROWED => unsafe { self.unpin_borrowed() },
+            nested => self.nested.set(nested - 1),
+        }
+    }
+
     /// Ends the last guard of a borrowed record.
     ///
     /// # Safety
     ///
     /// The thread must have no guard with this record, and must not use the record again.
-    #[cold]
     unsafe fn unpin_borrowed(self) {
-        self.depth.set(0);
+        self.nested.set(0);
         // SAFETY: the caller has no guard.
         unsafe { self.unpin() };
         // SAFETY: the caller has no guard, and does not use the record again.
@@ -391,13 +408,14 @@ impl Owner {
 impl Drop for Owner {
     fn drop(&mut self) {
         RECORD.try_with(|record| record.set(None)).ok();
-        match self.0.depth.get() {
-            // SAFETY: the depth shows that no guard is left, so the thread is unpinned. `RECORD` is
-            // empty, and `OWNER` cannot be used again.
-            0 => unsafe { self.0.give_back() },
+        if self.0.is_pinned() {
             // A reader is suspended in a coroutine, or has called `exit`. The reader keeps its
             // record, and its last guard gives the record back.
-            guards => self.0.depth.set(BORROWED + guards),
+            self.0.nested.set(BORROWED + self.0.nested.get());
+        } else {
+            // SAFETY: the thread is unpinned, so it has no guard. `RECORD` is empty, and `OWNER`
+            // cannot be used again.
+            unsafe { self.0.give_back() };
         }
     }
 }
@@ -427,23 +445,19 @@ pub(crate) fn pin() -> Guard {
 /// Pins with a record for this guard alone. The end of the guard gives the record back.
 pub(super) fn pin_borrowed() -> Guard {
     let guard = REGISTRY.take().pin();
-    guard.record.depth.set(BORROWED + guard.record.depth.get());
+    guard.record.nested.set(BORROWED);
     guard
 }
 
 impl Drop for Guard {
     #[inline]
     fn drop(&mut self) {
-        let depth = self.record.depth.get() - 1;
-        self.record.depth.set(depth);
         // Guards may end in any order. The last guard to end unpins.
-        if depth == 0 {
-            // SAFETY: the depth shows that this was the last guard.
+        if self.record.nested.get() == 0 {
+            // SAFETY: no other guard is left.
             unsafe { self.record.unpin() };
-        } else if depth == BORROWED {
-            // SAFETY: the depth shows that this was the last guard. No thread-local has the record:
-            // `pin_borrowed` gave it to its guard alone, and `Owner::drop` has cleared `RECORD`.
-            unsafe { self.record.unpin_borrowed() };
+        } else {
+            self.record.end_nested();
         }
     }
 }

@@ -206,6 +206,8 @@ mod tests {
                 assert!(cache.lease(&key).remember(Arc::clone(&value)));
             }
         };
+        // A lookup of an absent key would not pin.
+        write(1);
         let ((reads, may_read), (has_read, read)) = (channel(), channel());
         thread::scope(|scope| {
             let cache = &cache;

@@ -33,6 +33,7 @@ mod asymmetric;
 mod barrier;
 mod crossbeam;
 
+use std::cell::Cell;
 use std::mem::ManuallyDrop;
 
 use super::sync;
@@ -73,37 +74,21 @@ pub fn reclamation() -> Reclamation {
 
 /// Prevents the freeing of every bucket that is reachable when the guard is made. Not `Send`: a
 /// guard belongs to the thread that pinned.
-pub(super) struct Guard(Kind);
-
-/// Two words, which a lookup keeps in registers. The variants have no destructors: the compiler
-/// would not inline the combined destructor of two variants.
-enum Kind {
-    Asymmetric(ManuallyDrop<asymmetric::Guard>),
-    Crossbeam(ManuallyDrop<crossbeam::Guard>),
-}
+///
+/// One word, which a lookup keeps in a register: a guard of the first implementation, or `None`
+/// for a share of the thread's guard of crossbeam-epoch ([`SHARED`]). The guard inside has no
+/// destructor here, because the compiler would not inline the destructor of the `Option`.
+pub(super) struct Guard(Option<ManuallyDrop<asymmetric::Guard>>);
 
 impl Drop for Guard {
     #[inline]
     fn drop(&mut self) {
         match &mut self.0 {
             // SAFETY: the guard is dropped here, once, and not used afterwards.
-            Kind::Asymmetric(guard) => unsafe { ManuallyDrop::drop(guard) },
-            // SAFETY: the guard is dropped here, once, and not used afterwards.
-            Kind::Crossbeam(guard) => unsafe { drop_crossbeam(guard) },
+            Some(guard) => unsafe { ManuallyDrop::drop(guard) },
+            None => unpin_crossbeam(),
         }
     }
-}
-
-/// Drops a guard of crossbeam-epoch. Out of line, so that a lookup that pins by membarrier's epochs
-/// does not contain the code.
-///
-/// # Safety
-///
-/// The guard must not have been dropped, and must not be used afterwards.
-#[cold]
-unsafe fn drop_crossbeam(guard: &mut ManuallyDrop<crossbeam::Guard>) {
-    // SAFETY: the caller has not dropped the guard, and does not use the guard again.
-    unsafe { ManuallyDrop::drop(guard) };
 }
 
 /// Pins the thread. Wait-free, except that the first pin of a thread registers the thread.
@@ -111,17 +96,44 @@ unsafe fn drop_crossbeam(guard: &mut ManuallyDrop<crossbeam::Guard>) {
 pub(super) fn pin() -> Guard {
     // Only a thread that has pinned before is registered, so the choice is already made.
     match asymmetric::pin_registered() {
-        Some(guard) => Guard(Kind::Asymmetric(ManuallyDrop::new(guard))),
+        Some(guard) => Guard(Some(ManuallyDrop::new(guard))),
         None => pin_unregistered(),
     }
 }
 
 #[cold]
+#[inline(never)]
 fn pin_unregistered() -> Guard {
     match reclamation() {
-        Reclamation::Membarrier => Guard(Kind::Asymmetric(ManuallyDrop::new(asymmetric::pin()))),
-        Reclamation::CrossbeamEpoch => Guard(Kind::Crossbeam(ManuallyDrop::new(crossbeam::pin()))),
+        Reclamation::Membarrier => Guard(Some(ManuallyDrop::new(asymmetric::pin()))),
+        Reclamation::CrossbeamEpoch => pin_crossbeam(),
     }
+}
+
+sync::thread_cell! {
+    /// The thread's guard of crossbeam-epoch, and the number of [`Guard`]s that share it.
+    static SHARED: Cell<Option<(usize, ManuallyDrop<crossbeam::Guard>)>> = Cell::new(None);
+}
+
+fn pin_crossbeam() -> Guard {
+    SHARED.with(|shared| {
+        let (guards, guard) =
+            shared.take().unwrap_or_else(|| (0, ManuallyDrop::new(crossbeam::pin())));
+        shared.set(Some((guards + 1, guard)));
+    });
+    Guard(None)
+}
+
+/// Ends one share. Out of line, so that a lookup that pins by membarrier's epochs does not contain
+/// the code.
+#[cold]
+#[inline(never)]
+fn unpin_crossbeam() {
+    SHARED.with(|shared| match shared.take() {
+        Some((1, guard)) => drop(ManuallyDrop::into_inner(guard)),
+        Some((guards, guard)) => shared.set(Some((guards - 1, guard))),
+        None => unreachable!("a share is counted until it ends"),
+    });
 }
 
 /// A grace period: the time until all guards that existed at its start have ended.

@@ -229,6 +229,51 @@ impl StoredU64 {
     }
 }
 
+/// Returns a value that only the calling thread stores. Loom checks that, and switches no threads
+/// here.
+#[cfg(not(crossbeam_loom))]
+pub(super) fn load_own(value: &StoredU64) -> u64 {
+    // SAFETY: loom ends the execution if another thread's store is concurrent with this load.
+    unsafe { value.0.unsync_load() }
+}
+
+/// A word that a thread claims by a store, and then exchanges if its claim is still there.
+///
+/// The store is a swap here. Loom does not know that no store comes between a read-modify-write and
+/// the store that it read. So after a store, loom would let the same thread read the result of a
+/// read-modify-write that comes before the store. A swap orders more than the store does: it
+/// continues the release sequences of earlier exchanges. A reader of a claim uses no such order.
+///
+/// No thread exchanges what it has loaded, so no access is hidden.
+pub(super) struct ClaimedU64(atomic::AtomicU64);
+
+impl ClaimedU64 {
+    pub(super) fn new(value: u64) -> Self {
+        Self(atomic::AtomicU64::new(value))
+    }
+
+    pub(super) fn load(&self, order: Ordering) -> u64 {
+        step();
+        self.0.load(order)
+    }
+
+    pub(super) fn store(&self, value: u64, order: Ordering) {
+        step();
+        self.0.swap(value, order);
+    }
+
+    pub(super) fn compare_exchange(
+        &self,
+        current: u64,
+        new: u64,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u64, u64> {
+        step();
+        self.0.compare_exchange(current, new, success, failure)
+    }
+}
+
 pub(super) struct AtomicBool(atomic::AtomicBool);
 
 impl AtomicBool {
@@ -330,8 +375,8 @@ impl AccessCheck {
         Self(Track::new(UnsafeCell::new(())))
     }
 
-    pub(super) fn reading<R>(&self, read: impl FnOnce() -> R) -> R {
-        self.0.get_ref().with(|_| read())
+    pub(super) fn reading(&self) -> impl Sized + use<> {
+        self.0.get_ref().get()
     }
 
     pub(super) fn writing<R>(&self, write: impl FnOnce() -> R) -> R {

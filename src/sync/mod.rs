@@ -5,7 +5,7 @@
 pub(super) use std::alloc::{alloc, dealloc};
 pub(super) use std::cell::Cell;
 pub(super) use std::sync::atomic::{
-    AtomicBool, AtomicPtr, AtomicU64, AtomicU64 as StoredU64, Ordering,
+    AtomicBool, AtomicPtr, AtomicU64, AtomicU64 as ClaimedU64, AtomicU64 as StoredU64, Ordering,
 };
 pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
 pub(super) use std::thread_local;
@@ -50,17 +50,22 @@ impl AccessCheck {
         Self
     }
 
-    /// Runs `read`, which reads the snapshot.
+    /// Begins a read of the snapshot, which ends when the result is dropped.
     #[inline]
-    pub(super) fn reading<R>(&self, read: impl FnOnce() -> R) -> R {
-        read()
-    }
+    pub(super) fn reading(&self) -> impl Sized + use<> {}
 
     /// Runs `write`, which changes or frees the snapshot.
     #[inline]
     pub(super) fn writing<R>(&self, write: impl FnOnce() -> R) -> R {
         write()
     }
+}
+
+/// Returns a value that only the calling thread stores.
+#[inline]
+pub(super) fn load_own(value: &StoredU64) -> u64 {
+    // Relaxed: a thread reads its own stores in order.
+    value.load(Ordering::Relaxed)
 }
 
 /// Returns 128 bits that no other process can predict.

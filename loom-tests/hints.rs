@@ -1,0 +1,91 @@
+//! H: a complete hint has the tags of the entries that its slot has at that moment.
+//! `docs/guarantees.md` has the lemmas that these models check.
+//!
+//! The models of the other guarantees explore the hints, too. These models explore what a hint
+//! alone could break: a lookup that misses a key that is there, a lookup that finds a key after a
+//! lookup that missed it, and a hint that stays a claim for good.
+
+use loom::thread;
+use trust_key_cache::model::{KeyCache, steps};
+use trust_key_cache::{KeyHash, ManualClock};
+
+use crate::explore::{bounded, deeply, keeping, key};
+
+/// Returns the steps of a lookup of a key that the cache does not have. One step is the load of a
+/// complete hint. A lookup that needs the bucket takes more.
+fn steps_of_a_miss(cache: &KeyCache<u32, ManualClock>, key: &KeyHash) -> usize {
+    let before = steps();
+    assert_eq!(cache.lookup(key), None);
+    steps() - before
+}
+
+/// Checks H3 and H5: a hint that was confirmed although another writer has claimed would lack the
+/// tag of one of the two keys.
+#[test]
+fn h_each_of_two_writers_finds_its_own_value() {
+    deeply("h_each_of_two_writers_finds_its_own_value", || {
+        let (cache, _) = keeping(2);
+        let shared = cache.clone();
+        let other = thread::spawn(move || {
+            assert!(shared.lease(&key(1)).remember(1));
+            assert_eq!(shared.lookup(&key(1)), Some(1));
+        });
+        assert!(cache.lease(&key(2)).remember(2));
+        assert_eq!(cache.lookup(&key(2)), Some(2));
+        other.join().unwrap();
+        assert_eq!((cache.lookup(&key(1)), cache.lookup(&key(2))), (Some(1), Some(2)));
+        assert_eq!(steps_of_a_miss(&cache, &key(3)), 1, "the hint was not confirmed");
+    });
+}
+
+/// Checks H5 with a reader and two writers of its slot: the key is there throughout.
+#[test]
+fn h_a_reader_finds_a_key_that_two_writers_keep() {
+    bounded("h_a_reader_finds_a_key_that_two_writers_keep", 2, || {
+        let (cache, _) = keeping(3);
+        assert!(cache.lease(&key(1)).remember(1));
+        let (left, right) = (cache.clone(), cache.clone());
+        let remembering = thread::spawn(move || left.lease(&key(2)).remember(2));
+        let invalidating = thread::spawn(move || right.invalidate_key(&key(3)));
+        assert_eq!(cache.lookup(&key(1)), Some(1));
+        remembering.join().unwrap();
+        invalidating.join().unwrap();
+        assert_eq!(cache.lookup(&key(1)), Some(1));
+        assert_eq!(steps_of_a_miss(&cache, &key(4)), 1, "the hint was not confirmed");
+    });
+}
+
+/// Checks H4: the miss of a complete hint and a later lookup by the pointer agree on the order.
+///
+/// The reader has no other order with the writers. The claim of the second writer sends the later
+/// lookup to the pointer.
+#[test]
+fn h_a_key_that_was_missed_is_not_found_again() {
+    bounded("h_a_key_that_was_missed_is_not_found_again", 2, || {
+        let (cache, _) = keeping(2);
+        assert!(cache.lease(&key(1)).remember(1));
+        let (left, right) = (cache.clone(), cache.clone());
+        let invalidating = thread::spawn(move || left.invalidate_key(&key(1)));
+        let remembering = thread::spawn(move || right.lease(&key(2)).remember(2));
+        if cache.lookup(&key(1)).is_none() {
+            assert_eq!(cache.lookup(&key(1)), None, "found after a lookup that missed it");
+        }
+        invalidating.join().unwrap();
+        remembering.join().unwrap();
+    });
+}
+
+/// Checks H6: a `remember` that is refused after its exchange has failed leaves no claim.
+#[test]
+fn h_a_refused_remember_leaves_no_claim() {
+    deeply("h_a_refused_remember_leaves_no_claim", || {
+        let (cache, _) = keeping(2);
+        let lease = cache.lease(&key(1));
+        let shared = cache.clone();
+        let invalidating = thread::spawn(move || shared.invalidate_key(&key(1)));
+        lease.remember(1);
+        invalidating.join().unwrap();
+        assert_eq!(cache.lookup(&key(1)), None);
+        assert_eq!(steps_of_a_miss(&cache, &key(2)), 1, "the hint stays a claim");
+    });
+}
