@@ -41,7 +41,7 @@ pub enum BuildError {
         /// The requested capacity.
         capacity: usize,
     },
-    /// The allocator refused the table of an empty cache: two bytes for each key of capacity.
+    /// The allocator refused the table of an empty cache: four bytes for each key of capacity.
     OutOfMemory {
         /// The requested capacity.
         capacity: usize,
@@ -91,7 +91,7 @@ impl fmt::Display for BuildError {
             }
             Self::OutOfMemory { capacity } => write!(
                 f,
-                "the allocator refused the empty table of {capacity} keys (two bytes each); \
+                "the allocator refused the empty table of {capacity} keys (four bytes each); \
                  choose a smaller capacity"
             ),
         }

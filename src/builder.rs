@@ -63,7 +63,7 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> Builder<V, C> {
     ///
     /// The capacity must be from 1 to [`BuildError::MAX_CAPACITY`]. The cache keeps at least 99.9 %
     /// of that number of live keys, and never more than four times that number. An empty cache
-    /// takes two bytes for each key of capacity.
+    /// takes four bytes for each key of capacity.
     pub fn capacity(mut self, capacity: usize) -> Self {
         self.capacity = capacity;
         self

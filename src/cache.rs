@@ -106,14 +106,14 @@ impl<V: Clone + Send + Sync + 'static> KeyCache<V> {
     /// The default time-to-live: 60 seconds.
     pub const DEFAULT_TTL: Duration = Duration::from_secs(60);
 
-    /// The default capacity: 16,384 keys. An empty cache of that capacity takes 32 KiB.
+    /// The default capacity: 16,384 keys. An empty cache of that capacity takes 64 KiB.
     pub const DEFAULT_CAPACITY: usize = 16_384;
 
     /// Returns a cache with the default time-to-live, capacity and clock.
     ///
     /// # Panics
     ///
-    /// If the allocator refuses the 32 KiB of an empty cache.
+    /// If the allocator refuses the 64 KiB of an empty cache.
     #[must_use]
     pub fn new() -> Self {
         match Self::builder().build() {

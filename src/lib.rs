@@ -93,7 +93,7 @@
 //!   first, not the value that was used least.
 //! * Lookups are wait-free: no lock, no allocation, no retry. In exchange, a `remember` copies a
 //!   bucket of up to 16 entries.
-//! * Memory is bounded: about 70 bytes for each key at capacity, for a value of 16 bytes.
+//! * Memory is bounded: about 96 bytes for each key at capacity, for a value of 16 bytes.
 //!
 #![cfg_attr(doc, doc = "[`guarantees`] numbers these promises and proves them.")]
 #![cfg_attr(doc, doc = "[`limits`] lists what the promises do not cover.")]
@@ -104,14 +104,16 @@
 //!
 //! ```text
 //!  KeyCache ── generation, closed_until: AtomicU64
-//!           └─ slots: [AtomicPtr; n] ──▶ Bucket (immutable)
-//!                                          generation, lease_epoch, closed_until
-//!                                          tags: one byte an entry
-//!                                          entries: [ digest: [u64; 4], expires_at, value ]
+//!           └─ slots: [(pointer, hint); n] ──▶ Bucket (immutable)
+//!                                                generation, lease_epoch, closed_until, tags
+//!                                                entries, each in a cache line:
+//!                                                  digest, expires_at, generation, value
 //! ```
 //!
-//! *Lookup.* A reader pins an epoch, loads the pointer and reads plain memory: all tags at once,
-//! then the entry whose tag matches.
+//! *Lookup.* The hint has seven bits of each of the bucket's first digests. A reader that finds its
+//! key's bits there pins an epoch, and reads the entry at that place: two cache lines, the slot and
+//! the entry. A reader that does not find them misses, from the slot alone. A hint that a writer is
+//! changing sends the reader to the bucket's own tags.
 //!
 //! *Remember.* A writer copies a bucket, publishes the copy by compare-exchange, and retires the
 //! old bucket. A retired bucket is freed once no reader can hold it ([`reclamation`]).

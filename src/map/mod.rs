@@ -1,14 +1,14 @@
 //! The snapshot map: an array of slots. Each slot is one atomic pointer to a bucket, an immutable
-//! snapshot of a few entries.
+//! snapshot of a few entries, and a hint where the bucket's entries are.
 //!
-//! Readers pin, load one pointer and read plain memory. Writers copy a bucket, change the copy,
-//! publish the copy by compare-exchange and retire the old bucket. To the map, times and stamps are
-//! numbers: `cache.rs` and `lease.rs` define their meaning.
+//! Readers pin, load the two words of a slot and read plain memory. Writers copy a bucket, change
+//! the copy, publish the copy by compare-exchange and retire the old bucket. To the map, times and
+//! stamps are numbers: `cache.rs` and `lease.rs` define their meaning.
 //!
 //! # Orderings
 //!
-//! Three kinds of location are shared: the map's `generation`, its `closed_until`, and the pointer
-//! of each slot.
+//! Four kinds of location are shared: the map's `generation`, its `closed_until`, and the pointer
+//! and the hint of each slot.
 //! `docs/guarantees.md` proves the guarantees in numbered lemmas, which the comments below cite.
 //! The lemmas use these facts:
 //!
@@ -24,6 +24,8 @@
 //! * *F7.* A stamp synchronises with all invalidations up to the one whose value it read.
 //! * *F8.* Along a chain of buckets, the generation never falls.
 //! * *F9.* Neither the closed time of the map, nor that of the buckets along a chain, ever falls.
+//! * *H5.* A lookup that reads a complete hint without its key's tag has read the slot at a moment
+//!   when the bucket had no entry of the key.
 
 mod bucket;
 mod hint;
