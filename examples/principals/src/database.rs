@@ -15,7 +15,7 @@ pub(crate) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// After so long, the service no longer waits for the answer to a change. The change may still be
 /// committed.
-const ANSWER_TIMEOUT: Duration = Duration::from_millis(250);
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(400);
 
 const SCHEMA: &str = "
     CREATE TABLE users (

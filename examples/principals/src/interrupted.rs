@@ -12,7 +12,7 @@ use crate::{Failure, expect, request};
 pub(crate) const ROUNDS: u32 = 5;
 
 /// Long enough for the handler to send its statement, and shorter than it waits for the answer.
-const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// How a handler is interrupted.
 #[derive(Clone, Copy)]
