@@ -160,13 +160,14 @@ mod tests {
     #[test]
     fn no_key_that_was_given_as_an_argument_is_repeated() {
         let key = ApiKey::generate().unwrap();
-        let key = key.expose();
+        // One key in 64 begins with `h`: `-h` and anything after it asks for the help.
+        let key = format!("K{}", &key.expose()[1..]);
         for arguments in [
-            vec![key.to_owned()],
+            vec![key.clone()],
             vec![format!("--{key}")],
             vec![format!("-{key}")],
             vec![format!("--json={key}")],
-            vec!["--trusts".to_owned(), key.to_owned()],
+            vec!["--trusts".to_owned(), key.clone()],
         ] {
             let error = parse(lexopt::Parser::from_args(&arguments)).unwrap_err().to_string();
             assert!(!error.contains(&key[1..]), "{arguments:?}");
