@@ -59,9 +59,11 @@ fn h_a_reader_finds_a_key_that_two_writers_keep() {
 ///
 /// The reader has no other order with the writers. The claim of the second writer sends the later
 /// lookup to the pointer.
+#[cfg(not(crossbeam_loom))]
 #[test]
 fn h_a_key_that_was_missed_is_not_found_again() {
     bounded("h_a_key_that_was_missed_is_not_found_again", 2, || {
+        trust_key_cache::model::leave_out_fences();
         let (cache, _) = keeping(2);
         assert!(cache.lease(&key(1)).remember(1));
         let (left, right) = (cache.clone(), cache.clone());

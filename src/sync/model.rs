@@ -37,4 +37,6 @@ pub mod epochs;
 pub use builder::Builder;
 pub use cache::{KeyCache, TrustKeyCache};
 pub use lease::{Lease, OwnedLease};
+#[cfg(not(crossbeam_loom))]
+pub use reclaim::leave_out_fences;
 pub use sync::{retire_in_batches_of, steps, times_blocked};
