@@ -344,3 +344,21 @@ impl<V> Drop for OwnedBucket<V> {
         drop(free);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_has_no_entry_beyond_its_last() {
+        let mut owned = OwnedBucket::with_capacity(2, 0, Gate::default());
+        owned.push(KeyHash::of("key"), 1, 7_u32, 0);
+        let (header, len) = owned.into_raw();
+        // SAFETY: both are the results of `into_raw`, and the bucket outlives this borrow.
+        let bucket = unsafe { Bucket::<u32>::from_raw(header, len) };
+        assert_eq!(bucket.entry(0).map(|entry| entry.value), Some(7));
+        assert!(bucket.entry(1).is_none() && bucket.entry(8).is_none());
+        // SAFETY: `into_raw` released it, and no thread reads it from now on.
+        drop(unsafe { OwnedBucket::<u32>::from_raw(header) });
+    }
+}

@@ -94,6 +94,8 @@ mod tests {
                 Hint::claim(NonNull::new(header).expect("an address above zero"))
             };
             let claims = addresses.map(claim);
+            // The two bits that tell a claim from the other states.
+            prop_assert!(claims.iter().all(|claim| claim.0 & (INCOMPLETE | 0x80) == INCOMPLETE));
             let answers = |claim: &Hint| (0..TAGS).any(|tag| claim.first(tag).is_none());
             prop_assert!(!claims.iter().any(answers));
             prop_assert!(claims.iter().all(|claim| *claim != Hint::of(tags(&bytes), bytes.len())));
