@@ -77,17 +77,37 @@ fn h_a_key_that_was_missed_is_not_found_again() {
     });
 }
 
-/// Checks H6: a `remember` that is refused after its exchange has failed leaves no claim.
+/// Checks H6: a `remember` that is refused after its exchange has failed leaves no claim. The copy
+/// that it publishes has the neighbour's entry.
 #[test]
 fn h_a_refused_remember_leaves_no_claim() {
     deeply("h_a_refused_remember_leaves_no_claim", || {
-        let (cache, _) = keeping(2);
+        let (cache, _) = keeping(3);
+        assert!(cache.lease(&key(3)).remember(3));
         let lease = cache.lease(&key(1));
         let shared = cache.clone();
         let invalidating = thread::spawn(move || shared.invalidate_key(&key(1)));
         lease.remember(1);
         invalidating.join().unwrap();
-        assert_eq!(cache.lookup(&key(1)), None);
+        assert_eq!((cache.lookup(&key(1)), cache.lookup(&key(3))), (None, Some(3)));
         assert_eq!(steps_of_a_miss(&cache, &key(2)), 1, "the hint stays a claim");
+    });
+}
+
+/// Checks H6 and G1.3: the copy has the generation of the bucket that it copies.
+#[test]
+fn h_a_copy_that_replaces_a_claim_revives_nothing() {
+    deeply("h_a_copy_that_replaces_a_claim_revives_nothing", || {
+        let (cache, _) = keeping(3);
+        assert!(cache.lease(&key(3)).remember(3));
+        let lease = cache.lease(&key(1));
+        let shared = cache.clone();
+        let invalidating = thread::spawn(move || {
+            shared.invalidate_key(&key(1));
+            shared.invalidate();
+        });
+        lease.remember(1);
+        invalidating.join().unwrap();
+        assert_eq!((cache.lookup(&key(1)), cache.lookup(&key(3))), (None, None));
     });
 }
