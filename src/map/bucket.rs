@@ -361,4 +361,19 @@ mod tests {
         // SAFETY: `into_raw` released it, and no thread reads it from now on.
         drop(unsafe { OwnedBucket::<u32>::from_raw(header) });
     }
+
+    #[test]
+    fn an_entry_of_sixteen_bytes_has_a_cache_line_of_its_own() {
+        assert_eq!(size_of::<Entry<[u64; 2]>>(), LINE);
+        for capacity in 1..=Tags::CAPACITY {
+            let mut owned = OwnedBucket::with_capacity(capacity, 0, Gate::default());
+            (0..capacity).for_each(|_| owned.push(KeyHash::of("key"), 1, [0_u64; 2], 0));
+            let (header, len) = owned.into_raw();
+            // SAFETY: both are the results of `into_raw`, and the bucket outlives this borrow.
+            let bucket = unsafe { Bucket::<[u64; 2]>::from_raw(header, len) };
+            assert!(bucket.entries().all(|entry| ptr::from_ref(entry).addr() % LINE == 0));
+            // SAFETY: `into_raw` released it, and no thread reads it from now on.
+            drop(unsafe { OwnedBucket::<[u64; 2]>::from_raw(header) });
+        }
+    }
 }
