@@ -486,7 +486,7 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     /// `named` is called for values that a lookup could return. It must give the same answer each
     /// time: a bucket that another writer changes meanwhile is read again. The result counts each
     /// dropped value once, and no expired one. While writers run, it is not the count of a single
-    /// moment.
+    /// moment, and values that an [`invalidate`](Self::invalidate) drops meanwhile may be counted.
     ///
     /// O([`capacity`](Self::capacity)): all buckets are copied, and an empty cache gets its
     /// buckets. Use it for administration, not for requests. Lock-free for each bucket.

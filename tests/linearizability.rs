@@ -59,6 +59,8 @@ enum Operation {
     InvalidateWhere {
         key: u8,
         removed: bool,
+        /// Overlaps an `invalidate`, which may drop a value after it was counted (G2.13).
+        excused: bool,
     },
 }
 use Operation::{
@@ -121,9 +123,9 @@ impl Specification for Cache {
                 next.closed |= matches!(operation, InvalidateKeyFor { .. });
                 true
             }
-            InvalidateWhere { key, removed } => {
+            InvalidateWhere { key, removed, excused } => {
                 next.invalidations += 1;
-                removed == next.values.remove(&key).is_some()
+                removed == next.values.remove(&key).is_some() || excused && removed
             }
         };
         (allowed, if allowed { next } else { state.clone() })
@@ -175,23 +177,27 @@ fn run(seed: u64) -> Actions {
     moments.into_iter().map(|(_, thread, action)| (thread, action)).collect()
 }
 
-/// Marks each `remember` whose lease overlaps an `invalidate_for`.
+/// Marks each `remember` whose lease overlaps an `invalidate_for`, and each `invalidate_where` that
+/// overlaps an invalidation of all keys.
 fn excused(mut recorded: Vec<Recorded>) -> Vec<Recorded> {
     let all: Vec<_> = recorded.iter().flatten().copied().collect();
-    let closings: Vec<_> =
-        all.iter().filter(|(_, operation, _)| *operation == InvalidateFor).collect();
-    let overlaps = |lease: u32| {
-        let is = |operation: &Operation| match *operation {
-            Lease { lease: other, .. } => other == lease,
-            _ => false,
-        };
-        all.iter().filter(|(_, operation, _)| is(operation)).any(|(called, _, answered)| {
-            closings.iter().any(|(from, _, to)| called < to && from < answered)
+    let overlaps = |called: usize, answered: usize, is: fn(&Operation) -> bool| {
+        let mut others = all.iter().filter(|(_, operation, _)| is(operation));
+        others.any(|&(from, _, to)| called < to && from < answered)
+    };
+    let closes = |operation: &Operation| *operation == InvalidateFor;
+    let drops_all = |operation: &Operation| matches!(operation, Invalidate | InvalidateFor);
+    let taken_while_closing = |wanted: u32| {
+        all.iter().any(|&(called, ref operation, answered)| {
+            matches!(*operation, Lease { lease, .. } if lease == wanted)
+                && overlaps(called, answered, closes)
         })
     };
-    for (_, operation, _) in recorded.iter_mut().flatten() {
-        if let Remember { lease, excused, .. } = operation {
-            *excused = overlaps(*lease);
+    for (called, operation, answered) in recorded.iter_mut().flatten() {
+        match operation {
+            Remember { lease, excused, .. } => *excused = taken_while_closing(*lease),
+            InvalidateWhere { excused, .. } => *excused = overlaps(*called, *answered, drops_all),
+            _ => {}
         }
     }
     recorded
@@ -228,7 +234,7 @@ fn perform(
             }
             52..54 => {
                 let removed = cache.invalidate_where(|named, _| *named == hash(key));
-                InvalidateWhere { key, removed: removed == 1 }
+                InvalidateWhere { key, removed: removed == 1, excused: false }
             }
             54 => {
                 cache.invalidate_for(Duration::from_secs(1));
