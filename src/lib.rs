@@ -190,6 +190,9 @@ pub mod guarantees {}
 #[cfg(doc)]
 #[doc = include_str!("../docs/limits.md")]
 pub mod limits {}
+#[cfg(doc)]
+#[doc = include_str!("../docs/read-lease.md")]
+pub mod read_lease_protocol {}
 /// The README's example, as a doctest.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
