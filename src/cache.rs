@@ -9,6 +9,7 @@ use super::builder::Builder;
 use super::lease::{Lease, OwnedLease, Terms};
 use super::loads::Table;
 use super::map::{SnapshotMap, Stamp};
+use super::read_lease::ReadLease;
 use crate::clock::{Clock, CoarseClock, nanos};
 use crate::key_hash::KeyHash;
 
@@ -247,6 +248,72 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     #[inline]
     pub fn lookup_with<R>(&self, hash: &KeyHash, read: impl FnOnce(&V) -> R) -> Option<R> {
         self.map.get(hash, || self.now(), read)
+    }
+
+    /// Returns a clone of the value remembered for `hash`, as [`lookup`](Self::lookup) does, if the
+    /// read lease is valid.
+    ///
+    /// The value may be granted without a read of the source of truth. It was read after every
+    /// change that was committed before the lease's last renewal began, and the lease is valid when
+    /// the call reads the lease's clock (G11). [`ReadLease`] describes what the holder and the
+    /// changers do for that.
+    ///
+    /// Returns `None` if no value is cached, or if the lease is not valid: at or past its deadline,
+    /// before its first renewal, or relinquished. Then read the source of truth under a
+    /// [cache lease](Self::lease). [`ReadLease::is_valid`] distinguishes the two cases.
+    ///
+    /// Wait-free; O(1): a lookup, one more load, and on a hit one read of the lease's clock.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use trust_key_cache::{KeyCache, KeyHash, ManualClock, ReadLease};
+    /// let cache = KeyCache::<u32>::new();
+    /// let clock = ManualClock::new();
+    /// let lease = ReadLease::with_clock(Duration::from_secs(10), clock.clone());
+    /// let hash = KeyHash::of("key");
+    /// assert!(cache.lease(&hash).remember(7));
+    /// assert_eq!(cache.lookup_held(&lease, &hash), None);
+    ///
+    /// lease.begin().complete();
+    /// assert_eq!(cache.lookup_held(&lease, &hash), Some(7));
+    /// clock.advance(Duration::from_secs(8));
+    /// assert_eq!(cache.lookup_held(&lease, &hash), None);
+    /// assert!(!lease.is_valid());
+    /// ```
+    #[inline]
+    #[must_use]
+    pub fn lookup_held<D: Clock>(&self, lease: &ReadLease<D>, hash: &KeyHash) -> Option<V> {
+        self.lookup_held_with(lease, hash, V::clone)
+    }
+
+    /// Calls `read` with a reference to the value, and returns the result of `read`, if the read
+    /// lease is valid.
+    ///
+    /// The contract of a hit is that of [`lookup_held`](Self::lookup_held), and that of `read` is
+    /// that of [`lookup_with`](Self::lookup_with). The lease's clock is read just before `read` is
+    /// called. What `read` decides later may come after the deadline.
+    ///
+    /// ```
+    /// # use std::{sync::Arc, time::Duration};
+    /// # use trust_key_cache::{KeyCache, KeyHash, ManualClock, ReadLease};
+    /// let cache = KeyCache::<Arc<str>>::new();
+    /// let lease = ReadLease::with_clock(Duration::from_secs(10), ManualClock::new());
+    /// let hash = KeyHash::of("key");
+    /// assert!(cache.lease(&hash).remember("St. Mary".into()));
+    /// lease.begin().complete();
+    /// assert_eq!(cache.lookup_held_with(&lease, &hash, |name| name.len()), Some(8));
+    /// ```
+    #[inline]
+    pub fn lookup_held_with<D: Clock, R>(
+        &self,
+        lease: &ReadLease<D>,
+        hash: &KeyHash,
+        read: impl FnOnce(&V) -> R,
+    ) -> Option<R> {
+        // The deadline, then the entry, then the clock (G11.6, G11.8).
+        let deadline = lease.deadline();
+        let if_valid = |value: &V| lease.is_before(deadline).then(|| read(value));
+        self.map.get(hash, || self.now(), if_valid).flatten()
     }
 
     /// Takes a lease for `hash`: the right to remember one value that is read afterwards.

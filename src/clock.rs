@@ -1,5 +1,5 @@
-//! The clocks that count a cache's time-to-live: [`CoarseClock`] for service, [`ManualClock`] for
-//! tests.
+//! The clocks: [`CoarseClock`] counts a cache's time-to-live, [`BootClock`] counts a read lease,
+//! and [`ManualClock`] is for tests.
 
 use core::time::Duration;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 use std::{sync::OnceLock, time::Instant};
 
-/// Returns a monotonic time. Each lookup reads the clock once.
+/// Returns a monotonic time. Each lookup reads the cache's clock once.
 ///
 /// A clock may lag behind the true time by at most its [`resolution`](Self::resolution), as coarse
 /// clocks do. The cache counts the resolution against its entries, never in their favour. If a
@@ -88,9 +88,7 @@ impl Clock for CoarseClock {
 
     #[inline]
     fn now_nanos(&self) -> u64 {
-        let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
-        // The time since the machine's start, which ends after 584 years.
-        (time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64)
+        nanos_of(rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse))
     }
 
     fn resolution(&self) -> Duration {
@@ -118,6 +116,14 @@ fn from_timespec(time: rustix::time::Timespec) -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
+/// Returns the kernel's time in nanoseconds: the time since the machine's start, which ends after
+/// 584 years.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[inline]
+fn nanos_of(time: rustix::time::Timespec) -> u64 {
+    (time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64)
+}
+
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 impl Clock for CoarseClock {
     #[inline]
@@ -128,6 +134,73 @@ impl Clock for CoarseClock {
 
     fn resolution(&self) -> Duration {
         // The precise clocks behind `Instant` lag by less than the duration of a read.
+        Duration::ZERO
+    }
+}
+
+/// Reads a clock that also counts the time while the machine is suspended. The clock of a
+/// [`ReadLease`](crate::ReadLease).
+///
+/// On Linux and Android that clock is `CLOCK_BOOTTIME`. A read returns the time of the read, so
+/// the [`resolution`](Clock::resolution) is zero. The vDSO reads it without a system call, from
+/// Linux 5.3 on, in some 20 ns. After a suspend, the kernel adds the time that a clock of the
+/// hardware has counted. On some machines this is the real-time clock, which counts whole seconds:
+/// see `docs/limits.md`.
+///
+/// On other platforms the crate has no such clock ([`IS_SUPPORTED`](Self::IS_SUPPORTED)). There
+/// [`now`](Clock::now) returns [`Duration::MAX`], the end of every clock's range. So a read lease
+/// with this clock is never valid, and every request reads the source of truth. Give
+/// [`ReadLease::with_clock`](crate::ReadLease::with_clock) a clock of your own there.
+///
+/// ```
+/// use trust_key_cache::{BootClock, Clock};
+///
+/// let earlier = BootClock.now();
+/// assert!(BootClock.now() >= earlier);
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BootClock;
+
+impl BootClock {
+    /// Whether this platform has the clock. If not, no read lease with this clock is ever valid.
+    pub const IS_SUPPORTED: bool = cfg!(any(target_os = "linux", target_os = "android"));
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+impl BootClock {
+    #[inline]
+    fn time() -> rustix::time::Timespec {
+        // Miri does not implement `CLOCK_BOOTTIME`, and suspends no machine.
+        let id = if cfg!(miri) {
+            rustix::time::ClockId::Monotonic
+        } else {
+            rustix::time::ClockId::Boottime
+        };
+        rustix::time::clock_gettime(id)
+    }
+}
+
+impl Clock for BootClock {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[inline]
+    fn now(&self) -> Duration {
+        from_timespec(Self::time())
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[inline]
+    fn now_nanos(&self) -> u64 {
+        nanos_of(Self::time())
+    }
+
+    /// A clock that stops while the machine is suspended would keep a lease valid for too long. At
+    /// the end of the range, no lease is valid.
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    fn now(&self) -> Duration {
+        Duration::MAX
+    }
+
+    fn resolution(&self) -> Duration {
         Duration::ZERO
     }
 }

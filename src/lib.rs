@@ -131,6 +131,15 @@
 //! the bucket. A lease that is taken before that time is refused, even if the caller is dropped and
 //! never invalidates again.
 //!
+//! # The read lease
+//!
+//! A hit is not the answer if a key that *another* process revokes must be refused at once. Such a
+//! service reads the row for each hit. A [`ReadLease`] replaces that read. The process reads what
+//! was committed a few times in the lease's length, and invalidates what has changed. Each such
+//! renewal moves the lease's deadline. A process that revokes a key waits for the lease's length
+//! after its commit. [`lookup_held`](KeyCache::lookup_held) returns a value only before the
+//! deadline. So no process grants the key once the revocation has returned.
+//!
 //! # The constant-time sweep
 //!
 //! An index on the hash compares digests byte by byte along a path. The duration depends on the
@@ -172,6 +181,7 @@ mod lease;
 mod loads;
 #[allow(unsafe_code, reason = "buckets behind atomic pointers")]
 mod map;
+mod read_lease;
 #[allow(unsafe_code, reason = "decides when a bucket may be freed")]
 mod reclaim;
 mod sweep;
@@ -201,8 +211,9 @@ struct Readme;
 pub use build_error::BuildError;
 pub use builder::Builder;
 pub use cache::{KeyCache, TrustKeyCache};
-pub use clock::{Clock, CoarseClock, ManualClock};
+pub use clock::{BootClock, Clock, CoarseClock, ManualClock};
 pub use key_hash::{KeyHash, ParseKeyHashError};
 pub use lease::{Lease, OwnedLease};
+pub use read_lease::{ReadLease, Renewal};
 pub use reclaim::{Reclamation, reclamation};
 pub use sweep::{Sweep, sweep};

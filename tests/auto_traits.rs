@@ -8,8 +8,8 @@ use std::sync::MutexGuard;
 
 use static_assertions::{assert_impl_all, assert_not_impl_any};
 use trust_key_cache::{
-    BuildError, Builder, Clock, CoarseClock, KeyCache, KeyHash, Lease, ManualClock, OwnedLease,
-    ParseKeyHashError,
+    BootClock, BuildError, Builder, Clock, CoarseClock, KeyCache, KeyHash, Lease, ManualClock,
+    OwnedLease, ParseKeyHashError, ReadLease, Renewal,
 };
 use uuid::Uuid;
 
@@ -36,11 +36,18 @@ assert_not_impl_any!(Lease<'static, Uuid, NotSync>: Send);
 assert_impl_all!(OwnedLease<Uuid>: Send, Sync);
 assert_not_impl_any!(OwnedLease<Uuid, NotSync>: Send);
 assert_not_impl_any!(OwnedLease<Uuid, NotSend>: Send);
+// Threads share a read lease and its clock. A renewal only borrows them.
+assert_impl_all!(ReadLease: Send, Sync);
+assert_impl_all!(ReadLease<NotSync>: Send);
+assert_not_impl_any!(ReadLease<NotSync>: Sync);
+assert_impl_all!(Renewal<'static>: Send, Sync);
+assert_not_impl_any!(Renewal<'static, NotSync>: Send);
 assert_impl_all!(Builder<Uuid>: Send, Sync);
 assert_impl_all!(KeyHash: Copy, Send, Sync, Unpin, std::hash::Hash, subtle::ConstantTimeEq);
 assert_impl_all!(BuildError: std::error::Error, Send, Sync);
 assert_impl_all!(ParseKeyHashError: std::error::Error, Send, Sync, Copy);
 assert_impl_all!(CoarseClock: Clock, Copy, Default);
+assert_impl_all!(BootClock: Clock, Copy, Default, Send, Sync);
 assert_impl_all!(ManualClock: Clock, Clone, Default, Send, Sync);
 
 #[test]

@@ -1,6 +1,6 @@
 //! The concurrent primitives of the build that ships. `loom.rs` is the twin over loom's primitives.
-//! `cache.rs`, `lease.rs`, `builder.rs`, `loads/` and `map/` use these primitives and the functions
-//! of `reclaim/`. The only exceptions are the hints of `map/limbo.rs`.
+//! `cache.rs`, `lease.rs`, `read_lease.rs`, `builder.rs`, `loads/` and `map/` use these primitives
+//! and the functions of `reclaim/`. The only exceptions are the hints of `map/limbo.rs`.
 
 pub(super) use std::alloc::{alloc, dealloc};
 pub(super) use std::cell::Cell;

@@ -15,6 +15,8 @@ mod lease;
 mod loads;
 #[path = "../map/mod.rs"]
 mod map;
+#[path = "../read_lease.rs"]
+mod read_lease;
 #[cfg_attr(
     crossbeam_loom,
     allow(dead_code, unused_imports, reason = "crossbeam-epoch has its own primitives")
@@ -37,6 +39,7 @@ pub mod epochs;
 pub use builder::Builder;
 pub use cache::{KeyCache, TrustKeyCache};
 pub use lease::{Lease, OwnedLease};
+pub use read_lease::{ReadLease, Renewal};
 #[cfg(not(crossbeam_loom))]
 pub use reclaim::leave_out_fences;
 pub use sync::{retire_in_batches_of, steps, times_blocked};

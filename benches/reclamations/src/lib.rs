@@ -23,7 +23,7 @@ pub mod over_crossbeam;
 pub mod over_seize;
 
 pub use build_error::BuildError;
-pub use clock::{Clock, CoarseClock};
+pub use clock::{BootClock, Clock, CoarseClock};
 pub use key_hash::KeyHash;
 
 /// Has the path that the comments of the sources link to.

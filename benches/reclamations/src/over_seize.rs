@@ -10,6 +10,8 @@ mod lease;
 mod loads;
 #[path = "../../../src/map/mod.rs"]
 mod map;
+#[path = "../../../src/read_lease.rs"]
+mod read_lease;
 #[path = "seize.rs"]
 mod reclaim;
 #[path = "../../../src/sync/mod.rs"]
