@@ -87,6 +87,7 @@ mod migration;
 mod new_trust;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod read_lease;
 mod registry;
 mod reject_floor;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -123,7 +124,10 @@ pub use memory::MemoryStore;
 pub use migration::MigrationPlan;
 pub use new_trust::{InvalidName, NewTrust};
 #[cfg(feature = "postgres")]
-pub use postgres::{PostgresOptions, PostgresStore};
+pub use postgres::{PgChanges, PgFeed, PgSession, PostgresOptions, PostgresStore, WatchedTable};
+pub use read_lease::{
+    Answer, ChangeFeed, Difference, Ended, FeedSession, Reload, Settled, Waiting,
+};
 pub use registry::TrustRegistry;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore};

@@ -19,6 +19,7 @@ mod parameters;
 mod password;
 mod pool;
 mod read;
+mod read_lease;
 mod rights;
 mod row;
 mod schema;
@@ -38,4 +39,5 @@ mod watch;
 mod write_check;
 
 pub use self::options::PostgresOptions;
+pub use self::read_lease::{PgChanges, PgFeed, PgSession, WatchedTable};
 pub use self::store::PostgresStore;

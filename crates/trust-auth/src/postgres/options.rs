@@ -280,7 +280,7 @@ impl PostgresOptions {
         within(self.query_timeout, schema::migrate(&self.connector().await?)).await
     }
 
-    async fn connector(&self) -> Result<Connector, StoreError> {
+    pub(super) async fn connector(&self) -> Result<Connector, StoreError> {
         let url = self.url.clone();
         // Reads the service file, and a file system may hang.
         let location = blocking_within(self.query_timeout, move || Location::parse(&url)).await??;
@@ -301,6 +301,10 @@ impl PostgresOptions {
             max_age: self.max_connection_age,
             current: Arc::default(),
         })
+    }
+
+    pub(super) fn acquire_limit(&self) -> Duration {
+        self.acquire_timeout
     }
 
     /// Returns the limit for one server, and the limit for all servers together.

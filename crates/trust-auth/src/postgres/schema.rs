@@ -234,10 +234,14 @@ async fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::read_lease::READ_LEASE;
 
     #[test]
     fn every_migration_file_is_run() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/postgres");
-        assert_eq!(std::fs::read_dir(folder).unwrap().count(), [CREATE, COLUMNS, NOTIFY].len());
+        assert_eq!(
+            std::fs::read_dir(folder).unwrap().count(),
+            [CREATE, COLUMNS, NOTIFY, READ_LEASE].len()
+        );
     }
 }

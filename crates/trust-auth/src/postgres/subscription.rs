@@ -64,7 +64,7 @@ impl Subscription {
         schema::open(connector, Permission::default()).await?;
         let named = connector.named("watch");
         let (listener, server) =
-            named.dial(|options| listener(connector, options, channel)).await?;
+            named.dial(|options| listener(connector, options, [CHANNEL, channel])).await?;
         Ok(Self {
             listener,
             server,
@@ -177,10 +177,10 @@ impl Subscription {
 }
 
 /// Makes a connection that listens. Returns the connection, and the server that it leads to.
-async fn listener(
+pub(super) async fn listener(
     connector: &Connector,
     options: PgConnectOptions,
-    channel: &str,
+    channels: impl IntoIterator<Item = &str>,
 ) -> Result<(PgListener, ServerIdentity), Refused> {
     let attempt = connector.current.begin();
     // The driver's listener takes its connection from a pool. Each listener has a new pool: a
@@ -198,6 +198,6 @@ async fn listener(
         |error| Refused::Connected(failed(&error, &connector.location, connector.connect_timeout));
     let connection = Acquire::acquire(&mut listener).await.map_err(fails)?;
     let server = connector.identify(attempt, connection).await?;
-    listener.listen_all([CHANNEL, channel]).await.map_err(fails)?;
+    listener.listen_all(channels).await.map_err(fails)?;
     Ok((listener, server))
 }

@@ -1,0 +1,51 @@
+-- The records of the read lease. docs/read-lease.md has the protocol, its rules (R1 to R16) and its
+-- proof (RL1 to RL29).
+
+-- One row. No process holds a longer lease than `max_lease_ms`. `server_run` is the start of the
+-- server's run under which each lease in force is known to be registered (R14). Records of
+-- transactions before `kept_from` were pruned (RL5).
+CREATE TABLE IF NOT EXISTS trust_auth_lease (
+    one          bool PRIMARY KEY DEFAULT true CHECK (one),
+    server_run   text,
+    max_lease_ms int  NOT NULL DEFAULT 300 CHECK (max_lease_ms BETWEEN 300 AND 300000),
+    kept_from    xid8 NOT NULL DEFAULT pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())
+);
+INSERT INTO trust_auth_lease DEFAULT VALUES ON CONFLICT DO NOTHING;
+
+-- What changed, by the transaction that changed it: a table's column and its value. The source `*`
+-- stands for everything, and no source for a barrier, which changes nothing (R11).
+CREATE TABLE IF NOT EXISTS trust_auth_change (
+    xid    xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
+    source text,
+    value  text
+);
+CREATE INDEX IF NOT EXISTS trust_auth_change_xid ON trust_auth_change (xid);
+
+-- The processes that hold a lease. A holder has applied what the snapshot `applied` shows (R10).
+-- Each renewal writes the row again, so the page has room for several versions.
+CREATE TABLE IF NOT EXISTS trust_auth_holder (
+    id       uuid        PRIMARY KEY,
+    name     text        NOT NULL,
+    lease_ms int         NOT NULL CHECK (lease_ms BETWEEN 300 AND 300000),
+    renewals bigint      NOT NULL DEFAULT 0,
+    applied  pg_snapshot NOT NULL
+) WITH (
+    fillfactor = 20, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0
+);
+
+-- Writes the barrier of a revoking transaction (R11). The text that it returns is for the wait that
+-- follows the commit: the transaction's id, and the server's run. Without the hint, the transaction
+-- can be prepared for a commit in two phases.
+CREATE OR REPLACE FUNCTION trust_auth_barrier(hint bool DEFAULT true) RETURNS text
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $trust_auth$
+BEGIN
+    INSERT INTO trust_auth_change DEFAULT VALUES;
+    IF hint THEN
+        PERFORM pg_catalog.pg_notify('trust_auth_lease', '');
+    END IF;
+    RETURN pg_catalog.concat_ws(
+        ' ', pg_catalog.pg_current_xact_id(),
+        extract(epoch FROM pg_catalog.pg_postmaster_start_time())
+    );
+END
+$trust_auth$;

@@ -1,0 +1,31 @@
+//! The diagnosis of an error of the read lease's statements.
+
+use std::time::Duration;
+
+use crate::error::StoreError;
+use crate::postgres::failure::{code, failed, schema};
+use crate::postgres::location::Location;
+
+/// Returns the diagnosis of an error of a statement whose time limit is `after`.
+pub(super) fn lease_failed(
+    error: &sqlx::Error,
+    location: &Location,
+    after: Duration,
+) -> StoreError {
+    match code(error) {
+        // undefined_table, undefined_column, undefined_function.
+        Some("42P01" | "42703" | "42883") => schema(
+            location,
+            "it lacks the tables of the read lease; let the owner of the watched tables run the \
+             read lease's migration",
+        ),
+        Some("42501") => StoreError::MissingRight {
+            server: location.to_string(),
+            right: "the rights of the read lease: SELECT, INSERT, UPDATE and DELETE on the tables \
+                    `trust_auth_lease`, `trust_auth_change` and `trust_auth_holder`, and SELECT on \
+                    each watched table; let their owner grant them"
+                .into(),
+        },
+        _ => failed(error, location, after),
+    }
+}

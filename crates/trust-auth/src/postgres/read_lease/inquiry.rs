@@ -1,0 +1,163 @@
+//! [`Inquiry`]: the registrations and the server's run, on one snapshot (R12).
+
+use std::time::Duration;
+
+use sqlx::Row;
+use sqlx::postgres::{PgConnection, PgRow};
+use uuid::Uuid;
+
+use super::source::{LeaseSource, run};
+use crate::error::StoreError;
+
+/// What one statement has read.
+#[derive(Debug)]
+pub(super) struct Inquiry {
+    pub(super) run: String,
+    /// Whether each lease in force is known to be registered (R14).
+    pub(super) is_settled: bool,
+    pub(super) max_lease: Duration,
+    /// Whether there are records that no holder needs.
+    pub(super) may_prune: bool,
+    pub(super) holders: Vec<Registered>,
+}
+
+/// A registration.
+#[derive(Debug)]
+pub(super) struct Registered {
+    pub(super) id: Uuid,
+    pub(super) name: String,
+    pub(super) lease: Duration,
+    pub(super) renewals: i64,
+    /// Whether the holder has acknowledged the barrier (RL26).
+    pub(super) has_barrier: bool,
+}
+
+/// The id below which no record is needed: no holder's applied snapshot begins before it.
+macro_rules! prunable {
+    () => {
+        "least(coalesce((SELECT min(pg_snapshot_xmin(applied)::text::numeric)::text::xid8 \
+             FROM trust_auth_holder), pg_snapshot_xmin(pg_current_snapshot())), \
+             pg_snapshot_xmin(pg_current_snapshot()))"
+    };
+}
+
+const INQUIRE: &str = concat!(
+    "SELECT pg_is_in_recovery(), ",
+    run!(),
+    ", l.server_run IS NOT DISTINCT FROM ",
+    run!(),
+    ", l.max_lease_ms, EXISTS (SELECT FROM trust_auth_change WHERE xid < ",
+    prunable!(),
+    "), h.id, h.name, h.lease_ms, h.renewals, \
+     coalesce(pg_visible_in_snapshot($1::text::xid8, h.applied), false) \
+     FROM (SELECT 1) AS one LEFT JOIN trust_auth_lease AS l ON true \
+     LEFT JOIN trust_auth_holder AS h ON true"
+);
+
+const SETTLE: &str = concat!(
+    "UPDATE trust_auth_lease SET server_run = $1, kept_from = \
+     CASE WHEN kept_from > pg_snapshot_xmax(pg_current_snapshot()) \
+     THEN pg_snapshot_xmin(pg_current_snapshot()) ELSE kept_from END WHERE $1 = ",
+    run!()
+);
+
+/// Records of ids that this cluster has not given out: a dump of another cluster was restored.
+const REMOVE_FOREIGN: &str =
+    "DELETE FROM trust_auth_change WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())";
+
+const PRUNE: &str = concat!(
+    "WITH pruned AS (UPDATE trust_auth_lease SET kept_from = greatest(kept_from, ",
+    prunable!(),
+    ") RETURNING kept_from) \
+     DELETE FROM trust_auth_change USING pruned WHERE xid < pruned.kept_from"
+);
+
+impl LeaseSource {
+    /// Reads the registrations. `barrier` is the id of the transaction whose acknowledgements are
+    /// looked for.
+    pub(super) async fn inquire(
+        &self,
+        connection: &mut PgConnection,
+        barrier: Option<u64>,
+    ) -> Result<Inquiry, StoreError> {
+        let rows = sqlx::query(INQUIRE)
+            .bind(barrier.map(|id| id.to_string()))
+            .fetch_all(connection)
+            .await
+            .map_err(|error| self.failed(&error))?;
+        self.read_inquiry(&rows).map_err(|error| self.failed(&error))?
+    }
+
+    fn read_inquiry(&self, rows: &[PgRow]) -> Result<Result<Inquiry, StoreError>, sqlx::Error> {
+        let first = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+        if first.try_get(0)? {
+            let server = self.connector.location.to_string();
+            return Ok(Err(StoreError::ReadOnly { server }));
+        }
+        let milliseconds = |row: &PgRow, index| {
+            row.try_get::<i32, usize>(index)
+                .map(|number| Duration::from_millis(number.unsigned_abs().into()))
+        };
+        let mut holders = Vec::with_capacity(rows.len());
+        for row in rows {
+            if let Some(id) = row.try_get(5)? {
+                holders.push(Registered {
+                    id,
+                    name: row.try_get(6)?,
+                    lease: milliseconds(row, 7)?,
+                    renewals: row.try_get(8)?,
+                    has_barrier: row.try_get(9)?,
+                });
+            }
+        }
+        // Without the lease's row, the longest lease of all counts.
+        let max_lease = match first.try_get::<Option<i32>, usize>(3)? {
+            Some(_) => milliseconds(first, 3)?,
+            None => LONGEST_LEASE,
+        };
+        Ok(Ok(Inquiry {
+            run: first.try_get(1)?,
+            is_settled: first.try_get(2)?,
+            max_lease,
+            may_prune: first.try_get(4)?,
+            holders,
+        }))
+    }
+
+    /// Records that the run was watched for the longest lease (R14).
+    pub(super) async fn record_settled(
+        &self,
+        connection: &mut PgConnection,
+        run: &str,
+    ) -> Result<(), StoreError> {
+        let failed = |error| self.failed(&error);
+        sqlx::query(SETTLE).bind(run).execute(&mut *connection).await.map_err(failed)?;
+        sqlx::query(REMOVE_FOREIGN).execute(connection).await.map_err(failed)?;
+        Ok(())
+    }
+
+    /// Deletes a registration if its count is still the one that was watched (R13).
+    pub(super) async fn strike_off(
+        &self,
+        connection: &mut PgConnection,
+        holder: Uuid,
+        renewals: i64,
+    ) -> Result<bool, StoreError> {
+        let done = sqlx::query("DELETE FROM trust_auth_holder WHERE id = $1 AND renewals = $2")
+            .bind(holder)
+            .bind(renewals)
+            .execute(connection)
+            .await
+            .map_err(|error| self.failed(&error))?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Deletes the records that no holder needs (RL5).
+    pub(super) async fn prune(&self, connection: &mut PgConnection) -> Result<(), StoreError> {
+        let done = sqlx::query(PRUNE).execute(connection).await;
+        done.map(drop).map_err(|error| self.failed(&error))
+    }
+}
+
+/// No registration has a longer lease: the tables refuse it.
+pub(super) const LONGEST_LEASE: Duration = Duration::from_secs(300);

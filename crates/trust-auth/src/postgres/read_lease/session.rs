@@ -1,0 +1,356 @@
+//! [`PgSession`]: a holder's connection. It loads, registers, renews, looks, receives hints, and
+//! watches the other registrations.
+//!
+//! A session must never be used after an error: the server may have answered, or may still answer.
+//! Differences count within one session only (R2, RL6).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::{PgConnection, PgListener, PgRow};
+use sqlx::{Acquire, Row};
+use uuid::Uuid;
+
+use super::inquiry::LONGEST_LEASE;
+use super::run_watch::RunWatch;
+use super::schema::Catalog;
+use super::source::{CHANNEL, EVERYTHING, LeaseSource};
+use super::statements::{
+    BASE, FIRST, LOOK, LOOK_TRUSTS, PREPARE, RAISE, REGISTER, RENEW, RENEW_TRUSTS, TRUSTS,
+};
+use crate::error::StoreError;
+use crate::postgres::connector::Connector;
+use crate::postgres::failure::elsewhere;
+use crate::postgres::row;
+use crate::postgres::server::ServerIdentity;
+use crate::postgres::subscription::listener;
+use crate::read_lease::{Answer, Difference, Ended, FeedSession, Reload};
+use crate::row_warnings::RowWarnings;
+use crate::time_limit::within;
+use crate::trust::Trust;
+
+/// A connection of a holder to PostgreSQL. The renewals, the looks and the hints share it.
+pub struct PgSession {
+    source: LeaseSource,
+    listener: PgListener,
+    server: ServerIdentity,
+    nonce: String,
+    base: Option<Base>,
+    length: Duration,
+    watch: RunWatch,
+    watched: Option<Instant>,
+    sources: HashMap<String, NamedBy>,
+    warnings: RowWarnings,
+}
+
+/// What the next difference starts from (R2).
+struct Base {
+    snapshot: String,
+    oids: Vec<i64>,
+    fingerprint: String,
+}
+
+/// What the source of a record names.
+#[derive(Clone)]
+enum NamedBy {
+    Key,
+    Value(Arc<str>),
+    TrustId,
+}
+
+impl PgSession {
+    /// Connects, listens for hints, and marks the session.
+    pub(super) async fn open(source: &LeaseSource, length: Duration) -> Result<Self, StoreError> {
+        if length > LONGEST_LEASE {
+            return Err(StoreError::Other("a read lease lasts at most 300 s".into()));
+        }
+        let connector = source.connector.named("lease");
+        within(connector.connect_timeout, Box::pin(Self::connect(source, &connector, length))).await
+    }
+
+    async fn connect(
+        source: &LeaseSource,
+        connector: &Connector,
+        length: Duration,
+    ) -> Result<Self, StoreError> {
+        let (mut listener, server) =
+            connector.dial(|options| listener(connector, options, [CHANNEL])).await?;
+        let nonce = fresh_id()?.to_string();
+        let milliseconds = |limit: Duration| limit.as_millis().max(1).to_string();
+        let failed = |error| source.failed(&error);
+        sqlx::query(PREPARE)
+            .bind(&nonce)
+            .bind(milliseconds(source.limit().mul_f64(0.9)))
+            .bind(milliseconds(connector.lock_timeout))
+            .execute(&mut listener)
+            .await
+            .map_err(failed)?;
+        sqlx::query(RAISE).bind(lease_ms(length)).execute(&mut listener).await.map_err(failed)?;
+        Ok(Self {
+            sources: sources(source),
+            source: source.clone(),
+            listener,
+            server,
+            nonce,
+            base: None,
+            length,
+            watch: RunWatch::default(),
+            watched: None,
+            warnings: RowWarnings::default(),
+        })
+    }
+
+    async fn load_now(&mut self) -> Result<Vec<Trust>, StoreError> {
+        self.base = None;
+        let source = self.source.clone();
+        let failed = |error| source.failed(&error);
+        let connection = Acquire::acquire(&mut self.listener).await.map_err(failed)?;
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        sqlx::raw_sql(begin).execute(&mut *connection).await.map_err(failed)?;
+        let catalog = Catalog::read(&source, connection).await?;
+        catalog.check(&source)?;
+        let oids: Vec<i64> = catalog.tables.iter().map(|table| table.oid).collect();
+        let base = sqlx::query(BASE)
+            .bind(&self.nonce)
+            .bind(&oids)
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(failed)?;
+        self.base = Some(read_base(&source, &base, oids)?);
+        let mut trusts = Vec::new();
+        if source.has_trusts {
+            let rows = sqlx::query(TRUSTS).fetch_all(&mut *connection).await.map_err(failed)?;
+            trusts = rows.iter().filter_map(|row| trust(row, &self.warnings)).collect();
+        }
+        sqlx::raw_sql("COMMIT").execute(connection).await.map_err(failed)?;
+        Ok(trusts)
+    }
+
+    async fn difference(
+        &mut self,
+        sql: &'static str,
+        registration: Option<Uuid>,
+    ) -> Result<Answer, StoreError> {
+        let Some(base) = &self.base else { return Ok(Answer::Reload(Reload::Pruned)) };
+        if !self.source.connector.current.is(&self.server) {
+            return Err(elsewhere(&self.source.connector.location));
+        }
+        let query = sqlx::query(sql)
+            .bind(&base.snapshot)
+            .bind(&self.nonce)
+            .bind(&base.oids)
+            .bind(&base.fingerprint)
+            .bind(registration)
+            .fetch_all(&mut self.listener);
+        let rows = within(self.source.limit(), async {
+            query.await.map_err(|error| self.source.failed(&error))
+        });
+        let rows = rows.await?;
+        let (outcome, snapshot) = self.read(&rows)?;
+        if let (Some(base), Some(snapshot)) = (&mut self.base, snapshot) {
+            base.snapshot = snapshot;
+        }
+        Ok(outcome)
+    }
+
+    fn read(&self, rows: &[PgRow]) -> Result<(Answer, Option<String>), StoreError> {
+        let failed = |error| self.source.failed(&error);
+        let Some(first) = rows.first() else {
+            return Err(self.source.unusable(
+                "the table `trust_auth_lease` has no row; let the owner run the read lease's \
+                 migration",
+            ));
+        };
+        if row::is_replica(first) {
+            let server = self.source.connector.location.to_string();
+            return Err(StoreError::ReadOnly { server });
+        }
+        // A value that cannot be read counts as a doubt.
+        let holds = |index: usize| first.try_get(FIRST + index).unwrap_or(false);
+        let reasons =
+            [Reload::OtherSession, Reload::Pruned, Reload::OtherTriggers, Reload::Unregistered];
+        for (index, reason) in reasons.into_iter().enumerate() {
+            if !holds(index) {
+                return Ok((Answer::Reload(reason), None));
+            }
+        }
+        let snapshot = first.try_get(FIRST + 4).map_err(failed)?;
+        let mut ended = Vec::new();
+        let mut has_records = false;
+        for row in rows {
+            if row.try_get::<Option<bool>, usize>(FIRST + 5).map_err(failed)?.is_some() {
+                has_records = true;
+                ended.extend(self.ended(row).map_err(failed)?);
+            }
+        }
+        Ok((Answer::Difference(Difference { ended, has_records }), Some(snapshot)))
+    }
+
+    /// Returns what a record ends. A barrier ends nothing, and a null value names no row.
+    fn ended(&self, row: &PgRow) -> Result<Option<Ended>, sqlx::Error> {
+        let source: Option<String> = row.try_get(FIRST + 6)?;
+        let value: Option<String> = row.try_get(FIRST + 7)?;
+        let Some(source) = source else { return Ok(None) };
+        if source == EVERYTHING {
+            return Ok(Some(Ended::Everything));
+        }
+        let Some(value) = value else { return Ok(None) };
+        Ok(match self.sources.get(&source) {
+            // A text that is no digest is no key's.
+            Some(NamedBy::Key) => value.parse().ok().map(Ended::Key),
+            Some(NamedBy::Value(column)) => {
+                Some(Ended::Value { column: Arc::clone(column), value })
+            }
+            Some(NamedBy::TrustId) => match value.parse() {
+                Ok(id) => Some(Ended::Trust { id, row: trust(row, &self.warnings) }),
+                Err(_) => Some(Ended::Everything),
+            },
+            // Another program's table, or one of an earlier declaration.
+            None => None,
+        })
+    }
+
+    async fn watch_now(&mut self) -> Result<(), StoreError> {
+        let source = self.source.clone();
+        let failed = |error| source.failed(&error);
+        let connection: &mut PgConnection =
+            Acquire::acquire(&mut self.listener).await.map_err(failed)?;
+        let asked = Instant::now();
+        let inquiry = source.inquire(connection, None).await?;
+        let now = Instant::now();
+        let conclusions = self.watch.note(&inquiry, asked, now);
+        self.watched = Some(now);
+        if conclusions.settles {
+            source.record_settled(connection, &inquiry.run).await?;
+        }
+        for (id, renewals) in conclusions.silent {
+            source.strike_off(connection, id, renewals).await?;
+        }
+        if inquiry.may_prune {
+            source.prune(connection).await?;
+        }
+        Ok(())
+    }
+}
+
+impl FeedSession for PgSession {
+    async fn load(&mut self) -> Result<Vec<Trust>, StoreError> {
+        let limit = self.source.limit();
+        within(limit, Box::pin(self.load_now())).await
+    }
+
+    async fn register(&mut self, name: &str) -> Result<Uuid, StoreError> {
+        let id = fresh_id()?;
+        let base = self.base.as_ref().ok_or(StoreError::Unsettled)?;
+        let query = sqlx::query(REGISTER)
+            .bind(id)
+            .bind(name)
+            .bind(lease_ms(self.length))
+            .bind(&base.snapshot)
+            .bind(&self.nonce)
+            .execute(&mut self.listener);
+        let done = within(self.source.limit(), async {
+            query.await.map_err(|error| self.source.failed(&error))
+        });
+        match done.await?.rows_affected() {
+            1 => Ok(id),
+            _ => Err(self.source.unusable(
+                "it lacks the row of `trust_auth_lease`, or has a shorter longest lease; let the \
+                 owner run the read lease's migration",
+            )),
+        }
+    }
+
+    async fn renew(&mut self, registration: Uuid) -> Result<Answer, StoreError> {
+        let sql = if self.source.has_trusts { RENEW_TRUSTS } else { RENEW };
+        self.difference(sql, Some(registration)).await
+    }
+
+    async fn look(&mut self) -> Result<Answer, StoreError> {
+        let sql = if self.source.has_trusts { LOOK_TRUSTS } else { LOOK };
+        self.difference(sql, None).await
+    }
+
+    async fn hint(&mut self) -> Result<(), StoreError> {
+        let received = self.listener.try_recv().await;
+        match received.map_err(|error| self.source.failed(&error))? {
+            Some(_) => {
+                // One renewal answers all that have arrived.
+                while self.listener.next_buffered().is_some() {}
+                Ok(())
+            }
+            None => Err(StoreError::Unreachable),
+        }
+    }
+
+    async fn upkeep(&mut self) -> Result<(), StoreError> {
+        if self.watched.is_some_and(|watched| watched.elapsed() < self.length) {
+            return Ok(());
+        }
+        let limit = self.source.limit();
+        within(limit, Box::pin(self.watch_now())).await
+    }
+
+    async fn leave(&mut self, registration: Uuid) -> Result<(), StoreError> {
+        let query = sqlx::query("DELETE FROM trust_auth_holder WHERE id = $1")
+            .bind(registration)
+            .execute(&mut self.listener);
+        within(self.source.limit(), async {
+            query.await.map(drop).map_err(|error| self.source.failed(&error))
+        })
+        .await
+    }
+}
+
+/// Returns what the sources of records name.
+fn sources(source: &LeaseSource) -> HashMap<String, NamedBy> {
+    let mut sources = HashMap::new();
+    for table in &*source.tables {
+        if let Some(key) = &table.key {
+            sources.insert(table.source(key), NamedBy::Key);
+        }
+        for column in &table.values {
+            let name = table.source(column);
+            let by = match source.has_trusts && name == "trust.id" {
+                true => NamedBy::TrustId,
+                false => NamedBy::Value(name.as_str().into()),
+            };
+            sources.insert(name, by);
+        }
+    }
+    sources
+}
+
+fn read_base(source: &LeaseSource, row: &PgRow, oids: Vec<i64>) -> Result<Base, StoreError> {
+    let failed = |error| source.failed(&error);
+    if row::is_replica(row) {
+        return Err(StoreError::ReadOnly { server: source.connector.location.to_string() });
+    }
+    if !row.try_get::<bool, usize>(1).map_err(failed)? {
+        return Err(StoreError::Deaf { server: source.connector.location.to_string() });
+    }
+    Ok(Base {
+        snapshot: row.try_get(2).map_err(failed)?,
+        fingerprint: row.try_get(3).map_err(failed)?,
+        oids,
+    })
+}
+
+/// Returns the trust in the first columns of a row. A malformed one accepts no key, and a request
+/// with its key reads the row, which reports what is wrong.
+fn trust(row: &PgRow, warnings: &RowWarnings) -> Option<Trust> {
+    row::columns(row, warnings).ok()??.trust(warnings).ok()
+}
+
+/// Returns the length for the tables: rounded up, and not shorter than they allow.
+fn lease_ms(length: Duration) -> i32 {
+    let milliseconds = length.as_nanos().div_ceil(1_000_000);
+    i32::try_from(milliseconds).unwrap_or(i32::MAX).max(300)
+}
+
+fn fresh_id() -> Result<Uuid, StoreError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| StoreError::Other(error.to_string().into()))?;
+    Ok(uuid::Builder::from_random_bytes(bytes).into_uuid())
+}

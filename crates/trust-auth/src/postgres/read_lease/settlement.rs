@@ -1,0 +1,239 @@
+//! The wait of a revocation after its commit: until no holder grants what it revoked (R3, R12).
+//!
+//! In every doubt the changer waits. It never returns early because a statement failed.
+
+use std::time::{Duration, Instant};
+
+use sqlx::Connection;
+use sqlx::postgres::PgConnection;
+
+use super::inquiry::{Inquiry, LONGEST_LEASE};
+use super::run_watch::RunWatch;
+use super::source::LeaseSource;
+use crate::error::StoreError;
+use crate::postgres::pool::Lent;
+use crate::read_lease::{Settled, Waiting};
+use crate::time_limit::within;
+
+/// The pause after the first inquiry. It doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// The barrier of a transaction (R11), as `trust_auth_barrier()` returned it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Barrier {
+    id: u64,
+    run: String,
+}
+
+impl Barrier {
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (id, run) = text.split_once(' ')?;
+        Some(Self { id: id.parse().ok()?, run: run.to_owned() })
+    }
+}
+
+/// What one inquiry decides.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Done(Settled),
+    /// Nothing is certain before this much has passed since the commit.
+    Until(Duration),
+}
+
+/// Judges an inquiry as a whole (RL29). `waited` is the time from the return of the commit until
+/// before the inquiry was sent.
+fn judge(inquiry: &Inquiry, barrier: &Barrier, acknowledges: bool, waited: Duration) -> Verdict {
+    if inquiry.run != barrier.run {
+        return Verdict::Done(Settled::Repeat);
+    }
+    let was_unsettled = !inquiry.is_settled;
+    if was_unsettled || !acknowledges {
+        if waited < inquiry.max_lease {
+            return Verdict::Until(inquiry.max_lease);
+        }
+        let late = inquiry.holders.iter().filter(|holder| !holder.has_barrier);
+        let silent = late.map(|holder| holder.name.clone()).collect();
+        return Verdict::Done(Settled::Everywhere {
+            holders: inquiry.holders.len(),
+            silent,
+            was_unsettled,
+        });
+    }
+    let late = || inquiry.holders.iter().filter(|holder| !holder.has_barrier);
+    match late().map(|holder| holder.lease).filter(|lease| waited < *lease).max() {
+        Some(lease) => Verdict::Until(lease),
+        None => Verdict::Done(Settled::Everywhere {
+            holders: inquiry.holders.len(),
+            silent: late().map(|holder| holder.name.clone()).collect(),
+            was_unsettled: false,
+        }),
+    }
+}
+
+impl LeaseSource {
+    /// Waits until no process grants what the barrier's transaction revoked. The commit has
+    /// returned before the call.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`] if the database does not answer for longer than the longest lease of all.
+    pub(super) async fn settle(
+        &self,
+        barrier: &Barrier,
+        waiting: Waiting,
+    ) -> Result<Settled, StoreError> {
+        let begun = Instant::now();
+        let acknowledges = waiting == Waiting::ForAcknowledgements;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let waited = begun.elapsed();
+            let error = match self.inquire_once(barrier).await {
+                Ok(inquiry) => match judge(&inquiry, barrier, acknowledges, waited) {
+                    Verdict::Done(settled) => return Ok(settled),
+                    Verdict::Until(_) if !inquiry.is_settled => {
+                        self.watch_the_run(begun).await;
+                        continue;
+                    }
+                    Verdict::Until(least) if !acknowledges => {
+                        tokio::time::sleep(least.saturating_sub(begun.elapsed())).await;
+                        continue;
+                    }
+                    Verdict::Until(_) => None,
+                },
+                Err(error) => Some(error),
+            };
+            if let Some(error) = error
+                && waited > LONGEST_LEASE
+            {
+                return Err(error);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Inquires on a connection of the pool, which is given back before the next pause.
+    async fn inquire_once(&self, barrier: &Barrier) -> Result<Inquiry, StoreError> {
+        within(self.limit(), async {
+            let mut lent = Lent::from(&self.readers).await?;
+            let inquiry = self.inquire(lent.connection()?, Some(barrier.id)).await?;
+            lent.give_back();
+            Ok(inquiry)
+        })
+        .await
+    }
+
+    /// Watches the run until the longest lease since `begun` is over, and settles the run then. If
+    /// this fails, the caller inquires again, and nothing is settled.
+    async fn watch_the_run(&self, begun: Instant) {
+        let Ok(mut connection) = self.connector.named("lease").connect().await else {
+            tokio::time::sleep(LONGEST_PAUSE).await;
+            return;
+        };
+        if self.watch_on(&mut connection, begun).await.is_err() {
+            tokio::time::sleep(LONGEST_PAUSE).await;
+        }
+        let _ = within(self.limit(), async {
+            connection.close().await.map_err(|error| self.failed(&error))
+        })
+        .await;
+    }
+
+    async fn watch_on(
+        &self,
+        connection: &mut PgConnection,
+        begun: Instant,
+    ) -> Result<(), StoreError> {
+        let mut watch = RunWatch::default();
+        let watching = Instant::now();
+        loop {
+            let asked = Instant::now();
+            let inquiry = within(self.limit(), self.inquire(connection, None)).await?;
+            let conclusions = watch.note(&inquiry, asked, Instant::now());
+            if conclusions.settles {
+                return within(self.limit(), self.record_settled(connection, &inquiry.run)).await;
+            }
+            if inquiry.is_settled {
+                return Ok(());
+            }
+            // The watch began after the commit returned, so it is the later of the two.
+            debug_assert!(watching >= begun);
+            let left = inquiry.max_lease.saturating_sub(watching.elapsed());
+            tokio::time::sleep(left.clamp(FIRST_PAUSE, Duration::from_secs(1))).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::super::inquiry::Registered;
+    use super::*;
+
+    const MAX: Duration = Duration::from_secs(10);
+    const OWN: Duration = Duration::from_secs(2);
+
+    fn barrier() -> Barrier {
+        Barrier::parse("7 1.5").unwrap()
+    }
+
+    fn inquiry(holders: &[(&str, bool)], is_settled: bool) -> Inquiry {
+        let holders = holders.iter().enumerate().map(|(number, &(name, has_barrier))| Registered {
+            id: Uuid::from_u128(number as u128),
+            name: name.into(),
+            lease: OWN,
+            renewals: 1,
+            has_barrier,
+        });
+        Inquiry {
+            run: "1.5".into(),
+            is_settled,
+            max_lease: MAX,
+            may_prune: false,
+            holders: holders.collect(),
+        }
+    }
+
+    fn over(holders: usize, silent: &[&str], was_unsettled: bool) -> Verdict {
+        let silent = silent.iter().map(|&name| name.to_owned()).collect();
+        Verdict::Done(Settled::Everywhere { holders, silent, was_unsettled })
+    }
+
+    #[test]
+    fn rl29_each_holder_has_acknowledged_or_its_own_lease_is_over() {
+        let zero = Duration::ZERO;
+        let both = inquiry(&[("a", true), ("b", true)], true);
+        assert_eq!(judge(&both, &barrier(), true, zero), over(2, &[], false));
+        let one = inquiry(&[("a", true), ("b", false)], true);
+        assert_eq!(judge(&one, &barrier(), true, zero), Verdict::Until(OWN));
+        assert_eq!(judge(&one, &barrier(), true, OWN), over(2, &["b"], false));
+        assert_eq!(judge(&inquiry(&[], true), &barrier(), true, zero), over(0, &[], false));
+    }
+
+    #[test]
+    fn rl25_an_unsettled_run_and_no_acknowledgements_wait_out_the_longest_lease() {
+        let acknowledged = [("a", true)];
+        for (is_settled, acknowledges) in [(false, true), (true, false), (false, false)] {
+            let inquiry = inquiry(&acknowledged, is_settled);
+            let judge = |waited| judge(&inquiry, &barrier(), acknowledges, waited);
+            assert_eq!(judge(OWN), Verdict::Until(MAX));
+            assert_eq!(judge(MAX), over(1, &[], !is_settled));
+        }
+    }
+
+    #[test]
+    fn another_run_repeats_the_revocation_whatever_was_acknowledged() {
+        let mut inquiry = inquiry(&[("a", true)], true);
+        inquiry.run = "2.5".into();
+        assert_eq!(judge(&inquiry, &barrier(), true, MAX), Verdict::Done(Settled::Repeat));
+    }
+
+    #[test]
+    fn a_text_that_is_no_barrier_is_none() {
+        for text in ["", "7", "x 1.5", "-1 1.5", "18446744073709551616 1"] {
+            assert_eq!(Barrier::parse(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! [`LeaseSource`]: what the sessions, the waits and the migration of one database share.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::failure;
+use super::watched_table::WatchedTable;
+use crate::error::StoreError;
+use crate::postgres::connector::Connector;
+use crate::postgres::pool::Pool;
+
+/// The channel of the hints. A hint has no content.
+pub(super) const CHANNEL: &str = "trust_auth_lease";
+
+/// The source of a record that stands for everything.
+pub(super) const EVERYTHING: &str = "*";
+
+/// The server's run: a restart or a failover gives another one, whatever the session's time zone.
+macro_rules! run {
+    () => {
+        "extract(epoch FROM pg_postmaster_start_time())::text"
+    };
+}
+
+pub(super) use run;
+
+/// A database, and the tables that are watched there.
+#[derive(Clone)]
+pub(super) struct LeaseSource {
+    pub(super) connector: Connector,
+    pub(super) readers: Pool,
+    pub(super) tables: Arc<[WatchedTable]>,
+    /// Whether the table `trust` is watched, and each difference reads its changed rows.
+    pub(super) has_trusts: bool,
+}
+
+impl LeaseSource {
+    /// Returns the diagnosis of an error of the driver.
+    pub(super) fn failed(&self, error: &sqlx::Error) -> StoreError {
+        failure::lease_failed(error, &self.connector.location, self.limit())
+    }
+
+    /// Returns the time limit of a statement.
+    pub(super) fn limit(&self) -> Duration {
+        self.connector.query_timeout
+    }
+}
+
+impl fmt::Debug for LeaseSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LeaseSource")
+            .field("server", &self.connector.location)
+            .field("tables", &self.tables.iter().map(|table| &table.name).collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,126 @@
+//! The statements of a holder. A renewal and a look are one statement each, so that each reads one
+//! snapshot.
+
+use crate::postgres::row::read_columns;
+
+/// Differs after a trigger or its function was made, changed, or turned on or off, after the
+/// table's rows were rewritten, and after the table was renamed, got columns, or got children
+/// (RL2).
+macro_rules! fingerprint {
+    ($oids:literal) => {
+        concat!(
+            "(SELECT string_agg(concat_ws(' ', c.oid, c.relname, c.relnamespace, c.relfilenode, \
+                 c.relnatts, c.relkind, (SELECT string_agg(concat(inhrelid, '.', i.xmin), '.') \
+                     FROM pg_inherits AS i WHERE inhparent = c.oid), \
+                 g.tgname, g.oid, g.xmin, g.tgenabled, f.oid, f.xmin), ',' \
+                 ORDER BY c.oid, g.tgname) \
+             FROM pg_class AS c LEFT JOIN pg_trigger AS g \
+                 ON g.tgrelid = c.oid AND g.tgname LIKE 'trust\\_auth\\_rec\\_%' \
+             LEFT JOIN pg_proc AS f ON f.oid = g.tgfoid \
+             WHERE c.oid = ANY (",
+            $oids,
+            "::int8[]::oid[]))"
+        )
+    };
+}
+
+/// Whether the session is the one that the nonce was given to (RL6).
+macro_rules! same_session {
+    ($nonce:literal) => {
+        concat!("current_setting('trust_auth.session', true) IS NOT DISTINCT FROM ", $nonce)
+    };
+}
+
+/// Sets the nonce and the limits. No commit of the lease is lost in a crash (R15).
+pub(super) const PREPARE: &str = "SELECT set_config('trust_auth.session', $1, false), \
+     set_config('statement_timeout', $2, false), set_config('lock_timeout', $3, false), \
+     set_config('synchronous_commit', CASE current_setting('synchronous_commit') \
+         WHEN 'off' THEN 'local' ELSE current_setting('synchronous_commit') END, false)";
+
+/// R7: the bound is raised before the holder uses the longer lease.
+pub(super) const RAISE: &str =
+    "UPDATE trust_auth_lease SET max_lease_ms = $1 WHERE max_lease_ms < $1";
+
+pub(super) const BASE: &str = concat!(
+    "SELECT pg_is_in_recovery(), ",
+    same_session!("$1"),
+    ", pg_current_snapshot()::text, ",
+    fingerprint!("$2")
+);
+
+pub(super) const TRUSTS: &str = concat!(
+    "SELECT false, ",
+    read_columns!(),
+    " FROM trust WHERE api_key_hash IS NOT NULL AND disabled_at IS NULL"
+);
+
+/// The row lock keeps the bound from being lowered in between.
+pub(super) const REGISTER: &str = concat!(
+    "INSERT INTO trust_auth_holder (id, name, lease_ms, applied) \
+     SELECT $1, $2, $3, $4::text::pg_snapshot FROM trust_auth_lease \
+     WHERE $3 <= max_lease_ms AND ",
+    same_session!("$5"),
+    " FOR SHARE"
+);
+
+/// Writes the acknowledgement, if the session is still the same (R10).
+macro_rules! acknowledge {
+    () => {
+        concat!(
+            "WITH me AS (UPDATE trust_auth_holder SET renewals = renewals + 1, \
+                 applied = $1::text::pg_snapshot WHERE id = $5 AND ",
+            same_session!("$2"),
+            " RETURNING 1) "
+        )
+    };
+}
+
+/// Reads what `$1` does not show (RL4), after the columns of a trust.
+macro_rules! difference {
+    ($columns:expr, $registered:literal, $join:literal) => {
+        concat!(
+            "SELECT pg_is_in_recovery(), ",
+            $columns,
+            ", ",
+            same_session!("$2"),
+            ", l.kept_from <= pg_snapshot_xmin($1::text::pg_snapshot), ",
+            fingerprint!("$3"),
+            " IS NOT DISTINCT FROM $4, ",
+            $registered,
+            ", pg_current_snapshot()::text, c.is_record, c.source, c.value \
+             FROM trust_auth_lease AS l LEFT JOIN \
+             (SELECT DISTINCT source, value, true AS is_record FROM trust_auth_change \
+              WHERE xid >= pg_snapshot_xmin($1::text::pg_snapshot) \
+              AND NOT pg_visible_in_snapshot(xid, $1::text::pg_snapshot)) AS c ON true",
+            $join
+        )
+    };
+}
+
+macro_rules! no_trust {
+    () => {
+        "NULL::uuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL"
+    };
+}
+
+pub(super) const RENEW: &str =
+    concat!(acknowledge!(), difference!(no_trust!(), "EXISTS (SELECT FROM me)", ""));
+pub(super) const LOOK: &str = difference!(no_trust!(), "$5::uuid IS NULL", "");
+pub(super) const RENEW_TRUSTS: &str = concat!(
+    acknowledge!(),
+    difference!(
+        read_columns!(),
+        "EXISTS (SELECT FROM me)",
+        " LEFT JOIN trust ON id = CASE WHEN c.source = 'trust.id' THEN c.value::uuid END \
+         AND api_key_hash IS NOT NULL AND disabled_at IS NULL"
+    )
+);
+pub(super) const LOOK_TRUSTS: &str = difference!(
+    read_columns!(),
+    "$5::uuid IS NULL",
+    " LEFT JOIN trust ON id = CASE WHEN c.source = 'trust.id' THEN c.value::uuid END \
+     AND api_key_hash IS NOT NULL AND disabled_at IS NULL"
+);
+
+/// The first column after those of a trust.
+pub(super) const FIRST: usize = 9;

@@ -1,0 +1,712 @@
+//! The read lease on real servers of PostgreSQL: each schedule that breaks a simpler rule, as far
+//! as it can be staged. The rules R1 to R16 and the lemmas RL1 to RL29 are in `docs/read-lease.md`.
+
+mod stores;
+
+use std::time::{Duration, Instant};
+
+use sqlx::{Connection, Executor, PgConnection};
+use stores::postgres_server::PostgresServer;
+use stores::{by_name, eventually, postgres_options};
+use trust_auth::{
+    Answer, ChangeFeed, Difference, Ended, FeedSession, KeyHash, NewTrust, PgChanges, PgFeed,
+    PgSession, PostgresStore, Reload, Settled, StoreError, TrustLedger, Waiting,
+};
+use uuid::Uuid;
+
+/// The shortest lease. Tests wait it out, and none depends on its length.
+const SHORT: Duration = Duration::from_millis(300);
+
+/// Longer than any test.
+const LONG: Duration = Duration::from_secs(300);
+
+const APPLICATION: &str = "\
+    CREATE TABLE users (id int PRIMARY KEY, name text, note text); \
+    CREATE TABLE api_keys (key_hash text PRIMARY KEY, user_id int, last_used_at timestamptz);";
+
+/// A database of an application, and its declaration.
+fn application(server: &PostgresServer) -> (String, PgChanges) {
+    let url = server.new_database();
+    server.psql(&url, APPLICATION);
+    let changes = PgChanges::new(postgres_options(&url))
+        .table("api_keys", |table| table.key("key_hash").value("user_id").ignore(["last_used_at"]))
+        .table("users", |table| table.ignore(["note"]));
+    (url, changes)
+}
+
+/// The same, migrated, with a holder that has loaded and registered.
+async fn holder(server: &PostgresServer) -> (String, PgFeed, PgSession, Uuid) {
+    let (url, changes) = application(server);
+    changes.run_migration().await.unwrap();
+    let feed = changes.connect().await.unwrap();
+    let (session, id) = registered(&feed, LONG, "a").await;
+    (url, feed, session, id)
+}
+
+async fn registered(feed: &PgFeed, length: Duration, name: &str) -> (PgSession, Uuid) {
+    let mut session = feed.open(length).await.unwrap();
+    session.load().await.unwrap();
+    let id = session.register(name).await.unwrap();
+    (session, id)
+}
+
+fn ended(answer: Answer) -> Vec<Ended> {
+    match answer {
+        Answer::Difference(difference) => difference.ended,
+        Answer::Reload(reason) => panic!("{reason:?}"),
+    }
+}
+
+async fn renewed(session: &mut PgSession, id: Uuid) -> Vec<Ended> {
+    ended(session.renew(id).await.unwrap())
+}
+
+fn nothing() -> Answer {
+    Answer::Difference(Difference::default())
+}
+
+fn user(number: i32) -> Ended {
+    Ended::Value { column: "api_keys.user_id".into(), value: number.to_string() }
+}
+
+fn insert_key(name: &str, user: i32) -> String {
+    format!(
+        "INSERT INTO api_keys (key_hash, user_id) VALUES ('{}', {user})",
+        KeyHash::of(name).to_hex()
+    )
+}
+
+async fn run(connection: &mut PgConnection, sql: String) {
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(connection).await.unwrap();
+}
+
+async fn barrier(connection: &mut PgConnection) -> String {
+    sqlx::query_scalar("SELECT trust_auth_barrier()").fetch_one(connection).await.unwrap()
+}
+
+/// Marks the server's run as watched for long enough.
+fn settle_the_run(server: &PostgresServer, url: &str) {
+    server.psql(
+        url,
+        "UPDATE trust_auth_lease \
+         SET server_run = extract(epoch FROM pg_postmaster_start_time())::text",
+    );
+}
+
+#[tokio::test]
+async fn rl4_a_transaction_with_a_smaller_id_that_commits_later_is_found() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, _feed, mut session, id) = holder(server).await;
+    let mut early = server.connect(&url).await;
+    let mut late = early.begin().await.unwrap();
+    run(&mut late, insert_key("early id", 1)).await;
+    server.psql(&url, &insert_key("late id", 2));
+
+    let found = renewed(&mut session, id).await;
+    assert!(found.contains(&user(2)) && !found.contains(&user(1)), "{found:?}");
+    assert_eq!(session.renew(id).await.unwrap(), nothing());
+    late.commit().await.unwrap();
+    let found = renewed(&mut session, id).await;
+    assert!(found.contains(&user(1)) && found.contains(&Ended::Key(KeyHash::of("early id"))));
+    assert_eq!(session.renew(id).await.unwrap(), nothing());
+}
+
+#[tokio::test]
+async fn rl1_each_way_to_change_a_row_is_recorded() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, _feed, mut session, id) = holder(server).await;
+
+    // A subtransaction that is released, and one that is rolled back.
+    let subtransactions = format!(
+        "BEGIN; SAVEPOINT a; {}; RELEASE a; SAVEPOINT b; {}; ROLLBACK TO b; COMMIT",
+        insert_key("kept", 1),
+        insert_key("undone", 2)
+    );
+    server.psql(&url, &subtransactions);
+    let found = renewed(&mut session, id).await;
+    assert!(found.contains(&user(1)) && !found.contains(&user(2)), "{found:?}");
+
+    server.psql(&url, &format!("BEGIN; {}; ROLLBACK", insert_key("rolled back", 3)));
+    assert_eq!(session.renew(id).await.unwrap(), nothing());
+
+    let as_replica = format!("SET session_replication_role = replica; {}", insert_key("r", 4));
+    server.psql(&url, &as_replica);
+    assert!(renewed(&mut session, id).await.contains(&user(4)));
+
+    // Both the former and the present value.
+    server.psql(&url, "UPDATE api_keys SET user_id = 5 WHERE user_id = 4");
+    let found = renewed(&mut session, id).await;
+    assert!(found.contains(&user(4)) && found.contains(&user(5)), "{found:?}");
+    assert!(found.contains(&Ended::Key(KeyHash::of("r"))), "{found:?}");
+
+    server.psql(&url, "DELETE FROM api_keys WHERE user_id = 5");
+    assert!(renewed(&mut session, id).await.contains(&Ended::Key(KeyHash::of("r"))));
+
+    // The table has a new file, too, which ends the base.
+    server.psql(&url, "TRUNCATE api_keys");
+    let records = "SELECT count(*) FROM trust_auth_change WHERE source = '*'";
+    assert_eq!(server.psql(&url, records), "1");
+    assert_eq!(session.renew(id).await.unwrap(), Answer::Reload(Reload::OtherTriggers));
+    session.load().await.unwrap();
+    assert_eq!(session.renew(id).await.unwrap(), nothing());
+
+    server.psql(&url, "INSERT INTO users VALUES (1, 'a', '')");
+    assert_eq!(renewed(&mut session, id).await, [Ended::Everything]);
+}
+
+#[tokio::test]
+async fn a_column_that_is_ignored_ends_nothing() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, _feed, mut session, id) = holder(server).await;
+    server.psql(&url, &format!("{}; INSERT INTO users VALUES (1)", insert_key("k", 1)));
+    session.renew(id).await.unwrap();
+    server.psql(&url, "UPDATE api_keys SET last_used_at = now(); UPDATE users SET note = 'x'");
+    assert_eq!(session.renew(id).await.unwrap(), nothing());
+    server.psql(&url, "UPDATE users SET note = 'y', name = 'b'");
+    assert_eq!(renewed(&mut session, id).await, [Ended::Everything]);
+}
+
+#[tokio::test]
+async fn a_prepared_transaction_is_found_after_its_commit_and_refused_with_a_hint() {
+    let settings = |_: &PostgresServer| "-c max_prepared_transactions=4".to_owned();
+    let Some(server) = PostgresServer::start_with(settings) else { return };
+    let (url, changes) = application(&server);
+    let changes = changes.table("loud", |table| table).table("quiet", |table| table.quietly());
+    server.psql(&url, "CREATE TABLE loud (id int); CREATE TABLE quiet (id int)");
+    changes.run_migration().await.unwrap();
+    let feed = changes.connect().await.unwrap();
+    let (mut session, id) = registered(&feed, LONG, "a").await;
+
+    let mut other = server.connect(&url).await;
+    other.execute("BEGIN; INSERT INTO loud VALUES (1)").await.unwrap();
+    let error = other.execute("PREPARE TRANSACTION 'loud'").await.unwrap_err();
+    assert!(error.to_string().contains("NOTIFY"), "{error}");
+
+    other.execute("BEGIN; INSERT INTO quiet VALUES (1)").await.unwrap();
+    other.execute("PREPARE TRANSACTION 'quiet'").await.unwrap();
+    assert_eq!(session.renew(id).await.unwrap(), nothing());
+    other.execute("COMMIT PREPARED 'quiet'").await.unwrap();
+    assert_eq!(renewed(&mut session, id).await, [Ended::Everything]);
+}
+
+#[tokio::test]
+async fn rl2_triggers_that_were_off_during_a_change_make_the_holder_load_again() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, _feed, mut session, id) = holder(server).await;
+    let trigger = |state| format!("ALTER TABLE users {state} TRIGGER trust_auth_rec_row");
+    server.psql(
+        &url,
+        &format!(
+            "BEGIN; {}; INSERT INTO users VALUES (1, 'a', ''); {}; COMMIT",
+            trigger("DISABLE"),
+            trigger("ENABLE ALWAYS")
+        ),
+    );
+    assert_eq!(server.psql(&url, "SELECT count(*) FROM trust_auth_change"), "0");
+    assert_eq!(session.renew(id).await.unwrap(), Answer::Reload(Reload::OtherTriggers));
+    assert_eq!(session.look().await.unwrap(), Answer::Reload(Reload::OtherTriggers));
+    session.load().await.unwrap();
+    assert_eq!(session.renew(id).await.unwrap(), nothing());
+}
+
+/// What changes rows, or what they mean, without a trigger.
+#[tokio::test]
+async fn rl2_a_table_that_was_changed_as_a_whole_makes_the_holder_load_again() {
+    let Some(server) = PostgresServer::shared() else { return };
+    for change in [
+        "ALTER TABLE users ALTER COLUMN note TYPE varchar USING upper(note)",
+        "CREATE OR REPLACE FUNCTION trust_auth_rec_users() RETURNS trigger LANGUAGE plpgsql \
+         SECURITY DEFINER AS 'BEGIN RETURN NULL; END'",
+        "ALTER TABLE users ADD COLUMN is_admin bool",
+        "CREATE TABLE more_users () INHERITS (users)",
+        "ALTER TABLE users RENAME TO old_users; CREATE TABLE users (LIKE old_users)",
+    ] {
+        let (url, _feed, mut session, id) = holder(server).await;
+        server.psql(&url, change);
+        let answer = session.renew(id).await.unwrap();
+        assert_eq!(answer, Answer::Reload(Reload::OtherTriggers), "{change}");
+        let loaded = session.load().await;
+        // The first one leaves the triggers as they are wanted.
+        assert_eq!(loaded.is_ok(), change.contains("upper"), "{change}: {loaded:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_trigger_that_is_missing_or_turned_off_refuses_the_lease_and_migrates() {
+    let Some(server) = PostgresServer::shared() else { return };
+    for change in [
+        "DROP TRIGGER trust_auth_rec_update ON users",
+        "ALTER TABLE users ENABLE TRIGGER trust_auth_rec_truncate",
+        "ALTER TABLE users DISABLE TRIGGER ALL",
+        "ALTER TABLE users ADD COLUMN is_admin bool",
+    ] {
+        let (url, changes) = application(server);
+        changes.run_migration().await.unwrap();
+        server.psql(&url, change);
+        let feed = changes.connect().await.unwrap();
+        let error = feed.open(LONG).await.unwrap().load().await.unwrap_err();
+        let told = error.to_string();
+        assert!(matches!(error, StoreError::Schema { .. }), "{told}");
+        for part in ["triggers on the table `users`", "run the read lease's migration"] {
+            assert!(told.contains(part), "{told}");
+        }
+        let plan = changes.run_migration().await.unwrap();
+        assert_eq!(plan.missing(), ["the read lease's triggers on the table `users`"]);
+        feed.open(LONG).await.unwrap().load().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_plan_changes_nothing_and_psql_can_run_it() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, changes) = application(server);
+    let before = server.dump(&url);
+    let plan = changes.plan_migration().await.unwrap();
+    assert_eq!(plan.missing().len(), 3, "{plan}");
+    assert_eq!(server.dump(&url), before);
+
+    server.psql(&url, &plan.to_string());
+    assert!(changes.plan_migration().await.unwrap().is_empty());
+    assert!(changes.run_migration().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn several_processes_that_migrate_together_make_the_triggers_once() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (_, changes) = application(server);
+    let runs: Vec<_> = (0..4)
+        .map(|_| {
+            let changes = changes.clone();
+            tokio::spawn(async move { changes.run_migration().await })
+        })
+        .collect();
+    let mut done = 0;
+    for run in runs {
+        done += usize::from(!run.await.unwrap().unwrap().is_empty());
+    }
+    assert_eq!(done, 1);
+}
+
+#[tokio::test]
+async fn a_table_whose_rows_change_without_its_triggers_is_refused_with_the_remedy() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    server.psql(
+        &url,
+        "CREATE TABLE parent (id int); CREATE TABLE child () INHERITS (parent); \
+         CREATE TABLE whole (id int) PARTITION BY LIST (id); \
+         CREATE TABLE part PARTITION OF whole FOR VALUES IN (1); \
+         CREATE VIEW seen AS SELECT * FROM parent; \
+         CREATE MATERIALIZED VIEW kept AS SELECT * FROM parent; \
+         CREATE UNLOGGED TABLE fast (id int); CREATE SEQUENCE numbers; \
+         CREATE TABLE typed (id int, at timestamptz, digest uuid)",
+    );
+    type Declare = fn(trust_auth::WatchedTable) -> trust_auth::WatchedTable;
+    let plain: Declare = |table| table;
+    let cases: [(&str, Declare, &[&str]); 13] = [
+        ("parent", plain, &["inherit from it", "NO INHERIT"]),
+        ("whole", plain, &["is partitioned", "watch an ordinary table"]),
+        ("part", plain, &["is a partition", "watch an ordinary table"]),
+        ("seen", plain, &["is a view", "watch the tables behind it"]),
+        ("kept", plain, &["is a view", "watch the tables behind it"]),
+        ("fast", plain, &["is unlogged", "SET LOGGED"]),
+        ("numbers", plain, &["is no table", "watch an ordinary table"]),
+        ("absent", plain, &["has no table `absent`", "check the name"]),
+        ("a.b.c.d", plain, &["`a.b.c.d`"]),
+        ("typed", |table| table.key("at"), &["`at`", "`timestamp with time zone`", "bytea"]),
+        ("typed", |table| table.value("at"), &["must be uuid, an integer or text"]),
+        ("typed", |table| table.ignore(["absent"]), &["no column `absent`"]),
+        ("typed", |table| table.value("id").ignore(["id"]), &["is ignored"]),
+    ];
+    for (name, declare, parts) in cases {
+        let changes = PgChanges::new(postgres_options(&url)).table(name, declare);
+        for error in [changes.plan_migration().await, changes.run_migration().await] {
+            let error = error.unwrap_err();
+            let told = error.to_string();
+            assert!(matches!(error, StoreError::Schema { .. }), "{name}: {told}");
+            assert!(parts.iter().all(|part| told.contains(part)), "{name}: {told}");
+        }
+    }
+    assert_eq!(server.psql(&url, "SELECT to_regclass('trust_auth_lease') IS NULL"), "t");
+}
+
+#[tokio::test]
+async fn names_that_need_quotes_are_watched() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    server.psql(
+        &url,
+        r#"CREATE SCHEMA "O'Neil"; CREATE TABLE "O'Neil"."My ""Keys""" ("The Hash" bytea, x json)"#,
+    );
+    let changes = PgChanges::new(postgres_options(&url))
+        .table(r#""O'Neil"."My ""Keys""""#, |table| table.key("The Hash"));
+    changes.run_migration().await.unwrap();
+    let (mut session, id) = registered(&changes.connect().await.unwrap(), LONG, "a").await;
+    let hash = KeyHash::of("k");
+    server.psql(
+        &url,
+        &format!(r#"INSERT INTO "O'Neil"."My ""Keys""" VALUES ('\x{}', '{{}}')"#, hash.to_hex()),
+    );
+    assert_eq!(renewed(&mut session, id).await, [Ended::Key(hash)]);
+    server.psql(&url, r#"UPDATE "O'Neil"."My ""Keys""" SET x = '{"a": 1}'"#);
+    assert_eq!(renewed(&mut session, id).await, [Ended::Key(hash)]);
+}
+
+#[tokio::test]
+async fn rl5_a_base_that_is_older_than_what_is_kept_makes_the_holder_load_again() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, feed, mut session, id) = holder(server).await;
+    let mut slow = feed.open(LONG).await.unwrap();
+    slow.load().await.unwrap();
+    server.psql(&url, &insert_key("pruned", 1));
+    session.renew(id).await.unwrap();
+    session.renew(id).await.unwrap();
+    session.upkeep().await.unwrap();
+    assert_eq!(server.psql(&url, "SELECT count(*) FROM trust_auth_change"), "0");
+
+    let slow_id = slow.register("slow").await.unwrap();
+    assert_eq!(slow.renew(slow_id).await.unwrap(), Answer::Reload(Reload::Pruned));
+    assert_eq!(slow.look().await.unwrap(), Answer::Reload(Reload::Pruned));
+    slow.load().await.unwrap();
+    assert_eq!(slow.renew(slow_id).await.unwrap(), nothing());
+}
+
+#[tokio::test]
+async fn rl5_records_that_a_holder_has_yet_to_apply_are_kept() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, feed, mut session, id) = holder(server).await;
+    let (mut other, other_id) = registered(&feed, LONG, "b").await;
+    server.psql(&url, &insert_key("k", 1));
+    session.renew(id).await.unwrap();
+    session.renew(id).await.unwrap();
+    session.upkeep().await.unwrap();
+    assert!(renewed(&mut other, other_id).await.contains(&user(1)));
+}
+
+/// A session that is used after its connection was lost leads to another session of the server, as
+/// behind a pooler that exchanges or resets sessions.
+#[tokio::test]
+async fn rl6_another_session_acknowledges_nothing_and_makes_the_holder_load_again() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, _feed, mut session, id) = holder(server).await;
+    session.renew(id).await.unwrap();
+    server.kill_where(&url, "application_name LIKE '% lease'");
+    assert!(session.hint().await.is_err());
+    let row = "SELECT renewals, applied FROM trust_auth_holder";
+    let before = server.psql(&url, row);
+    server.psql(&url, &insert_key("k", 1));
+    assert_eq!(session.renew(id).await.unwrap(), Answer::Reload(Reload::OtherSession));
+    assert_eq!(session.look().await.unwrap(), Answer::Reload(Reload::OtherSession));
+    assert_eq!(server.psql(&url, row), before, "the renewal wrote nothing");
+}
+
+#[tokio::test]
+async fn rl28_a_registration_survives_its_session() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (_, feed, session, id) = holder(server).await;
+    drop(session);
+    let mut session = feed.open(LONG).await.unwrap();
+    session.load().await.unwrap();
+    assert_eq!(session.renew(id).await.unwrap(), nothing());
+    session.leave(id).await.unwrap();
+    assert_eq!(session.renew(id).await.unwrap(), Answer::Reload(Reload::Unregistered));
+}
+
+#[tokio::test]
+async fn rl24_a_silent_holder_is_struck_off_and_its_next_renewal_gives_no_lease() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (_, changes) = application(server);
+    changes.run_migration().await.unwrap();
+    let feed = changes.connect().await.unwrap();
+    let (mut silent, silent_id) = registered(&feed, SHORT, "silent").await;
+    let (mut other, other_id) = registered(&feed, SHORT, "other").await;
+    silent.renew(silent_id).await.unwrap();
+    other.upkeep().await.unwrap();
+    assert_eq!(silent.renew(silent_id).await.unwrap(), nothing());
+    // The count has moved since: the watch begins again.
+    tokio::time::sleep(SHORT).await;
+    other.renew(other_id).await.unwrap();
+    other.upkeep().await.unwrap();
+    assert_eq!(silent.renew(silent_id).await.unwrap(), nothing());
+    for _ in 0..2 {
+        tokio::time::sleep(SHORT).await;
+        other.renew(other_id).await.unwrap();
+        other.upkeep().await.unwrap();
+    }
+    assert_eq!(silent.renew(silent_id).await.unwrap(), Answer::Reload(Reload::Unregistered));
+    assert_eq!(other.renew(other_id).await.unwrap(), nothing());
+}
+
+#[tokio::test]
+async fn rl24_striking_off_waits_for_an_open_renewal_and_then_strikes_no_holder_off() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, changes) = application(server);
+    changes.run_migration().await.unwrap();
+    let feed = changes.connect().await.unwrap();
+    let (mut slow, slow_id) = registered(&feed, SHORT, "slow").await;
+    let mut striker = feed.open(SHORT).await.unwrap();
+    striker.upkeep().await.unwrap();
+    tokio::time::sleep(SHORT).await;
+
+    // The renewal's update, not committed yet.
+    let mut other = server.connect(&url).await;
+    let mut renewal = other.begin().await.unwrap();
+    renewal.execute("UPDATE trust_auth_holder SET renewals = renewals + 1").await.unwrap();
+    let striking = tokio::spawn(async move { striker.upkeep().await });
+    let waiting = "SELECT count(*) FROM pg_stat_activity \
+                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually("the striker waits", || server.psql(&url, waiting) == "1").await;
+    renewal.commit().await.unwrap();
+    striking.await.unwrap().unwrap();
+    assert_eq!(slow.renew(slow_id).await.unwrap(), nothing());
+}
+
+#[tokio::test]
+async fn rl24_a_renewal_that_waited_for_a_strike_off_gives_no_lease() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, _feed, mut session, id) = holder(server).await;
+    let mut other = server.connect(&url).await;
+    let mut strike = other.begin().await.unwrap();
+    strike.execute("DELETE FROM trust_auth_holder WHERE renewals = 0").await.unwrap();
+    let renewal = tokio::spawn(async move { session.renew(id).await });
+    let waiting = "SELECT count(*) FROM pg_stat_activity \
+                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually("the renewal waits", || server.psql(&url, waiting) == "1").await;
+    strike.commit().await.unwrap();
+    assert_eq!(renewal.await.unwrap().unwrap(), Answer::Reload(Reload::Unregistered));
+}
+
+#[tokio::test]
+async fn rl29_a_revocation_returns_when_each_holder_has_acknowledged() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, feed, mut session, id) = holder(server).await;
+    settle_the_run(server, &url);
+    let mut changer = server.connect(&url).await;
+    let mut change = changer.begin().await.unwrap();
+    run(&mut change, insert_key("k", 1)).await;
+    let barrier = barrier(&mut change).await;
+    change.commit().await.unwrap();
+
+    let settled = tokio::spawn({
+        let feed = feed.clone();
+        async move { feed.settle(&barrier, Waiting::ForAcknowledgements).await }
+    });
+    session.hint().await.unwrap();
+    assert!(renewed(&mut session, id).await.contains(&user(1)));
+    let acknowledged = "SELECT count(*) FROM trust_auth_holder, trust_auth_change \
+                        WHERE pg_visible_in_snapshot(xid, applied)";
+    assert_eq!(server.psql(&url, acknowledged), "0", "it acknowledges what was applied before");
+    assert!(!settled.is_finished());
+    session.renew(id).await.unwrap();
+    assert_eq!(
+        settled.await.unwrap().unwrap(),
+        Settled::Everywhere { holders: 1, silent: vec![], was_unsettled: false }
+    );
+}
+
+/// The first attempt was committed and its changer crashed. The second finds nothing to change.
+#[tokio::test]
+async fn rl27_a_transaction_without_a_change_records_its_barrier_and_waits() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, changes) = application(server);
+    changes.run_migration().await.unwrap();
+    let feed = changes.connect().await.unwrap();
+    settle_the_run(server, &url);
+    let (_stopped, _) = registered(&feed, SHORT, "stopped").await;
+    let mut changer = server.connect(&url).await;
+    let barrier = barrier(&mut changer).await;
+    let begun = Instant::now();
+    let settled = feed.settle(&barrier, Waiting::ForAcknowledgements).await.unwrap();
+    let silent = vec!["stopped".to_owned()];
+    assert_eq!(settled, Settled::Everywhere { holders: 1, silent, was_unsettled: false });
+    assert!(begun.elapsed() >= SHORT);
+}
+
+#[tokio::test]
+async fn rl15_without_acknowledgements_a_revocation_waits_out_the_longest_lease() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, changes) = application(server);
+    changes.run_migration().await.unwrap();
+    let feed = changes.connect().await.unwrap();
+    settle_the_run(server, &url);
+    let mut changer = server.connect(&url).await;
+    let barrier = barrier(&mut changer).await;
+    let begun = Instant::now();
+    let settled = feed.settle(&barrier, Waiting::OutTheLease).await.unwrap();
+    assert_eq!(settled, Settled::Everywhere { holders: 0, silent: vec![], was_unsettled: false });
+    assert!(begun.elapsed() >= SHORT);
+    let settled = feed.settle(&barrier, Waiting::ForAcknowledgements).await.unwrap();
+    assert_eq!(settled, Settled::Everywhere { holders: 0, silent: vec![], was_unsettled: false });
+}
+
+#[tokio::test]
+async fn rl25_the_first_revocation_of_a_run_waits_out_the_longest_lease_and_settles_the_run() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, changes) = application(server);
+    changes.run_migration().await.unwrap();
+    let feed = changes.connect().await.unwrap();
+    let mut changer = server.connect(&url).await;
+    for was_unsettled in [true, false] {
+        let barrier = barrier(&mut changer).await;
+        let begun = Instant::now();
+        let settled = feed.settle(&barrier, Waiting::ForAcknowledgements).await.unwrap();
+        assert!(begun.elapsed() >= SHORT || !was_unsettled, "{settled:?}");
+        match settled {
+            // The inquiry after the wait finds the run settled.
+            Settled::Everywhere { holders: 0, silent, .. } => assert!(silent.is_empty()),
+            other => panic!("{other:?}"),
+        }
+    }
+    let settled = "SELECT server_run = extract(epoch FROM pg_postmaster_start_time())::text \
+                   FROM trust_auth_lease";
+    assert_eq!(server.psql(&url, settled), "t");
+}
+
+#[tokio::test]
+async fn rl16_a_longer_lease_raises_the_bound_before_it_is_used() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, changes) = application(server);
+    changes.run_migration().await.unwrap();
+    let feed = changes.connect().await.unwrap();
+    let bound = "SELECT max_lease_ms FROM trust_auth_lease";
+    assert_eq!(server.psql(&url, bound), "300");
+    let _session = feed.open(Duration::from_secs(20)).await.unwrap();
+    assert_eq!(server.psql(&url, bound), "20000");
+    let _session = feed.open(Duration::from_secs(10)).await.unwrap();
+    assert_eq!(server.psql(&url, bound), "20000");
+    let error = feed.open(Duration::from_secs(301)).await.err().unwrap();
+    assert!(error.to_string().contains("at most 300 s"), "{error}");
+}
+
+#[tokio::test]
+async fn a_restart_of_the_server_repeats_the_revocation() {
+    let Some(server) = PostgresServer::start() else { return };
+    let (url, feed, session, _) = holder(&server).await;
+    settle_the_run(&server, &url);
+    let mut changer = server.connect(&url).await;
+    let barrier = barrier(&mut changer).await;
+    drop((changer, session));
+    server.stop();
+    server.start_again();
+    let settled = feed.settle(&barrier, Waiting::ForAcknowledgements).await.unwrap();
+    assert_eq!(settled, Settled::Repeat);
+}
+
+#[tokio::test]
+async fn a_hot_standby_gives_no_lease() {
+    let Some(server) = PostgresServer::start() else { return };
+    let (url, changes) = application(&server);
+    changes.run_migration().await.unwrap();
+    let replica = server.replica();
+    let database = url.rsplit('/').next().unwrap();
+    let changes = PgChanges::new(postgres_options(&replica.url(database)))
+        .table("users", |table| table.ignore(["note"]));
+    let error = changes.connect().await.unwrap().open(LONG).await.err().unwrap();
+    assert!(matches!(error, StoreError::ReadOnly { .. }), "{error}");
+}
+
+/// The promoted standby lacks the last transactions, and gives their ids out again. A snapshot of
+/// the old primary shows such an id as committed.
+#[tokio::test]
+async fn rl6_a_promoted_standby_that_reuses_ids_gives_no_difference_and_is_not_settled() {
+    let Some(server) = PostgresServer::start() else { return };
+    let (url, changes) = application(&server);
+    changes.run_migration().await.unwrap();
+    settle_the_run(&server, &url);
+    let replica = server.replica();
+    let database = url.rsplit('/').next().unwrap().to_owned();
+    let new_url = replica.url(&database);
+    eventually("the replica has the tables", || {
+        replica.psql(&new_url, "SELECT count(*) FROM trust_auth_lease WHERE server_run <> ''")
+            == "1"
+    })
+    .await;
+    replica.stop();
+
+    // The replica receives none of these.
+    for number in 0..20 {
+        server.psql(&url, &format!("INSERT INTO users VALUES ({number})"));
+    }
+    let old = changes.connect().await.unwrap();
+    let (mut session, id) = registered(&old, LONG, "a").await;
+    session.renew(id).await.unwrap();
+    session.renew(id).await.unwrap();
+    let applied = server.psql(&url, "SELECT applied FROM trust_auth_holder");
+    server.stop();
+    replica.start_again();
+    replica.promote();
+    eventually("it is promoted", || replica.psql(&new_url, "SELECT pg_is_in_recovery()") == "f")
+        .await;
+
+    let mut changer = replica.connect(&new_url).await;
+    let mut change = changer.begin().await.unwrap();
+    run(&mut change, insert_key("revoked", 1)).await;
+    let barrier = barrier(&mut change).await;
+    change.commit().await.unwrap();
+    let (xid, _) = barrier.split_once(' ').unwrap();
+    let seen = format!("SELECT pg_visible_in_snapshot('{xid}', '{applied}')");
+    assert_eq!(replica.psql(&new_url, &seen), "t", "the id was not given out again");
+    let holders = replica.psql(&new_url, "SELECT count(*) FROM trust_auth_holder");
+    assert_eq!(holders, "0", "the standby lacks the registration");
+
+    // No holder is registered, and yet the changer waits.
+    let new = PgChanges::new(postgres_options(&new_url))
+        .table("api_keys", |table| table.key("key_hash").value("user_id").ignore(["last_used_at"]))
+        .table("users", |table| table.ignore(["note"]));
+    let new = new.connect().await.unwrap();
+    let begun = Instant::now();
+    let settled = new.settle(&barrier, Waiting::ForAcknowledgements).await.unwrap();
+    assert!(begun.elapsed() >= SHORT, "{settled:?}");
+    assert!(session.hint().await.is_err());
+}
+
+mod trusts {
+    //! The table `trust`, whose rows a difference contains.
+
+    use super::*;
+
+    async fn trusts(server: &PostgresServer) -> (String, PostgresStore, PgFeed) {
+        let url = server.new_database();
+        let store = postgres_options(&url).connect().await.unwrap();
+        let changes = PgChanges::trusts(postgres_options(&url));
+        changes.run_migration().await.unwrap();
+        (url, store, changes.connect().await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn rl10_a_difference_has_the_present_rows_of_the_trusts_that_changed() {
+        let Some(server) = PostgresServer::shared() else { return };
+        let (url, store, feed) = trusts(server).await;
+        let new = |name: &str| (NewTrust::new(name).unwrap(), KeyHash::of(name));
+        let (trust, hash) = new("a");
+        let a = store.insert(trust, hash).await.unwrap();
+
+        let mut session = feed.open(LONG).await.unwrap();
+        assert_eq!(session.load().await.unwrap(), std::slice::from_ref(&a));
+        let id = session.register("holder").await.unwrap();
+        assert_eq!(session.renew(id).await.unwrap(), nothing());
+
+        let (trust, hash) = new("b");
+        let b = store.insert(trust, hash).await.unwrap();
+        let row = Some(b.clone());
+        assert_eq!(renewed(&mut session, id).await, [Ended::Trust { id: b.id, row }]);
+
+        store.set_enabled(&by_name("b"), false).await.unwrap();
+        let gone = Ended::Trust { id: b.id, row: None };
+        assert_eq!(ended(session.look().await.unwrap()), std::slice::from_ref(&gone));
+        store.set_enabled(&by_name("b"), true).await.unwrap();
+        let row = Some(b.clone());
+        assert_eq!(renewed(&mut session, id).await, [Ended::Trust { id: b.id, row }]);
+        store.delete(&by_name("b")).await.unwrap();
+        assert_eq!(renewed(&mut session, id).await, [gone]);
+
+        server.psql(&url, "UPDATE trust SET last_heartbeat = now()");
+        let answer = session.renew(id).await.unwrap();
+        let Answer::Difference(difference) = answer else { panic!("{answer:?}") };
+        assert_eq!(difference.ended, []);
+        server.psql(&url, "UPDATE trust SET name = 'c'");
+        let found = renewed(&mut session, id).await;
+        let [Ended::Trust { row: Some(row), .. }] = &*found else { panic!("{found:?}") };
+        assert_eq!((&*row.name, row.id), ("c", a.id));
+    }
+}
