@@ -10,6 +10,7 @@
 mod counted;
 mod explore;
 
+mod g11_read_lease;
 mod g1_revocation;
 mod g2_closed_times;
 mod g2_invalidate_where;

@@ -122,6 +122,13 @@ fn g11_no_renewal_that_began_before_revives_a_relinquished_lease() {
     lease.relinquish();
     later.complete();
     assert_eq!(cache.lookup_held(&lease, &hash), None);
+    lease.begin().complete();
+    assert_eq!(
+        cache.lookup_held(&lease, &hash),
+        Some(7),
+        "renewed at the time of the last renewal"
+    );
+    lease.relinquish();
     // Also where no deadline was in force: a renewal that has begun would be the first.
     let begun = lease.begin();
     lease.relinquish();
