@@ -1,6 +1,6 @@
-//! G1 to G4 and G6 by comparison: random sequences of operations on the cache and on a plain model
-//! of the reference system's promises. Leases are held across any number of steps, and the clock
-//! may lag.
+//! G1 to G4, G6 and G11 by comparison: random sequences of operations on the cache and on a plain
+//! model of the reference system's promises. Leases and renewals of a read lease are held across
+//! any number of steps, and the clock may lag.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,9 +10,13 @@ use proptest::prelude::*;
 use proptest::strategy::Union;
 use proptest::test_runner::Config;
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
-use trust_key_cache::{Clock, KeyCache, KeyHash, Lease, ManualClock, OwnedLease};
+use trust_key_cache::{
+    Clock, KeyCache, KeyHash, Lease, ManualClock, OwnedLease, ReadLease, Renewal,
+};
 
 const TTL: u64 = 1_000;
+/// The first length of the read lease.
+const LENGTH: u64 = 500;
 
 /// A clock that advances only once each `resolution` nanoseconds.
 #[derive(Clone, Debug)]
@@ -70,6 +74,23 @@ struct Model<const CAPACITY: usize> {
     /// The number of entries that the last `invalidate_where` has removed, at most.
     removed: usize,
     next_value: u64,
+    read_lease: ModelReadLease,
+    renewals: Vec<ModelRenewal>,
+}
+
+#[derive(Clone, Debug)]
+struct ModelReadLease {
+    length: u64,
+    /// By the clock. None before the first renewal, and while it is relinquished.
+    deadline: Option<u64>,
+    relinquished: u64,
+}
+
+#[derive(Clone, Debug)]
+struct ModelRenewal {
+    noted: u64,
+    length: u64,
+    relinquished: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -119,6 +140,12 @@ enum Operation {
     InvalidateFor(u64),
     InvalidateKeyFor(u8, u64),
     InvalidateWhere(u64),
+    BeginRenewal,
+    /// The renewal with this number, modulo the number of those that have begun.
+    CompleteRenewal(usize),
+    AbandonRenewal(usize),
+    Relinquish,
+    SetLength(u64),
     Advance(u64),
 }
 
@@ -255,6 +282,18 @@ impl<const CAPACITY: usize> Model<CAPACITY> {
         answers
     }
 
+    fn complete(&mut self, renewal: &ModelRenewal) {
+        if renewal.relinquished == self.read_lease.relinquished {
+            let length = renewal.length.min(self.read_lease.length);
+            let end = renewal.noted + (length * 4 / 5).saturating_sub(self.lag());
+            self.read_lease.deadline = self.read_lease.deadline.max(Some(end));
+        }
+    }
+
+    fn read_lease_is_valid(&self) -> bool {
+        self.read_lease.deadline.is_some_and(|deadline| self.now() < deadline)
+    }
+
     /// Returns the answer of a lookup, if only one is allowed.
     fn certain_answer(&self, key: u8) -> Option<Option<u64>> {
         let answers = self.answers(key);
@@ -280,6 +319,8 @@ impl<const CAPACITY: usize> ReferenceStateMachine for Model<CAPACITY> {
                 keys_closed_until: HashMap::new(),
                 removed: 0,
                 next_value: 0,
+                read_lease: ModelReadLease { length: LENGTH, deadline: None, relinquished: 0 },
+                renewals: Vec::new(),
             })
             .boxed()
     }
@@ -288,12 +329,13 @@ impl<const CAPACITY: usize> ReferenceStateMachine for Model<CAPACITY> {
         let key = 0..Self::KEYS;
         let within = proptest::sample::select(vec![0, 1, 10, 100, TTL / 2]);
         // The steps end just before, at and just after each expiry of an entry or of a held lease's
-        // value, and each end of a closed time. These are taken both by the cache's clock and in
-        // true time. Two other steps have fixed lengths.
+        // value, and each end of a closed time and of the read lease. These are taken both by the
+        // cache's clock and in true time. Two other steps have fixed lengths.
         let mut moments: Vec<u64> = state.entries.iter().map(|entry| entry.expires_at).collect();
         let longest = TTL - state.lag();
         moments.extend(state.leases.iter().map(|lease| lease.taken_at + longest));
         moments.extend(state.keys_closed_until.values().chain([&state.closed_until]));
+        moments.extend(state.read_lease.deadline);
         let steps: Vec<u64> = moments
             .iter()
             .flat_map(|moment| {
@@ -317,7 +359,14 @@ impl<const CAPACITY: usize> ReferenceStateMachine for Model<CAPACITY> {
             (2, key_for.boxed()),
             (1, (0..3_u64).prop_map(Operation::InvalidateWhere).boxed()),
             (3, proptest::sample::select(steps).prop_map(Operation::Advance).boxed()),
+            (3, Just(Operation::BeginRenewal).boxed()),
+            (1, (0..3 * LENGTH).prop_map(Operation::SetLength).boxed()),
         ];
+        if !state.renewals.is_empty() {
+            operations.push((3, any::<usize>().prop_map(Operation::CompleteRenewal).boxed()));
+            operations.push((1, any::<usize>().prop_map(Operation::AbandonRenewal).boxed()));
+            operations.push((1, Just(Operation::Relinquish).boxed()));
+        }
         if !state.leases.is_empty() {
             let at_most = prop_oneof![3 => Just(u64::MAX), 1 => 0..TTL + 2];
             let remember = (any::<usize>(), at_most)
@@ -331,6 +380,9 @@ impl<const CAPACITY: usize> ReferenceStateMachine for Model<CAPACITY> {
     fn preconditions(state: &Self, operation: &Operation) -> bool {
         match operation {
             Operation::Remember(..) | Operation::Abandon(_) => !state.leases.is_empty(),
+            Operation::CompleteRenewal(_) | Operation::AbandonRenewal(_) => {
+                !state.renewals.is_empty()
+            }
             // Where the model cannot know whether a call hits, it cannot follow it.
             Operation::Load(key) => state.certain_answer(*key).is_some(),
             _ => true,
@@ -371,6 +423,22 @@ impl<const CAPACITY: usize> ReferenceStateMachine for Model<CAPACITY> {
                 *closed_until = until.max(*closed_until);
             }
             Operation::InvalidateWhere(predicate) => state.invalidate_where(predicate),
+            Operation::BeginRenewal => {
+                let ModelReadLease { length, relinquished, .. } = state.read_lease;
+                state.renewals.push(ModelRenewal { noted: state.now(), length, relinquished });
+            }
+            Operation::CompleteRenewal(number) => {
+                let renewal = state.renewals.remove(number % state.renewals.len());
+                state.complete(&renewal);
+            }
+            Operation::AbandonRenewal(number) => {
+                state.renewals.remove(number % state.renewals.len());
+            }
+            Operation::Relinquish => {
+                state.read_lease.relinquished += 1;
+                state.read_lease.deadline = None;
+            }
+            Operation::SetLength(length) => state.read_lease.length = length,
             Operation::Advance(step) => state.time += step,
         }
         state
@@ -394,6 +462,13 @@ struct Driven<const CAPACITY: usize> {
     /// The true times at which the closed times end, of one key or of all.
     closings: Vec<(Option<u8>, u64)>,
     next_value: u64,
+    /// Leaked, because renewals borrow it.
+    read_lease: &'static ReadLease<CoarseManualClock>,
+    /// The renewals that have begun, each with the true time of its begin and the length then.
+    renewals: Vec<(Renewal<'static, CoarseManualClock>, u64, u64)>,
+    /// The true times at which those end for which renewals have vouched since the last
+    /// `relinquish`, in fifths of a nanosecond.
+    vouched: Vec<u64>,
 }
 
 impl<const CAPACITY: usize> Driven<CAPACITY> {
@@ -414,6 +489,7 @@ impl<const CAPACITY: usize> StateMachineTest for Driven<CAPACITY> {
         let precise = ManualClock::new();
         precise.advance(Duration::from_nanos(model.time));
         let clock = CoarseManualClock { precise: precise.clone(), resolution: model.resolution };
+        let read_lease = ReadLease::with_clock(Duration::from_nanos(LENGTH), clock.clone());
         let cache = KeyCache::builder()
             .ttl(Duration::from_nanos(TTL))
             .capacity(CAPACITY)
@@ -428,6 +504,9 @@ impl<const CAPACITY: usize> StateMachineTest for Driven<CAPACITY> {
             times: HashMap::new(),
             closings: Vec::new(),
             next_value: 0,
+            read_lease: Box::leak(Box::new(read_lease)),
+            renewals: Vec::new(),
+            vouched: Vec::new(),
         }
     }
 
@@ -441,6 +520,13 @@ impl<const CAPACITY: usize> StateMachineTest for Driven<CAPACITY> {
                     model.answers(key)
                 );
                 assert_eq!(driven.cache.lookup_with(&hash(key), |value| *value), found);
+                let held = driven.cache.lookup_held(driven.read_lease, &hash(key));
+                assert_eq!(held, found.filter(|_| model.read_lease_is_valid()));
+                if held.is_some() {
+                    // G11 by the true time.
+                    let now = 5 * driven.time();
+                    assert!(driven.vouched.iter().any(|end| now < *end), "held after its end");
+                }
                 if let Some(value) = found {
                     // G3 and G2 by the true time, not by the cache's clock.
                     let (leased_at, longest) = driven.times[&value];
@@ -523,6 +609,29 @@ impl<const CAPACITY: usize> StateMachineTest for Driven<CAPACITY> {
                     assert!(removed <= model.removed);
                 }
             }
+            Operation::BeginRenewal => {
+                let length = driven.read_lease.length().as_nanos() as u64;
+                driven.renewals.push((driven.read_lease.begin(), driven.time(), length));
+            }
+            Operation::CompleteRenewal(number) => {
+                let (renewal, begun_at, length) =
+                    driven.renewals.remove(number % driven.renewals.len());
+                renewal.complete();
+                driven.vouched.push(5 * begun_at + 4 * length);
+            }
+            Operation::AbandonRenewal(number) => {
+                drop(driven.renewals.remove(number % driven.renewals.len()));
+            }
+            Operation::Relinquish => {
+                driven.read_lease.relinquish();
+                driven.vouched.clear();
+                for (_, _, length) in &mut driven.renewals {
+                    *length = 0;
+                }
+            }
+            Operation::SetLength(length) => {
+                driven.read_lease.set_length(Duration::from_nanos(length));
+            }
             Operation::Advance(step) => driven.clock.advance(Duration::from_nanos(step)),
         }
         driven
@@ -537,6 +646,7 @@ impl<const CAPACITY: usize> StateMachineTest for Driven<CAPACITY> {
             assert!(driven.cache.len() <= alive);
         }
         assert_eq!(driven.cache.is_empty(), !(1..).contains(&driven.cache.len()));
+        assert_eq!(driven.read_lease.is_valid(), model.read_lease_is_valid());
     }
 }
 

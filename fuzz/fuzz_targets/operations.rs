@@ -1,5 +1,5 @@
-//! G1 to G4 and G6: an interpreter of operations over two caches and a model of both. One cache has
-//! a single bucket, and the other cache has many.
+//! G1 to G4, G6 and G11: an interpreter of operations over two caches and a model of both. One
+//! cache has a single bucket, and the other cache has many.
 //!
 //! Both caches have room for all keys. In the single bucket any invalidation supersedes every
 //! lease, and a time for which one key is closed closes every key. A lease that survives there must
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use trust_key_cache::{KeyCache, KeyHash, Lease, ManualClock, OwnedLease};
+use trust_key_cache::{KeyCache, KeyHash, Lease, ManualClock, OwnedLease, ReadLease, Renewal};
 
 const TTL: u64 = 100;
 
@@ -36,6 +36,10 @@ enum Operation {
     InvalidateWhere(u8),
     Load(u8),
     LoadAsync(u8),
+    BeginRenewal,
+    CompleteRenewal(u8),
+    Relinquish,
+    SetLength(u8),
 }
 
 type Cache = KeyCache<u32, ManualClock>;
@@ -85,6 +89,12 @@ fuzz_target!(|operations: Vec<Operation>| {
     let mut values: HashMap<u8, (u32, u64)> = HashMap::new();
     let mut held: Vec<Held> = Vec::new();
     let mut next = 0;
+    let read_lease = ReadLease::with_clock(Duration::from_nanos(TTL), clock.clone());
+    let mut length = TTL;
+    // The deadline, and the renewals with the length and the time that each has noted. A renewal
+    // from before a `relinquish` has no length.
+    let mut deadline = 0;
+    let mut renewals: Vec<(Renewal<ManualClock>, Option<u64>, u64)> = Vec::new();
     for operation in operations {
         match operation {
             Operation::Lookup(key) => {
@@ -94,6 +104,10 @@ fuzz_target!(|operations: Vec<Operation>| {
                     .map(|(value, _)| *value);
                 assert_eq!(single.lookup(&hash(key)), expected);
                 assert_eq!(many.lookup_with(&hash(key), |value| *value), expected);
+                let expected = expected.filter(|_| now < deadline);
+                assert_eq!(single.lookup_held(&read_lease, &hash(key)), expected);
+                let found = many.lookup_held_with(&read_lease, &hash(key), |value| *value);
+                assert_eq!(found, expected);
             }
             Operation::Load(key) | Operation::LoadAsync(key) => {
                 let alive = values.get(&(key % 16)).filter(|(_, expires_at)| now < *expires_at);
@@ -186,6 +200,27 @@ fuzz_target!(|operations: Vec<Operation>| {
                 assert_eq!(single.invalidate_where(|_, value| named(*value)), removed);
                 assert_eq!(many.invalidate_where(|_, value| named(*value)), removed);
             }
+            Operation::BeginRenewal => renewals.push((read_lease.begin(), Some(length), now)),
+            Operation::CompleteRenewal(number) if !renewals.is_empty() => {
+                let at = usize::from(number) % renewals.len();
+                let (renewal, noted_length, noted) = renewals.swap_remove(at);
+                renewal.complete();
+                if let Some(noted_length) = noted_length {
+                    deadline = deadline.max(noted + noted_length.min(length) * 4 / 5);
+                }
+            }
+            Operation::CompleteRenewal(_) => {}
+            Operation::Relinquish => {
+                read_lease.relinquish();
+                deadline = 0;
+                for (_, noted_length, _) in &mut renewals {
+                    *noted_length = None;
+                }
+            }
+            Operation::SetLength(new) => {
+                length = u64::from(new);
+                read_lease.set_length(Duration::from_nanos(length));
+            }
             Operation::Advance(step) => {
                 now += u64::from(step);
                 clock.advance(Duration::from_nanos(step.into()));
@@ -193,5 +228,6 @@ fuzz_target!(|operations: Vec<Operation>| {
         }
         let alive = values.values().filter(|(_, expires_at)| now < *expires_at).count();
         assert_eq!((single.len(), many.len()), (alive, alive));
+        assert_eq!(read_lease.is_valid(), now < deadline);
     }
 });
