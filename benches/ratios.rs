@@ -7,6 +7,7 @@
 //!   caller;
 //! * `hit (called)`: the same behind a function that is not inlined, called from ten places, as in
 //!   a program with several callers;
+//! * `hit (held)`: a hit under a read lease, by `lookup_held`, over a hit by `lookup`;
 //! * `hit (peers)`: as `hit`, over every peer;
 //! * `miss`: a lookup of a key that was never inserted, with the map at capacity. The keys are
 //!   digests, at least 65,536 of them, so no branch predictor learns them;
@@ -40,7 +41,8 @@ use uuid::Uuid;
 
 use allocations::Counting;
 use peers::{
-    Limit, Ours, OursInlined, OverCrossbeam, OverSeize, Papaya, Peer, Shared, for_each_shared, id,
+    Limit, Ours, OursHeld, OursInlined, OverCrossbeam, OverSeize, Papaya, Peer, Shared,
+    for_each_shared, id,
 };
 use rounds::hits::{check_found, full, hit, look_up};
 use rounds::{Contestant, Rounds, time_each, wall_time};
@@ -74,6 +76,7 @@ fn main() {
     for &count in &sizes {
         rounds.row("hit", count, || vec![hit::<OursInlined>(count), hit::<Limit>(count)]);
         rounds.row("hit (called)", count, || vec![called::<Ours>(count), called::<Limit>(count)]);
+        rounds.row("hit (held)", count, || vec![hit::<OursHeld>(count), hit::<OursInlined>(count)]);
         rounds.row("miss", count, || vec![miss::<OursInlined>(count), miss::<Limit>(count)]);
         rounds
             .row("expired", count, || vec![expired::<OursInlined>(count), expired::<Limit>(count)]);

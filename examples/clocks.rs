@@ -1,4 +1,4 @@
-//! Shows how to choose the clock that counts the time-to-live:
+//! Shows how to choose the clock that counts the time-to-live, or a read lease:
 //!
 //! ```text
 //! cargo run --release --example clocks
@@ -9,6 +9,7 @@
 //! * [`Precise`] below, over [`Instant`], for a time-to-live below a second. Its resolution is
 //!   zero, and a read takes longer.
 //! * [`ManualClock`] for tests, which then wait for nothing. Its resolution is zero.
+//! * [`BootClock`], for a read lease. It counts suspended time, and its resolution is zero.
 //!
 //! The *resolution* is the most that a clock can lag behind the true time. The cache subtracts it
 //! from the lifetime of each value. A value may therefore expire early by the resolution, and never
@@ -18,7 +19,9 @@ use std::error::Error;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use trust_key_cache::{BuildError, Clock, CoarseClock, KeyCache, KeyHash, ManualClock};
+use trust_key_cache::{
+    BootClock, BuildError, Clock, CoarseClock, KeyCache, KeyHash, ManualClock, ReadLease,
+};
 
 /// Reads the time since the process made the clock, to the nanosecond.
 struct Precise(Instant);
@@ -74,6 +77,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     assert_eq!(tested.lookup(&hash), None);
     println!("ManualClock: a value expired after exactly {:?}, without waiting", tested.ttl());
 
+    // A read lease has a clock of its own. The lease is valid for four fifths of its length.
+    let held = ReadLease::with_clock(Duration::from_secs(10), clock.clone());
+    held.begin().complete();
+    assert_eq!(held.remaining(), Duration::from_secs(8));
+    clock.advance(Duration::from_secs(8));
+    assert!(!held.is_valid());
+    let held = ReadLease::new(Duration::from_secs(10));
+    held.begin().complete();
+    assert_eq!(held.is_valid(), BootClock::IS_SUPPORTED);
+    println!("BootClock:   a lease of {:?} is valid for {:?}", held.length(), held.remaining());
+
     // Each lookup reads its clock once, so the price of a read is paid by each request.
     if cfg!(debug_assertions) {
         println!("\nWith --release, this program also prints what a read of each clock costs.");
@@ -83,6 +97,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "A read of Precise takes {:.1} ns",
             nanoseconds_of_a_read(&Precise(Instant::now()))
         );
+        println!("A read of BootClock takes {:.1} ns", nanoseconds_of_a_read(&BootClock));
     }
     Ok(())
 }

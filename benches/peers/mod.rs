@@ -32,7 +32,7 @@ pub(crate) use limit::{ClockAlone, Limit, LoopAlone};
 pub(crate) use loads::{Load, LoadAsync, MokaTry};
 pub(crate) use locks::{MutexStd, ParkingLot, RwLockStd};
 pub(crate) use maps::{Dash, Papaya, SccIndex};
-pub(crate) use ours::{Ours, OursInlined};
+pub(crate) use ours::{Ours, OursHeld, OursInlined};
 pub(crate) use reclamations::{OverCrossbeam, OverSeize};
 
 /// A row of the report: a map or cache with a lookup.
