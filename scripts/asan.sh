@@ -14,4 +14,5 @@ fi
 host=$(rustc -vV | sed -n 's/^host: //p')
 RUSTFLAGS="-Zsanitizer=address" cargo +nightly test --locked -p trust-key-cache \
     --target "$host" --target-dir target/asan \
-    --test g1_g2_revocation --test g5_progress --test g7_reclamation --test linearizability "$@"
+    --test g1_g2_revocation --test g5_progress --test g7_reclamation --test linearizability \
+    --test read_lease "$@"
