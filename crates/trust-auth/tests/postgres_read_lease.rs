@@ -354,8 +354,9 @@ async fn names_that_need_quotes_are_watched() {
 
 #[tokio::test]
 async fn rl5_a_base_that_is_older_than_what_is_kept_makes_the_holder_load_again() {
-    let Some(server) = PostgresServer::shared() else { return };
-    let (url, feed, mut session, id) = holder(server).await;
+    // A server of its own: transactions of other databases would keep the records, too.
+    let Some(server) = PostgresServer::start() else { return };
+    let (url, feed, mut session, id) = holder(&server).await;
     let mut slow = feed.open(LONG).await.unwrap();
     slow.load().await.unwrap();
     server.psql(&url, &insert_key("pruned", 1));
