@@ -10,6 +10,7 @@ use crate::error::StoreError;
 use crate::new_trust::NewTrust;
 #[cfg(feature = "postgres")]
 use crate::postgres::PostgresStore;
+use crate::read_lease::{Settled, Waiting};
 #[cfg(feature = "sqlite")]
 use crate::sqlite::SqliteStore;
 use crate::store::{Candidates, Change, Listing, TrustLedger, TrustStore};
@@ -164,6 +165,14 @@ impl TrustLedger for AnyStore {
 
     async fn listing(&self) -> Result<Listing, StoreError> {
         with_store!(self, store => store.listing().await)
+    }
+
+    async fn barrier(&self) -> Result<Option<String>, StoreError> {
+        with_store!(self, store => store.barrier().await)
+    }
+
+    async fn settle(&self, barrier: &str, waiting: Waiting) -> Result<Settled, StoreError> {
+        with_store!(self, store => store.settle(barrier, waiting).await)
     }
 }
 

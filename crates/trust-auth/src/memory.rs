@@ -135,7 +135,7 @@ impl MemoryStore {
             let mut trust = Trust::clone(row);
             change(&mut trust);
             *row = Arc::new(trust.clone());
-            Ok(Change { trust, former_hash })
+            Ok(Change::new(trust, former_hash))
         })
     }
 
@@ -176,7 +176,7 @@ impl TrustLedger for MemoryStore {
     async fn delete(&self, which: &TrustRef) -> Result<Change, StoreError> {
         self.write(|rows| {
             let row = rows.remove(position(rows, which)?);
-            Ok(Change { trust: Trust::clone(&row), former_hash: row.api_key_hash })
+            Ok(Change::new(Trust::clone(&row), row.api_key_hash))
         })
     }
 

@@ -49,6 +49,12 @@ pub(crate) trait WriteTransaction: Send {
     /// Removes a row.
     fn delete(&mut self, id: Uuid) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
+    /// Writes the barrier of a read lease's changer, and returns its text. `None`: no process can
+    /// hold a lease. It comes last, before the commit.
+    fn barrier(&mut self) -> impl Future<Output = Result<Option<String>, StoreError>> + Send {
+        async { Ok(None) }
+    }
+
     /// Commits, and gives the connection back.
     fn commit(self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
@@ -78,9 +84,10 @@ pub(crate) async fn replace_hash<W: WriteTransaction>(
     let rows = write.set_hash(trust.id, hash).await?;
     check_count(&write, rows)?;
     check_row(&mut write, trust.id, |found| found.api_key_hash == Some(hash)).await?;
+    let barrier = write.barrier().await?;
     write.commit().await?;
     let former_hash = trust.api_key_hash.replace(hash);
-    Ok(Change { trust, former_hash })
+    Ok(Change { trust, former_hash, barrier })
 }
 
 /// Enables or disables the row. A second disabling keeps the time of the first.
@@ -94,9 +101,10 @@ pub(crate) async fn set_enabled<W: WriteTransaction>(
     let rows = write.set_disabled_at(trust.id, trust.disabled_at).await?;
     check_count(&write, rows)?;
     check_row(&mut write, trust.id, |found| found.is_enabled() == enabled).await?;
+    let barrier = write.barrier().await?;
     write.commit().await?;
     let former_hash = trust.api_key_hash;
-    Ok(Change { trust, former_hash })
+    Ok(Change { trust, former_hash, barrier })
 }
 
 /// Removes the row.
@@ -107,9 +115,19 @@ pub(crate) async fn delete<W: WriteTransaction>(
     let trust = write.find(which).await?;
     let rows = write.delete(trust.id).await?;
     check_count(&write, rows)?;
+    let barrier = write.barrier().await?;
     write.commit().await?;
     let former_hash = trust.api_key_hash;
-    Ok(Change { trust, former_hash })
+    Ok(Change { trust, former_hash, barrier })
+}
+
+/// Writes a barrier alone.
+pub(crate) async fn barrier<W: WriteTransaction>(
+    mut write: W,
+) -> Result<Option<String>, StoreError> {
+    let barrier = write.barrier().await?;
+    write.commit().await?;
+    Ok(barrier)
 }
 
 /// Returns why no row was inserted: another row has the name, or something on the table swallowed

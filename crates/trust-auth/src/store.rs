@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::error::StoreError;
 use crate::new_trust::NewTrust;
+use crate::read_lease::{Settled, Waiting};
 use crate::trust::Trust;
 use crate::trust_ref::TrustRef;
 
@@ -139,6 +140,32 @@ pub trait TrustLedger: TrustStore {
     fn listing(&self) -> impl Future<Output = Result<Listing, StoreError>> + Send {
         async { Ok(Listing { trusts: self.list().await?, malformed: Vec::new() }) }
     }
+
+    /// Writes a barrier in a transaction of its own, and returns its text, or `None` if no process
+    /// can hold a lease on this store. For a change that found no trust: an earlier attempt may
+    /// have been committed, and its process may have ended before it has waited.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`].
+    fn barrier(&self) -> impl Future<Output = Result<Option<String>, StoreError>> + Send {
+        async { Ok(None) }
+    }
+
+    /// Waits until no process grants what the barrier's transaction has revoked. The commit has
+    /// returned before the call. A store whose rows no process holds need not implement it.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]. The caller then makes the change again.
+    fn settle(
+        &self,
+        barrier: &str,
+        waiting: Waiting,
+    ) -> impl Future<Output = Result<Settled, StoreError>> + Send {
+        let _ = (barrier, waiting);
+        async { Ok(Settled::NOTHING_HELD) }
+    }
 }
 
 /// All rows of a store, by name.
@@ -230,12 +257,15 @@ pub struct Change {
     /// The digest that the row had before, if any. The write makes the cached entry of this key
     /// stale.
     pub former_hash: Option<KeyHash>,
+    /// The barrier that the transaction has written, for [`TrustLedger::settle`]. `None`: no
+    /// process can hold a lease on this store.
+    pub barrier: Option<String>,
 }
 
 impl Change {
-    /// Returns the change that left the row so, and that replaced this digest.
+    /// Returns the change that left the row so, and that replaced this digest, without a barrier.
     #[must_use]
     pub fn new(trust: Trust, former_hash: Option<KeyHash>) -> Self {
-        Self { trust, former_hash }
+        Self { trust, former_hash, barrier: None }
     }
 }

@@ -710,4 +710,104 @@ mod trusts {
         let [Ended::Trust { row: Some(row), .. }] = &*found else { panic!("{found:?}") };
         assert_eq!((&*row.name, row.id), ("c", a.id));
     }
+
+    /// Also the second disabling, which finds nothing to change: the first changer may have crashed
+    /// between its commit and its wait.
+    #[tokio::test]
+    async fn rl27_each_revocation_has_a_barrier_and_a_later_one_stands_for_it() {
+        let Some(server) = PostgresServer::shared() else { return };
+        let (url, store, feed) = trusts(server).await;
+        settle_the_run(server, &url);
+        let trust = store.insert(NewTrust::new("a").unwrap(), KeyHash::of("a")).await.unwrap();
+        let mut session = feed.open(LONG).await.unwrap();
+        session.load().await.unwrap();
+        let id = session.register("holder").await.unwrap();
+
+        let which = by_name("a");
+        let mut barriers = vec![
+            store.replace_hash(&which, KeyHash::of("b")).await.unwrap().barrier.unwrap(),
+            store.set_enabled(&which, false).await.unwrap().barrier.unwrap(),
+            store.set_enabled(&which, false).await.unwrap().barrier.unwrap(),
+            store.delete(&which).await.unwrap().barrier.unwrap(),
+        ];
+        let again = store.delete(&which).await.unwrap_err();
+        assert!(matches!(again, StoreError::NoSuchTrust { .. }), "{again}");
+        barriers.push(store.barrier().await.unwrap().unwrap());
+        barriers.sort();
+        barriers.dedup();
+        assert_eq!(barriers.len(), 5, "each transaction has its own");
+
+        let settling: Vec<_> = barriers
+            .into_iter()
+            .map(|barrier| {
+                let store = store.clone();
+                tokio::spawn(async move {
+                    TrustLedger::settle(&store, &barrier, Waiting::default()).await
+                })
+            })
+            .collect();
+        let found = renewed(&mut session, id).await;
+        assert_eq!(found, [Ended::Trust { id: trust.id, row: None }]);
+        assert!(settling.iter().all(|settling| !settling.is_finished()));
+        session.renew(id).await.unwrap();
+        for settled in settling {
+            assert_eq!(
+                settled.await.unwrap().unwrap(),
+                Settled::Everywhere { holders: 1, silent: vec![], was_unsettled: false }
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn without_the_tables_of_the_lease_a_change_has_no_barrier() {
+        let Some(server) = PostgresServer::shared() else { return };
+        let store = postgres_options(&server.new_database()).connect().await.unwrap();
+        store.insert(NewTrust::new("a").unwrap(), KeyHash::of("a")).await.unwrap();
+        let change = store.set_enabled(&by_name("a"), false).await.unwrap();
+        assert_eq!(change.barrier, None);
+        assert_eq!(store.barrier().await.unwrap(), None);
+    }
+
+    /// A changer whose search_path leads to the table finds the lease's tables, too.
+    #[tokio::test]
+    async fn the_tables_of_the_lease_are_in_the_schema_of_the_table() {
+        let Some(server) = PostgresServer::shared() else { return };
+        let url = server.new_database();
+        let store = postgres_options(&url).connect().await.unwrap();
+        server.psql(&url, "CREATE SCHEMA other; CREATE SCHEMA first");
+        let elsewhere = format!("{url}?options[search_path]=first,public");
+        PgChanges::trusts(postgres_options(&elsewhere)).run_migration().await.unwrap();
+        store.insert(NewTrust::new("a").unwrap(), KeyHash::of("a")).await.unwrap();
+        assert!(store.set_enabled(&by_name("a"), false).await.unwrap().barrier.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_role_that_may_not_write_the_barrier_is_told_which_rights_it_lacks() {
+        let Some(server) = PostgresServer::shared() else { return };
+        let (url, store, _) = trusts(server).await;
+        store.insert(NewTrust::new("a").unwrap(), KeyHash::of("a")).await.unwrap();
+        let (role, role_url) = server.new_role(&url);
+        server.psql(&url, &format!("GRANT SELECT, INSERT, UPDATE, DELETE ON trust TO {role}"));
+        let limited = postgres_options(&role_url).connect().await.unwrap();
+        let error = limited.set_enabled(&by_name("a"), false).await.unwrap_err();
+        let told = error.to_string();
+        assert!(matches!(error, StoreError::MissingRight { .. }), "{told}");
+        assert!(told.contains("`trust_auth_change`"), "{told}");
+        assert!(store.list().await.unwrap()[0].is_enabled());
+        server.psql(
+            &url,
+            &format!(
+                "GRANT SELECT, INSERT, UPDATE, DELETE ON \
+                 trust_auth_lease, trust_auth_change, trust_auth_holder TO {role}"
+            ),
+        );
+        assert!(limited.set_enabled(&by_name("a"), false).await.unwrap().barrier.is_some());
+        let feed = limited.feed();
+        let mut session = feed.open(SHORT).await.unwrap();
+        session.load().await.unwrap();
+        let id = session.register("limited").await.unwrap();
+        session.renew(id).await.unwrap();
+        session.upkeep().await.unwrap();
+        session.leave(id).await.unwrap();
+    }
 }

@@ -10,6 +10,7 @@ use super::store::PostgresStore;
 use super::transaction::Transaction;
 use crate::error::StoreError;
 use crate::new_trust::NewTrust;
+use crate::read_lease::{ChangeFeed, Settled, Waiting};
 use crate::sql_ledger;
 use crate::store::{Change, Listing, TrustLedger};
 use crate::trust::Trust;
@@ -70,5 +71,13 @@ impl TrustLedger for PostgresStore {
 
     async fn listing(&self) -> Result<Listing, StoreError> {
         self.read_all().await
+    }
+
+    async fn barrier(&self) -> Result<Option<String>, StoreError> {
+        self.change(rights::READ, sql_ledger::barrier).await
+    }
+
+    async fn settle(&self, barrier: &str, waiting: Waiting) -> Result<Settled, StoreError> {
+        self.feed().settle(barrier, waiting).await
     }
 }

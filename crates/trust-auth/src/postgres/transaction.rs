@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use sqlx::Postgres;
 use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::query::Query;
+use sqlx::{Postgres, Row};
 use time::OffsetDateTime;
 use trust_key_cache::KeyHash;
 use uuid::Uuid;
@@ -27,6 +27,8 @@ pub(super) struct Transaction<'a> {
     store: &'a PostgresStore,
     /// Set before `COMMIT` is sent.
     commit_sent: Arc<AtomicBool>,
+    /// Whether the database has the tables of the read lease.
+    has_leases: bool,
 }
 
 impl<'a> Transaction<'a> {
@@ -41,11 +43,15 @@ impl<'a> Transaction<'a> {
             let mut lent = Lent::from(&store.writers).await?;
             // READ COMMITTED: each statement sees what was committed before it, whatever the
             // database's default is. READ WRITE: a server that has become a replica refuses it.
-            let begun = sqlx::raw_sql("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
-                .execute(lent.connection()?)
-                .await;
+            let begun = sqlx::raw_sql(
+                "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
+                 SELECT to_regprocedure('trust_auth_barrier(bool)') IS NOT NULL",
+            )
+            .fetch_one(lent.connection()?)
+            .await
+            .and_then(|row| row.try_get(0));
             match begun {
-                Ok(_) => return Ok(Self { lent, store, commit_sent }),
+                Ok(has_leases) => return Ok(Self { lent, store, commit_sent, has_leases }),
                 Err(error) if may_repeat && is_lost(&error) && !lent.is_fresh() => {
                     may_repeat = false;
                     drop(store.writers.retain(|_, _| false));
@@ -165,6 +171,17 @@ impl WriteTransaction for Transaction<'_> {
 
     async fn delete(&mut self, id: Uuid) -> Result<u64, StoreError> {
         self.execute(sqlx::query("DELETE FROM trust WHERE id = $1").bind(id)).await
+    }
+
+    async fn barrier(&mut self) -> Result<Option<String>, StoreError> {
+        if !self.has_leases {
+            return Ok(None);
+        }
+        let query = sqlx::query_scalar("SELECT trust_auth_barrier()");
+        match query.fetch_one(self.lent.connection()?).await {
+            Ok(barrier) => Ok(Some(barrier)),
+            Err(error) => Err(self.store.feed().failed(&error)),
+        }
     }
 
     async fn commit(mut self) -> Result<(), StoreError> {

@@ -194,3 +194,9 @@ pub enum Settled {
     /// revocation again (R16).
     Repeat,
 }
+
+impl Settled {
+    /// No process holds anything.
+    pub const NOTHING_HELD: Self =
+        Self::Everywhere { holders: 0, silent: Vec::new(), was_unsettled: false };
+}

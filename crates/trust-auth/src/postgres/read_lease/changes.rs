@@ -54,9 +54,7 @@ impl PgChanges {
     /// grant shows, and not `last_heartbeat`.
     #[must_use]
     pub fn trusts(options: PostgresOptions) -> Self {
-        let columns = ["id", "name", "code", "region", "api_key_hash", "created_at", "disabled_at"];
-        let changes = Self::new(options).table("trust", |table| table.value("id").only(columns));
-        Self { has_trusts: true, ..changes }
+        Self { options, tables: vec![trust_table()], has_trusts: true }
     }
 
     /// Watches a table too. The name is `table` or `schema.table`, as SQL writes it.
@@ -136,4 +134,10 @@ impl fmt::Debug for PgChanges {
             .field("tables", &self.tables)
             .finish_non_exhaustive()
     }
+}
+
+/// Returns the declaration of the table `trust`: each column that a grant shows.
+pub(super) fn trust_table() -> WatchedTable {
+    let columns = ["id", "name", "code", "region", "api_key_hash", "created_at", "disabled_at"];
+    WatchedTable::new("trust".to_owned()).value("id").only(columns)
 }

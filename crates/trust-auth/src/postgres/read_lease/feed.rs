@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use super::changes::trust_table;
 use super::session::PgSession;
 use super::settlement::Barrier;
 use super::source::LeaseSource;
 use crate::error::StoreError;
+use crate::postgres::PostgresStore;
 use crate::read_lease::{ChangeFeed, Settled, Waiting};
 
 /// The read lease of one PostgreSQL database: [`PgChanges::connect`](super::PgChanges::connect)
@@ -22,6 +24,25 @@ pub struct PgFeed {
 impl PgFeed {
     pub(super) fn new(source: LeaseSource) -> Self {
         Self { source }
+    }
+
+    /// Returns the diagnosis of an error of the driver.
+    pub(in crate::postgres) fn failed(&self, error: &sqlx::Error) -> StoreError {
+        self.source.failed(error)
+    }
+}
+
+impl PostgresStore {
+    /// Returns the feed of the table `trust`, for a holder of all trusts. It shares the store's
+    /// connections. [`PgChanges::trusts`](super::PgChanges::trusts) has the migration.
+    #[must_use]
+    pub fn feed(&self) -> PgFeed {
+        PgFeed::new(LeaseSource {
+            connector: self.connector.clone(),
+            readers: self.readers.clone(),
+            tables: [trust_table()].into(),
+            has_trusts: true,
+        })
     }
 }
 

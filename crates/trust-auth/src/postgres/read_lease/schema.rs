@@ -54,11 +54,13 @@ impl Catalog {
         let (namespace, present): (Option<String>, i64) = sqlx::query_as(
             "SELECT coalesce((SELECT quote_ident(nspname) FROM pg_class \
                  JOIN pg_namespace ON pg_namespace.oid = relnamespace \
-                 WHERE pg_class.oid = to_regclass('trust_auth_lease')), \
+                 WHERE pg_class.oid = coalesce(to_regclass('trust_auth_lease'), to_regclass($2))), \
                  quote_ident(current_schema())), \
              (SELECT count(*) FROM unnest($1::text[]) AS name WHERE to_regclass(name) IS NOT NULL)",
         )
         .bind(OWN_TABLES.map(str::to_owned).to_vec())
+        // The tables are where each changer of a trust finds them.
+        .bind(source.has_trusts.then_some("trust"))
         .fetch_one(&mut *connection)
         .await
         .map_err(failed)?;
