@@ -145,8 +145,9 @@ impl<D: Clock> ReadLease<D> {
     ///
     /// The clock must count suspended time. [`CoarseClock`](crate::CoarseClock) does not. A read of
     /// the clock must not run ahead of earlier loads by more than a small part of the length: see
-    /// G11.11 in `docs/guarantees.md`. The clock's [resolution](Clock::resolution) is subtracted
-    /// from the length. Reads it once.
+    /// G11.11 in `docs/guarantees.md`. Lookups read the clock while they hold a guard, which keeps
+    /// what is replaced from being freed: the clock must not block. The clock's
+    /// [resolution](Clock::resolution) is subtracted from the length, and is read once.
     ///
     /// ```
     /// # use std::time::Duration;
