@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::task::{Context, Waker};
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
-use trust_key_cache::{KeyHash, TrustKeyCache};
+use trust_key_cache::{BootClock, KeyHash, ReadLease, TrustKeyCache};
 use uuid::Uuid;
 
 #[global_allocator]
@@ -20,6 +20,8 @@ fn g5_a_lookup_allocates_nothing_but_the_threads_first() {
     for hash in &hashes[..500] {
         assert!(cache.lease(hash).remember(Uuid::nil()));
     }
+    let lease = ReadLease::new(std::time::Duration::from_secs(300));
+    lease.begin().complete();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             // Registers the thread.
@@ -31,6 +33,10 @@ fn g5_a_lookup_allocates_nothing_but_the_threads_first() {
                 hits +=
                     hashes.iter().filter_map(|hash| cache.lookup_with(hash, Uuid::is_nil)).count();
             }
+            // Neither a lookup under a read lease nor a renewal allocates.
+            let valid = hashes.iter().filter(|hash| cache.lookup_held(&lease, hash).is_some());
+            assert_eq!(valid.count(), if BootClock::IS_SUPPORTED { 500 } else { 0 });
+            lease.begin().complete();
             // A hit of a call that would load is a lookup.
             for hash in &hashes[..500] {
                 let unreachable = || -> Result<_, ()> { unreachable!("a hit") };
