@@ -51,7 +51,9 @@ use crate::clock::{BootClock, Clock, nanos};
 ///
 /// A miss reads the source of truth under a [cache lease](crate::KeyCache::lease), as without a
 /// read lease. The source must show every change that a renewal has read. Use the primary, not a
-/// replica. A value's time-to-live counts as always (G3), on the cache's own clock.
+/// replica. A value's time-to-live counts as always (G3), on the cache's own clock. If values have
+/// ends of their own ([`entry_ttl`](crate::Builder::entry_ttl)), give the cache
+/// [`BootClock`](crate::BootClock), too: the default clock does not count suspended time.
 ///
 /// # Length
 ///
