@@ -13,12 +13,12 @@ use crate::clock::{BootClock, Clock, nanos};
 
 /// Allows hits to be granted without a read of the source of truth, until a deadline.
 ///
-/// A process that grants from its cache is a *holder*. Other processes change the source of truth.
-/// The lease makes a change final in every holder without a message to any of them. The holder's
-/// deadline passes unless it has read what was committed, and the changer waits for the length of
-/// the lease after its commit. Once the wait is over, no holder grants what the change has revoked
-/// (G11). While the source of truth cannot be read, hits are granted until the deadline, and no
-/// longer.
+/// A process that grants from its cache is a *holder*. A process that changes the source of truth
+/// is a *changer*. The lease makes a change final in every holder, without a message to any of
+/// them. A holder's deadline passes unless the holder renews the lease, and each renewal reads what
+/// was committed. A changer waits for the length of the lease after its commit. Once the wait is
+/// over, no holder grants what the change has revoked (G11). While the source of truth cannot be
+/// read, hits are granted until the deadline, and no longer.
 ///
 /// [`KeyCache::lookup_held`](crate::KeyCache::lookup_held) returns a value only while the lease is
 /// valid. A lease is not valid before its first renewal.
@@ -45,7 +45,8 @@ use crate::clock::{BootClock, Clock, nanos};
 /// store it between the two. A change that is committed after that read and before the snapshot is
 /// then in no difference (G11.12). The holder takes a new base whenever the differences may have a
 /// gap: after a lost session, after a failover, and if its base is older than what the source
-/// keeps. It calls [`relinquish`](Self::relinquish) first.
+/// keeps. To take a base is a renewal, too: `begin`, snapshot, `invalidate`, `complete`. Meanwhile
+/// the last deadline stays in force.
 ///
 /// # Values
 ///
@@ -230,8 +231,9 @@ impl<D: Clock> ReadLease<D> {
     /// began before moves nothing, whenever it completes (G11.4). A lookup that is under way may
     /// still return a value, by the deadline that it has read.
     ///
-    /// Call it before the holder stops, and before it takes a new base. Takes the lease's lock for
-    /// a few instructions.
+    /// Call it before the holder stops, and before any step after which a changer may return
+    /// without the wait. A holder that cannot reach the source of truth need not call it: the
+    /// deadline passes by itself. Takes the lease's lock for a few instructions.
     ///
     /// ```
     /// # use std::time::Duration;
