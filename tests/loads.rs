@@ -7,7 +7,7 @@ use std::future::{Future, pending, ready};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier, LazyLock, OnceLock, mpsc};
+use std::sync::{Arc, Barrier, LazyLock, OnceLock, Weak, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
@@ -510,6 +510,95 @@ fn a_call_from_inside_its_own_loader_loads_by_itself() {
     assert_no_load_is_under_way(&cache);
 }
 
+/// Runs `call` on a thread of its own, and fails if the call waits for itself.
+fn assert_ends(call: impl FnOnce() + Send + 'static) {
+    let (ended, end) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        call();
+        ended.send(()).ok();
+    });
+    if end.recv_timeout(Duration::from_secs(20)) == Err(mpsc::RecvTimeoutError::Timeout) {
+        panic!("the call waits for itself");
+    }
+    thread.join().unwrap();
+}
+
+/// Drives the future on this thread until it is ready.
+fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+#[test]
+fn a_call_from_entry_ttl_while_its_load_is_stored_loads_by_itself() {
+    for inner_is_async in [false, true] {
+        assert_ends(move || {
+            let calls = Arc::new(AtomicUsize::new(0));
+            let cache = Arc::new_cyclic(|cache: &Weak<KeyCache<u32>>| {
+                let (cache, calls) = (cache.clone(), calls.clone());
+                let entry_ttl = move |_: &u32| {
+                    // The inner call asks for the time of its own value, too.
+                    if calls.fetch_add(1, Ordering::Relaxed) == 0 {
+                        let cache = cache.upgrade().unwrap();
+                        let load = || Answer::Ok(Some(2));
+                        let answer = if inner_is_async {
+                            block_on(cache.get_or_try_load_async(key(), || ready(load())))
+                        } else {
+                            cache.get_or_try_load(key(), load)
+                        };
+                        assert_eq!(answer, Ok(Some(2)));
+                    }
+                    TTL
+                };
+                KeyCache::builder().ttl(TTL).entry_ttl(entry_ttl).build().unwrap()
+            });
+            let answer = cache.get_or_try_load(key(), || Answer::Ok(Some(1)));
+            assert_eq!(answer, Ok(Some(1)));
+            assert_eq!(calls.load(Ordering::Relaxed), 2);
+            assert_no_load_is_under_way(&cache);
+        });
+    }
+}
+
+#[test]
+fn a_call_from_the_destructor_of_a_loaders_future_loads_by_itself() {
+    struct CallsAsItIsDropped<'a>(&'a Cache, Option<Answer>);
+    impl Future for CallsAsItIsDropped<'_> {
+        type Output = Answer;
+        fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Answer> {
+            self.1.map_or(Poll::Pending, Poll::Ready)
+        }
+    }
+    impl Drop for CallsAsItIsDropped<'_> {
+        fn drop(&mut self) {
+            let call = self.0.get_or_try_load_async(key(), || ready(Answer::Ok(Some(2))));
+            assert_eq!(block_on(call), Ok(Some(2)));
+        }
+    }
+    for answer in [None, Some(Ok(Some(1)))] {
+        assert_ends(move || {
+            let (cache, _) = cache();
+            let call = cache.get_or_try_load_async(key(), || CallsAsItIsDropped(&cache, answer));
+            let mut call = Box::pin(call);
+            assert_eq!(poll_once(call.as_mut()).is_pending(), answer.is_none());
+            drop(call);
+            assert_no_load_is_under_way(&cache);
+        });
+    }
+}
+
 #[test]
 fn a_loader_may_call_for_other_keys() {
     let (cache, _) = cache();
@@ -530,12 +619,35 @@ fn g3_a_load_is_shared_until_just_before_the_time_to_live() {
     let mut late = Driven::begun(&cache);
     assert!(late.leads(), "joined a load of the age of the time-to-live");
 
-    // Its own caller has read the value. The waiter is answered too late.
+    // Its own caller has read the value. The waiter is answered too late, and shares the next load.
     assert_eq!(leader.answer(Ok(Some(1))), Some(Ok(Some(1))));
     assert_eq!(in_time.poll(), None);
-    assert!(in_time.leads());
+    assert!(!in_time.leads());
     assert_eq!(late.answer(Ok(Some(2))), Some(Ok(Some(2))));
-    assert_eq!(in_time.answer(Ok(Some(3))), Some(Ok(Some(3))));
+    assert_eq!(in_time.poll(), Some(Ok(Some(2))));
+    assert_no_load_is_under_way(&cache);
+}
+
+#[test]
+fn waiters_that_are_answered_too_late_share_one_more_load_and_then_load_by_themselves() {
+    let (cache, clock) = cache();
+    let mut leader = Driven::begun(&cache);
+    let mut waiters: Vec<_> = (0..8).map(|_| Driven::begun(&cache)).collect();
+    clock.advance(TTL);
+    assert_eq!(leader.answer(Ok(Some(1))), Some(Ok(Some(1))));
+    for waiter in &mut waiters {
+        assert_eq!(waiter.poll(), None);
+    }
+    let leads: Vec<_> = waiters.iter().map(Driven::leads).collect();
+    assert_eq!(leads.iter().filter(|leads| **leads).count(), 1, "{leads:?}");
+    // The second answer comes too late as well.
+    clock.advance(TTL);
+    assert_eq!(waiters[0].answer(Ok(Some(2))), Some(Ok(Some(2))));
+    for waiter in &mut waiters[1..] {
+        assert_eq!(waiter.poll(), None);
+        assert!(waiter.leads());
+        assert_eq!(waiter.answer(Ok(Some(3))), Some(Ok(Some(3))));
+    }
     assert_no_load_is_under_way(&cache);
 }
 

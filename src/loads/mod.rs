@@ -9,6 +9,7 @@ mod table;
 
 use core::future::{Future, poll_fn};
 use core::pin::{Pin, pin};
+use core::task::{Context, Poll};
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -44,7 +45,11 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     /// * A call may otherwise receive what was read before the call began. Invalidate a key after
     ///   it was *added*, too, if it must be accepted at once.
     /// * A load that is older than the time-to-live is not shared, nor is an answer that comes
-    ///   later (G3): the caller loads by itself. An error is shared at any age.
+    ///   later (G3): the callers that wait begin again, once, and share the next load. An error is
+    ///   shared at any age.
+    /// * The time of [`entry_ttl`](crate::Builder::entry_ttl) counts from the lease, also for a
+    ///   caller that waits. If the function returns the time *left*, a caller that asks it later
+    ///   may take the answer for too old, and then loads once more.
     /// * A caller with another type `E` loads by itself.
     ///
     /// # What waits
@@ -53,8 +58,11 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     /// [`get_or_try_load_async`](Self::get_or_try_load_async), which may need this very thread: it
     /// loads by itself. So does a call from inside the `load` of the same key.
     ///
-    /// `load` must not wait for another thread that calls for the same key, nor for one that waits
-    /// for a key whose `load` waits for this one. Such calls wait for each other forever.
+    /// `load` must not need a thread that may call for the same key: such calls wait for each other
+    /// forever. An executor of one thread is an example, if `load` waits for its tasks or for its
+    /// I/O, and another of its tasks calls this function. So are two keys whose `load`s call for
+    /// each other. The rule includes what runs while the answer is stored: the function of
+    /// [`entry_ttl`](crate::Builder::entry_ttl), `V::clone`, and the destructors of values.
     ///
     /// # Errors
     ///
@@ -64,7 +72,9 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     /// # Panics
     ///
     /// If `load` panics. The panic unwinds through the call that runs this `load`. All callers that
-    /// wait are woken, and one of them runs its own `load`.
+    /// wait are woken, and one of them runs its own `load`. A panic of `V::clone`, `E::clone` or
+    /// the function of `entry_ttl` does the same; in a caller that waits, it unwinds through that
+    /// call alone. A panic of another task's waker unwinds through the call that wakes it.
     ///
     /// # Progress
     ///
@@ -135,8 +145,10 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     /// all callers that wait are woken: the first that is polled runs its own `load`, and the
     /// others wait for that one.
     ///
-    /// A `load` that is not polled makes the others wait. Do not hold the future without polling
-    /// it; bound the read by a time-out inside of `load`.
+    /// A `load` that is not polled makes the others wait, and so does a future that is leaked
+    /// (`mem::forget`): they wait even after the time-to-live. A task on a single-threaded runtime
+    /// is not polled outside of `block_on`. Do not hold the future without polling it; bound the
+    /// read by a time-out inside of `load`.
     ///
     /// # Panics
     ///
@@ -206,6 +218,8 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     where
         E: Clone + Send + Sync + 'static,
     {
+        // Whether an answer came too late. After a second one, the caller loads by itself.
+        let mut late = false;
         loop {
             match self.lead_or_join::<E>(hash, Form::Blocking) {
                 Role::Leader(leader, lease) => {
@@ -226,7 +240,8 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
                         End::Answered(answer) if self.may_share(&other, &answer) => {
                             return Answer::clone(&answer);
                         }
-                        End::Answered(_) => break,
+                        End::Answered(_) if late => break,
+                        End::Answered(_) => late = true,
                         End::Abandoned => {}
                     }
                 }
@@ -267,6 +282,8 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
         E: Clone + Send + Sync + 'static,
         Fut: Future<Output = Answer<V, E>>,
     {
+        // Whether an answer came too late. After a second one, the caller loads by itself.
+        let mut late = false;
         loop {
             match self.lead_or_join::<E>(hash, Form::Async) {
                 Role::Leader(leader, lease) => {
@@ -280,12 +297,8 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
                             let _inside = leader.load.enter();
                             load()
                         };
-                        let mut future = pin!(future);
-                        poll_fn(|context| {
-                            let _inside = leader.load.enter();
-                            future.as_mut().poll(context)
-                        })
-                        .await
+                        let future = pin!(Some(future));
+                        Loading { load: &leader.load, future }.await
                     };
                     return leader.finish(lease, answer);
                 }
@@ -295,8 +308,9 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
                         Some(End::Answered(answer)) if self.may_share(&other, &answer) => {
                             return Answer::clone(&answer);
                         }
+                        Some(End::Answered(_)) if !late => late = true,
                         Some(End::Abandoned) => {}
-                        // Answered too late, or called by the very loader.
+                        // Answered too late twice, or called by the very loader.
                         Some(End::Answered(_)) | None => break,
                     }
                 }
@@ -361,6 +375,33 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     }
 }
 
+/// The future of a loader. Runs and drops it with the mark of [`Load::enter`]: its destructor, too,
+/// may call for the key.
+struct Loading<'a, V, E, Fut> {
+    load: &'a Load<V, E>,
+    /// `None` only once it was dropped.
+    future: Pin<&'a mut Option<Fut>>,
+}
+
+impl<V, E, Fut: Future> Future for Loading<'_, V, E, Fut> {
+    type Output = Fut::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Fut::Output> {
+        let _inside = self.load.enter();
+        match self.future.as_mut().as_pin_mut() {
+            Some(future) => future.poll(context),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl<V, E, Fut> Drop for Loading<'_, V, E, Fut> {
+    fn drop(&mut self) {
+        let _inside = self.load.enter();
+        self.future.set(None);
+    }
+}
+
 /// What a caller is to the load of its key.
 enum Role<'a, V, C, E> {
     Leader(Leader<'a, V, E>, Lease<'a, V, C>),
@@ -381,9 +422,14 @@ struct Leader<'a, V, E> {
 impl<V: Clone + Send + Sync + 'static, E: Clone> Leader<'_, V, E> {
     /// Stores the answer under the lease, and shares it with the callers that wait.
     fn finish<C: Clock>(mut self, lease: Lease<'_, V, C>, answer: Answer<V, E>) -> Answer<V, E> {
-        remember(lease, &answer);
-        // Removed after the value was stored: a caller that misses the load finds the value.
-        self.table.remove(&self.hash, &self.load);
+        {
+            // `entry_ttl`, `V::clone` and the destructors of replaced values may call for the key,
+            // and find this load until it is removed.
+            let _inside = self.load.enter();
+            remember(lease, &answer);
+            // Removed after the value was stored: a caller that misses the load finds the value.
+            self.table.remove(&self.hash, &self.load);
+        }
         // No caller can join any more. So no caller waits if this reference is the only one, and
         // the answer need not be cloned.
         let shared = (Arc::strong_count(&self.load) > 1).then(|| Arc::new(answer.clone()));
