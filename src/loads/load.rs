@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::sync::{Arc, PoisonError};
 
-use super::super::sync::{Cell, Condvar, Mutex, MutexGuard, Ordering, StoredU64, thread_cell};
+use super::super::sync::{Condvar, Mutex, MutexGuard, Ordering, StoredU64, this_thread};
 
 /// What a loader returns.
 pub(super) type Answer<V, E> = Result<Option<V>, E>;
@@ -83,7 +83,8 @@ impl<V, E> Load<V, E> {
 
     /// Returns whether this thread runs the loader now, and so the caller is called by it.
     pub(super) fn is_inside(&self) -> bool {
-        // Relaxed: a thread finds its own mark only between its own two stores, by coherence.
+        // Relaxed: a thread finds its own mark only between its own two stores, by coherence. A
+        // thread that has the number of an ended one starts after that thread's stores.
         self.inside.load(Ordering::Relaxed) == this_thread()
     }
 
@@ -182,13 +183,4 @@ impl<V, E> Drop for Waiter<V, E> {
         // The lock is free here.
         drop(waker);
     }
-}
-
-/// Returns a number that no other living thread has, and that is not zero: an address of the
-/// thread's own.
-fn this_thread() -> u64 {
-    thread_cell! {
-        static HERE: Cell<u8> = Cell::new(0);
-    }
-    HERE.with(|here| core::ptr::from_ref(here).addr() as u64)
 }

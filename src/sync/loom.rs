@@ -12,6 +12,16 @@ use loom::alloc::Track;
 use loom::cell::UnsafeCell;
 use loom::sync::{LockResult, atomic};
 
+/// Returns a number that no other thread has. An address would not do: loom makes a thread's locals
+/// when the thread first uses them, so two living threads can have had the same address.
+pub(super) fn this_thread() -> u64 {
+    static LAST: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    thread_local! {
+        static HERE: u64 = LAST.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+    }
+    HERE.with(|here| *here)
+}
+
 /// Reuses freed memory at once, for the next allocation of the same layout. Reuse is the worst case
 /// for code that takes an address for the object that had this address before.
 ///

@@ -33,6 +33,15 @@ macro_rules! lazy_static {
 }
 pub(super) use lazy_static;
 
+/// Returns a number that no other living thread has, and that is not zero: an address of the
+/// thread's own.
+pub(super) fn this_thread() -> u64 {
+    thread_cell! {
+        static HERE: Cell<u8> = Cell::new(0);
+    }
+    HERE.with(|here| core::ptr::from_ref(here).addr() as u64)
+}
+
 /// Returns the number of buckets that a map retires before it starts a grace period for them. Each
 /// second grace period may cost a system call that interrupts the running threads. Next to a writer
 /// that is never idle, fewer than one of 10,000 lookups may be interrupted.
