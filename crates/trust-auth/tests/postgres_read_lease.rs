@@ -580,6 +580,68 @@ async fn rl16_a_longer_lease_raises_the_bound_before_it_is_used() {
 }
 
 #[tokio::test]
+async fn rl16_the_bound_is_lowered_only_where_no_lease_in_force_is_longer() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, feed, mut session, id) = holder(server).await;
+    let bound = "SELECT max_lease_ms FROM trust_auth_lease";
+    let second = Duration::from_secs(1);
+    let error = feed.lower_longest_lease(second).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unsettled), "{error}");
+    settle_the_run(server, &url);
+    let error = feed.lower_longest_lease(second).await.unwrap_err();
+    assert!(error.to_string().contains("the holders a have a longer lease"), "{error}");
+    assert_eq!(server.psql(&url, bound), "300000");
+
+    session.leave(id).await.unwrap();
+    feed.lower_longest_lease(second).await.unwrap();
+    assert_eq!(server.psql(&url, bound), "1000");
+    // The session has raised the bound before it was lowered.
+    let error = session.register("late").await.unwrap_err();
+    assert!(error.to_string().contains("lowered meanwhile"), "{error}");
+    registered(&feed, LONG, "again").await;
+    assert_eq!(server.psql(&url, bound), "300000");
+}
+
+/// A crash of one session's process makes the server recover within one run. Other programs'
+/// asynchronous commits are lost.
+#[tokio::test]
+async fn rl23_a_crash_within_a_run_loses_no_registration_and_no_renewal() {
+    let settings = |_: &PostgresServer| {
+        "-c synchronous_commit=off -c wal_writer_delay=10000 -c restart_after_crash=on".to_owned()
+    };
+    let Some(server) = PostgresServer::start_with(settings) else { return };
+    let (url, _feed, mut session, id) = holder(&server).await;
+    let state = "SELECT extract(epoch FROM pg_postmaster_start_time()), renewals, applied \
+                 FROM trust_auth_holder";
+    server.psql(&url, "INSERT INTO users VALUES (1)");
+    session.renew(id).await.unwrap();
+    session.renew(id).await.unwrap();
+    let before = server.psql(&url, state);
+    let pid = server.psql(&url, "SELECT pid FROM pg_stat_activity WHERE query LIKE 'WITH me%'");
+    assert!(server.command("kill").args(["-9", &pid]).status().unwrap().success());
+    while session.hint().await.is_ok() {}
+    let mut connected = Err(StoreError::Unreachable);
+    while connected.is_err() {
+        connected = postgres_options(&url).connect().await.map(drop);
+    }
+    assert_eq!(server.psql(&url, state), before);
+}
+
+#[tokio::test]
+async fn a_transaction_with_a_barrier_is_on_disk_when_its_commit_returns() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, _feed, _session, _id) = holder(server).await;
+    let setting = "SHOW synchronous_commit";
+    let sql = format!(
+        "SET synchronous_commit = off; BEGIN; SELECT trust_auth_barrier() <> ''; {setting}; \
+         COMMIT; {setting}"
+    );
+    assert_eq!(server.psql(&url, &sql), "t\nlocal\noff");
+    let sql = format!("BEGIN; SELECT trust_auth_barrier(false) <> ''; {setting}; COMMIT");
+    assert_eq!(server.psql(&url, &sql), "t\non");
+}
+
+#[tokio::test]
 async fn a_restart_of_the_server_repeats_the_revocation() {
     let Some(server) = PostgresServer::start() else { return };
     let (url, feed, session, _) = holder(&server).await;

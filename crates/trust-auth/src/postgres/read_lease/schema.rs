@@ -56,7 +56,9 @@ impl Catalog {
                  JOIN pg_namespace ON pg_namespace.oid = relnamespace \
                  WHERE pg_class.oid = coalesce(to_regclass('trust_auth_lease'), to_regclass($2))), \
                  quote_ident(current_schema())), \
-             (SELECT count(*) FROM unnest($1::text[]) AS name WHERE to_regclass(name) IS NOT NULL)",
+             (SELECT count(*) FROM unnest($1::text[]) AS name \
+                 WHERE to_regclass(name) IS NOT NULL) \
+             * (to_regprocedure('trust_auth_barrier(bool)') IS NOT NULL)::int",
         )
         .bind(OWN_TABLES.map(str::to_owned).to_vec())
         // The tables are where each changer of a trust finds them.

@@ -256,8 +256,8 @@ impl FeedSession for PgSession {
         match done.await?.rows_affected() {
             1 => Ok(id),
             _ => Err(self.source.unusable(
-                "it lacks the row of `trust_auth_lease`, or has a shorter longest lease; let the \
-                 owner run the read lease's migration",
+                "the longest lease was lowered meanwhile, or the table `trust_auth_lease` has no \
+                 row; connect again, or let the owner run the read lease's migration",
             )),
         }
     }
@@ -344,7 +344,7 @@ fn trust(row: &PgRow, warnings: &RowWarnings) -> Option<Trust> {
 }
 
 /// Returns the length for the tables: rounded up, and not shorter than they allow.
-fn lease_ms(length: Duration) -> i32 {
+pub(super) fn lease_ms(length: Duration) -> i32 {
     let milliseconds = length.as_nanos().div_ceil(1_000_000);
     i32::try_from(milliseconds).unwrap_or(i32::MAX).max(300)
 }
