@@ -2,7 +2,7 @@
 //! not freed before the guard ends.
 //!
 //! The map's models run over a smaller reclamation. These models check that
-//! `src/reclaim/asymmetric.rs` keeps the same contract. A1 to A6 and L1 to L9 are the assumptions
+//! `src/reclaim/asymmetric.rs` keeps the same contract. A1 to A6 and L1 to L10 are the assumptions
 //! and lemmas of that file. A `SeqCst` fence replaces each side of the asymmetric barrier (A3).
 //! Loom checks the object's memory: a model fails unless each read happens-before the freeing.
 

@@ -5,11 +5,15 @@
 //! alone could break: a lookup that misses a key that is there, a lookup that finds a key after a
 //! lookup that missed it, and a hint that stays a claim for good.
 
-use loom::thread;
-use trust_key_cache::model::{KeyCache, steps};
-use trust_key_cache::{KeyHash, ManualClock};
+use std::time::Duration;
 
-use crate::explore::{bounded, deeply, keeping, key};
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicU64, Ordering};
+use loom::thread;
+use trust_key_cache::model::{KeyCache, leave_out_fences, retire_in_batches_of, steps};
+use trust_key_cache::{Clock, KeyHash, ManualClock};
+
+use crate::explore::{bounded, deeply, keeping, key, one_bucket};
 
 /// Returns the steps of a lookup of a key that the cache does not have. One step is the load of a
 /// complete hint. A lookup that needs the bucket takes more.
@@ -63,7 +67,7 @@ fn h_a_reader_finds_a_key_that_two_writers_keep() {
 #[test]
 fn h_a_key_that_was_missed_is_not_found_again() {
     bounded("h_a_key_that_was_missed_is_not_found_again", 2, || {
-        trust_key_cache::model::leave_out_fences();
+        leave_out_fences();
         let (cache, _) = keeping(2);
         assert!(cache.lease(&key(1)).remember(1));
         let (left, right) = (cache.clone(), cache.clone());
@@ -109,5 +113,66 @@ fn h_a_copy_that_replaces_a_claim_revives_nothing() {
         lease.remember(1);
         invalidating.join().unwrap();
         assert_eq!((cache.lookup(&key(1)), cache.lookup(&key(3))), (None, None));
+    });
+}
+
+/// A clock whose time is an atomic of the model, with `ManualClock`'s orderings.
+struct AtomicClock(Arc<AtomicU64>);
+
+impl Clock for AtomicClock {
+    fn now(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Acquire))
+    }
+
+    fn resolution(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+/// Checks G3.6: a value is replaced, and then the time comes at which it would have expired.
+#[test]
+fn g3_a_key_that_is_replaced_as_it_expires_is_not_missed() {
+    bounded("g3_a_key_that_is_replaced_as_it_expires_is_not_missed", 2, || {
+        retire_in_batches_of(8);
+        leave_out_fences();
+        let time = Arc::new(AtomicU64::new(0));
+        let cache = KeyCache::<u32>::builder()
+            .capacity(1)
+            .ttl(Duration::from_nanos(10))
+            .clock(AtomicClock(time.clone()))
+            .build()
+            .unwrap();
+        let cache = Arc::new(cache);
+        assert!(cache.lease(&key(1)).remember(1));
+        time.store(9, Ordering::Release);
+        let shared = cache.clone();
+        let replacing = thread::spawn(move || {
+            assert!(shared.lease(&key(1)).remember(2));
+            time.store(10, Ordering::Release);
+        });
+        assert!(cache.lookup(&key(1)).is_some(), "missed a key that was there throughout");
+        replacing.join().unwrap();
+    });
+}
+
+/// Checks H1 to H6 where a freed bucket's address is the next bucket's: two writers are refused.
+#[test]
+fn h_refused_writers_and_reused_addresses_leave_an_exact_hint() {
+    bounded("h_refused_writers_and_reused_addresses_leave_an_exact_hint", 1, || {
+        let (cache, _) = one_bucket::<u32>(4);
+        assert!(cache.lease(&key(3)).remember(3));
+        let (invalidating, remembering) = (cache.clone(), cache.clone());
+        let invalidating = thread::spawn(move || invalidating.invalidate_key(&key(1)));
+        let remembering = thread::spawn(move || remembering.lease(&key(1)).remember(1));
+        let four = cache.lease(&key(4)).remember(4);
+        assert_eq!(cache.lookup(&key(3)), Some(3));
+        invalidating.join().unwrap();
+        let one = remembering.join().unwrap();
+        assert_eq!(cache.lookup(&key(3)), Some(3));
+        assert_eq!(cache.lookup(&key(4)), four.then_some(4));
+        if !one {
+            assert_eq!(cache.lookup(&key(1)), None);
+        }
+        assert_eq!(steps_of_a_miss(&cache, &key(5)), 1, "the hint stays a claim");
     });
 }

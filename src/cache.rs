@@ -568,7 +568,8 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     /// # Panics
     ///
     /// If `named` panics. The cache stays whole: buckets before that one are done, the others are
-    /// as they were, and the change is not final. Call [`invalidate`](Self::invalidate) then.
+    /// as they were, and the change is not final. Call [`invalidate`](Self::invalidate) then. If
+    /// the panic came as a bucket was read again, misses in it cost more until it is written.
     ///
     /// ```
     /// use trust_key_cache::{KeyCache, KeyHash};

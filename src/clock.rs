@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 use std::{sync::OnceLock, time::Instant};
 
-/// Returns a monotonic time. Each lookup reads the cache's clock once.
+/// Returns a monotonic time. A lookup reads the cache's clock once, or not at all.
 ///
 /// A clock may lag behind the true time by at most its [`resolution`](Self::resolution), as coarse
 /// clocks do. The cache counts the resolution against its entries, never in their favour. If a
@@ -42,7 +42,11 @@ use std::{sync::OnceLock, time::Instant};
 pub trait Clock {
     /// Returns the time since a fixed origin of this clock.
     ///
-    /// The time is never less than the result of a call that happened before this call.
+    /// The time is never less than the result of a call that happened before this call. What a
+    /// thread loads after this call must be no older than the time: if the time is kept in an
+    /// atomic, load it with `Acquire` and store it with `Release`, as [`ManualClock`] does. With
+    /// weaker orderings a lookup may miss a value that replaced an expiring one, but never returns
+    /// an expired value.
     fn now(&self) -> Duration;
 
     /// Returns the longest lag of [`now`](Self::now) behind the true time.
@@ -241,10 +245,10 @@ impl ManualClock {
     /// Moves the time forward by `step`, for every clone.
     pub fn advance(&self, step: Duration) {
         let step = nanos(step);
-        // Relaxed: the time orders no other memory. A read that happens after this call returns
-        // the new time or a later one, by coherence.
+        // Release: pairs with the Acquire in `now`. A lookup that reads this time finds what was
+        // remembered before it (G3.6).
         self.nanos
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
+            .fetch_update(Ordering::Release, Ordering::Relaxed, |now| {
                 Some(now.saturating_add(step))
             })
             .ok();
@@ -253,8 +257,8 @@ impl ManualClock {
 
 impl Clock for ManualClock {
     fn now(&self) -> Duration {
-        // Relaxed: see `advance`.
-        Duration::from_nanos(self.nanos.load(Ordering::Relaxed))
+        // Acquire: pairs with the Release in `advance`.
+        Duration::from_nanos(self.nanos.load(Ordering::Acquire))
     }
 
     fn resolution(&self) -> Duration {

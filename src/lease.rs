@@ -106,7 +106,8 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> Lease<'_, V, C> {
     /// means that the lease was valid when it was checked: a concurrent invalidation may have
     /// dropped the value already. A full bucket evicts the value that expires first.
     ///
-    /// Lock-free; O(1): one bucket of at most 16 entries is copied. Allocates one bucket.
+    /// Lock-free; O(1): one bucket of at most 16 entries is copied. Allocates one bucket. A lease
+    /// that was superseded while another writer changed the bucket may copy it, too.
     ///
     /// # Panics
     ///

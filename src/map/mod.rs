@@ -356,7 +356,8 @@ impl<V> SnapshotMap<V> {
             let generation = self.generation.load(Ordering::Relaxed);
             let (next, result) = current.read(|bucket| {
                 let alive = bucket.filter(|bucket| bucket.generation() == generation);
-                // First, since it may run the caller's code: a panic finds nothing to undo.
+                // First, since it may run the caller's code. A panic finds nothing to undo, but a
+                // claim of an earlier attempt stays (H6).
                 let (kept, result) = keep(alive);
                 // Published even if nothing is removed: an earlier stamp must not match the new
                 // `lease_epoch`.

@@ -110,6 +110,13 @@
 //! [`Fence::make`], each record in the list is covered by L4. A record that is not in the list is
 //! covered by L8. ∎
 //!
+//! * **L10, earlier guards.** *If the pin of a section S happens-before the start of `e`, S has
+//!   ended and happens-before the return, also where S never loads the object.* S pinned in an
+//!   epoch of at most `e`, by coherence. In L3, S precedes the section that stored `s`. In L4, the
+//!   light barrier of S happens-before the heavy one, so light is first. In L5 and L8, the addition
+//!   of S would precede the start: the contradiction that they show. So S is none of their
+//!   sections, and in L6 and L7 it is one of those that have ended.
+//!
 //! # Sources
 //!
 //! Epochs are Fraser's (*Practical lock-freedom*, 2004, section 5.2.3). Three techniques are those

@@ -6,7 +6,8 @@
 //!
 //! * **Grace.** When [`Grace::is_over`] returns `true`, each guard is of one of two kinds. Either
 //!   the guard was dropped, and every operation under the guard happens-before the return. Or the
-//!   guard cannot reach an object that was unlinked before the start.
+//!   guard cannot reach an object that was unlinked before the start. A guard that was made before
+//!   the start, by happens-before, is of the first kind.
 //! * **No other order.** Pinning and unpinning order nothing else between threads. The map has its
 //!   own Acquire and Release operations.
 //! * **Nesting.** A thread may pin while it is pinned. Its guards may end in any order: a coroutine
@@ -34,6 +35,7 @@ mod barrier;
 mod crossbeam;
 
 use std::cell::Cell;
+use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 
 use super::sync;
@@ -78,7 +80,10 @@ pub fn reclamation() -> Reclamation {
 /// One word, which a lookup keeps in a register: a guard of the first implementation, or `None`
 /// for a share of the thread's guard of crossbeam-epoch ([`SHARED`]). The guard inside has no
 /// destructor here, because the compiler would not inline the destructor of the `Option`.
-pub(super) struct Guard(Option<ManuallyDrop<asymmetric::Guard>>);
+pub(super) struct Guard(Option<ManuallyDrop<asymmetric::Guard>>, NotSend);
+
+/// Where membarrier's epochs are unavailable, no field of [`Guard`] is `!Send` by itself.
+type NotSend = PhantomData<*const ()>;
 
 impl Drop for Guard {
     #[inline]
@@ -96,7 +101,7 @@ impl Drop for Guard {
 pub(super) fn pin() -> Guard {
     // Only a thread that has pinned before is registered, so the choice is already made.
     match asymmetric::pin_registered() {
-        Some(guard) => Guard(Some(ManuallyDrop::new(guard))),
+        Some(guard) => Guard(Some(ManuallyDrop::new(guard)), PhantomData),
         None => pin_unregistered(),
     }
 }
@@ -105,7 +110,7 @@ pub(super) fn pin() -> Guard {
 #[inline(never)]
 fn pin_unregistered() -> Guard {
     match reclamation() {
-        Reclamation::Membarrier => Guard(Some(ManuallyDrop::new(asymmetric::pin()))),
+        Reclamation::Membarrier => Guard(Some(ManuallyDrop::new(asymmetric::pin())), PhantomData),
         Reclamation::CrossbeamEpoch => pin_crossbeam(),
     }
 }
@@ -121,7 +126,7 @@ fn pin_crossbeam() -> Guard {
             shared.take().unwrap_or_else(|| (0, ManuallyDrop::new(crossbeam::pin())));
         shared.set(Some((guards + 1, guard)));
     });
-    Guard(None)
+    Guard(None, PhantomData)
 }
 
 /// Ends one share. Out of line, so that a lookup that pins by membarrier's epochs does not contain
