@@ -7,6 +7,7 @@
 //! A changer of another row has finished when its commit returns: from then on it would only read.
 
 use crate::Protocol;
+use crate::clock::swap_bits;
 use crate::config::{Failure, MOST_TRANSACTIONS};
 use crate::database::Kind;
 use crate::mutant::Mutant;
@@ -133,9 +134,7 @@ impl Changer {
     }
 
     pub(crate) fn swap_holders(&mut self, one: usize, other: usize) {
-        let [has_one, has_other] = [one, other].map(|holder| self.listed >> holder & 1);
-        self.listed &= !(1 << one | 1 << other);
-        self.listed |= has_one << other | has_other << one;
+        self.listed = swap_bits(self.listed, one, other);
     }
 }
 

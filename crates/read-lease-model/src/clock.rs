@@ -10,6 +10,9 @@
 //!   began has ended. No other rule relates leases and waits, so pauses, waits and messages take
 //!   any time. With ticks, the property [`WAIT_OUTLASTS`](crate::WAIT_OUTLASTS) checks the rule.
 //!
+//! T may be lowered once: to three ticks, with leases of two. In `Order`, a wait of the lowered T
+//! ends only leases of the lowered T.
+//!
 //! In `Order`, a lease ends only when a wait forces its end. An earlier end would only take grants
 //! away: no step of the protocol needs a lease that has ended.
 
@@ -21,6 +24,9 @@ use crate::config::{MOST_CHANGERS, MOST_HOLDERS};
 pub(crate) const WAIT: u8 = 5;
 /// The ticks of a lease: 0.8 T.
 pub(crate) const LEASE: u8 = 4;
+/// The ticks of a wait and of a lease, after T was lowered.
+const SHORT_WAIT: u8 = 3;
+const SHORT_LEASE: u8 = 2;
 /// By how many ticks a holder's wall clock may be behind the database's. Only a mutant compares
 /// wall clocks.
 pub(crate) const WALL_CLOCK_BEHIND: u8 = 2;
@@ -28,8 +34,8 @@ pub(crate) const WALL_CLOCK_BEHIND: u8 = 2;
 /// The number of leases: in force, and noted by a renewal, for each holder; and the one whose
 /// deadline the request has read.
 const LEASES: usize = 2 * MOST_HOLDERS + 1;
-/// The number of waits: each changer's, the striker's, and the settler's.
-const WAITS: usize = MOST_CHANGERS + 2;
+/// The number of waits: each changer's, the striker's, the settler's, and the operator's.
+const WAITS: usize = MOST_CHANGERS + 3;
 
 /// The lease whose deadline the request has read.
 pub(crate) const OF_REQUEST: usize = 2 * MOST_HOLDERS;
@@ -37,6 +43,8 @@ pub(crate) const OF_REQUEST: usize = 2 * MOST_HOLDERS;
 pub(crate) const OF_STRIKER: usize = MOST_CHANGERS;
 /// The wait of the process that watches a run of the server.
 pub(crate) const OF_SETTLER: usize = MOST_CHANGERS + 1;
+/// The wait of the operator who lowers T.
+pub(crate) const OF_OPERATOR: usize = MOST_CHANGERS + 2;
 
 /// A notion of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -54,6 +62,8 @@ struct Lease {
     left: u8,
     /// The waits that began after the time was noted, as a set.
     waits: u8,
+    /// Whether the holder uses the lowered T.
+    short: bool,
 }
 
 /// The leases and waits.
@@ -62,6 +72,11 @@ pub(crate) struct Time {
     leases: [Lease; LEASES],
     /// Plus one: the ticks that are left of each wait. Zero if nothing waits.
     waits: [u8; WAITS],
+    /// The waits of the lowered T, as a set.
+    short: u8,
+    /// Whether holders use the lowered T, and whether changers do.
+    pub(crate) lowered_leases: bool,
+    pub(crate) lowered_waits: bool,
     /// The ticks that each holder's clock has made since it missed one.
     since: [u8; MOST_HOLDERS],
     /// Whether a wait has ended before a lease that was noted before the wait began.
@@ -73,6 +88,9 @@ impl Time {
         Self {
             leases: [Lease::default(); LEASES],
             waits: [0; WAITS],
+            short: 0,
+            lowered_leases: false,
+            lowered_waits: false,
             since: [WAIT - 1; MOST_HOLDERS],
             outlasted: false,
         }
@@ -80,7 +98,9 @@ impl Time {
 
     /// The holder notes the time, for a lease of so many ticks.
     pub(crate) fn note(&mut self, holder: usize, ticks: u8) {
-        self.leases[MOST_HOLDERS + holder] = Lease { left: ticks, waits: 0 };
+        let short = self.lowered_leases;
+        let left = if short { SHORT_LEASE } else { ticks };
+        self.leases[MOST_HOLDERS + holder] = Lease { left, waits: 0, short };
     }
 
     /// The holder moves its deadline to the noted time plus the length of a lease.
@@ -123,7 +143,10 @@ impl Time {
     /// A process begins to wait T.
     pub(crate) fn begin_wait(&mut self, wait: usize, clocks: Clocks) {
         self.end_wait_early(wait);
-        self.waits[wait] = 1 + if clocks == Clocks::Ticks { WAIT } else { 0 };
+        let short = self.lowered_waits;
+        self.short |= u8::from(short) << wait;
+        let ticks = if short { SHORT_WAIT } else { WAIT };
+        self.waits[wait] = 1 + if clocks == Clocks::Ticks { ticks } else { 0 };
         for lease in &mut self.leases {
             if lease.left > 0 {
                 lease.waits |= 1 << wait;
@@ -140,8 +163,9 @@ impl Time {
     /// noted before. In [`Clocks::Ticks`], they must have ended.
     pub(crate) fn end_wait(&mut self, wait: usize, clocks: Clocks) {
         if clocks == Clocks::Order {
+            let short = self.short & 1 << wait != 0;
             for lease in &mut self.leases {
-                if lease.waits & 1 << wait != 0 {
+                if lease.waits & 1 << wait != 0 && (lease.short || !short) {
                     *lease = Lease::default();
                 }
             }
@@ -151,6 +175,7 @@ impl Time {
 
     pub(crate) fn end_wait_early(&mut self, wait: usize) {
         self.waits[wait] = 0;
+        self.short &= !(1 << wait);
         for lease in &mut self.leases {
             lease.waits &= !(1 << wait);
         }
@@ -217,9 +242,14 @@ impl Time {
     pub(crate) fn swap_changers(&mut self, one: usize, other: usize) {
         self.waits.swap(one, other);
         for lease in &mut self.leases {
-            let [has_one, has_other] = [one, other].map(|wait| lease.waits >> wait & 1);
-            lease.waits &= !(1 << one | 1 << other);
-            lease.waits |= has_one << other | has_other << one;
+            lease.waits = swap_bits(lease.waits, one, other);
         }
+        self.short = swap_bits(self.short, one, other);
     }
+}
+
+/// Exchanges two members of a set.
+pub(crate) fn swap_bits(set: u8, one: usize, other: usize) -> u8 {
+    let [has_one, has_other] = [one, other].map(|member| set >> member & 1);
+    set & !(1 << one | 1 << other) | has_one << other | has_other << one
 }

@@ -37,6 +37,8 @@ pub enum Failure {
     Pruning,
     /// An administrator changes the row with the triggers disabled, once.
     Triggers,
+    /// An operator lowers T, once. Only where changers wait.
+    Lowering,
     /// Any process watches registrations, and strikes a holder off.
     StrikeOffs,
 }
@@ -54,6 +56,9 @@ pub struct Config {
     pub attempts: usize,
     /// Whether holders register and acknowledge (8.2). If not set, changers wait T (8.1).
     pub acknowledgements: bool,
+    /// Whether a holder polls a version and loads all rows again, as on SQLite. Only where changers
+    /// wait.
+    pub polls: bool,
     /// The notion of time.
     pub clocks: Clocks,
     /// Whether the snapshot of a renewal and its write are two steps.
@@ -85,6 +90,7 @@ impl Config {
             others: 0,
             attempts: 1,
             acknowledgements: true,
+            polls: false,
             clocks: Clocks::Order,
             split: false,
             cache: false,
@@ -127,6 +133,9 @@ impl Config {
         }
         if self.prompt && self.clocks != Clocks::Ticks {
             return Err("only ticks can be prompt".to_owned());
+        }
+        if self.acknowledgements && (self.polls || self.has(Failure::Lowering)) {
+            return Err("polls and lowering need the base protocol".to_owned());
         }
         let once = [Failure::Failover, Failure::Recovery];
         if once.iter().all(|&failure| self.has(failure)) {

@@ -26,6 +26,10 @@ use crate::state::{State, event};
 pub enum HolderStep {
     /// The holder loads all rows, and holds them.
     Load,
+    /// The holder reads the version of the file.
+    ReadVersion,
+    /// The holder reads all rows, after the version.
+    ReadRows,
     /// The holder registers, and the commit returns.
     Register,
     /// The holder notes its clock, and sends a renewal.
@@ -120,6 +124,8 @@ pub(crate) enum Statement {
     Read(Answer),
     Answered(Answer),
     Loaded(Table),
+    /// The version was read. Mutant only: or the rows.
+    Loading(Table),
     /// The answer of a look. The second part is whether the look has seen the key.
     Looked(Answer, bool),
     /// Mutant only: the deadline was moved, and the answer is not applied yet.
@@ -164,7 +170,9 @@ impl Holder {
     /// Returns whether the holder holds the key, or may yet hold it by an answer on its way.
     pub(crate) fn may_hold_key(&self) -> bool {
         let loaded = match self.statement {
-            Statement::Loaded(table) | Statement::Registering(table) => table.key,
+            Statement::Loading(table)
+            | Statement::Loaded(table)
+            | Statement::Registering(table) => table.key,
             _ => false,
         };
         loaded || self.holds_key() || self.missed == Missed::HasKey
@@ -188,7 +196,9 @@ impl Holder {
         }
         match &mut self.statement {
             Statement::None | Statement::Sent => {}
-            Statement::Loaded(table) | Statement::Registering(table) => forget(table),
+            Statement::Loading(table)
+            | Statement::Loaded(table)
+            | Statement::Registering(table) => forget(table),
             Statement::Read(answer)
             | Statement::Answered(answer)
             | Statement::Looked(answer, _)
@@ -220,6 +230,7 @@ impl Protocol {
                 steps.push(if moves { HolderStep::MoveDeadline } else { HolderStep::ApplyRenewal });
             }
             Statement::Moved(_) => steps.push(HolderStep::ApplyRenewal),
+            Statement::Loading(_) => steps.push(HolderStep::ReadRows),
             Statement::Loaded(_) => steps.push(HolderStep::ApplyLoad),
             Statement::Looked(..) => steps.push(HolderStep::ApplyLook),
             Statement::Registering(_) => steps.push(HolderStep::CommitLoadAndRegister),
@@ -252,7 +263,9 @@ impl Protocol {
     fn idle_steps(&self, state: &State, number: usize, steps: &mut Vec<HolderStep>) {
         let holder = &state.holders[number];
         let registered = holder.registered || !self.config.acknowledgements;
-        if holder.table.is_none() {
+        if self.config.polls && (holder.table.is_none() || holder.session == Session::Lost) {
+            steps.push(HolderStep::ReadVersion);
+        } else if holder.table.is_none() {
             let at_once = self.omits(Mutant::LoadsAndRegistersAtOnce);
             let step = if at_once { HolderStep::BeginLoadAndRegister } else { HolderStep::Load };
             steps.push(step);
@@ -294,6 +307,21 @@ impl Protocol {
                 self.invalidate_for_base(state, number);
                 state.holders[number].session = Session::Same;
             }
+            HolderStep::ReadVersion => {
+                let loaded = self.loaded(state);
+                let rows_first = self.omits(Mutant::ReadsRowsBeforeVersion);
+                let table = if rows_first { loaded } else { Table { key: false, ..loaded } };
+                state.holders[number].statement = Statement::Loading(table);
+                state.holders[number].session = Session::Same;
+            }
+            HolderStep::ReadRows => {
+                let Statement::Loading(first) = state.holders[number].statement else { return };
+                let second = self.loaded(state);
+                let rows_first = self.omits(Mutant::ReadsRowsBeforeVersion);
+                let (version, rows) = if rows_first { (second, first) } else { (first, second) };
+                let table = Table { base: version.base, ..rows };
+                state.holders[number].statement = Statement::Loaded(table);
+            }
             HolderStep::Register => self.register(state, number),
             HolderStep::SendRenewal => {
                 let lease = if self.omits(Mutant::NoAllowance) { LEASE + 1 } else { LEASE };
@@ -333,9 +361,10 @@ impl Protocol {
             }
             HolderStep::LoseAnswer => {
                 let holder = &mut state.holders[number];
-                let renews =
-                    !matches!(holder.statement, Statement::Loaded(_) | Statement::Looked(..));
-                if matches!(holder.statement, Statement::Loaded(_)) {
+                let loads =
+                    matches!(holder.statement, Statement::Loading(_) | Statement::Loaded(_));
+                let renews = !loads && !matches!(holder.statement, Statement::Looked(..));
+                if loads {
                     holder.session = Session::Lost;
                 }
                 holder.statement = Statement::None;
@@ -454,6 +483,9 @@ impl Protocol {
         let Holder { table, session, .. } = state.holders[number];
         let table = table.expect("a holder that renews holds rows");
         let database = &state.database;
+        if self.config.polls {
+            return self.poll(state, table);
+        }
         let seen =
             if self.omits(Mutant::GreaterThanLast) { up_to_last(table.base) } else { table.base };
         let snapshot = database.snapshot();
@@ -465,6 +497,15 @@ impl Protocol {
         let counts = same_session && complete && same_triggers;
         let verdict = if counts { Verdict::Apply } else { Verdict::LoadAgain };
         Answer { snapshot, revokes, verdict }
+    }
+
+    /// Returns what a poll finds: whether the version is that of the held rows.
+    fn poll(&self, state: &State, table: Table) -> Answer {
+        let in_transaction = self.omits(Mutant::PollsInTransaction);
+        let snapshot = if in_transaction { table.base } else { state.database.snapshot() };
+        let same = snapshot == table.base;
+        let verdict = if same { Verdict::Apply } else { Verdict::LoadAgain };
+        Answer { snapshot, revokes: false, verdict }
     }
 
     fn execute_renewal(&self, state: &mut State, number: usize) {

@@ -31,6 +31,9 @@ struct Arguments {
     /// Without registrations and acknowledgements: changers wait T.
     #[arg(long)]
     base: bool,
+    /// Let holders poll a version, as on SQLite (with --base).
+    #[arg(long)]
+    polls: bool,
     /// The notion of time.
     #[arg(long, value_enum, default_value_t = Clocks::Order)]
     clocks: Clocks,
@@ -77,6 +80,7 @@ impl Arguments {
             others: self.others,
             attempts: self.attempts,
             acknowledgements: !self.base,
+            polls: self.polls,
             clocks: self.clocks,
             split: self.split,
             cache: self.cache,
@@ -157,6 +161,7 @@ fn main() -> ExitCode {
             "others": arguments.others, "attempts": arguments.attempts,
             "acknowledgements": !arguments.base, "clocks": format!("{:?}", arguments.clocks),
             "split": arguments.split, "cache": arguments.cache, "looks": arguments.looks,
+            "polls": arguments.polls,
             "prompt": arguments.prompt,
             "failures": arguments.failures.iter().map(|f| format!("{f:?}")).collect::<Vec<_>>(),
             "reduced": !arguments.unreduced, "states": states, "steps": steps,

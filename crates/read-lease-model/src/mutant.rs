@@ -38,10 +38,16 @@ pub enum Mutant {
     ComparesWallClocks,
     /// A lease lasts T, not 0.8 T.
     NoAllowance,
+    /// T is lowered for holders and changers at once.
+    LowersAtOnce,
     /// A miss stores what it has read without a lease of the cache.
     RemembersWithoutLease,
     /// A renewal asks for ids greater than the last one, not for the difference of snapshots.
     GreaterThanLast,
+    /// On SQLite, a holder reads the rows first, and the version second.
+    ReadsRowsBeforeVersion,
+    /// On SQLite, a holder polls in an open transaction, in which the version stays the same.
+    PollsInTransaction,
     /// Load, registration and the first lease are one transaction.
     LoadsAndRegistersAtOnce,
     /// A registration ends with its session.
@@ -118,7 +124,9 @@ impl Mutant {
             Self::JoinsEarlierLook => "R5",
             Self::ClockStopsWhileSuspended | Self::ComparesWallClocks => "R6",
             Self::NoAllowance => "A3",
+            Self::LowersAtOnce => "R7",
             Self::RemembersWithoutLease => "R8",
+            Self::ReadsRowsBeforeVersion | Self::PollsInTransaction => "RL8",
             Self::GreaterThanLast => "RL4",
             Self::LoadsAndRegistersAtOnce
             | Self::RegistrationEndsWithSession
@@ -163,6 +171,10 @@ impl Mutant {
             }
             Self::ReturnsIfNothingChanged => {
                 Config { attempts: 2, ..base }.with(&[Failure::Changers])
+            }
+            Self::LowersAtOnce => base.with(&[Failure::Lowering]),
+            Self::ReadsRowsBeforeVersion | Self::PollsInTransaction => {
+                Config { polls: true, ..base }
             }
             Self::JoinsEarlierLook => Config { looks: true, ..base },
             Self::NoAllowance | Self::ComparesWallClocks | Self::ClockStopsWhileSuspended => {

@@ -10,7 +10,7 @@
 //!   of a wait would only end leases.
 
 use crate::Protocol;
-use crate::clock::{OF_SETTLER, OF_STRIKER};
+use crate::clock::{OF_OPERATOR, OF_SETTLER, OF_STRIKER};
 use crate::config::Failure;
 use crate::database::{Database, Ids, Kind, Outcome, Transaction};
 use crate::mutant::Mutant;
@@ -37,7 +37,8 @@ impl Protocol {
         if state.returned {
             self.forget_changers(state);
         }
-        let compared_otherwise = self.omits(Mutant::GreaterThanLast) || self.has(Failure::Pruning);
+        let compared_otherwise =
+            self.omits(Mutant::GreaterThanLast) || self.has(Failure::Pruning) || self.config.polls;
         if !compared_otherwise {
             self.forget_ids(state);
         }
@@ -50,6 +51,7 @@ impl Protocol {
         }
         state.time.end_wait_early(OF_SETTLER);
         state.time.end_wait_early(OF_STRIKER);
+        state.time.end_wait_early(OF_OPERATOR);
         state.settler = false;
         state.striker = None;
     }

@@ -64,6 +64,7 @@ fn bounds(config: &Config) -> String {
     words.push(protocol.to_owned());
     let flags = [
         (config.clocks == Clocks::Ticks, "ticks"),
+        (config.polls, "polls"),
         (config.cache, "a cache"),
         (config.looks, "looks"),
         (config.split, "split statements"),
@@ -133,6 +134,8 @@ fn database(step: DatabaseStep) -> String {
 fn holder(step: HolderStep) -> &'static str {
     match step {
         HolderStep::Load => " loads all rows.",
+        HolderStep::ReadVersion => " reads the first of version and rows.",
+        HolderStep::ReadRows => " reads the second of version and rows.",
         HolderStep::Register => " registers, and the commit returns.",
         HolderStep::SendRenewal => " notes its clock, and sends a renewal.",
         HolderStep::ReadRenewal => "'s renewal takes its snapshot, and reads.",
@@ -186,6 +189,10 @@ fn watcher(step: WatcherStep) -> String {
         WatcherStep::WatchRun => {
             "The settler reads the run of the server, and begins to wait T.".to_owned()
         }
+        WatcherStep::ShortenLeases => {
+            "An operator lets holders use a shorter T, and begins to wait the old T.".to_owned()
+        }
+        WatcherStep::ShortenWaits => "The operator lets changers wait the shorter T.".to_owned(),
         WatcherStep::Settle => "The settler takes the run for settled.".to_owned(),
     }
 }

@@ -1,11 +1,12 @@
-//! The processes that watch: one strikes holders off, the other one settles a run of the server.
+//! The processes that watch: one strikes holders off, another one settles a run of the server. And
+//! the operator who lowers T.
 //!
 //! Any process may do either. The model has one striker and one settler at a time. A violation
 //! concerns one holder, and a strike-off affects one holder. The striker never stops watching,
 //! except to watch again: a watch changes nothing for other processes.
 
 use crate::Protocol;
-use crate::clock::{OF_SETTLER, OF_STRIKER};
+use crate::clock::{OF_OPERATOR, OF_SETTLER, OF_STRIKER};
 use crate::config::Failure;
 use crate::database::Registration;
 use crate::mutant::Mutant;
@@ -22,12 +23,19 @@ pub enum WatcherStep {
     WatchRun,
     /// The settler has waited T: this run has registrations of all leases in force.
     Settle,
+    /// The operator lets holders use a shorter T, and begins to wait the old T.
+    ShortenLeases,
+    /// The operator has waited the old T, and lets changers wait the shorter T.
+    ShortenWaits,
 }
 
 impl Protocol {
     pub(crate) fn watcher_steps(&self, state: &State, steps: &mut Vec<WatcherStep>) {
         if self.has(Failure::StrikeOffs) {
             self.striker_steps(state, steps);
+        }
+        if self.has(Failure::Lowering) {
+            self.operator_steps(state, steps);
         }
         if !self.config.acknowledgements || state.database.settled {
             return;
@@ -36,6 +44,16 @@ impl Protocol {
             steps.push(WatcherStep::Settle);
         } else if !state.settler {
             steps.push(WatcherStep::WatchRun);
+        }
+    }
+
+    fn operator_steps(&self, state: &State, steps: &mut Vec<WatcherStep>) {
+        let at_once = self.omits(Mutant::LowersAtOnce);
+        if !state.time.lowered_leases {
+            steps.push(WatcherStep::ShortenLeases);
+        } else if !state.time.lowered_waits && (at_once || state.time.may_have_passed(OF_OPERATOR))
+        {
+            steps.push(WatcherStep::ShortenWaits);
         }
     }
 
@@ -88,6 +106,18 @@ impl Protocol {
                 state.database.settled = true;
                 self.flush(state);
                 self.record(state, event::SETTLED);
+            }
+            WatcherStep::ShortenLeases => {
+                state.time.lowered_leases = true;
+                state.time.begin_wait(OF_OPERATOR, self.config.clocks);
+            }
+            WatcherStep::ShortenWaits => {
+                if self.omits(Mutant::LowersAtOnce) {
+                    state.time.end_wait_early(OF_OPERATOR);
+                } else {
+                    state.time.end_wait(OF_OPERATOR, self.config.clocks);
+                }
+                state.time.lowered_waits = true;
             }
         }
     }

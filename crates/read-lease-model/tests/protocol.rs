@@ -48,6 +48,20 @@ fn g11_by_waiting_while_clocks_drift() {
 }
 
 #[test]
+fn g11_by_waiting_while_t_is_lowered() {
+    let failures = and(HOLDERS, &[Failure::Changers, Failure::Lowering]);
+    exhaust(Config { attempts: 2, ..Config::base(1, 1) }.with(&failures));
+    let ticks = Config { clocks: Clocks::Ticks, ..Config::base(1, 1) };
+    exhaust(ticks.with(&[Failure::Answers, Failure::Lowering]));
+}
+
+#[test]
+fn g11_by_polling() {
+    let polls = Config { polls: true, attempts: 2, ..Config::base(2, 1) };
+    exhaust(polls.with(&and(HOLDERS, &[Failure::Changers])));
+}
+
+#[test]
 fn g11_by_acknowledgements_while_clocks_drift() {
     let ticks = Config { clocks: Clocks::Ticks, ..Config::new(1, 1) };
     exhaust(ticks.with(PROCESSES));
