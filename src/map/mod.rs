@@ -113,7 +113,10 @@ impl<V> SnapshotMap<V> {
     ///
     /// A miss of a complete hint reads the slot alone, and no clock. A hit that the hint leads to
     /// reads the slot and one entry.
-    #[inline]
+    ///
+    /// Always inlined into [`KeyCache::lookup`](super::cache::KeyCache::lookup): a program that
+    /// calls `lookup` makes one call, not two.
+    #[inline(always)]
     pub(super) fn get<R>(
         &self,
         key: &KeyHash,
@@ -132,28 +135,37 @@ impl<V> SnapshotMap<V> {
         let key = black_box(key);
         let guard = reclaim::pin();
         let current = slot.load(&guard);
-        // Relaxed: a lookup that happens-after an `invalidate` reads its value or a later one, by
-        // coherence alone (G1.4).
-        let generation = self.generation.load(Ordering::Relaxed);
         let _access = current.access();
-        let entry = match current.entry(first) {
-            Some(entry) if entry.digest == *key => entry,
+        let value = match current.entry(first) {
+            Some(entry) if entry.digest == *key => self.alive(entry, now),
             // The hint is a claim, is partial, was overtaken, or has the tag of another key.
-            _ => self.find_by_header(&current, key)?,
+            _ => self.find_by_header(&current, key, now),
         };
-        let alive = entry.generation == generation && now < entry.expires_at;
-        alive.then(|| read(&entry.value))
+        value.map(read)
     }
 
-    /// Finds the entry of `key` by all tags of the bucket.
+    /// Continues a lookup whose hint did not lead to the entry of `key`, by all tags of the bucket.
     #[cold]
     #[inline(never)]
     fn find_by_header<'l>(
         &self,
         current: &'l Loaded<'_, V>,
         key: &KeyHash,
-    ) -> Option<&'l Entry<V>> {
-        current.bucket()?.find(key, self.placement.of(key).tag).map(|(_, entry)| entry)
+        now: u64,
+    ) -> Option<&'l V> {
+        let (_, entry) = current.bucket()?.find(key, self.placement.of(key).tag)?;
+        self.alive(entry, now)
+    }
+
+    /// Returns the value of an entry that a lookup has found, unless the entry has expired or was
+    /// invalidated.
+    #[inline]
+    fn alive<'e>(&self, entry: &'e Entry<V>, now: u64) -> Option<&'e V> {
+        // Relaxed: a lookup that happens-after an `invalidate` reads its value or a later one, by
+        // coherence alone (G1.4). After the slot: as in `insert` (F4).
+        let generation = self.generation.load(Ordering::Relaxed);
+        let alive = entry.generation == generation && now < entry.expires_at;
+        alive.then_some(&entry.value)
     }
 
     #[inline]
