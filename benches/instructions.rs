@@ -16,7 +16,9 @@ use std::process::ExitCode;
 
 use serde_json::{Map, Value, json};
 
-use peers::{ClockAlone, Limit, LoopAlone, Peer, for_each_shared};
+use peers::{
+    ClockAlone, Limit, LimitAsWritten, LimitConstantTime, LoopAlone, Peer, for_each_shared,
+};
 use workload::{LASTING, Probes, is_test, keys, save, unknown_keys};
 
 const KEYS: usize = 1_000;
@@ -51,6 +53,8 @@ fn for_each_peer(mut each: impl FnMut(&str, fn(bool))) {
     let each = &mut each;
     for_each_shared!(one(each));
     one::<Limit>(each);
+    one::<LimitConstantTime>(each);
+    one::<LimitAsWritten>(each);
     one::<ClockAlone>(each);
     one::<LoopAlone>(each);
 }

@@ -20,6 +20,8 @@
 //! * `p99.99 next to a writer`: the quantile of a slice, with two reads of the clock in it;
 //! * `bytes an entry`: the memory of a cache at capacity, counted by the allocator.
 //!
+//! The rows of hits, misses and expired values have three limits: [`peers`] defines them.
+//!
 //! Contestants take the same keys in the same random order. Memory holds the digests in the order
 //! of the operations, as in all benchmarks here: a request brings its key. A slice starts with
 //! operations that are not timed, since the other contestants displaced the map from the
@@ -41,8 +43,8 @@ use uuid::Uuid;
 
 use allocations::Counting;
 use peers::{
-    Limit, Ours, OursHeld, OursInlined, OverCrossbeam, OverSeize, Papaya, Peer, Shared,
-    for_each_shared, id,
+    Limit, LimitAsWritten, LimitConstantTime, Ours, OursHeld, OursInlined, OverCrossbeam,
+    OverSeize, Papaya, Peer, Shared, for_each_shared, id,
 };
 use rounds::hits::{check_found, full, hit, look_up};
 use rounds::{Contestant, Rounds, time_each, wall_time};
@@ -57,6 +59,18 @@ const SIZES: [usize; 5] = [20, 1_000, 10_000, 100_000, 1_000_000];
 const SHARED: usize = 1_000;
 /// The smallest number of keys that a row of misses takes in turn.
 const UNKNOWN: usize = 1 << 16;
+
+/// Makes the contestants of a row: this cache, and each limit.
+macro_rules! over_limits {
+    ($contestant:ident, $ours:ident, $count:ident) => {
+        vec![
+            $contestant::<$ours>($count),
+            $contestant::<LimitConstantTime>($count),
+            $contestant::<LimitAsWritten>($count),
+            $contestant::<Limit>($count),
+        ]
+    };
+}
 
 fn main() {
     let mut rounds = Rounds::from_arguments("ratios");
@@ -74,12 +88,11 @@ fn main() {
         bytes_per_entry::<Limit>(&mut rounds, count);
     }
     for &count in &sizes {
-        rounds.row("hit", count, || vec![hit::<OursInlined>(count), hit::<Limit>(count)]);
-        rounds.row("hit (called)", count, || vec![called::<Ours>(count), called::<Limit>(count)]);
+        rounds.row("hit", count, || over_limits!(hit, OursInlined, count));
+        rounds.row("hit (called)", count, || over_limits!(called, Ours, count));
         rounds.row("hit (held)", count, || vec![hit::<OursHeld>(count), hit::<OursInlined>(count)]);
-        rounds.row("miss", count, || vec![miss::<OursInlined>(count), miss::<Limit>(count)]);
-        rounds
-            .row("expired", count, || vec![expired::<OursInlined>(count), expired::<Limit>(count)]);
+        rounds.row("miss", count, || over_limits!(miss, OursInlined, count));
+        rounds.row("expired", count, || over_limits!(expired, OursInlined, count));
         rounds.row("hit (peers)", count, || {
             let mut contestants = vec![hit::<OursInlined>(count)];
             for_each_shared!(push_hit(&mut contestants, count));

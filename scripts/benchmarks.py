@@ -70,6 +70,9 @@ QUICK = ["--warm-up-time", "0.1", "--measurement-time", "0.2", "--sample-size", 
 # The names of the rows, as in benches/peers.
 OURS = "trust-key-cache"
 LIMIT = "limit: hashbrown, unsynchronised"
+LIMIT_CONSTANT_TIME = "limit: constant-time compare"
+LIMIT_AS_WRITTEN = "limit: HashMap<KeyHash>"
+LIMITS = [LIMIT_CONSTANT_TIME, LIMIT_AS_WRITTEN, LIMIT]
 LOOP = "the loop alone"
 CLOCK = "the clock alone"
 HANDLES = "ArcSwap<hashbrown>, Cache per thread"
@@ -80,7 +83,7 @@ OVER_CROSSBEAM = "this cache over crossbeam-epoch"
 OVER_SEIZE = "this cache over seize"
 RECLAMATIONS = [OURS, OVER_CROSSBEAM, OVER_SEIZE]
 # Rows that are shown but are no peers. BENCHMARKS.md gives the reason for the handles.
-NO_PEERS = {*RECLAMATIONS, LIMIT, LOOP, CLOCK, HANDLES}
+NO_PEERS = {*RECLAMATIONS, *LIMITS, LOOP, CLOCK, HANDLES}
 # The divisor in scripts/benchmarks.toml that stands for one of the peers.
 BEST = "the best peer"
 SIZES = ["20", "1000", "100000", "1000000"]
@@ -796,7 +799,13 @@ ROUNDS_NOTE = """\
 One process measures this cache and another row in alternating slices of 25 ms, for 31 rounds
 ([`benches/ratios.rs`](benches/ratios.rs)). A figure is the median of the ratios within the rounds,
 with the quartiles of the rounds. `hit` is inlined into the measuring loop. `hit (called)` is a call
-of one function from ten places.
+of one function from ten places. The limits are unsynchronised maps that read the same clock
+([`benches/peers/limit.rs`](benches/peers/limit.rs)):
+
+* *constant-time compare*: a hash of one word, and the compare of this cache. The work of a lookup.
+* *HashMap\\<KeyHash>*: a hash of the whole digest, and the compare of this cache.
+* *hashbrown, unsynchronised*: a hash of one word, and a compare that may stop early. The map inside
+  of most peers.
 """
 BEST_PEER_ROWS = [
     "hit (peers)",
@@ -946,13 +955,14 @@ def quartiles(runs: list[Run], row: str, keys: str, divisor: str) -> str:
 
 
 def rounds_table(runs: list[Run]) -> str:
-    """Returns the ratios over the unsynchronised limit."""
+    """Returns the ratios over each unsynchronised limit."""
     sizes = sorted({keys for run in runs for keys in run.rounds.get("hit", {})}, key=int)
     rows = [
-        [row, *(quartiles(runs, row, keys, LIMIT) for keys in sizes)]
+        [row, cell(limit), *(quartiles(runs, row, keys, limit) for keys in sizes)]
         for row in ("hit", "hit (called)", "miss", "expired")
+        for limit in LIMITS
     ]
-    return table(["over the limit", *(f"{int(keys):,} keys" for keys in sizes)], rows)
+    return table(["", "over", *(f"{int(keys):,} keys" for keys in sizes)], rows)
 
 
 def best_peers_table(runs: list[Run]) -> str:

@@ -1,13 +1,33 @@
-//! The limit of all caches, a map without synchronisation, and the parts that each figure contains:
+//! The limits of all caches, maps without synchronisation, and the parts that each figure contains:
 //! the clock and the loop.
+//!
+//! Each limit is hashbrown's map with foldhash. It reads the cache's clock, compares the expiry and
+//! copies the id. Threads only read the map while they share it. The limits differ in how a key is
+//! hashed and compared:
+//!
+//! | | hashed | compared |
+//! |---|---|---|
+//! | [`Limit`] | one word | by `==` of four words, which may stop early |
+//! | [`LimitConstantTime`] | one word | by `==` of [`KeyHash`]: in constant time |
+//! | [`LimitAsWritten`] | the whole digest | by `==` of [`KeyHash`]: in constant time |
+//!
+//! `LimitConstantTime` does the work of a lookup without its synchronisation: a keyed mix of one
+//! word finds the place, and a compare in constant time decides. A program that replaced the cache
+//! by a map of its own would need both: a map that compares digests word by word reveals by its
+//! time how many words match. `LimitAsWritten` is what such a program gets without a hasher of its
+//! own. `Limit` is the map inside of most peers.
 
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use trust_key_cache::KeyHash;
 use uuid::Uuid;
 
-use super::{Digest, Entry, Map, Peer, Shared, map, now};
+use super::{Digest, Entry, Map, Peer, Shared, id, map, now};
 
-/// hashbrown with foldhash. Threads only read the map while they share it.
+/// The map of most peers, without a lock.
 pub(crate) struct Limit(Map);
 
 impl Limit {
@@ -31,6 +51,67 @@ impl Peer for Limit {
         let now = now();
         self.0.get(key)?.id_at(now)
     }
+}
+
+/// A digest of which one word is hashed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HashedByWord(KeyHash);
+
+impl From<KeyHash> for HashedByWord {
+    fn from(hash: KeyHash) -> Self {
+        Self(hash)
+    }
+}
+
+impl Hash for HashedByWord {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let bytes = self.0.to_bytes();
+        let (words, _) = bytes.as_chunks::<8>();
+        state.write_u64(u64::from_le_bytes(words[0]));
+    }
+}
+
+/// The limit that does the work of a lookup.
+pub(crate) struct LimitConstantTime(HashMap<HashedByWord, Entry, RandomState>);
+
+impl Peer for LimitConstantTime {
+    const NAME: &'static str = "limit: constant-time compare";
+    type Key = HashedByWord;
+
+    fn filled(keys: &[HashedByWord], ttl: Duration) -> Self {
+        Self(map_of(keys, ttl))
+    }
+
+    #[inline(always)]
+    fn get_inlined(&self, key: &HashedByWord) -> Option<Uuid> {
+        let now = now();
+        self.0.get(key)?.id_at(now)
+    }
+}
+
+/// A map with the digest as its key, and nothing else.
+pub(crate) struct LimitAsWritten(HashMap<KeyHash, Entry, RandomState>);
+
+impl Peer for LimitAsWritten {
+    const NAME: &'static str = "limit: HashMap<KeyHash>";
+    type Key = KeyHash;
+
+    fn filled(keys: &[KeyHash], ttl: Duration) -> Self {
+        Self(map_of(keys, ttl))
+    }
+
+    #[inline(always)]
+    fn get_inlined(&self, key: &KeyHash) -> Option<Uuid> {
+        let now = now();
+        self.0.get(key)?.id_at(now)
+    }
+}
+
+fn map_of<K: Copy + Eq + Hash>(keys: &[K], ttl: Duration) -> HashMap<K, Entry, RandomState> {
+    let mut map = HashMap::with_capacity_and_hasher(keys.len(), RandomState::default());
+    map.extend(keys.iter().enumerate().map(|(number, key)| (*key, Entry::new(id(number), ttl))));
+    map
 }
 
 /// Reads the clock, without a lookup.

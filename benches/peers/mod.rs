@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 pub(crate) use caches::{Moka, QuickCache};
 pub(crate) use copies::{ArcSwapCached, ArcSwapped, EpochPointer};
-pub(crate) use limit::{ClockAlone, Limit, LoopAlone};
+pub(crate) use limit::{ClockAlone, Limit, LimitAsWritten, LimitConstantTime, LoopAlone};
 pub(crate) use loads::{Load, LoadAsync, MokaTry};
 pub(crate) use locks::{MutexStd, ParkingLot, RwLockStd};
 pub(crate) use maps::{Dash, Papaya, SccIndex};
