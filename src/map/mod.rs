@@ -36,7 +36,6 @@ mod slot;
 mod tags;
 
 use std::collections::TryReserveError;
-use std::hint::black_box;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -131,8 +130,6 @@ impl<V> SnapshotMap<V> {
         // After the hint, so that a miss reads no clock, and before the bucket: an entry that
         // expires in between may have a successor, which this lookup would miss (G3.6).
         let now = now();
-        // The key is read again below, instead of kept in registers that the clock's call saves.
-        let key = black_box(key);
         let guard = reclaim::pin();
         let current = slot.load(&guard);
         let _access = current.access();
