@@ -1,8 +1,10 @@
 //! The read lease: grants without a read, and a revocation that is final everywhere when it
 //! returns. `docs/read-lease.md` has the rules (R1 to R16) and their proof (RL1 to RL29).
 
+mod cache_lease;
 mod feed;
 
+pub use self::cache_lease::{CacheLease, CacheLeaseBuilder};
 pub use self::feed::{
     Answer, ChangeFeed, Difference, Ended, FeedSession, Reload, Settled, Waiting,
 };

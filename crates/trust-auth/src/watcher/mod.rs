@@ -2,7 +2,6 @@
 //!
 //! No gap is ignored: a possibly missed change invalidates every key.
 
-#[cfg(feature = "postgres")]
 mod backoff;
 mod status;
 
@@ -19,7 +18,6 @@ use crate::store::TrustStore;
 
 pub use self::status::WatchStatus;
 
-#[cfg(feature = "postgres")]
 pub(crate) use self::backoff::Backoff;
 use self::status::Counters;
 

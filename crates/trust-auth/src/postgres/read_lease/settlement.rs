@@ -15,7 +15,7 @@ use crate::postgres::pool::Lent;
 use crate::read_lease::{Settled, Waiting};
 use crate::time_limit::within;
 
-/// The pause after the first inquiry. It doubles up to [`LONGEST_PAUSE`].
+/// The pause between two inquiries is a quarter of the time waited so far, within these bounds.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
@@ -85,7 +85,6 @@ impl LeaseSource {
     ) -> Result<Settled, StoreError> {
         let begun = Instant::now();
         let acknowledges = waiting == Waiting::ForAcknowledgements;
-        let mut pause = FIRST_PAUSE;
         loop {
             let waited = begun.elapsed();
             let error = match self.inquire_once(barrier).await {
@@ -108,8 +107,7 @@ impl LeaseSource {
             {
                 return Err(error);
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            tokio::time::sleep((begun.elapsed() / 4).clamp(FIRST_PAUSE, LONGEST_PAUSE)).await;
         }
     }
 
