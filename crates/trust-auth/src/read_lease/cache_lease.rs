@@ -23,7 +23,7 @@ use crate::watcher::Backoff;
 const RENEWALS: u32 = 4;
 
 /// The least time from one hint's renewal to the next one's.
-const PACE: Duration = Duration::from_millis(10);
+const PACE: Duration = Duration::from_millis(5);
 
 /// A cache whose values may be granted without a read, until the lease's deadline. It lasts until
 /// it is dropped or [stopped](Self::stop).
