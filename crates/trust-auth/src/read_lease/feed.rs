@@ -47,8 +47,9 @@ pub trait ChangeFeed: Send + Sync + 'static {
 /// A session must be dropped after any error. One task calls it, in this order: `load`, `register`
 /// unless a registration is in force, then `renew`, `look` and the others at will.
 pub trait FeedSession: Send + 'static {
-    /// Takes the base, and reads all trusts that accept a key, if the feed has trusts. A holder
-    /// with a cache calls `invalidate()` **afterwards**. Gives no lease.
+    /// Takes the base, and reads all trusts that accept a key, in the order of their creation, if
+    /// the feed has trusts. A holder with a cache calls `invalidate()` **afterwards**. Gives no
+    /// lease.
     ///
     /// # Errors
     ///

@@ -51,7 +51,7 @@ pub(super) const BASE: &str = concat!(
 pub(super) const TRUSTS: &str = concat!(
     "SELECT false, ",
     read_columns!(),
-    " FROM trust WHERE api_key_hash IS NOT NULL AND disabled_at IS NULL"
+    " FROM trust WHERE api_key_hash IS NOT NULL AND disabled_at IS NULL ORDER BY created_at, id"
 );
 
 /// The row lock keeps the bound from being lowered in between.
