@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::{Connection, PgConnection, PgPool};
 use stores::postgres_server::PostgresServer;
+use stores::postgres_server::network::{Cut, Network};
 use stores::{eventually, postgres_options};
 use trust_auth::{CacheLease, ChangeFeed, KeyHash, PgChanges, PgFeed, Settled};
 use trust_key_cache::KeyCache;
@@ -299,4 +300,74 @@ async fn g11_holds_for_many_revocations_under_load() {
     readers.iter().for_each(tokio::task::JoinHandle::abort);
     took.sort();
     println!("a revocation took {:?}, at most {:?}", took[25], took[49]);
+}
+
+/// The holder is cut off, and no connection is closed. The changer waits for its lease to end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g11_a_holder_behind_a_silent_network_grants_nothing_when_the_revocation_returns() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = application(server).await;
+    let network = Network::before(server).await;
+    let length = 4 * SHORT;
+    let process = Process::start(&network.url(&url, server), length, "cut off").await;
+    assert_eq!(process.authenticate("1").await, Some(1));
+    let mut changer = server.connect(&url).await;
+    let feed = changes(&url).connect().await.unwrap();
+    network.freeze();
+    let begun = Instant::now();
+    let sql = "UPDATE users SET is_disabled = true WHERE id = 1";
+    let settled = revoke(&feed, &mut changer, sql).await;
+    assert_eq!(process.held("1"), None);
+    assert!(begun.elapsed() >= length);
+    assert!(
+        matches!(&settled, Settled::Everywhere { silent, .. } if *silent == ["cut off"]),
+        "{settled:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_whose_hint_is_lost_returns_with_the_next_regular_renewal() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = application(server).await;
+    let network = Network::before(server).await;
+    let process = Process::start(&network.url(&url, server), 4 * SHORT, "deaf").await;
+    assert_eq!(process.authenticate("1").await, Some(1));
+    network.deafen(true);
+    let mut changer = server.connect(&url).await;
+    let feed = changes(&url).connect().await.unwrap();
+    let sql = "UPDATE users SET is_disabled = true WHERE id = 1";
+    let settled = revoke(&feed, &mut changer, sql).await;
+    assert!(matches!(settled, Settled::Everywhere { holders: 1, .. }), "{settled:?}");
+    assert_eq!((process.held("1"), process.authenticate("1").await), (None, None));
+}
+
+/// Its session is cut, and so is the first statement of the next one, after the server has run it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rl28_a_holder_that_loses_its_sessions_keeps_its_registration() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = application(server).await;
+    let network = Network::before(server).await;
+    let mut changer = server.connect(&url).await;
+    let feed = changes(&url).connect().await.unwrap();
+    let process = Process::start(&network.url(&url, server), LONG, "a").await;
+    assert_eq!(process.authenticate("1").await, Some(1));
+    let registration = "SELECT id FROM trust_auth_holder";
+    let before = server.psql(&url, registration);
+
+    for sql in [
+        "UPDATE users SET is_disabled = true WHERE id = 1",
+        "UPDATE users SET is_disabled = false WHERE id = 1",
+    ] {
+        // The text of a statement is sent once for each connection.
+        network.cut("set_config('trust_auth.session'", Cut::After);
+        server.kill_where(&url, "application_name LIKE '% lease' AND query LIKE '%trust_auth%'");
+        let settled = revoke(&feed, &mut changer, sql).await;
+        assert!(
+            matches!(&settled, Settled::Everywhere { holders: 1, silent, .. } if silent.is_empty()),
+            "{settled:?}"
+        );
+        eventually("a connection was cut", || network.has_cut()).await;
+        assert_eq!(process.held("1"), None);
+    }
+    assert_eq!(server.psql(&url, registration), before);
 }
