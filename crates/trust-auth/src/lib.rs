@@ -132,9 +132,9 @@ pub use read_lease::{
     Answer, CacheLease, CacheLeaseBuilder, ChangeFeed, Difference, Ended, FeedSession, Reload,
     Settled, Waiting,
 };
-pub use registry::TrustRegistry;
+pub use registry::{Revocation, TrustRegistry};
 #[cfg(feature = "sqlite")]
-pub use sqlite::{SqliteOptions, SqliteStore};
+pub use sqlite::{SqliteFeed, SqliteOptions, SqliteSession, SqliteStore};
 pub use stats::{Failures, Stats};
 pub use store::{Candidates, Change, Listing, MalformedRow, TrustLedger, TrustStore};
 pub use text_flaw::TextFlaw;

@@ -10,6 +10,7 @@ use trust_key_cache::{KeyHash, TrustKeyCache};
 use crate::api_key::ApiKey;
 use crate::error::{RegistryError, StoreError};
 use crate::new_trust::NewTrust;
+use crate::read_lease::{Settled, Waiting};
 use crate::store::{Change, Listing, TrustLedger};
 use crate::trust::Trust;
 use crate::trust_ref::TrustRef;
@@ -30,6 +31,10 @@ use crate::trust_ref::TrustRef;
 /// replaces a key that was lost.
 ///
 /// # Other processes
+///
+/// A process with a read lease grants without a read. While leases are in use, `rotate`, `disable`
+/// and `delete` return when no such process grants the key (G11). [`Revocation`] separates the
+/// commit from the wait.
 ///
 /// A [`Watcher`](crate::Watcher) in another process updates the cache there, a moment after the
 /// commit. With or without one, the check of the live row refuses a revoked key there at once.
@@ -92,7 +97,8 @@ impl<L: TrustLedger> TrustRegistry<L> {
         Ok((trust, key))
     }
 
-    /// Gives the trust a new key, and revokes the old one. A disabled trust stays disabled.
+    /// Gives the trust a new key, and revokes the old one. A disabled trust stays disabled. Returns
+    /// when no process grants the old key.
     ///
     /// # Errors
     ///
@@ -100,22 +106,56 @@ impl<L: TrustLedger> TrustRegistry<L> {
     /// key could be made. Nothing was written then. Any other error leaves open which of the keys
     /// is valid; rotate again.
     pub async fn rotate(&self, which: &TrustRef) -> Result<(Trust, ApiKey), RegistryError> {
-        let key = ApiKey::generate()?;
-        let hash = key.hash();
-        let rotated = |change: &Change| [change.former_hash, Some(hash)];
-        let change = self.commit(self.ledger.replace_hash(which, hash), rotated).await?;
-        Ok((change.trust, key))
+        let (revocation, key) = self.begin_rotate(which).await?;
+        let (trust, _) = revocation.settle(Waiting::default()).await?;
+        Ok((trust, key))
     }
 
     /// Disables the trust: its key is refused until the trust is enabled again. A disabled trust
-    /// stays as it is.
+    /// stays as it is. Returns when no process grants the key, also if the trust was disabled
+    /// before: the process that did it may not have waited.
     ///
     /// # Errors
     ///
     /// [`StoreError::NoSuchTrust`] if there is no such trust. Any other error leaves open whether
     /// the trust is disabled.
     pub async fn disable(&self, which: &TrustRef) -> Result<Trust, RegistryError> {
-        Ok(self.commit(self.ledger.set_enabled(which, false), concerned).await?.trust)
+        Ok(self.begin_disable(which).await?.settle(Waiting::default()).await?.0)
+    }
+
+    /// Commits what [`rotate`](Self::rotate) does, and returns before the wait.
+    ///
+    /// # Errors
+    ///
+    /// As [`rotate`](Self::rotate), except that [`Revocation`] has [`StoreError::NoSuchTrust`].
+    pub async fn begin_rotate(
+        &self,
+        which: &TrustRef,
+    ) -> Result<(Revocation<'_, L>, ApiKey), RegistryError> {
+        let key = ApiKey::generate()?;
+        let revocation = self.begin(Step::Rotate(key.hash()), which).await?;
+        Ok((revocation, key))
+    }
+
+    /// Commits what [`disable`](Self::disable) does, and returns before the wait.
+    ///
+    /// # Errors
+    ///
+    /// As [`disable`](Self::disable), except that [`Revocation`] has [`StoreError::NoSuchTrust`].
+    pub async fn begin_disable(
+        &self,
+        which: &TrustRef,
+    ) -> Result<Revocation<'_, L>, RegistryError> {
+        Ok(self.begin(Step::Disable, which).await?)
+    }
+
+    /// Commits what [`delete`](Self::delete) does, and returns before the wait.
+    ///
+    /// # Errors
+    ///
+    /// As [`delete`](Self::delete), except that [`Revocation`] has [`StoreError::NoSuchTrust`].
+    pub async fn begin_delete(&self, which: &TrustRef) -> Result<Revocation<'_, L>, RegistryError> {
+        Ok(self.begin(Step::Delete, which).await?)
     }
 
     /// Enables the trust: the key that it had is accepted again. An enabled trust stays as it is.
@@ -128,14 +168,15 @@ impl<L: TrustLedger> TrustRegistry<L> {
         Ok(self.commit(self.ledger.set_enabled(which, true), concerned).await?.trust)
     }
 
-    /// Deletes the trust, and returns it as it was. Its name is free then.
+    /// Deletes the trust, and returns it as it was, when no process grants its key. Its name is
+    /// free then.
     ///
     /// # Errors
     ///
     /// [`StoreError::NoSuchTrust`] if there is no such trust. Any other error leaves open whether
     /// the trust was deleted.
     pub async fn delete(&self, which: &TrustRef) -> Result<Trust, RegistryError> {
-        Ok(self.commit(self.ledger.delete(which), concerned).await?.trust)
+        Ok(self.begin_delete(which).await?.settle(Waiting::default()).await?.0)
     }
 
     /// Returns every trust whose row can be read, enabled or not, by name.
@@ -154,6 +195,31 @@ impl<L: TrustLedger> TrustRegistry<L> {
     /// The [`StoreError`] of the store; none for a malformed row.
     pub async fn listing(&self) -> Result<Listing, RegistryError> {
         Ok(self.ledger.listing().await?)
+    }
+
+    async fn begin(&self, step: Step, which: &TrustRef) -> Result<Revocation<'_, L>, StoreError> {
+        let (outcome, barrier) = self.make(step, which).await?;
+        Ok(Revocation { registry: self, step, which: which.clone(), outcome, barrier })
+    }
+
+    /// Makes the change, and returns its barrier. Without a trust, the barrier has a transaction of
+    /// its own: an earlier deletion may not have waited.
+    async fn make(&self, step: Step, which: &TrustRef) -> Result<Made, StoreError> {
+        let made = match step {
+            Step::Rotate(hash) => {
+                let rotated = |change: &Change| [change.former_hash, Some(hash)];
+                self.commit(self.ledger.replace_hash(which, hash), rotated).await
+            }
+            Step::Disable => self.commit(self.ledger.set_enabled(which, false), concerned).await,
+            Step::Delete => self.commit(self.ledger.delete(which), concerned).await,
+        };
+        match made {
+            Ok(change) => Ok((Ok(change.trust), change.barrier)),
+            Err(error @ StoreError::NoSuchTrust { .. }) => {
+                Ok((Err(error), self.ledger.barrier().await?))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Runs a write, and invalidates the keys that it concerns: after the commit, and before the
@@ -179,6 +245,94 @@ impl<L: TrustLedger> TrustRegistry<L> {
             Err(_) => drop(undecided),
         }
         outcome
+    }
+}
+
+/// What a revocation does to its trust.
+#[derive(Clone, Copy)]
+enum Step {
+    Rotate(KeyHash),
+    Disable,
+    Delete,
+}
+
+/// The trust, or that there is none, and the barrier.
+type Made = (Result<Trust, StoreError>, Option<String>);
+
+/// A revocation that is committed. Another process with a read lease may grant the key until
+/// [`settle`](Self::settle) has returned.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::Arc;
+/// use trust_auth::{MemoryStore, NewTrust, Settled, TrustKeyCache, TrustRegistry, Waiting};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (store, cache) = (Arc::new(MemoryStore::new()), Arc::new(TrustKeyCache::new()));
+/// let registry = TrustRegistry::new(store, cache);
+/// let (trust, _key) = registry.register(NewTrust::new("St. Mary")?).await?;
+///
+/// let revocation = registry.begin_disable(&trust.id.into()).await?;
+/// let (disabled, settled) = revocation.settle(Waiting::default()).await?;
+/// assert!(!disabled.is_enabled());
+/// assert_eq!(settled, Settled::NOTHING_HELD);
+/// # Ok(()) }
+/// ```
+#[must_use = "another process may grant the key until `settle` has returned"]
+pub struct Revocation<'a, L> {
+    registry: &'a TrustRegistry<L>,
+    step: Step,
+    which: TrustRef,
+    outcome: Result<Trust, StoreError>,
+    barrier: Option<String>,
+}
+
+impl<L: TrustLedger> Revocation<'_, L> {
+    /// Returns whether a process may hold a lease, so that [`settle`](Self::settle) has to wait.
+    #[must_use]
+    pub fn has_to_wait(&self) -> bool {
+        self.barrier.is_some()
+    }
+
+    /// Waits until no process grants the key, and returns the trust and how the wait ended. Call
+    /// this at once: the wait counts from the call. If the database may have lost the commit, this
+    /// makes the whole revocation again (R16).
+    ///
+    /// The wait occupies no connection and has no time limit. Dropped, it leaves the commit as it
+    /// is; the revocation has then not returned.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoSuchTrust`] after the same wait, if there is no such trust. With any other
+    /// error, make the whole revocation again.
+    pub async fn settle(mut self, waiting: Waiting) -> Result<(Trust, Settled), RegistryError> {
+        loop {
+            let settled = match &self.barrier {
+                Some(barrier) => self.registry.ledger.settle(barrier, waiting).await?,
+                None => Settled::NOTHING_HELD,
+            };
+            if settled != Settled::Repeat {
+                return Ok((self.outcome?, settled));
+            }
+            let (outcome, barrier) = self.registry.make(self.step, &self.which).await?;
+            self.barrier = barrier;
+            let is_deleted = outcome.is_err() && matches!(self.step, Step::Delete);
+            if !is_deleted || self.outcome.is_err() {
+                self.outcome = outcome;
+            }
+        }
+    }
+
+    /// Returns the trust without a wait. Processes with a read lease grant the key for the length
+    /// of a lease at most.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoSuchTrust`] if there is no such trust.
+    pub fn without_waiting(self) -> Result<Trust, RegistryError> {
+        Ok(self.outcome?)
     }
 }
 

@@ -250,7 +250,7 @@ async fn a_database_of_a_newer_version_is_refused() {
     let file = folder.path().join("trusts.db");
     let store = sqlite_options(&file).connect().await.unwrap();
     let mut other = second_connection(&store).await;
-    sqlx::query("INSERT INTO _sqlx_migrations VALUES (2, 'later', '', TRUE, x'00', 0)")
+    sqlx::query("INSERT INTO _sqlx_migrations VALUES (9999, 'later', '', TRUE, x'00', 0)")
         .execute(&mut other)
         .await
         .unwrap();
@@ -289,7 +289,7 @@ async fn a_database_is_opened_or_refused_while_another_process_writes() {
     assert_eq!(second.list().await.unwrap(), []);
 
     lock.rollback().await.unwrap();
-    sqlx::query("INSERT INTO _sqlx_migrations VALUES (2, 'later', '', TRUE, x'00', 0)")
+    sqlx::query("INSERT INTO _sqlx_migrations VALUES (9999, 'later', '', TRUE, x'00', 0)")
         .execute(&mut other)
         .await
         .unwrap();

@@ -1,5 +1,8 @@
 //! The write side of [`SqliteStore`]: changes of one row, and the list of all rows.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use trust_key_cache::KeyHash;
 
 use super::row::{self, read_columns};
@@ -7,6 +10,7 @@ use super::store::SqliteStore;
 use super::transaction::Transaction;
 use crate::error::StoreError;
 use crate::new_trust::NewTrust;
+use crate::read_lease::{ChangeFeed, Settled, Waiting};
 use crate::sql_ledger;
 use crate::store::{Change, Listing, TrustLedger};
 use crate::trust::Trust;
@@ -14,6 +18,11 @@ use crate::trust_ref::TrustRef;
 
 impl SqliteStore {
     /// Runs a change in a transaction of its own, under the query timeout.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::OutcomeUnknown`] if the time is over, or the store is closed, after `COMMIT`
+    /// was sent.
     pub(super) async fn change<'a, T, F>(
         &'a self,
         steps: impl FnOnce(Transaction<'a>) -> F + Send,
@@ -21,7 +30,17 @@ impl SqliteStore {
     where
         F: Future<Output = Result<T, StoreError>> + Send,
     {
-        self.within(async { steps(Transaction::begin(self).await?).await }).await
+        let commit_sent = Arc::new(AtomicBool::new(false));
+        let sent = Arc::clone(&commit_sent);
+        match self.within(async { steps(Transaction::begin(self, sent).await?).await }).await {
+            // Relaxed: this task has stored the flag.
+            Err(StoreError::Timeout { .. } | StoreError::Unreachable)
+                if commit_sent.load(Ordering::Relaxed) =>
+            {
+                Err(StoreError::OutcomeUnknown)
+            }
+            outcome => outcome,
+        }
     }
 }
 
@@ -64,5 +83,13 @@ impl TrustLedger for SqliteStore {
             Ok(listing)
         })
         .await
+    }
+
+    async fn barrier(&self) -> Result<Option<String>, StoreError> {
+        self.change(sql_ledger::barrier).await
+    }
+
+    async fn settle(&self, barrier: &str, waiting: Waiting) -> Result<Settled, StoreError> {
+        self.feed().settle(barrier, waiting).await
     }
 }

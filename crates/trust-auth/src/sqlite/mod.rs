@@ -12,6 +12,8 @@ mod ledger;
 mod location;
 mod options;
 mod packed;
+mod poll;
+mod read_lease;
 mod row;
 mod schema;
 mod store;
@@ -20,4 +22,5 @@ mod watch;
 mod write_check;
 
 pub use self::options::SqliteOptions;
+pub use self::read_lease::{SqliteFeed, SqliteSession};
 pub use self::store::SqliteStore;

@@ -15,8 +15,13 @@ use crate::migration::{MigrationPlan, Permission, missing_column};
 
 /// Every migration, oldest first. A released migration must not change: databases contain its
 /// checksum.
-const MIGRATIONS: [(i64, &str, &str); 1] =
-    [(1, "trust", include_str!("../../migrations/sqlite/0001_trust.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "trust", include_str!("../../migrations/sqlite/0001_trust.sql")),
+    (LEASE, "lease", include_str!("../../migrations/sqlite/0002_lease.sql")),
+];
+
+/// The migration that only holders of a read lease need. A file without its table has no holder.
+const LEASE: i64 = 2;
 
 /// Makes the table of the migrations that were run. The name and the columns are those of sqlx, so
 /// that the tool of sqlx can read the table.
@@ -128,6 +133,7 @@ async fn open_on(
         migrate_on(connection, path, scope).await?;
         found = read(connection, path).await?;
     }
+    found.pending.retain(|&index| MIGRATIONS[index].0 != LEASE);
     let missing = missing_from(&found);
     if !missing.is_empty() {
         return Err(StoreError::NotMigrated { path: path.into(), missing });
@@ -230,6 +236,12 @@ fn missing_from(found: &Found) -> Vec<String> {
         found.pending.iter().map(|&index| format!("the migration `{}`", MIGRATIONS[index].1));
     let columns = found.lacks.iter().map(|column| missing_column(column));
     migrations.chain(columns).collect()
+}
+
+/// Returns the error of a holder on a file without the lease's table.
+pub(super) fn lacks_lease(path: &Path) -> StoreError {
+    let missing = vec!["the migration `lease`".to_owned()];
+    StoreError::NotMigrated { path: path.into(), missing }
 }
 
 /// Returns the SQL that adds what is missing.

@@ -1,5 +1,8 @@
 //! [`Transaction`]: a write transaction on an SQLite file, and its statements.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use sqlx::pool::PoolConnection;
 use sqlx::query::Query;
 use sqlx::sqlite::SqliteArguments;
@@ -8,6 +11,7 @@ use time::OffsetDateTime;
 use trust_key_cache::KeyHash;
 use uuid::Uuid;
 
+use super::read_lease::LeaseRow;
 use super::row::{self, read_columns};
 use super::store::SqliteStore;
 use crate::columns::time_text;
@@ -27,13 +31,18 @@ pub(super) struct Transaction<'a> {
     /// `None` once the transaction is committed.
     connection: Option<PoolConnection<Sqlite>>,
     store: &'a SqliteStore,
+    /// Set before `COMMIT` is sent.
+    commit_sent: Arc<AtomicBool>,
 }
 
 impl<'a> Transaction<'a> {
-    pub(super) async fn begin(store: &'a SqliteStore) -> Result<Self, StoreError> {
+    pub(super) async fn begin(
+        store: &'a SqliteStore,
+        commit_sent: Arc<AtomicBool>,
+    ) -> Result<Self, StoreError> {
         let connection = store.writer.acquire().await.map_err(|error| store.failed(error))?;
         // Made before the first statement: if `BEGIN` fails or is cancelled, this is dropped.
-        let mut transaction = Self { connection: Some(connection), store };
+        let mut transaction = Self { connection: Some(connection), store, commit_sent };
         // IMMEDIATE: a transaction that reads first, and requests the lock later, is refused at
         // once, without a wait for the busy timeout.
         let begun = sqlx::raw_sql("BEGIN IMMEDIATE").execute(transaction.connection()?).await;
@@ -118,7 +127,17 @@ impl WriteTransaction for Transaction<'_> {
         self.execute(sqlx::query("DELETE FROM trust WHERE id = ?1").bind(row::id_text(id))).await
     }
 
+    /// The lease's row, which this transaction reads under the write lock, replaces the barrier: a
+    /// holder that writes the row later also loads later, and its load shows this transaction.
+    async fn barrier(&mut self) -> Result<Option<String>, StoreError> {
+        let store = self.store;
+        let row = LeaseRow::read(self.connection()?).await.map_err(|error| store.failed(error))?;
+        Ok(row.map(|row| row.max_lease_ms.to_string()))
+    }
+
     async fn commit(mut self) -> Result<(), StoreError> {
+        // Relaxed: the task that reads it has polled this future.
+        self.commit_sent.store(true, Ordering::Relaxed);
         let done = sqlx::raw_sql("COMMIT").execute(self.connection()?).await;
         done.map_err(|error| self.store.failed(error))?;
         if let Some(connection) = self.connection.take()

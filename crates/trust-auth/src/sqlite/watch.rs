@@ -12,14 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection, SqlitePool};
+use sqlx::{Row, SqliteConnection};
 use trust_key_cache::{KeyHash, TrustKeyCache};
 use uuid::Uuid;
 
-use super::anchor::Anchor;
-use super::failure::failed;
-use super::file::File;
-use super::file_checker::FileChecker;
+use super::poll::{Poll, data_version};
 use super::row;
 use super::store::SqliteStore;
 use crate::error::StoreError;
@@ -27,7 +24,7 @@ use crate::watcher::{ChangeSink, Watcher};
 
 /// The time between two polls. The version is in shared memory, so a poll reads no page of the file
 /// while nothing changes.
-const POLL: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The id and the digest of each trust that can authenticate.
 type Keys = HashMap<Uuid, KeyHash>;
@@ -61,89 +58,41 @@ impl SqliteStore {
     ///
     /// Outside of a Tokio runtime with time enabled.
     pub fn watch(&self, cache: Arc<TrustKeyCache>) -> Watcher {
-        let pool = self.watchers.clone();
-        let (file, anchor) = (Arc::clone(&self.file), Arc::clone(&self.anchor));
-        let mut watch =
-            Watch { pool, file, anchor, file_checker: None, time_limit: self.query_timeout };
+        let mut poll = Poll::of(self);
         Watcher::start(cache, move |changes| async move {
-            let mut closed = watch.pool.close_event();
+            let mut closed = poll.pool().close_event();
             // Ends when the store is closed.
-            while let Ok(Err(error)) = closed.do_until(watch.follow(&changes)).await {
+            while let Ok(Err(error)) = closed.do_until(follow(&mut poll, &changes)).await {
                 changes.disconnected(&error);
-                let _ = closed.do_until(tokio::time::sleep(POLL)).await;
+                let _ = closed.do_until(tokio::time::sleep(PAUSE)).await;
             }
         })
     }
 }
 
-/// A watcher's part of the store.
-struct Watch {
-    pool: SqlitePool,
-    file: Arc<File>,
-    anchor: Arc<Anchor>,
-    file_checker: Option<FileChecker>,
-    /// The time limit of a step.
-    time_limit: Duration,
-}
-
-impl Watch {
-    /// Follows the changes until something fails.
-    async fn follow(&mut self, changes: &ChangeSink) -> Result<Infallible, StoreError> {
-        self.check_files().await?;
-        let mut sides_are_held = self.hold_sides().await?;
-        let mut connection = self.within(self.pool.acquire()).await?;
-        // After a failure, the next attempt uses a new connection.
-        connection.close_on_drop();
-        let mut seen = self.within(Snapshot::read(&mut connection, async {})).await?;
-        changes.connected();
-        loop {
-            tokio::time::sleep(POLL).await;
-            self.check_files().await?;
-            if self.within(data_version(&mut connection)).await? == seen.version {
-                continue;
-            }
-            if !sides_are_held {
-                // The change may have begun WAL mode.
-                sides_are_held = self.hold_sides().await?;
-            }
-            let now = self.within(Snapshot::read(&mut connection, async {})).await?;
-            for hash in changed(&seen.keys, &now.keys) {
-                changes.key_changed(hash);
-            }
-            changes.notified();
-            seen = now;
+/// Follows the changes until something fails.
+async fn follow(poll: &mut Poll, changes: &ChangeSink) -> Result<Infallible, StoreError> {
+    poll.check_files().await?;
+    let mut sides_are_held = poll.hold_sides().await?;
+    let mut connection = poll.connect().await?;
+    let mut seen = poll.within(Snapshot::read(&mut connection, async {})).await?;
+    changes.connected();
+    loop {
+        tokio::time::sleep(PAUSE).await;
+        poll.check_files().await?;
+        if poll.within(data_version(&mut connection)).await? == seen.version {
+            continue;
         }
-    }
-
-    /// Holds the side files open, if the file is in WAL mode. Later checks then include them.
-    async fn hold_sides(&mut self) -> Result<bool, StoreError> {
-        let are_held = self.within(self.anchor.hold(&self.pool.connect_options())).await?;
-        if are_held {
-            self.file.hold_sides();
-            self.check_files().await?;
+        if !sides_are_held {
+            // The change may have begun WAL mode.
+            sides_are_held = poll.hold_sides().await?;
         }
-        Ok(are_held)
-    }
-
-    async fn within<T>(
-        &self,
-        step: impl Future<Output = Result<T, sqlx::Error>>,
-    ) -> Result<T, StoreError> {
-        match tokio::time::timeout(self.time_limit, step).await {
-            Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) => {
-                Err(StoreError::Timeout { after: self.time_limit })
-            }
-            Ok(outcome) => outcome.map_err(|error| failed(error, self.file.path())),
+        let now = poll.within(Snapshot::read(&mut connection, async {})).await?;
+        for hash in changed(&seen.keys, &now.keys) {
+            changes.key_changed(hash);
         }
-    }
-
-    /// Checks that the files are those that the store has open.
-    async fn check_files(&mut self) -> Result<(), StoreError> {
-        let file_checker = match &mut self.file_checker {
-            Some(file_checker) => file_checker,
-            None => self.file_checker.insert(FileChecker::new(Arc::clone(&self.file))?),
-        };
-        file_checker.verify(self.time_limit).await
+        changes.notified();
+        seen = now;
     }
 }
 
@@ -159,12 +108,6 @@ impl Snapshot {
         let keys = keys_of(connection).await?;
         Ok(Self { version, keys })
     }
-}
-
-/// Reads a number that differs after another connection has committed
-/// (<https://www.sqlite.org/pragma.html#pragma_data_version>).
-async fn data_version(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("PRAGMA data_version").fetch_one(connection).await
 }
 
 /// Reads the keys. Malformed rows are left out: no key can authenticate with them, and scans warn

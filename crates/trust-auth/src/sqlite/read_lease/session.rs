@@ -1,0 +1,240 @@
+//! [`SqliteSession`]: one holder's connection. It polls the version of the file, and reads the
+//! trusts again if that has changed.
+//!
+//! SQLite reports *that* another connection has committed, and not which rows changed. So the
+//! session keeps a digest of each row, and returns the rows whose digest differs. Its connection
+//! makes no change, and has no transaction open between two steps (RL8).
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, Sqlite, SqliteConnection};
+use trust_key_cache::KeyHash;
+use uuid::Uuid;
+
+use super::lease_row::LeaseRow;
+use crate::error::StoreError;
+use crate::read_lease::{Answer, Difference, Ended, FeedSession};
+use crate::sqlite::SqliteStore;
+use crate::sqlite::poll::{Poll, data_version};
+use crate::sqlite::row;
+use crate::trust::Trust;
+
+/// The pause between two polls for a hint. A poll reads no page of the file.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// How often the row of the lease is written before a load gives up.
+const ATTEMPTS: u32 = 5;
+
+/// Selects the rows that accept a key, and the lease's row, in one statement: on one snapshot. With
+/// no such trust, it returns one row whose id is null.
+const LOAD: &str = concat!(
+    "SELECT ",
+    row::read_columns!(),
+    ", (SELECT max_lease_ms FROM trust_auth_lease), \
+     (SELECT lowering_to_ms FROM trust_auth_lease) \
+     FROM (SELECT 1) LEFT JOIN trust ON api_key_hash IS NOT NULL AND disabled_at IS NULL"
+);
+
+/// The connection of one holder to an SQLite file: [`ChangeFeed::open`](crate::ChangeFeed::open) of
+/// a [`SqliteFeed`](crate::SqliteFeed).
+///
+/// [`SqliteStore::close`] waits until the session is dropped, and each of its steps then fails.
+pub struct SqliteSession {
+    store: SqliteStore,
+    poll: Poll,
+    connection: PoolConnection<Sqlite>,
+    lease_ms: u32,
+    sides_are_held: bool,
+    base: Option<Base>,
+}
+
+/// What the session has returned last.
+struct Base {
+    /// The version that was read before the rows.
+    version: i64,
+    /// The digest of each row that accepts a key.
+    rows: HashMap<Uuid, KeyHash>,
+}
+
+/// The rows of one snapshot.
+struct Snapshot {
+    version: i64,
+    lease: Option<LeaseRow>,
+    trusts: Vec<Trust>,
+}
+
+impl SqliteSession {
+    /// Commits the row of the lease (RL22), and connects.
+    pub(super) async fn open(store: &SqliteStore, lease_ms: u32) -> Result<Self, StoreError> {
+        store.allow_leases(lease_ms).await?;
+        let mut poll = Poll::of(store);
+        poll.check_files().await?;
+        let sides_are_held = poll.hold_sides().await?;
+        let connection = poll.connect().await?;
+        let store = store.clone();
+        Ok(Self { store, poll, connection, lease_ms, sides_are_held, base: None })
+    }
+
+    /// Returns the version of the file now, if the file is the one at the path (RL9).
+    async fn version(&mut self) -> Result<i64, StoreError> {
+        self.check_open()?;
+        self.poll.check_files().await?;
+        self.poll.within(data_version(&mut self.connection)).await
+    }
+
+    fn check_open(&self) -> Result<(), StoreError> {
+        if self.poll.pool().is_closed() { Err(StoreError::Unreachable) } else { Ok(()) }
+    }
+
+    /// Reads a snapshot whose lease's row allows this session's length (RL31).
+    async fn snapshot(&mut self) -> Result<Snapshot, StoreError> {
+        for _ in 0..ATTEMPTS {
+            self.check_open()?;
+            if !self.sides_are_held {
+                // A change may have begun WAL mode.
+                self.sides_are_held = self.poll.hold_sides().await?;
+            }
+            self.poll.check_files().await?;
+            let read = Snapshot::read(&mut self.connection, &self.store);
+            let snapshot = self.poll.within(read).await?;
+            if snapshot.lease.is_some_and(|row| row.allows(self.lease_ms)) {
+                return Ok(snapshot);
+            }
+            self.store.allow_leases(self.lease_ms).await?;
+        }
+        Err(StoreError::Busy)
+    }
+
+    /// Returns what was committed since the base.
+    async fn difference(&mut self) -> Result<Answer, StoreError> {
+        let Some(version) = self.base.as_ref().map(|base| base.version) else {
+            return Err(StoreError::Other("the session was not loaded; call `load` first".into()));
+        };
+        if self.version().await? == version {
+            return Ok(Answer::Difference(Difference::default()));
+        }
+        // A failure from here on leaves no base: the caller drops the session.
+        let mut former = self.base.take().map(|base| base.rows).unwrap_or_default();
+        let snapshot = self.snapshot().await?;
+        let mut base = Base::at(&snapshot);
+        base.rows.reserve(snapshot.trusts.len());
+        let mut ended = Vec::new();
+        for trust in snapshot.trusts {
+            let (id, digest) = (trust.id, digest(&trust));
+            if former.remove(&id) != Some(digest) {
+                ended.push(Ended::Trust { id, row: Some(trust) });
+            }
+            base.rows.insert(id, digest);
+        }
+        ended.extend(former.into_keys().map(|id| Ended::Trust { id, row: None }));
+        self.base = Some(base);
+        Ok(Answer::Difference(Difference { ended, has_records: false }))
+    }
+}
+
+impl FeedSession for SqliteSession {
+    async fn load(&mut self) -> Result<Vec<Trust>, StoreError> {
+        self.base = None;
+        let snapshot = self.snapshot().await?;
+        let mut base = Base::at(&snapshot);
+        for trust in &snapshot.trusts {
+            base.rows.insert(trust.id, digest(trust));
+        }
+        self.base = Some(base);
+        Ok(snapshot.trusts)
+    }
+
+    /// Writes nothing: the row of the lease stands for all holders.
+    async fn register(&mut self, _: &str) -> Result<Uuid, StoreError> {
+        Ok(Uuid::new_v4())
+    }
+
+    async fn renew(&mut self, _: Uuid) -> Result<Answer, StoreError> {
+        self.difference().await
+    }
+
+    async fn look(&mut self) -> Result<Answer, StoreError> {
+        self.difference().await
+    }
+
+    /// Polls every 20 ms.
+    async fn hint(&mut self) -> Result<(), StoreError> {
+        loop {
+            tokio::time::sleep(PAUSE).await;
+            self.check_open()?;
+            let version = self.poll.within(data_version(&mut self.connection)).await?;
+            if self.base.as_ref().is_none_or(|base| base.version != version) {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn upkeep(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Leaves the row of the lease, because other holders may need it.
+    async fn leave(&mut self, _: Uuid) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for SqliteSession {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SqliteSession").field("path", &self.store.path()).finish_non_exhaustive()
+    }
+}
+
+impl Base {
+    fn at(snapshot: &Snapshot) -> Self {
+        Self { version: snapshot.version, rows: HashMap::with_capacity(snapshot.trusts.len()) }
+    }
+}
+
+impl Snapshot {
+    async fn read(
+        connection: &mut SqliteConnection,
+        store: &SqliteStore,
+    ) -> Result<Self, sqlx::Error> {
+        // The version first: a later commit makes the next poll read again.
+        let version = data_version(connection).await?;
+        let rows = sqlx::query(LOAD).fetch_all(connection).await?;
+        let lease = rows.first().map(lease_of).transpose()?.flatten();
+        // A malformed row accepts no key. A request with its key reads the row, which reports what
+        // is wrong.
+        let trust = |row| row::columns(row, &store.warnings).ok()?.trust(&store.warnings).ok();
+        let trusts = rows.iter().filter_map(trust).collect();
+        Ok(Self { version, lease, trusts })
+    }
+}
+
+fn lease_of(row: &SqliteRow) -> Result<Option<LeaseRow>, sqlx::Error> {
+    let Some(max_lease_ms) = row.try_get(8)? else { return Ok(None) };
+    Ok(Some(LeaseRow { max_lease_ms, lowering_to_ms: row.try_get(9)? }))
+}
+
+/// Returns a digest of all that a row contains. It is made from the digest of the key, and is never
+/// shown.
+fn digest(trust: &Trust) -> KeyHash {
+    let Trust { id, name, code, region, api_key_hash, created_at, last_heartbeat, disabled_at } =
+        trust;
+    let mut content = id.as_bytes().to_vec();
+    // With its length before it, no text passes for a part of another.
+    let mut add = |part: Option<&[u8]>| {
+        let length = part.map_or(u64::MAX, |part| part.len() as u64);
+        content.extend(length.to_le_bytes());
+        content.extend(part.unwrap_or_default());
+    };
+    add(Some(name.as_bytes()));
+    add(code.as_deref().map(str::as_bytes));
+    add(region.as_deref().map(str::as_bytes));
+    add(api_key_hash.map(KeyHash::to_bytes).as_ref().map(<[u8; 32]>::as_slice));
+    for time in [created_at, last_heartbeat, disabled_at] {
+        let nanoseconds = time.map(|time| time.unix_timestamp_nanos().to_le_bytes());
+        add(nanoseconds.as_ref().map(<[u8; 16]>::as_slice));
+    }
+    KeyHash::of(content)
+}
