@@ -11,7 +11,7 @@ pub struct Attempt {
     pub result: Result<Trust, AuthError>,
     /// The route that the request took, up to the answer or to the store's failure.
     pub route: Route,
-    /// How many rows the request's key was compared with; zero if no scan answered it.
+    /// How many rows the request's key was compared with; zero if no scan and no look answered it.
     pub rows_swept: usize,
 }
 
@@ -35,10 +35,17 @@ pub enum Route {
     StaleHit,
     /// The cache did not have the key. A scan followed, unless too many requests waited for it.
     Scan,
+    /// The cache had the key, and a row that is held under a read lease accepted it. Nothing was
+    /// read.
+    Held,
+    /// No held row was known to accept the key. What was committed was read, and the key was
+    /// compared with all held rows.
+    Look,
 }
 
 impl Route {
-    /// Returns a short stable word for metrics: `unread`, `hit`, `stale_hit` or `scan`.
+    /// Returns a short stable word for metrics: `unread`, `hit`, `stale_hit`, `scan`,
+    /// `held` or `look`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -46,6 +53,8 @@ impl Route {
             Self::Hit => "hit",
             Self::StaleHit => "stale_hit",
             Self::Scan => "scan",
+            Self::Held => "held",
+            Self::Look => "look",
         }
     }
 }

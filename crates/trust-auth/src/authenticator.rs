@@ -1,6 +1,7 @@
 //! [`Authenticator`]: finds the trust whose key a request carries.
 //!
-//! It never grants what the live row does not accept, and remembers nothing when the store failed.
+//! It never grants what the live row does not accept, or a row that is held under a read lease. It
+//! remembers nothing when the store failed.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use uuid::Uuid;
 use crate::attempt::{Attempt, Route};
 use crate::authenticator_builder::AuthenticatorBuilder;
 use crate::error::{AuthError, StoreError};
+use crate::read_lease::HeldTrusts;
 use crate::reject_floor::RejectFloor;
 use crate::scans::Scans;
 use crate::stats::Counters;
@@ -37,6 +39,9 @@ use crate::trust::Trust;
 ///    scan follows; after that the request is [`AuthError::Unavailable`].
 /// 3. If the store cannot answer, the request is refused as [`AuthError::Unavailable`]. Nothing is
 ///    granted or remembered.
+///
+/// With a [read lease](AuthenticatorBuilder::read_lease), and while it is in force, held rows
+/// replace the reads. What follows is about grants without one.
 ///
 /// The cache only saves the scan. Each grant needs a row that was read during the request (G9). A
 /// revocation by [`TrustRegistry`](crate::TrustRegistry) therefore holds from the moment it
@@ -99,6 +104,7 @@ pub struct Authenticator<S> {
     scans: Arc<Scans<S>>,
     reject_floor: RejectFloor,
     deadline: Option<Duration>,
+    held: Option<Arc<HeldTrusts>>,
 }
 
 impl<S: TrustStore> Authenticator<S> {
@@ -122,6 +128,7 @@ impl<S: TrustStore> Authenticator<S> {
         waiting_limit: usize,
         reject_floor: RejectFloor,
         deadline: Option<Duration>,
+        held: Option<Arc<HeldTrusts>>,
     ) -> Self {
         let counters = Arc::<Counters>::default();
         let scans = Arc::new(Scans::new(
@@ -130,7 +137,7 @@ impl<S: TrustStore> Authenticator<S> {
             waiting_limit,
             reject_floor,
         ));
-        Self { store, cache, counters, scans, reject_floor, deadline }
+        Self { store, cache, counters, scans, reject_floor, deadline, held }
     }
 
     /// Returns the trust whose key this is. `None` is a request without a key.
@@ -255,6 +262,11 @@ impl<S: TrustStore> Authenticator<S> {
     }
 
     async fn check(&self, hash: &KeyHash, progress: &mut Progress) -> Result<Trust, AuthError> {
+        if let Some(held) = &self.held
+            && let Some(result) = self.check_held(held, hash, progress).await
+        {
+            return result;
+        }
         match self.cache.lookup(hash) {
             None => progress.route = Route::Scan,
             Some(id) => match self.live_row(id, hash).await {
@@ -270,6 +282,43 @@ impl<S: TrustStore> Authenticator<S> {
             },
         }
         self.search(hash, progress).await
+    }
+
+    /// Finds the answer among the held rows. Returns `None` if the lease is not in force, or if the
+    /// look failed.
+    async fn check_held(
+        &self,
+        held: &HeldTrusts,
+        hash: &KeyHash,
+        progress: &mut Progress,
+    ) -> Option<Result<Trust, AuthError>> {
+        {
+            // One table for the row and for the deadline, and the clock last (R4).
+            let table = held.table();
+            let table = table.as_ref()?;
+            let row = self.cache.lookup(hash).and_then(|id| table.rows.row(id));
+            let row = row.filter(|row| row.accepts(hash));
+            if !table.is_valid() {
+                return None;
+            }
+            if let Some(row) = row {
+                self.counters.record_held();
+                progress.route = Route::Held;
+                return Some(Ok(Trust::clone(row)));
+            }
+        }
+        progress.route = Route::Look;
+        // Older than the look that the remembered id depends on, as in `search`.
+        let lease = self.cache.lease(hash);
+        let rows = held.look().await?;
+        self.counters.record_look();
+        progress.rows_swept += rows.len();
+        // The look began after the request, so its rows are live ones (R5).
+        let found = rows.find(hash).filter(|row| row.accepts(hash));
+        Some(found.map_or(Err(AuthError::Invalid), |row| {
+            lease.remember(row.id);
+            Ok(Trust::clone(row))
+        }))
     }
 
     /// Finds the answer by a scan of all candidates.
@@ -316,6 +365,7 @@ impl<S> Clone for Authenticator<S> {
             scans: Arc::clone(&self.scans),
             reject_floor: self.reject_floor,
             deadline: self.deadline,
+            held: self.held.clone(),
         }
     }
 }

@@ -129,8 +129,8 @@ pub use new_trust::{InvalidName, NewTrust};
 #[cfg(feature = "postgres")]
 pub use postgres::{PgChanges, PgFeed, PgSession, PostgresOptions, PostgresStore, WatchedTable};
 pub use read_lease::{
-    Answer, CacheLease, CacheLeaseBuilder, ChangeFeed, Difference, Ended, FeedSession, Reload,
-    Settled, Waiting,
+    Answer, CacheLease, CacheLeaseBuilder, ChangeFeed, Difference, Ended, FeedSession, HeldTrusts,
+    HolderStatus, Reload, Settled, Waiting,
 };
 pub use registry::{Revocation, TrustRegistry};
 #[cfg(feature = "sqlite")]

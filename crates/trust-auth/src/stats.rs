@@ -38,6 +38,11 @@ pub struct Stats {
     pub hits: u64,
     /// Cached ids whose live row no longer accepted the key. A scan was requested after each.
     pub stale_hits: u64,
+    /// Requests granted from rows that are held under a read lease, without a read.
+    pub held: u64,
+    /// Requests answered by a look: what was committed was read, and the key was compared with all
+    /// held rows.
+    pub looks: u64,
     /// Scans that read all candidates, with or without a match. Requests share scans, so there may
     /// be fewer than misses.
     pub scans: u64,
@@ -121,6 +126,8 @@ pub(crate) struct Counters {
     requests: AtomicU64,
     hits: AtomicU64,
     stale_hits: AtomicU64,
+    held: AtomicU64,
+    looks: AtomicU64,
     scans: AtomicU64,
     rows_swept: AtomicU64,
     waiting: AtomicU64,
@@ -144,6 +151,14 @@ impl Counters {
 
     pub(crate) fn record_stale_hit(&self) {
         add(&self.stale_hits, 1);
+    }
+
+    pub(crate) fn record_held(&self) {
+        add(&self.held, 1);
+    }
+
+    pub(crate) fn record_look(&self) {
+        add(&self.looks, 1);
     }
 
     pub(crate) fn record_scan(&self, rows: usize) {
@@ -181,6 +196,8 @@ impl Counters {
             requests: read(&self.requests),
             hits: read(&self.hits),
             stale_hits: read(&self.stale_hits),
+            held: read(&self.held),
+            looks: read(&self.looks),
             scans: read(&self.scans),
             rows_swept: read(&self.rows_swept),
             waiting: read(&self.waiting),

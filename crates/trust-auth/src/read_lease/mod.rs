@@ -3,8 +3,14 @@
 
 mod cache_lease;
 mod feed;
+mod held_table;
+mod held_trusts;
+mod holder;
+#[cfg(test)]
+mod script;
 
 pub use self::cache_lease::{CacheLease, CacheLeaseBuilder};
 pub use self::feed::{
     Answer, ChangeFeed, Difference, Ended, FeedSession, Reload, Settled, Waiting,
 };
+pub use self::held_trusts::{HeldTrusts, HolderStatus};

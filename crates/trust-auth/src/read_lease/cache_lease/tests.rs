@@ -1,88 +1,9 @@
 //! The order of a holder's steps, on a feed whose answers are the test's.
 
-use std::collections::VecDeque;
-use std::future::pending;
-
+use super::super::script::{Script, difference};
 use super::*;
-use crate::trust::Trust;
 
 type Scripted = Holder<Script, u32, CoarseClock>;
-type Step = Box<dyn FnOnce() -> Answer + Send>;
-
-/// A feed whose answers, and what happens before them, are the test's.
-#[derive(Clone, Default)]
-struct Script(Arc<Mutex<Steps>>);
-
-#[derive(Default)]
-struct Steps {
-    at_load: Option<Box<dyn FnMut() + Send>>,
-    at_leave: Option<Box<dyn FnMut() + Send>>,
-    at_renewals: VecDeque<Step>,
-    registered: usize,
-}
-
-impl Script {
-    fn steps(&self) -> MutexGuard<'_, Steps> {
-        self.0.lock().unwrap()
-    }
-
-    fn renewal(&self, step: impl FnOnce() -> Answer + Send + 'static) {
-        self.steps().at_renewals.push_back(Box::new(step));
-    }
-}
-
-impl ChangeFeed for Script {
-    type Session = Self;
-
-    async fn open(&self, _: Duration) -> Result<Self, StoreError> {
-        Ok(self.clone())
-    }
-
-    async fn settle(&self, _: &str, _: Waiting) -> Result<Settled, StoreError> {
-        Ok(Settled::NOTHING_HELD)
-    }
-}
-
-impl FeedSession for Script {
-    async fn load(&mut self) -> Result<Vec<Trust>, StoreError> {
-        self.steps().at_load.iter_mut().for_each(|step| step());
-        Ok(Vec::new())
-    }
-
-    async fn register(&mut self, _: &str) -> Result<Uuid, StoreError> {
-        self.steps().registered += 1;
-        Ok(Uuid::from_u128(self.steps().registered as u128))
-    }
-
-    async fn renew(&mut self, _: Uuid) -> Result<Answer, StoreError> {
-        let step = self.steps().at_renewals.pop_front();
-        match step {
-            Some(step) => Ok(step()),
-            None => pending().await,
-        }
-    }
-
-    async fn look(&mut self) -> Result<Answer, StoreError> {
-        pending().await
-    }
-
-    async fn hint(&mut self) -> Result<(), StoreError> {
-        pending().await
-    }
-
-    async fn upkeep(&mut self) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn leave(&mut self, _: Uuid) -> Result<(), StoreError> {
-        self.steps().at_leave.iter_mut().for_each(|step| step());
-        Ok(())
-    }
-}
-
-fn difference(ended: Vec<Ended>) -> Answer {
-    Answer::Difference(Difference { has_records: !ended.is_empty(), ended })
-}
 
 fn holder(script: &Script, belongs: Option<Box<Belongs<u32>>>) -> Arc<Scripted> {
     Arc::new(Holder {

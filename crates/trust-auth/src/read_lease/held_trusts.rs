@@ -1,0 +1,164 @@
+//! [`HeldTrusts`]: the trusts that this process holds under a read lease, and the task that renews
+//! the lease.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwapOption, Guard};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use super::feed::{ChangeFeed, Reload};
+use super::held_table::{HeldTable, Rows};
+use super::holder::Holder;
+use crate::error::StoreError;
+
+/// How many requests may wait for a look to begin.
+const WAITING: usize = 1_024;
+
+/// All trusts of a store, held under a read lease: an
+/// [`Authenticator`](crate::AuthenticatorBuilder::read_lease) grants from them without a read.
+///
+/// A task of its own renews the lease, some four times in its length. While the database does not
+/// answer, the lease runs out, and the authenticator reads as it does without one.
+///
+/// Once a revocation has returned, no process grants the key (G11), if each change waits: see
+/// [`TrustLedger::settle`](crate::TrustLedger::settle), which
+/// [`TrustRegistry`](crate::TrustRegistry) calls.
+///
+/// When the last clone of the `Arc` is dropped, the lease is given up. [`close`](Self::close) also
+/// waits until the database knows.
+#[derive(Debug)]
+pub struct HeldTrusts {
+    shared: Arc<Shared>,
+    looks: mpsc::Sender<Look>,
+    status: watch::Receiver<HolderStatus>,
+    stop: Option<oneshot::Sender<()>>,
+    task: Option<JoinHandle<()>>,
+}
+
+/// A request that waits for the next look. The answer is `None` if the look failed.
+pub(super) type Look = oneshot::Sender<Option<Arc<Rows>>>;
+
+/// What the task publishes, and requests read.
+#[derive(Default)]
+pub(super) struct Shared {
+    table: ArcSwapOption<HeldTable>,
+}
+
+impl Shared {
+    pub(super) fn publish(&self, rows: Arc<Rows>, deadline: Duration) {
+        self.table.store(Some(Arc::new(HeldTable { rows, deadline })));
+    }
+
+    #[cfg(test)]
+    pub(super) fn present(&self) -> Option<Arc<HeldTable>> {
+        self.table.load_full()
+    }
+
+    /// Sets the deadline to the past (R9).
+    pub(super) fn give_up(&self) {
+        self.table.store(None);
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let held = self.table.load().as_ref().map(|table| table.rows.len());
+        f.debug_struct("Shared").field("held", &held).finish()
+    }
+}
+
+/// What a holder has done so far. Read it with [`HeldTrusts::status`].
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct HolderStatus {
+    /// How many trusts are held, with the lease in force or not.
+    pub held: usize,
+    /// When the last renewal that moved the deadline was answered.
+    pub renewed_at: Option<Instant>,
+    /// Renewals that moved the deadline.
+    pub renewals: u64,
+    /// Renewals, looks and connections that failed.
+    pub failures: u64,
+    /// How often all trusts were loaded again.
+    pub reloads: u64,
+    /// Looks that were answered.
+    pub looks: u64,
+    /// Why the last load became necessary.
+    pub last_reload: Option<Reload>,
+    /// The last failure, until a renewal succeeds. It names no key.
+    pub error: Option<Arc<StoreError>>,
+}
+
+impl HeldTrusts {
+    /// Loads all trusts, registers this process as a holder of leases of this `length`, and renews
+    /// for the first time. `name` names the process to operators who wait for it.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`] of the feed: for example, its tables are missing.
+    /// [`StoreError::Other`] if `length` is not from 300 ms to 300 s, or if the platform has no
+    /// clock that counts suspended time.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime with time enabled.
+    pub async fn start<F: ChangeFeed>(
+        feed: F,
+        name: &str,
+        length: Duration,
+    ) -> Result<Self, StoreError> {
+        let shared = Arc::<Shared>::default();
+        let (looks, waiting) = mpsc::channel(WAITING);
+        let (report, status) = watch::channel(HolderStatus::default());
+        let (stop, stopped) = oneshot::channel();
+        let mut holder = Holder::new(feed, name, length, Arc::clone(&shared), waiting, report)?;
+        holder.connect_and_renew().await?;
+        let task = tokio::spawn(holder.run(stopped));
+        Ok(Self { shared, looks, status, stop: Some(stop), task: Some(task) })
+    }
+
+    /// Returns what the holder has done so far.
+    #[must_use]
+    pub fn status(&self) -> HolderStatus {
+        self.status.borrow().clone()
+    }
+
+    /// Returns whether the lease is in force now.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        self.table().as_ref().is_some_and(|table| table.is_valid())
+    }
+
+    /// Gives the lease up, then removes the registration, so that no revocation waits for this
+    /// process. If the database does not answer, the registration ends after the lease's length.
+    pub async fn close(mut self) {
+        drop(self.stop.take());
+        if let Some(task) = self.task.take() {
+            // The task does not panic. If its runtime ends, the lease has been given up.
+            task.await.ok();
+        }
+    }
+
+    /// Returns the present table. A request takes it once (R4).
+    pub(crate) fn table(&self) -> Guard<Option<Arc<HeldTable>>> {
+        self.shared.table.load()
+    }
+
+    /// Returns the rows of a look that begins after this call (R5), or `None` if the look failed or
+    /// too many requests wait.
+    pub(crate) async fn look(&self) -> Option<Arc<Rows>> {
+        let (answer, answered) = oneshot::channel();
+        self.looks.try_send(answer).ok()?;
+        answered.await.ok().flatten()
+    }
+}
+
+impl Drop for HeldTrusts {
+    fn drop(&mut self) {
+        // The task ends by `stop`, and removes the registration after this.
+        self.shared.give_up();
+    }
+}

@@ -1,0 +1,292 @@
+//! [`Holder`]: the one task that loads, renews, looks and gives up, one step at a time (R1).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+use trust_key_cache::{BootClock, Clock};
+use uuid::Uuid;
+
+use super::feed::{Answer, ChangeFeed, Difference, Ended, FeedSession, Reload};
+use super::held_table::{ChangedRow, Rows};
+use super::held_trusts::{HolderStatus, Look, Shared};
+use crate::error::StoreError;
+use crate::watcher::Backoff;
+
+/// The least time between two looks, and between two renewals: at most 100 of each a second.
+const PACE: Duration = Duration::from_millis(10);
+
+/// What a deadline reaches: the fifth that is given up is the allowance for clocks that drift.
+const USED: f64 = 0.8;
+
+pub(super) struct Holder<F: ChangeFeed> {
+    feed: F,
+    name: String,
+    length: Duration,
+    shared: Arc<Shared>,
+    looks: mpsc::Receiver<Look>,
+    report: watch::Sender<HolderStatus>,
+    session: Option<F::Session>,
+    /// Survives its session (R9).
+    registration: Option<Uuid>,
+    rows: Arc<Rows>,
+    /// Zero while the lease is given up. It never falls otherwise.
+    deadline: Duration,
+}
+
+/// Why the loop goes on.
+enum Event {
+    Stopped,
+    Renewal,
+    Lost(StoreError),
+    Look(Look),
+}
+
+impl<F: ChangeFeed> Holder<F> {
+    pub(super) fn new(
+        feed: F,
+        name: &str,
+        length: Duration,
+        shared: Arc<Shared>,
+        looks: mpsc::Receiver<Look>,
+        report: watch::Sender<HolderStatus>,
+    ) -> Result<Self, StoreError> {
+        if !(Duration::from_millis(300)..=Duration::from_secs(300)).contains(&length) {
+            let text = format!("a read lease lasts from 300 ms to 300 s, not {length:?}");
+            return Err(StoreError::Other(text.into()));
+        }
+        if !BootClock::IS_SUPPORTED {
+            let text = "a read lease needs a clock that counts suspended time, which this \
+                        platform lacks; leave the read lease off";
+            return Err(StoreError::Other(text.into()));
+        }
+        let name = name.to_owned();
+        Ok(Self {
+            feed,
+            name,
+            length,
+            shared,
+            looks,
+            report,
+            session: None,
+            registration: None,
+            rows: Arc::default(),
+            deadline: Duration::ZERO,
+        })
+    }
+
+    /// Renews and looks until `stopped` resolves, then gives the lease up and leaves.
+    pub(super) async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
+        let mut backoff = Backoff::new();
+        let mut next_renewal = Instant::now() + self.length / 4;
+        let mut next_step = Instant::now();
+        loop {
+            let event = self.next(&mut stopped, next_renewal, next_step).await;
+            let begin = Instant::now();
+            next_step = begin + PACE;
+            let step = match event {
+                Event::Stopped => break,
+                Event::Lost(error) => Err(error),
+                Event::Renewal if self.session.is_none() => self.connect_and_renew().await,
+                Event::Renewal => self.renew().await,
+                Event::Look(first) => self.look(first).await,
+            };
+            match step {
+                Ok(Renewed::Yes) => {
+                    backoff = Backoff::new();
+                    next_renewal = begin + self.length / 4;
+                }
+                Ok(Renewed::No) => {}
+                Ok(Renewed::MustReload) => next_renewal = next_step,
+                Err(error) => {
+                    self.session = None;
+                    self.report.send_modify(|status| {
+                        status.failures += 1;
+                        status.error = Some(Arc::new(error));
+                    });
+                    let pause = backoff.pause_after(Duration::ZERO).min(self.length / 4);
+                    next_renewal = Instant::now() + pause;
+                }
+            }
+        }
+        // First the deadline, then the registration (R9).
+        self.give_up();
+        if let (Some(session), Some(registration)) = (&mut self.session, self.registration) {
+            // If this fails, the registration ends after the length of its lease.
+            session.leave(registration).await.ok();
+        }
+    }
+
+    async fn next(
+        &mut self,
+        stopped: &mut oneshot::Receiver<()>,
+        next_renewal: Instant,
+        next_step: Instant,
+    ) -> Event {
+        let Self { session, looks, .. } = self;
+        let has_session = session.is_some();
+        let hint = async {
+            match session {
+                Some(session) => {
+                    sleep_until(next_step).await;
+                    session.hint().await
+                }
+                None => std::future::pending().await,
+            }
+        };
+        let look = async {
+            if has_session {
+                sleep_until(next_step).await;
+            }
+            match looks.recv().await {
+                Some(look) => look,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = stopped => Event::Stopped,
+            () = sleep_until(next_renewal) => Event::Renewal,
+            // Before the hints: a flood of these must not keep a look waiting.
+            first = look => Event::Look(first),
+            hinted = hint => match hinted {
+                Ok(()) => Event::Renewal,
+                Err(error) => Event::Lost(error),
+            },
+        }
+    }
+
+    /// Connects, loads, registers if no registration is in force, and renews.
+    pub(super) async fn connect_and_renew(&mut self) -> Result<Renewed, StoreError> {
+        let mut session = self.feed.open(self.length).await?;
+        // The deadline of the last renewal stays: these rows are younger. They are in place before
+        // the next renewal acknowledges them (R10).
+        let rows = Arc::new(Rows::of(session.load().await?));
+        self.publish(rows, Duration::ZERO);
+        if self.registration.is_none() {
+            self.registration = Some(session.register(&self.name).await?);
+        }
+        self.session = Some(session);
+        self.renew().await
+    }
+
+    /// Renews, and renews again while there are records to acknowledge (R10).
+    async fn renew(&mut self) -> Result<Renewed, StoreError> {
+        loop {
+            let (Some(mut session), Some(registration)) = (self.session.take(), self.registration)
+            else {
+                return Ok(Renewed::MustReload);
+            };
+            // Before the renewal is sent (R1).
+            let noted = BootClock.now();
+            let answer = session.renew(registration).await?;
+            let Some((rows, has_records)) = self.rows_after(answer) else {
+                return Ok(Renewed::MustReload);
+            };
+            // After the changes were applied: both are in the new table (R1).
+            self.publish(rows, noted.saturating_add(self.length.mul_f64(USED)));
+            self.report.send_modify(|status| {
+                status.renewals += 1;
+                status.renewed_at = Some(std::time::Instant::now());
+                status.error = None;
+            });
+            session.upkeep().await?;
+            self.session = Some(session);
+            if !has_records {
+                return Ok(Renewed::Yes);
+            }
+        }
+    }
+
+    /// Looks once for all requests that wait now (R5).
+    async fn look(&mut self, first: Look) -> Result<Renewed, StoreError> {
+        let mut waiting = vec![first];
+        while let Ok(look) = self.looks.try_recv() {
+            waiting.push(look);
+        }
+        let Some(mut session) = self.session.take() else {
+            // Dropped, a look has failed: each request reads by itself.
+            return Ok(Renewed::No);
+        };
+        let answer = session.look().await?;
+        let Some((rows, _)) = self.rows_after(answer) else { return Ok(Renewed::MustReload) };
+        self.publish(Arc::clone(&rows), Duration::ZERO);
+        self.report.send_modify(|status| status.looks += 1);
+        for look in waiting {
+            // A request that is gone needs no answer.
+            look.send(Some(Arc::clone(&rows))).ok();
+        }
+        self.session = Some(session);
+        Ok(Renewed::No)
+    }
+
+    /// Returns the rows after the answer, and whether it had records; or `None` if all must be
+    /// loaded again.
+    fn rows_after(&mut self, answer: Answer) -> Option<(Arc<Rows>, bool)> {
+        let reason = match answer {
+            Answer::Difference(difference) => match rows_of(difference) {
+                Some((changes, has_records)) => {
+                    let rows = if changes.is_empty() {
+                        Arc::clone(&self.rows)
+                    } else {
+                        Arc::new(self.rows.after(changes))
+                    };
+                    return Some((rows, has_records));
+                }
+                None => None,
+            },
+            Answer::Reload(reason) => Some(reason),
+        };
+        self.report.send_modify(|status| {
+            status.reloads += 1;
+            status.last_reload = reason.or(status.last_reload);
+        });
+        if reason == Some(Reload::Unregistered) {
+            // Struck off: the changers no longer wait for this process (R9).
+            self.give_up();
+            self.registration = None;
+        }
+        None
+    }
+
+    fn give_up(&mut self) {
+        self.deadline = Duration::ZERO;
+        self.shared.give_up();
+    }
+
+    /// Publishes these rows, with the later one of this deadline and the last.
+    fn publish(&mut self, rows: Arc<Rows>, deadline: Duration) {
+        self.deadline = self.deadline.max(deadline);
+        self.report.send_modify(|status| status.held = rows.len());
+        self.rows = Arc::clone(&rows);
+        self.shared.publish(rows, self.deadline);
+    }
+}
+
+/// How a step ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Renewed {
+    /// The deadline was moved.
+    Yes,
+    /// The deadline stays.
+    No,
+    /// The session is closed: what it returned does not count.
+    MustReload,
+}
+
+/// Returns the rows that changed, or `None` if everything did.
+fn rows_of(difference: Difference) -> Option<(Vec<ChangedRow>, bool)> {
+    let mut changes = Vec::new();
+    for ended in difference.ended {
+        match ended {
+            Ended::Trust { id, row } => changes.push((id, row)),
+            // A feed of trusts names trusts. Whatever else it names, a new load covers it.
+            _ => return None,
+        }
+    }
+    Some((changes, difference.has_records))
+}
+
+#[cfg(test)]
+mod tests;

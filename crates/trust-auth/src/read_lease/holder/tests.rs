@@ -1,0 +1,169 @@
+//! The order of the steps, on a feed whose answers are the test's.
+
+use std::sync::Mutex;
+
+use trust_key_cache::KeyHash;
+
+use super::super::held_table::HeldTable;
+use super::super::script::{Script, difference};
+use super::*;
+use crate::trust::Trust;
+
+const LENGTH: Duration = Duration::from_secs(300);
+
+struct Parts {
+    holder: Holder<Script>,
+    shared: Arc<Shared>,
+    looks: mpsc::Sender<Look>,
+}
+
+fn parts(script: &Script) -> Parts {
+    let shared = Arc::<Shared>::default();
+    let (looks, waiting) = mpsc::channel(8);
+    let (report, _) = watch::channel(HolderStatus::default());
+    let holder =
+        Holder::new(script.clone(), "a", LENGTH, Arc::clone(&shared), waiting, report).unwrap();
+    Parts { holder, shared, looks }
+}
+
+fn trust(id: u128, key: &str) -> Trust {
+    Trust { api_key_hash: Some(KeyHash::of(key)), ..Trust::new(Uuid::from_u128(id), key) }
+}
+
+fn changed(id: u128, row: Option<Trust>) -> Answer {
+    difference(vec![Ended::Trust { id: Uuid::from_u128(id), row }])
+}
+
+fn table(shared: &Shared) -> HeldTable {
+    HeldTable::clone(&shared.present().expect("the lease was given up"))
+}
+
+fn has(table: &HeldTable, key: &str) -> bool {
+    table.rows.find(&KeyHash::of(key)).is_some()
+}
+
+#[tokio::test]
+async fn r1_the_deadline_counts_from_before_the_renewal_was_sent() {
+    let script = Script::default();
+    let sent = Arc::new(Mutex::new(Duration::ZERO));
+    let sending = Arc::clone(&sent);
+    script.renewal(move || {
+        *sending.lock().unwrap() = BootClock.now();
+        std::thread::sleep(Duration::from_millis(2));
+        difference(Vec::new())
+    });
+    let Parts { mut holder, shared, .. } = parts(&script);
+    assert_eq!(holder.connect_and_renew().await.unwrap(), Renewed::Yes);
+    let latest = *sent.lock().unwrap() + LENGTH.mul_f64(0.8);
+    let deadline = table(&shared).deadline;
+    assert!(deadline <= latest, "{deadline:?}, and noted was at most {latest:?}");
+    assert!(table(&shared).is_valid());
+}
+
+/// A load and a look bring rows, and no lease. What they bring is held before the next renewal
+/// acknowledges it (R10).
+#[tokio::test]
+async fn r5_r10_a_load_and_a_look_publish_rows_and_move_no_deadline() {
+    let script = Script::default();
+    script.steps().trusts = vec![trust(1, "one")];
+    let Parts { mut holder, shared, looks } = parts(&script);
+    let at_renewal = Arc::clone(&shared);
+    script.renewal(move || {
+        let loaded = table(&at_renewal);
+        assert!(has(&loaded, "one") && !loaded.is_valid());
+        difference(Vec::new())
+    });
+    holder.connect_and_renew().await.unwrap();
+    let before = table(&shared);
+
+    script.look(|| changed(2, Some(trust(2, "two"))));
+    let (answer, mut answered) = oneshot::channel();
+    let (other, mut other_answered) = oneshot::channel();
+    looks.send(other).await.unwrap();
+    assert_eq!(holder.look(answer).await.unwrap(), Renewed::No);
+    for answered in [&mut answered, &mut other_answered] {
+        let rows = answered.try_recv().unwrap().expect("the look succeeded");
+        assert!(rows.find(&KeyHash::of("two")).is_some());
+    }
+    let after = table(&shared);
+    assert!(has(&after, "one") && has(&after, "two"));
+    assert_eq!(after.deadline, before.deadline);
+}
+
+#[tokio::test]
+async fn r1_a_renewal_publishes_its_changes_and_its_deadline_together() {
+    let script = Script::default();
+    script.steps().trusts = vec![trust(1, "one")];
+    let Parts { mut holder, shared, .. } = parts(&script);
+    script.renewal(|| difference(Vec::new()));
+    holder.connect_and_renew().await.unwrap();
+    let before = table(&shared);
+    script.renewal(|| changed(1, None));
+    // It is acknowledged at once, from the changed rows (R10).
+    let at_second = Arc::clone(&shared);
+    script.renewal(move || {
+        assert!(!has(&table(&at_second), "one"));
+        difference(Vec::new())
+    });
+    assert_eq!(holder.renew().await.unwrap(), Renewed::Yes);
+    assert!(script.steps().at_renewals.is_empty(), "records were not acknowledged at once");
+    assert!(has(&before, "one"), "a published table changed");
+    assert!(table(&shared).deadline > before.deadline);
+}
+
+#[tokio::test]
+async fn r2_an_answer_that_does_not_count_moves_nothing_and_ends_the_session() {
+    for answer in [Answer::Reload(Reload::OtherTriggers), difference(vec![Ended::Everything])] {
+        let script = Script::default();
+        script.steps().trusts = vec![trust(1, "one")];
+        let Parts { mut holder, shared, .. } = parts(&script);
+        script.renewal(|| difference(Vec::new()));
+        holder.connect_and_renew().await.unwrap();
+        let before = table(&shared);
+        script.renewal(move || answer);
+        assert_eq!(holder.renew().await.unwrap(), Renewed::MustReload);
+        assert!(holder.session.is_none());
+        assert_eq!(table(&shared).deadline, before.deadline);
+
+        script.steps().trusts = vec![trust(2, "two")];
+        script.renewal(|| difference(Vec::new()));
+        assert_eq!(holder.connect_and_renew().await.unwrap(), Renewed::Yes);
+        assert!(!has(&table(&shared), "one") && has(&table(&shared), "two"));
+        assert_eq!(script.steps().registered, 1, "a registration survives its session");
+    }
+}
+
+#[tokio::test]
+async fn r9_a_holder_that_was_struck_off_gives_up_before_it_registers_again() {
+    let script = Script::default();
+    let Parts { mut holder, shared, .. } = parts(&script);
+    script.renewal(|| difference(Vec::new()));
+    holder.connect_and_renew().await.unwrap();
+    script.renewal(|| Answer::Reload(Reload::Unregistered));
+    assert_eq!(holder.renew().await.unwrap(), Renewed::MustReload);
+    assert!(shared.present().is_none());
+    let at_renewal = Arc::clone(&shared);
+    script.renewal(move || {
+        assert!(!table(&at_renewal).is_valid(), "the old deadline was in force again");
+        difference(Vec::new())
+    });
+    holder.connect_and_renew().await.unwrap();
+    assert!(table(&shared).is_valid());
+    assert_eq!(script.steps().registered, 2);
+}
+
+#[tokio::test]
+async fn r9_the_lease_is_given_up_before_the_registration_is_removed() {
+    let script = Script::default();
+    let Parts { mut holder, shared, .. } = parts(&script);
+    script.renewal(|| difference(Vec::new()));
+    holder.connect_and_renew().await.unwrap();
+    let left = Arc::new(Mutex::new(None));
+    let (at_leave, leaving) = (Arc::clone(&shared), Arc::clone(&left));
+    script.steps().at_leave =
+        Some(Box::new(move || *leaving.lock().unwrap() = Some(at_leave.present().is_none())));
+    let (stop, stopped) = oneshot::channel();
+    drop(stop);
+    holder.run(stopped).await;
+    assert_eq!(*left.lock().unwrap(), Some(true));
+}

@@ -1,0 +1,251 @@
+//! An authenticator with a read lease, on real servers of PostgreSQL: grants without a read, and
+//! revocations that are final in each process when they return (G11).
+
+mod stores;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use stores::postgres_options;
+use stores::postgres_server::PostgresServer;
+use trust_auth::{
+    ApiKey, Attempt, AuthError, Authenticator, ChangeFeed, FeedSession, HeldTrusts, KeyHash,
+    NewTrust, PgChanges, PostgresStore, RegistryError, Route, StoreError, Trust, TrustKeyCache,
+    TrustLedger, TrustRegistry,
+};
+
+/// Longer than any test.
+const LONG: Duration = Duration::from_secs(300);
+
+/// The parts of one process.
+struct Process {
+    store: Arc<PostgresStore>,
+    held: Arc<HeldTrusts>,
+    authenticator: Authenticator<PostgresStore>,
+    registry: TrustRegistry<PostgresStore>,
+}
+
+impl Process {
+    async fn start(url: &str, length: Duration, name: &str) -> Self {
+        let store = Arc::new(postgres_options(url).connect().await.unwrap());
+        let cache = Arc::new(TrustKeyCache::new());
+        let held = HeldTrusts::start(store.feed(), name, length).await.unwrap();
+        let held = Arc::new(held);
+        let authenticator = Authenticator::builder(Arc::clone(&store), Arc::clone(&cache))
+            .read_lease(Arc::clone(&held))
+            .build();
+        let registry = TrustRegistry::new(Arc::clone(&store), cache);
+        Self { store, held, authenticator, registry }
+    }
+
+    async fn register(&self, name: &str) -> (Trust, ApiKey) {
+        self.registry.register(NewTrust::new(name).unwrap()).await.unwrap()
+    }
+
+    async fn attempt(&self, key: &ApiKey) -> Attempt {
+        self.authenticator.attempt(Some(key.expose())).await
+    }
+
+    async fn assert_granted(&self, key: &ApiKey, route: Route) {
+        let attempt = self.attempt(key).await;
+        assert!(attempt.result.is_ok(), "{attempt:?}");
+        assert_eq!(attempt.route, route);
+    }
+
+    async fn assert_invalid(&self, key: &ApiKey) {
+        let attempt = self.attempt(key).await;
+        assert!(matches!(attempt.result, Err(AuthError::Invalid)), "{attempt:?}");
+    }
+}
+
+/// Waits until the condition holds. A minute is more than any machine needs.
+async fn soon(what: &str, is_so: impl AsyncFn() -> bool) {
+    let begun = Instant::now();
+    while !is_so().await {
+        assert!(begun.elapsed() < Duration::from_secs(60), "never so: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A database with the tables of the lease, whose run is settled.
+async fn database(server: &PostgresServer) -> String {
+    let url = server.new_database();
+    postgres_options(&url).connect().await.unwrap();
+    PgChanges::trusts(postgres_options(&url)).run_migration().await.unwrap();
+    settle_the_run(server, &url);
+    url
+}
+
+/// So that revocations need not wait out the longest lease first.
+fn settle_the_run(server: &PostgresServer, url: &str) {
+    server.psql(
+        url,
+        "UPDATE trust_auth_lease \
+         SET server_run = extract(epoch FROM pg_postmaster_start_time())::text",
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_key_is_found_by_a_look_and_then_granted_without_a_read() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = database(server).await;
+    let (one, other) =
+        (Process::start(&url, LONG, "one").await, Process::start(&url, LONG, "other").await);
+    let (trust, key) = one.register("St. Mary").await;
+    for process in [&one, &other] {
+        process.assert_granted(&key, Route::Look).await;
+        process.assert_granted(&key, Route::Held).await;
+        assert_eq!(process.attempt(&key).await.result.unwrap(), trust);
+        let stats = process.authenticator.stats();
+        assert_eq!((stats.held, stats.looks, stats.granted), (2, 1, 3));
+        assert_eq!((stats.hits, stats.scans), (0, 0), "rows were read");
+    }
+    one.assert_invalid(&ApiKey::generate().unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g11_no_process_grants_a_key_once_its_revocation_has_returned() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = database(server).await;
+    let (one, other) =
+        (Process::start(&url, LONG, "one").await, Process::start(&url, LONG, "other").await);
+    for round in 0..30 {
+        let (trust, key) = one.register(&format!("trust {round}")).await;
+        for process in [&one, &other, &one, &other] {
+            assert!(process.attempt(&key).await.result.is_ok());
+        }
+        let id = trust.id.into();
+        match round % 3 {
+            0 => drop(one.registry.disable(&id).await.unwrap()),
+            1 => drop(other.registry.delete(&id).await.unwrap()),
+            _ => drop(other.registry.rotate(&id).await.unwrap()),
+        }
+        one.assert_invalid(&key).await;
+        other.assert_invalid(&key).await;
+    }
+    assert!(other.authenticator.stats().held >= 30, "the lease was not in force");
+}
+
+/// The cache may still name the trust: it is a hint, which the held row decides.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotated_key_is_refused_by_the_held_row() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = database(server).await;
+    let [one, other] =
+        [Process::start(&url, LONG, "one").await, Process::start(&url, LONG, "other").await];
+    let (trust, key) = one.register("St. Mary").await;
+    other.assert_granted(&key, Route::Look).await;
+    other.assert_granted(&key, Route::Held).await;
+    // The registry of `one` invalidates its own cache alone.
+    let (_, new) = one.registry.rotate(&trust.id.into()).await.unwrap();
+    other.assert_invalid(&key).await;
+    other.assert_granted(&new, Route::Look).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_by_other_means_is_followed() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = database(server).await;
+    let process = Process::start(&url, LONG, "one").await;
+    let (trust, key) = process.register("St. Mary").await;
+    process.assert_granted(&key, Route::Look).await;
+    server.psql(&url, "UPDATE trust SET name = 'St. John'");
+    soon("the new name", async || {
+        process.attempt(&key).await.result.is_ok_and(|trust| trust.name == "St. John")
+    })
+    .await;
+    server.psql(&url, &format!("UPDATE trust SET disabled_at = now() WHERE id = '{}'", trust.id));
+    soon("the key is refused", async || process.attempt(&key).await.result.is_err()).await;
+    server.psql(&url, "TRUNCATE trust");
+    soon("nothing is held", async || process.held.status().held == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_database_is_away_held_keys_are_granted_until_the_lease_ends() {
+    let Some(server) = PostgresServer::start() else { return };
+    let url = database(&server).await;
+    let lasting = Process::start(&url, LONG, "lasting").await;
+    let short = Process::start(&url, Duration::from_millis(300), "short").await;
+    let (_, key) = lasting.register("St. Mary").await;
+    for process in [&lasting, &short] {
+        process.assert_granted(&key, Route::Look).await;
+    }
+    server.stop();
+    soon("the short lease ends", async || !short.held.is_valid()).await;
+    let refused = short.attempt(&key).await.result;
+    assert!(matches!(refused, Err(AuthError::Unavailable(_))), "{refused:?}");
+    for _ in 0..10 {
+        lasting.assert_granted(&key, Route::Held).await;
+    }
+    // A key that is not held needs a read.
+    let unknown = lasting.attempt(&ApiKey::generate().unwrap()).await.result;
+    assert!(matches!(unknown, Err(AuthError::Unavailable(_))), "{unknown:?}");
+
+    server.start_again();
+    soon("the lease is renewed", async || short.held.is_valid()).await;
+    assert!(short.attempt(&key).await.result.is_ok());
+    let status = short.held.status();
+    assert!(status.failures > 0 && status.renewals > 1, "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_struck_off_holder_grants_nothing_until_it_has_registered_again() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = database(server).await;
+    let process = Process::start(&url, Duration::from_secs(2), "one").await;
+    let (_, key) = process.register("St. Mary").await;
+    process.assert_granted(&key, Route::Look).await;
+    server.psql(&url, "DELETE FROM trust_auth_holder");
+    soon("it has noticed", async || process.held.status().reloads > 0).await;
+    soon("it is registered again", async || process.held.is_valid()).await;
+    assert_eq!(server.psql(&url, "SELECT count(*) FROM trust_auth_holder").trim(), "1");
+    assert!(process.attempt(&key).await.result.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_that_closes_is_waited_for_no_longer() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = database(server).await;
+    let Process { store, held, authenticator, registry } = Process::start(&url, LONG, "one").await;
+    let trust = store.insert(NewTrust::new("a").unwrap(), KeyHash::of("a")).await.unwrap();
+    drop(authenticator);
+    Arc::into_inner(held).expect("the last reference").close().await;
+    assert_eq!(server.psql(&url, "SELECT count(*) FROM trust_auth_holder").trim(), "0");
+    // With the registration, this would wait for five minutes.
+    registry.disable(&trust.id.into()).await.unwrap();
+}
+
+/// An earlier attempt may have been committed by a process that ended before it had waited (R3).
+#[tokio::test]
+async fn a_revocation_that_finds_no_trust_waits_as_well() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = database(server).await;
+    let store = Arc::new(postgres_options(&url).connect().await.unwrap());
+    let registry = TrustRegistry::new(Arc::clone(&store), Arc::new(TrustKeyCache::new()));
+    let which = registry.register(NewTrust::new("a").unwrap()).await.unwrap().0.id.into();
+    let length = Duration::from_millis(300);
+    let mut silent = store.feed().open(length).await.unwrap();
+    silent.load().await.unwrap();
+    silent.register("silent").await.unwrap();
+    registry.begin_delete(&which).await.unwrap().without_waiting().unwrap();
+    let begun = Instant::now();
+    let none = registry.delete(&which).await.unwrap_err();
+    assert!(matches!(none, RegistryError::Store(StoreError::NoSuchTrust { .. })), "{none}");
+    assert!(begun.elapsed() >= length, "the silent holder was not waited for");
+}
+
+#[tokio::test]
+async fn without_the_tables_of_the_lease_no_lease_starts_and_no_revocation_waits() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let store = Arc::new(postgres_options(&url).connect().await.unwrap());
+    let refused = HeldTrusts::start(store.feed(), "one", LONG).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Schema { .. }), "{refused}");
+    for wrong in [Duration::from_millis(299), Duration::from_millis(300_001)] {
+        let refused = HeldTrusts::start(store.feed(), "one", wrong).await.unwrap_err();
+        assert!(refused.to_string().contains("from 300 ms to 300 s"), "{refused}");
+    }
+    let registry = TrustRegistry::new(store, Arc::new(TrustKeyCache::new()));
+    let (trust, _) = registry.register(NewTrust::new("a").unwrap()).await.unwrap();
+    registry.disable(&trust.id.into()).await.unwrap();
+}
