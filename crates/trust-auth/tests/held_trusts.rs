@@ -6,8 +6,8 @@ mod stores;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use stores::postgres_options;
 use stores::postgres_server::PostgresServer;
+use stores::{postgres_options, sqlite_options};
 use trust_auth::{
     ApiKey, Attempt, AuthError, Authenticator, ChangeFeed, FeedSession, HeldTrusts, KeyHash,
     NewTrust, PgChanges, PostgresStore, RegistryError, Route, StoreError, Trust, TrustKeyCache,
@@ -248,4 +248,50 @@ async fn without_the_tables_of_the_lease_no_lease_starts_and_no_revocation_waits
     let registry = TrustRegistry::new(store, Arc::new(TrustKeyCache::new()));
     let (trust, _) = registry.register(NewTrust::new("a").unwrap()).await.unwrap();
     registry.disable(&trust.id.into()).await.unwrap();
+}
+
+mod on_sqlite {
+    use std::path::Path;
+
+    use trust_auth::SqliteStore;
+
+    use super::*;
+
+    /// The parts of one process over a file.
+    async fn process(file: &Path) -> (Authenticator<SqliteStore>, TrustRegistry<SqliteStore>) {
+        let store = Arc::new(sqlite_options(file).connect().await.unwrap());
+        let cache = Arc::new(TrustKeyCache::new());
+        let length = Duration::from_millis(300);
+        let held = HeldTrusts::start(store.feed(), "one", length).await.unwrap();
+        let authenticator = Authenticator::builder(Arc::clone(&store), Arc::clone(&cache));
+        let authenticator = authenticator.read_lease(Arc::new(held)).build();
+        (authenticator, TrustRegistry::new(store, cache))
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn g11_no_process_grants_a_key_once_its_revocation_has_returned() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("trusts.db");
+        let (one, registry) = process(&file).await;
+        let (other, other_registry) = process(&file).await;
+        let mut held = 0;
+        for round in 0..5 {
+            let new = NewTrust::new(format!("trust {round}")).unwrap();
+            let (trust, key) = registry.register(new).await.unwrap();
+            let key = Some(key.expose());
+            for authenticator in [&one, &other, &one, &other, &one, &other] {
+                assert!(authenticator.authenticate(key).await.is_ok());
+            }
+            held = other.stats().held;
+            match round % 2 {
+                0 => drop(registry.disable(&trust.id.into()).await.unwrap()),
+                _ => drop(other_registry.delete(&trust.id.into()).await.unwrap()),
+            }
+            for authenticator in [&one, &other] {
+                let refused = authenticator.authenticate(key).await;
+                assert!(matches!(refused, Err(AuthError::Invalid)), "{refused:?}");
+            }
+        }
+        assert!(held > 0, "no key was granted from held rows");
+    }
 }
