@@ -332,9 +332,12 @@ async fn rl31_the_row_is_lowered_and_removed_only_while_no_holder_needs_it() {
     let store = database.open().await;
     let feed = store.feed();
     let mut holder = database.holder(T * 2).await;
+    let mut middle = database.holder(T * 3 / 2).await;
     let short = database.holder(T).await;
     assert_eq!(barrier(&store).await.as_deref(), Some("600"), "not lowered by a shorter holder");
     for attempt in 0..2 {
+        // A holder that objects keeps the length of the longer one, which is stopped meanwhile.
+        let objecting = if attempt == 0 { &mut middle } else { &mut holder };
         let lower = async {
             match attempt {
                 0 => feed.lower_longest_lease(T).await,
@@ -346,7 +349,7 @@ async fn rl31_the_row_is_lowered_and_removed_only_while_no_holder_needs_it() {
             let pause = tokio::time::sleep(Duration::from_millis(10));
             tokio::select! {
                 outcome = &mut lowering => break outcome,
-                () = pause => { holder.renew().await.unwrap(); }
+                () = pause => { objecting.renew().await.unwrap(); }
             }
         };
         let error = outcome.unwrap_err();
@@ -358,6 +361,7 @@ async fn rl31_the_row_is_lowered_and_removed_only_while_no_holder_needs_it() {
     // The longer holder crashes: its lease has ended when the row is lowered.
     let deadline = holder.deadline;
     holder.stop().await;
+    middle.stop().await;
     feed.lower_longest_lease(T).await.unwrap();
     assert!(BootClock.now() >= deadline);
     assert_eq!(barrier(&store).await.as_deref(), Some("300"));

@@ -98,7 +98,7 @@ impl SqliteSession {
                 self.sides_are_held = self.poll.hold_sides().await?;
             }
             self.poll.check_files().await?;
-            let read = Snapshot::read(&mut self.connection, &self.store);
+            let read = Snapshot::read(&mut self.connection, &self.store, async {});
             let snapshot = self.poll.within(read).await?;
             if snapshot.lease.is_some_and(|row| row.allows(self.lease_ms)) {
                 return Ok(snapshot);
@@ -195,12 +195,15 @@ impl Base {
 }
 
 impl Snapshot {
+    /// Reads the version, then the rows. `between` runs between the two, for tests.
     async fn read(
         connection: &mut SqliteConnection,
         store: &SqliteStore,
+        between: impl Future<Output = ()>,
     ) -> Result<Self, sqlx::Error> {
         // The version first: a later commit makes the next poll read again.
         let version = data_version(connection).await?;
+        between.await;
         let rows = sqlx::query(LOAD).fetch_all(connection).await?;
         let lease = rows.first().map(lease_of).transpose()?.flatten();
         // A malformed row accepts no key. A request with its key reads the row, which reports what
@@ -237,4 +240,51 @@ fn digest(trust: &Trust) -> KeyHash {
         add(nanoseconds.as_ref().map(<[u8; 16]>::as_slice));
     }
     KeyHash::of(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{ChangeFeed, NewTrust, TrustLedger};
+
+    /// A commit between the two reads is in the rows, or the next poll finds another version.
+    #[tokio::test]
+    async fn rl8_a_commit_between_the_version_and_the_rows_is_not_missed() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = SqliteStore::options(folder.path().join("trusts.db")).durable(false);
+        let store = options.create_if_missing(true).connect().await.unwrap();
+        let mut session = store.feed().open(Duration::from_millis(300)).await.unwrap();
+        let insert = async {
+            store.insert(NewTrust::new("a").unwrap(), KeyHash::of("key")).await.unwrap();
+        };
+        let seen = Snapshot::read(&mut session.connection, &store, insert).await.unwrap();
+        let polled = data_version(&mut session.connection).await.unwrap();
+        let now = store.list().await.unwrap();
+        assert!(polled != seen.version || seen.trusts == now, "the next poll would see no change");
+        drop(session);
+        store.close().await;
+    }
+
+    #[test]
+    fn each_column_of_a_row_changes_its_digest() {
+        let plain = Trust::new(Uuid::from_u128(7), "ab");
+        let time = Some(time::OffsetDateTime::UNIX_EPOCH);
+        let text = || Some("c".to_owned());
+        let others = [
+            Trust { id: Uuid::from_u128(8), ..plain.clone() },
+            Trust { name: "abc".into(), ..plain.clone() },
+            Trust { code: text(), ..plain.clone() },
+            Trust { code: Some(String::new()), ..plain.clone() },
+            Trust { region: text(), ..plain.clone() },
+            Trust { api_key_hash: Some(KeyHash::of("key")), ..plain.clone() },
+            Trust { created_at: time, ..plain.clone() },
+            Trust { last_heartbeat: time, ..plain.clone() },
+            Trust { disabled_at: time, ..plain.clone() },
+            plain,
+        ];
+        let digests = others.iter().map(digest).collect::<std::collections::HashSet<_>>();
+        assert_eq!(digests.len(), others.len());
+    }
 }
