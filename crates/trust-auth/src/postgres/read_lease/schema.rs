@@ -91,8 +91,7 @@ impl Catalog {
             [] => Ok(()),
             missing => Err(source.unusable(&format!(
                 "it lacks {}; let the owner of the watched tables run the read lease's migration \
-                 (`trust-auth migrate --read-lease` for the table `trust`, or \
-                 `PgChanges::run_migration`)",
+                 (`PgChanges::run_migration`; for the table `trust`, that of `PgChanges::trusts`)",
                 missing.join(" and ")
             ))),
         }
