@@ -58,8 +58,10 @@ fn renewals(criterion: &mut Criterion) {
                 });
             });
         });
-        drop(session);
-        runtime.block_on(store.close());
+        runtime.block_on(async {
+            drop(session);
+            store.close().await;
+        });
     }
     group.finish();
 }
