@@ -7,6 +7,8 @@
 //! | `sweep` | the same request after the cache was emptied |
 //! | `candidates` | the read of all rows that `sweep` begins with |
 //! | `candidates_and_fetch` | that read, and the read of the row that matched |
+//! | `held` | `authenticate` for a key in the cache, with a read lease: nothing is read |
+//! | `look` | the same request after the cache was emptied: a look, and a sweep of the held rows |
 //!
 //! The difference of `hot` and `fetch` is the hash, the lookup and the compare. All run on SQLite,
 //! in a file. `hot` also runs on the store in memory.
@@ -24,7 +26,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::runtime::{Builder, Runtime};
 use trust_auth::{
-    Authenticator, KeyHash, MemoryStore, SqliteStore, Trust, TrustKeyCache, TrustStore,
+    Authenticator, HeldTrusts, KeyHash, MemoryStore, SqliteStore, Trust, TrustKeyCache, TrustStore,
 };
 use uuid::Uuid;
 
@@ -125,8 +127,38 @@ fn on_sqlite(c: &mut Criterion) {
             });
         });
         group.finish();
+        with_a_lease(c, &runtime, trusts, &store);
         runtime.block_on(store.close());
     }
+}
+
+fn with_a_lease(c: &mut Criterion, runtime: &Runtime, trusts: usize, store: &Arc<SqliteStore>) {
+    let cache = Arc::new(TrustKeyCache::new());
+    // The task of the holder runs only while the runtime does, so the lease is long.
+    let length = Duration::from_secs(300);
+    let held = runtime.block_on(HeldTrusts::start(store.feed(), "benchmark", length)).unwrap();
+    let authenticator = Authenticator::builder(Arc::clone(store), Arc::clone(&cache))
+        .read_lease(Arc::new(held))
+        .build();
+    let key = key(trusts / 2);
+    let authenticate = async || authenticator.authenticate(Some(&key)).await.unwrap();
+    let mut group = c.benchmark_group("sqlite");
+    group.bench_function(BenchmarkId::new("held", trusts), |b| {
+        b.to_async(runtime).iter(authenticate);
+    });
+    group.sample_size(10);
+    group.bench_function(BenchmarkId::new("look", trusts), |b| {
+        b.to_async(runtime).iter_batched(
+            || {
+                cache.invalidate();
+                // Longer than the least time between two looks.
+                std::thread::sleep(Duration::from_millis(11));
+            },
+            async |()| authenticate().await,
+            BatchSize::PerIteration,
+        );
+    });
+    group.finish();
 }
 
 fn in_memory(c: &mut Criterion) {

@@ -122,7 +122,6 @@ pub(crate) async fn delete<W: WriteTransaction>(
 }
 
 /// Writes a barrier alone.
-#[cfg(feature = "postgres")]
 pub(crate) async fn barrier<W: WriteTransaction>(
     mut write: W,
 ) -> Result<Option<String>, StoreError> {
