@@ -98,7 +98,16 @@ impl<F: ChangeFeed> Holder<F> {
                     next_renewal = begin + self.length / 4;
                 }
                 Ok(Renewed::No) => {}
-                Ok(Renewed::MustReload) => next_renewal = next_step,
+                Ok(Renewed::Again) => {
+                    backoff = Backoff::new();
+                    // A look that waits comes first, and no second one.
+                    next_renewal = next_step + PACE;
+                }
+                Ok(Renewed::MustReload) => {
+                    // A pooler that exchanges each session must not cost a load in each step.
+                    let pause = backoff.pause_after(Duration::ZERO).min(self.length / 4);
+                    next_renewal = Instant::now() + pause;
+                }
                 Err(error) => {
                     self.session = None;
                     self.report.send_modify(|status| {
@@ -171,9 +180,9 @@ impl<F: ChangeFeed> Holder<F> {
         self.renew().await
     }
 
-    /// Renews, and renews again while there are records to acknowledge (R10).
+    /// Renews, and renews again at once if there are records to acknowledge (R10).
     async fn renew(&mut self) -> Result<Renewed, StoreError> {
-        loop {
+        for _ in 0..2 {
             let (Some(mut session), Some(registration)) = (self.session.take(), self.registration)
             else {
                 return Ok(Renewed::MustReload);
@@ -197,6 +206,8 @@ impl<F: ChangeFeed> Holder<F> {
                 return Ok(Renewed::Yes);
             }
         }
+        // Writes do not cease: renewals are paced, so that looks and the end have their turn.
+        Ok(Renewed::Again)
     }
 
     /// Looks once for all requests that wait now (R5).
@@ -269,6 +280,8 @@ impl<F: ChangeFeed> Holder<F> {
 pub(super) enum Renewed {
     /// The deadline was moved.
     Yes,
+    /// The deadline was moved, and there are records to acknowledge.
+    Again,
     /// The deadline stays.
     No,
     /// The session is closed: what it returned does not count.

@@ -112,6 +112,37 @@ async fn r1_a_renewal_publishes_its_changes_and_its_deadline_together() {
 }
 
 #[tokio::test]
+async fn writes_that_do_not_cease_leave_time_for_looks() {
+    let script = Script::default();
+    let Parts { mut holder, shared, .. } = parts(&script);
+    for id in 0..5 {
+        script.renewal(move || changed(id, Some(trust(id, &id.to_string()))));
+    }
+    assert_eq!(holder.connect_and_renew().await.unwrap(), Renewed::Again);
+    assert!(holder.session.is_some() && table(&shared).is_valid());
+    assert_eq!(script.steps().at_renewals.len(), 3);
+}
+
+/// A pooler may exchange each session between two statements.
+#[tokio::test(start_paused = true)]
+async fn sessions_that_never_count_are_loaded_at_a_falling_rate() {
+    let script = Script::default();
+    let Parts { holder, .. } = parts(&script);
+    let loads = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&loads);
+    script.steps().at_load = Some(Box::new(move || *counted.lock().unwrap() += 1));
+    for _ in 0..1_000 {
+        script.renewal(|| Answer::Reload(Reload::OtherSession));
+    }
+    let (_stop, stopped) = oneshot::channel();
+    // The first attempt comes a quarter of the lease after the start.
+    let ten_seconds = LENGTH / 4 + Duration::from_secs(10);
+    tokio::time::timeout(ten_seconds, holder.run(stopped)).await.unwrap_err();
+    let loads = *loads.lock().unwrap();
+    assert!((5..=20).contains(&loads), "{loads} loads in 10 s");
+}
+
+#[tokio::test]
 async fn r2_an_answer_that_does_not_count_moves_nothing_and_ends_the_session() {
     for answer in [Answer::Reload(Reload::OtherTriggers), difference(vec![Ended::Everything])] {
         let script = Script::default();
