@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::attempt::{Attempt, Route};
 use crate::authenticator_builder::AuthenticatorBuilder;
 use crate::error::{AuthError, StoreError};
-use crate::read_lease::HeldTrusts;
+use crate::read_lease::{HeldTrusts, NoLook};
 use crate::reject_floor::RejectFloor;
 use crate::scans::Scans;
 use crate::stats::Counters;
@@ -310,7 +310,11 @@ impl<S: TrustStore> Authenticator<S> {
         progress.route = Route::Look;
         // Older than the look that the remembered id depends on, as in `search`.
         let lease = self.cache.lease(hash);
-        let rows = held.look().await?;
+        let rows = match held.look().await {
+            Ok(rows) => rows,
+            Err(NoLook::Failed) => return None,
+            Err(NoLook::Overloaded) => return Some(Err(AuthError::Overloaded)),
+        };
         self.counters.record_look();
         progress.rows_swept += rows.len();
         // The look began after the request, so its rows are live ones (R5).

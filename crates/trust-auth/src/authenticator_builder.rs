@@ -150,8 +150,10 @@ impl<S: TrustStore> AuthenticatorBuilder<S> {
     /// the proof.
     ///
     /// A hit reads nothing. A miss joins the next *look*, which reads what was committed, and then
-    /// the key is compared with all held rows in constant time. While the lease is not in force, or
-    /// if a look fails, the request reads as it does without a lease.
+    /// the key is compared with all held rows in constant time. At most 256 requests wait for a
+    /// look, and one more is [`Overloaded`](crate::AuthError::Overloaded): so unknown keys cost the
+    /// database at most 100 looks a second. While the lease is not in force, or if a look fails,
+    /// the request reads as it does without a lease.
     pub fn read_lease(mut self, held: Arc<HeldTrusts>) -> Self {
         self.held = Some(held);
         self

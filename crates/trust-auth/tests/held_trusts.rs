@@ -215,6 +215,29 @@ async fn a_holder_that_closes_is_waited_for_no_longer() {
     registry.disable(&trust.id.into()).await.unwrap();
 }
 
+/// Looks bound what a flood of unknown keys costs the database.
+#[tokio::test(flavor = "current_thread")]
+async fn a_flood_of_unknown_keys_is_overloaded_and_reads_no_rows() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = database(server).await;
+    let process = Process::start(&url, LONG, "one").await;
+    let flood = (0..600).map(|key| {
+        let authenticator = process.authenticator.clone();
+        tokio::spawn(async move { authenticator.authenticate(Some(&format!("key {key}"))).await })
+    });
+    let mut overloaded = 0;
+    for answer in flood.collect::<Vec<_>>() {
+        match answer.await.unwrap() {
+            Err(AuthError::Invalid) => {}
+            Err(AuthError::Overloaded) => overloaded += 1,
+            answer => panic!("{answer:?}"),
+        }
+    }
+    let stats = process.authenticator.stats();
+    assert!(overloaded > 0, "{stats:?}");
+    assert_eq!((stats.scans, stats.hits), (0, 0), "rows were read");
+}
+
 /// An earlier attempt may have been committed by a process that ended before it had waited (R3).
 #[tokio::test]
 async fn a_revocation_that_finds_no_trust_waits_as_well() {

@@ -1,5 +1,5 @@
 //! The read lease on real servers of PostgreSQL: each schedule that breaks a simpler rule, as far
-//! as it can be staged. The rules R1 to R16 and the lemmas RL1 to RL29 are in `docs/read-lease.md`.
+//! as it can be staged. The rules R1 to R16 and the lemmas RL1 to RL31 are in `docs/read-lease.md`.
 
 mod stores;
 

@@ -14,8 +14,17 @@ use super::held_table::{HeldTable, Rows};
 use super::holder::Holder;
 use crate::error::StoreError;
 
-/// How many requests may wait for a look to begin.
-const WAITING: usize = 1_024;
+/// How many requests may wait for a look to begin. Each sweeps all held digests after it.
+const WAITING: usize = 256;
+
+/// Why a request got no rows from a look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoLook {
+    /// The look failed, or the holder is not connected: the request reads by itself.
+    Failed,
+    /// Too many requests wait. This one must not read either: looks bound what a flood costs.
+    Overloaded,
+}
 
 /// All trusts of a store, held under a read lease: an
 /// [`Authenticator`](crate::AuthenticatorBuilder::read_lease) grants from them without a read.
@@ -38,8 +47,8 @@ pub struct HeldTrusts {
     task: Option<JoinHandle<()>>,
 }
 
-/// A request that waits for the next look. The answer is `None` if the look failed.
-pub(super) type Look = oneshot::Sender<Option<Arc<Rows>>>;
+/// A request that waits for the next look. It is dropped if the look failed.
+pub(super) type Look = oneshot::Sender<Arc<Rows>>;
 
 /// What the task publishes, and requests read.
 #[derive(Default)]
@@ -147,12 +156,14 @@ impl HeldTrusts {
         self.shared.table.load()
     }
 
-    /// Returns the rows of a look that begins after this call (R5), or `None` if the look failed or
-    /// too many requests wait.
-    pub(crate) async fn look(&self) -> Option<Arc<Rows>> {
+    /// Returns the rows of a look that begins after this call (R5).
+    pub(crate) async fn look(&self) -> Result<Arc<Rows>, NoLook> {
         let (answer, answered) = oneshot::channel();
-        self.looks.try_send(answer).ok()?;
-        answered.await.ok().flatten()
+        self.looks.try_send(answer).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => NoLook::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => NoLook::Failed,
+        })?;
+        answered.await.map_err(|_| NoLook::Failed)
     }
 }
 

@@ -226,7 +226,7 @@ impl<F: ChangeFeed> Holder<F> {
         self.report.send_modify(|status| status.looks += 1);
         for look in waiting {
             // A request that is gone needs no answer.
-            look.send(Some(Arc::clone(&rows))).ok();
+            look.send(Arc::clone(&rows)).ok();
         }
         self.session = Some(session);
         Ok(Renewed::No)

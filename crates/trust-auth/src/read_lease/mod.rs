@@ -1,5 +1,5 @@
 //! The read lease: grants without a read, and a revocation that is final everywhere when it
-//! returns. `docs/read-lease.md` has the rules (R1 to R16) and their proof (RL1 to RL29).
+//! returns. `docs/read-lease.md` has the rules (R1 to R16) and their proof (RL1 to RL31).
 
 mod cache_lease;
 mod feed;
@@ -13,4 +13,5 @@ pub use self::cache_lease::{CacheLease, CacheLeaseBuilder};
 pub use self::feed::{
     Answer, ChangeFeed, Difference, Ended, FeedSession, Reload, Settled, Waiting,
 };
+pub(crate) use self::held_trusts::NoLook;
 pub use self::held_trusts::{HeldTrusts, HolderStatus};

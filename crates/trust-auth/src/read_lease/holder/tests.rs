@@ -82,7 +82,7 @@ async fn r5_r10_a_load_and_a_look_publish_rows_and_move_no_deadline() {
     looks.send(other).await.unwrap();
     assert_eq!(holder.look(answer).await.unwrap(), Renewed::No);
     for answered in [&mut answered, &mut other_answered] {
-        let rows = answered.try_recv().unwrap().expect("the look succeeded");
+        let rows = answered.try_recv().expect("the look succeeded");
         assert!(rows.find(&KeyHash::of("two")).is_some());
     }
     let after = table(&shared);
