@@ -78,5 +78,5 @@ pub(crate) fn keeping<V: Clone + Send + Sync + 'static>(
 
 /// Returns the key of that number. Keys of different numbers differ.
 pub(crate) fn key(number: u8) -> KeyHash {
-    KeyHash::of([number])
+    KeyHash::of([number, 1])
 }

@@ -2,8 +2,7 @@
 //! and [`ManualClock`] is for tests.
 
 use core::time::Duration;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 use std::{sync::OnceLock, time::Instant};
 
@@ -44,9 +43,8 @@ pub trait Clock {
     ///
     /// The time is never less than the result of a call that happened before this call. What a
     /// thread loads after this call must be no older than the time: if the time is kept in an
-    /// atomic, load it with `Acquire` and store it with `Release`, as [`ManualClock`] does. With
-    /// weaker orderings a lookup may miss a value that replaced an expiring one, but never returns
-    /// an expired value.
+    /// atomic, load it with `Acquire` and store it with `Release`. With weaker orderings a lookup
+    /// may miss a value that replaced an expiring one, but never returns an expired value.
     fn now(&self) -> Duration;
 
     /// Returns the longest lag of [`now`](Self::now) behind the true time.
@@ -232,7 +230,7 @@ impl Clock for BootClock {
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct ManualClock {
-    nanos: Arc<AtomicU64>,
+    nanos: Arc<Mutex<u64>>,
 }
 
 impl ManualClock {
@@ -244,21 +242,19 @@ impl ManualClock {
 
     /// Moves the time forward by `step`, for every clone.
     pub fn advance(&self, step: Duration) {
-        let step = nanos(step);
-        // Release: pairs with the Acquire in `now`. A lookup that reads this time finds what was
-        // remembered before it (G3.6).
-        self.nanos
-            .fetch_update(Ordering::Release, Ordering::Relaxed, |now| {
-                Some(now.saturating_add(step))
-            })
-            .ok();
+        let mut now = self.nanos();
+        *now = now.saturating_add(nanos(step));
+    }
+
+    /// The lock orders a lookup that reads a time after all that was remembered before it (G3.6).
+    fn nanos(&self) -> MutexGuard<'_, u64> {
+        self.nanos.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Duration {
-        // Acquire: pairs with the Release in `advance`.
-        Duration::from_nanos(self.nanos.load(Ordering::Acquire))
+        Duration::from_nanos(*self.nanos())
     }
 
     fn resolution(&self) -> Duration {
