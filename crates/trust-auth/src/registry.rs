@@ -316,6 +316,10 @@ impl<L: TrustLedger> Revocation<'_, L> {
             if settled != Settled::Repeat {
                 return Ok((self.outcome?, settled));
             }
+            if let Ok(trust) = &self.outcome {
+                // Another trust may have the name by now.
+                self.which = trust.id.into();
+            }
             let (outcome, barrier) = self.registry.make(self.step, &self.which).await?;
             self.barrier = barrier;
             let is_deleted = outcome.is_err() && matches!(self.step, Step::Delete);

@@ -820,6 +820,25 @@ mod trusts {
         }
     }
 
+    /// Without the error, the change would wait for no holder.
+    #[tokio::test]
+    async fn a_role_that_does_not_find_the_barrier_changes_nothing() {
+        let Some(server) = PostgresServer::shared() else { return };
+        let (url, store, _) = trusts(server).await;
+        let trust = store.insert(NewTrust::new("a").unwrap(), KeyHash::of("a")).await.unwrap();
+        server.psql(&url, "CREATE SCHEMA app; ALTER FUNCTION trust_auth_barrier SET SCHEMA app");
+        for refused in [
+            store.set_enabled(&by_name("a"), false).await.map(drop),
+            store.delete(&by_name("a")).await.map(drop),
+        ] {
+            let error = refused.unwrap_err();
+            assert!(matches!(error, StoreError::Schema { .. }), "{error}");
+        }
+        assert_eq!(store.list().await.unwrap(), [trust]);
+        let missing = store.barrier().await.unwrap_err();
+        assert!(missing.to_string().contains("search_path"), "{missing}");
+    }
+
     #[tokio::test]
     async fn without_the_tables_of_the_lease_a_change_has_no_barrier() {
         let Some(server) = PostgresServer::shared() else { return };

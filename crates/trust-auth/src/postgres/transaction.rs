@@ -27,8 +27,6 @@ pub(super) struct Transaction<'a> {
     store: &'a PostgresStore,
     /// Set before `COMMIT` is sent.
     commit_sent: Arc<AtomicBool>,
-    /// Whether the database has the tables of the read lease.
-    has_leases: bool,
 }
 
 impl<'a> Transaction<'a> {
@@ -43,15 +41,11 @@ impl<'a> Transaction<'a> {
             let mut lent = Lent::from(&store.writers).await?;
             // READ COMMITTED: each statement sees what was committed before it, whatever the
             // database's default is. READ WRITE: a server that has become a replica refuses it.
-            let begun = sqlx::raw_sql(
-                "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
-                 SELECT to_regprocedure('trust_auth_barrier(bool)') IS NOT NULL",
-            )
-            .fetch_one(lent.connection()?)
-            .await
-            .and_then(|row| row.try_get(0));
+            let begun = sqlx::raw_sql("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+                .execute(lent.connection()?)
+                .await;
             match begun {
-                Ok(has_leases) => return Ok(Self { lent, store, commit_sent, has_leases }),
+                Ok(_) => return Ok(Self { lent, store, commit_sent }),
                 Err(error) if may_repeat && is_lost(&error) && !lent.is_fresh() => {
                     may_repeat = false;
                     drop(store.writers.retain(|_, _| false));
@@ -173,9 +167,29 @@ impl WriteTransaction for Transaction<'_> {
         self.execute(sqlx::query("DELETE FROM trust WHERE id = $1").bind(id)).await
     }
 
+    /// Decides whether there are leases **after** the write: its lock keeps a migration from making
+    /// the triggers until the commit, and a holder that loads after that sees the change. The
+    /// triggers are found by the table, and the function by the role's `search_path`: with triggers
+    /// and no function, the change would be final for no holder.
     async fn barrier(&mut self) -> Result<Option<String>, StoreError> {
-        if !self.has_leases {
-            return Ok(None);
+        let leases = sqlx::query(
+            "SELECT to_regprocedure('trust_auth_barrier(bool)') IS NOT NULL, EXISTS \
+             (SELECT FROM pg_trigger WHERE tgrelid = to_regclass('trust') \
+              AND tgname LIKE 'trust\\_auth\\_rec\\_%')",
+        )
+        .fetch_one(self.lent.connection()?)
+        .await
+        .and_then(|row| Ok((row.try_get::<bool, _>(0)?, row.try_get::<bool, _>(1)?)));
+        match leases.map_err(|error| self.store.failed(&error))? {
+            (true, _) => {}
+            (false, false) => return Ok(None),
+            (false, true) => {
+                return Err(self.schema_error(
+                    "the table `trust` has the triggers of the read lease, and the function \
+                     `trust_auth_barrier` is not on this role's `search_path`; add the schema \
+                     that has the function",
+                ));
+            }
         }
         let query = sqlx::query_scalar("SELECT trust_auth_barrier()");
         match query.fetch_one(self.lent.connection()?).await {

@@ -95,7 +95,8 @@ impl<F: ChangeFeed> Holder<F> {
             match step {
                 Ok(Renewed::Yes) => {
                     backoff = Backoff::new();
-                    next_renewal = begin + self.length / 4;
+                    // A renewal that takes long must not keep a look waiting.
+                    next_renewal = (begin + self.length / 4).max(Instant::now() + PACE);
                 }
                 Ok(Renewed::No) => {}
                 Ok(Renewed::Again) => {

@@ -87,7 +87,9 @@ impl ChangeFeed for PgFeed {
 async fn lower(source: &LeaseSource, longest: Duration) -> Result<(), StoreError> {
     let failed = |error| source.failed(&error);
     let mut connection = source.connector.named("lease").connect().await?;
-    let mut transaction = connection.begin().await.map_err(failed)?;
+    // READ COMMITTED, whatever the default is: the inquiry must see what the lock waited for.
+    let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+    let mut transaction = connection.begin_with(begin).await.map_err(failed)?;
     sqlx::query("SELECT FROM trust_auth_lease FOR UPDATE")
         .execute(&mut *transaction)
         .await

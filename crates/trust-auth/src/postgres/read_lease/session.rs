@@ -197,8 +197,8 @@ impl PgSession {
         }
         let Some(value) = value else { return Ok(None) };
         Ok(match self.sources.get(&source) {
-            // A text that is no digest is no key's.
-            Some(NamedBy::Key) => value.parse().ok().map(Ended::Key),
+            // A column that has something else than digests does not say which key has changed.
+            Some(NamedBy::Key) => Some(value.parse().map_or(Ended::Everything, Ended::Key)),
             Some(NamedBy::Value(column)) => {
                 Some(Ended::Value { column: Arc::clone(column), value })
             }
