@@ -53,7 +53,7 @@ impl Peer for Limit {
     }
 }
 
-/// A digest of which one word is hashed.
+/// Wraps a digest, and hashes one word of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct HashedByWord(KeyHash);
 
@@ -73,45 +73,43 @@ impl Hash for HashedByWord {
 }
 
 /// The limit that does the work of a lookup.
-pub(crate) struct LimitConstantTime(HashMap<HashedByWord, Entry, RandomState>);
-
-impl Peer for LimitConstantTime {
-    const NAME: &'static str = "limit: constant-time compare";
-    type Key = HashedByWord;
-
-    fn filled(keys: &[HashedByWord], ttl: Duration) -> Self {
-        Self(map_of(keys, ttl))
-    }
-
-    #[inline(always)]
-    fn get_inlined(&self, key: &HashedByWord) -> Option<Uuid> {
-        let now = now();
-        self.0.get(key)?.id_at(now)
-    }
-}
+pub(crate) type LimitConstantTime = LimitOf<HashedByWord>;
 
 /// A map with the digest as its key, and nothing else.
-pub(crate) struct LimitAsWritten(HashMap<KeyHash, Entry, RandomState>);
+pub(crate) type LimitAsWritten = LimitOf<KeyHash>;
 
-impl Peer for LimitAsWritten {
+/// A map whose keys compare in constant time.
+pub(crate) struct LimitOf<K>(HashMap<K, Entry, RandomState>);
+
+/// A key of [`LimitOf`], and what the figures call its map.
+pub(crate) trait LimitKey: Copy + Eq + Hash + From<KeyHash> {
+    const NAME: &'static str;
+}
+
+impl LimitKey for HashedByWord {
+    const NAME: &'static str = "limit: constant-time compare";
+}
+
+impl LimitKey for KeyHash {
     const NAME: &'static str = "limit: HashMap<KeyHash>";
-    type Key = KeyHash;
+}
 
-    fn filled(keys: &[KeyHash], ttl: Duration) -> Self {
-        Self(map_of(keys, ttl))
+impl<K: LimitKey + Send + Sync + 'static> Peer for LimitOf<K> {
+    const NAME: &'static str = K::NAME;
+    type Key = K;
+
+    fn filled(keys: &[K], ttl: Duration) -> Self {
+        let mut map = HashMap::with_capacity_and_hasher(keys.len(), RandomState::default());
+        let entries = keys.iter().enumerate();
+        map.extend(entries.map(|(number, key)| (*key, Entry::new(id(number), ttl))));
+        Self(map)
     }
 
     #[inline(always)]
-    fn get_inlined(&self, key: &KeyHash) -> Option<Uuid> {
+    fn get_inlined(&self, key: &K) -> Option<Uuid> {
         let now = now();
         self.0.get(key)?.id_at(now)
     }
-}
-
-fn map_of<K: Copy + Eq + Hash>(keys: &[K], ttl: Duration) -> HashMap<K, Entry, RandomState> {
-    let mut map = HashMap::with_capacity_and_hasher(keys.len(), RandomState::default());
-    map.extend(keys.iter().enumerate().map(|(number, key)| (*key, Entry::new(id(number), ttl))));
-    map
 }
 
 /// Reads the clock, without a lookup.

@@ -17,6 +17,7 @@ use loom::sync::{LockResult, atomic};
 pub(super) fn this_thread() -> u64 {
     static LAST: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     thread_local! {
+        // Relaxed: only the numbers must differ.
         static HERE: u64 = LAST.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
     }
     HERE.with(|here| *here)
@@ -361,6 +362,7 @@ impl Condvar {
     }
 
     pub(super) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> LockResult<MutexGuard<'a, T>> {
+        // Relaxed: a count, of one thread of the operating system.
         BLOCKED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.0.wait(guard)
     }

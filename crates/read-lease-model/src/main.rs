@@ -1,15 +1,12 @@
 //! Explores one configuration of the model, and reports the reached states and violations.
 
-use std::collections::BTreeMap;
-use std::fmt::Debug;
-use std::hash::Hash;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use read_lease_model::{Clocks, Config, Failure, G11, Mutant, Protocol, SCHEDULES, Step};
+use search_report::{Progress, peak_memory};
 use serde_json::json;
-use stateright::report::{ReportData, ReportDiscovery, Reporter};
 use stateright::{Checker, HasDiscoveries, Model};
 
 /// Visits every reachable state of the protocol of the read lease, within the given bounds. Exits
@@ -94,40 +91,6 @@ impl Arguments {
     }
 }
 
-/// Prints a line of progress to standard error each ten seconds.
-struct Progress(u64);
-
-impl<M: Model> Reporter<M> for Progress {
-    fn report_checking(&mut self, data: ReportData) {
-        let seconds = data.duration.as_secs();
-        if seconds < self.0 {
-            return;
-        }
-        self.0 = seconds + 10;
-        let (steps, unique, depth) = (data.total_states, data.unique_states, data.max_depth);
-        eprintln!("{seconds} s: {unique} states, {steps} steps, depth {depth}");
-    }
-
-    fn report_discoveries(&mut self, _: &M, _: BTreeMap<&'static str, ReportDiscovery<M>>)
-    where
-        M::Action: Debug + PartialEq,
-        M::State: Debug + Hash + PartialEq,
-    {
-    }
-
-    fn delay(&self) -> Duration {
-        Duration::from_millis(100)
-    }
-}
-
-/// Returns the peak memory of this process, in MiB, if the kernel reports it.
-fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kib / 1024)
-}
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let protocol = match Protocol::new(arguments.config()) {
@@ -150,7 +113,7 @@ fn main() -> ExitCode {
     let limit = arguments.at_most.map_or(usize::MAX, |millions| millions * 1_000_000);
     let checker = protocol.clone().checker().finish_when(HasDiscoveries::AnyFailures);
     let checker = checker.target_state_count(limit).symmetry().threads(1).spawn_dfs();
-    let checker = checker.join_and_report(&mut Progress(10));
+    let checker = checker.join_and_report(&mut Progress::default());
     let elapsed = started.elapsed();
     let violations = checker.discoveries();
     let (states, steps) = (checker.unique_state_count(), checker.state_count());

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 use trust_auth::{
-    AuthError, Candidates, Change, KeyHash, NewTrust, Route, StoreError, Trust, TrustAuth,
-    TrustKeyCache, TrustLedger, TrustRef, TrustStore, WatchStore, Watcher,
+    AuthError, Candidates, Change, KeyHash, NewTrust, Route, Settled, StoreError, Trust, TrustAuth,
+    TrustKeyCache, TrustLedger, TrustRef, TrustStore, Waiting, WatchStore, Watcher,
 };
 use uuid::Uuid;
 
@@ -15,11 +15,13 @@ use uuid::Uuid;
 struct List {
     rows: Mutex<Vec<Trust>>,
     feed: broadcast::Sender<KeyHash>,
+    /// What happens during the next wait, which then has to be repeated.
+    at_wait: Mutex<Option<fn(&List)>>,
 }
 
 impl List {
     fn new() -> Self {
-        Self { rows: Mutex::default(), feed: broadcast::Sender::new(16) }
+        Self { rows: Mutex::default(), feed: broadcast::Sender::new(16), at_wait: Mutex::default() }
     }
 
     fn change(
@@ -32,7 +34,9 @@ impl List {
         let found = which.find_in(&rows).ok_or_else(missing)?;
         let (id, former_hash) = (found.id, found.api_key_hash);
         let at = rows.iter().position(|row| row.id == id).ok_or_else(missing)?;
-        Ok(Change::new(change(&mut rows, at), former_hash))
+        let mut change = Change::new(change(&mut rows, at), former_hash);
+        change.barrier = self.at_wait.lock().unwrap().is_some().then(String::new);
+        Ok(change)
     }
 }
 
@@ -83,6 +87,17 @@ impl TrustLedger for List {
 
     async fn list(&self) -> Result<Vec<Trust>, StoreError> {
         Ok(self.rows.lock().unwrap().clone())
+    }
+
+    async fn settle(&self, _: &str, _: Waiting) -> Result<Settled, StoreError> {
+        let step = self.at_wait.lock().unwrap().take();
+        Ok(match step {
+            Some(step) => {
+                step(self);
+                Settled::Repeat
+            }
+            None => Settled::NOTHING_HELD,
+        })
     }
 }
 
@@ -176,4 +191,20 @@ async fn a_store_that_is_not_watched_has_the_cache_and_the_limits_of_its_builder
     let (trust, key) = auth.registry().register(NewTrust::new("a").unwrap()).await.unwrap();
     auth.authenticate(Some(key.expose())).await.unwrap();
     assert_eq!(cache.lookup(&key.hash()), Some(trust.id));
+}
+
+/// The database may have lost the change, so the revocation is made again. Meanwhile another trust
+/// has got the name.
+#[tokio::test]
+async fn a_revocation_that_is_repeated_concerns_the_trust_that_it_was_for() {
+    let auth = TrustAuth::builder(List::new()).build();
+    let registry = auth.registry();
+    let (first, _) = registry.register(NewTrust::new("a").unwrap()).await.unwrap();
+    *auth.store().at_wait.lock().unwrap() = Some(|list| {
+        list.rows.lock().unwrap().push(Trust::new(Uuid::from_u128(2), "a"));
+    });
+    let deleted = registry.delete(&TrustRef::Name("a".into())).await.unwrap();
+    assert_eq!(deleted.id, first.id);
+    let left: Vec<_> = registry.list().await.unwrap().iter().map(|trust| trust.id).collect();
+    assert_eq!(left, [Uuid::from_u128(2)]);
 }

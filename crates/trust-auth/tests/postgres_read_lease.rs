@@ -3,6 +3,7 @@
 
 mod stores;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::{Connection, Executor, PgConnection};
@@ -152,6 +153,16 @@ async fn rl1_each_way_to_change_a_row_is_recorded() {
 
     server.psql(&url, "INSERT INTO users VALUES (1, 'a', '')");
     assert_eq!(renewed(&mut session, id).await, [Ended::Everything]);
+}
+
+/// The declaration promises digests. Another value does not say which key has changed.
+#[tokio::test]
+async fn a_key_that_is_no_digest_ends_everything() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, _, mut session, id) = holder(server).await;
+    server.psql(&url, "INSERT INTO api_keys (key_hash, user_id) VALUES ('sha256:abc', 1)");
+    let found = renewed(&mut session, id).await;
+    assert!(found.contains(&Ended::Everything), "{found:?}");
 }
 
 #[tokio::test]
@@ -818,6 +829,26 @@ mod trusts {
                 Settled::Everywhere { holders: 1, silent: vec![], was_unsettled: false }
             );
         }
+    }
+
+    /// The lease is installed between the beginning of the change and its write.
+    #[tokio::test]
+    async fn a_change_that_began_before_the_lease_was_installed_has_a_barrier() {
+        let Some(server) = PostgresServer::shared() else { return };
+        let url = server.new_database();
+        let store = Arc::new(postgres_options(&url).connect().await.unwrap());
+        store.insert(NewTrust::new("a").unwrap(), KeyHash::of("a")).await.unwrap();
+        let mut other = PgConnection::connect(&url).await.unwrap();
+        run(&mut other, "BEGIN; SELECT FROM trust FOR UPDATE".into()).await;
+        let changing = Arc::clone(&store);
+        let changing =
+            tokio::spawn(async move { changing.set_enabled(&by_name("a"), false).await });
+        let waits = "SELECT count(*) FROM pg_stat_activity \
+                     WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        eventually("the change waits", || server.psql(&url, waits).trim() == "1").await;
+        PgChanges::trusts(postgres_options(&url)).run_migration().await.unwrap();
+        run(&mut other, "ROLLBACK".into()).await;
+        assert!(changing.await.unwrap().unwrap().barrier.is_some());
     }
 
     /// Without the error, the change would wait for no holder.

@@ -13,7 +13,7 @@ use crate::postgres::pool::Pool;
 /// The channel of the hints. A hint has no content.
 pub(super) const CHANNEL: &str = "trust_auth_lease";
 
-/// The source of a record that stands for everything.
+/// A record with this source ends everything.
 pub(super) const EVERYTHING: &str = "*";
 
 /// The server's run: a restart or a failover gives another one, whatever the session's time zone.

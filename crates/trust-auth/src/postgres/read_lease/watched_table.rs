@@ -138,7 +138,7 @@ pub(super) struct TriggerSql {
     pub(super) function: String,
     /// The function's text, as the catalog keeps it.
     pub(super) body: String,
-    /// The argument of each trigger. It stands for the compared columns.
+    /// The argument of each trigger, which identifies the compared columns.
     pub(super) stamp: String,
     condition: String,
 }

@@ -26,6 +26,14 @@ fn parts(script: &Script) -> Parts {
     Parts { holder, shared, looks }
 }
 
+/// The same, with a lease in force.
+async fn connected(script: &Script) -> Parts {
+    let mut parts = parts(script);
+    script.renewal(|| difference(Vec::new()));
+    assert_eq!(parts.holder.connect_and_renew().await.unwrap(), Renewed::Yes);
+    parts
+}
+
 fn trust(id: u128, key: &str) -> Trust {
     Trust { api_key_hash: Some(KeyHash::of(key)), ..Trust::new(Uuid::from_u128(id), key) }
 }
@@ -94,9 +102,7 @@ async fn r5_r10_a_load_and_a_look_publish_rows_and_move_no_deadline() {
 async fn r1_a_renewal_publishes_its_changes_and_its_deadline_together() {
     let script = Script::default();
     script.steps().trusts = vec![trust(1, "one")];
-    let Parts { mut holder, shared, .. } = parts(&script);
-    script.renewal(|| difference(Vec::new()));
-    holder.connect_and_renew().await.unwrap();
+    let Parts { mut holder, shared, .. } = connected(&script).await;
     let before = table(&shared);
     script.renewal(|| changed(1, None));
     // It is acknowledged at once, from the changed rows (R10).
@@ -147,9 +153,7 @@ async fn r2_an_answer_that_does_not_count_moves_nothing_and_ends_the_session() {
     for answer in [Answer::Reload(Reload::OtherTriggers), difference(vec![Ended::Everything])] {
         let script = Script::default();
         script.steps().trusts = vec![trust(1, "one")];
-        let Parts { mut holder, shared, .. } = parts(&script);
-        script.renewal(|| difference(Vec::new()));
-        holder.connect_and_renew().await.unwrap();
+        let Parts { mut holder, shared, .. } = connected(&script).await;
         let before = table(&shared);
         script.renewal(move || answer);
         assert_eq!(holder.renew().await.unwrap(), Renewed::MustReload);
@@ -167,9 +171,7 @@ async fn r2_an_answer_that_does_not_count_moves_nothing_and_ends_the_session() {
 #[tokio::test]
 async fn r9_a_holder_that_was_struck_off_gives_up_before_it_registers_again() {
     let script = Script::default();
-    let Parts { mut holder, shared, .. } = parts(&script);
-    script.renewal(|| difference(Vec::new()));
-    holder.connect_and_renew().await.unwrap();
+    let Parts { mut holder, shared, .. } = connected(&script).await;
     script.renewal(|| Answer::Reload(Reload::Unregistered));
     assert_eq!(holder.renew().await.unwrap(), Renewed::MustReload);
     assert!(shared.present().is_none());
@@ -186,9 +188,7 @@ async fn r9_a_holder_that_was_struck_off_gives_up_before_it_registers_again() {
 #[tokio::test]
 async fn r9_the_lease_is_given_up_before_the_registration_is_removed() {
     let script = Script::default();
-    let Parts { mut holder, shared, .. } = parts(&script);
-    script.renewal(|| difference(Vec::new()));
-    holder.connect_and_renew().await.unwrap();
+    let Parts { holder, shared, .. } = connected(&script).await;
     let left = Arc::new(Mutex::new(None));
     let (at_leave, leaving) = (Arc::clone(&shared), Arc::clone(&left));
     script.steps().at_leave =

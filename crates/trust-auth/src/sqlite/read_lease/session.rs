@@ -147,7 +147,7 @@ impl FeedSession for SqliteSession {
         Ok(snapshot.trusts)
     }
 
-    /// Writes nothing: the row of the lease stands for all holders.
+    /// Writes nothing: one row of the lease covers all holders.
     async fn register(&mut self, _: &str) -> Result<Uuid, StoreError> {
         Ok(Uuid::new_v4())
     }
