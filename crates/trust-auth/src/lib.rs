@@ -18,8 +18,9 @@
 //!   [`TrustLedger`] and [`WatchStore`] are the traits for a store of one's own.
 //! * [`TrustKeyCache`] is shared by authenticator and registry, so that a change counts at once.
 //! * [`Watcher`] removes from a cache what other processes change, as they change it.
-//! * [`CacheLease`] grants what an application has cached without a read, under a read lease. A
-//!   revocation is still final in every process when it returns. [`ChangeFeed`] and
+//! * [`HeldTrusts`] lets an authenticator grant without a read, under a read lease, and
+//!   [`CacheLease`] does the same for what an application has cached. A revocation is still final
+//!   in every process when it returns. [`ChangeFeed`] and
 //!   [`FeedSession`] are the traits for a database of one's own.
 //! * `AuthLayer` and `Authenticated` (features `http` and `axum`) mount an authenticator in a
 //!   service of tower or axum; see `examples/`.
