@@ -14,6 +14,7 @@ use trust_auth::ApiKey;
 
 use crate::command_answer::print_error;
 use crate::database::DatabaseArgs;
+use crate::lower_read_lease::LongestLease;
 use crate::new_trust;
 use crate::serve::settings::Settings;
 
@@ -21,8 +22,9 @@ const AFTER_HELP: &str = "\
 A trust is a tenant that has an API key. A key is 43 characters long. `register` and `rotate` \
 print the key once. The database holds its SHA-256, and never the key.
 
-A running server reads the row of the trust for each request. It refuses the key of a disabled or \
-deleted trust at once, and a key that was replaced by `rotate`.
+Once `disable`, `delete` or `rotate` has returned, no server grants the old key. A server reads \
+the row of the trust for each request. With --read-lease it reads none, and these commands wait \
+for it.
 
 With --json, standard output is exactly one line of JSON. A failure is \
 {\"error\":{\"kind\":..,\"message\":..}}.
@@ -165,7 +167,7 @@ pub(crate) enum Command {
     List,
 
     /// Refuse the key of a trust until the trust is enabled again
-    Disable(TrustArgs),
+    Disable(RevocationArgs),
 
     /// Accept the key of a disabled trust again
     Enable(TrustArgs),
@@ -174,10 +176,10 @@ pub(crate) enum Command {
     ///
     /// The old key is refused from now on. Only the new key is written to standard output, so you
     /// can pipe it to where you keep secrets.
-    Rotate(TrustArgs),
+    Rotate(RevocationArgs),
 
     /// Delete a trust; its key is refused from now on
-    Delete(TrustArgs),
+    Delete(RevocationArgs),
 
     /// Read an API key from standard input and print the trust that has it
     ///
@@ -208,6 +210,16 @@ pub(crate) enum Command {
     /// On PostgreSQL, run it as the owner of the table. It runs in one transaction. If nothing is
     /// missing, it changes nothing and reports that.
     Migrate(MigrateArgs),
+
+    /// Lower how long a change may have to wait for servers with a read lease
+    ///
+    /// Restart each server with the shorter lease first. On SQLite this waits for the length that
+    /// was the longest so far.
+    LowerReadLease {
+        /// The longest read lease from now on, such as 1s. On SQLite also `off`
+        #[arg(value_name = "DURATION")]
+        longest: LongestLease,
+    },
 
     /// Print a completion script for a shell
     ///
@@ -245,9 +257,31 @@ pub(crate) struct TrustArgs {
     pub(crate) trust: String,
 }
 
+/// The arguments of a change that revokes a key.
+#[derive(Debug, Args)]
+pub(crate) struct RevocationArgs {
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
+
+    /// Return after the commit. A process with a read lease may then grant the key until its lease
+    /// runs out. Without this flag, the command returns when no process grants the key
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+
+    /// Wait for the length of the longest read lease, and for no answer of the processes that hold
+    /// one
+    #[arg(long, conflicts_with = "no_wait")]
+    pub(crate) no_acknowledgements: bool,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct MigrateArgs {
     /// Print the SQL without running it
     #[arg(long)]
     pub(crate) dry_run: bool,
+
+    /// On PostgreSQL, also add the tables and triggers for `serve --read-lease`. On SQLite they are
+    /// always added
+    #[arg(long)]
+    pub(crate) read_lease: bool,
 }

@@ -73,6 +73,12 @@ impl CommandAnswer {
         self
     }
 
+    /// Sets the exit code of Ctrl-C: 128 + SIGINT, as in shells.
+    pub(crate) fn interrupted(mut self) -> Self {
+        self.exit = 130;
+        self
+    }
+
     /// Returns the exit code of the answer once it is delivered.
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.exit)

@@ -2,14 +2,15 @@
 
 use std::io::{self, IsTerminal};
 
-use trust_auth::{ApiKey, Trust, TrustRef};
+use trust_auth::{ApiKey, Trust};
 
 use crate::args::RegisterArgs;
 use crate::command_answer::{CommandAnswer, Format};
 use crate::command_error::CommandError;
 use crate::database::{Database, DatabaseArgs, IfMissing};
-use crate::json::IssuedKeyJson;
+use crate::json::TrustJson;
 use crate::new_trust::new_trust;
+use crate::revocation_end::RevocationEnd;
 use crate::trust_text::named;
 
 /// Registers a trust. Checks the arguments before it opens the database, so a refusal writes
@@ -24,30 +25,21 @@ pub(crate) async fn register(
     let registered = database.registry().register(new).await;
     database.close().await;
     let (trust, key) = registered?;
-    Ok(issued(format, "Registered", &trust, &key))
+    Ok(issued(format, "Registered", &trust, &key, None))
 }
 
-/// Replaces the key of a trust.
-pub(crate) async fn rotate(
-    database: &DatabaseArgs,
+/// Returns the answer that shows a new key. `end` is that of a rotation that had to wait.
+pub(crate) fn issued(
     format: Format,
-    which: &str,
-) -> Result<CommandAnswer, CommandError> {
-    let database = Database::open(database, IfMissing::Fail).await?;
-    let rotated = database.registry().rotate(&TrustRef::from(which)).await;
-    if rotated.is_ok() {
-        database.warn_if_servers_are_not_notified();
-    }
-    database.close().await;
-    let (trust, key) = rotated?;
-    Ok(issued(format, "Rotated the key of", &trust, &key))
-}
-
-fn issued(format: Format, done: &str, trust: &Trust, key: &ApiKey) -> CommandAnswer {
+    done: &str,
+    trust: &Trust,
+    key: &ApiKey,
+    end: Option<&RevocationEnd>,
+) -> CommandAnswer {
     let name = named(trust);
     let lost =
         format!("{done} {name}, but its key was not shown: run `trust-auth rotate {}`", trust.id);
-    let json = IssuedKeyJson::new(trust, key);
+    let json = TrustJson::new(trust).with_key(Some(key)).with_revocation(end);
     let answer = CommandAnswer::new(format, &json, || key.expose().to_owned()).if_lost(lost);
     match format {
         Format::Json => answer,
@@ -57,9 +49,11 @@ fn issued(format: Format, done: &str, trust: &Trust, key: &ApiKey) -> CommandAns
             } else {
                 "Its key was written to standard output"
             };
+            let former =
+                end.map_or_else(String::new, |end| format!(" {}", end.sentence("The old key")));
             answer.remark(format!(
                 "{done} {name}. {place}. Keep the key now: it is stored nowhere and cannot be \
-                 shown again."
+                 shown again.{former}"
             ))
         }
     }

@@ -3,22 +3,32 @@
 use serde::Serialize;
 use trust_auth::{ApiKey, Trust};
 
-/// `{"trust":{..}}`.
+use crate::revocation_end::RevocationEnd;
+
+/// `{"trust":{..}}`, with `"api_key":".."` if the trust has got a new key, which is stored nowhere,
+/// and with `"revocation":{..}` if a change had to wait for processes with a read lease.
 #[derive(Serialize)]
 pub(crate) struct TrustJson<'a> {
-    pub(crate) trust: &'a Trust,
-}
-
-/// `{"trust":{..},"api_key":".."}`: a trust and its new key, which is stored nowhere.
-#[derive(Serialize)]
-pub(crate) struct IssuedKeyJson<'a> {
     trust: &'a Trust,
-    api_key: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revocation: Option<&'a RevocationEnd>,
 }
 
-impl<'a> IssuedKeyJson<'a> {
-    pub(crate) fn new(trust: &'a Trust, key: &'a ApiKey) -> Self {
-        Self { trust, api_key: key.expose() }
+impl<'a> TrustJson<'a> {
+    pub(crate) fn new(trust: &'a Trust) -> Self {
+        Self { trust, api_key: None, revocation: None }
+    }
+
+    /// Adds the trust's new key, if it has one.
+    pub(crate) fn with_key(self, key: Option<&'a ApiKey>) -> Self {
+        Self { api_key: key.map(ApiKey::expose), ..self }
+    }
+
+    /// Adds how a revocation ended, if it had to wait.
+    pub(crate) fn with_revocation(self, revocation: Option<&'a RevocationEnd>) -> Self {
+        Self { revocation, ..self }
     }
 }
 

@@ -7,19 +7,23 @@
 
 mod args;
 mod causes;
-mod change;
 mod change_record;
 mod command_answer;
 mod command_error;
 mod completions;
 mod database;
+mod enable;
 mod interrupt;
 mod issue_key;
 mod json;
 mod list;
+mod lower_read_lease;
 mod migrate;
 mod new_trust;
 mod presented_key;
+mod revocation_end;
+mod revocation_step;
+mod revoke;
 mod serve;
 mod store;
 mod trust_text;
@@ -34,9 +38,10 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::args::{Command, CommandLine};
-use crate::change::{TrustOperation, change};
 use crate::command_answer::{CommandAnswer, Format};
 use crate::command_error::CommandError;
+use crate::revocation_step::RevocationStep;
+use crate::revoke::revoke;
 
 fn main() -> ExitCode {
     let line = match CommandLine::read() {
@@ -97,20 +102,17 @@ async fn run(line: CommandLine, format: Format) -> Result<CommandAnswer, Command
     let database = &line.options.database;
     match line.command {
         Command::Register(args) => issue_key::register(database, format, args).await,
-        Command::Rotate(args) => issue_key::rotate(database, format, &args.trust).await,
+        Command::Rotate(args) => revoke(database, format, RevocationStep::Rotate, &args).await,
         Command::List => list::list(database, format).await,
-        Command::Disable(args) => {
-            change(database, format, TrustOperation::Disable, &args.trust).await
-        }
-        Command::Enable(args) => {
-            change(database, format, TrustOperation::Enable, &args.trust).await
-        }
-        Command::Delete(args) => {
-            change(database, format, TrustOperation::Delete, &args.trust).await
-        }
+        Command::Disable(args) => revoke(database, format, RevocationStep::Disable, &args).await,
+        Command::Enable(args) => enable::enable(database, format, &args.trust).await,
+        Command::Delete(args) => revoke(database, format, RevocationStep::Delete, &args).await,
         Command::Verify => verify::verify(database, format).await,
         Command::Serve(settings) => serve::serve(database, format, &settings).await,
         Command::Migrate(args) => migrate::migrate(database, format, args).await,
+        Command::LowerReadLease { longest } => {
+            lower_read_lease::lower(database, format, longest).await
+        }
         Command::Completions { shell } => Ok(completions::completions(format, shell)),
     }
 }

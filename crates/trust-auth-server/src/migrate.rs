@@ -2,7 +2,7 @@
 //! No other command changes an existing table.
 
 use serde::Serialize;
-use trust_auth::MigrationPlan;
+use trust_auth::{MigrationPlan, PgChanges, PostgresOptions, StoreError};
 
 use crate::args::MigrateArgs;
 use crate::command_answer::{CommandAnswer, Format};
@@ -16,42 +16,61 @@ pub(crate) async fn migrate(
     args: MigrateArgs,
 ) -> Result<CommandAnswer, CommandError> {
     #[derive(Serialize)]
-    struct Migrated<'a> {
-        migration: Migration<'a>,
+    struct Migrated {
+        migration: Migration,
     }
     #[derive(Serialize)]
-    struct Migration<'a> {
+    struct Migration {
         needed: bool,
         done: bool,
-        missing: &'a [String],
+        missing: Vec<String>,
         sql: String,
     }
 
-    let plan = match (database.postgres()?, args.dry_run) {
-        (Some(options), true) => options.plan_migration().await?,
-        (Some(options), false) => options.run_migration().await?,
-        (None, true) => database.sqlite().plan_migration().await?,
-        (None, false) => database.sqlite().run_migration().await?,
+    let plans = match database.postgres()? {
+        Some(options) => postgres(options, &args).await?,
+        None if args.dry_run => vec![database.sqlite().plan_migration().await?],
+        None => vec![database.sqlite().run_migration().await?],
     };
-    let migration = Migration {
-        needed: !plan.is_empty(),
-        done: !plan.is_empty() && !args.dry_run,
-        missing: plan.missing(),
-        sql: plan.to_string(),
-    };
-    Ok(CommandAnswer::new(format, &Migrated { migration }, || text(&plan, args.dry_run)))
+    let is_empty = plans.iter().all(MigrationPlan::is_empty);
+    let missing: Vec<String> = plans.iter().flat_map(MigrationPlan::missing).cloned().collect();
+    let sql: String = plans.iter().map(MigrationPlan::to_string).collect();
+    let text = text(&missing, &sql, args.dry_run);
+    let migration = Migration { needed: !is_empty, done: !is_empty && !args.dry_run, missing, sql };
+    Ok(CommandAnswer::new(format, &Migrated { migration }, || text))
+}
+
+/// Migrates the table, and then adds what the read lease needs, if it was asked for.
+async fn postgres(
+    options: PostgresOptions,
+    args: &MigrateArgs,
+) -> Result<Vec<MigrationPlan>, StoreError> {
+    let changes = args.read_lease.then(|| PgChanges::trusts(options.clone()));
+    let mut plans = Vec::new();
+    if args.dry_run {
+        plans.push(options.plan_migration().await?);
+        if let Some(changes) = changes {
+            plans.push(changes.plan_migration().await?);
+        }
+    } else {
+        plans.push(options.run_migration().await?);
+        if let Some(changes) = changes {
+            plans.push(changes.run_migration().await?);
+        }
+    }
+    Ok(plans)
 }
 
 /// Returns the answer for people. For a dry run it is a script that `psql` or `sqlite3` accepts,
 /// also if there is nothing to do.
-fn text(plan: &MigrationPlan, dry_run: bool) -> String {
+fn text(missing: &[String], sql: &str, dry_run: bool) -> String {
     let nothing = "Nothing to do: the database has what this version needs.";
-    match (plan.is_empty(), dry_run) {
+    match (sql.is_empty(), dry_run) {
         (true, true) => format!("-- {nothing}"),
         (true, false) => nothing.to_owned(),
-        (false, true) => plan.to_string().trim_end().to_owned(),
+        (false, true) => sql.trim_end().to_owned(),
         (false, false) => {
-            let missing: Vec<String> = plan.missing().iter().map(|part| escaped(part)).collect();
+            let missing: Vec<String> = missing.iter().map(|part| escaped(part)).collect();
             format!("Added {}.", missing.join(", "))
         }
     }

@@ -1,14 +1,17 @@
 //! [`Store`]: the trusts in SQLite or PostgreSQL, behind one type that records how changes end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use trust_auth::{
-    Candidates, Change, KeyHash, Listing, NewTrust, PostgresStore, SqliteStore, StoreError, Trust,
-    TrustKeyCache, TrustLedger, TrustRef, TrustStore, Watcher,
+    Candidates, Change, HeldTrusts, KeyHash, Listing, NewTrust, PostgresStore, Settled,
+    SqliteStore, StoreError, Trust, TrustKeyCache, TrustLedger, TrustRef, TrustStore, Waiting,
+    Watcher,
 };
 use uuid::Uuid;
 
 use crate::change_record::ChangeRecord;
+use crate::lower_read_lease::LongestLease;
 
 /// A database, and a record of the changes in it.
 #[derive(Debug)]
@@ -45,6 +48,39 @@ impl Store {
         match &self.backend {
             DatabaseStore::Sqlite(store) => store.watch(cache),
             DatabaseStore::Postgres(store) => store.watch(cache),
+        }
+    }
+
+    /// Holds all trusts under a read lease of this length, under a name for operators.
+    pub(crate) async fn hold(
+        &self,
+        name: &str,
+        length: Duration,
+    ) -> Result<HeldTrusts, StoreError> {
+        match &self.backend {
+            DatabaseStore::Sqlite(store) => HeldTrusts::start(store.feed(), name, length).await,
+            DatabaseStore::Postgres(store) => HeldTrusts::start(store.feed(), name, length).await,
+        }
+    }
+
+    /// Lowers the longest lease that a process may hold.
+    pub(crate) async fn lower_longest_lease(
+        &self,
+        longest: LongestLease,
+    ) -> Result<(), StoreError> {
+        match (&self.backend, longest) {
+            (DatabaseStore::Sqlite(store), LongestLease::Off) => store.feed().end_leases().await,
+            (DatabaseStore::Sqlite(store), LongestLease::Of(longest)) => {
+                store.feed().lower_longest_lease(longest).await
+            }
+            (DatabaseStore::Postgres(store), LongestLease::Of(longest)) => {
+                store.feed().lower_longest_lease(longest).await
+            }
+            (DatabaseStore::Postgres(_), LongestLease::Off) => Err(StoreError::Other(
+                "on PostgreSQL a change waits for the registered servers alone, so there is \
+                 nothing to turn off; give a duration, such as 1s"
+                    .into(),
+            )),
         }
     }
 
@@ -163,6 +199,21 @@ impl TrustLedger for Store {
         match &self.backend {
             DatabaseStore::Sqlite(store) => store.listing().await,
             DatabaseStore::Postgres(store) => store.listing().await,
+        }
+    }
+
+    async fn barrier(&self) -> Result<Option<String>, StoreError> {
+        // It writes no trust, so it shows nothing about changes of trusts.
+        match &self.backend {
+            DatabaseStore::Sqlite(store) => store.barrier().await,
+            DatabaseStore::Postgres(store) => store.barrier().await,
+        }
+    }
+
+    async fn settle(&self, barrier: &str, waiting: Waiting) -> Result<Settled, StoreError> {
+        match &self.backend {
+            DatabaseStore::Sqlite(store) => store.settle(barrier, waiting).await,
+            DatabaseStore::Postgres(store) => store.settle(barrier, waiting).await,
         }
     }
 }

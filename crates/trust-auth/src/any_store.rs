@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use trust_key_cache::{KeyHash, TrustKeyCache};
 use uuid::Uuid;
@@ -10,7 +11,7 @@ use crate::error::StoreError;
 use crate::new_trust::NewTrust;
 #[cfg(feature = "postgres")]
 use crate::postgres::PostgresStore;
-use crate::read_lease::{Settled, Waiting};
+use crate::read_lease::{HeldTrusts, Settled, Waiting};
 #[cfg(feature = "sqlite")]
 use crate::sqlite::SqliteStore;
 use crate::store::{Candidates, Change, Listing, TrustLedger, TrustStore};
@@ -93,6 +94,21 @@ impl AnyStore {
             #[cfg(feature = "postgres")]
             Self::Postgres(store) => store.server(),
         }
+    }
+
+    /// Holds all trusts under a read lease of this length, for
+    /// [`AuthenticatorBuilder::read_lease`](crate::AuthenticatorBuilder::read_lease).
+    /// [`HeldTrusts::start`] has the arguments.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`] of [`HeldTrusts::start`].
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime with time and IO enabled.
+    pub async fn hold(&self, name: &str, length: Duration) -> Result<HeldTrusts, StoreError> {
+        with_store!(self, store => HeldTrusts::start(store.feed(), name, length).await)
     }
 
     /// Closes all connections, and waits until they are closed.

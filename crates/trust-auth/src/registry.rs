@@ -296,6 +296,12 @@ impl<L: TrustLedger> Revocation<'_, L> {
         self.barrier.is_some()
     }
 
+    /// Returns the trust as the commit has left it, or `None` if there is no such trust.
+    #[must_use]
+    pub fn trust(&self) -> Option<&Trust> {
+        self.outcome.as_ref().ok()
+    }
+
     /// Waits until no process grants the key, and returns the trust and how the wait ended. Call
     /// this at once: the wait counts from the call. If the database may have lost the commit, this
     /// makes the whole revocation again (R16).

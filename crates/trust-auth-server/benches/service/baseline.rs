@@ -1,5 +1,5 @@
-//! The baseline of the throughput: an axum route that only runs `fetch(id)`, in a process of its
-//! own like the service.
+//! The baselines of the throughput, in a process of its own like the service: an axum route that
+//! only runs `fetch(id)`, and one that answers the headers of a grant and looks nothing up.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -29,7 +29,18 @@ pub(crate) fn serve(file: &std::path::Path) -> ExitCode {
             Ok(Some(_)) => StatusCode::OK,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
-        let routes = Router::new().route("/fetch/{id}", any(fetch)).with_state(Arc::new(store));
+        let answer = async || {
+            // The headers of a grant.
+            [
+                ("cache-control", "no-store"),
+                ("x-trust-id", "00000000-0000-4000-8000-000000000000"),
+                ("x-trust-name", "Trust%2099"),
+            ]
+        };
+        let routes = Router::new()
+            .route("/fetch/{id}", any(fetch))
+            .route("/answer", any(answer))
+            .with_state(Arc::new(store));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         println!("{}", listener.local_addr().unwrap());
         axum::serve(listener, routes).await.unwrap();

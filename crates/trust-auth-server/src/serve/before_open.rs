@@ -13,7 +13,7 @@ use axum::http::Response;
 use axum::response::IntoResponse;
 use axum::routing::any;
 use tokio::time::sleep;
-use trust_auth::{AuthError, KeyHeader, LogLimit, StoreError};
+use trust_auth::{AuthError, HeldTrusts, KeyHeader, LogLimit, PgChanges, StoreError};
 
 use super::admin::error::AdminError;
 use super::meters::Meters;
@@ -29,39 +29,38 @@ use crate::database::{Database, DatabaseArgs};
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Opens the database. Retries while it cannot be reached, unless the settings forbid it, and calls
-/// `on_failure` after each failed attempt.
+/// The shortest read lease on PostgreSQL. Renewals cross a network.
+const LEAST_LEASE: Duration = Duration::from_secs(1);
+
+/// Opens the database, and holds its trusts if there is a read lease, under the name `holder`.
+/// Retries while it cannot be reached, unless the settings forbid it, and calls `on_failure` after
+/// each failed attempt.
 ///
 /// # Errors
 ///
-/// Failures that no retry can mend: a wrong URL, an unsuitable table, an unusable file, or a pooler
-/// that delivers no notifications.
+/// Failures that no retry can mend: a wrong URL, an unsuitable table, an unusable file, a pooler
+/// that delivers no notifications, or a database without what the read lease needs.
 pub(crate) async fn open(
     args: &DatabaseArgs,
     settings: &Settings,
+    holder: &str,
     mut on_failure: impl FnMut(&StoreError),
-) -> Result<Database, CommandError> {
+) -> Result<Opened, CommandError> {
+    if args.postgres()?.is_some() && settings.read_lease.is_some_and(|length| length < LEAST_LEASE)
+    {
+        let message = "--read-lease must be at least 1s on PostgreSQL";
+        return Err(CommandError::new("settings", message));
+    }
     let mut pauses = RetryPauses::new(FIRST_PAUSE, LONGEST_PAUSE);
     let limit = LogLimit::default();
     let mut has_waited = false;
     loop {
-        let error = match Database::open_with(args, settings.if_missing(), Some(settings.pool()))
-            .await
-        {
-            Ok(database) => {
-                // Otherwise a listener that receives no notification appears healthy. The second
-                // check rules out a failover during the first one. After any other failure the
-                // watcher retries.
-                if let Err(StoreError::Deaf { .. }) = database.store().check_notifications().await
-                    && let Err(error @ StoreError::Deaf { .. }) =
-                        database.store().check_notifications().await
-                {
-                    return Err(error.into());
-                }
+        let error = match try_open(args, settings, holder).await {
+            Ok(opened) => {
                 if has_waited {
                     tracing::info!("the database is open: the service is ready");
                 }
-                return Ok(database);
+                return Ok(opened);
             }
             Err(error) if settings.exit_if_unreachable || !is_transient(&error) => {
                 return Err(error.into());
@@ -82,6 +81,50 @@ pub(crate) async fn open(
     }
 }
 
+/// A database that is open, and the trusts in it that are held if there is a read lease.
+pub(crate) struct Opened {
+    pub(crate) database: Database,
+    pub(crate) held: Option<Arc<HeldTrusts>>,
+}
+
+async fn try_open(
+    args: &DatabaseArgs,
+    settings: &Settings,
+    holder: &str,
+) -> Result<Opened, StoreError> {
+    let database = Database::open_with(args, settings.if_missing(), Some(settings.pool())).await?;
+    let held = match finish_opening(args, settings, holder, &database).await {
+        Ok(held) => held,
+        Err(error) => {
+            database.close().await;
+            return Err(error);
+        }
+    };
+    Ok(Opened { database, held: held.map(Arc::new) })
+}
+
+/// Checks notifications, and begins to hold the trusts.
+async fn finish_opening(
+    args: &DatabaseArgs,
+    settings: &Settings,
+    holder: &str,
+    database: &Database,
+) -> Result<Option<HeldTrusts>, StoreError> {
+    let store = database.store();
+    // Otherwise a listener that receives no notification appears healthy. The second check rules
+    // out a failover during the first one. After any other failure the watcher retries.
+    if let Err(StoreError::Deaf { .. }) = store.check_notifications().await
+        && let Err(error @ StoreError::Deaf { .. }) = store.check_notifications().await
+    {
+        return Err(error);
+    }
+    let Some(length) = settings.read_lease else { return Ok(None) };
+    if let (true, Some(options)) = (settings.migrate, args.postgres()?) {
+        PgChanges::trusts(options).run_migration().await?;
+    }
+    store.hold(holder, length).await.map(Some)
+}
+
 /// Returns whether the next attempt may succeed with the same settings.
 fn is_transient(error: &StoreError) -> bool {
     matches!(
@@ -92,6 +135,7 @@ fn is_transient(error: &StoreError) -> bool {
             | StoreError::Timeout { .. }
             | StoreError::Busy
             | StoreError::Unreachable
+            | StoreError::Unsettled
     )
 }
 
@@ -138,6 +182,7 @@ mod tests {
             StoreError::Timeout { after: Duration::from_secs(1) },
             StoreError::Busy,
             StoreError::Unreachable,
+            StoreError::Unsettled,
         ] {
             assert!(is_transient(&error), "{error}");
         }

@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
-use trust_auth::{Authenticator, Route, Stats, StoreError, Watcher};
+use trust_auth::{Authenticator, HeldTrusts, Route, Stats, StoreError, Watcher};
 use trust_key_cache::TrustKeyCache;
 
 use super::health::Health;
 use super::log_queue::LogQueue;
 use super::metered_store::MeteredStore;
+use super::read_lease::LeaseMeters;
+use crate::revocation_end::RevocationEnd;
 
 /// The upper bounds of the latency buckets, in seconds: from a cached key on SQLite to the longest
 /// useful time-out.
@@ -31,7 +33,7 @@ const UPKEEP: Duration = Duration::from_secs(1);
 pub(crate) struct Meters {
     recorder: PrometheusRecorder,
     rendered: PrometheusHandle,
-    sources: OnceLock<(Sources, Vec<Gauge>)>,
+    sources: OnceLock<(Sources, SourceMeters)>,
     log: LogQueue,
     latency: LatencyHistograms,
     copied: Copied,
@@ -40,11 +42,18 @@ pub(crate) struct Meters {
     refused_before_open: Mutex<BTreeMap<&'static str, u64>>,
 }
 
+/// The metrics that only some services have, and that are known once the database is open.
+struct SourceMeters {
+    impairments: Vec<Gauge>,
+    lease: Option<LeaseMeters>,
+}
+
 /// The parts that count by themselves, once the database is open.
 pub(crate) struct Sources {
     pub(crate) authenticator: Authenticator<MeteredStore>,
     pub(crate) store: Arc<MeteredStore>,
     pub(crate) cache: Arc<TrustKeyCache>,
+    pub(crate) held: Option<Arc<HeldTrusts>>,
     pub(crate) watcher: Arc<Watcher>,
     pub(crate) health: Arc<Health>,
 }
@@ -55,6 +64,8 @@ struct LatencyHistograms {
     hit: Histogram,
     stale_hit: Histogram,
     scan: Histogram,
+    held: Histogram,
+    look: Histogram,
 }
 
 /// The metrics whose values are copied from the [`Sources`] for each rendering.
@@ -66,6 +77,7 @@ struct Copied {
     overloaded: Counter,
     hits: Counter,
     stale_hits: Counter,
+    held: Counter,
     scans: Counter,
     rows_swept: Counter,
     waiting: Gauge,
@@ -113,9 +125,12 @@ impl Meters {
         metrics::with_local_recorder(&self.recorder, || {
             gauge!("trust_auth_cache_capacity").set(sources.cache.capacity() as f64);
         });
-        let impairments = sources.health.gauges(&self.recorder);
+        let meters = SourceMeters {
+            impairments: sources.health.gauges(&self.recorder),
+            lease: sources.held.as_ref().map(|_| LeaseMeters::new(&self.recorder)),
+        };
         // Called once: the service opens one database.
-        let _ = self.sources.set((sources, impairments));
+        let _ = self.sources.set((sources, meters));
     }
 
     /// Returns the histogram of the durations of scans.
@@ -129,6 +144,8 @@ impl Meters {
             Route::Unread => &self.latency.unread,
             Route::Hit => &self.latency.hit,
             Route::StaleHit => &self.latency.stale_hit,
+            Route::Held => &self.latency.held,
+            Route::Look => &self.latency.look,
             _ => &self.latency.scan,
         };
         latency.record(begun.elapsed().as_secs_f64());
@@ -153,6 +170,14 @@ impl Meters {
         });
     }
 
+    /// Records how long a revocation waited after its commit.
+    pub(crate) fn record_revocation(&self, end: &RevocationEnd, waited: Duration) {
+        metrics::with_local_recorder(&self.recorder, || {
+            histogram!("trust_auth_revocation_seconds", "outcome" => end.outcome())
+                .record(waited.as_secs_f64());
+        });
+    }
+
     /// Returns the gauge of the open connections of a listener, which the listener updates.
     pub(crate) fn connections(&self, listener: &'static str) -> Gauge {
         metrics::with_local_recorder(
@@ -164,10 +189,13 @@ impl Meters {
     /// Returns all metrics as text.
     pub(crate) fn render(&self) -> String {
         let mut stats = Stats::default();
-        if let Some((sources, impairments)) = self.sources.get() {
+        if let Some((sources, meters)) = self.sources.get() {
             stats = sources.authenticator.stats();
             self.copied.update(&stats, sources);
-            sources.health.update(impairments);
+            sources.health.update(&meters.impairments);
+            if let (Some(lease), Some(held)) = (&meters.lease, &sources.held) {
+                lease.update(held);
+            }
         }
         self.update_failures(&stats);
         self.copied.log_lines_dropped.absolute(self.log.dropped());
@@ -221,6 +249,8 @@ impl LatencyHistograms {
             hit: of(Route::Hit),
             stale_hit: of(Route::StaleHit),
             scan: of(Route::Scan),
+            held: of(Route::Held),
+            look: of(Route::Look),
         }
     }
 }
@@ -239,6 +269,7 @@ impl Copied {
             overloaded: requests("overloaded"),
             hits: counter!("trust_auth_hits_total"),
             stale_hits: counter!("trust_auth_stale_hits_total"),
+            held: counter!("trust_auth_held_total"),
             scans: counter!("trust_auth_scans_total"),
             rows_swept: counter!("trust_auth_rows_swept_total"),
             waiting: gauge!("trust_auth_waiting_requests"),
@@ -267,6 +298,7 @@ impl Copied {
         self.overloaded.absolute(stats.overloaded);
         self.hits.absolute(stats.hits);
         self.stale_hits.absolute(stats.stale_hits);
+        self.held.absolute(stats.held);
         self.scans.absolute(stats.scans);
         self.rows_swept.absolute(stats.rows_swept);
         self.waiting.set(stats.waiting as f64);
@@ -300,12 +332,24 @@ fn describe() {
         "trust_auth_request_seconds",
         Unit::Seconds,
         "How long /verify took, by route: unread (no usable key), hit (cached), stale_hit (cached, \
-         then a scan), scan (not cached)"
+         then a scan), scan (not cached), held (under the read lease, without a read), look (not \
+         held)"
     );
     describe_counter!("trust_auth_hits_total", "Cached keys that their live row accepted");
     describe_counter!(
         "trust_auth_stale_hits_total",
         "Cached keys that their live row no longer accepted"
+    );
+    describe_counter!(
+        "trust_auth_held_total",
+        "Keys granted from held rows under the read lease, without a read"
+    );
+    describe_histogram!(
+        "trust_auth_revocation_seconds",
+        Unit::Seconds,
+        "How long changes by the admin API waited after the commit until no process granted the \
+         key, by outcome: answered (each holder), lease_over (a holder did not answer), unsettled \
+         (the database had started)"
     );
     describe_counter!("trust_auth_scans_total", "Scans of all rows; requests share them");
     describe_counter!("trust_auth_rows_swept_total", "Rows that those scans swept");

@@ -22,6 +22,7 @@ mod meters;
 mod open_files;
 mod probe_routes;
 mod probes;
+mod read_lease;
 mod retry_pauses;
 mod scan_record;
 pub(crate) mod settings;
@@ -34,12 +35,13 @@ use std::time::Duration;
 
 use axum::Router;
 use tokio::task::{JoinHandle, JoinSet};
-use trust_auth::{Authenticator, TrustRegistry, Watcher};
+use trust_auth::{Authenticator, HeldTrusts, TrustRegistry, Watcher};
 use trust_key_cache::TrustKeyCache;
 
 use self::admin::guard::KeyGuard;
 use self::admin::requests::Admin;
 use self::announcement::Announcement;
+use self::before_open::Opened;
 use self::drain::{Connections, Drain};
 use self::health::Health;
 use self::listener::Listener;
@@ -103,7 +105,8 @@ async fn run(
             listeners.announce(format, settings, database);
         }
     };
-    let opening = before_open::open(args, settings, |error| {
+    let holder = read_lease::holder_name(listeners.main.address);
+    let opening = before_open::open(args, settings, &holder, |error| {
         probes.set_open_error(error);
         announce(args.expected(error));
     });
@@ -111,8 +114,9 @@ async fn run(
         opened = opening => Some(opened?),
         () = interrupt.received() => None,
     };
-    if let Some(database) = &opened {
-        let parts = Parts { settings, cache, probes: &probes, meters: &meters };
+    if let Some(Opened { database, held }) = &opened {
+        let held = held.clone();
+        let parts = Parts { settings, cache, held, probes: &probes, meters: &meters };
         parts.serve(database, &listeners, &mut background);
         announce(database.store().described());
         interrupt.received().await;
@@ -127,8 +131,8 @@ async fn run(
     );
     let outcome = end.await;
     drop(background);
-    if let Some(database) = opened
-        && tokio::time::timeout(CLOSE_LIMIT, database.close()).await.is_err()
+    if let Some(opened) = opened
+        && tokio::time::timeout(CLOSE_LIMIT, close(opened)).await.is_err()
     {
         tracing::warn!(
             "the connections to the database did not close within {CLOSE_LIMIT:?}; their last \
@@ -138,10 +142,20 @@ async fn run(
     outcome
 }
 
+/// Gives the read lease up, so that no revocation waits for this process, and closes the database.
+async fn close(Opened { database, held }: Opened) {
+    if let Some(held) = held {
+        held.close().await;
+    }
+    database.close().await;
+}
+
 /// The parts that need an open database.
 struct Parts<'a> {
     settings: &'a Settings,
     cache: Arc<TrustKeyCache>,
+    /// The trusts that are held under a read lease, if there is one.
+    held: Option<Arc<HeldTrusts>>,
     probes: &'a ReadinessProbes,
     meters: &'a Arc<Meters>,
 }
@@ -149,7 +163,7 @@ struct Parts<'a> {
 impl Parts<'_> {
     /// Starts to answer requests from this database.
     fn serve(self, database: &Database, listeners: &Listeners, background: &mut JoinSet<()>) {
-        let Self { settings, cache, probes, meters } = self;
+        let Self { settings, cache, held, probes, meters } = self;
         // Before the first request, so that no later change is missed.
         let watcher = Arc::new(database.store().watch(Arc::clone(&cache)));
         let scans = Arc::new(ScanRecord::new(settings.query_timeout));
@@ -158,14 +172,19 @@ impl Parts<'_> {
             Arc::clone(&scans),
             meters.scan_seconds(),
         ));
-        let builder = Authenticator::builder(Arc::clone(&store), Arc::clone(&cache));
+        let mut builder = Authenticator::builder(Arc::clone(&store), Arc::clone(&cache));
+        if let Some(held) = &held {
+            builder = builder.read_lease(Arc::clone(held));
+            background.spawn(read_lease::log(Arc::clone(held)));
+        }
         let authenticator = settings.limit(builder).build();
-        let health = Arc::new(impairments(database, &watcher));
+        let health = Arc::new(impairments(database, &watcher, held.as_ref()));
 
         meters.set_sources(Sources {
             authenticator: authenticator.clone(),
             store,
             cache: Arc::clone(&cache),
+            held: held.clone(),
             watcher: Arc::clone(&watcher),
             health: Arc::clone(&health),
         });
@@ -175,21 +194,26 @@ impl Parts<'_> {
 
         if let Some(admin) = &listeners.admin {
             let registry = TrustRegistry::new(database.store(), cache);
-            let api = Admin::new(registry, settings.request_timeout, Arc::clone(meters));
+            let api = Admin::new(registry, settings, Arc::clone(meters));
             let routes = admin::routes(api, &listeners.guard, admin.probes.clone());
             admin.routes.set_opened(routes);
         }
         let handler = VerifyHandler::new(authenticator, settings.key_header(), Arc::clone(meters));
         let routes = verify_handler::routes(handler).merge(listeners.main.probes.clone());
         listeners.main.routes.set_opened(routes);
-        probes.set_opened(OpenedParts { store: database.store(), watcher, scans, health });
+        let store = database.store();
+        probes.set_opened(OpenedParts { store, watcher, scans, held, health });
     }
 }
 
 /// Returns the impairments: each has a word, a gauge, and the meaning of the gauge.
-fn impairments(database: &Database, watcher: &Arc<Watcher>) -> Health {
+fn impairments(
+    database: &Database,
+    watcher: &Arc<Watcher>,
+    held: Option<&Arc<HeldTrusts>>,
+) -> Health {
     let (store, listener) = (database.store(), Arc::clone(watcher));
-    Health::default()
+    let health = Health::default()
         .degraded_if(
             "changes",
             "trust_auth_changes_failing",
@@ -202,7 +226,16 @@ fn impairments(database: &Database, watcher: &Arc<Watcher>) -> Health {
             "trust_auth_triggers_missing",
             "Whether triggers that notify of changes are missing or turned off: 1 or 0",
             move || listener.status().triggers_missing,
-        )
+        );
+    match held.cloned() {
+        Some(held) => health.degraded_if(
+            "read_lease",
+            "trust_auth_read_lease_lost",
+            "Whether the read lease has run out, so that each request reads the database: 1 or 0",
+            move || !held.is_valid(),
+        ),
+        None => health,
+    }
 }
 
 /// The listeners, from their start on.

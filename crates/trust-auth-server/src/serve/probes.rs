@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
-use trust_auth::{StoreError, TrustStore, Watcher};
+use trust_auth::{HeldTrusts, StoreError, TrustStore, Watcher};
 use uuid::Uuid;
 
 use super::drain::Drain;
@@ -28,6 +28,7 @@ pub(crate) struct OpenedParts {
     pub(crate) store: Arc<Store>,
     pub(crate) watcher: Arc<Watcher>,
     pub(crate) scans: Arc<ScanRecord>,
+    pub(crate) held: Option<Arc<HeldTrusts>>,
     pub(crate) health: Arc<Health>,
 }
 
@@ -41,6 +42,8 @@ pub(crate) struct Readiness {
     listener_connected: bool,
     /// `ok`, `pending`, or the kind of the failure of the last scan.
     scan: &'static str,
+    /// `off`; `valid`, while hits read nothing; `lost`, while each request reads.
+    read_lease: &'static str,
     draining: bool,
     /// One word for each impairment of a service that answers requests; see [`Health`].
     pub(crate) degraded: Vec<&'static str>,
@@ -70,12 +73,13 @@ impl ReadinessProbes {
     /// Checks all parts. Reads one row by its primary key.
     pub(crate) async fn readiness(&self) -> Readiness {
         let draining = self.drain.is_draining();
-        let Some(OpenedParts { store, watcher, scans, health }) = self.opened.get() else {
+        let Some(OpenedParts { store, watcher, scans, held, health }) = self.opened.get() else {
             return Readiness {
                 ready: false,
                 store: self.open_error().kind(),
                 listener_connected: false,
                 scan: "pending",
+                read_lease: "off",
                 draining,
                 degraded: Vec::new(),
             };
@@ -86,11 +90,20 @@ impl ReadinessProbes {
             Err(_) => "timeout",
         };
         let listener_connected = watcher.status().connected;
+        let read_lease = match held {
+            None => "off",
+            Some(held) if held.is_valid() => "valid",
+            Some(_) => "lost",
+        };
+        // Held keys are granted while the database is away. If each server were taken out of the
+        // proxy's list then, no client could authenticate.
+        let reads = store == "ok" && listener_connected && !scans.is_failing();
         Readiness {
-            ready: store == "ok" && listener_connected && !scans.is_failing() && !draining,
+            ready: (reads || read_lease == "valid") && !draining,
             store,
             listener_connected,
             scan: scans.state(),
+            read_lease,
             draining,
             degraded: health.degraded(),
         }

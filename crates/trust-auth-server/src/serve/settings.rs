@@ -141,6 +141,33 @@ pub(crate) struct Settings {
     #[serde(serialize_with = "duration")]
     pub(crate) reject_floor: Duration,
 
+    /// Grant without a read, from trusts that are held under a read lease of this length. At least
+    /// 1s on PostgreSQL and 300ms on SQLite, at most 5m. Without this flag, each grant reads
+    /// the row
+    ///
+    /// A change of a trust then waits until no server grants the old key: some milliseconds as a
+    /// rule on PostgreSQL, and the length of the lease at most; on SQLite always that length. The
+    /// service needs what `trust-auth migrate --read-lease` adds.
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "TRUST_AUTH_READ_LEASE",
+        hide_env_values = true,
+        value_parser = humantime::parse_duration
+    )]
+    #[serde(serialize_with = "duration_or_off")]
+    pub(crate) read_lease: Option<Duration>,
+
+    /// Let the changes of the admin API wait for the length of the longest read lease, and for no
+    /// answer of the processes that hold one
+    #[arg(
+        long,
+        env = "TRUST_AUTH_NO_ACKNOWLEDGEMENTS",
+        hide_env_values = true,
+        value_parser = BoolishValueParser::new()
+    )]
+    pub(crate) no_acknowledgements: bool,
+
     /// The most connections to the database that are open for reads. At least 2, because a scan
     /// occupies one
     #[arg(
@@ -337,6 +364,9 @@ impl Settings {
                  key",
             );
         }
+        if self.read_lease.is_some_and(|length| !(LEAST_LEASE..=LONGEST_LEASE).contains(&length)) {
+            return wrong("--read-lease must be at least 300ms, and at most 5m");
+        }
         if self.query_timeout > self.request_timeout {
             return wrong(
                 "--query-timeout must be at most --request-timeout, which otherwise ends the \
@@ -482,6 +512,8 @@ impl Settings {
             capacity = self.capacity,
             waiting_limit = self.waiting_limit,
             reject_floor = ?self.reject_floor,
+            read_lease = ?self.read_lease,
+            no_acknowledgements = self.no_acknowledgements,
             database_connections = self.database_connections,
             exit_if_unreachable = self.exit_if_unreachable,
             database_connection_max_age = ?self.database_connection_max_age,
@@ -512,6 +544,10 @@ pub(crate) struct ListenerLimits {
 /// The connections of the admin listener. It has few clients, and stays reachable when all
 /// connections of the main listener are open.
 const ADMIN_CONNECTIONS: usize = 64;
+
+/// What SQLite, and a revocation, allow.
+const LEAST_LEASE: Duration = Duration::from_millis(300);
+const LONGEST_LEASE: Duration = Duration::from_mins(5);
 
 /// With a lower age, connecting would be most of the work.
 const LEAST_CONNECTION_AGE: Duration = Duration::from_secs(1);
@@ -558,6 +594,16 @@ fn is_some<S: Serializer, T>(value: &Option<T>, serializer: S) -> Result<S::Ok, 
 
 fn shown<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
+}
+
+fn duration_or_off<S: Serializer>(
+    value: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => duration(value, serializer),
+        None => serializer.serialize_str("off"),
+    }
 }
 
 fn duration<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

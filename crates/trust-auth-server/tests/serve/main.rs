@@ -23,6 +23,7 @@ mod processes;
 mod programs;
 mod proxies;
 mod proxies_hostile;
+mod read_lease;
 mod schema;
 mod server;
 mod stalls;

@@ -107,6 +107,10 @@ impl Server {
             .env("TRUST_AUTH_ADMIN_LISTEN", "127.0.0.1:0")
             .env("TRUST_AUTH_LOG_FORMAT", "json")
             .env("TRUST_AUTH_DRAIN_DELAY", "100ms");
+        // The whole suite can run with a read lease: CONTRIBUTING.md has the command.
+        if let Some(length) = std::env::var_os("TRUST_AUTH_TEST_READ_LEASE") {
+            command.env("TRUST_AUTH_READ_LEASE", length).env("TRUST_AUTH_MIGRATE", "true");
+        }
         if let Some(key) = admin_key {
             command.env("TRUST_AUTH_ADMIN_KEY_SHA256", KeyHash::of(key).to_hex());
         }
@@ -247,6 +251,12 @@ impl Server {
         assert_eq!(status.code(), Some(0), "{}", self.log());
         self.log()
     }
+}
+
+/// Returns whether each service of these tests has a read lease.
+#[allow(dead_code, reason = "the benches use a part of this file")]
+pub(crate) fn has_read_lease() -> bool {
+    std::env::var_os("TRUST_AUTH_TEST_READ_LEASE").is_some()
 }
 
 impl Drop for Server {

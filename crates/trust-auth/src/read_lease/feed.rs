@@ -100,6 +100,12 @@ pub trait FeedSession: Send + 'static {
     /// Any [`StoreError`].
     fn upkeep(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
+    /// Returns how many holders are registered, as [`upkeep`](Self::upkeep) has last seen, or
+    /// `None` if the feed has no list of them.
+    fn holders(&self) -> Option<usize> {
+        None
+    }
+
     /// Removes the registration. The caller has set its deadline to the past **before** (R9).
     ///
     /// # Errors
@@ -183,8 +189,8 @@ pub enum Waiting {
 pub enum Settled {
     /// No process grants what was revoked.
     Everywhere {
-        /// How many holders are registered.
-        holders: usize,
+        /// How many holders are registered. `None`: SQLite has no list of them.
+        holders: Option<usize>,
         /// The names of the holders that did not acknowledge, and whose lease has run out.
         silent: Vec<String>,
         /// Whether the longest lease was waited out because registrations may have been missing:
@@ -199,5 +205,5 @@ pub enum Settled {
 impl Settled {
     /// No process holds anything.
     pub const NOTHING_HELD: Self =
-        Self::Everywhere { holders: 0, silent: Vec::new(), was_unsettled: false };
+        Self::Everywhere { holders: Some(0), silent: Vec::new(), was_unsettled: false };
 }

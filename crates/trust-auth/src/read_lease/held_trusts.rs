@@ -2,7 +2,7 @@
 //! the lease.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwapOption, Guard};
@@ -43,8 +43,14 @@ pub struct HeldTrusts {
     shared: Arc<Shared>,
     looks: mpsc::Sender<Look>,
     status: watch::Receiver<HolderStatus>,
-    stop: Option<oneshot::Sender<()>>,
-    task: Option<JoinHandle<()>>,
+    task: Mutex<Option<Task>>,
+}
+
+/// The task that renews. It ends when `stop` is dropped.
+#[derive(Debug)]
+struct Task {
+    stop: oneshot::Sender<()>,
+    ended: JoinHandle<()>,
 }
 
 /// A request that waits for the next look. It is dropped if the look failed.
@@ -97,6 +103,10 @@ pub struct HolderStatus {
     pub looks: u64,
     /// Why the last load became necessary.
     pub last_reload: Option<Reload>,
+    /// How many processes are registered as holders of leases, this one included, as was last
+    /// seen: it is looked up once in a lease's length. `None`: not yet, or on SQLite, which has no
+    /// list of them.
+    pub holders: Option<usize>,
     /// The last failure, until a renewal succeeds. It names no key.
     pub error: Option<Arc<StoreError>>,
 }
@@ -125,8 +135,8 @@ impl HeldTrusts {
         let (stop, stopped) = oneshot::channel();
         let mut holder = Holder::new(feed, name, length, Arc::clone(&shared), waiting, report)?;
         holder.connect_and_renew().await?;
-        let task = tokio::spawn(holder.run(stopped));
-        Ok(Self { shared, looks, status, stop: Some(stop), task: Some(task) })
+        let task = Task { stop, ended: tokio::spawn(holder.run(stopped)) };
+        Ok(Self { shared, looks, status, task: Mutex::new(Some(task)) })
     }
 
     /// Returns what the holder has done so far.
@@ -143,11 +153,13 @@ impl HeldTrusts {
 
     /// Gives the lease up, then removes the registration, so that no revocation waits for this
     /// process. If the database does not answer, the registration ends after the lease's length.
-    pub async fn close(mut self) {
-        drop(self.stop.take());
-        if let Some(task) = self.task.take() {
+    /// Authenticators read from now on, as without a lease.
+    pub async fn close(&self) {
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Task { stop, ended }) = task {
+            drop(stop);
             // The task does not panic. If its runtime ends, the lease has been given up.
-            task.await.ok();
+            ended.await.ok();
         }
     }
 

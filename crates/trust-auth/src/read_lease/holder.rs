@@ -202,6 +202,7 @@ impl<F: ChangeFeed> Holder<F> {
                 status.error = None;
             });
             session.upkeep().await?;
+            self.report.send_modify(|status| status.holders = session.holders());
             self.session = Some(session);
             if !has_records {
                 return Ok(Renewed::Yes);

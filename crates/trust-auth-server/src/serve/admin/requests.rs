@@ -1,7 +1,7 @@
 //! The requests of the admin API: one function for each.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::body::Body;
@@ -9,18 +9,25 @@ use axum::body::HttpBody;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, Path, Request, State};
 use axum::http::header::LOCATION;
-use axum::http::{Response, StatusCode};
+use axum::http::{HeaderMap, Response, StatusCode};
 use axum::response::IntoResponse;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
+use tokio::sync::oneshot;
 use trust_auth::{
     ApiKey, Listing, MalformedRow, RegistryError, StoreError, Trust, TrustRef, TrustRegistry,
+    Waiting,
 };
 
 use super::error::AdminError;
-use crate::json::{IssuedKeyJson, TrustJson};
+use crate::causes::with_causes;
+use crate::json::TrustJson;
 use crate::new_trust::{check_code_or_region, new_trust};
+use crate::revocation_end::RevocationEnd;
+use crate::revocation_step::RevocationStep;
+use crate::revoke::waiting;
 use crate::serve::meters::Meters;
+use crate::serve::settings::Settings;
 use crate::store::Store;
 
 /// The longest body. A name, a code and a region are shorter.
@@ -31,16 +38,19 @@ pub(crate) struct Admin {
     registry: TrustRegistry<Store>,
     /// For a whole request, its body included.
     limit: Duration,
+    /// How a revocation waits for processes with a read lease.
+    waiting: Waiting,
     meters: Arc<Meters>,
 }
 
 impl Admin {
     pub(crate) fn new(
         registry: TrustRegistry<Store>,
-        limit: Duration,
+        settings: &Settings,
         meters: Arc<Meters>,
     ) -> Self {
-        Self { registry, limit, meters }
+        let waiting = waiting(settings.no_acknowledgements);
+        Self { registry, limit: settings.request_timeout, waiting, meters }
     }
 }
 
@@ -67,8 +77,8 @@ pub(crate) async fn register(State(admin): State<Arc<Admin>>, request: Request) 
     admin
         .answer("register", registered, |(trust, key): &(Trust, ApiKey)| {
             let location = format!("/admin/trusts/{}", trust.id);
-            (StatusCode::CREATED, [(LOCATION, location)], issued_key_json(trust, key))
-                .into_response()
+            let json = Json(TrustJson::new(trust).with_key(Some(key)));
+            (StatusCode::CREATED, [(LOCATION, location)], json).into_response()
         })
         .await
 }
@@ -103,33 +113,40 @@ pub(crate) async fn show(State(admin): State<Arc<Admin>>, named: NamedTrust) -> 
 }
 
 /// Handles `DELETE /admin/trusts/{trust}`.
-pub(crate) async fn delete(State(admin): State<Arc<Admin>>, named: NamedTrust) -> Response<Body> {
-    let deleted =
-        admin.change_named("delete", named, async |registry, which| registry.delete(&which).await);
-    admin.answer("delete", deleted, trust_json).await
+pub(crate) async fn delete(
+    State(admin): State<Arc<Admin>>,
+    named: NamedTrust,
+    headers: HeaderMap,
+) -> Response<Body> {
+    admin.revoke(RevocationStep::Delete, named, &headers).await
 }
 
 /// Handles `POST /admin/trusts/{trust}/disable`.
-pub(crate) async fn disable(State(admin): State<Arc<Admin>>, named: NamedTrust) -> Response<Body> {
-    let disabled = admin
-        .change_named("disable", named, async |registry, which| registry.disable(&which).await);
-    admin.answer("disable", disabled, trust_json).await
+pub(crate) async fn disable(
+    State(admin): State<Arc<Admin>>,
+    named: NamedTrust,
+    headers: HeaderMap,
+) -> Response<Body> {
+    admin.revoke(RevocationStep::Disable, named, &headers).await
 }
 
 /// Handles `POST /admin/trusts/{trust}/enable`.
 pub(crate) async fn enable(State(admin): State<Arc<Admin>>, named: NamedTrust) -> Response<Body> {
-    let enabled =
-        admin.change_named("enable", named, async |registry, which| registry.enable(&which).await);
+    let enabled = async {
+        let which = which(named)?;
+        let enable = async move |registry: TrustRegistry<Store>| registry.enable(&which).await;
+        admin.change("enable", enable).await
+    };
     admin.answer("enable", enabled, trust_json).await
 }
 
 /// Handles `POST /admin/trusts/{trust}/rotate`.
-pub(crate) async fn rotate(State(admin): State<Arc<Admin>>, named: NamedTrust) -> Response<Body> {
-    let rotated =
-        admin.change_named("rotate", named, async |registry, which| registry.rotate(&which).await);
-    admin
-        .answer("rotate", rotated, |(trust, key): &(Trust, ApiKey)| issued_key_json(trust, key))
-        .await
+pub(crate) async fn rotate(
+    State(admin): State<Arc<Admin>>,
+    named: NamedTrust,
+    headers: HeaderMap,
+) -> Response<Body> {
+    admin.revoke(RevocationStep::Rotate, named, &headers).await
 }
 
 /// Answers 404 to any other path.
@@ -160,20 +177,6 @@ async fn body(request: Request) -> Result<RegistrationBody, AdminError> {
 }
 
 impl Admin {
-    /// Makes a change of the trust that the path names.
-    async fn change_named<
-        T: ChangedTrust,
-        F: Future<Output = Result<T, RegistryError>> + Send + 'static,
-    >(
-        &self,
-        operation: &'static str,
-        named: NamedTrust,
-        change: impl FnOnce(TrustRegistry<Store>, TrustRef) -> F,
-    ) -> Result<T, AdminError> {
-        let which = which(named)?;
-        self.change(operation, |registry| change(registry, which)).await
-    }
-
     /// Makes a change to its end, also if the client disconnects meanwhile, and logs it.
     async fn change<
         T: ChangedTrust,
@@ -195,6 +198,45 @@ impl Admin {
         }
     }
 
+    /// Revokes the key, and waits until no process grants it, within the time limit of the request.
+    /// The answer is 202 if the limit passes first, or if the client prefers not to wait (RFC 7240,
+    /// section 4.1). The revocation goes on either way, also if the client disconnects.
+    async fn revoke(
+        &self,
+        step: RevocationStep,
+        named: NamedTrust,
+        headers: &HeaderMap,
+    ) -> Response<Body> {
+        let prefers_commit = prefers_respond_async(headers);
+        let revoked = async {
+            let which = which(named)?;
+            let (committed, mut commit) = oneshot::channel();
+            let work = revoke(
+                step,
+                self.registry.clone(),
+                which,
+                self.waiting,
+                Arc::clone(&self.meters),
+                committed,
+            );
+            let mut revoking = tokio::spawn(work);
+            let answer = async {
+                if prefers_commit && let Ok(revoked) = (&mut commit).await {
+                    return Ok(revoked);
+                }
+                match (&mut revoking).await {
+                    Ok(outcome) => outcome.map_err(AdminError::from),
+                    Err(_) => Err(AdminError::panicked()),
+                }
+            };
+            match tokio::time::timeout(self.limit, answer).await {
+                Ok(outcome) => outcome,
+                Err(_) => commit.try_recv().map_err(|_| AdminError::too_slow()),
+            }
+        };
+        self.counted(step.as_str(), revoked, Revoked::response).await
+    }
+
     /// Runs the request within its time limit, counts its outcome and returns the response.
     async fn answer<T>(
         &self,
@@ -202,10 +244,23 @@ impl Admin {
         work: impl Future<Output = Result<T, AdminError>>,
         response: impl FnOnce(&T) -> Response<Body>,
     ) -> Response<Body> {
+        let limited = async {
+            tokio::time::timeout(self.limit, work)
+                .await
+                .unwrap_or_else(|_| Err(AdminError::too_slow()))
+        };
+        self.counted(operation, limited, response).await
+    }
+
+    /// Runs the request, counts its outcome and returns the response.
+    async fn counted<T>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = Result<T, AdminError>>,
+        response: impl FnOnce(&T) -> Response<Body>,
+    ) -> Response<Body> {
         let mut count = RequestCount { meters: &self.meters, operation, outcome: "cancelled" };
-        let outcome = tokio::time::timeout(self.limit, work)
-            .await
-            .unwrap_or_else(|_| Err(AdminError::too_slow()));
+        let outcome = work.await;
         count.outcome = outcome.as_ref().map_or_else(AdminError::kind, |_| "ok");
         drop(count);
         match outcome {
@@ -219,6 +274,84 @@ impl Admin {
         self.meters.count_admin_request("none", refusal.kind());
         refusal.into_response()
     }
+}
+
+/// A revocation that is committed.
+struct Revoked {
+    trust: Trust,
+    key: Option<Arc<ApiKey>>,
+    /// If it had to wait.
+    end: Option<RevocationEnd>,
+}
+
+impl Revoked {
+    /// Returns 200, or 202 while a process may grant the key.
+    fn response(&self) -> Response<Body> {
+        let status = match &self.end {
+            Some(end) if !end.is_everywhere() => StatusCode::ACCEPTED,
+            _ => StatusCode::OK,
+        };
+        let json = TrustJson::new(&self.trust)
+            .with_key(self.key.as_deref())
+            .with_revocation(self.end.as_ref());
+        (status, Json(json)).into_response()
+    }
+}
+
+/// Revokes a key, reports the commit if it has to wait, and returns when no process grants the key.
+async fn revoke(
+    step: RevocationStep,
+    registry: TrustRegistry<Store>,
+    which: TrustRef,
+    waiting: Waiting,
+    meters: Arc<Meters>,
+    committed: oneshot::Sender<Revoked>,
+) -> Result<Revoked, RegistryError> {
+    let (revocation, key) = step.begin(&registry, &which).await?;
+    let key = key.map(Arc::new);
+    if let Some(trust) = revocation.trust() {
+        tracing::info!(operation = step.as_str(), trust = %trust.id, "a trust was changed");
+    }
+    if !revocation.has_to_wait() {
+        let trust = revocation.without_waiting()?;
+        return Ok(Revoked { trust, key, end: None });
+    }
+    if let Some(trust) = revocation.trust().cloned() {
+        let end = Some(RevocationEnd::COMMITTED);
+        // Without an effect if the client has disconnected.
+        committed.send(Revoked { trust, key: key.clone(), end }).ok();
+    }
+    let begun = Instant::now();
+    let settled = revocation.settle(waiting).await;
+    let waited = begun.elapsed();
+    let (trust, settled) = settled.inspect_err(|error| {
+        if !matches!(error, RegistryError::Store(StoreError::NoSuchTrust { .. })) {
+            tracing::error!(
+                operation = step.as_str(),
+                ?waited,
+                error = %with_causes(error),
+                "a revocation is committed, but a process with a read lease may still grant the \
+                 key: make it again"
+            );
+        }
+    })?;
+    let end = RevocationEnd::new(settled, waited);
+    meters.record_revocation(&end, waited);
+    tracing::info!(
+        operation = step.as_str(),
+        trust = %trust.id,
+        ?waited,
+        outcome = end.outcome(),
+        "no process grants the key any more"
+    );
+    Ok(Revoked { trust, key, end: Some(end) })
+}
+
+/// Returns whether the client prefers an answer after the commit: `Prefer: respond-async`.
+fn prefers_respond_async(headers: &HeaderMap) -> bool {
+    let values = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    let mut preferences = values.flat_map(|value| value.split(','));
+    preferences.any(|preference| preference.trim().eq_ignore_ascii_case("respond-async"))
 }
 
 /// Counts a request when it is dropped, also if its client has disconnected.
@@ -252,11 +385,7 @@ impl ChangedTrust for (Trust, ApiKey) {
 }
 
 fn trust_json(trust: &Trust) -> Response<Body> {
-    Json(TrustJson { trust }).into_response()
-}
-
-fn issued_key_json(trust: &Trust, key: &ApiKey) -> Response<Body> {
-    Json(IssuedKeyJson::new(trust, key)).into_response()
+    Json(TrustJson::new(trust)).into_response()
 }
 
 fn code_or_region<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {

@@ -17,7 +17,8 @@ pub(super) fn lease_failed(
         Some("42P01" | "42703" | "42883") => schema(
             location,
             "it lacks the tables of the read lease; let the owner of the watched tables run the \
-             read lease's migration",
+             read lease's migration: `trust-auth migrate --read-lease` for the table `trust`, or \
+             `PgChanges::run_migration`",
         ),
         Some("42501") => StoreError::MissingRight {
             server: location.to_string(),

@@ -40,6 +40,8 @@ pub struct PgSession {
     length: Duration,
     watch: RunWatch,
     watched: Option<Instant>,
+    /// How many holders were registered then.
+    holders: Option<usize>,
     sources: HashMap<String, NamedBy>,
     warnings: RowWarnings,
 }
@@ -97,6 +99,7 @@ impl PgSession {
             length,
             watch: RunWatch::default(),
             watched: None,
+            holders: None,
             warnings: RowWarnings::default(),
         })
     }
@@ -221,6 +224,7 @@ impl PgSession {
         let now = Instant::now();
         let conclusions = self.watch.note(&inquiry, asked, now);
         self.watched = Some(now);
+        self.holders = Some(inquiry.holders.len());
         if conclusions.settles {
             source.record_settled(connection, &inquiry.run).await?;
         }
@@ -290,6 +294,10 @@ impl FeedSession for PgSession {
         }
         let limit = self.source.limit();
         within(limit, Box::pin(self.watch_now())).await
+    }
+
+    fn holders(&self) -> Option<usize> {
+        self.holders
     }
 
     async fn leave(&mut self, registration: Uuid) -> Result<(), StoreError> {

@@ -55,7 +55,7 @@ fn judge(inquiry: &Inquiry, barrier: &Barrier, acknowledges: bool, waited: Durat
         let late = inquiry.holders.iter().filter(|holder| !holder.has_barrier);
         let silent = late.map(|holder| holder.name.clone()).collect();
         return Verdict::Done(Settled::Everywhere {
-            holders: inquiry.holders.len(),
+            holders: Some(inquiry.holders.len()),
             silent,
             was_unsettled,
         });
@@ -64,7 +64,7 @@ fn judge(inquiry: &Inquiry, barrier: &Barrier, acknowledges: bool, waited: Durat
     match late().map(|holder| holder.lease).filter(|lease| waited < *lease).max() {
         Some(lease) => Verdict::Until(lease),
         None => Verdict::Done(Settled::Everywhere {
-            holders: inquiry.holders.len(),
+            holders: Some(inquiry.holders.len()),
             silent: late().map(|holder| holder.name.clone()).collect(),
             was_unsettled: false,
         }),
@@ -196,7 +196,7 @@ mod tests {
 
     fn over(holders: usize, silent: &[&str], was_unsettled: bool) -> Verdict {
         let silent = silent.iter().map(|&name| name.to_owned()).collect();
-        Verdict::Done(Settled::Everywhere { holders, silent, was_unsettled })
+        Verdict::Done(Settled::Everywhere { holders: Some(holders), silent, was_unsettled })
     }
 
     #[test]

@@ -110,7 +110,7 @@ impl ChangeFeed for SqliteFeed {
     }
 
     /// Waits for as many milliseconds as the barrier says: the longest lease, as the revoking
-    /// transaction has read it. `holders` is 1, because SQLite has no list of them.
+    /// transaction has read it. `holders` is `None`, because SQLite has no list of them.
     async fn settle(&self, barrier: &str, _: Waiting) -> Result<Settled, StoreError> {
         let Ok(milliseconds) = barrier.parse::<u32>() else {
             return Err(StoreError::Other(
@@ -118,7 +118,7 @@ impl ChangeFeed for SqliteFeed {
             ));
         };
         wait_out(Duration::from_millis(milliseconds.into())).await;
-        Ok(Settled::Everywhere { holders: 1, silent: Vec::new(), was_unsettled: false })
+        Ok(Settled::Everywhere { holders: None, silent: Vec::new(), was_unsettled: false })
     }
 }
 

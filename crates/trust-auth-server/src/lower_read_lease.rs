@@ -1,0 +1,56 @@
+//! `lower-read-lease`: lowers how long a change may have to wait for processes with a read lease.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::command_answer::{CommandAnswer, Format};
+use crate::command_error::CommandError;
+use crate::database::{Database, DatabaseArgs, IfMissing};
+
+/// The longest read lease from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LongestLease {
+    Off,
+    Of(Duration),
+}
+
+impl FromStr for LongestLease {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case("off") {
+            return Ok(Self::Off);
+        }
+        match humantime::parse_duration(text) {
+            Ok(length) if !length.is_zero() => Ok(Self::Of(length)),
+            _ => Err("give a duration such as 1s, or `off`".to_owned()),
+        }
+    }
+}
+
+pub(crate) async fn lower(
+    database: &DatabaseArgs,
+    format: Format,
+    longest: LongestLease,
+) -> Result<CommandAnswer, CommandError> {
+    #[derive(Serialize)]
+    struct LoweredJson {
+        longest_read_lease: String,
+    }
+
+    let database = Database::open(database, IfMissing::Fail).await?;
+    let lowered = database.store().lower_longest_lease(longest).await;
+    database.close().await;
+    lowered?;
+    let (longest_read_lease, text) = match longest {
+        LongestLease::Off => ("off".to_owned(), "No process has a read lease.".to_owned()),
+        LongestLease::Of(length) => {
+            let length = humantime::format_duration(length).to_string();
+            let text = format!("No process has a read lease of more than {length}.");
+            (length, text)
+        }
+    };
+    Ok(CommandAnswer::new(format, &LoweredJson { longest_read_lease }, || text))
+}

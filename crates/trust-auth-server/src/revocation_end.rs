@@ -1,0 +1,139 @@
+//! [`RevocationEnd`]: how a revocation ended that had to wait for processes with a read lease.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use trust_auth::Settled;
+
+use crate::trust_text::escaped;
+
+/// How a revocation ended, for people and as JSON. Only a revocation that had to wait has one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct RevocationEnd {
+    /// Whether no process grants the key.
+    everywhere: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waited_ms: Option<u64>,
+    /// How many processes were registered as holders. SQLite has no list of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    holders: Option<usize>,
+    /// The processes that did not answer, and whose leases have run out.
+    silent: Vec<String>,
+    #[serde(skip)]
+    was_unsettled: bool,
+}
+
+impl RevocationEnd {
+    /// The commit is made, and nobody waits for its effect.
+    pub(crate) const COMMITTED: Self = Self {
+        everywhere: false,
+        waited_ms: None,
+        holders: None,
+        silent: Vec::new(),
+        was_unsettled: false,
+    };
+
+    /// Returns the end after this wait.
+    pub(crate) fn new(settled: Settled, waited: Duration) -> Self {
+        let waited_ms = waited.as_millis().try_into().ok();
+        match settled {
+            Settled::Everywhere { holders, silent, was_unsettled } => {
+                Self { everywhere: true, waited_ms, holders, silent, was_unsettled }
+            }
+            // `Revocation::settle` repeats the revocation by itself.
+            _ => Self::COMMITTED,
+        }
+    }
+
+    /// Returns whether no process grants the key.
+    pub(crate) fn is_everywhere(&self) -> bool {
+        self.everywhere
+    }
+
+    /// Returns the word for metrics and logs: what the wait was for.
+    pub(crate) fn outcome(&self) -> &'static str {
+        match self {
+            Self { everywhere: false, .. } => "committed",
+            Self { was_unsettled: true, .. } => "unsettled",
+            Self { silent, .. } if !silent.is_empty() => "lease_over",
+            _ => "answered",
+        }
+    }
+
+    /// Returns a sentence for people. `key` is "The key", or which one it is.
+    pub(crate) fn sentence(&self, key: &str) -> String {
+        let Some(waited) = self.waited_ms.filter(|_| self.everywhere) else {
+            return format!(
+                "The change is committed. {key} may be granted by a process with a read lease, \
+                 until the lease runs out. To wait for that, run `trust-auth disable` or \
+                 `trust-auth delete` without --no-wait."
+            );
+        };
+        let waited = match waited {
+            0..1_000 => format!("{waited} ms"),
+            _ => format!("{:.1} s", waited as f64 / 1_000.0),
+        };
+        let silent: Vec<String> = self.silent.iter().map(|name| escaped(name)).collect();
+        let why = match (&*silent, self.was_unsettled) {
+            ([], true) => {
+                "; the database had started or failed over, so each lease had to run out".to_owned()
+            }
+            ([], false) => String::new(),
+            ([one], _) => format!("; {one} did not answer, and its read lease has run out"),
+            (all, _) => {
+                format!(
+                    "; {} did not answer, and their read leases have run out",
+                    all.join(" and ")
+                )
+            }
+        };
+        format!("{key} is refused everywhere after {waited}{why}.")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn everywhere(silent: &[&str], was_unsettled: bool) -> Settled {
+        let silent = silent.iter().map(|&name| name.to_owned()).collect();
+        Settled::Everywhere { holders: Some(3), silent, was_unsettled }
+    }
+
+    #[test]
+    fn each_end_says_after_which_time_and_why() {
+        let text = |settled, ms| {
+            let end = RevocationEnd::new(settled, Duration::from_millis(ms));
+            (end.outcome(), end.sentence("The key"))
+        };
+        assert_eq!(
+            text(everywhere(&[], false), 12),
+            ("answered", "The key is refused everywhere after 12 ms.".to_owned())
+        );
+        let (outcome, sentence) = text(everywhere(&["web-2 \u{1b}[2J"], false), 10_250);
+        assert_eq!(outcome, "lease_over");
+        assert!(sentence.contains("after 10.2 s; web-2 \\u{1b}[2J did not answer"), "{sentence}");
+        let (outcome, sentence) = text(everywhere(&[], true), 2_000);
+        assert_eq!(outcome, "unsettled");
+        assert!(sentence.contains("failed over"), "{sentence}");
+        let committed = RevocationEnd::new(Settled::Repeat, Duration::ZERO);
+        assert_eq!((committed.outcome(), committed.is_everywhere()), ("committed", false));
+        assert!(committed.sentence("The key").contains("may be granted"));
+    }
+
+    #[test]
+    fn the_json_has_what_is_known() {
+        let json = |end: &RevocationEnd| serde_json::to_value(end).unwrap();
+        let end = RevocationEnd::new(everywhere(&["web-2"], false), Duration::from_millis(12));
+        assert_eq!(
+            json(&end),
+            serde_json::json!({
+                "everywhere": true, "waited_ms": 12, "holders": 3, "silent": ["web-2"]
+            })
+        );
+        assert_eq!(
+            json(&RevocationEnd::COMMITTED),
+            serde_json::json!({ "everywhere": false, "silent": [] })
+        );
+    }
+}

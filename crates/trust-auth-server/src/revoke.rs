@@ -1,0 +1,153 @@
+//! `disable`, `delete` and `rotate`: they commit, and then wait until no process grants the key.
+
+use std::convert::Infallible;
+use std::io::{self, IsTerminal, Write};
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish};
+use trust_auth::{ApiKey, RegistryError, StoreError, Trust, TrustRef, Waiting};
+
+use crate::args::RevocationArgs;
+use crate::command_answer::{CommandAnswer, Format};
+use crate::command_error::CommandError;
+use crate::database::{Database, DatabaseArgs, IfMissing};
+use crate::interrupt::Interrupt;
+use crate::issue_key::issued;
+use crate::json::TrustJson;
+use crate::revocation_end::RevocationEnd;
+use crate::revocation_step::RevocationStep;
+use crate::trust_text::named;
+
+/// A wait that is shorter shows no progress.
+const UNNOTICED: Duration = Duration::from_millis(500);
+
+/// How long one frame of the progress is shown.
+const FRAME: Duration = Duration::from_millis(100);
+
+/// A committed revocation.
+struct Revoked {
+    trust: Trust,
+    key: Option<ApiKey>,
+    /// If it had to wait.
+    end: Option<RevocationEnd>,
+    was_interrupted: bool,
+}
+
+/// Revokes the key, and returns the trust as it is after the change; after `delete`, as it was.
+pub(crate) async fn revoke(
+    database: &DatabaseArgs,
+    format: Format,
+    step: RevocationStep,
+    args: &RevocationArgs,
+) -> Result<CommandAnswer, CommandError> {
+    let database = Database::open(database, IfMissing::Fail).await?;
+    let outcome = revoke_in(&database, format, step, args).await;
+    if outcome.is_ok() {
+        database.warn_if_servers_are_not_notified();
+    }
+    database.close().await;
+
+    let Revoked { trust, key, end, was_interrupted } = outcome?;
+    let done = match step {
+        RevocationStep::Disable => "Disabled",
+        RevocationStep::Delete => "Deleted",
+        RevocationStep::Rotate => "Rotated the key of",
+    };
+    let answer = match (&key, &end) {
+        (Some(key), end) => issued(format, done, &trust, key, end.as_ref()),
+        (None, None) => CommandAnswer::new(format, &TrustJson::new(&trust), || {
+            format!("{done} {}.", named(&trust))
+        }),
+        (None, Some(end)) => {
+            let json = TrustJson::new(&trust).with_revocation(Some(end));
+            CommandAnswer::new(format, &json, || {
+                format!("{done} {}. {}", named(&trust), end.sentence("Its key"))
+            })
+        }
+    };
+    Ok(if was_interrupted { answer.interrupted() } else { answer })
+}
+
+async fn revoke_in(
+    database: &Database,
+    format: Format,
+    step: RevocationStep,
+    args: &RevocationArgs,
+) -> Result<Revoked, CommandError> {
+    let registry = database.registry();
+    let which = TrustRef::from(&*args.trust.trust);
+    let (revocation, key) = step.begin(&registry, &which).await?;
+    if !revocation.has_to_wait() {
+        let trust = revocation.without_waiting()?;
+        return Ok(Revoked { trust, key, end: None, was_interrupted: false });
+    }
+    if args.no_wait {
+        let trust = revocation.without_waiting()?;
+        let end = Some(RevocationEnd::COMMITTED);
+        return Ok(Revoked { trust, key, end, was_interrupted: false });
+    }
+
+    let mut interrupt = Interrupt::listen().map_err(|error| {
+        CommandError::new("signals", format!("cannot listen for signals: {error}"))
+    })?;
+    let committed = revocation.trust().cloned();
+    let (waiting, begun) = (waiting(args.no_acknowledgements), Instant::now());
+    let mut settling = pin!(revocation.settle(waiting));
+    tokio::select! {
+        settled = &mut settling => {
+            let (trust, settled) = settled.map_err(not_settled)?;
+            let end = Some(RevocationEnd::new(settled, begun.elapsed()));
+            Ok(Revoked { trust, key, end, was_interrupted: false })
+        }
+        () = interrupt.received() => {
+            let trust = committed.ok_or_else(CommandError::interrupted)?;
+            let end = Some(RevocationEnd::COMMITTED);
+            Ok(Revoked { trust, key, end, was_interrupted: true })
+        }
+        never = show_progress(format) => match never {},
+    }
+}
+
+/// Returns how a change waits, by the flag `--no-acknowledgements`.
+pub(crate) fn waiting(no_acknowledgements: bool) -> Waiting {
+    if no_acknowledgements { Waiting::OutTheLease } else { Waiting::ForAcknowledgements }
+}
+
+/// Returns the error of a revocation that is committed, and whose wait failed.
+fn not_settled(error: RegistryError) -> CommandError {
+    if matches!(error, RegistryError::Store(StoreError::NoSuchTrust { .. })) {
+        return error.into();
+    }
+    let (kind, error) = (error.kind(), CommandError::from(error));
+    CommandError::new(
+        kind,
+        format!(
+            "the change is committed, but a process with a read lease may still grant the key: \
+             run the same command again. The wait failed: {}",
+            error.message()
+        ),
+    )
+}
+
+/// Shows on standard error how long the wait takes. Never resolves: the caller drops the future.
+async fn show_progress(format: Format) -> Infallible {
+    tokio::time::sleep(UNNOTICED).await;
+    let waits = "Committed. Waiting until no process grants the key";
+    if format == Format::Human && !io::stderr().is_terminal() {
+        // Without an effect if standard error is closed.
+        let _ = writeln!(io::stderr(), "{waits}.");
+    }
+    if !io::stderr().is_terminal() {
+        return std::future::pending().await;
+    }
+    // Dropping it removes it from the screen.
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())
+        .with_finish(ProgressFinish::AndClear)
+        .with_elapsed(UNNOTICED);
+    loop {
+        bar.set_message(format!("{waits}: {} s", bar.elapsed().as_secs()));
+        bar.tick();
+        tokio::time::sleep(FRAME).await;
+    }
+}

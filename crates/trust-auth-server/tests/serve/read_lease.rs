@@ -1,0 +1,255 @@
+//! The service with a read lease: grants without a read, and changes that wait until no service
+//! grants the key.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::client::ask;
+use crate::postgres_server::PostgresServer;
+use crate::server::{ADMIN_KEY, PATIENCE, Registered, Server, command};
+
+const LEASE: [&str; 3] = ["--migrate", "--read-lease", "2s"];
+
+const HELD: &str = "trust_auth_held_total";
+
+fn program(database: impl AsRef<Path>, arguments: &[&str]) -> Command {
+    let mut command = command(Path::new("/"));
+    command.arg("--database").arg(database.as_ref()).args(arguments);
+    command
+}
+
+fn run(database: impl AsRef<Path>, arguments: &[&str]) -> Output {
+    program(database, arguments).output().unwrap()
+}
+
+fn succeed(database: impl AsRef<Path>, arguments: &[&str]) -> String {
+    let output = run(database, arguments);
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{arguments:?}: {stdout} {stderr}");
+    stdout
+}
+
+fn json_of(database: impl AsRef<Path>, arguments: &[&str]) -> Value {
+    let arguments = [&["--json"], arguments].concat();
+    serde_json::from_str(&succeed(database, &arguments)).unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Registers a trust, and waits until both services hold it.
+async fn registered(services: [&Server; 2], name: &str) -> Registered {
+    let held = services[1].metric("trust_auth_held_trusts").await;
+    let trust = services[0].register(name).await;
+    for service in services {
+        service.until_metric("trust_auth_held_trusts", |now| now > held).await;
+    }
+    trust
+}
+
+async fn assert_held(server: &Server, key: &str) {
+    let before = server.metrics().await;
+    assert_eq!(server.verify(key).await.status, 200);
+    let now = server.metrics().await;
+    assert_eq!(now[HELD], before[HELD] + 1.0, "{}", server.log());
+    for metric in ["trust_auth_hits_total", "trust_auth_scans_total", "trust_auth_looks_total"] {
+        assert_eq!(now[metric], before[metric], "{metric}");
+    }
+}
+
+/// Sends a request of the admin API with a further header.
+async fn administer_with(
+    server: &Server,
+    path: &str,
+    header: (&str, &str),
+) -> crate::client::Answer {
+    let authorization = format!("Bearer {ADMIN_KEY}");
+    ask(server.admin, "POST", path, &[("Authorization", &authorization), header], "").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_services_grant_without_a_read_and_refuse_what_has_returned_as_revoked() {
+    let Some(database) = PostgresServer::shared() else { return };
+    let url = database.new_database();
+    let (one, other) = (Server::on(&url, &LEASE).await, Server::on(&url, &LEASE).await);
+    for (round, change) in ["disable", "rotate", "delete"].into_iter().cycle().take(12).enumerate()
+    {
+        let trust = registered([&one, &other], &format!("trust {round}")).await;
+        assert_held(&one, &trust.key).await;
+        assert_held(&other, &trust.key).await;
+        let end = if round % 2 == 0 {
+            json_of(&url, &[change, &trust.id])["revocation"].clone()
+        } else {
+            let (method, path) = match change {
+                "delete" => ("DELETE", format!("/admin/trusts/{}", trust.id)),
+                _ => ("POST", format!("/admin/trusts/{}/{change}", trust.id)),
+            };
+            let answer = one.administer(method, &path, &Value::Null).await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+            answer.json()["revocation"].clone()
+        };
+        for server in [&one, &other] {
+            assert_eq!(server.verify(&trust.key).await.status, 401, "{change}");
+        }
+        assert_eq!((&end["everywhere"], &end["silent"]), (&json!(true), &json!([])), "{end}");
+        assert_eq!(end["holders"], json!(2), "{end}");
+        assert!(end["waited_ms"].as_u64().unwrap() < 2_000 || round == 0, "{end}");
+    }
+    assert_eq!(one.metric("trust_auth_read_lease_valid").await, 1.0);
+    assert!(one.metric("trust_auth_revocation_seconds_count{outcome=\"answered\"}").await >= 5.0);
+    // A service that has ended is waited for no longer.
+    let trust = registered([&one, &other], "after").await;
+    assert!(!other.stop().await.contains("panicked"));
+    let end = json_of(&url, &["disable", &trust.id])["revocation"].clone();
+    assert_eq!((&end["holders"], &end["silent"]), (&json!(1), &json!([])), "{end}");
+    one.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_on_sqlite_holds_too_and_each_change_waits_for_the_lease() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("trusts.db");
+    let lease = ["--read-lease", "400ms"];
+    let (one, other) = (Server::on(&file, &lease).await, Server::on(&file, &lease).await);
+    let trust = registered([&one, &other], "St. Mary").await;
+    assert_held(&other, &trust.key).await;
+
+    let told = succeed(&file, &["disable", "St. Mary"]);
+    assert!(told.contains("Its key is refused everywhere after 4"), "{told}");
+    assert_eq!(other.verify(&trust.key).await.status, 401);
+    succeed(&file, &["enable", "St. Mary"]);
+    let refused = run(&file, &["lower-read-lease", "off"]);
+    assert!(text(&refused.stderr).contains("a process with a longer read lease runs"));
+    one.stop().await;
+    other.stop().await;
+
+    assert_eq!(succeed(&file, &["lower-read-lease", "off"]), "No process has a read lease.\n");
+    assert_eq!(json_of(&file, &["disable", "St. Mary"]).get("revocation"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_does_not_wait_says_so_and_one_that_is_interrupted_too() {
+    let Some(database) = PostgresServer::shared() else { return };
+    let url = database.new_database();
+    let server = Server::on(&url, &["--migrate", "--read-lease", "5s"]).await;
+    let end = json_of(&url, &["disable", "--no-wait", &server.register("a").await.id]);
+    assert_eq!(end["revocation"], json!({ "everywhere": false, "silent": [] }));
+    let told = succeed(&url, &["disable", "--no-wait", "a"]);
+    assert!(told.contains("may be granted by a process with a read lease"), "{told}");
+
+    let id = server.register("b").await.id;
+    let path = format!("/admin/trusts/{id}/rotate");
+    let answer = administer_with(&server, &path, ("Prefer", "wait=1, Respond-Async")).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    assert_eq!(answer.json()["revocation"]["everywhere"], json!(false));
+    assert!(answer.json()["api_key"].is_string());
+    server.until_logged("no process grants the key any more").await;
+
+    // While it waits for a stopped service, the program is interrupted: the new key is not lost.
+    server.signal("STOP");
+    let mut waiting = program(&url, &["rotate", &id])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let row = format!("SELECT api_key_hash FROM trust WHERE id = '{id}'");
+    let former = database.psql(&url, &row);
+    let begun = Instant::now();
+    while database.psql(&url, &row) == former {
+        assert!(begun.elapsed() < PATIENCE && waiting.try_wait().unwrap().is_none());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // It listens for signals a moment after the commit.
+    std::thread::sleep(Duration::from_millis(700));
+    let script = format!("kill -s INT {}", waiting.id());
+    assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+    let output = waiting.wait_with_output().unwrap();
+    server.signal("CONT");
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    assert!(stderr.contains("Waiting until no process grants the key"), "{stderr}");
+    assert!(stderr.contains("The old key may be granted"), "{stderr}");
+    assert_eq!(server.verify(stdout.trim_end()).await.status, 200, "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_service_is_waited_for_no_longer_than_its_lease_and_grants_nothing_then() {
+    let Some(database) = PostgresServer::shared() else { return };
+    let url = database.new_database();
+    let (one, other) = (Server::on(&url, &LEASE).await, Server::on(&url, &LEASE).await);
+    let trust = registered([&one, &other], "St. Mary").await;
+    // The first revocation after a start of the database waits for the longest lease.
+    succeed(&url, &["disable", &one.register("first").await.id]);
+    assert_held(&other, &trust.key).await;
+    other.signal("STOP");
+    let begun = Instant::now();
+    let told = succeed(&url, &["disable", &trust.id]);
+    assert!(begun.elapsed() >= Duration::from_millis(1_500), "{told}");
+    assert!(told.contains("did not answer, and its read lease has run out"), "{told}");
+    assert!(told.contains(&format!("process {}", other.process_id())), "{told}");
+    other.signal("CONT");
+    assert_eq!(other.verify(&trust.key).await.status, 401);
+    other.until_metric("trust_auth_read_lease_valid", |valid| valid == 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_database_is_away_known_keys_are_granted_until_the_lease_runs_out() {
+    let Some(database) = PostgresServer::start() else { return };
+    let url = database.new_database();
+    let server = Server::on(&url, &["--migrate", "--read-lease", "6s"]).await;
+    let trust = server.register("St. Mary").await;
+    server.until_metric("trust_auth_held_trusts", |held| held == 1.0).await;
+
+    database.stop();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(2_500) {
+        assert_eq!(server.verify(&trust.key).await.status, 200);
+    }
+    assert_eq!(server.verify("unknown").await.status, 503);
+    let ready = ask(server.main, "GET", "/readyz", &[], "").await;
+    // A machine that was stopped for seconds may be late for the first probe.
+    assert!(ready.status == 200 || begun.elapsed() > Duration::from_secs(3), "{ready:?}");
+    assert_ne!(ready.json()["store"], json!("ok"), "{ready:?}");
+    server.until_metric("trust_auth_read_lease_lost", |lost| lost == 1.0).await;
+    assert_eq!(server.verify(&trust.key).await.status, 503);
+    let ready = ask(server.main, "GET", "/readyz", &[], "").await;
+    assert_eq!((ready.status, &ready.json()["read_lease"]), (503, &json!("lost")));
+    server.until_logged("the read lease has run out").await;
+
+    database.start_again();
+    server.until_metric("trust_auth_read_lease_valid", |valid| valid == 1.0).await;
+    assert_held(&server, &trust.key).await;
+    server.until_logged("the read lease is in force again").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_cannot_be_is_refused_at_the_start_with_what_to_do() {
+    let Some(database) = PostgresServer::shared() else { return };
+    let url = database.new_database();
+    let serve = |arguments: &[&str]| {
+        let listen = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"];
+        let output = run(&url, &[&listen, arguments].concat());
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        text(&output.stderr)
+    };
+    assert!(serve(&["--read-lease", "500ms"]).contains("at least 1s on PostgreSQL"));
+    assert!(serve(&["--read-lease", "299ms"]).contains("at least 300ms"));
+    assert!(serve(&["--read-lease", "6m"]).contains("at most 5m"));
+    let told = serve(&["--read-lease", "2s"]);
+    assert!(told.contains("trust-auth migrate --read-lease"), "{told}");
+
+    let sql = succeed(&url, &["migrate", "--read-lease", "--dry-run"]);
+    assert!(sql.contains("trust_auth_holder"), "{sql}");
+    let told = succeed(&url, &["migrate", "--read-lease"]);
+    assert!(told.starts_with("Added "), "{told}");
+    let nothing = succeed(&url, &["migrate", "--read-lease"]);
+    assert!(nothing.starts_with("Nothing to do"), "{nothing}");
+    let refused = run(&url, &["lower-read-lease", "off"]);
+    assert!(text(&refused.stderr).contains("give a duration"), "{refused:?}");
+    Server::on(&url, &["--read-lease", "2s"]).await.stop().await;
+    succeed(&url, &["lower-read-lease", "1s"]);
+}
