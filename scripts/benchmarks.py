@@ -63,6 +63,8 @@ BENCHES = [
 COUNTED = {"footprint", "instructions", "lines"}
 # Their rounds take turns within one process, and criterion has no part in them.
 ALTERNATING = {"loads", "ratios"}
+# The package of `request`, with the database that it needs.
+REQUEST = ["-p", "trust-auth", "--features", "trust-auth/sqlite"]
 # The files of a benchmark in criterion's folder, where the benchmark's name does not match them.
 WRITES = {"contention": ["contention*", "latency.json"], "request": ["sqlite*", "memory*"]}
 QUICK = ["--warm-up-time", "0.1", "--measurement-time", "0.2", "--sample-size", "10"]
@@ -99,7 +101,7 @@ class Failure(Exception):
 def measure(benches: list[str], runs: int, quick: bool, seconds: float | None):
     for bench in benches:
         forget(bench)
-    packages = ["-p", "trust-key-cache", *(["-p", "trust-auth"] if "request" in benches else [])]
+    packages = ["-p", "trust-key-cache", *(REQUEST if "request" in benches else [])]
     tell("building")
     cargo(["bench", "--locked", "--no-run", "-q", *packages], {})
     for run in range(1, runs + 1):
@@ -111,7 +113,7 @@ def measure(benches: list[str], runs: int, quick: bool, seconds: float | None):
             start = time.monotonic()
             tell(f"run {run} of {runs}: {bench}")
             package = (
-                ["-p", "trust-auth", "--bench", "lookup_vs_sweep"]
+                [*REQUEST, "--bench", "lookup_vs_sweep"]
                 if bench == "request"
                 else ["-p", "trust-key-cache", "--bench", bench]
             )

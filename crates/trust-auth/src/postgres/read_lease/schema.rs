@@ -90,8 +90,9 @@ impl Catalog {
         match &*self.missing() {
             [] => Ok(()),
             missing => Err(source.unusable(&format!(
-                "it lacks {}; let the owner of the watched tables run the read lease's migration \
-                 (`PgChanges::run_migration`; for the table `trust`, that of `PgChanges::trusts`)",
+                "it lacks {}; let the owner of the watched tables run the read lease's migration: \
+                 `trust-auth migrate --read-lease` for the table `trust`, or \
+                 `PgChanges::run_migration`",
                 missing.join(" and ")
             ))),
         }
