@@ -24,7 +24,7 @@ pub(crate) struct RevocationEnd {
 }
 
 impl RevocationEnd {
-    /// The commit is made, and nobody waits for its effect.
+    /// The commit is made, and no caller waits for its effect.
     pub(crate) const COMMITTED: Self = Self {
         everywhere: false,
         waited_ms: None,

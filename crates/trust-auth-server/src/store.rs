@@ -20,6 +20,9 @@ pub(crate) struct Store {
     changes: ChangeRecord,
 }
 
+/// The interval of the watcher's tests with a read lease.
+const UNDER_A_LEASE: Duration = Duration::from_mins(2);
+
 /// A SQLite file, or a PostgreSQL database.
 // There is one, behind an `Arc`, so its size does not matter.
 #[allow(clippy::large_enum_variant)]
@@ -43,10 +46,13 @@ impl From<PostgresStore> for Store {
 
 impl Store {
     /// Invalidates the cache entries of trusts that any process changes, until the watcher is
-    /// dropped.
-    pub(crate) fn watch(&self, cache: Arc<TrustKeyCache>) -> Watcher {
+    /// dropped. With a read lease, the cache is a fallback, and the watcher sends fewer queries.
+    pub(crate) fn watch(&self, cache: Arc<TrustKeyCache>, has_read_lease: bool) -> Watcher {
         match &self.backend {
             DatabaseStore::Sqlite(store) => store.watch(cache),
+            DatabaseStore::Postgres(store) if has_read_lease => {
+                store.watch_every(UNDER_A_LEASE, cache)
+            }
             DatabaseStore::Postgres(store) => store.watch(cache),
         }
     }

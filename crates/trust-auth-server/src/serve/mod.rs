@@ -165,7 +165,7 @@ impl Parts<'_> {
     fn serve(self, database: &Database, listeners: &Listeners, background: &mut JoinSet<()>) {
         let Self { settings, cache, held, probes, meters } = self;
         // Before the first request, so that no later change is missed.
-        let watcher = Arc::new(database.store().watch(Arc::clone(&cache)));
+        let watcher = Arc::new(database.store().watch(Arc::clone(&cache), held.is_some()));
         let scans = Arc::new(ScanRecord::new(settings.query_timeout));
         let store = Arc::new(MeteredStore::new(
             database.store(),

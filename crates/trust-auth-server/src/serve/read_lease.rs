@@ -83,7 +83,10 @@ impl LeaseMeters {
     pub(crate) fn new(recorder: &PrometheusRecorder) -> Self {
         metrics::with_local_recorder(recorder, || {
             describe();
-            let renewals = |outcome: &'static str| counter!("trust_auth_read_lease_renewals_total", "outcome" => outcome);
+            let renewals = |outcome: &'static str| {
+                let name = "trust_auth_read_lease_renewals_total";
+                counter!(name, "outcome" => outcome)
+            };
             Self {
                 valid: gauge!("trust_auth_read_lease_valid"),
                 age: gauge!("trust_auth_read_lease_age_seconds"),

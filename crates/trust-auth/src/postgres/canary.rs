@@ -17,7 +17,7 @@ use super::failure::failed;
 use crate::error::StoreError;
 use crate::watcher::ChangeSink;
 
-/// The time between two canaries.
+/// The usual time between two canaries.
 pub(super) const INTERVAL: Duration = Duration::from_secs(5);
 
 /// The time after which the next canary follows one that could not be sent.
@@ -27,13 +27,14 @@ const RETRY: Duration = Duration::from_secs(2);
 /// a busy machine.
 pub(super) const LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a listener counts as connected while no canary can be sent, for example because the
-/// server has no connection left.
-const UNPROVEN: Duration = Duration::from_secs(30);
+/// In intervals: how long a listener counts as connected while no canary can be sent, for example
+/// because the server has no connection left.
+const UNPROVEN: u32 = 6;
 
 /// The canaries of one connection that listens.
 pub(super) struct Canary {
     channel: String,
+    interval: Duration,
     due: Instant,
     /// When the last canary arrived; `None` before the first.
     proven: Option<Instant>,
@@ -51,9 +52,10 @@ struct Flight {
 }
 
 impl Canary {
-    pub(super) fn new(channel: &str) -> Self {
+    pub(super) fn new(channel: &str, interval: Duration) -> Self {
         Self {
             channel: channel.to_owned(),
+            interval,
             due: Instant::now(),
             proven: None,
             flight: None,
@@ -82,7 +84,7 @@ impl Canary {
         if expected.is_some() && expected == Uuid::try_parse(payload).ok() {
             self.flight = None;
             self.proven = Some(Instant::now());
-            self.due = Instant::now() + INTERVAL;
+            self.due = Instant::now() + self.interval;
             changes.canary_heard();
         }
     }
@@ -134,7 +136,7 @@ impl Canary {
         self.due = Instant::now() + RETRY;
         changes.canary_missed();
         match self.proven {
-            Some(proven) if proven.elapsed() <= UNPROVEN => {
+            Some(proven) if proven.elapsed() <= self.interval * UNPROVEN => {
                 tracing::debug!(%error, "a canary notification could not be sent; trying again");
                 Ok(())
             }

@@ -41,12 +41,14 @@ pub(super) struct Subscription {
 
 impl Subscription {
     /// Connects, listens, and waits for the first canary.
+    /// Sends canaries at this interval.
     pub(super) async fn open(
         connector: &Connector,
         channel: &str,
+        interval: Duration,
         changes: &ChangeSink,
     ) -> Result<Self, StoreError> {
-        let listening = Box::pin(Self::listen(connector, channel));
+        let listening = Box::pin(Self::listen(connector, channel, interval));
         let mut subscription = within(connector.connect_timeout, listening).await?;
         while !subscription.canary.is_proven() {
             subscription.check(connector, changes)?;
@@ -58,7 +60,11 @@ impl Subscription {
         Ok(subscription)
     }
 
-    async fn listen(connector: &Connector, channel: &str) -> Result<Self, StoreError> {
+    async fn listen(
+        connector: &Connector,
+        channel: &str,
+        interval: Duration,
+    ) -> Result<Self, StoreError> {
         // The driver's pool would keep trying and report no reason. This reports the reason, and
         // checks that the server is the primary and that the table has all columns.
         schema::open(connector, Permission::default()).await?;
@@ -68,10 +74,11 @@ impl Subscription {
         Ok(Self {
             listener,
             server,
-            canary: Canary::new(channel),
+            canary: Canary::new(channel, interval),
             proof: String::new(),
             made: Instant::now(),
-            lasts: jittered(connector.max_age),
+            // A connection is replaced at the cost of some queries, so not at each canary.
+            lasts: jittered(connector.max_age.max(interval * 10)),
         })
     }
 

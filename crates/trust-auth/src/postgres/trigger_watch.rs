@@ -1,4 +1,5 @@
-//! [`TriggerWatch`]: checks every 5 s, on the connection that listens, whether the triggers exist.
+//! [`TriggerWatch`]: checks now and then, on the connection that listens, whether the triggers
+//! exist.
 //!
 //! A restore of the table may leave the triggers out, or turn them off. Notifications then stop,
 //! and nothing else shows why.
@@ -14,9 +15,6 @@ use super::triggers::Triggers;
 use crate::error::StoreError;
 use crate::time_limit::within;
 use crate::watcher::ChangeSink;
-
-/// The time between two checks.
-const INTERVAL: Duration = Duration::from_secs(5);
 
 /// The triggers as the last check found them.
 pub(super) struct TriggerWatch {
@@ -40,11 +38,12 @@ impl TriggerWatch {
     /// Checks again if the interval is over.
     pub(super) async fn check_if_due(
         &mut self,
+        interval: Duration,
         listener: &mut PgListener,
         connector: &Connector,
         changes: &ChangeSink,
     ) -> Result<(), StoreError> {
-        if self.checked.elapsed() >= INTERVAL {
+        if self.checked.elapsed() >= interval {
             let now = read(listener, connector).await?;
             changes.triggers(&now.missing, now != self.found);
             *self = Self { found: now, checked: Instant::now() };

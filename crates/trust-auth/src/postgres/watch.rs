@@ -48,13 +48,30 @@ impl PostgresStore {
     ///
     /// Outside of a Tokio runtime with time and IO enabled.
     pub fn watch(&self, cache: Arc<TrustKeyCache>) -> Watcher {
+        self.watch_every(canary::INTERVAL, cache)
+    }
+
+    /// Does the same as [`watch`](Self::watch), and sends canaries and checks the triggers at this
+    /// interval instead of every 5 s, or at 5 s if the interval is shorter.
+    ///
+    /// Use it with a read lease, under which the cache is a fallback: with two minutes, the watcher
+    /// sends some hundred queries an hour instead of some thousand. A lost network, missing
+    /// triggers and a failover that leaves the old primary up are then noticed as much later by the
+    /// watcher. They let no revoked key in. The connection is replaced at ten intervals, or at
+    /// `max_connection_age` if that is longer.
+    ///
+    /// # Panics
+    ///
+    /// As [`watch`](Self::watch).
+    pub fn watch_every(&self, interval: Duration, cache: Arc<TrustKeyCache>) -> Watcher {
         let store = self.clone();
+        let interval = interval.max(canary::INTERVAL);
         Watcher::start(cache, move |changes| async move {
             let channel = Canary::new_channel();
             let mut backoff = Backoff::new();
             loop {
                 let begun = Instant::now();
-                let Err(error) = follow(&store, &channel, &changes).await;
+                let Err(error) = follow(&store, &channel, interval, &changes).await;
                 changes.disconnected(&error);
                 tokio::time::sleep(backoff.pause_after(begun.elapsed())).await;
             }
@@ -74,7 +91,8 @@ impl PostgresStore {
     /// Outside of a Tokio runtime with time and IO enabled.
     pub async fn check_notifications(&self) -> Result<(), StoreError> {
         let nothing = ChangeSink::new(Arc::default());
-        Subscription::open(&self.connector, &Canary::new_channel(), &nothing).await.map(|_| ())
+        let channel = Canary::new_channel();
+        Subscription::open(&self.connector, &channel, canary::INTERVAL, &nothing).await.map(|_| ())
     }
 }
 
@@ -82,10 +100,13 @@ impl PostgresStore {
 async fn follow(
     store: &PostgresStore,
     channel: &str,
+    interval: Duration,
     changes: &ChangeSink,
 ) -> Result<Infallible, StoreError> {
     let connector = &store.connector;
-    let mut current = Subscription::open(connector, channel, changes).await?;
+    // A canary tests the connection, too. Longer intervals need no other test.
+    let silence = if interval == canary::INTERVAL { SILENCE } else { interval + canary::LIMIT };
+    let mut current = Subscription::open(connector, channel, interval, changes).await?;
     let mut triggers = TriggerWatch::begin(current.listener(), connector, changes).await?;
     changes.connected();
     let mut last_received = Instant::now();
@@ -95,20 +116,20 @@ async fn follow(
                 last_received = Instant::now();
                 current.apply(&notification, changes);
             }
-            None if last_received.elapsed() >= SILENCE => {
+            None if last_received.elapsed() >= silence => {
                 current.ping(connector).await?;
                 last_received = Instant::now();
             }
             None => {}
         }
-        triggers.check_if_due(current.listener(), connector, changes).await?;
+        triggers.check_if_due(interval, current.listener(), connector, changes).await?;
         if let Err(error) = current.check(connector, changes) {
             store.close_unfit();
             return Err(error);
         }
         if current.is_due_for_replacement() {
             store.close_unfit();
-            match Subscription::open(connector, channel, changes).await {
+            match Subscription::open(connector, channel, interval, changes).await {
                 Ok(next) => {
                     let former = std::mem::replace(&mut current, next);
                     if !former.hand_over(connector, &current, changes).await {

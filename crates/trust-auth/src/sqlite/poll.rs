@@ -61,12 +61,18 @@ impl Poll {
         &self,
         step: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, StoreError> {
-        match tokio::time::timeout(self.time_limit, step).await {
-            Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) => {
-                Err(StoreError::Timeout { after: self.time_limit })
-            }
-            Ok(outcome) => outcome.map_err(|error| failed(error, self.file.path())),
-        }
+        within(self.time_limit, &self.file, step).await
+    }
+
+    /// Reads the version of the file, and meanwhile checks that the file is the one at the path.
+    pub(super) async fn checked_version(
+        &mut self,
+        connection: &mut SqliteConnection,
+    ) -> Result<i64, StoreError> {
+        let file = Arc::clone(&self.file);
+        let version = within(self.time_limit, &file, data_version(connection));
+        let (checked, version) = tokio::join!(self.check_files(), version);
+        checked.and(version)
     }
 
     /// Checks that the files are those that the store has open.
@@ -76,6 +82,17 @@ impl Poll {
             None => self.file_checker.insert(FileChecker::new(Arc::clone(&self.file))?),
         };
         file_checker.verify(self.time_limit).await
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    file: &File,
+    step: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(limit, step).await {
+        Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) => Err(StoreError::Timeout { after: limit }),
+        Ok(outcome) => outcome.map_err(|error| failed(error, file.path())),
     }
 }
 

@@ -81,8 +81,7 @@ impl SqliteSession {
     /// Returns the version of the file now, if the file is the one at the path (RL9).
     async fn version(&mut self) -> Result<i64, StoreError> {
         self.check_open()?;
-        self.poll.check_files().await?;
-        self.poll.within(data_version(&mut self.connection)).await
+        self.poll.checked_version(&mut self.connection).await
     }
 
     fn check_open(&self) -> Result<(), StoreError> {

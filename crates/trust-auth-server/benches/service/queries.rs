@@ -1,0 +1,86 @@
+//! How many queries services with a read lease send to PostgreSQL, as the server counts them.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::asker::Asker;
+use crate::populate::{key, populate_postgres, runtime};
+use crate::postgres_server::PostgresServer;
+use crate::server::Server;
+use crate::{Effort, Figure};
+
+const TRUSTS: usize = 1_000;
+const PROCESSES: usize = 3;
+const LEASE: &str = "10s";
+/// An hour of ten services, without changes and without unknown keys.
+const IN_AN_HOUR_AT_MOST: f64 = 20_000.0;
+/// A second of one service, under a flood of unknown keys.
+const IN_A_FLOOD_AT_MOST: f64 = 100.0;
+const ATTACKERS: usize = 32;
+
+/// Counts the transactions of the database while all services grant, and then during a flood of one
+/// of them.
+pub(crate) fn measure(effort: Effort) -> Option<Figure> {
+    let postgres = PostgresServer::shared()?;
+    let (calm, flood) = if effort == Effort::Full { (60, 10) } else { (2, 2) };
+    let (calm, flood) = (Duration::from_secs(calm), Duration::from_secs(flood));
+    let url = postgres.new_database();
+    let runtime = runtime();
+    runtime.block_on(populate_postgres(&url, TRUSTS));
+    let arguments = ["--migrate", "--read-lease", LEASE];
+    let start = || runtime.block_on(Server::on(&url, &arguments));
+    let servers: Vec<Server> = (0..PROCESSES).map(|_| start()).collect();
+    let counted = || {
+        // The statistics of a session are published after a moment.
+        thread::sleep(Duration::from_secs(2));
+        let sql = "SELECT xact_commit + xact_rollback FROM pg_stat_database \
+                   WHERE datname = current_database()";
+        postgres.psql(&url, sql).parse::<f64>().unwrap()
+    };
+    // The question itself is a query.
+    let during = |work: &dyn Fn()| {
+        let (before, begun) = (counted(), Instant::now());
+        work();
+        (counted() - before - 1.0) / begun.elapsed().as_secs_f64()
+    };
+
+    let granting = during(&|| {
+        let begun = Instant::now();
+        let mut askers: Vec<Asker> = servers.iter().map(|server| Asker::new(server.main)).collect();
+        while begun.elapsed() < calm {
+            for (number, asker) in askers.iter_mut().enumerate() {
+                assert_eq!(asker.verify(&key(number)), 200);
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    });
+    let in_an_hour = granting / PROCESSES as f64 * 10.0 * 3_600.0;
+
+    let is_over = AtomicBool::new(false);
+    let flooded = during(&|| {
+        thread::scope(|scope| {
+            for attacker in 0..ATTACKERS {
+                let (main, is_over) = (servers[0].main, &is_over);
+                scope.spawn(move || {
+                    let mut asker = Asker::new(main);
+                    // Relaxed: the flag orders nothing; the scope joins the threads.
+                    while !is_over.load(Ordering::Relaxed) {
+                        let status = asker.verify(&format!("unknown {attacker}"));
+                        assert!(status == 401 || status == 503, "{status}");
+                    }
+                });
+            }
+            thread::sleep(flood);
+            is_over.store(true, Ordering::Relaxed);
+        });
+    });
+    let in_a_flood = flooded - granting;
+    let text = format!(
+        "{in_an_hour:.0} queries an hour of ten services with a lease of {LEASE} (at most \
+         {IN_AN_HOUR_AT_MOST}), from {calm:?} of {PROCESSES}; {in_a_flood:.0} more a second of one \
+         service under a flood of unknown keys (at most {IN_A_FLOOD_AT_MOST})"
+    );
+    let met = in_an_hour <= IN_AN_HOUR_AT_MOST && in_a_flood <= IN_A_FLOOD_AT_MOST;
+    Some(Figure { text, met })
+}
