@@ -3,8 +3,8 @@
 
 mod counted;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread;
 
 use counted::Counted;
@@ -155,4 +155,103 @@ fn a_value_whose_drop_panics_is_still_freed_with_its_bucket() {
     // here.
     assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(cache))).is_err());
     assert_eq!(alive.load(Ordering::Relaxed), 0);
+}
+
+/// A value whose destructor, in one of 16 runs, calls its own cache for its own key.
+struct Reentrant {
+    counted: Counted,
+    cache: Weak<KeyCache<Reentrant>>,
+    seen: Arc<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    destructors: AtomicUsize,
+    /// Of the destructors that called the cache, those that found their key stored.
+    stored: AtomicUsize,
+    loads: AtomicUsize,
+}
+
+impl Clone for Reentrant {
+    fn clone(&self) -> Self {
+        self.with(self.counted.clone())
+    }
+}
+
+impl Reentrant {
+    fn with(&self, counted: Counted) -> Self {
+        Self { counted, cache: self.cache.clone(), seen: self.seen.clone() }
+    }
+
+    fn call(&self, cache: &KeyCache<Self>, run: usize) {
+        let key = hash(1);
+        let number = |value: &Self| {
+            value.counted.check();
+            value.counted.parts[0]
+        };
+        if cache.lookup_with(&key, number).is_some() {
+            self.seen.stored.fetch_add(1, Ordering::Relaxed);
+        }
+        let new = || self.with(self.counted.clone());
+        let own = Some(number(self));
+        match run % 3 {
+            0 => {
+                assert!(cache.lease(&key).remember(new()));
+                assert_eq!(cache.lookup_with(&key, number), own);
+            }
+            1 => {
+                let before = cache.lease(&key);
+                cache.invalidate_key(&key);
+                assert!(!before.remember(new()));
+                assert_eq!(cache.lookup_with(&key, number), None);
+            }
+            _ => {
+                cache.invalidate_key(&key);
+                let loaded = cache.get_or_try_load(&key, || {
+                    self.seen.loads.fetch_add(1, Ordering::Relaxed);
+                    Ok::<_, ()>(Some(new()))
+                });
+                assert_eq!(loaded.unwrap().as_ref().map(number), own);
+                assert_eq!(cache.lookup_with(&key, number), own);
+            }
+        }
+    }
+}
+
+impl Drop for Reentrant {
+    fn drop(&mut self) {
+        let run = self.seen.destructors.fetch_add(1, Ordering::Relaxed);
+        if run.is_multiple_of(16)
+            && let Some(cache) = self.cache.upgrade()
+        {
+            self.call(&cache, run / 16);
+        }
+    }
+}
+
+#[test]
+fn g7_a_destructor_may_call_its_own_cache_for_its_own_key_while_the_key_is_stored() {
+    let alive = Arc::new(AtomicIsize::new(0));
+    let seen = Arc::new(Seen::default());
+    let cache = Arc::new(KeyCache::builder().capacity(1).build().unwrap());
+    for round in 0..if cfg!(miri) { 600 } else { 10_000 } {
+        let new = || Reentrant {
+            counted: Counted::new(round, &alive),
+            cache: Arc::downgrade(&cache),
+            seen: seen.clone(),
+        };
+        // Destructors may invalidate the key before these two return.
+        if round % 3 == 0 {
+            cache.invalidate_key(&hash(1));
+            let loaded = cache.get_or_try_load(&hash(1), || Ok::<_, ()>(Some(new())));
+            assert!(loaded.unwrap().is_some());
+        } else {
+            let lease = cache.lease(&hash(1));
+            lease.remember(new());
+        }
+    }
+    let [stored, loads] = [&seen.stored, &seen.loads].map(|count| count.load(Ordering::Relaxed));
+    assert!(stored > 10 && loads > 10, "{stored} destructors found the key, {loads} loaded it");
+    drop(cache);
+    assert_eq!(alive.load(Ordering::Relaxed), 0, "the drop of the cache drops all values");
 }
