@@ -85,6 +85,12 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> Builder<V, C> {
     /// longer than the resolution, removes an earlier value and stores nothing, as
     /// [`Lease::remember_for`](crate::Lease::remember_for) does.
     ///
+    /// No loader names a time: a value that [`get_or_try_load`](KeyCache::get_or_try_load) or its
+    /// async form stores has the time-to-live, or this function's time if that is shorter. The time
+    /// counts from the lease that was taken before `load` was called, so the duration of `load`
+    /// counts against the value. The caller whose `load` ran receives the value whatever its time.
+    /// A caller that waits receives the value only before that time has passed.
+    ///
     /// The function runs once for each value that is to be stored, on the thread that stores the
     /// value, before the cache is changed. It also runs for each caller to which
     /// [`get_or_try_load`](KeyCache::get_or_try_load) gives another caller's value. No guard or

@@ -672,6 +672,9 @@ fn g3_an_answer_is_shared_for_as_long_as_a_lookup_returns_it() {
         let (mut leader, mut waiter) = (Driven::begun(&cache), Driven::begun(&cache));
         clock.advance(age);
         assert_eq!(leader.answer(answer), Some(answer));
+        // The time of `entry_ttl` applies to what a load stores, from its lease on.
+        let stored = answer.ok().flatten().filter(|_| shared);
+        assert_eq!(cache.lookup(key()), stored, "{answer:?} at {age:?}");
         assert_eq!(waiter.poll(), shared.then_some(answer), "{answer:?} at {age:?}");
         assert_eq!(waiter.leads(), !shared);
     }
