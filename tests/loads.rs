@@ -463,23 +463,54 @@ fn a_panic_of_an_async_loader_lets_the_waiters_load() {
     }
 }
 
-#[test]
-fn a_waker_that_panics_does_not_keep_the_others_asleep() {
-    struct Panicking;
-    impl Wake for Panicking {
-        fn wake(self: Arc<Self>) {
-            resume_unwind(Box::new("in a waker"));
-        }
+/// A waker that panics. So does the destructor of what the waker panics with.
+struct Panicking(usize);
+
+impl Wake for Panicking {
+    fn wake(self: Arc<Self>) {
+        resume_unwind(Box::new(Payload(self.0)));
     }
-    let (cache, _) = cache();
-    let leader = Driven::begun(&cache);
-    let first = Driven::begun(&cache);
-    let mut panicking = Driven::new(&cache);
-    let waker = Waker::from(Arc::new(Panicking));
-    assert!(panicking.call.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-    let last = Driven::begun(&cache);
-    catch_unwind(AssertUnwindSafe(|| drop(leader))).unwrap_err();
-    assert_eq!([&first, &last].map(Driven::times_woken), [1, 1]);
+}
+
+struct Payload(usize);
+
+impl Drop for Payload {
+    fn drop(&mut self) {
+        resume_unwind(Box::new("in a payload"));
+    }
+}
+
+#[test]
+fn wakers_that_panic_leave_no_task_asleep_and_do_not_abort_the_process() {
+    type Ends = fn(Driven);
+    // How the load ends, and the waker whose panic reaches the caller. In the last case the panic
+    // is the loader's.
+    let ends: [(Ends, Option<usize>); 3] = [
+        (|mut leader| assert_eq!(leader.answer(Ok(None)), None), Some(0)),
+        (|leader| drop(leader), Some(0)),
+        (
+            |mut leader| {
+                leader.answer = None;
+                assert_eq!(leader.poll(), None, "the loader panics, since its answer was dropped");
+            },
+            None,
+        ),
+    ];
+    for (end, panics) in ends {
+        let (cache, _) = cache();
+        let leader = Driven::begun(&cache);
+        let waiters = [0, 1, 2].map(|number| {
+            let mut panicking = Driven::new(&cache);
+            let waker = Waker::from(Arc::new(Panicking(number)));
+            assert!(panicking.call.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            (panicking, Driven::begun(&cache))
+        });
+        let panic = catch_unwind(AssertUnwindSafe(|| end(leader))).unwrap_err();
+        let waker = panic.downcast::<Payload>().ok().map(std::mem::ManuallyDrop::new);
+        assert_eq!(waker.map(|payload| payload.0), panics);
+        assert_eq!(waiters.each_ref().map(|(_, other)| other.times_woken()), [1; 3]);
+        assert_no_load_is_under_way(&cache);
+    }
 }
 
 #[test]

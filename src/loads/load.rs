@@ -6,7 +6,9 @@
 use core::task::{Context, Poll, Waker};
 use std::collections::BTreeMap;
 use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, PoisonError};
+use std::thread;
 
 use super::super::sync::{Condvar, Mutex, MutexGuard, Ordering, StoredU64, this_thread};
 
@@ -96,9 +98,7 @@ impl<V, E> Load<V, E> {
             mem::take(&mut state.wakers)
         };
         self.ended.notify_all();
-        // A waker that panics does not keep the others from being woken.
-        let mut wakers = Waking(wakers.into_values());
-        wakers.wake_all();
+        wake_all(wakers.into_values());
     }
 
     /// Blocks the thread until the load has ended.
@@ -128,17 +128,23 @@ impl Drop for Inside<'_> {
     }
 }
 
-struct Waking(std::collections::btree_map::IntoValues<u64, Waker>);
-
-impl Waking {
-    fn wake_all(&mut self) {
-        self.0.by_ref().for_each(Waker::wake);
+/// Wakes every task, although wakers panic. The first panic unwinds through the caller, unless the
+/// caller runs because of another panic: a second panic would abort the process.
+fn wake_all(wakers: impl Iterator<Item = Waker>) {
+    let mut first = None;
+    for waker in wakers {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+            // The payload of a later panic is leaked, since its destructor may panic as well.
+            match first {
+                None => first = Some(panic),
+                Some(_) => mem::forget(panic),
+            }
+        }
     }
-}
-
-impl Drop for Waking {
-    fn drop(&mut self) {
-        self.wake_all();
+    match first {
+        Some(panic) if thread::panicking() => mem::forget(panic),
+        Some(panic) => resume_unwind(panic),
+        None => {}
     }
 }
 

@@ -74,7 +74,12 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     /// If `load` panics. The panic unwinds through the call that runs this `load`. All callers that
     /// wait are woken, and one of them runs its own `load`. A panic of `V::clone`, `E::clone` or
     /// the function of `entry_ttl` does the same; in a caller that waits, it unwinds through that
-    /// call alone. A panic of another task's waker unwinds through the call that wakes it.
+    /// call alone.
+    ///
+    /// If another task's waker panics, all tasks are woken nevertheless, and the value is stored.
+    /// Then the first such panic unwinds through the call that wakes the tasks. If the thread
+    /// already unwinds from another panic, the wakers' panics are discarded: a second panic would
+    /// abort the process.
     ///
     /// # Progress
     ///
