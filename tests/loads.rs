@@ -541,7 +541,7 @@ fn a_call_from_inside_its_own_loader_loads_by_itself() {
     assert_no_load_is_under_way(&cache);
 }
 
-/// Runs `call` on a thread of its own, and fails if the call waits for itself.
+/// Runs `call` on a thread of its own, and fails if the call waits forever.
 fn assert_ends(call: impl FnOnce() + Send + 'static) {
     let (ended, end) = mpsc::channel();
     let thread = thread::spawn(move || {
@@ -549,7 +549,7 @@ fn assert_ends(call: impl FnOnce() + Send + 'static) {
         ended.send(()).ok();
     });
     if end.recv_timeout(Duration::from_secs(20)) == Err(mpsc::RecvTimeoutError::Timeout) {
-        panic!("the call waits for itself");
+        panic!("the call waits forever");
     }
     thread.join().unwrap();
 }
@@ -711,25 +711,125 @@ fn g3_an_answer_is_shared_for_as_long_as_a_lookup_returns_it() {
     }
 }
 
+/// Lets the other threads of a round begin to wait, which nothing shows. They may be too late.
+fn give_the_others_time() {
+    thread::sleep(Duration::from_millis(30));
+}
+
+/// Runs `round` until the threads of a round were in time, so that the round returns true.
+fn assert_some_round(claim: &str, round: impl FnMut() -> bool) {
+    assert!(std::iter::repeat_with(round).take(5).any(|held| held), "in no round: {claim}");
+}
+
 #[test]
-fn g3_a_blocking_waiter_that_is_answered_too_late_loads_by_itself() {
-    let (cache, clock) = cache();
-    let (entered, loading) = mpsc::channel();
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            let answer = cache.get_or_try_load(key(), || {
-                entered.send(()).unwrap();
-                thread::sleep(Duration::from_millis(50));
-                clock.advance(TTL);
-                Answer::Ok(Some(1))
+fn g3_blocking_waiters_that_are_answered_too_late_share_one_more_load() {
+    // A waiter that is not woken would end no round.
+    assert_ends(|| {
+        assert_some_round("three waiters share one more load", || {
+            let (cache, clock) = cache();
+            let (entered, loading) = mpsc::channel();
+            let loads = AtomicUsize::new(0);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    let answer = cache.get_or_try_load(key(), || {
+                        entered.send(()).unwrap();
+                        give_the_others_time();
+                        clock.advance(TTL);
+                        Answer::Ok(Some(1))
+                    });
+                    assert_eq!(answer, Ok(Some(1)));
+                });
+                loading.recv().unwrap();
+                for _ in 0..3 {
+                    scope.spawn(|| {
+                        let answer = cache.get_or_try_load(key(), || {
+                            loads.fetch_add(1, Ordering::Relaxed);
+                            give_the_others_time();
+                            Answer::Ok(Some(2))
+                        });
+                        assert_eq!(answer, Ok(Some(2)), "the answer that came too late");
+                    });
+                }
             });
-            assert_eq!(answer, Ok(Some(1)));
+            assert_no_load_is_under_way(&cache);
+            loads.into_inner() == 1
         });
-        loading.recv().unwrap();
-        let answer = cache.get_or_try_load(key(), || Answer::Ok(Some(2)));
-        assert_eq!(answer, Ok(Some(2)));
     });
-    assert_eq!(cache.lookup(key()), Some(2));
+}
+
+#[test]
+fn blocking_waiters_that_are_answered_too_late_twice_load_by_themselves() {
+    assert_ends(|| {
+        // One waiter leads the second load. The others are answered too late a second time.
+        assert_some_round("three waiters load", || {
+            let (cache, clock) = cache();
+            let (entered, loading) = mpsc::channel();
+            let loads = AtomicUsize::new(0);
+            let late = |answer: u32| {
+                give_the_others_time();
+                clock.advance(TTL);
+                Answer::Ok(Some(answer))
+            };
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    let load = || {
+                        entered.send(()).unwrap();
+                        late(1)
+                    };
+                    assert_eq!(cache.get_or_try_load(key(), load), Ok(Some(1)));
+                });
+                loading.recv().unwrap();
+                for _ in 0..3 {
+                    scope.spawn(|| {
+                        let load = || match loads.fetch_add(1, Ordering::Relaxed) {
+                            0 => late(2),
+                            _ => {
+                                give_the_others_time();
+                                Answer::Ok(None)
+                            }
+                        };
+                        assert_ne!(cache.get_or_try_load(key(), load), Ok(Some(1)));
+                    });
+                }
+            });
+            assert_no_load_is_under_way(&cache);
+            loads.into_inner() == 3
+        });
+    });
+}
+
+#[test]
+fn g1_blocking_waiters_that_began_before_an_invalidation_share_what_is_stored_nowhere() {
+    assert_ends(|| {
+        assert_some_round("two waiters receive the answer that was read before", || {
+            let (cache, _) = cache();
+            let (entered, loading) = mpsc::channel();
+            let (invalidated, ending) = mpsc::channel();
+            let waiters = thread::scope(|scope| {
+                let cache = &cache;
+                let leader = scope.spawn(move || {
+                    cache.get_or_try_load(key(), || {
+                        entered.send(()).unwrap();
+                        ending.recv().unwrap();
+                        Answer::Ok(Some(1))
+                    })
+                });
+                loading.recv().unwrap();
+                let waiters = [(); 2]
+                    .map(|()| scope.spawn(|| cache.get_or_try_load(key(), || Answer::Ok(Some(3)))));
+                give_the_others_time();
+                cache.invalidate();
+                let after = cache.get_or_try_load(key(), || Answer::Ok(Some(2)));
+                invalidated.send(()).unwrap();
+                assert_eq!(leader.join().unwrap(), Ok(Some(1)));
+                assert_ne!(after, Ok(Some(1)), "shared a load that began before the invalidation");
+                waiters.map(|waiter| waiter.join().unwrap())
+            });
+            assert_ne!(cache.lookup(key()), Some(1), "a superseded answer was stored");
+            assert_no_load_is_under_way(&cache);
+            waiters == [Ok(Some(1)); 2]
+        });
+    });
 }
 
 #[test]
