@@ -4,6 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Serialize;
+use trust_auth::StoreError;
 
 use crate::command_answer::{CommandAnswer, Format};
 use crate::command_error::CommandError;
@@ -43,6 +44,14 @@ pub(crate) async fn lower(
     let database = Database::open(database, IfMissing::Fail).await?;
     let lowered = database.store().lower_longest_lease(longest).await;
     database.close().await;
+    if let Err(StoreError::Unsettled) = lowered {
+        return Err(CommandError::new(
+            StoreError::Unsettled.kind(),
+            "the database has started or failed over lately, and a lease of its former run may \
+             still be in force: keep a server with a read lease running, and try again after the \
+             longest lease",
+        ));
+    }
     lowered?;
     let (longest_read_lease, text) = match longest {
         LongestLease::Off => ("off".to_owned(), "No process has a read lease.".to_owned()),

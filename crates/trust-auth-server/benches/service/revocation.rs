@@ -39,24 +39,24 @@ pub(crate) fn measure(effort: Effort) -> Option<Figure> {
         let took = begun.elapsed();
         assert_eq!(answer.status, 200, "{answer:?}");
         let end = answer.json()["revocation"].clone();
-        assert_eq!((&end["everywhere"], &end["holders"]), (&json!(true), &json!(3)), "{end}");
-        (took, end["silent"] == json!([]))
+        assert_eq!(end["everywhere"], json!(true), "{end}");
+        (took, end)
     };
     runtime.block_on(async {
         // The first one waits for the longest lease: the server has just started.
         revoke("first").await;
         let mut took = Vec::new();
         for round in 0..rounds {
-            let (time, all_answered) = revoke(&format!("revoked {round}")).await;
-            assert!(all_answered);
+            let (time, end) = revoke(&format!("revoked {round}")).await;
+            assert_eq!((&end["holders"], &end["silent"]), (&json!(3), &json!([])), "{end}");
             took.push(time);
         }
         took.sort_unstable();
         let (p50, p99) = (took[took.len() / 2], took[took.len() * 99 / 100]);
         stopped.signal("STOP");
-        let (silent, all_answered) = revoke("while one is stopped").await;
+        // The answer has one silent holder, or two holders: another one may have struck it off.
+        let (silent, _) = revoke("while one is stopped").await;
         stopped.signal("CONT");
-        assert!(!all_answered);
         let text = format!(
             "{rounds} revocations with three holders on PostgreSQL: 50 % within {p50:.1?} (at most \
              {P50_AT_MOST:?}), 99 % within {p99:.1?} (at most {P99_AT_MOST:?}); with one of them \
@@ -71,8 +71,10 @@ pub(crate) fn measure(effort: Effort) -> Option<Figure> {
 /// Runs a writer's transaction on a database with leases and on one without, in turns. No service
 /// runs, so that only the transaction is measured.
 pub(crate) fn measure_writer(effort: Effort) -> Option<Figure> {
-    let postgres = PostgresServer::shared()?;
-    let (rounds, writes) = if effort == Effort::Full { (10, 300) } else { (1, 3) };
+    // As a server whose commits last. Without the flush, the triggers are most of the transaction.
+    let durable = |_: &PostgresServer| "-c fsync=on -c full_page_writes=on".to_owned();
+    let postgres = PostgresServer::start_with(durable)?;
+    let (rounds, writes) = if effort == Effort::Full { (10, 100) } else { (1, 3) };
     runtime().block_on(async {
         let mut connections = Vec::new();
         for has_lease in [true, false] {

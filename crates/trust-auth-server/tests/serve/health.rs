@@ -8,7 +8,7 @@ use sqlx::{ConnectOptions, Connection, Executor};
 
 use crate::client::{Answer, ask};
 use crate::postgres_server::PostgresServer;
-use crate::server::{PATIENCE, Server};
+use crate::server::{PATIENCE, Server, is_about_reads};
 
 /// Waits until `/readyz` answers as wanted.
 pub(crate) async fn until_ready(
@@ -114,6 +114,9 @@ async fn until_logged(server: &Server, text: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scan_that_cannot_end_is_not_ready_and_one_that_nears_its_limit_is_warned_of() {
+    if is_about_reads("scans") {
+        return;
+    }
     let Some(database) = PostgresServer::shared() else { return };
     let url = database.new_database();
     let server = Server::on(&url, &["--query-timeout", "4s"]).await;
@@ -160,6 +163,9 @@ fn every_word_of_degraded_has_a_gauge_and_an_alert_in_the_manual() {
 
 #[tokio::test]
 async fn an_empty_table_is_logged_at_the_start_and_so_is_its_first_trust() {
+    if is_about_reads("scans") {
+        return;
+    }
     let server = Server::on_sqlite(&[]).await;
     until_logged(&server, "no enabled trust with a key").await;
     assert!(!server.log().contains("has trusts now"), "{}", server.log());

@@ -5,6 +5,7 @@
 
 mod admin;
 mod admin_statuses;
+mod chaos;
 mod client;
 mod contract;
 mod deadlines;

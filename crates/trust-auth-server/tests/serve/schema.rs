@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::client::ask;
 use crate::postgres_server::PostgresServer;
-use crate::server::{PATIENCE, Server, command};
+use crate::server::{PATIENCE, Server, command, is_about_reads};
 
 /// Another program's table, with an additional column, and without two of this project's.
 const FOREIGN: &str = "
@@ -147,6 +147,9 @@ fn migrate_alone_changes_an_existing_table() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn serve_with_migrate_migrates_before_it_serves() {
+    if is_about_reads("the number of triggers") {
+        return;
+    }
     let Some(database) = PostgresServer::shared() else { return };
     let url = database.new_database();
     database.psql(&url, FOREIGN);
@@ -162,6 +165,9 @@ async fn serve_with_migrate_migrates_before_it_serves() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_was_restored_without_triggers_under_another_owner_is_served_and_administered()
 {
+    if is_about_reads("a role that owns no table cannot migrate") {
+        return;
+    }
     let Some(database) = PostgresServer::shared() else { return };
     let former = database.new_database();
     let (keep, gone) = {
@@ -252,6 +258,9 @@ async fn a_table_that_was_restored_without_triggers_under_another_owner_is_serve
 /// it, and recovers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_service_notices_missing_triggers_and_recovers_when_they_are_back() {
+    if is_about_reads("the triggers are tested less often") {
+        return;
+    }
     let Some(database) = PostgresServer::shared() else { return };
     let url = database.new_database();
     let server = Server::on(&url, &[]).await;
@@ -276,6 +285,9 @@ async fn a_running_service_notices_missing_triggers_and_recovers_when_they_are_b
 /// role, and has no triggers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_service_reads_a_restored_table_without_a_restart() {
+    if is_about_reads("a role that owns no table cannot migrate") {
+        return;
+    }
     let Some(database) = PostgresServer::shared() else { return };
     let url = database.new_database();
     let (owner, url_of_owner) = database.new_role(&url);
@@ -317,6 +329,9 @@ async fn a_running_service_reads_a_restored_table_without_a_restart() {
 /// A migration repairs the columns of an open table without a restart.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_that_is_dropped_under_a_running_service_causes_503_until_a_migration() {
+    if is_about_reads("known keys are granted for a while") {
+        return;
+    }
     let Some(database) = PostgresServer::shared() else { return };
     let url = database.new_database();
     let server = Server::on(&url, &[]).await;

@@ -254,9 +254,26 @@ impl Server {
 }
 
 /// Returns whether each service of these tests has a read lease.
-#[allow(dead_code, reason = "the benches use a part of this file")]
 pub(crate) fn has_read_lease() -> bool {
     std::env::var_os("TRUST_AUTH_TEST_READ_LEASE").is_some()
+}
+
+/// Returns whether to leave a test out, because it is about what a service with a read lease does
+/// differently by design. `read_lease.rs` has the tests of that.
+pub(crate) fn is_about_reads(what: &str) -> bool {
+    if has_read_lease() {
+        eprintln!("LEFT OUT with a read lease: {what}");
+    }
+    has_read_lease()
+}
+
+/// With a read lease, waits until no service grants the key of a trust that was changed by hand.
+/// `disable` waits for every earlier change, even if the trust is gone.
+pub(crate) fn wait_after_a_change_by_hand(database: &str, trust: &Registered) {
+    if has_read_lease() {
+        let mut disable = command(Path::new("/"));
+        disable.args(["--database", database, "disable", &trust.id]).output().unwrap();
+    }
 }
 
 impl Drop for Server {

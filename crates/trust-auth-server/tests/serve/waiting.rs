@@ -18,6 +18,7 @@ async fn a_service_that_starts_before_its_database_waits_and_is_not_ready() {
     let ready = ask(server.main, "GET", "/readyz", &[], "").await;
     let expected = json!({
         "ready": false, "store": "cannot_connect", "listener_connected": false, "scan": "pending",
+        "read_lease": "off",
         "draining": false,
         "degraded": []
     });
