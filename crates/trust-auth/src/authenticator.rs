@@ -310,18 +310,18 @@ impl<S: TrustStore> Authenticator<S> {
         progress.route = Route::Look;
         // Older than the look that the remembered id depends on, as in `search`.
         let lease = self.cache.lease(hash);
-        let rows = match held.look().await {
-            Ok(rows) => rows,
+        let found = match held.look(hash).await {
+            Ok(found) => found,
             Err(NoLook::Failed) => return None,
             Err(NoLook::Overloaded) => return Some(Err(AuthError::Overloaded)),
         };
         self.counters.record_look();
-        progress.rows_swept += rows.len();
+        progress.rows_swept += found.rows;
         // The look began after the request, so its rows are live ones (R5).
-        let found = rows.find(hash).filter(|row| row.accepts(hash));
-        Some(found.map_or(Err(AuthError::Invalid), |row| {
+        let row = found.row.filter(|row| row.accepts(hash));
+        Some(row.map_or(Err(AuthError::Invalid), |row| {
             lease.remember(row.id);
-            Ok(Trust::clone(row))
+            Ok(Trust::clone(&row))
         }))
     }
 

@@ -149,10 +149,11 @@ impl<S: TrustStore> AuthenticatorBuilder<S> {
     /// change has returned is not granted by a row that it revoked (G11). `docs/read-lease.md` has
     /// the proof.
     ///
-    /// A hit reads nothing. A miss joins the next *look*, which reads what was committed, and then
-    /// the key is compared with all held rows in constant time. At most 256 requests wait for a
-    /// look, and one more is [`Overloaded`](crate::AuthError::Overloaded): so unknown keys cost the
-    /// database at most 100 looks a second. While the lease is not in force, or if a look fails,
+    /// A hit reads nothing. A miss joins the next *look*, which reads what was committed. All keys
+    /// of a look are then compared with all held rows in one constant-time sweep, and the next look
+    /// begins after it. At most 256 requests wait for a look, and one more is
+    /// [`Overloaded`](crate::AuthError::Overloaded): so unknown keys cost the database at most 100
+    /// looks a second. While the lease is not in force, or if a look fails,
     /// the request reads as it does without a lease.
     pub fn read_lease(mut self, held: Arc<HeldTrusts>) -> Self {
         self.held = Some(held);

@@ -20,8 +20,8 @@ const IN_AN_HOUR_AT_MOST: f64 = 20_000.0;
 const IN_A_FLOOD_AT_MOST: f64 = 100.0;
 const ATTACKERS: usize = 32;
 
-/// Counts the queries in the log of the database while all services grant, and then during a flood of one
-/// of them.
+/// Counts the queries in the log of the database while all services grant, and then during a flood
+/// of one of them.
 pub(crate) fn measure(effort: Effort) -> Option<Figure> {
     let postgres = PostgresServer::start_with(|_| "-c log_statement=all".into())?;
     let (calm, flood) = if effort == Effort::Full { (20, 5) } else { (2, 2) };

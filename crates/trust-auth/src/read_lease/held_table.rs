@@ -114,6 +114,16 @@ impl Rows {
         self.in_order.get(sweep(hash, &self.hashes)?)
     }
 
+    /// Returns all digests, in the order of the rows, for a sweep.
+    pub(crate) fn hashes(&self) -> &[KeyHash] {
+        &self.hashes
+    }
+
+    /// Returns the row whose digest is at this index of [`hashes`](Self::hashes).
+    pub(crate) fn row(&self, index: usize) -> Option<&Arc<Trust>> {
+        self.in_order.get(index)
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.in_order.len()
     }

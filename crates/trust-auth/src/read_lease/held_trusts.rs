@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwapOption, Guard};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use trust_key_cache::KeyHash;
 
 use super::feed::{ChangeFeed, Reload};
 use super::held_table::{HeldTable, Rows};
 use super::holder::Holder;
 use crate::error::StoreError;
+use crate::trust::Trust;
 
-/// How many requests may wait for a look to begin. Each sweeps all held digests after it.
+/// How many requests may wait for a look to begin. As many may be in the sweep after the last look.
 const WAITING: usize = 256;
 
 /// Why a request got no rows from a look.
@@ -54,7 +56,19 @@ struct Task {
 }
 
 /// A request that waits for the next look. It is dropped if the look failed.
-pub(super) type Look = oneshot::Sender<Arc<Rows>>;
+pub(super) struct Look {
+    pub(super) hash: KeyHash,
+    pub(super) answer: oneshot::Sender<Found>,
+}
+
+/// What a look has found for one request.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// The row with the digest. Of several, the one that was made last.
+    pub(crate) row: Option<Arc<Trust>>,
+    /// How many rows the digest was compared with.
+    pub(crate) rows: usize,
+}
 
 /// What the task publishes, and requests read.
 #[derive(Default)]
@@ -168,10 +182,11 @@ impl HeldTrusts {
         self.shared.table.load()
     }
 
-    /// Returns the rows of a look that begins after this call (R5).
-    pub(crate) async fn look(&self) -> Result<Arc<Rows>, NoLook> {
+    /// Finds a key in the rows of a look that begins after this call (R5).
+    pub(crate) async fn look(&self, hash: &KeyHash) -> Result<Found, NoLook> {
         let (answer, answered) = oneshot::channel();
-        self.looks.try_send(answer).map_err(|error| match error {
+        let look = Look { hash: *hash, answer };
+        self.looks.try_send(look).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => NoLook::Overloaded,
             mpsc::error::TrySendError::Closed(_) => NoLook::Failed,
         })?;

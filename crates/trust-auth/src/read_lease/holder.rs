@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
-use trust_key_cache::{BootClock, Clock};
+use trust_key_cache::{BootClock, Clock, KeyHash};
 use uuid::Uuid;
 
 use super::feed::{Answer, ChangeFeed, Difference, Ended, FeedSession, Reload};
 use super::held_table::{ChangedRow, Rows};
-use super::held_trusts::{HolderStatus, Look, Shared};
+use super::held_trusts::{Found, HolderStatus, Look, Shared};
 use crate::error::StoreError;
+use crate::scans::compare;
 use crate::watcher::Backoff;
 
 /// The least time between two looks, and between two renewals: at most 100 of each a second.
@@ -26,6 +28,8 @@ pub(super) struct Holder<F: ChangeFeed> {
     length: Duration,
     shared: Arc<Shared>,
     looks: mpsc::Receiver<Look>,
+    /// The sweep after the last look. The next look begins after it, so one runs at a time.
+    sweep: Option<JoinHandle<()>>,
     report: watch::Sender<HolderStatus>,
     session: Option<F::Session>,
     /// Survives its session (R9).
@@ -68,6 +72,7 @@ impl<F: ChangeFeed> Holder<F> {
             length,
             shared,
             looks,
+            sweep: None,
             report,
             session: None,
             registration: None,
@@ -134,7 +139,7 @@ impl<F: ChangeFeed> Holder<F> {
         next_renewal: Instant,
         next_step: Instant,
     ) -> Event {
-        let Self { session, looks, .. } = self;
+        let Self { session, looks, sweep, .. } = self;
         let has_session = session.is_some();
         let hint = async {
             match session {
@@ -149,6 +154,11 @@ impl<F: ChangeFeed> Holder<F> {
             if has_session {
                 sleep_until(next_step).await;
             }
+            if let Some(sweeping) = sweep {
+                // It does not panic, and is not aborted.
+                sweeping.await.ok();
+            }
+            *sweep = None;
             match looks.recv().await {
                 Some(look) => look,
                 None => std::future::pending().await,
@@ -223,15 +233,16 @@ impl<F: ChangeFeed> Holder<F> {
             return Ok(Renewed::No);
         };
         let answer = session.look().await?;
-        let Some((rows, _)) = self.rows_after(answer) else { return Ok(Renewed::MustReload) };
+        let Some((rows, has_records)) = self.rows_after(answer) else {
+            return Ok(Renewed::MustReload);
+        };
         self.publish(Arc::clone(&rows), Duration::ZERO);
         self.report.send_modify(|status| status.looks += 1);
-        for look in waiting {
-            // A request that is gone needs no answer.
-            look.send(Arc::clone(&rows)).ok();
-        }
+        // A task of its own, so that no renewal waits for it.
+        self.sweep = Some(tokio::spawn(find(waiting, rows)));
         self.session = Some(session);
-        Ok(Renewed::No)
+        // A revocation waits for a renewal, which acknowledges what the look has brought (R10).
+        Ok(if has_records { Renewed::Again } else { Renewed::No })
     }
 
     /// Returns the rows after the answer, and whether it had records; or `None` if all must be
@@ -277,12 +288,25 @@ impl<F: ChangeFeed> Holder<F> {
     }
 }
 
+/// Answers the requests of one look, by one sweep of all rows. Its work depends on the number of
+/// requests and of rows (G8).
+async fn find(mut waiting: Vec<Look>, rows: Arc<Rows>) {
+    // A request that is gone needs no answer.
+    waiting.retain(|look| !look.answer.is_closed());
+    let hashes: Vec<KeyHash> = waiting.iter().map(|look| look.hash).collect();
+    let found = compare(&hashes, rows.hashes()).await;
+    for (look, index) in waiting.into_iter().zip(found) {
+        let row = index.and_then(|index| rows.row(index)).cloned();
+        look.answer.send(Found { row, rows: rows.len() }).ok();
+    }
+}
+
 /// How a step ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Renewed {
     /// The deadline was moved.
     Yes,
-    /// The deadline was moved, and there are records to acknowledge.
+    /// There are records to acknowledge by another renewal.
     Again,
     /// The deadline stays.
     No,

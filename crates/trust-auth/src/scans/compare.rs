@@ -17,7 +17,7 @@ const COMPARES_AT_A_TIME: usize = 1 << 14;
 ///
 /// Compares all candidates with one block of rows after the other. The work and the yields depend
 /// only on the number of candidates and of rows (G8).
-pub(super) async fn compare(candidates: &[KeyHash], rows: &[KeyHash]) -> Vec<Option<usize>> {
+pub(crate) async fn compare(candidates: &[KeyHash], rows: &[KeyHash]) -> Vec<Option<usize>> {
     let mut sweep = Sweep::new(candidates);
     let block = (COMPARES_AT_A_TIME / candidates.len().max(1)).max(1);
     for (at, rows) in rows.chunks(block).enumerate() {

@@ -78,7 +78,7 @@ use tokio::time::Instant;
 use trust_key_cache::KeyHash;
 use uuid::Uuid;
 
-use self::compare::compare;
+pub(crate) use self::compare::compare;
 use self::floor_check::FloorCheck;
 use self::queue::{Queue, Waiter};
 use crate::error::{AuthError, StoreError};

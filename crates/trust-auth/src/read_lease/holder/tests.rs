@@ -85,14 +85,20 @@ async fn r5_r10_a_load_and_a_look_publish_rows_and_move_no_deadline() {
     let before = table(&shared);
 
     script.look(|| changed(2, Some(trust(2, "two"))));
-    let (answer, mut answered) = oneshot::channel();
-    let (other, mut other_answered) = oneshot::channel();
-    looks.send(other).await.unwrap();
-    assert_eq!(holder.look(answer).await.unwrap(), Renewed::No);
-    for answered in [&mut answered, &mut other_answered] {
-        let rows = answered.try_recv().expect("the look succeeded");
-        assert!(rows.find(&KeyHash::of("two")).is_some());
-    }
+    let ask = |key: &str| {
+        let (answer, answered) = oneshot::channel();
+        (Look { hash: KeyHash::of(key), answer }, answered)
+    };
+    let ((two, answered), (unknown, other_answered)) = (ask("two"), ask("unknown"));
+    let (gone, _) = ask("gone");
+    looks.send(unknown).await.unwrap();
+    looks.send(gone).await.unwrap();
+    // The records that it has brought are acknowledged by a renewal (R10).
+    assert_eq!(holder.look(two).await.unwrap(), Renewed::Again);
+    let (found, other) = (answered.await.unwrap(), other_answered.await.unwrap());
+    assert_eq!(found.row.as_deref(), Some(&trust(2, "two")));
+    assert!(other.row.is_none());
+    assert_eq!([found.rows, other.rows], [2, 2]);
     let after = table(&shared);
     assert!(has(&after, "one") && has(&after, "two"));
     assert_eq!(after.deadline, before.deadline);
