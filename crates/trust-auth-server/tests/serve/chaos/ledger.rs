@@ -51,6 +51,11 @@ impl Ledger {
         Some((number, books.keys.get(number)?.text.clone()))
     }
 
+    /// Returns the text of a key.
+    pub(crate) fn text(&self, key: usize) -> String {
+        self.books.lock().unwrap().keys[key].text.clone()
+    }
+
     /// Records an answer to a request that began at this time.
     pub(crate) fn answered(&self, key: usize, service: usize, begun: Instant, status: u16) {
         let mut books = self.books.lock().unwrap();

@@ -75,6 +75,8 @@ struct Stage {
     services: Vec<Server>,
     lines: Vec<Line>,
     ledger: Arc<Ledger>,
+    /// Requests that began just after a revocation had returned.
+    witnesses: JoinSet<()>,
     random: TestRng,
     registered: usize,
     /// How long revocations waited after their commits without a fault.
@@ -101,6 +103,7 @@ async fn g11_no_request_is_granted_that_began_after_a_revocation_had_returned() 
         while !faults.is_empty() {
             let fault = faults.swap_remove(stage.below(faults.len()));
             stage.revoke_during(fault).await;
+            while stage.witnesses.join_next().await.is_some() {}
             let false_grants = stage.ledger.false_grants();
             assert!(false_grants.is_empty(), "seed {seed}, {fault:?}: {false_grants:#?}");
         }
@@ -141,6 +144,7 @@ impl Stage {
             services,
             lines,
             ledger: Arc::default(),
+            witnesses: JoinSet::new(),
             random: TestRng::from_seed(RngAlgorithm::ChaCha, &bytes),
             registered: 0,
             calm: Vec::new(),
@@ -234,10 +238,24 @@ impl Stage {
             };
             if let Some(waited) = waited {
                 self.ledger.revoked(key, &format!("{fault:?}"));
+                self.ask_each_service(key);
                 return waited;
             }
             self.repeated += 1;
             tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Presents a key to each service at once, also to one that is stopped and answers later.
+    fn ask_each_service(&mut self, key: usize) {
+        for (service, server) in self.services.iter().enumerate() {
+            let (ledger, address) = (Arc::clone(&self.ledger), server.main);
+            self.witnesses.spawn(async move {
+                let (text, begun) = (ledger.text(key), Instant::now());
+                if let Ok(answer) = Client::new(address).verify(&text).await {
+                    ledger.answered(key, service, begun, answer.status);
+                }
+            });
         }
     }
 
@@ -413,8 +431,8 @@ impl Stage {
         let stopped = self.stopped.iter().max().unwrap();
         tell(&format!(
             "chaos: seed {seed}: {revoked} revocations, {} of them repeated, {granted} grants, \
-             {refused} refusals, {failed} of 503 or without an answer; without a fault a revocation \
-             waited {:.0?} (50 %) and {:.0?} (99 %), with a stopped service {stopped:.1?} at most \
+             {refused} refusals, {failed} of 503 or without an answer; without a fault a \
+             revocation waited {:.0?} (50 %) and {:.0?} (99 %), with a stopped service {stopped:.1?} at most \
              (lease {LEASE:?}); grants to requests that began after a revocation had returned: 0",
             self.repeated,
             at(50),
