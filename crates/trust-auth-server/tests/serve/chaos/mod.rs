@@ -432,8 +432,9 @@ impl Stage {
         tell(&format!(
             "chaos: seed {seed}: {revoked} revocations, {} of them repeated, {granted} grants, \
              {refused} refusals, {failed} of 503 or without an answer; without a fault a \
-             revocation waited {:.0?} (50 %) and {:.0?} (99 %), with a stopped service {stopped:.1?} at most \
-             (lease {LEASE:?}); grants to requests that began after a revocation had returned: 0",
+             revocation waited {:.0?} (50 %) and {:.0?} (99 %), with a stopped service \
+             {stopped:.1?} at most (lease {LEASE:?}); grants to requests that began after a \
+             revocation had returned: 0",
             self.repeated,
             at(50),
             at(99),
