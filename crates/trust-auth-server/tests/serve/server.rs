@@ -107,7 +107,7 @@ impl Server {
             .env("TRUST_AUTH_ADMIN_LISTEN", "127.0.0.1:0")
             .env("TRUST_AUTH_LOG_FORMAT", "json")
             .env("TRUST_AUTH_DRAIN_DELAY", "100ms");
-        // The whole suite can run with a read lease: CONTRIBUTING.md has the command.
+        // `.ci/run tests_with_read_lease` runs the suite so.
         if let Some(length) = std::env::var_os("TRUST_AUTH_TEST_READ_LEASE") {
             command.env("TRUST_AUTH_READ_LEASE", length).env("TRUST_AUTH_MIGRATE", "true");
         }
