@@ -257,7 +257,7 @@ async fn a_lease_that_cannot_be_is_refused_at_the_start_with_what_to_do() {
     // The database does not know yet whether a lease of its former run is in force.
     let refused = run(&url, &["lower-read-lease", "1s"]);
     assert!(
-        refused.status.success() || text(&refused.stderr).contains("a former run"),
+        refused.status.success() || text(&refused.stderr).contains("its former run"),
         "{refused:?}"
     );
 }
