@@ -156,6 +156,9 @@
 //!   an axum service that caches the user, organization and role of each key. The example deletes
 //!   keys while requests read them, in this cache, in moka, and in a map with a mutex. It also
 //!   drops the handlers that delete keys.
+//! * [`held-principals`](https://github.com/trust-key-cache/trust-key-cache/blob/main/examples/held-principals/src/held.rs):
+//!   a service with tables of its own under the read lease, in two processes. One process revokes,
+//!   and the other refuses the next request.
 //!
 //! # Features
 //!

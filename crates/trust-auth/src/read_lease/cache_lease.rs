@@ -36,6 +36,11 @@ const PACE: Duration = Duration::from_millis(5);
 /// Values are loaded on a miss as without a lease: under a cache lease, from the **primary**, by
 /// statements that are sent after the cache lease was taken (R8).
 ///
+/// The example [`held-principals`] is a service with a schema of its own: its cache takes 40 lines,
+/// and two processes revoke and refuse keys on a real server.
+///
+/// [`held-principals`]: https://github.com/trust-key-cache/trust-key-cache/blob/main/examples/held-principals/src/held.rs
+///
 /// # Examples
 ///
 #[cfg_attr(feature = "postgres", doc = "```no_run")]
