@@ -19,7 +19,8 @@ SQLite file. Four tasks authenticate with the trusts' keys.
 Meanwhile another task rotates, disables and deletes trusts.
 Every answer is checked. A grant for a key whose revocation
 had returned is a failure. A refusal of a valid key is a
-failure, too.
+failure, too. Half of the time, each grant reads the trust's
+row. Then none does: the trusts are held under a read lease.
 
 Usage: trust-auth-demo [OPTIONS]
 

@@ -41,26 +41,34 @@ impl Latency {
     }
 }
 
-/// The three operations that the demo compares.
+/// The operations that the demo compares.
 #[derive(Clone, Debug)]
 pub(crate) struct Latencies {
-    /// Granted requests that hit the cache.
+    /// Granted requests with a key that was cached, or held under the read lease.
     pub(crate) hot: Latency,
-    /// Granted requests that a scan answered.
+    /// Granted requests that a scan answered, or a look under the read lease.
     pub(crate) scan: Latency,
     /// Calls of `fetch(id)` alone, made next to hot requests for the same trust.
     pub(crate) fetch: Latency,
+    /// Revocations, with their wait.
+    pub(crate) revocation: Latency,
 }
 
 impl Latencies {
     pub(crate) fn new() -> Result<Self, DemoError> {
-        Ok(Self { hot: Latency::new()?, scan: Latency::new()?, fetch: Latency::new()? })
+        Ok(Self {
+            hot: Latency::new()?,
+            scan: Latency::new()?,
+            fetch: Latency::new()?,
+            revocation: Latency::new()?,
+        })
     }
 
     pub(crate) fn add(&mut self, other: &Self) {
         self.hot.add(&other.hot);
         self.scan.add(&other.scan);
         self.fetch.add(&other.fetch);
+        self.revocation.add(&other.revocation);
     }
 }
 

@@ -21,6 +21,8 @@ pub(crate) struct Report {
     seconds: f64,
     requests: u64,
     hits: u64,
+    /// Hits without a read, under the read lease.
+    without_a_read: u64,
     stale_hits: u64,
     /// Requests that needed a scan. Unless the store failed,
     /// `hits + scanned + refused_missing == requests`.
@@ -48,6 +50,11 @@ pub(crate) struct Report {
     scan_p99_us: f64,
     fetch_p50_us: f64,
     fetch_p99_us: f64,
+    revocation_p50_us: f64,
+    revocation_p99_us: f64,
+    /// The same under the read lease.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read_lease: Option<Box<Report>>,
     #[serde(skip)]
     held: bool,
     #[serde(skip)]
@@ -68,7 +75,8 @@ impl Report {
             trusts,
             seconds: rounded(ran.as_secs_f64(), 1_000.0),
             requests: stats.requests,
-            hits: stats.hits,
+            hits: stats.hits + stats.held,
+            without_a_read: stats.held,
             stale_hits: stats.stale_hits,
             scanned: *scanned,
             scans: stats.scans,
@@ -93,14 +101,22 @@ impl Report {
             scan_p99_us: micros(&latencies.scan, 0.99),
             fetch_p50_us: micros(&latencies.fetch, 0.5),
             fetch_p99_us: micros(&latencies.fetch, 0.99),
+            revocation_p50_us: micros(&latencies.revocation, 0.5),
+            revocation_p99_us: micros(&latencies.revocation, 0.99),
+            read_lease: None,
             held: verdict.held(),
             counts: [latencies.hot.count(), latencies.scan.count(), latencies.fetch.count()],
         }
     }
 
-    /// Returns whether no revoked key was granted, and no valid key refused.
+    /// Adds the report of the same traffic under the read lease.
+    pub(crate) fn next_to(self, read_lease: Self) -> Self {
+        Self { read_lease: Some(Box::new(read_lease)), ..self }
+    }
+
+    /// Returns whether no revoked key was granted, and no valid key refused, in either mode.
     pub(crate) fn held(&self) -> bool {
-        self.held
+        self.held && self.read_lease.as_ref().is_none_or(|report| report.held())
     }
 
     /// Returns the report as one line of JSON.
@@ -112,19 +128,49 @@ impl Report {
     /// Returns the report as tables, and a last line with the conclusion.
     pub(crate) fn text(&self) -> String {
         format!(
-            "{}\n{}\n{}\n{}\n\n{}",
+            "{}\n{}\n{}\n{}\n{}\n{}",
             self.traffic(),
             self.latencies(),
             self.ratios(),
             self.judged(),
+            self.read_lease.as_ref().map_or_else(String::new, |leased| self.modes(leased)),
             self.conclusion()
         )
     }
 
+    fn per_second(&self) -> u64 {
+        if self.seconds > 0.0 { (self.requests as f64 / self.seconds) as u64 } else { 0 }
+    }
+
+    /// Returns both modes side by side, and what the read costs.
+    fn modes(&self, leased: &Self) -> String {
+        let mut table = table(["BOTH MODES", "by reading", "read lease"]);
+        let mut row = |name: &str, cell: &dyn Fn(&Self) -> String| {
+            table.add_row([name.to_owned(), cell(self), cell(leased)]);
+        };
+        let micros = |micros: f64| format!("{micros:.1}");
+        row("hit, p50 µs", &|report| micros(report.hot_p50_us));
+        row("hit, p99 µs", &|report| micros(report.hot_p99_us));
+        row("requests per second", &|report| grouped(report.per_second()));
+        row("hits without a read", &|report| grouped(report.without_a_read));
+        row("revocations", &|report| grouped(report.rotated + report.disabled + report.deleted));
+        row("revocation, p50 µs", &|report| micros(report.revocation_p50_us));
+        row("revoked key presented", &|report| grouped(report.revoked_presented));
+        row("of these granted", &|report| grouped(report.revoked_grants));
+        row("valid key refused", &|report| grouped(report.valid_refused));
+        align_right(&mut table, &[1, 2]);
+        format!(
+            "{table}\nAt the median, a hit by reading takes\n\
+             {} as long as one under the read lease. A\n\
+             revocation under it waits until no process grants.\n",
+            times(self.hot_p50_us, leased.hot_p50_us, 0)
+        )
+    }
+
     fn traffic(&self) -> Table {
-        let per_second = if self.seconds > 0.0 { self.requests as f64 / self.seconds } else { 0.0 };
+        let per_second = grouped(self.per_second());
         let rows = [
-            ("requests", self.requests, format!("{} per second", grouped(per_second as u64))),
+            ("requests", self.requests, format!("{per_second} per second")),
             ("hits", self.hits, "cached id, live row accepts".to_owned()),
             ("stale hits", self.stale_hits, "cached id, live row refuses".to_owned()),
             ("scanned", self.scanned, "not cached, or a stale hit".to_owned()),
@@ -187,9 +233,11 @@ impl Report {
     }
 
     fn conclusion(&self) -> &'static str {
-        if self.held {
+        let shows_nothing =
+            |report: &Self| report.revoked_presented == 0 || report.valid_presented == 0;
+        if self.held() {
             "Held: no revoked key was granted, and no valid key refused."
-        } else if self.revoked_presented == 0 || self.valid_presented == 0 {
+        } else if shows_nothing(self) || self.read_lease.as_deref().is_some_and(shows_nothing) {
             "NOTHING SHOWN: no answer was judged. Raise --seconds."
         } else {
             "NOT HELD: an answer was wrong."
@@ -202,7 +250,8 @@ pub(crate) fn introduction(trusts: u32, seconds: u32) -> String {
     format!(
         "About to revoke keys under load: granting one is a failure.\n\
          So is refusing a valid key. {} trusts (tenants that\n\
-         have API keys) in SQLite, {TASKS} tasks, {seconds} s of requests.\n",
+         have API keys) in SQLite, {TASKS} tasks, {seconds} s of requests:\n\
+         first each grant reads, then none does (the read lease).\n",
         grouped(trusts.into())
     )
 }
@@ -312,7 +361,10 @@ mod tests {
             *number = million;
         }
         large.hot_p99_us = 1e9;
-        let text = introduction(100_000, 3_600) + &large.text();
+        let mut leased = report(GOOD);
+        (leased.without_a_read, leased.requests) = (million, million);
+        leased.revocation_p50_us = 1e9;
+        let text = introduction(100_000, 3_600) + &large.next_to(leased).text();
         for line in text.lines() {
             assert!(line.chars().count() <= WIDTH.into(), "{line}");
         }
@@ -325,6 +377,8 @@ mod tests {
         assert!(report.text().contains("(not measured)"));
         let json = serde_json::to_value(&report).unwrap();
         assert!(json.as_object().unwrap().values().all(serde_json::Value::is_number), "{json}");
+        let both = report.next_to(self::report(Verdict { revoked_grants: 1, ..GOOD }));
+        assert!(!both.held() && both.text().lines().last().unwrap().starts_with("NOT HELD"));
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! The task that changes trusts while other tasks authenticate with their keys. It rotates,
 //! disables, enables and deletes trusts at a steady pace.
 //!
-//! No other task changes trusts, because the oracle relies on this task's record of each key. Every
-//! second round acts as another process: its registry has a cache of its own, so the service's
-//! cache is not invalidated. The live row alone then refuses the revoked key.
+//! No other task changes the same trusts, because the oracle relies on this task's record of each
+//! key. Every second round acts as another process: its registry has a cache of its own, so the
+//! service's cache is not invalidated. The live row alone then refuses the revoked key; under the
+//! read lease, the wait of the revocation does.
+//!
+//! Under the read lease each revocation waits, so several revokers share the rounds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +43,14 @@ pub(crate) struct Changes {
 }
 
 impl Changes {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.rotated += other.rotated;
+        self.disabled += other.disabled;
+        self.enabled += other.enabled;
+        self.deleted += other.deleted;
+        self.elsewhere += other.elsewhere;
+    }
+
     fn all(&self) -> u64 {
         self.rotated + self.disabled + self.enabled + self.deleted
     }
@@ -53,6 +64,8 @@ pub(crate) struct Revoker {
     pub(crate) same_process: TrustRegistry<SqliteStore>,
     /// Has the same database, and a cache of its own.
     pub(crate) other_process: TrustRegistry<SqliteStore>,
+    /// The number of this revoker, and how many there are. Each makes its share of the rounds.
+    pub(crate) share: (usize, usize),
 }
 
 impl Revoker {
@@ -60,14 +73,15 @@ impl Revoker {
     /// `duration` is.
     pub(crate) async fn run(mut self, duration: Duration) -> Result<(Changes, Tally), DemoError> {
         let rounds = rounds(self.keyring.len(), duration);
-        let steps = u32::try_from(rounds).unwrap_or(u32::MAX).saturating_mul(STEPS_PER_ROUND);
+        let mine = (self.share.0..rounds).step_by(self.share.1);
+        let steps = u32::try_from(mine.len()).unwrap_or(u32::MAX).saturating_mul(STEPS_PER_ROUND);
         let pace = duration / steps.saturating_add(1);
         let end = Instant::now() + duration;
         let mut ticks = tokio::time::interval_at(Instant::now() + pace, pace);
 
         let mut changes = Changes::default();
-        for round in 0..rounds {
-            if round > 0 && Instant::now() >= end {
+        for (count, round) in mine.enumerate() {
+            if count > 0 && Instant::now() >= end {
                 break;
             }
             let registry =
@@ -98,7 +112,9 @@ impl Revoker {
     ) -> Result<u64, DemoError> {
         let Some(old) = self.keyring.current(slot) else { return Ok(0) };
         old.standing.begin_change();
+        let begun = Instant::now();
         let (trust, key) = registry.rotate(&TrustRef::Id(old.trust)).await?;
+        self.client.record_revocation(begun.elapsed());
         old.standing.end_change(State::Revoked);
         let new = WatchedKey::issued(trust.id, key);
         self.keyring.retire(slot, Arc::clone(&old), Some(Arc::clone(&new)));
@@ -147,7 +163,11 @@ impl Revoker {
         state: State,
     ) -> Result<u64, DemoError> {
         key.standing.begin_change();
+        let begun = Instant::now();
         change.await?;
+        if state == State::Revoked {
+            self.client.record_revocation(begun.elapsed());
+        }
         key.standing.end_change(state);
         self.client.present(key).await;
         Ok(1)

@@ -32,8 +32,8 @@ const VISITS_PER_BAD_KEY: usize = 64;
 pub(crate) struct Tally {
     pub(crate) verdict: Verdict,
     pub(crate) latencies: Latencies,
-    /// Requests that a scan answered, or that were refused after asking for one. Requests share
-    /// scans.
+    /// Requests that a scan or a look answered, or that were refused after asking for one. Requests
+    /// share both.
     pub(crate) scanned: u64,
 }
 
@@ -58,6 +58,11 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn new(authenticator: Authenticator<SqliteStore>) -> Result<Self, DemoError> {
         Ok(Self { authenticator, tally: Tally::new()? })
+    }
+
+    /// Records how long a revocation took.
+    pub(crate) fn record_revocation(&mut self, took: Duration) {
+        self.tally.latencies.revocation.record(took);
     }
 
     pub(crate) fn into_tally(self) -> Tally {
@@ -87,15 +92,18 @@ impl Client {
             Err(_) => Outcome::Refused,
         };
         self.tally.verdict.judge(before, after, outcome);
-        if matches!(attempt.route, Route::Scan | Route::StaleHit) {
+        let was_hot = matches!(attempt.route, Route::Hit | Route::Held) && attempt.result.is_ok();
+        if matches!(attempt.route, Route::Scan | Route::StaleHit | Route::Look) {
             self.tally.scanned += 1;
         }
         match attempt.route {
-            Route::Hit if attempt.result.is_ok() => self.tally.latencies.hot.record(took),
-            Route::Scan if attempt.result.is_ok() => self.tally.latencies.scan.record(took),
+            _ if was_hot => self.tally.latencies.hot.record(took),
+            Route::Scan | Route::Look if attempt.result.is_ok() => {
+                self.tally.latencies.scan.record(took)
+            }
             _ => {}
         }
-        attempt.route == Route::Hit && attempt.result.is_ok()
+        was_hot
     }
 }
 
@@ -107,6 +115,9 @@ pub(crate) struct Worker {
     /// The number of this task. Its trusts are in the slots `number`, `number + TASKS`, and so on.
     pub(crate) number: usize,
     pub(crate) stop: Arc<AtomicBool>,
+    /// How many times as many visits there are between two bare fetches, and between two bad keys.
+    /// Under the read lease these are all that asks the database.
+    pub(crate) spacing: usize,
 }
 
 impl Worker {
@@ -121,9 +132,12 @@ impl Worker {
             if let Some(key) = self.keyring.current(slot) {
                 self.visit(visit, &key).await?;
             }
+            if visit.is_multiple_of(VISITS_PER_BAD_KEY * self.spacing) {
+                self.bad_keys(visit / (VISITS_PER_BAD_KEY * self.spacing), &never_issued).await;
+            }
             if visit.is_multiple_of(VISITS_PER_BAD_KEY) {
-                self.bad_keys(visit / VISITS_PER_BAD_KEY, &never_issued).await;
-                // If all trusts are deleted, nothing else in this loop yields to the runtime.
+                // Nothing else in this loop may yield to the runtime: all trusts may be deleted,
+                // or all keys held.
                 tokio::task::yield_now().await;
             }
         }
@@ -135,11 +149,12 @@ impl Worker {
     /// then find the row's page equally warm, and meet the same load.
     async fn visit(&mut self, visit: usize, key: &WatchedKey) -> Result<(), DemoError> {
         self.client.present(key).await;
-        if !visit.is_multiple_of(VISITS_PER_FETCH) {
+        let visits_per_fetch = VISITS_PER_FETCH * self.spacing;
+        if !visit.is_multiple_of(visits_per_fetch) {
             self.client.present(key).await;
             return Ok(());
         }
-        let (hot, took) = if visit.is_multiple_of(2 * VISITS_PER_FETCH) {
+        let (hot, took) = if visit.is_multiple_of(2 * visits_per_fetch) {
             let took = self.bare_fetch(key).await?;
             (self.client.present(key).await, took)
         } else {

@@ -9,11 +9,12 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 
 /// The fields of the report.
-const PROMISED: [&str; 28] = [
+const PROMISED: [&str; 31] = [
     "trusts",
     "seconds",
     "requests",
     "hits",
+    "without_a_read",
     "stale_hits",
     "scanned",
     "scans",
@@ -38,6 +39,8 @@ const PROMISED: [&str; 28] = [
     "scan_p99_us",
     "fetch_p50_us",
     "fetch_p99_us",
+    "revocation_p50_us",
+    "revocation_p99_us",
 ];
 
 /// Returns a command for the demo, which makes its temporary folder in `folder`.
@@ -78,7 +81,15 @@ fn count(report: &Value, field: &str) -> u64 {
 
 #[test]
 fn the_report_is_one_line_of_numbers_and_says_that_it_held() {
-    let report = report(&["--trusts", "30", "--seconds", "1", "--json"]);
+    let mut report = report(&["--trusts", "30", "--seconds", "1", "--json"]);
+    let leased = report.as_object_mut().unwrap().remove("read_lease").unwrap();
+    assert_is_whole(&report);
+    assert_is_whole(&leased);
+    assert_eq!(count(&report, "without_a_read"), 0, "{report}");
+    assert!(count(&leased, "without_a_read") > 0, "{leased}");
+}
+
+fn assert_is_whole(report: &Value) {
     let fields = report.as_object().unwrap();
     assert!(fields.values().all(Value::is_number), "{report}");
     for field in PROMISED {
@@ -86,7 +97,7 @@ fn the_report_is_one_line_of_numbers_and_says_that_it_held() {
     }
     assert_eq!(fields.len(), PROMISED.len(), "{report}");
 
-    let count = |field| count(&report, field);
+    let count = |field| count(report, field);
     assert_eq!(count("trusts"), 30);
     for bad in ["revoked_grants", "valid_refused", "wrong_trust", "refused_unavailable"] {
         assert_eq!(count(bad), 0, "{bad} in {report}");
@@ -97,7 +108,7 @@ fn the_report_is_one_line_of_numbers_and_says_that_it_held() {
         assert!(count(kind) > 0, "{kind} in {report}");
     }
     assert!(count("refused_missing") > 0 && count("refused_invalid") > 0, "{report}");
-    for latency in ["hot_p50_us", "hot_p99_us", "scan_p50_us", "scan_p99_us", "fetch_p50_us"] {
+    for latency in ["hot_p50_us", "hot_p99_us", "scan_p50_us", "scan_p99_us", "revocation_p50_us"] {
         assert!(report[latency].as_f64().unwrap() > 0.0, "{latency} in {report}");
     }
 }
@@ -125,7 +136,10 @@ fn one_trust_alone_is_rotated_disabled_enabled_and_deleted() {
     for kind in ["rotated", "disabled", "enabled", "deleted"] {
         assert_eq!(count(&report, kind), 1, "{kind} in {report}");
     }
-    assert_eq!(count(&report, "revoked_grants") + count(&report, "valid_refused"), 0, "{report}");
+    for report in [&report, &report["read_lease"]] {
+        let wrong = count(report, "revoked_grants") + count(report, "valid_refused");
+        assert_eq!(wrong, 0, "{report}");
+    }
 }
 
 /// G9: the second round of changes does not invalidate the cache, so the live row alone refuses a
@@ -161,6 +175,8 @@ fn the_tables_fit_60_columns_between_an_introduction_and_a_conclusion() {
         "disabled",
         "deleted",
         "hot path",
+        "by reading",
+        "read lease",
         "scan path",
         "bare fetch",
         "p50",
