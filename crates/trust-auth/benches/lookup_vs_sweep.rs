@@ -146,14 +146,18 @@ fn with_a_lease(c: &mut Criterion, runtime: &Runtime, trusts: usize, store: &Arc
         b.to_async(runtime).iter(authenticate);
     });
     group.sample_size(10);
-    group.bench_function(BenchmarkId::new("look", trusts), |b| {
-        b.to_async(runtime).iter_batched(
-            // Longer than the least time between two looks.
-            || std::thread::sleep(Duration::from_millis(11)),
-            async |()| authenticator.authenticate(Some("no trust has this")).await.unwrap_err(),
-            BatchSize::PerIteration,
-        );
-    });
+    // A miss after a pause, which finds threads and caches cold, by a look and by a scan.
+    let by_scan = Authenticator::new(Arc::clone(store), Arc::default());
+    for (name, authenticator) in [("look", &authenticator), ("scan_after_a_pause", &by_scan)] {
+        group.bench_function(BenchmarkId::new(name, trusts), |b| {
+            b.to_async(runtime).iter_batched(
+                // Longer than the least time between two looks.
+                || std::thread::sleep(Duration::from_millis(11)),
+                async |()| authenticator.authenticate(Some("no trust has this")).await.unwrap_err(),
+                BatchSize::PerIteration,
+            );
+        });
+    }
     group.finish();
 }
 
