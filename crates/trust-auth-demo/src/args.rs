@@ -16,7 +16,7 @@ Shows under load that a revoked API key is refused.
 
 Registers trusts (tenants that have API keys) in a temporary
 SQLite file. Four tasks authenticate with the trusts' keys.
-Meanwhile another task rotates, disables and deletes trusts.
+Meanwhile other tasks rotate, disable and delete trusts.
 Every answer is checked. A grant for a key whose revocation
 had returned is a failure. A refusal of a valid key is a
 failure, too. Half of the time, each grant reads the trust's

@@ -92,14 +92,6 @@ impl Mode {
             Self::ReadLease => 16,
         }
     }
-
-    /// See [`Worker::spacing`].
-    fn spacing(self) -> usize {
-        match self {
-            Self::Reading => 1,
-            Self::ReadLease => 64,
-        }
-    }
 }
 
 /// Runs one mode in a database of its own.
@@ -110,13 +102,14 @@ async fn run_in(
     stop: &mut Interrupt,
 ) -> Result<Report, DemoError> {
     let service = Service::open(&folder.join(mode.file())).await?;
-    let mut tasks = JoinSet::new();
+    let (mut tasks, mut revokers) = (JoinSet::new(), JoinSet::new());
     let outcome = tokio::select! {
-        outcome = run(&service, &mut tasks, mode, options) => outcome,
+        outcome = run(&service, &mut tasks, &mut revokers, mode, options) => outcome,
         () = stop.received() => Err(DemoError::Interrupted),
     };
     // First the tasks end, then the connections. Then the folder is removed. A task that still
     // writes would create files again.
+    revokers.shutdown().await;
     tasks.shutdown().await;
     service.close().await;
     outcome
@@ -162,6 +155,7 @@ impl Service {
 async fn run(
     service: &Service,
     tasks: &mut JoinSet<Result<Tally, DemoError>>,
+    revokers: &mut JoinSet<Result<(Changes, Tally), DemoError>>,
     mode: Mode,
     options: &Options,
 ) -> Result<Report, DemoError> {
@@ -191,13 +185,11 @@ async fn run(
             keyring: Arc::clone(&keyring),
             number,
             stop: Arc::clone(&stop),
-            spacing: mode.spacing(),
         };
         tasks.spawn(worker.run());
     }
     let other_process =
         TrustRegistry::new(Arc::clone(&service.other_process), Arc::new(TrustKeyCache::new()));
-    let mut revokers = JoinSet::new();
     for number in 0..mode.revokers() {
         let revoker = Revoker {
             client: Client::new(authenticator.clone())?,

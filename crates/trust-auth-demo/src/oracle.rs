@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Whether a key is valid. One task alone changes keys, and records their states.
+/// Whether a key is valid. One task alone changes a key, and records its states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     /// The change that made it valid has returned.

@@ -162,7 +162,9 @@ impl Report {
         format!(
             "{table}\nAt the median, a hit by reading takes\n\
              {} as long as one under the read lease. A\n\
-             revocation under it waits until no process grants.\n",
+             revocation under it waits until no process grants.\n\
+             Both have the same bare fetches and bad keys, which\n\
+             ask the database.\n",
             times(self.hot_p50_us, leased.hot_p50_us, 0)
         )
     }

@@ -177,8 +177,8 @@ impl Revoker {
 /// Returns the number of rounds that the share of trusts and the pace allow, and at least one.
 fn rounds(trusts: usize, duration: Duration) -> usize {
     let by_share = trusts / (ONE_TRUST_OF * TRUSTS_PER_ROUND);
-    let by_pace =
-        usize::try_from(duration.as_secs()).unwrap_or(usize::MAX).saturating_mul(ROUNDS_PER_SECOND);
+    let milliseconds = usize::try_from(duration.as_millis()).unwrap_or(usize::MAX);
+    let by_pace = milliseconds.saturating_mul(ROUNDS_PER_SECOND) / 1_000;
     by_share.min(by_pace).max(1)
 }
 
@@ -195,11 +195,11 @@ mod tests {
     #[test]
     fn every_number_of_trusts_gives_a_round_that_changes_at_most_a_tenth() {
         for trusts in [1, 2, 3, 29, 30, 59, 60, 999, 1_000, 100_000] {
-            for seconds in [1, 5, 3_600] {
-                let rounds = rounds(trusts, Duration::from_secs(seconds));
+            for milliseconds in [500, 1_500, 5_000, 3_600_000] {
+                let rounds = rounds(trusts, Duration::from_millis(milliseconds));
                 assert!(rounds >= 1);
                 assert!(rounds == 1 || rounds * TRUSTS_PER_ROUND * ONE_TRUST_OF <= trusts);
-                assert!(rounds as u64 <= seconds * ROUNDS_PER_SECOND as u64);
+                assert!(rounds as u64 * 1_000 <= milliseconds * ROUNDS_PER_SECOND as u64);
 
                 let victims: Vec<_> =
                     (0..rounds * TRUSTS_PER_ROUND).map(|nth| victim(nth, rounds, trusts)).collect();
@@ -208,7 +208,7 @@ mod tests {
                 if trusts >= TRUSTS_PER_ROUND {
                     assert!(
                         victims.windows(2).all(|pair| pair[0] != pair[1]),
-                        "{trusts} {seconds}"
+                        "{trusts} {milliseconds}"
                     );
                 }
             }

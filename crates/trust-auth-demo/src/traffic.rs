@@ -115,9 +115,6 @@ pub(crate) struct Worker {
     /// The number of this task. Its trusts are in the slots `number`, `number + TASKS`, and so on.
     pub(crate) number: usize,
     pub(crate) stop: Arc<AtomicBool>,
-    /// How many times as many visits there are between two bare fetches, and between two bad keys.
-    /// Under the read lease these are all that asks the database.
-    pub(crate) spacing: usize,
 }
 
 impl Worker {
@@ -132,10 +129,8 @@ impl Worker {
             if let Some(key) = self.keyring.current(slot) {
                 self.visit(visit, &key).await?;
             }
-            if visit.is_multiple_of(VISITS_PER_BAD_KEY * self.spacing) {
-                self.bad_keys(visit / (VISITS_PER_BAD_KEY * self.spacing), &never_issued).await;
-            }
             if visit.is_multiple_of(VISITS_PER_BAD_KEY) {
+                self.bad_keys(visit / VISITS_PER_BAD_KEY, &never_issued).await;
                 // Nothing else in this loop may yield to the runtime: all trusts may be deleted,
                 // or all keys held.
                 tokio::task::yield_now().await;
@@ -149,12 +144,11 @@ impl Worker {
     /// then find the row's page equally warm, and meet the same load.
     async fn visit(&mut self, visit: usize, key: &WatchedKey) -> Result<(), DemoError> {
         self.client.present(key).await;
-        let visits_per_fetch = VISITS_PER_FETCH * self.spacing;
-        if !visit.is_multiple_of(visits_per_fetch) {
+        if !visit.is_multiple_of(VISITS_PER_FETCH) {
             self.client.present(key).await;
             return Ok(());
         }
-        let (hot, took) = if visit.is_multiple_of(2 * visits_per_fetch) {
+        let (hot, took) = if visit.is_multiple_of(2 * VISITS_PER_FETCH) {
             let took = self.bare_fetch(key).await?;
             (self.client.present(key).await, took)
         } else {

@@ -147,11 +147,16 @@ fn one_trust_alone_is_rotated_disabled_enabled_and_deleted() {
 #[test]
 fn revocations_by_another_process_are_stale_hits_and_never_granted() {
     let report = report(&["--trusts", "60", "--seconds", "1", "--json"]);
+    for report in [&report, &report["read_lease"]] {
+        // A machine that is too slow for the second round makes none of its changes.
+        if count(report, "rotated") > 1 {
+            assert_eq!(count(report, "changed_elsewhere"), 4, "{report}");
+        }
+        assert_eq!(count(report, "revoked_grants"), 0, "{report}");
+    }
     if count(&report, "rotated") > 1 {
-        assert_eq!(count(&report, "changed_elsewhere"), 4, "{report}");
         assert!(count(&report, "stale_hits") > 0, "{report}");
     }
-    assert_eq!(count(&report, "revoked_grants"), 0, "{report}");
 }
 
 #[test]

@@ -109,6 +109,10 @@ impl<F: ChangeFeed> Holder<F> {
                     // A look that waits comes first, and no second one.
                     next_renewal = next_step + PACE;
                 }
+                Ok(Renewed::Soon) => {
+                    // Never later than it was: a flood of looks must not put the renewal off.
+                    next_renewal = next_renewal.min(next_step + PACE);
+                }
                 Ok(Renewed::MustReload) => {
                     // A pooler that exchanges each session must not cost a load in each step.
                     let pause = backoff.pause_after(Duration::ZERO).min(self.length / 4);
@@ -242,7 +246,7 @@ impl<F: ChangeFeed> Holder<F> {
         self.sweep = Some(tokio::spawn(find(waiting, rows)));
         self.session = Some(session);
         // A revocation waits for a renewal, which acknowledges what the look has brought (R10).
-        Ok(if has_records { Renewed::Again } else { Renewed::No })
+        Ok(if has_records { Renewed::Soon } else { Renewed::No })
     }
 
     /// Returns the rows after the answer, and whether it had records; or `None` if all must be
@@ -306,8 +310,10 @@ async fn find(mut waiting: Vec<Look>, rows: Arc<Rows>) {
 pub(super) enum Renewed {
     /// The deadline was moved.
     Yes,
-    /// There are records to acknowledge by another renewal.
+    /// The deadline was moved, and there are records to acknowledge.
     Again,
+    /// The deadline stays, and there are records to acknowledge by a renewal.
+    Soon,
     /// The deadline stays.
     No,
     /// The session is closed: what it returned does not count.

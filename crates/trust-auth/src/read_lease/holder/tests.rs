@@ -94,7 +94,7 @@ async fn r5_r10_a_load_and_a_look_publish_rows_and_move_no_deadline() {
     looks.send(unknown).await.unwrap();
     looks.send(gone).await.unwrap();
     // The records that it has brought are acknowledged by a renewal (R10).
-    assert_eq!(holder.look(two).await.unwrap(), Renewed::Again);
+    assert_eq!(holder.look(two).await.unwrap(), Renewed::Soon);
     let (found, other) = (answered.await.unwrap(), other_answered.await.unwrap());
     assert_eq!(found.row.as_deref(), Some(&trust(2, "two")));
     assert!(other.row.is_none());
@@ -133,6 +133,35 @@ async fn writes_that_do_not_cease_leave_time_for_looks() {
     assert_eq!(holder.connect_and_renew().await.unwrap(), Renewed::Again);
     assert!(holder.session.is_some() && table(&shared).is_valid());
     assert_eq!(script.steps().at_renewals.len(), 3);
+}
+
+/// Each look brings records, and another request always waits. The renewals keep the lease, and a
+/// revocation waits for them.
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_looks_that_bring_records_puts_no_renewal_off() {
+    let script = Script::default();
+    let Parts { holder, looks, .. } = connected(&script).await;
+    let renewals = Arc::new(Mutex::new(0));
+    for id in 0..1_000 {
+        let counted = Arc::clone(&renewals);
+        script.look(move || changed(id, Some(trust(id, &id.to_string()))));
+        script.renewal(move || {
+            *counted.lock().unwrap() += 1;
+            difference(Vec::new())
+        });
+    }
+    let asking = tokio::spawn(async move {
+        loop {
+            let (answer, _) = oneshot::channel();
+            looks.send(Look { hash: KeyHash::of("unknown"), answer }).await.ok();
+        }
+    });
+    let (_stop, stopped) = oneshot::channel();
+    let running = tokio::time::timeout(Duration::from_secs(1), holder.run(stopped));
+    running.await.unwrap_err();
+    asking.abort();
+    let renewals = *renewals.lock().unwrap();
+    assert!(renewals >= 20, "{renewals} renewals in a second");
 }
 
 /// A pooler may exchange each session between two statements.
