@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::client::ask;
+use crate::load::{Keys, Load, assert_answered};
 use crate::postgres_server::PostgresServer;
 use crate::server::{ADMIN_KEY, PATIENCE, Registered, Server, command};
 
@@ -101,6 +102,11 @@ async fn two_services_grant_without_a_read_and_refuse_what_has_returned_as_revok
     }
     assert_eq!(one.metric("trust_auth_read_lease_valid").await, 1.0);
     assert!(one.metric("trust_auth_revocation_seconds_count{outcome=\"answered\"}").await >= 5.0);
+    // Without acknowledgements, a change waits for the longest lease.
+    let trust = registered([&one, &other], "by the clock").await;
+    let end = json_of(&url, &["disable", "--no-acknowledgements", &trust.id])["revocation"].clone();
+    assert!(end["waited_ms"].as_u64().unwrap() >= 2_000, "{end}");
+    assert_eq!((&end["everywhere"], &end["silent"]), (&json!(true), &json!([])), "{end}");
     // A service that has ended is waited for no longer.
     let trust = registered([&one, &other], "after").await;
     assert!(!other.stop().await.contains("panicked"));
@@ -197,6 +203,30 @@ async fn a_stopped_service_is_waited_for_no_longer_than_its_lease_and_grants_not
     other.signal("CONT");
     assert_eq!(other.verify(&trust.key).await.status, 401);
     other.until_metric("trust_auth_read_lease_valid", |valid| valid == 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_less_than_half_a_lease_is_unnoticed_by_known_keys() {
+    let Some(database) = PostgresServer::start() else { return };
+    let url = database.new_database();
+    let server = Server::on(&url, &["--migrate", "--read-lease", "8s"]).await;
+    let trust = server.register("St. Mary").await;
+    server.until_metric("trust_auth_held_trusts", |held| held == 1.0).await;
+    let load = Load::start(server.main, 4, &Keys::The(trust.key.clone()));
+    for _ in 0..2 {
+        let begun = Instant::now();
+        database.stop();
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        database.start_again();
+        let away = begun.elapsed();
+        assert!(away < Duration::from_secs(4), "the machine is too slow for this test: {away:?}");
+        // A renewal comes every two seconds, and sooner after a failure.
+        server.until_metric("trust_auth_read_lease_age_seconds", |age| age < 1.0).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let asked = load.finish().await;
+    assert!(asked.len() > 100, "{}", asked.len());
+    assert_answered(&asked, &[200]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,7 +25,7 @@ use self::ledger::Ledger;
 use self::line::{Line, Weather};
 use crate::client::Client;
 use crate::postgres_server::PostgresServer;
-use crate::server::{Server, command};
+use crate::server::{PATIENCE, Server, command};
 
 const SERVICES: usize = 3;
 const LEASE: Duration = Duration::from_secs(2);
@@ -373,13 +373,16 @@ impl Stage {
             Fault::ChangerKilled => {
                 for _ in 0..3 {
                     let (name, key) = self.register(&all).await;
-                    let kill_after = Duration::from_millis(self.below(40) as u64);
+                    // It waits for this service, so it is killed between its commit and its return.
+                    self.lines[victim].set(Weather { holds_requests: true, ..Weather::default() });
                     let mut changer = program(&self.url, &["disable", &name]);
                     changer.stdout(Stdio::null()).stderr(Stdio::null());
                     let mut changer = changer.spawn().unwrap();
-                    tokio::time::sleep(kill_after).await;
+                    self.until_disabled(&name).await;
+                    assert!(changer.try_wait().unwrap().is_none(), "it has not waited");
                     changer.kill().unwrap();
                     changer.wait().unwrap();
+                    self.lines[victim].set(Weather::default());
                     self.revoke(&name, key, &all, fault).await;
                 }
             }
@@ -401,22 +404,61 @@ impl Stage {
         }
     }
 
-    /// Moves all lines to a replica that lacks the last transactions, and goes on there. A key
-    /// whose revocation was lost with them counts as revoked again only after another revocation.
+    /// Moves all lines to a replica that lacks the last transactions, and goes on there. A
+    /// revocation that waits meanwhile is lost with them. It must not return before it is made
+    /// again (R16).
     async fn fail_over(&mut self, all: &[usize]) {
         let (name, key) = self.register(all).await;
         let new = self.database.replica();
-        // The old primary is fenced before the new one is promoted (A1). The replica lacks what it
-        // had not received by then.
-        self.database.stop();
-        new.promote();
-        for line in &self.lines {
-            line.move_to(new.port());
+        // From now on it receives nothing.
+        for sql in ["ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()"] {
+            new.psql("postgres", sql);
         }
+        while new.psql("postgres", "SELECT count(*) FROM pg_stat_wal_receiver") != "0" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // The revocation waits for a service that does not answer.
+        self.lines[2].set(Weather { holds_requests: true, ..Weather::default() });
+        let path = format!("/admin/trusts/{}/disable", name.replace(' ', "%20"));
+        let revoking = self.services[0].administer("POST", &path, &Value::Null);
+        let failing = async {
+            self.until_disabled(&name).await;
+            // The old primary is fenced before the new one is promoted (A1).
+            self.database.stop();
+            new.promote();
+            let database = self.url.rsplit('/').next().unwrap();
+            let sql = format!("SELECT disabled_at IS NULL FROM trust WHERE name = '{name}'");
+            assert_eq!(new.psql(database, &sql), "t", "the revocation was not lost");
+            for line in &self.lines {
+                line.move_to(new.port());
+                line.set(Weather::default());
+            }
+        };
+        let (answer, ()) = tokio::join!(revoking, failing);
         self.url = self.url.replace(&self.database.port().to_string(), &new.port().to_string());
         self.database = new;
-        self.revoke(&name, key, all, Fault::Failover).await;
+        if answer.status == 200 {
+            assert_eq!(self.is_disabled(&name), "t", "returned, and lost: {answer:?}");
+            self.ledger.revoked(key, "Failover");
+            self.ask_each_service(key);
+        } else {
+            self.revoke(&name, key, all, Fault::Failover).await;
+        }
         self.revoke_some(2, all, Fault::Failover).await;
+    }
+
+    fn is_disabled(&self, name: &str) -> String {
+        let sql = format!("SELECT disabled_at IS NOT NULL FROM trust WHERE name = '{name}'");
+        self.database.psql(&self.url, &sql)
+    }
+
+    /// Waits until a change of the trust is committed.
+    async fn until_disabled(&self, name: &str) {
+        let begun = Instant::now();
+        while self.is_disabled(name) != "t" {
+            assert!(begun.elapsed() < PATIENCE, "{name} is not disabled");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     async fn until_valid(&self, service: usize) {
