@@ -96,6 +96,11 @@ impl<S: TrustStore> AuthenticatorBuilder<S> {
     /// [`tracing`] logs a scan that shows the floor to be too short as a warning, once a
     /// minute.
     ///
+    /// Under a [read lease](Self::read_lease) a refusal waits for the rest of one look and its
+    /// sweep, and for the whole of the next. With 256 requests in each, the floor must then be
+    /// longer than `2 × (duration of a look + 256 × rows × 2 ns)`. The log does not warn of looks
+    /// that are too long.
+    ///
     /// # Which answers have it
     ///
     /// Every refusal has the floor, also one that reads nothing, so that no caller needs to

@@ -127,7 +127,8 @@ pub struct HolderStatus {
 
 impl HeldTrusts {
     /// Loads all trusts, registers this process as a holder of leases of this `length`, and renews
-    /// for the first time. `name` names the process to operators who wait for it.
+    /// for the first time. `name` names the process to operators who wait for it. If that renewal
+    /// does not count, because a pooler exchanged the session, the lease begins with a later one.
     ///
     /// # Errors
     ///
@@ -148,8 +149,8 @@ impl HeldTrusts {
         let (report, status) = watch::channel(HolderStatus::default());
         let (stop, stopped) = oneshot::channel();
         let mut holder = Holder::new(feed, name, length, Arc::clone(&shared), waiting, report)?;
-        holder.connect_and_renew().await?;
-        let task = Task { stop, ended: tokio::spawn(holder.run(stopped)) };
+        let renewed = holder.connect_and_renew().await?;
+        let task = Task { stop, ended: tokio::spawn(holder.run(renewed, stopped)) };
         Ok(Self { shared, looks, status, task: Mutex::new(Some(task)) })
     }
 

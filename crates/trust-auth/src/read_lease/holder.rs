@@ -81,11 +81,16 @@ impl<F: ChangeFeed> Holder<F> {
         })
     }
 
-    /// Renews and looks until `stopped` resolves, then gives the lease up and leaves.
-    pub(super) async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
+    /// Renews and looks until `stopped` resolves, then gives the lease up and leaves. `renewed` is
+    /// how the first renewal has ended.
+    pub(super) async fn run(mut self, renewed: Renewed, mut stopped: oneshot::Receiver<()>) {
         let mut backoff = Backoff::new();
-        let mut next_renewal = Instant::now() + self.length / 4;
         let mut next_step = Instant::now();
+        let mut next_renewal = match renewed {
+            Renewed::Yes => next_step + self.length / 4,
+            // A revocation may wait for what this process has yet to acknowledge or to load.
+            _ => next_step + PACE,
+        };
         loop {
             let event = self.next(&mut stopped, next_renewal, next_step).await;
             let begin = Instant::now();
