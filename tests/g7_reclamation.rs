@@ -167,6 +167,8 @@ struct Reentrant {
 #[derive(Default)]
 struct Seen {
     destructors: AtomicUsize,
+    /// Whether one of them calls the cache now.
+    is_calling: AtomicBool,
     /// Of the destructors that called the cache, those that found their key stored.
     stored: AtomicUsize,
     loads: AtomicUsize,
@@ -221,10 +223,14 @@ impl Reentrant {
 impl Drop for Reentrant {
     fn drop(&mut self) {
         let run = self.seen.destructors.fetch_add(1, Ordering::Relaxed);
+        // One of them at a time: those that its own calls cause would change what it checks.
+        // Relaxed, as all here: one thread runs them all.
         if run.is_multiple_of(16)
             && let Some(cache) = self.cache.upgrade()
+            && !self.seen.is_calling.swap(true, Ordering::Relaxed)
         {
             self.call(&cache, run / 16);
+            self.seen.is_calling.store(false, Ordering::Relaxed);
         }
     }
 }
