@@ -7,10 +7,9 @@
 //!   must be at most three times the percentile without the flood.
 //! * `floor`: with `--reject-floor`, the duration of refusals must not distinguish 10 trusts from
 //!   10,000. Without the floor, the same test must distinguish them.
-//!
-//! * `read_lease`: the rate of hits with the read lease. It should be 85 % of the rate of a
-//!   route that looks nothing up, and must be 75 %, twice that by reading SQLite, and three times that by reading
-//!   PostgreSQL.
+//! * `read_lease`: the rate of hits with the read lease. It should be 85 % of the rate of a route
+//!   that looks nothing up, and must be 75 %. It must also be twice the rate by reading SQLite, and
+//!   three times that by reading PostgreSQL.
 //! * `revocation`: how long a revocation takes while three services hold leases on PostgreSQL: at
 //!   most 20 ms (median) and 100 ms (99th percentile), and a lease and a second if one is stopped.
 //! * `writer`: a transaction with the read lease's triggers takes at most 1.3 times as long.
