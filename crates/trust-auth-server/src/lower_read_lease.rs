@@ -9,6 +9,7 @@ use trust_auth::StoreError;
 use crate::command_answer::{CommandAnswer, Format};
 use crate::command_error::CommandError;
 use crate::database::{Database, DatabaseArgs, IfMissing};
+use crate::serve::settings::{LEAST_LEASE, LONGEST_LEASE};
 
 /// The longest read lease from now on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +26,8 @@ impl FromStr for LongestLease {
             return Ok(Self::Off);
         }
         match humantime::parse_duration(text) {
-            Ok(length) if !length.is_zero() => Ok(Self::Of(length)),
-            _ => Err("give a duration such as 1s, or `off`".to_owned()),
+            Ok(length) if (LEAST_LEASE..=LONGEST_LEASE).contains(&length) => Ok(Self::Of(length)),
+            _ => Err("give a duration from 300ms to 5m, or `off`".to_owned()),
         }
     }
 }

@@ -56,6 +56,8 @@ impl RevocationEnd {
             Self { everywhere: false, .. } => "committed",
             Self { was_unsettled: true, .. } => "unsettled",
             Self { silent, .. } if !silent.is_empty() => "lease_over",
+            // SQLite: no answer of a holder shortens the wait.
+            Self { holders: None, .. } => "waited",
             _ => "answered",
         }
     }
@@ -65,8 +67,7 @@ impl RevocationEnd {
         let Some(waited) = self.waited_ms.filter(|_| self.everywhere) else {
             return format!(
                 "The change is committed. {key} may be granted by a process with a read lease, \
-                 until the lease runs out. To wait for that, run `trust-auth disable` or \
-                 `trust-auth delete` without --no-wait."
+                 for the length of the lease at most."
             );
         };
         let waited = match waited {
@@ -76,7 +77,9 @@ impl RevocationEnd {
         let silent: Vec<String> = self.silent.iter().map(|name| escaped(name)).collect();
         let why = match (&*silent, self.was_unsettled) {
             ([], true) => {
-                "; the database had started or failed over, so each lease had to run out".to_owned()
+                "; the database has started, failed over or been migrated lately, so each lease \
+                 had to run out"
+                    .to_owned()
             }
             ([], false) => String::new(),
             ([one], _) => format!("; {one} did not answer, and its read lease has run out"),
@@ -116,6 +119,9 @@ mod tests {
         let (outcome, sentence) = text(everywhere(&[], true), 2_000);
         assert_eq!(outcome, "unsettled");
         assert!(sentence.contains("failed over"), "{sentence}");
+        let on_sqlite =
+            Settled::Everywhere { holders: None, silent: Vec::new(), was_unsettled: false };
+        assert_eq!(text(on_sqlite, 300).0, "waited");
         let committed = RevocationEnd::new(Settled::Repeat, Duration::ZERO);
         assert_eq!((committed.outcome(), committed.is_everywhere()), ("committed", false));
         assert!(committed.sentence("The key").contains("may be granted"));

@@ -98,8 +98,8 @@ impl<S: TrustStore> AuthenticatorBuilder<S> {
     ///
     /// Under a [read lease](Self::read_lease) a refusal waits for the rest of one look and its
     /// sweep, and for the whole of the next. With 256 requests in each, the floor must then be
-    /// longer than `2 × (duration of a look + 256 × rows × 2 ns)`. The log does not warn of looks
-    /// that are too long.
+    /// longer than `2 × (duration of a look + 256 × rows × 2 ns)`. The log warns of no look that is
+    /// too long.
     ///
     /// # Which answers have it
     ///

@@ -198,8 +198,9 @@ impl<L: TrustLedger> TrustRegistry<L> {
     }
 
     async fn begin(&self, step: Step, which: &TrustRef) -> Result<Revocation<'_, L>, StoreError> {
-        let (outcome, barrier) = self.make(step, which).await?;
-        Ok(Revocation { registry: self, step, which: which.clone(), outcome, barrier })
+        let Made { outcome, former, barrier } = self.make(step, which).await?;
+        let barriers = barrier.into_iter().collect();
+        Ok(Revocation { registry: self, step, outcome, former, barriers })
     }
 
     /// Makes the change, and returns its barrier. Without a trust, the barrier has a transaction of
@@ -214,9 +215,12 @@ impl<L: TrustLedger> TrustRegistry<L> {
             Step::Delete => self.commit(self.ledger.delete(which), concerned).await,
         };
         match made {
-            Ok(change) => Ok((Ok(change.trust), change.barrier)),
+            Ok(Change { trust, former_hash, barrier }) => {
+                Ok(Made { outcome: Ok(trust), former: former_hash, barrier })
+            }
             Err(error @ StoreError::NoSuchTrust { .. }) => {
-                Ok((Err(error), self.ledger.barrier().await?))
+                let barrier = self.ledger.barrier().await?;
+                Ok(Made { outcome: Err(error), former: None, barrier })
             }
             Err(error) => Err(error),
         }
@@ -256,8 +260,22 @@ enum Step {
     Delete,
 }
 
-/// The trust, or that there is none, and the barrier.
-type Made = (Result<Trust, StoreError>, Option<String>);
+/// A change that was made, or that found no trust.
+struct Made {
+    outcome: Result<Trust, StoreError>,
+    /// The digest that the row had before.
+    former: Option<KeyHash>,
+    barrier: Option<String>,
+}
+
+/// What has become of a change whose server has restarted or failed over since.
+enum Fate {
+    /// It is there, or a later change has made it needless.
+    Made,
+    Lost,
+    /// A later change of the same trust took its place.
+    Replaced,
+}
 
 /// A revocation that is committed. Another process with a read lease may grant the key until
 /// [`settle`](Self::settle) has returned.
@@ -284,16 +302,17 @@ type Made = (Result<Trust, StoreError>, Option<String>);
 pub struct Revocation<'a, L> {
     registry: &'a TrustRegistry<L>,
     step: Step,
-    which: TrustRef,
     outcome: Result<Trust, StoreError>,
-    barrier: Option<String>,
+    former: Option<KeyHash>,
+    /// Each must be settled, in this order. Empty if no process can hold a lease.
+    barriers: Vec<String>,
 }
 
 impl<L: TrustLedger> Revocation<'_, L> {
     /// Returns whether a process may hold a lease, so that [`settle`](Self::settle) has to wait.
     #[must_use]
     pub fn has_to_wait(&self) -> bool {
-        self.barrier.is_some()
+        !self.barriers.is_empty()
     }
 
     /// Returns the trust as the commit has left it, or `None` if there is no such trust.
@@ -303,36 +322,85 @@ impl<L: TrustLedger> Revocation<'_, L> {
     }
 
     /// Waits until no process grants the key, and returns the trust and how the wait ended. Call
-    /// this at once: the wait counts from the call. If the database may have lost the commit, this
-    /// makes the whole revocation again (R16).
+    /// this at once: the wait counts from the call. If the database has restarted or failed over
+    /// meanwhile, this looks whether the change is still there, and otherwise makes it again (R16).
+    /// A trust that was enabled meanwhile is then disabled again.
     ///
     /// The wait occupies no connection and has no time limit. Dropped, it leaves the commit as it
     /// is; the revocation has then not returned.
     ///
     /// # Errors
     ///
-    /// [`StoreError::NoSuchTrust`] after the same wait, if there is no such trust. With any other
-    /// error, make the whole revocation again.
+    /// [`StoreError::NoSuchTrust`] after the same wait, if there is no such trust.
+    /// [`StoreError::Unsettled`] if a later rotation took the place of this one before the database
+    /// restarted: the new key of this one is dead. With any other error, make the whole revocation
+    /// again.
     pub async fn settle(mut self, waiting: Waiting) -> Result<(Trust, Settled), RegistryError> {
         loop {
-            let settled = match &self.barrier {
-                Some(barrier) => self.registry.ledger.settle(barrier, waiting).await?,
-                None => Settled::NOTHING_HELD,
-            };
-            if settled != Settled::Repeat {
-                return Ok((self.outcome?, settled));
-            }
-            if let Ok(trust) = &self.outcome {
-                // Another trust may have the name by now.
-                self.which = trust.id.into();
-            }
-            let (outcome, barrier) = self.registry.make(self.step, &self.which).await?;
-            self.barrier = barrier;
-            let is_deleted = outcome.is_err() && matches!(self.step, Step::Delete);
-            if !is_deleted || self.outcome.is_err() {
-                self.outcome = outcome;
+            match self.settle_all(waiting).await? {
+                Settled::Repeat => self.repeat().await?,
+                settled => return Ok((self.outcome?, settled)),
             }
         }
+    }
+
+    /// Waits for all barriers. Returns how the first wait ended, or that any has to be repeated.
+    async fn settle_all(&self, waiting: Waiting) -> Result<Settled, StoreError> {
+        let mut first = None;
+        for barrier in &self.barriers {
+            match self.registry.ledger.settle(barrier, waiting).await? {
+                Settled::Repeat => return Ok(Settled::Repeat),
+                settled => first = first.or(Some(settled)),
+            }
+        }
+        Ok(first.unwrap_or(Settled::NOTHING_HELD))
+    }
+
+    /// Makes the change again if it was lost, and has new barriers either way (R16).
+    ///
+    /// A change that is still there needs a barrier of its own after the look: what the look has
+    /// found may be another process's change, which the barrier before it does not show. The
+    /// barrier before the look proves that the server has been the same since.
+    async fn repeat(&mut self) -> Result<(), StoreError> {
+        let before = self.registry.ledger.barrier().await?;
+        match self.fate().await? {
+            Fate::Made => {
+                let after = self.registry.ledger.barrier().await?;
+                self.barriers = after.into_iter().chain(before).collect();
+                Ok(())
+            }
+            Fate::Lost => self.make_again().await,
+            Fate::Replaced => Err(StoreError::Unsettled),
+        }
+    }
+
+    /// Looks what has become of the change. A rotation is never made over a later one: the later
+    /// one may have revoked this one's key, and may have returned.
+    async fn fate(&self) -> Result<Fate, StoreError> {
+        let Ok(trust) = &self.outcome else { return Ok(Fate::Made) };
+        let listing = self.registry.ledger.listing().await?;
+        let row = listing.trusts.iter().find(|row| row.id == trust.id);
+        let is_malformed = || listing.malformed.iter().any(|row| row.id == Some(trust.id));
+        Ok(match (self.step, row) {
+            (_, None) if !is_malformed() => Fate::Made,
+            (Step::Rotate(hash), Some(row)) if row.api_key_hash == Some(hash) => Fate::Made,
+            (Step::Rotate(_), Some(row)) if row.api_key_hash == self.former => Fate::Lost,
+            (Step::Rotate(_), _) => Fate::Replaced,
+            (Step::Disable, Some(row)) if !row.is_enabled() => Fate::Made,
+            (Step::Disable | Step::Delete, _) => Fate::Lost,
+        })
+    }
+
+    async fn make_again(&mut self) -> Result<(), StoreError> {
+        // By the id: another trust may have the name by now.
+        let Ok(trust) = &self.outcome else { return Ok(()) };
+        let again = self.registry.make(self.step, &trust.id.into()).await?;
+        self.barriers = again.barrier.into_iter().collect();
+        // Without a row, a deletion came first.
+        if again.outcome.is_ok() {
+            self.outcome = again.outcome;
+        }
+        Ok(())
     }
 
     /// Returns the trust without a wait. Processes with a read lease grant the key for the length

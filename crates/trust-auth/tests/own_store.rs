@@ -17,11 +17,26 @@ struct List {
     feed: broadcast::Sender<KeyHash>,
     /// What happens during the next wait, which then has to be repeated.
     at_wait: Mutex<Option<fn(&List)>>,
+    /// The calls of a ledger on whose rows processes hold leases. `None`: no process does.
+    calls: Mutex<Option<Vec<String>>>,
 }
 
 impl List {
     fn new() -> Self {
-        Self { rows: Mutex::default(), feed: broadcast::Sender::new(16), at_wait: Mutex::default() }
+        Self {
+            rows: Mutex::default(),
+            feed: broadcast::Sender::new(16),
+            at_wait: Mutex::default(),
+            calls: Mutex::default(),
+        }
+    }
+
+    /// Records a call. Returns how many there were, if processes hold leases.
+    fn record(&self, call: &str) -> Option<usize> {
+        let mut calls = self.calls.lock().unwrap();
+        let calls = calls.as_mut()?;
+        calls.push(call.to_owned());
+        Some(calls.len())
     }
 
     fn change(
@@ -86,10 +101,17 @@ impl TrustLedger for List {
     }
 
     async fn list(&self) -> Result<Vec<Trust>, StoreError> {
+        self.record("list");
         Ok(self.rows.lock().unwrap().clone())
     }
 
-    async fn settle(&self, _: &str, _: Waiting) -> Result<Settled, StoreError> {
+    async fn barrier(&self) -> Result<Option<String>, StoreError> {
+        let held = self.record("barrier").map(|number| number.to_string());
+        Ok(held.or_else(|| self.at_wait.lock().unwrap().is_some().then(String::new)))
+    }
+
+    async fn settle(&self, barrier: &str, _: Waiting) -> Result<Settled, StoreError> {
+        self.record(&format!("settle {barrier}"));
         let step = self.at_wait.lock().unwrap().take();
         Ok(match step {
             Some(step) => {
@@ -193,18 +215,93 @@ async fn a_store_that_is_not_watched_has_the_cache_and_the_limits_of_its_builder
     assert_eq!(cache.lookup(&key.hash()), Some(trust.id));
 }
 
-/// The database may have lost the change, so the revocation is made again. Meanwhile another trust
-/// has got the name.
+/// What a restart or a failover may do to the rows while a revocation waits.
+fn at_wait(auth: &TrustAuth<List>, step: fn(&List)) {
+    *auth.store().at_wait.lock().unwrap() = Some(step);
+}
+
+fn put(list: &List, name: &str, key: &str) {
+    let mut rows = list.rows.lock().unwrap();
+    let row = rows.iter_mut().find(|row| row.name == name).unwrap();
+    row.api_key_hash = Some(KeyHash::of(key));
+}
+
 #[tokio::test]
-async fn a_revocation_that_is_repeated_concerns_the_trust_that_it_was_for() {
+async fn r16_a_deletion_is_made_again_by_the_id_if_it_was_lost() {
+    for is_lost in [false, true] {
+        let auth = TrustAuth::builder(List::new()).build();
+        let registry = auth.registry();
+        let (first, _) = registry.register(NewTrust::new("a").unwrap()).await.unwrap();
+        // Meanwhile another trust has got the name.
+        let other = |list: &List| {
+            list.rows.lock().unwrap().push(Trust::new(Uuid::from_u128(2), "a"));
+        };
+        at_wait(&auth, if is_lost { |_| {} } else { other });
+        let revocation = registry.begin_delete(&TrustRef::Name("a".into())).await.unwrap();
+        if is_lost {
+            auth.store().rows.lock().unwrap().push(first.clone());
+        }
+        let (deleted, _) = revocation.settle(Waiting::default()).await.unwrap();
+        assert_eq!(deleted.id, first.id);
+        let left: Vec<_> = registry.list().await.unwrap().iter().map(|trust| trust.id).collect();
+        assert_eq!(left, if is_lost { vec![] } else { vec![Uuid::from_u128(2)] });
+    }
+}
+
+#[tokio::test]
+async fn r16_a_deletion_that_found_no_trust_deletes_no_later_one() {
     let auth = TrustAuth::builder(List::new()).build();
-    let registry = auth.registry();
-    let (first, _) = registry.register(NewTrust::new("a").unwrap()).await.unwrap();
-    *auth.store().at_wait.lock().unwrap() = Some(|list| {
+    at_wait(&auth, |list| {
         list.rows.lock().unwrap().push(Trust::new(Uuid::from_u128(2), "a"));
     });
-    let deleted = registry.delete(&TrustRef::Name("a".into())).await.unwrap();
-    assert_eq!(deleted.id, first.id);
-    let left: Vec<_> = registry.list().await.unwrap().iter().map(|trust| trust.id).collect();
-    assert_eq!(left, [Uuid::from_u128(2)]);
+    let refused = auth.registry().delete(&TrustRef::Name("a".into())).await.unwrap_err();
+    assert_eq!(refused.kind(), "no_such_trust");
+    assert_eq!(auth.registry().list().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn r16_a_rotation_is_made_again_if_it_was_lost_and_never_over_a_later_one() {
+    let steps: [fn(&List); 3] =
+        [|_| {}, |list| put(list, "a", "former"), |list| put(list, "a", "of a later rotation")];
+    for (number, step) in steps.into_iter().enumerate() {
+        let returns = number < 2;
+        let auth = TrustAuth::builder(List::new()).build();
+        let (trust, _) = auth.registry().register(NewTrust::new("a").unwrap()).await.unwrap();
+        put(auth.store(), "a", "former");
+        at_wait(&auth, step);
+        match auth.registry().rotate(&trust.id.into()).await {
+            Ok((_, key)) => {
+                assert!(returns, "{number}");
+                assert_eq!(auth.authenticate(Some(key.expose())).await.unwrap().id, trust.id);
+                assert!(auth.authenticate(Some("former")).await.is_err(), "{number}");
+            }
+            Err(error) => {
+                assert_eq!((returns, error.kind()), (false, "unsettled"), "{number}");
+                let later = auth.authenticate(Some("of a later rotation")).await;
+                assert_eq!(later.unwrap().id, trust.id);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn r16_a_disabling_that_was_lost_is_made_again() {
+    let auth = TrustAuth::builder(List::new()).build();
+    let (trust, key) = auth.registry().register(NewTrust::new("a").unwrap()).await.unwrap();
+    at_wait(&auth, |list| list.rows.lock().unwrap()[0].disabled_at = None);
+    assert!(!auth.registry().disable(&trust.id.into()).await.unwrap().is_enabled());
+    assert!(auth.authenticate(Some(key.expose())).await.is_err());
+}
+
+/// The barrier after the look shows what the look has found. The one before it proves that the
+/// server is still the same.
+#[tokio::test]
+async fn r16_a_change_that_is_still_there_has_a_barrier_before_and_after_the_look() {
+    let auth = TrustAuth::builder(List::new()).build();
+    let (trust, _) = auth.registry().register(NewTrust::new("a").unwrap()).await.unwrap();
+    at_wait(&auth, |_| {});
+    *auth.store().calls.lock().unwrap() = Some(Vec::new());
+    auth.registry().disable(&trust.id.into()).await.unwrap();
+    let calls = auth.store().calls.lock().unwrap().take().unwrap();
+    assert_eq!(calls, ["settle ", "barrier", "list", "barrier", "settle 4", "settle 2"]);
 }

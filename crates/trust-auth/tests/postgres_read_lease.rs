@@ -876,6 +876,25 @@ mod trusts {
         assert!(missing.to_string().contains("search_path"), "{missing}");
     }
 
+    /// Its barrier would be that of other holders, and the change would return at once.
+    #[tokio::test]
+    async fn a_role_that_finds_the_barrier_of_another_schema_changes_nothing() {
+        let Some(server) = PostgresServer::shared() else { return };
+        let (url, store, _) = trusts(server).await;
+        let trust = store.insert(NewTrust::new("a").unwrap(), KeyHash::of("a")).await.unwrap();
+        server.psql(
+            &url,
+            "CREATE SCHEMA app; CREATE FUNCTION app.trust_auth_barrier(hint bool DEFAULT true) \
+             RETURNS text LANGUAGE sql AS $$ SELECT '1 1' $$",
+        );
+        let elsewhere = format!("{url}?options[search_path]=app,public");
+        let elsewhere = postgres_options(&elsewhere).connect().await.unwrap();
+        let error = elsewhere.set_enabled(&by_name("a"), false).await.unwrap_err();
+        assert!(matches!(error, StoreError::Schema { .. }), "{error}");
+        assert_eq!(store.list().await.unwrap(), [trust]);
+        assert!(store.set_enabled(&by_name("a"), false).await.unwrap().barrier.is_some());
+    }
+
     #[tokio::test]
     async fn without_the_tables_of_the_lease_a_change_has_no_barrier() {
         let Some(server) = PostgresServer::shared() else { return };

@@ -349,7 +349,7 @@ fn describe() {
         Unit::Seconds,
         "How long changes by the admin API waited after the commit until no process granted the \
          key, by outcome: answered (each holder), lease_over (a holder did not answer), unsettled \
-         (the database had started)"
+         (the database had started), waited (SQLite)"
     );
     describe_counter!("trust_auth_scans_total", "Scans of all rows; requests share them");
     describe_counter!("trust_auth_rows_swept_total", "Rows that those scans swept");

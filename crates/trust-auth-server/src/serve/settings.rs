@@ -546,8 +546,8 @@ pub(crate) struct ListenerLimits {
 const ADMIN_CONNECTIONS: usize = 64;
 
 /// What SQLite, and a revocation, allow.
-const LEAST_LEASE: Duration = Duration::from_millis(300);
-const LONGEST_LEASE: Duration = Duration::from_mins(5);
+pub(crate) const LEAST_LEASE: Duration = Duration::from_millis(300);
+pub(crate) const LONGEST_LEASE: Duration = Duration::from_mins(5);
 
 /// With a lower age, connecting would be most of the work.
 const LEAST_CONNECTION_AGE: Duration = Duration::from_secs(1);

@@ -267,8 +267,8 @@ pub(crate) fn is_about_reads(what: &str) -> bool {
     has_read_lease()
 }
 
-/// With a read lease, waits until no service grants the key of a trust that was changed by hand.
-/// `disable` waits for every earlier change, even if the trust is gone.
+/// With a read lease, waits until no service grants the key of a trust that was changed by hand:
+/// `disable` waits for each earlier change, also for the deletion of the trust.
 pub(crate) fn wait_after_a_change_by_hand(database: &str, trust: &Registered) {
     if has_read_lease() {
         let mut disable = command(Path::new("/"));

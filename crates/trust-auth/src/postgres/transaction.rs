@@ -170,26 +170,28 @@ impl WriteTransaction for Transaction<'_> {
     /// Decides whether there are leases **after** the write: its lock keeps a migration from making
     /// the triggers until the commit, and a holder that loads after that sees the change. The
     /// triggers are found by the table, and the function by the role's `search_path`: with triggers
-    /// and no function, the change would be final for no holder.
+    /// and no function, or that of another schema, the change would be final for no holder.
     async fn barrier(&mut self) -> Result<Option<String>, StoreError> {
         let leases = sqlx::query(
             "SELECT to_regprocedure('trust_auth_barrier(bool)') IS NOT NULL, EXISTS \
-             (SELECT FROM pg_trigger WHERE tgrelid = to_regclass('trust') \
-              AND tgname LIKE 'trust\\_auth\\_rec\\_%')",
+             (SELECT FROM pg_trigger JOIN pg_proc recorder ON recorder.oid = tgfoid \
+              WHERE tgrelid = to_regclass('trust') AND tgname LIKE 'trust\\_auth\\_rec\\_%' \
+              AND recorder.pronamespace IS DISTINCT FROM (SELECT pronamespace FROM pg_proc \
+                  WHERE oid = to_regprocedure('trust_auth_barrier(bool)')))",
         )
         .fetch_one(self.lent.connection()?)
         .await
         .and_then(|row| Ok((row.try_get::<bool, _>(0)?, row.try_get::<bool, _>(1)?)));
         match leases.map_err(|error| self.store.failed(&error))? {
-            (true, _) => {}
-            (false, false) => return Ok(None),
-            (false, true) => {
+            (_, true) => {
                 return Err(self.schema_error(
-                    "the table `trust` has the triggers of the read lease, and the function \
-                     `trust_auth_barrier` is not on this role's `search_path`; add the schema \
-                     that has the function",
+                    "the table `trust` has the triggers of the read lease, and this role's \
+                     `search_path` does not lead to the function `trust_auth_barrier` of their \
+                     schema; put that schema first",
                 ));
             }
+            (false, false) => return Ok(None),
+            (true, false) => {}
         }
         let query = sqlx::query_scalar("SELECT trust_auth_barrier()");
         match query.fetch_one(self.lent.connection()?).await {

@@ -108,7 +108,7 @@ async fn lower(source: &LeaseSource, longest: Duration) -> Result<(), StoreError
             longer.join(" and ")
         )));
     }
-    sqlx::query("UPDATE trust_auth_lease SET max_lease_ms = $1")
+    sqlx::query("UPDATE trust_auth_lease SET max_lease_ms = $1 WHERE max_lease_ms > $1")
         .bind(longest_ms)
         .execute(&mut *transaction)
         .await
