@@ -45,4 +45,13 @@ impl Interrupt {
             std::future::pending().await
         }
     }
+
+    /// Returns whether a signal was received that [`received`](Self::received) has not returned.
+    pub(crate) async fn was_received(&mut self) -> bool {
+        tokio::select! {
+            biased;
+            () = self.received() => true,
+            () = std::future::ready(()) => false,
+        }
+    }
 }

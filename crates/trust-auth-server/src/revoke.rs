@@ -41,12 +41,23 @@ pub(crate) async fn revoke(
     step: RevocationStep,
     args: &RevocationArgs,
 ) -> Result<CommandAnswer, CommandError> {
-    let database = Database::open(database, IfMissing::Fail).await?;
-    let outcome = revoke_in(&database, format, step, args).await;
+    // Before the commit: from here on no signal ends the process, and with it a new key.
+    let mut interrupt = Interrupt::listen().map_err(|error| {
+        CommandError::new("signals", format!("cannot listen for signals: {error}"))
+    })?;
+    let database = tokio::select! {
+        opened = Database::open(database, IfMissing::Fail) => opened?,
+        () = interrupt.received() => return Err(CommandError::interrupted()),
+    };
+    let outcome = revoke_in(&database, &mut interrupt, format, step, args).await;
     if outcome.is_ok() {
         database.warn_if_servers_are_not_notified();
     }
-    database.close().await;
+    tokio::select! {
+        () = database.close() => {}
+        // The outcome is known: show it.
+        () = interrupt.received() => {}
+    }
 
     let Revoked { trust, key, end, was_interrupted } = outcome?;
     let done = match step {
@@ -71,26 +82,22 @@ pub(crate) async fn revoke(
 
 async fn revoke_in(
     database: &Database,
+    interrupt: &mut Interrupt,
     format: Format,
     step: RevocationStep,
     args: &RevocationArgs,
 ) -> Result<Revoked, CommandError> {
     let registry = database.registry();
     let which = TrustRef::from(&*args.trust.trust);
+    // A signal does not cut this short: the commit may be sent already. The store limits its time.
     let (revocation, key) = step.begin(&registry, &which).await?;
-    if !revocation.has_to_wait() {
+    if args.no_wait || !revocation.has_to_wait() {
+        let end = revocation.has_to_wait().then_some(RevocationEnd::COMMITTED);
         let trust = revocation.without_waiting()?;
-        return Ok(Revoked { trust, key, end: None, was_interrupted: false });
-    }
-    if args.no_wait {
-        let trust = revocation.without_waiting()?;
-        let end = Some(RevocationEnd::COMMITTED);
-        return Ok(Revoked { trust, key, end, was_interrupted: false });
+        let was_interrupted = interrupt.was_received().await;
+        return Ok(Revoked { trust, key, end, was_interrupted });
     }
 
-    let mut interrupt = Interrupt::listen().map_err(|error| {
-        CommandError::new("signals", format!("cannot listen for signals: {error}"))
-    })?;
     let committed = revocation.trust().cloned();
     let (waiting, begun) = (waiting(args.no_acknowledgements), Instant::now());
     let mut settling = pin!(revocation.settle(waiting));

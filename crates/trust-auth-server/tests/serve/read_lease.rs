@@ -2,10 +2,11 @@
 //! grants the key.
 
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use sqlx::{Connection, Executor};
 
 use crate::client::ask;
 use crate::load::{Keys, Load, assert_answered};
@@ -40,6 +41,12 @@ fn json_of(database: impl AsRef<Path>, arguments: &[&str]) -> Value {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Sends what Ctrl-C sends.
+fn interrupt(program: &Child) {
+    let script = format!("kill -s INT {}", program.id());
+    assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
 }
 
 /// Registers a trust, and waits until both services hold it.
@@ -169,10 +176,9 @@ async fn a_change_that_does_not_wait_says_so_and_one_that_is_interrupted_too() {
         assert!(begun.elapsed() < PATIENCE && waiting.try_wait().unwrap().is_none());
         std::thread::sleep(Duration::from_millis(10));
     }
-    // It listens for signals a moment after the commit.
+    // It reports that it waits after half a second.
     std::thread::sleep(Duration::from_millis(700));
-    let script = format!("kill -s INT {}", waiting.id());
-    assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+    interrupt(&waiting);
     let output = waiting.wait_with_output().unwrap();
     server.signal("CONT");
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
@@ -180,6 +186,35 @@ async fn a_change_that_does_not_wait_says_so_and_one_that_is_interrupted_too() {
     assert!(stderr.contains("Waiting until no process grants the key"), "{stderr}");
     assert!(stderr.contains("The old key may be granted"), "{stderr}");
     assert_eq!(server.verify(stdout.trim_end()).await.status, 200, "{stderr}");
+}
+
+/// The signal arrives while another transaction has the row, so the commit is made after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_that_is_interrupted_before_its_commit_shows_its_new_key() {
+    let Some(database) = PostgresServer::shared() else { return };
+    let url = database.new_database();
+    let server = Server::on(&url, &["--migrate", "--read-lease", "5s"]).await;
+    let id = server.register("a").await.id;
+    for arguments in [&["rotate", &*id] as &[_], &["rotate", "--no-wait", &id]] {
+        let mut other = database.connect(&url).await;
+        other.execute("BEGIN; SELECT FROM trust FOR UPDATE").await.unwrap();
+        let rotating =
+            program(&url, arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let begun = Instant::now();
+        let waiters = "SELECT count(*) FROM pg_stat_activity \
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        while database.psql(&url, waiters) == "0" {
+            assert!(begun.elapsed() < PATIENCE);
+        }
+        interrupt(&rotating);
+        other.execute("COMMIT").await.unwrap();
+        other.close().await.unwrap();
+        let output = rotating.wait_with_output().unwrap();
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(130), "{arguments:?}: {stdout} {stderr}");
+        assert!(stderr.contains("The old key may be granted"), "{stderr}");
+        assert_eq!(server.verify(stdout.trim_end()).await.status, 200, "{stderr}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
