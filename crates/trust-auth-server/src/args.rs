@@ -26,8 +26,8 @@ Once `disable`, `delete` or `rotate` has returned, no server grants the old key.
 the row of the trust for each request. With --read-lease it reads none, and these commands wait \
 for it.
 
-With --json, standard output is exactly one line of JSON. A failure is \
-{\"error\":{\"kind\":..,\"message\":..}}.
+With --json, standard output is exactly one line of JSON. A failure has \
+{\"error\":{\"kind\":..,\"message\":..}}, and the new key if a rotation was committed.
 
 Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 130 interrupted.
 

@@ -67,6 +67,18 @@ impl CommandAnswer {
         self
     }
 
+    /// Sets the exit code of a failure that has an answer all the same. Adds its error, which is
+    /// written to standard error after the remark.
+    pub(crate) fn failed(mut self, message: &str) -> Self {
+        let error = format!("error: {}", escaped(message));
+        self.stderr = Some(match self.stderr {
+            Some(remark) => format!("{remark}\n{error}"),
+            None => error,
+        });
+        self.exit = 1;
+        self
+    }
+
     /// Sets the exit code of a refusal.
     pub(crate) fn refused(mut self) -> Self {
         self.exit = 1;

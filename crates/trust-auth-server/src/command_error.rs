@@ -31,6 +31,11 @@ impl CommandError {
         Self { exit: 130, ..Self::new("interrupted", "interrupted") }
     }
 
+    /// Returns the word for programs.
+    pub(crate) fn kind(&self) -> &'static str {
+        self.kind
+    }
+
     pub(crate) fn message(&self) -> &str {
         &self.message
     }

@@ -25,23 +25,28 @@ pub(crate) async fn register(
     let registered = database.registry().register(new).await;
     database.close().await;
     let (trust, key) = registered?;
-    Ok(issued(format, "Registered", &trust, &key, None))
+    Ok(issued(format, "Registered", &trust, &key, None, None))
 }
 
-/// Returns the answer that shows a new key. `end` is that of a rotation that had to wait.
+/// Returns the answer that shows a new key. `end` is that of a rotation that had to wait, and
+/// `failure` is why the wait failed.
 pub(crate) fn issued(
     format: Format,
     done: &str,
     trust: &Trust,
     key: &ApiKey,
     end: Option<&RevocationEnd>,
+    failure: Option<&CommandError>,
 ) -> CommandAnswer {
     let name = named(trust);
     let lost =
         format!("{done} {name}, but its key was not shown: run `trust-auth rotate {}`", trust.id);
-    let json = TrustJson::new(trust).with_key(Some(key)).with_revocation(end);
+    let json = TrustJson::new(trust)
+        .with_key(Some(key))
+        .with_revocation(end)
+        .with_error(failure.map(|error| (error.kind(), error.message())));
     let answer = CommandAnswer::new(format, &json, || key.expose().to_owned()).if_lost(lost);
-    match format {
+    let answer = match format {
         Format::Json => answer,
         Format::Human => {
             let place = if io::stdout().is_terminal() {
@@ -49,12 +54,18 @@ pub(crate) fn issued(
             } else {
                 "Its key was written to standard output"
             };
-            let former =
-                end.map_or_else(String::new, |end| format!(" {}", end.sentence("The old key")));
+            let former = match (end, failure) {
+                (Some(end), None) => format!(" {}", end.sentence("The old key")),
+                _ => String::new(),
+            };
             answer.remark(format!(
                 "{done} {name}. {place}. Keep the key now: it is stored nowhere and cannot be \
                  shown again.{former}"
             ))
         }
+    };
+    match failure {
+        Some(error) => answer.failed(error.message()),
+        None => answer,
     }
 }

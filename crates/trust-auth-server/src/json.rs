@@ -6,7 +6,8 @@ use trust_auth::{ApiKey, Trust};
 use crate::revocation_end::RevocationEnd;
 
 /// `{"trust":{..}}`, with `"api_key":".."` if the trust has got a new key, which is stored nowhere,
-/// and with `"revocation":{..}` if a change had to wait for processes with a read lease.
+/// and with `"revocation":{..}` if a change had to wait for processes with a read lease. With the
+/// `"error":{..}` of an [`ErrorJson`] if the wait failed and there is a new key.
 #[derive(Serialize)]
 pub(crate) struct TrustJson<'a> {
     trust: &'a Trust,
@@ -14,11 +15,13 @@ pub(crate) struct TrustJson<'a> {
     api_key: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     revocation: Option<&'a RevocationEnd>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<KindAndMessage<'a>>,
 }
 
 impl<'a> TrustJson<'a> {
     pub(crate) fn new(trust: &'a Trust) -> Self {
-        Self { trust, api_key: None, revocation: None }
+        Self { trust, api_key: None, revocation: None, error: None }
     }
 
     /// Adds the trust's new key, if it has one.
@@ -29,6 +32,12 @@ impl<'a> TrustJson<'a> {
     /// Adds how a revocation ended, if it had to wait.
     pub(crate) fn with_revocation(self, revocation: Option<&'a RevocationEnd>) -> Self {
         Self { revocation, ..self }
+    }
+
+    /// Adds why the wait of a revocation failed, if it did.
+    pub(crate) fn with_error(self, error: Option<(&'a str, &'a str)>) -> Self {
+        let error = error.map(|(kind, message)| KindAndMessage { kind, message });
+        Self { error, ..self }
     }
 }
 

@@ -13,6 +13,7 @@ mod command_error;
 mod completions;
 mod database;
 mod enable;
+mod failed_wait;
 mod interrupt;
 mod issue_key;
 mod json;

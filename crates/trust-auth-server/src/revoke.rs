@@ -6,12 +6,13 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish};
-use trust_auth::{ApiKey, RegistryError, StoreError, Trust, TrustRef, Waiting};
+use trust_auth::{ApiKey, Trust, TrustRef, Waiting};
 
 use crate::args::RevocationArgs;
 use crate::command_answer::{CommandAnswer, Format};
 use crate::command_error::CommandError;
 use crate::database::{Database, DatabaseArgs, IfMissing};
+use crate::failed_wait::FailedWait;
 use crate::interrupt::Interrupt;
 use crate::issue_key::issued;
 use crate::json::TrustJson;
@@ -31,6 +32,8 @@ struct Revoked {
     key: Option<ApiKey>,
     /// If it had to wait.
     end: Option<RevocationEnd>,
+    /// Why the wait failed. There is a new key then.
+    failure: Option<CommandError>,
     was_interrupted: bool,
 }
 
@@ -59,14 +62,14 @@ pub(crate) async fn revoke(
         () = interrupt.received() => {}
     }
 
-    let Revoked { trust, key, end, was_interrupted } = outcome?;
+    let Revoked { trust, key, end, failure, was_interrupted } = outcome?;
     let done = match step {
         RevocationStep::Disable => "Disabled",
         RevocationStep::Delete => "Deleted",
         RevocationStep::Rotate => "Rotated the key of",
     };
     let answer = match (&key, &end) {
-        (Some(key), end) => issued(format, done, &trust, key, end.as_ref()),
+        (Some(key), end) => issued(format, done, &trust, key, end.as_ref(), failure.as_ref()),
         (None, None) => CommandAnswer::new(format, &TrustJson::new(&trust), || {
             format!("{done} {}.", named(&trust))
         }),
@@ -95,22 +98,34 @@ async fn revoke_in(
         let end = revocation.has_to_wait().then_some(RevocationEnd::COMMITTED);
         let trust = revocation.without_waiting()?;
         let was_interrupted = interrupt.was_received().await;
-        return Ok(Revoked { trust, key, end, was_interrupted });
+        return Ok(Revoked { trust, key, end, failure: None, was_interrupted });
     }
 
     let committed = revocation.trust().cloned();
     let (waiting, begun) = (waiting(args.no_acknowledgements), Instant::now());
     let mut settling = pin!(revocation.settle(waiting));
     tokio::select! {
-        settled = &mut settling => {
-            let (trust, settled) = settled.map_err(not_settled)?;
-            let end = Some(RevocationEnd::new(settled, begun.elapsed()));
-            Ok(Revoked { trust, key, end, was_interrupted: false })
-        }
+        settled = &mut settling => match settled {
+            Ok((trust, settled)) => {
+                let end = Some(RevocationEnd::new(settled, begun.elapsed()));
+                Ok(Revoked { trust, key, end, failure: None, was_interrupted: false })
+            }
+            Err(error) => {
+                let failed = FailedWait::of(step, committed.is_some(), &error);
+                let error = CommandError::new(error.kind(), failed.message(&error));
+                match (failed, committed) {
+                    (FailedWait::NewKey, Some(trust)) => {
+                        let (end, failure) = (Some(RevocationEnd::COMMITTED), Some(error));
+                        Ok(Revoked { trust, key, end, failure, was_interrupted: false })
+                    }
+                    _ => Err(error),
+                }
+            }
+        },
         () = interrupt.received() => {
             let trust = committed.ok_or_else(CommandError::interrupted)?;
             let end = Some(RevocationEnd::COMMITTED);
-            Ok(Revoked { trust, key, end, was_interrupted: true })
+            Ok(Revoked { trust, key, end, failure: None, was_interrupted: true })
         }
         never = show_progress(format) => match never {},
     }
@@ -119,22 +134,6 @@ async fn revoke_in(
 /// Returns how a change waits, by the flag `--no-acknowledgements`.
 pub(crate) fn waiting(no_acknowledgements: bool) -> Waiting {
     if no_acknowledgements { Waiting::OutTheLease } else { Waiting::ForAcknowledgements }
-}
-
-/// Returns the error of a revocation that is committed, and whose wait failed.
-fn not_settled(error: RegistryError) -> CommandError {
-    if matches!(error, RegistryError::Store(StoreError::NoSuchTrust { .. })) {
-        return error.into();
-    }
-    let (kind, error) = (error.kind(), CommandError::from(error));
-    CommandError::new(
-        kind,
-        format!(
-            "the change is committed, but a process with a read lease may still grant the key: \
-             run the same command again. The wait failed: {}",
-            error.message()
-        ),
-    )
 }
 
 /// Shows on standard error how long the wait takes. Never resolves: the caller drops the future.

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sqlx::{Connection, Executor};
+use tokio::task::JoinHandle;
 
-use crate::client::ask;
+use crate::client::{Answer, ask};
 use crate::load::{Keys, Load, assert_answered};
 use crate::postgres_server::PostgresServer;
 use crate::server::{ADMIN_KEY, PATIENCE, Registered, Server, command};
@@ -70,11 +71,7 @@ async fn assert_held(server: &Server, key: &str) {
 }
 
 /// Sends a request of the admin API with a further header.
-async fn administer_with(
-    server: &Server,
-    path: &str,
-    header: (&str, &str),
-) -> crate::client::Answer {
+async fn administer_with(server: &Server, path: &str, header: (&str, &str)) -> Answer {
     let authorization = format!("Bearer {ADMIN_KEY}");
     ask(server.admin, "POST", path, &[("Authorization", &authorization), header], "").await
 }
@@ -214,6 +211,167 @@ async fn a_rotation_that_is_interrupted_before_its_commit_shows_its_new_key() {
         assert_eq!(output.status.code(), Some(130), "{arguments:?}: {stdout} {stderr}");
         assert!(stderr.contains("The old key may be granted"), "{stderr}");
         assert_eq!(server.verify(stdout.trim_end()).await.status, 200, "{stderr}");
+    }
+}
+
+/// A service that is stopped, so that each change waits for it, on a server of the test's own.
+/// Another service makes changes as a role that can lose its rights.
+struct Waited {
+    database: PostgresServer,
+    url: String,
+    role: String,
+    role_url: String,
+    server: Server,
+    _stopped: Server,
+}
+
+impl Waited {
+    async fn start() -> Option<Self> {
+        let database = PostgresServer::start()?;
+        let url = database.new_database();
+        let stopped = Server::on(&url, &["--migrate", "--read-lease", "2m"]).await;
+        let (role, role_url) = database.new_role(&url);
+        let grant = format!(
+            "GRANT SELECT, INSERT, UPDATE, DELETE \
+             ON trust, trust_auth_lease, trust_auth_change, trust_auth_holder TO {role}"
+        );
+        database.psql(&url, &grant);
+        let patient = ["--request-timeout", "60s", "--drain-timeout", "70s"];
+        let server = Server::on(&role_url, &patient).await;
+        stopped.signal("STOP");
+        Some(Self { database, url, role, role_url, server, _stopped: stopped })
+    }
+
+    fn row(&self, id: &str) -> String {
+        let columns = "SELECT api_key_hash, disabled_at FROM trust";
+        self.database.psql(&self.url, &format!("{columns} WHERE id = '{id}'"))
+    }
+
+    /// Makes a change, and returns when it is committed.
+    fn commit<T>(&self, id: &str, change: impl FnOnce() -> T) -> T {
+        let former = self.row(id);
+        let (waiting, begun) = (change(), Instant::now());
+        while self.row(id) == former {
+            assert!(begun.elapsed() < PATIENCE, "{}", self.server.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        waiting
+    }
+
+    /// Starts the program, which waits after its commit.
+    fn command(&self, arguments: &[&str], id: &str) -> Child {
+        let mut program = program(&self.role_url, &[arguments, &[id]].concat());
+        self.commit(id, || program.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// Sends a request to the admin API, which waits after its commit.
+    fn request(&self, step: &str, id: &str) -> JoinHandle<Answer> {
+        let (admin, path) = (self.server.admin, format!("/admin/trusts/{id}/{step}"));
+        self.commit(id, || {
+            tokio::spawn(async move {
+                let authorization = format!("Bearer {ADMIN_KEY}");
+                ask(admin, "POST", &path, &[("Authorization", &authorization)], "").await
+            })
+        })
+    }
+
+    fn restart(&self) {
+        self.database.stop();
+        self.database.start_again();
+    }
+}
+
+/// Returns the exit code and both outputs.
+fn ended(program: Child) -> (Option<i32>, String, String) {
+    let output = program.wait_with_output().unwrap();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+/// After a restart of the database, the wait needs a right that the role has lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_whose_wait_fails_shows_its_new_key_and_what_may_be_granted() {
+    let Some(waited) = Waited::start().await else { return };
+    let server = &waited.server;
+    let mut ids = Vec::new();
+    for name in ["a", "b", "c", "d", "e"] {
+        ids.push(server.register(name).await.id);
+    }
+    let rotate = waited.command(&["rotate"], &ids[0]);
+    let rotate_json = waited.command(&["--json", "rotate"], &ids[1]);
+    let disable = waited.command(&["disable"], &ids[2]);
+    let rotate_request = waited.request("rotate", &ids[3]);
+    let disable_request = waited.request("disable", &ids[4]);
+    let revoke = format!("REVOKE INSERT ON trust_auth_change FROM {}", waited.role);
+    waited.database.psql(&waited.url, &revoke);
+    waited.restart();
+
+    let (code, stdout, stderr) = ended(rotate);
+    let new_key = stdout.trim_end();
+    assert_eq!((code, new_key.len()), (Some(1), 43), "{stdout} {stderr}");
+    assert!(stderr.contains("Keep the key now"), "{stderr}");
+    assert!(stderr.contains("error: the rotation may be committed"), "{stderr}");
+    assert!(stderr.contains("may grant the old key") && stderr.contains("INSERT"), "{stderr}");
+    assert!(!stderr.contains(new_key), "{stderr}");
+
+    let (code, stdout, stderr) = ended(rotate_json);
+    let told: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(code, Some(1), "{stdout} {stderr}");
+    assert_eq!(told["revocation"], json!({ "everywhere": false, "silent": [] }));
+    assert_eq!(told["error"]["kind"], json!("missing_right"), "{told}");
+    assert!(stderr.contains("error: the rotation may be committed"), "{stderr}");
+
+    let (code, stdout, stderr) = ended(disable);
+    assert_eq!((code, &*stdout), (Some(1), ""), "{stderr}");
+    assert!(stderr.contains("make the same change again"), "{stderr}");
+
+    let answer = rotate_request.await.unwrap();
+    assert_eq!(answer.status, 202, "{answer:?}");
+    assert_eq!(answer.json()["revocation"], json!({ "everywhere": false, "silent": [] }));
+    assert_eq!(answer.kind(), "missing_right");
+    let refused = disable_request.await.unwrap();
+    assert_eq!((refused.status, &*refused.kind()), (503, "missing_right"), "{refused:?}");
+    assert!(refused.body.contains("make the same change again"), "{refused:?}");
+    let rotated = "trust_auth_admin_requests_total{operation=\"rotate\",outcome=\"missing_right\"}";
+    assert_eq!(server.metric(rotated).await, 1.0);
+    assert!(server.log().contains("the rotation may be committed"), "{}", server.log());
+
+    let keys = [new_key, told["api_key"].as_str().unwrap()].map(str::to_owned);
+    let of_the_request = answer.json()["api_key"].as_str().unwrap().to_owned();
+    for key in keys.iter().chain([&of_the_request]) {
+        let begun = Instant::now();
+        // The service connects to the database again.
+        while server.verify(key).await.status != 200 {
+            assert!(begun.elapsed() < PATIENCE, "{}", server.log());
+        }
+        assert!(!server.log().contains(key), "{}", server.log());
+    }
+}
+
+/// The later rotation does not wait, so it replaces the key of the one that waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_that_a_later_one_has_replaced_at_a_restart_shows_no_key() {
+    let Some(waited) = Waited::start().await else { return };
+    let server = &waited.server;
+    let (a, b) = (server.register("a").await.id, server.register("b").await.id);
+    let rotate = waited.command(&["--json", "rotate"], &a);
+    let request = waited.request("rotate", &b);
+    let later = [&a, &b].map(|id| succeed(&waited.role_url, &["rotate", "--no-wait", id]));
+    waited.restart();
+
+    let (code, stdout, stderr) = ended(rotate);
+    let told: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((code, &told["error"]["kind"]), (Some(1), &json!("unsettled")), "{told} {stderr}");
+    let message = told["error"]["message"].as_str().unwrap();
+    assert!(message.contains("the new key of this one is dead"), "{message}");
+    assert_eq!(told.get("api_key"), None, "{told}");
+    let answer = request.await.unwrap();
+    assert_eq!((answer.status, &*answer.kind()), (409, "unsettled"), "{answer:?}");
+    assert_eq!(answer.json().get("api_key"), None, "{answer:?}");
+    for key in later {
+        let begun = Instant::now();
+        while server.verify(key.trim_end()).await.status != 200 {
+            assert!(begun.elapsed() < PATIENCE, "{}", server.log());
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use axum::response::IntoResponse;
 use trust_auth::{InvalidName, RegistryError, StoreError};
 
 use crate::causes::with_causes;
+use crate::failed_wait::FailedWait;
 use crate::json::ErrorJson;
 
 /// A refusal or a failure. It carries no key, no digest and no address of the database.
@@ -28,6 +29,11 @@ impl AdminError {
     /// Returns the word for programs and metrics.
     pub(crate) fn kind(&self) -> &'static str {
         self.kind
+    }
+
+    /// Returns the text for people.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
     }
 
     /// 403: no key is configured, so no key is accepted.
@@ -79,6 +85,17 @@ impl AdminError {
     /// 404, of a trust.
     pub(crate) fn no_such_trust(error: &StoreError) -> Self {
         Self::new(StatusCode::NOT_FOUND, "no_such_trust", with_causes(error))
+    }
+
+    /// The status of the error of a revocation's wait, or 409 if a later rotation took its place: a
+    /// client that tries again would revoke the key of that rotation.
+    pub(crate) fn failed_wait(failed: FailedWait, error: RegistryError) -> Self {
+        let message = failed.message(&error);
+        let refusal = Self::from(error);
+        match failed {
+            FailedWait::Replaced => Self::new(StatusCode::CONFLICT, refusal.kind, message),
+            _ => Self { message, ..refusal },
+        }
     }
 
     /// 503: the time of the request is over. Its change may have been made.

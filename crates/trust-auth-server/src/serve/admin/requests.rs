@@ -20,7 +20,7 @@ use trust_auth::{
 };
 
 use super::error::AdminError;
-use crate::causes::with_causes;
+use crate::failed_wait::FailedWait;
 use crate::json::TrustJson;
 use crate::new_trust::{check_code_or_region, new_trust};
 use crate::revocation_end::RevocationEnd;
@@ -224,17 +224,14 @@ impl Admin {
                 if prefers_commit && let Ok(revoked) = (&mut commit).await {
                     return Ok(revoked);
                 }
-                match (&mut revoking).await {
-                    Ok(outcome) => outcome.map_err(AdminError::from),
-                    Err(_) => Err(AdminError::panicked()),
-                }
+                (&mut revoking).await.unwrap_or_else(|_| Err(AdminError::panicked()))
             };
             match tokio::time::timeout(self.limit, answer).await {
                 Ok(outcome) => outcome,
                 Err(_) => commit.try_recv().map_err(|_| AdminError::too_slow()),
             }
         };
-        self.counted(step.as_str(), revoked, Revoked::response).await
+        self.counted(step.as_str(), revoked, Revoked::outcome, Revoked::response).await
     }
 
     /// Runs the request within its time limit, counts its outcome and returns the response.
@@ -249,7 +246,7 @@ impl Admin {
                 .await
                 .unwrap_or_else(|_| Err(AdminError::too_slow()))
         };
-        self.counted(operation, limited, response).await
+        self.counted(operation, limited, |_| "ok", response).await
     }
 
     /// Runs the request, counts its outcome and returns the response.
@@ -257,11 +254,12 @@ impl Admin {
         &self,
         operation: &'static str,
         work: impl Future<Output = Result<T, AdminError>>,
+        success: impl FnOnce(&T) -> &'static str,
         response: impl FnOnce(&T) -> Response<Body>,
     ) -> Response<Body> {
         let mut count = RequestCount { meters: &self.meters, operation, outcome: "cancelled" };
         let outcome = work.await;
-        count.outcome = outcome.as_ref().map_or_else(AdminError::kind, |_| "ok");
+        count.outcome = outcome.as_ref().map_or_else(AdminError::kind, success);
         drop(count);
         match outcome {
             Ok(done) => response(&done),
@@ -282,9 +280,16 @@ struct Revoked {
     key: Option<Arc<ApiKey>>,
     /// If it had to wait.
     end: Option<RevocationEnd>,
+    /// Why the wait failed. There is a new key then.
+    failure: Option<AdminError>,
 }
 
 impl Revoked {
+    /// Returns the outcome for metrics: the failure's kind, although the client gets its key.
+    fn outcome(&self) -> &'static str {
+        self.failure.as_ref().map_or("ok", AdminError::kind)
+    }
+
     /// Returns 200, or 202 while a process may grant the key.
     fn response(&self) -> Response<Body> {
         let status = match &self.end {
@@ -293,7 +298,8 @@ impl Revoked {
         };
         let json = TrustJson::new(&self.trust)
             .with_key(self.key.as_deref())
-            .with_revocation(self.end.as_ref());
+            .with_revocation(self.end.as_ref())
+            .with_error(self.failure.as_ref().map(|error| (error.kind(), error.message())));
         (status, Json(json)).into_response()
     }
 }
@@ -306,7 +312,7 @@ async fn revoke(
     waiting: Waiting,
     meters: Arc<Meters>,
     committed: oneshot::Sender<Revoked>,
-) -> Result<Revoked, RegistryError> {
+) -> Result<Revoked, AdminError> {
     let (revocation, key) = step.begin(&registry, &which).await?;
     let key = key.map(Arc::new);
     if let Some(trust) = revocation.trust() {
@@ -314,27 +320,42 @@ async fn revoke(
     }
     if !revocation.has_to_wait() {
         let trust = revocation.without_waiting()?;
-        return Ok(Revoked { trust, key, end: None });
+        return Ok(Revoked { trust, key, end: None, failure: None });
     }
-    if let Some(trust) = revocation.trust().cloned() {
-        let end = Some(RevocationEnd::COMMITTED);
+    let changed = revocation.trust().cloned();
+    if let Some(trust) = changed.clone() {
+        let (key, end) = (key.clone(), Some(RevocationEnd::COMMITTED));
         // Without an effect if the client has disconnected.
-        committed.send(Revoked { trust, key: key.clone(), end }).ok();
+        committed.send(Revoked { trust, key, end, failure: None }).ok();
     }
     let begun = Instant::now();
     let settled = revocation.settle(waiting).await;
     let waited = begun.elapsed();
-    let (trust, settled) = settled.inspect_err(|error| {
-        if !matches!(error, RegistryError::Store(StoreError::NoSuchTrust { .. })) {
-            tracing::error!(
-                operation = step.as_str(),
-                ?waited,
-                error = %with_causes(error),
-                "a revocation is committed, but a process with a read lease may still grant the \
-                 key: make it again"
-            );
+    let (trust, settled) = match settled {
+        Ok(settled) => settled,
+        Err(error) => {
+            let failed = FailedWait::of(step, changed.is_some(), &error);
+            let failure = AdminError::failed_wait(failed, error);
+            if failed != FailedWait::NoSuchTrust {
+                // The client may have its answer already.
+                tracing::error!(
+                    operation = step.as_str(),
+                    trust = changed.as_ref().map(|trust| tracing::field::display(trust.id)),
+                    ?waited,
+                    kind = failure.kind(),
+                    "{}",
+                    failure.message()
+                );
+            }
+            return match (failed, changed) {
+                (FailedWait::NewKey, Some(trust)) => {
+                    let (end, failure) = (Some(RevocationEnd::COMMITTED), Some(failure));
+                    Ok(Revoked { trust, key, end, failure })
+                }
+                _ => Err(failure),
+            };
         }
-    })?;
+    };
     let end = RevocationEnd::new(settled, waited);
     meters.record_revocation(&end, waited);
     tracing::info!(
@@ -344,7 +365,7 @@ async fn revoke(
         outcome = end.outcome(),
         "no process grants the key any more"
     );
-    Ok(Revoked { trust, key, end: Some(end) })
+    Ok(Revoked { trust, key, end: Some(end), failure: None })
 }
 
 /// Returns whether the client prefers an answer after the commit: `Prefer: respond-async`.

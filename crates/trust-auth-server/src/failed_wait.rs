@@ -1,0 +1,123 @@
+//! [`FailedWait`]: what a failed wait means for a revocation that was committed.
+//!
+//! A new key that may be valid reaches the caller: an error in its place would lose the key.
+
+use trust_auth::{RegistryError, StoreError};
+
+use crate::causes::with_causes;
+use crate::revocation_step::RevocationStep;
+
+/// What to answer if the wait of a revocation fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FailedWait {
+    /// There is no such trust, and the wait has ended.
+    NoSuchTrust,
+    /// There is no such trust, and a process may grant the key that it had.
+    Gone,
+    /// The trust is changed, and the caller may make the same change again.
+    Repeatable,
+    /// The new key of the rotation may be valid, so the answer has it.
+    NewKey,
+    /// A later rotation took the place of this one, whose new key is dead. The answer has no key.
+    Replaced,
+}
+
+impl FailedWait {
+    /// Decides from what was committed, and from the error of
+    /// [`Revocation::settle`](trust_auth::Revocation::settle).
+    pub(crate) fn of(step: RevocationStep, found_trust: bool, error: &RegistryError) -> Self {
+        match (step, error) {
+            (_, RegistryError::Store(StoreError::NoSuchTrust { .. })) => Self::NoSuchTrust,
+            _ if !found_trust => Self::Gone,
+            (RevocationStep::Rotate, RegistryError::Store(StoreError::Unsettled)) => Self::Replaced,
+            (RevocationStep::Rotate, _) => Self::NewKey,
+            (RevocationStep::Disable | RevocationStep::Delete, _) => Self::Repeatable,
+        }
+    }
+
+    /// Returns what has happened and what to do, for people.
+    pub(crate) fn message(self, error: &RegistryError) -> String {
+        let why = with_causes(error);
+        match self {
+            Self::NoSuchTrust => why,
+            Self::Gone => format!(
+                "there is no such trust, but a process with a read lease may still grant the key \
+                 that it had: make the same change again. The wait failed: {why}"
+            ),
+            Self::Repeatable => format!(
+                "the change is committed, unless a failover has lost it, but a process with a read \
+                 lease may still grant the key: make the same change again. The wait failed: {why}"
+            ),
+            Self::NewKey => format!(
+                "the rotation may be committed: only a failover can have lost it. A process with a \
+                 read lease may grant the old key, for the length of a lease at most. Keep the new \
+                 key, and rotate again only if it is refused. The wait failed: {why}"
+            ),
+            Self::Replaced => "a later rotation took the place of this one before the database \
+                               restarted or failed over, so the new key of this one is dead and is \
+                               not shown. A process with a read lease may grant the old key, for \
+                               the length of a lease at most"
+                .to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use trust_auth::TrustRef;
+
+    use super::RevocationStep::{Delete, Disable, Rotate};
+    use super::*;
+
+    fn no_such_trust() -> RegistryError {
+        StoreError::NoSuchTrust { which: TrustRef::from("a") }.into()
+    }
+
+    #[test]
+    fn a_new_key_is_kept_unless_it_is_known_to_be_dead() {
+        let failures = [
+            StoreError::Unreachable,
+            StoreError::Timeout { after: Duration::from_secs(5) },
+            StoreError::OutcomeUnknown,
+            StoreError::ReadOnly { server: "db".into() },
+            StoreError::Other("the disk is on fire".into()),
+        ];
+        for failure in failures {
+            let error = RegistryError::from(failure);
+            let failed = FailedWait::of(Rotate, true, &error);
+            assert_eq!(failed, FailedWait::NewKey, "{error}");
+            let message = failed.message(&error);
+            assert!(message.contains("may be committed"), "{message}");
+            assert!(message.contains("may grant the old key"), "{message}");
+            assert!(message.ends_with(&error.to_string()), "{message}");
+        }
+        let unsettled = RegistryError::from(StoreError::Unsettled);
+        let failed = FailedWait::of(Rotate, true, &unsettled);
+        assert_eq!(failed, FailedWait::Replaced);
+        // The error's own text would advise to try again.
+        assert!(!failed.message(&unsettled).contains("again"));
+        // The key was given to no trust.
+        assert_eq!(FailedWait::of(Rotate, false, &no_such_trust()), FailedWait::NoSuchTrust);
+        let lost = RegistryError::from(StoreError::Unreachable);
+        assert_eq!(FailedWait::of(Rotate, false, &lost), FailedWait::Gone);
+    }
+
+    #[test]
+    fn a_change_without_a_key_is_made_again_and_a_missing_trust_is_not() {
+        for step in [Disable, Delete] {
+            for failure in [StoreError::Unreachable, StoreError::Unsettled] {
+                let error = RegistryError::from(failure);
+                let failed = FailedWait::of(step, true, &error);
+                assert_eq!(failed, FailedWait::Repeatable);
+                let message = failed.message(&error);
+                assert!(message.contains("make the same change again"), "{message}");
+                assert!(message.ends_with(&error.to_string()), "{message}");
+            }
+            let missing = FailedWait::of(step, false, &no_such_trust());
+            assert_eq!(missing, FailedWait::NoSuchTrust);
+            assert_eq!(missing.message(&no_such_trust()), no_such_trust().to_string());
+        }
+    }
+}
