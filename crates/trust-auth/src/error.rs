@@ -298,6 +298,10 @@ pub enum StoreError {
     /// The rows changed repeatedly while they were read, so nothing is known of the key.
     #[error("the trusts changed while they were read; try again")]
     Unsettled,
+    /// A later rotation of the trust replaced the new key before the rotation had returned. That
+    /// key is dead, and the old one is revoked.
+    #[error("a later rotation has replaced the new key; use the key of that rotation")]
+    Superseded,
     /// Another trust has the name. Nothing was written.
     #[error("the name {name:?} is taken; choose another, or delete that trust first")]
     NameTaken {
@@ -390,6 +394,31 @@ macro_rules! kinds {
     };
 }
 
+impl StoreError {
+    /// Returns whether the same operation may succeed later, with the same settings: the database
+    /// is busy, restarts or fails over.
+    ///
+    /// ```
+    /// use trust_auth::StoreError;
+    ///
+    /// assert!(StoreError::Busy.is_transient());
+    /// assert!(!StoreError::NotADatabase { path: "trusts.db".into() }.is_transient());
+    /// ```
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::CannotConnect { .. }
+                | Self::Exhausted { .. }
+                | Self::ReadOnly { .. }
+                | Self::Timeout { .. }
+                | Self::Busy
+                | Self::Unreachable
+                | Self::Unsettled
+        )
+    }
+}
+
 kinds! {
     Self::NotFound { .. } => "not_found",
     Self::NotADatabase { .. } => "not_a_database",
@@ -407,6 +436,7 @@ kinds! {
     Self::Deaf { .. } => "deaf",
     Self::OutcomeUnknown => "outcome_unknown",
     Self::Unsettled => "unsettled",
+    Self::Superseded => "superseded",
     Self::NameTaken { .. } => "name_taken",
     Self::NoSuchTrust { .. } => "no_such_trust",
     Self::BadRow { .. } => "bad_row",
@@ -433,6 +463,34 @@ mod tests {
         for error in errors {
             let text = error.to_string();
             assert!(text.starts_with(char::is_lowercase) && !text.ends_with('.'), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_a_failure_that_passes_by_itself_is_transient() {
+        let server = || "postgres://db.example/trusts".to_owned();
+        for error in [
+            StoreError::CannotConnect { server: server(), reason: "it refused".into() },
+            StoreError::Exhausted { server: server() },
+            StoreError::ReadOnly { server: server() },
+            StoreError::Timeout { after: Duration::from_secs(1) },
+            StoreError::Busy,
+            StoreError::Unreachable,
+            StoreError::Unsettled,
+        ] {
+            assert!(error.is_transient(), "{error}");
+        }
+        for error in [
+            StoreError::UnsupportedUrl { reason: "no scheme".into() },
+            StoreError::Schema { path: "trusts.db".into(), reason: "no column".into() },
+            StoreError::Deaf { server: server() },
+            StoreError::NotADatabase { path: "trusts.db".into() },
+            StoreError::CannotOpen { path: "trusts.db".into(), reason: "no folder".into() },
+            StoreError::OutcomeUnknown,
+            StoreError::Superseded,
+            StoreError::Other("a bug".into()),
+        ] {
+            assert!(!error.is_transient(), "{error}");
         }
     }
 

@@ -4,6 +4,7 @@
 //! cancelled without invalidating.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use trust_key_cache::{KeyHash, TrustKeyCache};
 
@@ -14,6 +15,10 @@ use crate::read_lease::{Settled, Waiting};
 use crate::store::{Change, Listing, TrustLedger};
 use crate::trust::Trust;
 use crate::trust_ref::TrustRef;
+use crate::watcher::Backoff;
+
+/// How long a database may be away during a repetition. No lease is longer.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Registers, rotates, disables, enables and deletes trusts, and invalidates the cache accordingly.
 /// A clone shares store and cache.
@@ -198,31 +203,43 @@ impl<L: TrustLedger> TrustRegistry<L> {
     }
 
     async fn begin(&self, step: Step, which: &TrustRef) -> Result<Revocation<'_, L>, StoreError> {
-        let Made { outcome, former, barrier } = self.make(step, which).await?;
-        let barriers = barrier.into_iter().collect();
-        Ok(Revocation { registry: self, step, outcome, former, barriers })
+        let Made { outcome, former, barriers } = self.make(step, which).await?;
+        let which = outcome.as_ref().map_or_else(|_| which.clone(), |trust| trust.id.into());
+        Ok(Revocation { registry: self, step, which, outcome, former, barriers })
     }
 
-    /// Makes the change, and returns its barrier. Without a trust, the barrier has a transaction of
-    /// its own: an earlier deletion may not have waited.
+    /// Makes the change, and returns its barriers.
+    ///
+    /// Without a trust, a revocation waits, too: an earlier deletion may not have waited. A barrier
+    /// after the look shows what it has found, and one before it proves that the server has been
+    /// the same since: a deletion that a failover loses is then found at the repetition (R16).
     async fn make(&self, step: Step, which: &TrustRef) -> Result<Made, StoreError> {
-        let made = match step {
+        match self.change(step, which).await {
+            Err(error @ StoreError::NoSuchTrust { .. }) => {
+                let Some(before) = self.ledger.barrier().await? else {
+                    return Ok(Made { outcome: Err(error), former: None, barriers: Vec::new() });
+                };
+                match self.change(step, which).await {
+                    Err(error @ StoreError::NoSuchTrust { .. }) => {
+                        let after = self.ledger.barrier().await?;
+                        let barriers = after.into_iter().chain([before]).collect();
+                        Ok(Made { outcome: Err(error), former: None, barriers })
+                    }
+                    outcome => outcome.map(Made::from),
+                }
+            }
+            outcome => outcome.map(Made::from),
+        }
+    }
+
+    async fn change(&self, step: Step, which: &TrustRef) -> Result<Change, StoreError> {
+        match step {
             Step::Rotate(hash) => {
                 let rotated = |change: &Change| [change.former_hash, Some(hash)];
                 self.commit(self.ledger.replace_hash(which, hash), rotated).await
             }
             Step::Disable => self.commit(self.ledger.set_enabled(which, false), concerned).await,
             Step::Delete => self.commit(self.ledger.delete(which), concerned).await,
-        };
-        match made {
-            Ok(Change { trust, former_hash, barrier }) => {
-                Ok(Made { outcome: Ok(trust), former: former_hash, barrier })
-            }
-            Err(error @ StoreError::NoSuchTrust { .. }) => {
-                let barrier = self.ledger.barrier().await?;
-                Ok(Made { outcome: Err(error), former: None, barrier })
-            }
-            Err(error) => Err(error),
         }
     }
 
@@ -265,7 +282,16 @@ struct Made {
     outcome: Result<Trust, StoreError>,
     /// The digest that the row had before.
     former: Option<KeyHash>,
-    barrier: Option<String>,
+    /// Each must be settled, in this order. Empty if no process can hold a lease.
+    barriers: Vec<String>,
+}
+
+impl From<Change> for Made {
+    fn from(change: Change) -> Self {
+        let Change { trust, former_hash, barrier } = change;
+        let barriers = barrier.into_iter().collect();
+        Self { outcome: Ok(trust), former: former_hash, barriers }
+    }
 }
 
 /// What has become of a change whose server has restarted or failed over since.
@@ -302,6 +328,8 @@ enum Fate {
 pub struct Revocation<'a, L> {
     registry: &'a TrustRegistry<L>,
     step: Step,
+    /// By the id, once it is known: another trust may get the name.
+    which: TrustRef,
     outcome: Result<Trust, StoreError>,
     former: Option<KeyHash>,
     /// Each must be settled, in this order. Empty if no process can hold a lease.
@@ -324,7 +352,8 @@ impl<L: TrustLedger> Revocation<'_, L> {
     /// Waits until no process grants the key, and returns the trust and how the wait ended. Call
     /// this at once: the wait counts from the call. If the database has restarted or failed over
     /// meanwhile, this looks whether the change is still there, and otherwise makes it again (R16).
-    /// A trust that was enabled meanwhile is then disabled again.
+    /// A trust that was enabled meanwhile is then disabled again. If there was no trust, this makes
+    /// the revocation of one that is there by then.
     ///
     /// The wait occupies no connection and has no time limit. Dropped, it leaves the commit as it
     /// is; the revocation has then not returned.
@@ -332,13 +361,14 @@ impl<L: TrustLedger> Revocation<'_, L> {
     /// # Errors
     ///
     /// [`StoreError::NoSuchTrust`] after the same wait, if there is no such trust.
-    /// [`StoreError::Unsettled`] if a later rotation took the place of this one before the database
-    /// restarted: the new key of this one is dead. With any other error, make the whole revocation
-    /// again.
+    /// [`StoreError::Superseded`] if a later rotation took the place of this one before the database
+    /// restarted: the new key of this one is dead. With any other error, the database did not answer
+    /// for five minutes, or refuses: [`list`](TrustRegistry::list) shows then whether the change is
+    /// there.
     pub async fn settle(mut self, waiting: Waiting) -> Result<(Trust, Settled), RegistryError> {
         loop {
             match self.settle_all(waiting).await? {
-                Settled::Repeat => self.repeat().await?,
+                Settled::Repeat => self.repeat_until_answered().await?,
                 settled => return Ok((self.outcome?, settled)),
             }
         }
@@ -356,6 +386,21 @@ impl<L: TrustLedger> Revocation<'_, L> {
         Ok(first.unwrap_or(Settled::NOTHING_HELD))
     }
 
+    /// Repeats the change. The database may still be starting, so a failure that may pass is no
+    /// end: a new key would be lost with it. Each attempt looks first what the last one has done.
+    async fn repeat_until_answered(&mut self) -> Result<(), StoreError> {
+        let begun = Instant::now();
+        let mut backoff = Backoff::new();
+        loop {
+            match self.repeat().await {
+                Err(error) if may_pass(&error) && begun.elapsed() < PATIENCE => {
+                    tokio::time::sleep(backoff.pause_after(Duration::ZERO)).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
     /// Makes the change again if it was lost, and has new barriers either way (R16).
     ///
     /// A change that is still there needs a barrier of its own after the look: what the look has
@@ -370,14 +415,15 @@ impl<L: TrustLedger> Revocation<'_, L> {
                 Ok(())
             }
             Fate::Lost => self.make_again().await,
-            Fate::Replaced => Err(StoreError::Unsettled),
+            Fate::Replaced => Err(StoreError::Superseded),
         }
     }
 
     /// Looks what has become of the change. A rotation is never made over a later one: the later
     /// one may have revoked this one's key, and may have returned.
     async fn fate(&self) -> Result<Fate, StoreError> {
-        let Ok(trust) = &self.outcome else { return Ok(Fate::Made) };
+        // A failover may have lost the deletion that left no trust.
+        let Ok(trust) = &self.outcome else { return Ok(Fate::Lost) };
         let listing = self.registry.ledger.listing().await?;
         let row = listing.trusts.iter().find(|row| row.id == trust.id);
         let is_malformed = || listing.malformed.iter().any(|row| row.id == Some(trust.id));
@@ -392,13 +438,13 @@ impl<L: TrustLedger> Revocation<'_, L> {
     }
 
     async fn make_again(&mut self) -> Result<(), StoreError> {
-        // By the id: another trust may have the name by now.
-        let Ok(trust) = &self.outcome else { return Ok(()) };
-        let again = self.registry.make(self.step, &trust.id.into()).await?;
-        self.barriers = again.barrier.into_iter().collect();
+        let again = self.registry.make(self.step, &self.which).await?;
+        self.barriers = again.barriers;
         // Without a row, a deletion came first.
-        if again.outcome.is_ok() {
-            self.outcome = again.outcome;
+        if let Ok(trust) = again.outcome {
+            self.which = trust.id.into();
+            self.former = self.former.or(again.former);
+            self.outcome = Ok(trust);
         }
         Ok(())
     }
@@ -412,6 +458,12 @@ impl<L: TrustLedger> Revocation<'_, L> {
     pub fn without_waiting(self) -> Result<Trust, RegistryError> {
         Ok(self.outcome?)
     }
+}
+
+/// Returns whether a repetition may succeed later.
+fn may_pass(error: &StoreError) -> bool {
+    // The next look shows the outcome.
+    error.is_transient() || matches!(error, StoreError::OutcomeUnknown)
 }
 
 /// Returns the key of a trust that was enabled, disabled or deleted.

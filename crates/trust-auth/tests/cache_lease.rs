@@ -93,11 +93,7 @@ async fn application(server: &PostgresServer) -> String {
         server.psql(&url, &format!("INSERT INTO api_keys VALUES ('{hash}', {user})"));
     }
     changes(&url).run_migration().await.unwrap();
-    server.psql(
-        &url,
-        "UPDATE trust_auth_lease \
-         SET server_run = extract(epoch FROM pg_postmaster_start_time())::text",
-    );
+    server.settle_the_run(&url);
     url
 }
 

@@ -80,17 +80,8 @@ async fn database(server: &PostgresServer) -> String {
     let url = server.new_database();
     postgres_options(&url).connect().await.unwrap();
     PgChanges::trusts(postgres_options(&url)).run_migration().await.unwrap();
-    settle_the_run(server, &url);
+    server.settle_the_run(&url);
     url
-}
-
-/// So that revocations need not wait out the longest lease first.
-fn settle_the_run(server: &PostgresServer, url: &str) {
-    server.psql(
-        url,
-        "UPDATE trust_auth_lease \
-         SET server_run = extract(epoch FROM pg_postmaster_start_time())::text",
-    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -85,15 +85,6 @@ async fn barrier(connection: &mut PgConnection) -> String {
     sqlx::query_scalar("SELECT trust_auth_barrier()").fetch_one(connection).await.unwrap()
 }
 
-/// Marks the server's run as watched for long enough.
-fn settle_the_run(server: &PostgresServer, url: &str) {
-    server.psql(
-        url,
-        "UPDATE trust_auth_lease \
-         SET server_run = extract(epoch FROM pg_postmaster_start_time())::text",
-    );
-}
-
 #[tokio::test]
 async fn rl4_a_transaction_with_a_smaller_id_that_commits_later_is_found() {
     let Some(server) = PostgresServer::shared() else { return };
@@ -242,6 +233,31 @@ async fn rl2_a_table_that_was_changed_as_a_whole_makes_the_holder_load_again() {
     }
 }
 
+/// PostgreSQL keeps a trigger's condition by the numbers of its columns.
+#[tokio::test]
+async fn rl2_a_column_that_takes_anothers_name_refuses_the_lease_until_the_migration() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, changes) = application(server);
+    server.psql(&url, "ALTER TABLE users ADD new_name text");
+    changes.run_migration().await.unwrap();
+    let feed = changes.connect().await.unwrap();
+    let (mut session, id) = registered(&feed, LONG, "a").await;
+    server.psql(
+        &url,
+        "BEGIN; ALTER TABLE users RENAME name TO old_name; \
+         ALTER TABLE users RENAME new_name TO name; COMMIT",
+    );
+    assert_eq!(session.renew(id).await.unwrap(), Answer::Reload(Reload::OtherTriggers));
+    let error = session.load().await.unwrap_err();
+    assert!(error.to_string().contains("triggers on the table `users`"), "{error}");
+    changes.run_migration().await.unwrap();
+    let (mut session, id) = registered(&feed, LONG, "a").await;
+    server.psql(&url, "INSERT INTO users VALUES (1)");
+    renewed(&mut session, id).await;
+    server.psql(&url, "UPDATE users SET name = 'other'");
+    assert_eq!(renewed(&mut session, id).await, [Ended::Everything]);
+}
+
 #[tokio::test]
 async fn a_trigger_that_is_missing_or_turned_off_refuses_the_lease_and_migrates() {
     let Some(server) = PostgresServer::shared() else { return };
@@ -383,6 +399,47 @@ async fn rl5_a_base_that_is_older_than_what_is_kept_makes_the_holder_load_again(
     assert_eq!(slow.renew(slow_id).await.unwrap(), nothing());
 }
 
+/// The process that settles the run has its snapshot, and waits; meanwhile records are pruned.
+#[tokio::test]
+async fn rl5_settling_a_run_moves_no_bound_below_what_was_pruned() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, changes) = application(server);
+    changes.run_migration().await.unwrap();
+    let feed = changes.connect().await.unwrap();
+    let bound = "SELECT kept_from::text FROM trust_auth_lease";
+    // A dump of another cluster has a bound that this one has not reached.
+    for kept_from in ["0", "1000000000"] {
+        server.psql(&url, &format!("UPDATE trust_auth_lease SET kept_from = '{kept_from}'"));
+        server.psql(&url, "UPDATE trust_auth_lease SET server_run = ''");
+        let mut blocker = server.connect(&url).await;
+        let mut locking = blocker.begin().await.unwrap();
+        run(&mut locking, "SELECT FROM trust_auth_lease FOR UPDATE".to_owned()).await;
+        let lowering = tokio::spawn({
+            let feed = feed.clone();
+            async move { feed.lower_longest_lease(SHORT).await }
+        });
+        eventually("the process that settles waits", || {
+            let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+                           AND datname = current_database()";
+            server.psql(&url, waiting) == "1"
+        })
+        .await;
+        server.psql(&url, "SELECT pg_current_xact_id(); SELECT pg_current_xact_id()");
+        let reached = server.psql(&url, "SELECT pg_current_xact_id()");
+        // What another holder's pruning does.
+        if kept_from == "0" {
+            let pruned = format!("UPDATE trust_auth_lease SET kept_from = '{reached}'");
+            run(&mut locking, pruned).await;
+        }
+        locking.commit().await.unwrap();
+        lowering.await.unwrap().unwrap();
+        let number = |text: &str| text.parse::<u64>().unwrap();
+        let left = number(&server.psql(&url, bound));
+        assert!(left >= number(&reached), "{left} is below what was pruned, {reached}");
+        assert!(left < 1_000_000_000, "{left} is never reached");
+    }
+}
+
 #[tokio::test]
 async fn rl5_records_that_a_holder_has_yet_to_apply_are_kept() {
     let Some(server) = PostgresServer::shared() else { return };
@@ -492,7 +549,7 @@ async fn rl24_a_renewal_that_waited_for_a_strike_off_gives_no_lease() {
 async fn rl29_a_revocation_returns_when_each_holder_has_acknowledged() {
     let Some(server) = PostgresServer::shared() else { return };
     let (url, feed, mut session, id) = holder(server).await;
-    settle_the_run(server, &url);
+    server.settle_the_run(&url);
     let mut changer = server.connect(&url).await;
     let mut change = changer.begin().await.unwrap();
     run(&mut change, insert_key("k", 1)).await;
@@ -523,7 +580,7 @@ async fn rl27_a_transaction_without_a_change_records_its_barrier_and_waits() {
     let (url, changes) = application(server);
     changes.run_migration().await.unwrap();
     let feed = changes.connect().await.unwrap();
-    settle_the_run(server, &url);
+    server.settle_the_run(&url);
     let (_stopped, _) = registered(&feed, SHORT, "stopped").await;
     let mut changer = server.connect(&url).await;
     let barrier = barrier(&mut changer).await;
@@ -534,13 +591,92 @@ async fn rl27_a_transaction_without_a_change_records_its_barrier_and_waits() {
     assert!(begun.elapsed() >= SHORT);
 }
 
+/// No holder lives that would strike the registration off. Later revocations do not wait for it.
+#[tokio::test]
+async fn r13_a_registration_that_is_left_behind_costs_one_revocation_its_lease() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, changes) = application(server);
+    changes.run_migration().await.unwrap();
+    let feed = changes.connect().await.unwrap();
+    server.settle_the_run(&url);
+    drop(registered(&feed, SHORT, "left behind").await);
+    let mut changer = server.connect(&url).await;
+    let first = barrier(&mut changer).await;
+    let begun = Instant::now();
+    let settled = feed.settle(&first, Waiting::ForAcknowledgements).await.unwrap();
+    let silent = vec!["left behind".to_owned()];
+    assert_eq!(settled, Settled::Everywhere { holders: Some(1), silent, was_unsettled: false });
+    assert!(begun.elapsed() >= SHORT);
+    assert_eq!(server.psql(&url, "SELECT count(*) FROM trust_auth_holder"), "0");
+    let second = barrier(&mut changer).await;
+    let settled = feed.settle(&second, Waiting::ForAcknowledgements).await.unwrap();
+    assert_eq!(
+        settled,
+        Settled::Everywhere { holders: Some(0), silent: vec![], was_unsettled: false }
+    );
+}
+
+/// The copy has the rows of the lease, and no holder is registered there.
+#[tokio::test]
+async fn r14_a_copy_of_the_database_is_not_settled() {
+    let Some(server) = PostgresServer::start() else { return };
+    let (url, changes) = application(&server);
+    changes.run_migration().await.unwrap();
+    server.settle_the_run(&url);
+    let (_, name) = url.rsplit_once('/').unwrap();
+    server.psql("postgres", &format!("CREATE DATABASE copied TEMPLATE {name}"));
+    let copy = server.url("copied");
+    let settled =
+        format!("SELECT server_run = {} FROM trust_auth_lease", PostgresServer::LEASE_RUN);
+    assert_eq!(server.psql(&copy, &settled), "f");
+    let changes = PgChanges::new(postgres_options(&copy)).table("users", |table| table);
+    let feed = changes.connect().await.unwrap();
+    let mut changer = server.connect(&copy).await;
+    let barrier = barrier(&mut changer).await;
+    let begun = Instant::now();
+    feed.settle(&barrier, Waiting::ForAcknowledgements).await.unwrap();
+    assert!(begun.elapsed() >= SHORT);
+}
+
+/// Many revocations that wait at once use the connections of the pool, and one more.
+#[tokio::test]
+async fn r14_one_of_the_revocations_that_wait_watches_the_run() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, changes) = application(server);
+    changes.run_migration().await.unwrap();
+    let feed = changes.connect().await.unwrap();
+    drop(feed.open(Duration::from_secs(1)).await.unwrap());
+    let mut changer = server.connect(&url).await;
+    let barrier = barrier(&mut changer).await;
+    let waits: Vec<_> = (0..20)
+        .map(|_| {
+            let (feed, barrier) = (feed.clone(), barrier.clone());
+            tokio::spawn(async move { feed.settle(&barrier, Waiting::ForAcknowledgements).await })
+        })
+        .collect();
+    let mut most = 0;
+    while !waits.iter().all(tokio::task::JoinHandle::is_finished) {
+        let open = server.psql(
+            &url,
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+             AND pid <> pg_backend_pid()",
+        );
+        most = most.max(open.parse::<usize>().unwrap());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for wait in waits {
+        assert!(matches!(wait.await.unwrap().unwrap(), Settled::Everywhere { .. }));
+    }
+    assert!(most <= 10, "{most} connections");
+}
+
 #[tokio::test]
 async fn rl15_without_acknowledgements_a_revocation_waits_out_the_longest_lease() {
     let Some(server) = PostgresServer::shared() else { return };
     let (url, changes) = application(server);
     changes.run_migration().await.unwrap();
     let feed = changes.connect().await.unwrap();
-    settle_the_run(server, &url);
+    server.settle_the_run(&url);
     let mut changer = server.connect(&url).await;
     let barrier = barrier(&mut changer).await;
     let begun = Instant::now();
@@ -575,9 +711,9 @@ async fn rl25_the_first_revocation_of_a_run_waits_out_the_longest_lease_and_sett
             other => panic!("{other:?}"),
         }
     }
-    let settled = "SELECT server_run = extract(epoch FROM pg_postmaster_start_time())::text \
-                   FROM trust_auth_lease";
-    assert_eq!(server.psql(&url, settled), "t");
+    let run = PostgresServer::LEASE_RUN;
+    let settled = format!("SELECT server_run = {run} FROM trust_auth_lease");
+    assert_eq!(server.psql(&url, &settled), "t");
 }
 
 #[tokio::test]
@@ -602,10 +738,16 @@ async fn rl16_the_bound_is_lowered_only_where_no_lease_in_force_is_longer() {
     let (url, feed, mut session, id) = holder(server).await;
     let bound = "SELECT max_lease_ms FROM trust_auth_lease";
     let second = Duration::from_secs(1);
-    let error = feed.lower_longest_lease(second).await.unwrap_err();
-    assert!(matches!(error, StoreError::Unsettled), "{error}");
-    settle_the_run(server, &url);
-    let error = feed.lower_longest_lease(second).await.unwrap_err();
+    server.settle_the_run(&url);
+    let lowering = tokio::spawn({
+        let feed = feed.clone();
+        async move { feed.lower_longest_lease(second).await }
+    });
+    while !lowering.is_finished() {
+        session.renew(id).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let error = lowering.await.unwrap().unwrap_err();
     assert!(error.to_string().contains("the holders a have a longer lease"), "{error}");
     assert_eq!(server.psql(&url, bound), "300000");
 
@@ -617,6 +759,22 @@ async fn rl16_the_bound_is_lowered_only_where_no_lease_in_force_is_longer() {
     assert!(error.to_string().contains("lowered meanwhile"), "{error}");
     registered(&feed, LONG, "again").await;
     assert_eq!(server.psql(&url, bound), "300000");
+}
+
+/// No holder runs: the lowering itself settles the run, and strikes off what is left behind.
+#[tokio::test]
+async fn rl16_the_bound_is_lowered_after_the_last_lease_of_an_unsettled_run() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, changes) = application(server);
+    changes.run_migration().await.unwrap();
+    let feed = changes.connect().await.unwrap();
+    let second = Duration::from_secs(1);
+    drop(registered(&feed, second, "left behind").await);
+    let begun = Instant::now();
+    feed.lower_longest_lease(SHORT).await.unwrap();
+    assert!(begun.elapsed() >= second);
+    assert_eq!(server.psql(&url, "SELECT max_lease_ms FROM trust_auth_lease"), "300");
+    assert_eq!(server.psql(&url, "SELECT count(*) FROM trust_auth_holder"), "0");
 }
 
 /// A crash of one session's process makes the server recover within one run. Other programs'
@@ -662,7 +820,7 @@ async fn a_transaction_with_a_barrier_is_on_disk_when_its_commit_returns() {
 async fn a_restart_of_the_server_repeats_the_revocation() {
     let Some(server) = PostgresServer::start() else { return };
     let (url, feed, session, _) = holder(&server).await;
-    settle_the_run(&server, &url);
+    server.settle_the_run(&url);
     let mut changer = server.connect(&url).await;
     let barrier = barrier(&mut changer).await;
     drop((changer, session));
@@ -692,7 +850,7 @@ async fn rl6_a_promoted_standby_that_reuses_ids_gives_no_difference_and_is_not_s
     let Some(server) = PostgresServer::start() else { return };
     let (url, changes) = application(&server);
     changes.run_migration().await.unwrap();
-    settle_the_run(&server, &url);
+    server.settle_the_run(&url);
     let replica = server.replica();
     let database = url.rsplit('/').next().unwrap().to_owned();
     let new_url = replica.url(&database);
@@ -796,7 +954,7 @@ mod trusts {
     async fn rl27_each_revocation_has_a_barrier_and_a_later_one_stands_for_it() {
         let Some(server) = PostgresServer::shared() else { return };
         let (url, store, feed) = trusts(server).await;
-        settle_the_run(server, &url);
+        server.settle_the_run(&url);
         let trust = store.insert(NewTrust::new("a").unwrap(), KeyHash::of("a")).await.unwrap();
         let mut session = feed.open(LONG).await.unwrap();
         session.load().await.unwrap();

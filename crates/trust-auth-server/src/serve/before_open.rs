@@ -62,7 +62,7 @@ pub(crate) async fn open(
                 }
                 return Ok(opened);
             }
-            Err(error) if settings.exit_if_unreachable || !is_transient(&error) => {
+            Err(error) if settings.exit_if_unreachable || !error.is_transient() => {
                 return Err(error.into());
             }
             Err(error) => error,
@@ -125,20 +125,6 @@ async fn finish_opening(
     store.hold(holder, length).await.map(Some)
 }
 
-/// Returns whether the next attempt may succeed with the same settings.
-fn is_transient(error: &StoreError) -> bool {
-    matches!(
-        error,
-        StoreError::CannotConnect { .. }
-            | StoreError::Exhausted { .. }
-            | StoreError::ReadOnly { .. }
-            | StoreError::Timeout { .. }
-            | StoreError::Busy
-            | StoreError::Unreachable
-            | StoreError::Unsettled
-    )
-}
-
 /// The handler of `/verify` until the database is open.
 struct UnopenedHandler {
     probes: Arc<ReadinessProbes>,
@@ -166,35 +152,4 @@ async fn refuse(State(handler): State<Arc<UnopenedHandler>>) -> Response<Body> {
 /// Returns the routes of the admin listener, without the probes, the metrics and the guard.
 pub(crate) fn admin_routes() -> Router {
     Router::new().fallback(any(async || AdminError::database_not_open().into_response()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_failure_that_a_restart_of_the_database_mends_is_waited_for() {
-        let server = || "postgres://db.example/trusts".to_owned();
-        for error in [
-            StoreError::CannotConnect { server: server(), reason: "it refused".into() },
-            StoreError::Exhausted { server: server() },
-            StoreError::ReadOnly { server: server() },
-            StoreError::Timeout { after: Duration::from_secs(1) },
-            StoreError::Busy,
-            StoreError::Unreachable,
-            StoreError::Unsettled,
-        ] {
-            assert!(is_transient(&error), "{error}");
-        }
-        for error in [
-            StoreError::UnsupportedUrl { reason: "no scheme".into() },
-            StoreError::Schema { path: "trusts.db".into(), reason: "no column".into() },
-            StoreError::Deaf { server: server() },
-            StoreError::NotADatabase { path: "trusts.db".into() },
-            StoreError::CannotOpen { path: "trusts.db".into(), reason: "no folder".into() },
-            StoreError::Other("a bug".into()),
-        ] {
-            assert!(!is_transient(&error), "{error}");
-        }
-    }
 }

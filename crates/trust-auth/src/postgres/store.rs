@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::Connection;
+use tokio::sync::Mutex;
 
 use super::connector::Connector;
 use super::failure::failed;
@@ -67,6 +68,8 @@ pub struct PostgresStore {
     pub(super) connector: Connector,
     pub(super) missing_triggers: Arc<[String]>,
     pub(super) warnings: Arc<RowWarnings>,
+    /// Held by the revocation that watches the holders of a read lease.
+    pub(super) watching: Arc<Mutex<()>>,
 }
 
 impl PostgresStore {
@@ -140,6 +143,7 @@ impl PostgresStore {
             connector,
             missing_triggers: missing_triggers.into(),
             warnings: Arc::default(),
+            watching: Arc::default(),
         }
     }
 

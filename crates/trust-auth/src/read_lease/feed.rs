@@ -39,6 +39,17 @@ pub trait ChangeFeed: Send + Sync + 'static {
         barrier: &str,
         waiting: Waiting,
     ) -> impl Future<Output = Result<Settled, StoreError>> + Send;
+
+    /// Removes a registration whose session is lost. The holder has set its deadline to the past
+    /// **before** (R9). A feed without a list of the holders does nothing.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]. The registration then ends by itself, after the length of its lease.
+    fn leave(&self, registration: Uuid) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let _ = registration;
+        async { Ok(()) }
+    }
 }
 
 /// A holder's connection. Its differences count from its own [`load`](Self::load), so a holder that

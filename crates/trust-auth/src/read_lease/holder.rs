@@ -22,6 +22,9 @@ const PACE: Duration = Duration::from_millis(10);
 /// What a deadline reaches: the fifth that is given up is the allowance for clocks that drift.
 const USED: f64 = 0.8;
 
+/// How long the end of a holder may take that has lost its session.
+const LEAVING: Duration = Duration::from_secs(1);
+
 pub(super) struct Holder<F: ChangeFeed> {
     feed: F,
     name: String,
@@ -136,10 +139,20 @@ impl<F: ChangeFeed> Holder<F> {
         }
         // First the deadline, then the registration (R9).
         self.give_up();
-        if let (Some(session), Some(registration)) = (&mut self.session, self.registration) {
-            // If this fails, the registration ends after the length of its lease.
-            session.leave(registration).await.ok();
+        if let Some(registration) = self.registration {
+            self.leave(registration).await;
         }
+    }
+
+    /// Removes the registration, also if the session is lost. If this fails, the registration ends
+    /// after the length of its lease.
+    async fn leave(&mut self, registration: Uuid) {
+        if let Some(session) = &mut self.session
+            && session.leave(registration).await.is_ok()
+        {
+            return;
+        }
+        tokio::time::timeout(LEAVING, self.feed.leave(registration)).await.ok();
     }
 
     async fn next(

@@ -188,6 +188,16 @@ impl PostgresServer {
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
 
+    /// The run of the read lease: the server's, and the database.
+    pub(crate) const LEASE_RUN: &str = "concat(extract(epoch FROM pg_postmaster_start_time()), \
+        '/', (SELECT oid FROM pg_database WHERE datname = current_database()))";
+
+    /// Marks the run of the read lease as watched for long enough: revocations need not wait out
+    /// the longest lease first.
+    pub(crate) fn settle_the_run(&self, url: &str) {
+        self.psql(url, &format!("UPDATE trust_auth_lease SET server_run = {}", Self::LEASE_RUN));
+    }
+
     /// Makes a role that can log in and has no other right. Returns its name and its URL.
     pub(crate) fn new_role(&self, url: &str) -> (String, String) {
         let name = format!("role_{}", Uuid::new_v4().simple());

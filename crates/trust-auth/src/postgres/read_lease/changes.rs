@@ -123,7 +123,8 @@ impl PgChanges {
         let connector = self.options.connector().await?;
         let readers = connector.named("lease").pool(READERS, self.options.acquire_limit())?;
         let tables: Arc<[WatchedTable]> = self.tables.as_slice().into();
-        Ok(LeaseSource { connector, readers, tables, has_trusts: self.has_trusts })
+        let has_trusts = self.has_trusts;
+        Ok(LeaseSource { connector, readers, tables, has_trusts, watching: Arc::default() })
     }
 }
 

@@ -1,15 +1,18 @@
 //! [`PgFeed`]: the changes of the watched tables as a [`ChangeFeed`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::Connection;
+use uuid::Uuid;
 
 use super::changes::trust_table;
-use super::session::{PgSession, lease_ms};
+use super::session::PgSession;
 use super::settlement::Barrier;
 use super::source::LeaseSource;
 use crate::error::StoreError;
 use crate::postgres::PostgresStore;
+use crate::postgres::pool::Lent;
 use crate::read_lease::{ChangeFeed, Settled, Waiting};
 use crate::time_limit::within;
 
@@ -32,17 +35,27 @@ impl PgFeed {
     /// Lowers the longest lease that a process may hold, which is what a revocation waits at worst.
     /// [`open`](ChangeFeed::open) raises it. First start each holder with the shorter lease.
     ///
+    /// If a lease of a former run of the server may be in force, or a holder is registered that no
+    /// longer renews, this waits until that lease is over: at most for the longest lease.
+    ///
     /// # Errors
     ///
-    /// [`StoreError::Unsettled`] if a lease of a former run of the server may be in force: try
-    /// again after the longest lease. [`StoreError::Schema`] if a registered holder has a longer
-    /// lease; the message names it. Nothing was changed then. Or any other [`StoreError`].
+    /// [`StoreError::Schema`] if a holder that renews has a longer lease; the message names it.
+    /// [`StoreError::Unsettled`] if the server restarted meanwhile. Nothing was changed then. Or any
+    /// other [`StoreError`].
     ///
     /// # Panics
     ///
     /// Outside of a Tokio runtime with time and IO enabled.
     pub async fn lower_longest_lease(&self, longest: Duration) -> Result<(), StoreError> {
-        within(self.source.limit(), Box::pin(lower(&self.source, longest))).await
+        let connector = self.source.connector.named("lease");
+        let mut connection = connector.connect().await?;
+        let lowered = Box::pin(self.source.lower(&mut connection, longest)).await;
+        let _ = within(self.source.limit(), async {
+            connection.close().await.map_err(|error| self.failed(&error))
+        })
+        .await;
+        lowered
     }
 
     /// Returns the diagnosis of an error of the driver.
@@ -61,6 +74,7 @@ impl PostgresStore {
             readers: self.readers.clone(),
             tables: [trust_table()].into(),
             has_trusts: true,
+            watching: Arc::clone(&self.watching),
         })
     }
 }
@@ -80,40 +94,14 @@ impl ChangeFeed for PgFeed {
         };
         self.source.settle(&barrier, waiting).await
     }
-}
 
-/// On a settled run, each lease in force is registered (RL25). The lock keeps other processes from
-/// registering until the commit, and their statement then reads the new bound.
-async fn lower(source: &LeaseSource, longest: Duration) -> Result<(), StoreError> {
-    let failed = |error| source.failed(&error);
-    let mut connection = source.connector.named("lease").connect().await?;
-    // READ COMMITTED, whatever the default is: the inquiry must see what the lock waited for.
-    let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
-    let mut transaction = connection.begin_with(begin).await.map_err(failed)?;
-    sqlx::query("SELECT FROM trust_auth_lease FOR UPDATE")
-        .execute(&mut *transaction)
+    async fn leave(&self, registration: Uuid) -> Result<(), StoreError> {
+        within(self.source.limit(), async {
+            let mut lent = Lent::from(&self.source.readers).await?;
+            self.source.remove(lent.connection()?, registration).await?;
+            lent.give_back();
+            Ok(())
+        })
         .await
-        .map_err(failed)?;
-    let inquiry = source.inquire(&mut transaction, None).await?;
-    if !inquiry.is_settled {
-        return Err(StoreError::Unsettled);
     }
-    let longest_ms = lease_ms(longest);
-    let longest = Duration::from_millis(longest_ms.unsigned_abs().into());
-    let longer = inquiry.holders.iter().filter(|holder| holder.lease > longest);
-    let longer: Vec<&str> = longer.map(|holder| &*holder.name).collect();
-    if !longer.is_empty() {
-        return Err(source.unusable(&format!(
-            "the holders {} have a longer lease; start each with a shorter one first",
-            longer.join(" and ")
-        )));
-    }
-    sqlx::query("UPDATE trust_auth_lease SET max_lease_ms = $1 WHERE max_lease_ms > $1")
-        .bind(longest_ms)
-        .execute(&mut *transaction)
-        .await
-        .map_err(failed)?;
-    transaction.commit().await.map_err(failed)?;
-    let _ = connection.close().await;
-    Ok(())
 }

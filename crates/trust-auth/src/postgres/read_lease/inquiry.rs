@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use sqlx::Row;
 use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{Connection, Row};
 use uuid::Uuid;
 
 use super::source::{LeaseSource, run};
@@ -54,10 +54,12 @@ const INQUIRE: &str = concat!(
      LEFT JOIN trust_auth_holder AS h ON true"
 );
 
+/// A `kept_from` that this cluster has not reached is that of a restored dump. The lease's row is
+/// locked before, so the statement's snapshot shows each pruning. No id that was pruned is larger
+/// than the new value (RL5).
 const SETTLE: &str = concat!(
-    "UPDATE trust_auth_lease SET server_run = $1, kept_from = \
-     CASE WHEN kept_from > pg_snapshot_xmax(pg_current_snapshot()) \
-     THEN pg_snapshot_xmin(pg_current_snapshot()) ELSE kept_from END WHERE $1 = ",
+    "UPDATE trust_auth_lease SET server_run = $1, \
+     kept_from = least(kept_from, pg_snapshot_xmax(pg_current_snapshot())) WHERE $1 = ",
     run!()
 );
 
@@ -65,12 +67,21 @@ const SETTLE: &str = concat!(
 const REMOVE_FOREIGN: &str =
     "DELETE FROM trust_auth_change WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())";
 
+/// Deletes the oldest records, some more than `$1` of them at most: all records of one transaction
+/// go together.
 const PRUNE: &str = concat!(
-    "WITH pruned AS (UPDATE trust_auth_lease SET kept_from = greatest(kept_from, ",
+    "WITH prunable AS (SELECT max(xid) AS newest FROM (SELECT xid FROM trust_auth_change \
+         WHERE xid < ",
     prunable!(),
-    ") RETURNING kept_from) \
+    " ORDER BY xid LIMIT $1) AS oldest), \
+     pruned AS (UPDATE trust_auth_lease SET kept_from = greatest(kept_from, \
+         (newest::text::numeric + 1)::text::xid8) FROM prunable WHERE newest IS NOT NULL \
+         RETURNING kept_from) \
      DELETE FROM trust_auth_change USING pruned WHERE xid < pruned.kept_from"
 );
+
+/// How many records one pruning deletes: a fraction of a second's work.
+const BATCH: i64 = 50_000;
 
 impl LeaseSource {
     /// Reads the registrations. `barrier` is the id of the transaction whose acknowledgements are
@@ -131,9 +142,19 @@ impl LeaseSource {
         run: &str,
     ) -> Result<(), StoreError> {
         let failed = |error| self.failed(&error);
-        sqlx::query(SETTLE).bind(run).execute(&mut *connection).await.map_err(failed)?;
-        sqlx::query(REMOVE_FOREIGN).execute(connection).await.map_err(failed)?;
-        Ok(())
+        // READ COMMITTED, whatever the default is: the statements must see what the lock waited for.
+        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+        let mut transaction = connection.begin_with(begin).await.map_err(failed)?;
+        self.lock_lease(&mut transaction).await?;
+        sqlx::query(SETTLE).bind(run).execute(&mut *transaction).await.map_err(failed)?;
+        sqlx::query(REMOVE_FOREIGN).execute(&mut *transaction).await.map_err(failed)?;
+        transaction.commit().await.map_err(failed)
+    }
+
+    /// Keeps other sessions from changing the lease's row until the end of the transaction.
+    pub(super) async fn lock_lease(&self, connection: &mut PgConnection) -> Result<(), StoreError> {
+        let done = sqlx::query("SELECT FROM trust_auth_lease FOR UPDATE").execute(connection).await;
+        done.map(drop).map_err(|error| self.failed(&error))
     }
 
     /// Deletes a registration if its count is still the one that was watched (R13).
@@ -152,9 +173,22 @@ impl LeaseSource {
         Ok(done.rows_affected() > 0)
     }
 
-    /// Deletes the records that no holder needs (RL5).
+    /// Deletes the registration of a holder that has given its lease up (R9).
+    pub(super) async fn remove(
+        &self,
+        connection: &mut PgConnection,
+        holder: Uuid,
+    ) -> Result<(), StoreError> {
+        let done = sqlx::query("DELETE FROM trust_auth_holder WHERE id = $1")
+            .bind(holder)
+            .execute(connection)
+            .await;
+        done.map(drop).map_err(|error| self.failed(&error))
+    }
+
+    /// Deletes the oldest of the records that no holder needs (RL5).
     pub(super) async fn prune(&self, connection: &mut PgConnection) -> Result<(), StoreError> {
-        let done = sqlx::query(PRUNE).execute(connection).await;
+        let done = sqlx::query(PRUNE).bind(BATCH).execute(connection).await;
         done.map(drop).map_err(|error| self.failed(&error))
     }
 }

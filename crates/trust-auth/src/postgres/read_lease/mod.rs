@@ -4,6 +4,7 @@ mod changes;
 mod failure;
 mod feed;
 mod inquiry;
+mod lowering;
 mod run_watch;
 mod schema;
 mod session;

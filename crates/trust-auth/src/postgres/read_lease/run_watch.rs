@@ -29,6 +29,8 @@ struct SeenRun {
 struct SeenCount {
     renewals: i64,
     since: Instant,
+    /// Whether the count has moved since the watch began.
+    has_moved: bool,
 }
 
 /// What may be done after an inquiry.
@@ -63,7 +65,9 @@ impl RunWatch {
         for holder in &inquiry.holders {
             let seen = match self.holders.remove(&holder.id) {
                 Some(seen) if seen.renewals == holder.renewals => seen,
-                _ => SeenCount { renewals: holder.renewals, since: now },
+                former => {
+                    SeenCount { renewals: holder.renewals, since: now, has_moved: former.is_some() }
+                }
             };
             if asked.saturating_duration_since(seen.since) >= holder.lease {
                 conclusions.silent.push((holder.id, holder.renewals));
@@ -72,6 +76,11 @@ impl RunWatch {
         }
         self.holders = holders;
         conclusions
+    }
+
+    /// Returns whether this registration has renewed while it was watched.
+    pub(super) fn has_renewed(&self, holder: Uuid) -> bool {
+        self.holders.get(&holder).is_some_and(|seen| seen.has_moved)
     }
 }
 

@@ -5,7 +5,9 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
 use super::source::LeaseSource;
-use super::watched_table::{Compared, NamedColumn, TRIGGERS, TriggerSql, WatchedTable};
+use super::watched_table::{
+    Compared, ComparedColumn, NamedColumn, TRIGGERS, TriggerSql, WatchedTable,
+};
 use crate::error::StoreError;
 use crate::migration::MigrationPlan;
 use crate::postgres::failure::schema;
@@ -58,11 +60,13 @@ impl Catalog {
                  quote_ident(current_schema())), \
              (SELECT count(*) FROM unnest($1::text[]) AS name \
                  WHERE to_regclass(name) IS NOT NULL) \
-             * (to_regprocedure('trust_auth_barrier(bool)') IS NOT NULL)::int",
+             * (SELECT count(*) FROM pg_proc \
+                 WHERE oid = to_regprocedure('trust_auth_barrier(bool)') AND prosrc = $3)",
         )
         .bind(OWN_TABLES.map(str::to_owned).to_vec())
         // The tables are where each changer of a trust finds them.
         .bind(source.has_trusts.then_some("trust"))
+        .bind(READ_LEASE.split("$trust_auth$").nth(1))
         .fetch_one(&mut *connection)
         .await
         .map_err(failed)?;
@@ -221,15 +225,15 @@ impl LeaseSource {
         Ok(Resolved { oid, name: name.clone(), qualified, sql, has_triggers })
     }
 
-    /// Returns the columns that a change names, and the quoted names of those that are compared.
+    /// Returns the columns that a change names, and those that are compared.
     async fn columns(
         &self,
         connection: &mut PgConnection,
         table: &WatchedTable,
         oid: i64,
-    ) -> Result<(Vec<NamedColumn>, Vec<String>), StoreError> {
-        let columns: Vec<(String, String, String)> = sqlx::query_as(
-            "SELECT attname::text, quote_ident(attname), format_type(atttypid, NULL) \
+    ) -> Result<(Vec<NamedColumn>, Vec<ComparedColumn>), StoreError> {
+        let columns: Vec<(String, String, String, i16)> = sqlx::query_as(
+            "SELECT attname::text, quote_ident(attname), format_type(atttypid, NULL), attnum \
              FROM pg_attribute WHERE attrelid = $1::int8::oid AND attnum > 0 \
              AND NOT attisdropped AND attgenerated <> 'v' ORDER BY attnum",
         )
@@ -247,7 +251,7 @@ impl LeaseSource {
         };
         let mut named = Vec::new();
         for column in table.named() {
-            let (_, quoted, kind) = find(column)?;
+            let (_, quoted, kind, _) = find(column)?;
             let is_key = table.key.as_deref() == Some(column);
             let is_bytes = kind == "bytea";
             let fits = match kind.as_str() {
@@ -269,10 +273,14 @@ impl LeaseSource {
                 is_bytes,
             });
         }
+        let compared_column = |(_, quoted, _, number): &(String, String, String, i16)| {
+            ComparedColumn { quoted: quoted.clone(), number: *number }
+        };
         let compared = match &table.compared {
-            Compared::Only(only) => {
-                only.iter().map(|column| Ok(find(column)?.1.clone())).collect::<Result<_, _>>()?
-            }
+            Compared::Only(only) => only
+                .iter()
+                .map(|column| find(column).map(compared_column))
+                .collect::<Result<Vec<_>, _>>()?,
             Compared::AllBut(ignored) => {
                 for column in ignored {
                     find(column)?;
@@ -284,7 +292,7 @@ impl LeaseSource {
                     }
                 }
                 let kept = columns.iter().filter(|(column, ..)| !ignored.contains(column));
-                kept.map(|(_, quoted, _)| quoted.clone()).collect::<Vec<_>>()
+                kept.map(compared_column).collect()
             }
         };
         if compared.is_empty() {

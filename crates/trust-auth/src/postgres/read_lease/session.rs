@@ -301,11 +301,10 @@ impl FeedSession for PgSession {
     }
 
     async fn leave(&mut self, registration: Uuid) -> Result<(), StoreError> {
-        let query = sqlx::query("DELETE FROM trust_auth_holder WHERE id = $1")
-            .bind(registration)
-            .execute(&mut self.listener);
-        within(self.source.limit(), async {
-            query.await.map(drop).map_err(|error| self.source.failed(&error))
+        let source = self.source.clone();
+        within(source.limit(), async {
+            let connection = Acquire::acquire(&mut self.listener).await;
+            source.remove(connection.map_err(|error| source.failed(&error))?, registration).await
         })
         .await
     }

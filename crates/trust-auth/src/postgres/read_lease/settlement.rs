@@ -19,6 +19,12 @@ use crate::time_limit::within;
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
+/// The longest pause where no acknowledgement ends the wait.
+const LONG_PAUSE: Duration = Duration::from_secs(1);
+
+/// A holder that lives acknowledges within this time, as a rule.
+const ALIVE: Duration = Duration::from_millis(100);
+
 /// The barrier of a transaction (R11), as `trust_auth_barrier()` returned it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Barrier {
@@ -71,9 +77,19 @@ fn judge(inquiry: &Inquiry, barrier: &Barrier, acknowledges: bool, waited: Durat
     }
 }
 
+/// Returns whether no process that lives watches the run and the registrations. A holder that has
+/// acknowledged lives, and strikes the silent ones off.
+fn is_unwatched(inquiry: &Inquiry) -> bool {
+    let none_lives = || !inquiry.holders.iter().any(|holder| holder.has_barrier);
+    !inquiry.is_settled || (!inquiry.holders.is_empty() && none_lives())
+}
+
 impl LeaseSource {
     /// Waits until no process grants what the barrier's transaction revoked. The commit has
     /// returned before the call.
+    ///
+    /// If no holder lives that would settle the run, and would strike off what is left behind, one
+    /// of the revocations that wait does so.
     ///
     /// # Errors
     ///
@@ -85,29 +101,32 @@ impl LeaseSource {
     ) -> Result<Settled, StoreError> {
         let begun = Instant::now();
         let acknowledges = waiting == Waiting::ForAcknowledgements;
+        let mut watched = Watched::default();
         loop {
             let waited = begun.elapsed();
-            let error = match self.inquire_once(barrier).await {
+            let mut pause = (waited / 4).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+            match self.inquire_once(barrier).await {
                 Ok(inquiry) => match judge(&inquiry, barrier, acknowledges, waited) {
-                    Verdict::Done(settled) => return Ok(settled),
-                    Verdict::Until(_) if !inquiry.is_settled => {
-                        self.watch_the_run(begun).await;
-                        continue;
+                    Verdict::Done(settled) => return Ok(watched.added_to(settled)),
+                    Verdict::Until(least) => {
+                        let is_due = !inquiry.is_settled || waited >= ALIVE;
+                        if is_due
+                            && is_unwatched(&inquiry)
+                            && let Ok(_alone) = self.watching.try_lock()
+                        {
+                            self.watch(barrier, &mut watched).await;
+                            continue;
+                        }
+                        if !inquiry.is_settled || !acknowledges {
+                            let left = least.saturating_sub(begun.elapsed());
+                            pause = left.clamp(FIRST_PAUSE, LONG_PAUSE);
+                        }
                     }
-                    Verdict::Until(least) if !acknowledges => {
-                        tokio::time::sleep(least.saturating_sub(begun.elapsed())).await;
-                        continue;
-                    }
-                    Verdict::Until(_) => None,
                 },
-                Err(error) => Some(error),
-            };
-            if let Some(error) = error
-                && waited > LONGEST_LEASE
-            {
-                return Err(error);
+                Err(error) if waited > LONGEST_LEASE => return Err(error),
+                Err(_) => {}
             }
-            tokio::time::sleep((begun.elapsed() / 4).clamp(FIRST_PAUSE, LONGEST_PAUSE)).await;
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -122,14 +141,13 @@ impl LeaseSource {
         .await
     }
 
-    /// Watches the run until the longest lease since `begun` is over, and settles the run then. If
-    /// this fails, the caller inquires again, and nothing is settled.
-    async fn watch_the_run(&self, begun: Instant) {
+    /// Watches until the run is settled, and each silent holder is struck off or another lives. If
+    /// this fails, the caller inquires again, and nothing was concluded.
+    async fn watch(&self, barrier: &Barrier, watched: &mut Watched) {
         let Ok(mut connection) = self.connector.named("lease").connect().await else {
-            tokio::time::sleep(LONGEST_PAUSE).await;
-            return;
+            return tokio::time::sleep(LONGEST_PAUSE).await;
         };
-        if self.watch_on(&mut connection, begun).await.is_err() {
+        if self.watch_on(&mut connection, barrier, watched).await.is_err() {
             tokio::time::sleep(LONGEST_PAUSE).await;
         }
         let _ = within(self.limit(), async {
@@ -141,24 +159,57 @@ impl LeaseSource {
     async fn watch_on(
         &self,
         connection: &mut PgConnection,
-        begun: Instant,
+        barrier: &Barrier,
+        watched: &mut Watched,
     ) -> Result<(), StoreError> {
         let mut watch = RunWatch::default();
-        let watching = Instant::now();
+        let begun = Instant::now();
         loop {
             let asked = Instant::now();
-            let inquiry = within(self.limit(), self.inquire(connection, None)).await?;
-            let conclusions = watch.note(&inquiry, asked, Instant::now());
-            if conclusions.settles {
-                return within(self.limit(), self.record_settled(connection, &inquiry.run)).await;
-            }
-            if inquiry.is_settled {
+            let barrier_id = Some(barrier.id);
+            let inquiry = within(self.limit(), self.inquire(connection, barrier_id)).await?;
+            let is_over = begun.elapsed() > inquiry.max_lease + LONG_PAUSE;
+            if inquiry.run != barrier.run || !is_unwatched(&inquiry) || is_over {
                 return Ok(());
             }
-            // The watch began after the commit returned, so it is the later of the two.
-            debug_assert!(watching >= begun);
-            let left = inquiry.max_lease.saturating_sub(watching.elapsed());
-            tokio::time::sleep(left.clamp(FIRST_PAUSE, Duration::from_secs(1))).await;
+            watched.was_unsettled |= !inquiry.is_settled;
+            let conclusions = watch.note(&inquiry, asked, Instant::now());
+            if conclusions.settles {
+                within(self.limit(), self.record_settled(connection, &inquiry.run)).await?;
+            }
+            for (id, renewals) in conclusions.silent {
+                let struck = self.strike_off(connection, id, renewals);
+                if within(self.limit(), struck).await? {
+                    let holders = inquiry.holders.iter().filter(|holder| holder.id == id);
+                    watched.silent.extend(holders.map(|holder| holder.name.clone()));
+                }
+            }
+            let pause = match inquiry.is_settled {
+                true => LONGEST_PAUSE,
+                false => inquiry.max_lease.saturating_sub(begun.elapsed()),
+            };
+            tokio::time::sleep(pause.clamp(FIRST_PAUSE, LONG_PAUSE)).await;
+        }
+    }
+}
+
+/// What a revocation has seen while it watched, and what a later inquiry no longer shows.
+#[derive(Default)]
+struct Watched {
+    was_unsettled: bool,
+    /// The names of the holders that were struck off.
+    silent: Vec<String>,
+}
+
+impl Watched {
+    fn added_to(self, settled: Settled) -> Settled {
+        let Settled::Everywhere { holders, silent, was_unsettled } = settled else {
+            return settled;
+        };
+        Settled::Everywhere {
+            holders: holders.map(|number| number + self.silent.len()),
+            was_unsettled: was_unsettled || self.was_unsettled,
+            silent: [self.silent, silent].concat(),
         }
     }
 }

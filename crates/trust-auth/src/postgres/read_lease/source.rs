@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
+
 use super::failure;
 use super::watched_table::WatchedTable;
 use crate::error::StoreError;
@@ -16,10 +18,12 @@ pub(super) const CHANNEL: &str = "trust_auth_lease";
 /// A record with this source ends everything.
 pub(super) const EVERYTHING: &str = "*";
 
-/// The server's run: a restart or a failover gives another one, whatever the session's time zone.
+/// The database in the server's run. A restart or a failover gives another one, whatever the
+/// session's time zone, and so does a copy of the database on the same server.
 macro_rules! run {
     () => {
-        "extract(epoch FROM pg_postmaster_start_time())::text"
+        "concat(extract(epoch FROM pg_postmaster_start_time()), '/', \
+             (SELECT oid FROM pg_database WHERE datname = current_database()))"
     };
 }
 
@@ -33,6 +37,8 @@ pub(super) struct LeaseSource {
     pub(super) tables: Arc<[WatchedTable]>,
     /// Whether the table `trust` is watched, and each difference reads its changed rows.
     pub(super) has_trusts: bool,
+    /// Held by the revocation that watches the run and the holders, on a connection of its own.
+    pub(super) watching: Arc<Mutex<()>>,
 }
 
 impl LeaseSource {

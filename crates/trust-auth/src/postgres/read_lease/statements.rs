@@ -4,14 +4,17 @@
 use crate::postgres::row::read_columns;
 
 /// Differs after a trigger or its function was made, changed, or turned on or off, after the
-/// table's rows were rewritten, and after the table was renamed, got columns, or got children
-/// (RL2).
+/// table's rows were rewritten, and after the table or a column was renamed, or it got columns or
+/// children (RL2). A trigger's condition knows its columns by number.
 macro_rules! fingerprint {
     ($oids:literal) => {
         concat!(
             "(SELECT string_agg(concat_ws(' ', c.oid, c.relname, c.relnamespace, c.relfilenode, \
                  c.relnatts, c.relkind, (SELECT string_agg(concat(inhrelid, '.', i.xmin), '.') \
                      FROM pg_inherits AS i WHERE inhparent = c.oid), \
+                 (SELECT string_agg(concat_ws(' ', attnum, attname, a.xmin), ' ' \
+                         ORDER BY attnum) \
+                     FROM pg_attribute AS a WHERE attrelid = c.oid AND attnum > 0), \
                  g.tgname, g.oid, g.xmin, g.tgenabled, f.oid, f.xmin), ',' \
                  ORDER BY c.oid, g.tgname) \
              FROM pg_class AS c LEFT JOIN pg_trigger AS g \

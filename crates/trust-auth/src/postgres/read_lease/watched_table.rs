@@ -132,6 +132,14 @@ pub(super) struct NamedColumn {
     pub(super) is_bytes: bool,
 }
 
+/// A column that the trigger compares, as the catalog has it.
+pub(super) struct ComparedColumn {
+    pub(super) quoted: String,
+    /// The server keeps a trigger's condition by the numbers of the columns. A renamed column keeps
+    /// its number.
+    pub(super) number: i16,
+}
+
 /// The SQL of the triggers of one table.
 pub(super) struct TriggerSql {
     /// The function, qualified and quoted.
@@ -144,12 +152,12 @@ pub(super) struct TriggerSql {
 }
 
 impl TriggerSql {
-    /// Makes the SQL. `namespace` has the lease's own tables. It and `compared` are quoted.
+    /// Makes the SQL. `namespace` has the lease's own tables, and is quoted.
     pub(super) fn new(
         namespace: &str,
         table: &WatchedTable,
         named: &[NamedColumn],
-        compared: &[String],
+        compared: &[ComparedColumn],
     ) -> Self {
         let record = format!("INSERT INTO {namespace}.trust_auth_change");
         let everything = format!("{record} (source) VALUES ('{EVERYTHING}');");
@@ -167,11 +175,13 @@ impl TriggerSql {
              END IF;\n{hint}    RETURN NULL;\nEND\n"
         );
         let row = |version: &str| {
-            let columns: Vec<_> = compared.iter().map(|name| format!("{version}.{name}")).collect();
+            let columns = compared.iter().map(|column| format!("{version}.{}", column.quoted));
+            let columns: Vec<_> = columns.collect();
             format!("ROW({})", columns.join(", "))
         };
         let condition = format!("pg_catalog.record_image_ne({}, {})", row("OLD"), row("NEW"));
-        let stamp = KeyHash::of(format!("{body}{condition}")).to_hex()[..32].to_owned();
+        let numbers: Vec<_> = compared.iter().map(|column| column.number).collect();
+        let stamp = KeyHash::of(format!("{body}{condition}{numbers:?}")).to_hex()[..32].to_owned();
         Self { function: function_name(namespace, &table.name), body, stamp, condition }
     }
 
@@ -245,11 +255,14 @@ mod tests {
     #[test]
     fn other_compared_columns_give_another_stamp() {
         let table = WatchedTable::new("users".into()).everything();
-        let stamp = |columns: &[&str]| {
-            let columns: Vec<_> = columns.iter().map(|&name| name.to_owned()).collect();
-            TriggerSql::new("public", &table, &[], &columns).stamp
+        let stamp = |columns: &[(&str, i16)]| {
+            let columns = columns
+                .iter()
+                .map(|&(name, number)| ComparedColumn { quoted: name.to_owned(), number });
+            TriggerSql::new("public", &table, &[], &columns.collect::<Vec<_>>()).stamp
         };
-        assert_ne!(stamp(&["a"]), stamp(&["a", "b"]));
-        assert_eq!(stamp(&["a"]), stamp(&["a"]));
+        assert_ne!(stamp(&[("a", 1)]), stamp(&[("a", 1), ("b", 2)]));
+        assert_ne!(stamp(&[("a", 1)]), stamp(&[("a", 2)]));
+        assert_eq!(stamp(&[("a", 1)]), stamp(&[("a", 1)]));
     }
 }
