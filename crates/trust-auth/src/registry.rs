@@ -361,10 +361,10 @@ impl<L: TrustLedger> Revocation<'_, L> {
     /// # Errors
     ///
     /// [`StoreError::NoSuchTrust`] after the same wait, if there is no such trust.
-    /// [`StoreError::Superseded`] if a later rotation took the place of this one before the database
-    /// restarted: the new key of this one is dead. With any other error, the database did not answer
-    /// for five minutes, or refuses: [`list`](TrustRegistry::list) shows then whether the change is
-    /// there.
+    /// [`StoreError::Superseded`] if a later rotation took the place of this one before the
+    /// database restarted: the new key of this one is dead. With any other error, the database did
+    /// not answer for five minutes, or refuses: [`list`](TrustRegistry::list) shows then whether
+    /// the change is there.
     pub async fn settle(mut self, waiting: Waiting) -> Result<(Trust, Settled), RegistryError> {
         loop {
             match self.settle_all(waiting).await? {

@@ -440,6 +440,27 @@ async fn rl5_settling_a_run_moves_no_bound_below_what_was_pruned() {
     }
 }
 
+/// An application goes on writing while no process holds a lease.
+#[tokio::test]
+async fn rl5_a_revocation_prunes_where_no_holder_is_registered() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, changes) = application(server);
+    changes.run_migration().await.unwrap();
+    let feed = changes.connect().await.unwrap();
+    server.settle_the_run(&url);
+    server.psql(&url, "INSERT INTO users SELECT generate_series(1, 100)");
+    let mut changer = server.connect(&url).await;
+    let records = "SELECT count(*) FROM trust_auth_change WHERE source = '*'";
+    assert_eq!(server.psql(&url, records), "100");
+    let begun = Instant::now();
+    // Transactions of other tests keep the newest records for a while.
+    while server.psql(&url, records) != "0" {
+        assert!(begun.elapsed() < Duration::from_secs(60), "no revocation prunes");
+        let barrier = barrier(&mut changer).await;
+        feed.settle(&barrier, Waiting::ForAcknowledgements).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn rl5_records_that_a_holder_has_yet_to_apply_are_kept() {
     let Some(server) = PostgresServer::shared() else { return };

@@ -35,9 +35,8 @@ CREATE TABLE IF NOT EXISTS trust_auth_holder (
 
 -- Writes the barrier of a revoking transaction (R11). The text that it returns is for the wait that
 -- follows the commit: the transaction's id, and the database in the server's run. The commit is
--- then on disk before
--- it returns, as a crash within the run would undo the revocation. Without the hint, the
--- transaction can be prepared for a commit in two phases.
+-- then on disk before it returns, as a crash within the run would undo the revocation. Without the
+-- hint, the transaction can be prepared for a commit in two phases.
 CREATE OR REPLACE FUNCTION trust_auth_barrier(hint bool DEFAULT true) RETURNS text
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $trust_auth$
 BEGIN

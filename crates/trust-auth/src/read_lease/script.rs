@@ -54,6 +54,11 @@ impl ChangeFeed for Script {
     async fn settle(&self, _: &str, _: Waiting) -> Result<Settled, StoreError> {
         Ok(Settled::NOTHING_HELD)
     }
+
+    async fn leave(&self, _: Uuid) -> Result<(), StoreError> {
+        self.steps().at_leave.iter_mut().for_each(|step| step());
+        Ok(())
+    }
 }
 
 impl FeedSession for Script {

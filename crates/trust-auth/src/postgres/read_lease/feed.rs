@@ -41,8 +41,8 @@ impl PgFeed {
     /// # Errors
     ///
     /// [`StoreError::Schema`] if a holder that renews has a longer lease; the message names it.
-    /// [`StoreError::Unsettled`] if the server restarted meanwhile. Nothing was changed then. Or any
-    /// other [`StoreError`].
+    /// [`StoreError::Unsettled`] if the server restarted meanwhile. Nothing was changed then. Or
+    /// any other [`StoreError`].
     ///
     /// # Panics
     ///

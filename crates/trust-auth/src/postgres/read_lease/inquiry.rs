@@ -142,7 +142,8 @@ impl LeaseSource {
         run: &str,
     ) -> Result<(), StoreError> {
         let failed = |error| self.failed(&error);
-        // READ COMMITTED, whatever the default is: the statements must see what the lock waited for.
+        // READ COMMITTED, whatever the default is: each statement must see what the lock waited
+        // for.
         let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
         let mut transaction = connection.begin_with(begin).await.map_err(failed)?;
         self.lock_lease(&mut transaction).await?;

@@ -88,8 +88,8 @@ impl LeaseSource {
     /// Waits until no process grants what the barrier's transaction revoked. The commit has
     /// returned before the call.
     ///
-    /// If no holder lives that would settle the run, and would strike off what is left behind, one
-    /// of the revocations that wait does so.
+    /// Where no holder lives that would settle the run, and would strike off what is left behind,
+    /// one of the revocations that wait does so. Where none is registered, the revocation prunes.
     ///
     /// # Errors
     ///
@@ -107,7 +107,13 @@ impl LeaseSource {
             let mut pause = (waited / 4).clamp(FIRST_PAUSE, LONGEST_PAUSE);
             match self.inquire_once(barrier).await {
                 Ok(inquiry) => match judge(&inquiry, barrier, acknowledges, waited) {
-                    Verdict::Done(settled) => return Ok(watched.added_to(settled)),
+                    Verdict::Done(settled) => {
+                        if inquiry.may_prune && inquiry.holders.is_empty() {
+                            // If this fails, a later revocation or a holder prunes.
+                            self.prune_once().await.ok();
+                        }
+                        return Ok(watched.added_to(settled));
+                    }
                     Verdict::Until(least) => {
                         let is_due = !inquiry.is_settled || waited >= ALIVE;
                         if is_due
@@ -137,6 +143,16 @@ impl LeaseSource {
             let inquiry = self.inquire(lent.connection()?, Some(barrier.id)).await?;
             lent.give_back();
             Ok(inquiry)
+        })
+        .await
+    }
+
+    async fn prune_once(&self) -> Result<(), StoreError> {
+        within(self.limit(), async {
+            let mut lent = Lent::from(&self.readers).await?;
+            self.prune(lent.connection()?).await?;
+            lent.give_back();
+            Ok(())
         })
         .await
     }

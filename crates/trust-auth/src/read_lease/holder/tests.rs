@@ -222,14 +222,19 @@ async fn r9_a_holder_that_was_struck_off_gives_up_before_it_registers_again() {
 
 #[tokio::test]
 async fn r9_the_lease_is_given_up_before_the_registration_is_removed() {
-    let script = Script::default();
-    let Parts { holder, shared, .. } = connected(&script).await;
-    let left = Arc::new(Mutex::new(None));
-    let (at_leave, leaving) = (Arc::clone(&shared), Arc::clone(&left));
-    script.steps().at_leave =
-        Some(Box::new(move || *leaving.lock().unwrap() = Some(at_leave.present().is_none())));
-    let (stop, stopped) = oneshot::channel();
-    drop(stop);
-    holder.run(Renewed::Yes, stopped).await;
-    assert_eq!(*left.lock().unwrap(), Some(true));
+    for has_lost_its_session in [false, true] {
+        let script = Script::default();
+        let Parts { mut holder, shared, .. } = connected(&script).await;
+        if has_lost_its_session {
+            holder.session = None;
+        }
+        let left = Arc::new(Mutex::new(None));
+        let (at_leave, leaving) = (Arc::clone(&shared), Arc::clone(&left));
+        script.steps().at_leave =
+            Some(Box::new(move || *leaving.lock().unwrap() = Some(at_leave.present().is_none())));
+        let (stop, stopped) = oneshot::channel();
+        drop(stop);
+        holder.run(Renewed::Yes, stopped).await;
+        assert_eq!(*left.lock().unwrap(), Some(true));
+    }
 }
