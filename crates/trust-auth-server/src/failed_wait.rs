@@ -29,7 +29,9 @@ impl FailedWait {
         match (step, error) {
             (_, RegistryError::Store(StoreError::NoSuchTrust { .. })) => Self::NoSuchTrust,
             _ if !found_trust => Self::Gone,
-            (RevocationStep::Rotate, RegistryError::Store(StoreError::Unsettled)) => Self::Replaced,
+            (RevocationStep::Rotate, RegistryError::Store(StoreError::Superseded)) => {
+                Self::Replaced
+            }
             (RevocationStep::Rotate, _) => Self::NewKey,
             (RevocationStep::Disable | RevocationStep::Delete, _) => Self::Repeatable,
         }
@@ -93,11 +95,10 @@ mod tests {
             assert!(message.contains("may grant the old key"), "{message}");
             assert!(message.ends_with(&error.to_string()), "{message}");
         }
-        let unsettled = RegistryError::from(StoreError::Unsettled);
-        let failed = FailedWait::of(Rotate, true, &unsettled);
+        let superseded = RegistryError::from(StoreError::Superseded);
+        let failed = FailedWait::of(Rotate, true, &superseded);
         assert_eq!(failed, FailedWait::Replaced);
-        // The error's own text would advise to try again.
-        assert!(!failed.message(&unsettled).contains("again"));
+        assert!(!failed.message(&superseded).contains("again"));
         // The key was given to no trust.
         assert_eq!(FailedWait::of(Rotate, false, &no_such_trust()), FailedWait::NoSuchTrust);
         let lost = RegistryError::from(StoreError::Unreachable);

@@ -10,6 +10,7 @@ use crate::command_answer::{CommandAnswer, Format};
 use crate::command_error::CommandError;
 use crate::database::{Database, DatabaseArgs, IfMissing};
 use crate::serve::settings::{LEAST_LEASE, LONGEST_LEASE};
+use crate::wait_progress;
 
 /// The longest read lease from now on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,14 +44,18 @@ pub(crate) async fn lower(
     }
 
     let database = Database::open(database, IfMissing::Fail).await?;
-    let lowered = database.store().lower_longest_lease(longest).await;
+    let waits = "Waiting until no process has a longer read lease";
+    let store = database.store();
+    let lowered = tokio::select! {
+        lowered = store.lower_longest_lease(longest) => lowered,
+        never = wait_progress::show(format, waits) => match never {},
+    };
     database.close().await;
     if let Err(StoreError::Unsettled) = lowered {
         return Err(CommandError::new(
             StoreError::Unsettled.kind(),
-            "the database has started or failed over lately, and a lease of its former run may \
-             still be in force: keep a server with a read lease running, and try again after the \
-             longest lease",
+            "the database has started or failed over meanwhile, and a lease of its former run may \
+             still be in force: run the same command again",
         ));
     }
     lowered?;

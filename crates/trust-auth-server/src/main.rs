@@ -29,6 +29,7 @@ mod serve;
 mod store;
 mod trust_text;
 mod verify;
+mod wait_progress;
 mod warnings;
 
 use std::process::ExitCode;

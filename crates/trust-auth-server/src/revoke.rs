@@ -1,11 +1,8 @@
 //! `disable`, `delete` and `rotate`: they commit, and then wait until no process grants the key.
 
-use std::convert::Infallible;
-use std::io::{self, IsTerminal, Write};
 use std::pin::pin;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish};
 use trust_auth::{ApiKey, Trust, TrustRef, Waiting};
 
 use crate::args::RevocationArgs;
@@ -19,12 +16,9 @@ use crate::json::TrustJson;
 use crate::revocation_end::RevocationEnd;
 use crate::revocation_step::RevocationStep;
 use crate::trust_text::named;
+use crate::wait_progress;
 
-/// A wait that is shorter shows no progress.
-const UNNOTICED: Duration = Duration::from_millis(500);
-
-/// How long one frame of the progress is shown.
-const FRAME: Duration = Duration::from_millis(100);
+const WAITS: &str = "Committed. Waiting until no process grants the key";
 
 /// A committed revocation.
 struct Revoked {
@@ -127,33 +121,11 @@ async fn revoke_in(
             let end = Some(RevocationEnd::COMMITTED);
             Ok(Revoked { trust, key, end, failure: None, was_interrupted: true })
         }
-        never = show_progress(format) => match never {},
+        never = wait_progress::show(format, WAITS) => match never {},
     }
 }
 
 /// Returns how a change waits, by the flag `--no-acknowledgements`.
 pub(crate) fn waiting(no_acknowledgements: bool) -> Waiting {
     if no_acknowledgements { Waiting::OutTheLease } else { Waiting::ForAcknowledgements }
-}
-
-/// Shows on standard error how long the wait takes. Never resolves: the caller drops the future.
-async fn show_progress(format: Format) -> Infallible {
-    tokio::time::sleep(UNNOTICED).await;
-    let waits = "Committed. Waiting until no process grants the key";
-    if format == Format::Human && !io::stderr().is_terminal() {
-        // Without an effect if standard error is closed.
-        let _ = writeln!(io::stderr(), "{waits}.");
-    }
-    if !io::stderr().is_terminal() {
-        return std::future::pending().await;
-    }
-    // Dropping it removes it from the screen.
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())
-        .with_finish(ProgressFinish::AndClear)
-        .with_elapsed(UNNOTICED);
-    loop {
-        bar.set_message(format!("{waits}: {} s", bar.elapsed().as_secs()));
-        bar.tick();
-        tokio::time::sleep(FRAME).await;
-    }
 }
