@@ -425,6 +425,19 @@ impl Settings {
                  --drain-timeout a second above --request-timeout"
             );
         }
+        if let Some(read_lease) = self.read_lease
+            && self.admin_listen != AdminListen::Off
+            && read_lease >= self.request_timeout
+        {
+            tracing::warn!(
+                ?read_lease,
+                request_timeout = ?self.request_timeout,
+                "a revocation by the admin API may answer 202 instead of 200 while a service with \
+                 a read lease does not answer, and on SQLite it always does; raise \
+                 --request-timeout above --read-lease, and --drain-timeout with it, or shorten \
+                 --read-lease"
+            );
+        }
         let clients = u64::from(self.max_connections) + ADMIN_CONNECTIONS as u64;
         let needed = open_files::needed(clients, u64::from(self.database_connections));
         if let Some(limit) = open_files::limit().filter(|limit| *limit < needed) {

@@ -184,6 +184,20 @@ async fn settings_that_work_but_do_not_fit_together_cause_a_warning() {
         log.contains("--waiting-limit below half") && log.contains("raise --drain-timeout"),
         "{log}"
     );
+    let warning = "raise --request-timeout above --read-lease";
+    for (arguments, warns) in [
+        (&["--read-lease", "3s", "--request-timeout", "3s"] as &[_], true),
+        (&["--read-lease", "3s", "--request-timeout", "3s", "--admin-listen", "off"], false),
+        (&["--read-lease", "3s", "--request-timeout", "3100ms"], false),
+    ] {
+        let log = Server::on_sqlite(arguments).await.stop().await;
+        let lines: Vec<_> = log.lines().filter(|line| line.contains(warning)).collect();
+        assert_eq!(lines.len(), usize::from(warns), "{arguments:?}: {log}");
+        for line in lines {
+            assert!(line.contains(r#""level":"WARN""#), "{line}");
+            assert!(line.contains(r#""read_lease":"3s","request_timeout":"3s""#), "{line}");
+        }
+    }
     let log = Server::on_sqlite(&[]).await.stop().await;
     // The log also warns that the new file has no trust.
     let others = log.lines().filter(|line| !line.contains("no enabled trust with a key"));
