@@ -280,8 +280,8 @@ pub(crate) struct MigrateArgs {
     #[arg(long)]
     pub(crate) dry_run: bool,
 
-    /// On PostgreSQL, also add the tables and triggers for `serve --read-lease`. On SQLite they are
-    /// always added
+    /// On PostgreSQL, also add the tables and triggers for `serve --read-lease`, and print the
+    /// GRANTs that other roles need. On SQLite they are always added
     #[arg(long)]
     pub(crate) read_lease: bool,
 }

@@ -1,5 +1,6 @@
 //! `migrate`: adds what this version needs to the tables of the database, or prints the SQL for it.
-//! No other command changes an existing table.
+//! No other command changes an existing table. With `--read-lease` it also shows the rights that
+//! roles other than the owner need then. It grants none: the owner chooses the roles.
 
 use serde::Serialize;
 use trust_auth::{MigrationPlan, PgChanges, PostgresOptions, StoreError};
@@ -9,6 +10,39 @@ use crate::command_answer::{CommandAnswer, Format};
 use crate::command_error::CommandError;
 use crate::database::DatabaseArgs;
 use crate::trust_text::escaped;
+
+/// The rights for the read lease on PostgreSQL. `ROLE` stands for the name of the role.
+const GRANTS: Grants = Grants {
+    serve: &[
+        "GRANT SELECT ON trust TO ROLE;",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON trust_auth_lease, trust_auth_change, \
+         trust_auth_holder TO ROLE;",
+    ],
+    change: &["GRANT SELECT, INSERT, UPDATE, DELETE ON trust, trust_auth_lease, \
+               trust_auth_change, trust_auth_holder TO ROLE;"],
+};
+
+/// Statements for the owner of the tables, by what a role does.
+#[derive(Serialize)]
+struct Grants {
+    /// Serves with `--read-lease`, and changes no trust.
+    serve: &'static [&'static str],
+    /// Changes trusts. Such a role may also serve.
+    change: &'static [&'static str],
+}
+
+impl Grants {
+    fn text(&self) -> String {
+        format!(
+            "Roles other than the owner need rights, which this command does not grant. Put the \
+             name in the place of ROLE.\n\
+             To serve with --read-lease, and change no trust:\n  {}\n\
+             To change trusts, by a command or the admin API, and to serve:\n  {}",
+            self.serve.join("\n  "),
+            self.change.join("\n  ")
+        )
+    }
+}
 
 pub(crate) async fn migrate(
     database: &DatabaseArgs,
@@ -25,9 +59,13 @@ pub(crate) async fn migrate(
         done: bool,
         missing: Vec<String>,
         sql: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        grants: Option<Grants>,
     }
 
-    let plans = match database.postgres()? {
+    let options = database.postgres()?;
+    let grants = (options.is_some() && args.read_lease).then_some(GRANTS);
+    let plans = match options {
         Some(options) => postgres(options, &args).await?,
         None if args.dry_run => vec![database.sqlite().plan_migration().await?],
         None => vec![database.sqlite().run_migration().await?],
@@ -36,8 +74,14 @@ pub(crate) async fn migrate(
     let missing: Vec<String> = plans.iter().flat_map(MigrationPlan::missing).cloned().collect();
     let sql: String = plans.iter().map(MigrationPlan::to_string).collect();
     let text = text(&missing, &sql, args.dry_run);
-    let migration = Migration { needed: !is_empty, done: !is_empty && !args.dry_run, missing, sql };
-    Ok(CommandAnswer::new(format, &Migrated { migration }, || text))
+    let remark = grants.as_ref().map(Grants::text);
+    let done = !is_empty && !args.dry_run;
+    let migration = Migration { needed: !is_empty, done, missing, sql, grants };
+    let answer = CommandAnswer::new(format, &Migrated { migration }, || text);
+    Ok(match (remark, format) {
+        (Some(remark), Format::Human) => answer.remark(remark),
+        _ => answer,
+    })
 }
 
 /// Migrates the table, and then adds what the read lease needs, if it was asked for.

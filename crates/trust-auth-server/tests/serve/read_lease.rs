@@ -453,6 +453,43 @@ async fn while_the_database_is_away_known_keys_are_granted_until_the_lease_runs_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_grants_that_the_migration_names_are_enough_to_serve_and_to_change() {
+    let Some(database) = PostgresServer::shared() else { return };
+    let url = database.new_database();
+    assert_eq!(json_of(&url, &["migrate"])["migration"].get("grants"), None);
+    let dry = run(&url, &["migrate", "--read-lease", "--dry-run"]);
+    assert!(!text(&dry.stdout).contains("GRANT"), "{dry:?}");
+    let migration = json_of(&url, &["migrate", "--read-lease"])["migration"].clone();
+    let role_with = |what: &str| {
+        let (role, role_url) = database.new_role(&url);
+        for grant in migration["grants"][what].as_array().unwrap() {
+            let grant = grant.as_str().unwrap();
+            assert!(text(&dry.stderr).contains(grant), "{dry:?}");
+            database.psql(&url, &grant.replace("ROLE", &role));
+        }
+        role_url
+    };
+    let (serves, changes) = (role_with("serve"), role_with("change"));
+
+    let holder = Server::on(&serves, &["--read-lease", "2s"]).await;
+    let service = Server::on(&changes, &["--read-lease", "2s"]).await;
+    for server in [&holder, &service] {
+        server.until_metric("trust_auth_read_lease_valid", |valid| valid == 1.0).await;
+    }
+    let trust = registered([&service, &holder], "a").await;
+    assert_held(&holder, &trust.key).await;
+    for change in ["disable", "enable", "rotate", "delete"] {
+        let end = json_of(&changes, &[change, &trust.id]);
+        if change != "enable" {
+            assert_eq!(end["revocation"]["everywhere"], json!(true), "{change}: {end}");
+            assert_eq!(end["revocation"]["holders"], json!(2), "{change}: {end}");
+        }
+    }
+    let refused = holder.administer("POST", "/admin/trusts", &json!({ "name": "b" })).await;
+    assert_eq!((refused.status, &*refused.kind()), (503, "missing_right"), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lease_that_cannot_be_is_refused_at_the_start_with_what_to_do() {
     let Some(database) = PostgresServer::shared() else { return };
     let url = database.new_database();
