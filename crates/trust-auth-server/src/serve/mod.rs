@@ -39,6 +39,7 @@ use trust_auth::{Authenticator, HeldTrusts, TrustRegistry, Watcher};
 use trust_key_cache::TrustKeyCache;
 
 use self::admin::guard::KeyGuard;
+use self::admin::pending_waits::PendingWaits;
 use self::admin::requests::Admin;
 use self::announcement::Announcement;
 use self::before_open::Opened;
@@ -92,6 +93,7 @@ async fn run(
     let drain = Drain::new();
     let meters = Arc::new(Meters::new(log.clone()));
     let probes = Arc::new(ReadinessProbes::new(drain.clone()));
+    let waits = PendingWaits::default();
     // The tasks that run until the end. Dropping the set ends them.
     let mut background = JoinSet::new();
     background.spawn(Arc::clone(&meters).run_upkeep());
@@ -116,7 +118,8 @@ async fn run(
     };
     if let Some(Opened { database, held }) = &opened {
         let held = held.clone();
-        let parts = Parts { settings, cache, held, probes: &probes, meters: &meters };
+        let parts =
+            Parts { settings, cache, held, probes: &probes, meters: &meters, waits: &waits };
         parts.serve(database, &listeners, &mut background);
         announce(database.store().described());
         interrupt.received().await;
@@ -130,6 +133,7 @@ async fn run(
         settings.drain_timeout,
     );
     let outcome = end.await;
+    waits.log_unfinished();
     drop(background);
     if let Some(opened) = opened
         && tokio::time::timeout(CLOSE_LIMIT, close(opened)).await.is_err()
@@ -158,12 +162,13 @@ struct Parts<'a> {
     held: Option<Arc<HeldTrusts>>,
     probes: &'a ReadinessProbes,
     meters: &'a Arc<Meters>,
+    waits: &'a PendingWaits,
 }
 
 impl Parts<'_> {
     /// Starts to answer requests from this database.
     fn serve(self, database: &Database, listeners: &Listeners, background: &mut JoinSet<()>) {
-        let Self { settings, cache, held, probes, meters } = self;
+        let Self { settings, cache, held, probes, meters, waits } = self;
         // Before the first request, so that no later change is missed.
         let watcher = Arc::new(database.store().watch(Arc::clone(&cache), held.is_some()));
         let scans = Arc::new(ScanRecord::new(settings.query_timeout));
@@ -194,7 +199,7 @@ impl Parts<'_> {
 
         if let Some(admin) = &listeners.admin {
             let registry = TrustRegistry::new(database.store(), cache);
-            let api = Admin::new(registry, settings, Arc::clone(meters));
+            let api = Admin::new(registry, settings, Arc::clone(meters), waits.clone());
             let routes = admin::routes(api, &listeners.guard, admin.probes.clone());
             admin.routes.set_opened(routes);
         }

@@ -376,6 +376,45 @@ async fn a_rotation_that_a_later_one_has_replaced_at_a_restart_shows_no_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_the_service_names_each_wait_that_it_cuts_short_and_no_other() {
+    let Some(database) = PostgresServer::shared() else { return };
+    let url = database.new_database();
+    let server = Server::on(&url, &LEASE).await;
+    let mut ids = Vec::new();
+    for name in ["waited", "a", "b"] {
+        ids.push(server.register(name).await.id);
+    }
+    let path = format!("/admin/trusts/{}/disable", ids[0]);
+    assert_eq!(server.administer("POST", &path, &Value::Null).await.status, 200);
+
+    let stopped = Server::on(&url, &["--read-lease", "2m"]).await;
+    stopped.signal("STOP");
+    let mut rotated = Value::Null;
+    for (step, id) in [("disable", &ids[1]), ("rotate", &ids[2])] {
+        let path = format!("/admin/trusts/{id}/{step}");
+        let answer = administer_with(&server, &path, ("Prefer", "respond-async")).await;
+        assert_eq!(answer.status, 202, "{answer:?}");
+        rotated = answer.json();
+    }
+    let log = server.stop().await;
+    let cut = log.lines().filter(|line| line.contains("before the wait of a committed revocation"));
+    let cut: Vec<Value> = cut.map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(cut.len(), 2, "{log}");
+    for (line, (step, id, advice)) in cut.iter().zip([
+        ("disable", &ids[1], "make the same change again"),
+        ("rotate", &ids[2], "Do not rotate again"),
+    ]) {
+        assert_eq!((&line["level"], &line["operation"]), (&json!("WARN"), &json!(step)), "{line}");
+        assert_eq!(line["trust"], json!(id), "{line}");
+        assert!(line["waited"].is_string(), "{line}");
+        let message = line["message"].as_str().unwrap();
+        assert!(message.contains("the length of a lease at most"), "{message}");
+        assert!(message.contains(advice), "{message}");
+    }
+    assert!(!log.contains(rotated["api_key"].as_str().unwrap()), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_service_is_waited_for_no_longer_than_its_lease_and_grants_nothing_then() {
     let Some(database) = PostgresServer::shared() else { return };
     let url = database.new_database();

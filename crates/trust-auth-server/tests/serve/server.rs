@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -29,6 +29,8 @@ pub(crate) struct Server {
     /// The first line of the service's output.
     pub(crate) told: Value,
     log: Arc<Mutex<String>>,
+    /// Reads the log to its end.
+    reader: Option<JoinHandle<()>>,
     _folder: TempDir,
 }
 
@@ -119,7 +121,7 @@ impl Server {
 
         let log = Arc::new(Mutex::new(String::new()));
         let (stderr, lines) = (child.stderr.take().unwrap(), Arc::clone(&log));
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 let mut log = lines.lock().unwrap();
                 log.push_str(&line);
@@ -136,7 +138,7 @@ impl Server {
         };
         let (main, admin) = (address("listen"), address("admin_listen"));
         assert_ne!(main.port(), 0, "{told}");
-        Self { child, main, admin, told, log, _folder: folder }
+        Self { child, main, admin, told, log, reader: Some(reader), _folder: folder }
     }
 
     /// Returns the answer of `/verify` to this key.
@@ -244,11 +246,13 @@ impl Server {
         }
     }
 
-    /// Requests the end of the service, and asserts that the service ends in order.
+    /// Requests the end of the service, and asserts that the service ends in order. Returns the
+    /// whole log.
     pub(crate) async fn stop(mut self) -> String {
         self.signal("TERM");
         let status = self.ended().await;
         assert_eq!(status.code(), Some(0), "{}", self.log());
+        self.reader.take().unwrap().join().unwrap();
         self.log()
     }
 }

@@ -5,7 +5,9 @@
 
 pub(crate) mod error;
 pub(crate) mod guard;
+pub(crate) mod pending_waits;
 pub(crate) mod requests;
+mod revocation;
 
 use std::sync::Arc;
 

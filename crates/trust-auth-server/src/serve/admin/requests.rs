@@ -1,7 +1,7 @@
 //! The requests of the admin API: one function for each.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
@@ -16,14 +16,13 @@ use serde::{Deserialize, Deserializer};
 use tokio::sync::oneshot;
 use trust_auth::{
     ApiKey, Listing, MalformedRow, RegistryError, StoreError, Trust, TrustRef, TrustRegistry,
-    Waiting,
 };
 
 use super::error::AdminError;
-use crate::failed_wait::FailedWait;
+use super::pending_waits::PendingWaits;
+use super::revocation::{Revoked, Revoker};
 use crate::json::TrustJson;
 use crate::new_trust::{check_code_or_region, new_trust};
-use crate::revocation_end::RevocationEnd;
 use crate::revocation_step::RevocationStep;
 use crate::revoke::waiting;
 use crate::serve::meters::Meters;
@@ -38,8 +37,7 @@ pub(crate) struct Admin {
     registry: TrustRegistry<Store>,
     /// For a whole request, its body included.
     limit: Duration,
-    /// How a revocation waits for processes with a read lease.
-    waiting: Waiting,
+    revoker: Revoker,
     meters: Arc<Meters>,
 }
 
@@ -48,9 +46,15 @@ impl Admin {
         registry: TrustRegistry<Store>,
         settings: &Settings,
         meters: Arc<Meters>,
+        waits: PendingWaits,
     ) -> Self {
-        let waiting = waiting(settings.no_acknowledgements);
-        Self { registry, limit: settings.request_timeout, waiting, meters }
+        let revoker = Revoker {
+            registry: registry.clone(),
+            waiting: waiting(settings.no_acknowledgements),
+            meters: Arc::clone(&meters),
+            waits,
+        };
+        Self { registry, limit: settings.request_timeout, revoker, meters }
     }
 }
 
@@ -211,15 +215,7 @@ impl Admin {
         let revoked = async {
             let which = which(named)?;
             let (committed, mut commit) = oneshot::channel();
-            let work = revoke(
-                step,
-                self.registry.clone(),
-                which,
-                self.waiting,
-                Arc::clone(&self.meters),
-                committed,
-            );
-            let mut revoking = tokio::spawn(work);
+            let mut revoking = tokio::spawn(self.revoker.clone().revoke(step, which, committed));
             let answer = async {
                 if prefers_commit && let Ok(revoked) = (&mut commit).await {
                     return Ok(revoked);
@@ -272,100 +268,6 @@ impl Admin {
         self.meters.count_admin_request("none", refusal.kind());
         refusal.into_response()
     }
-}
-
-/// A revocation that is committed.
-struct Revoked {
-    trust: Trust,
-    key: Option<Arc<ApiKey>>,
-    /// If it had to wait.
-    end: Option<RevocationEnd>,
-    /// Why the wait failed. There is a new key then.
-    failure: Option<AdminError>,
-}
-
-impl Revoked {
-    /// Returns the outcome for metrics: the failure's kind, although the client gets its key.
-    fn outcome(&self) -> &'static str {
-        self.failure.as_ref().map_or("ok", AdminError::kind)
-    }
-
-    /// Returns 200, or 202 while a process may grant the key.
-    fn response(&self) -> Response<Body> {
-        let status = match &self.end {
-            Some(end) if !end.is_everywhere() => StatusCode::ACCEPTED,
-            _ => StatusCode::OK,
-        };
-        let json = TrustJson::new(&self.trust)
-            .with_key(self.key.as_deref())
-            .with_revocation(self.end.as_ref())
-            .with_error(self.failure.as_ref().map(|error| (error.kind(), error.message())));
-        (status, Json(json)).into_response()
-    }
-}
-
-/// Revokes a key, reports the commit if it has to wait, and returns when no process grants the key.
-async fn revoke(
-    step: RevocationStep,
-    registry: TrustRegistry<Store>,
-    which: TrustRef,
-    waiting: Waiting,
-    meters: Arc<Meters>,
-    committed: oneshot::Sender<Revoked>,
-) -> Result<Revoked, AdminError> {
-    let (revocation, key) = step.begin(&registry, &which).await?;
-    let key = key.map(Arc::new);
-    if let Some(trust) = revocation.trust() {
-        tracing::info!(operation = step.as_str(), trust = %trust.id, "a trust was changed");
-    }
-    if !revocation.has_to_wait() {
-        let trust = revocation.without_waiting()?;
-        return Ok(Revoked { trust, key, end: None, failure: None });
-    }
-    let changed = revocation.trust().cloned();
-    if let Some(trust) = changed.clone() {
-        let (key, end) = (key.clone(), Some(RevocationEnd::COMMITTED));
-        // Without an effect if the client has disconnected.
-        committed.send(Revoked { trust, key, end, failure: None }).ok();
-    }
-    let begun = Instant::now();
-    let settled = revocation.settle(waiting).await;
-    let waited = begun.elapsed();
-    let (trust, settled) = match settled {
-        Ok(settled) => settled,
-        Err(error) => {
-            let failed = FailedWait::of(step, changed.is_some(), &error);
-            let failure = AdminError::failed_wait(failed, error);
-            if failed != FailedWait::NoSuchTrust {
-                // The client may have its answer already.
-                tracing::error!(
-                    operation = step.as_str(),
-                    trust = changed.as_ref().map(|trust| tracing::field::display(trust.id)),
-                    ?waited,
-                    kind = failure.kind(),
-                    "{}",
-                    failure.message()
-                );
-            }
-            return match (failed, changed) {
-                (FailedWait::NewKey, Some(trust)) => {
-                    let (end, failure) = (Some(RevocationEnd::COMMITTED), Some(failure));
-                    Ok(Revoked { trust, key, end, failure })
-                }
-                _ => Err(failure),
-            };
-        }
-    };
-    let end = RevocationEnd::new(settled, waited);
-    meters.record_revocation(&end, waited);
-    tracing::info!(
-        operation = step.as_str(),
-        trust = %trust.id,
-        ?waited,
-        outcome = end.outcome(),
-        "no process grants the key any more"
-    );
-    Ok(Revoked { trust, key, end: Some(end), failure: None })
 }
 
 /// Returns whether the client prefers an answer after the commit: `Prefer: respond-async`.
