@@ -48,6 +48,25 @@ impl Database {
         Holder::of(self.open().await, length).await
     }
 
+    /// Copies the file, as a backup does.
+    async fn back_up(&self) {
+        let mut hand = self.by_hand().await;
+        let copy = self.backup().to_str().unwrap().to_owned();
+        sqlx::query("VACUUM INTO ?1").bind(copy).execute(&mut hand).await.unwrap();
+        hand.close().await.unwrap();
+    }
+
+    /// Puts the copy in place, and removes the side files of the former file.
+    fn restore(&self) {
+        std::fs::remove_file(self.folder.path().join("trusts.db-wal")).unwrap();
+        std::fs::remove_file(self.folder.path().join("trusts.db-shm")).unwrap();
+        std::fs::rename(self.backup(), self.path()).unwrap();
+    }
+
+    fn backup(&self) -> PathBuf {
+        self.folder.path().join("backup.db")
+    }
+
     /// A connection of another program.
     async fn by_hand(&self) -> SqliteConnection {
         SqliteConnectOptions::new().filename(self.path()).connect().await.unwrap()
@@ -266,6 +285,43 @@ async fn rl9_a_file_that_was_replaced_removed_or_moved_renews_no_lease() {
         assert_eq!(holder.deadline, deadline);
         assert!(holder.store.feed().open(T).await.is_err(), "{step}");
     }
+}
+
+/// The holder follows the new file, and the change is committed into the former one.
+#[cfg(unix)]
+#[tokio::test]
+async fn rl9_a_change_of_a_file_that_was_replaced_is_an_error() {
+    let database = Database::new().await;
+    let registry = database.registry().await;
+    let (trust, key) = registry.register(new("a")).await.unwrap();
+    database.back_up().await;
+    database.restore();
+    let mut holder = database.holder(T).await;
+    let error = registry.begin_disable(&trust.id.into()).await.err().unwrap();
+    assert!(matches!(error, RegistryError::Store(StoreError::CannotOpen { .. })), "{error:?}");
+    assert!(error.to_string().contains("removed or replaced while it was open"), "{error}");
+    assert_eq!(holder.renew().await.unwrap(), Difference::default());
+    assert!(holder.held[&trust.id].accepts(&key.hash()));
+    assert!(registry.list().await.is_err(), "the store is given up");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn rl9_a_change_is_not_settled_if_its_file_is_replaced_during_the_wait() {
+    let database = Database::new().await;
+    let registry = database.registry().await;
+    let (trust, key) = registry.register(new("a")).await.unwrap();
+    database.holder(T).await.stop().await;
+    database.back_up().await;
+    let revocation = registry.begin_disable(&trust.id.into()).await.unwrap();
+    assert!(revocation.has_to_wait());
+    database.restore();
+    let (settled, mut holder) =
+        tokio::join!(revocation.settle(Waiting::default()), database.holder(T));
+    let error = settled.unwrap_err();
+    assert!(matches!(error, RegistryError::Store(StoreError::CannotOpen { .. })), "{error:?}");
+    assert_eq!(holder.renew().await.unwrap(), Difference::default());
+    assert!(holder.held[&trust.id].accepts(&key.hash()));
 }
 
 /// In rollback mode, a writer locks readers out while it commits.

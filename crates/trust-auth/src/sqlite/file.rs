@@ -141,8 +141,8 @@ impl File {
         let reason = match lost {
             Lost::Database => {
                 "it was removed or replaced while it was open; stop the program, remove the files \
-                 next to it that end in `-wal` and `-shm`, put the file in place once more, and \
-                 start the program"
+                 next to it that end in `-wal` and `-shm`, put the file in place once more, start \
+                 the program, and check the last changes with `trust-auth list`"
             }
             Lost::Side => {
                 "the files next to it that end in `-wal` and `-shm` were removed or replaced while \

@@ -17,22 +17,30 @@ use crate::trust::Trust;
 use crate::trust_ref::TrustRef;
 
 impl SqliteStore {
-    /// Runs a change in a transaction of its own, under the query timeout.
+    /// Runs a change in a transaction of its own, under the query timeout. Then checks the files.
     ///
     /// # Errors
     ///
     /// [`StoreError::OutcomeUnknown`] if the time is over, or the store is closed, after `COMMIT`
-    /// was sent.
+    /// was sent. [`StoreError::CannotOpen`] if a file was replaced: the change is not in the file
+    /// at the path, unless its connection was opened after the replacement.
     pub(super) async fn change<'a, T, F>(
         &'a self,
         steps: impl FnOnce(Transaction<'a>) -> F + Send,
     ) -> Result<T, StoreError>
     where
+        T: Send,
         F: Future<Output = Result<T, StoreError>> + Send,
     {
         let commit_sent = Arc::new(AtomicBool::new(false));
         let sent = Arc::clone(&commit_sent);
-        match self.within(async { steps(Transaction::begin(self, sent).await?).await }).await {
+        let committed = self.within(async {
+            let outcome = steps(Transaction::begin(self, sent).await?).await?;
+            // After the commit: a holder of a new file at the path does not see it (RL9).
+            self.verify_files().await?;
+            Ok(outcome)
+        });
+        match committed.await {
             // Relaxed: this task has stored the flag.
             Err(StoreError::Timeout { .. } | StoreError::Unreachable)
                 if commit_sent.load(Ordering::Relaxed) =>

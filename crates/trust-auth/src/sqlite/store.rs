@@ -16,7 +16,7 @@ use super::row::{self, read_columns};
 use crate::error::StoreError;
 use crate::row_warnings::RowWarnings;
 use crate::store::{Candidates, TrustStore};
-use crate::time_limit;
+use crate::time_limit::{self, blocking_within};
 use crate::trust::Trust;
 
 /// The trusts in an SQLite file, through a pool of connections. A clone shares the pool.
@@ -24,6 +24,10 @@ use crate::trust::Trust;
 /// The file is in WAL mode, so reads never wait for a write. Writes use a connection of their own,
 /// one at a time, so a waiting write occupies no connection for reads. Each operation runs under
 /// the query timeout. A write that times out may still be committed.
+///
+/// On Unix, each write also checks, after its commit, that the open file is still the one at the
+/// path. If the file was removed or replaced, the write may be lost with it. The write and each
+/// later operation then return [`StoreError::CannotOpen`].
 ///
 /// The connections close in the background when the last clone is dropped. [`close`](Self::close)
 /// waits until they are closed.
@@ -94,7 +98,7 @@ impl SqliteStore {
         Self { readers, writer, watchers, anchor, file, query_timeout, checkpoints, warnings }
     }
 
-    /// Runs an operation under the query timeout, unless a watcher has found the file replaced.
+    /// Runs an operation under the query timeout, unless the file was found replaced.
     pub(super) async fn within<T>(
         &self,
         operation: impl Future<Output = Result<T, StoreError>> + Send,
@@ -102,10 +106,16 @@ impl SqliteStore {
         self.file.check()?;
         time_limit::within(self.query_timeout, async {
             let outcome = operation.await;
-            // Again: a watcher may have found the replacement meanwhile.
+            // Again: a replacement may have been found meanwhile.
             self.file.check().and(outcome)
         })
         .await
+    }
+
+    /// Checks that the files are still those at their paths, on a thread that may block.
+    pub(super) async fn verify_files(&self) -> Result<(), StoreError> {
+        let file = Arc::clone(&self.file);
+        blocking_within(self.query_timeout, move || file.verify()).await?
     }
 
     /// Returns the diagnosis of an error of the driver.

@@ -111,6 +111,11 @@ impl ChangeFeed for SqliteFeed {
 
     /// Waits for as many milliseconds as the barrier says: the longest lease, as the revoking
     /// transaction has read it. `holders` is `None`, because SQLite has no list of them.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::CannotOpen`] if the file was removed or replaced (RL9). Check what the file at
+    /// the path contains, and make the revocation there.
     async fn settle(&self, barrier: &str, _: Waiting) -> Result<Settled, StoreError> {
         let Ok(milliseconds) = barrier.parse::<u32>() else {
             return Err(StoreError::Other(
@@ -118,6 +123,8 @@ impl ChangeFeed for SqliteFeed {
             ));
         };
         wait_out(Duration::from_millis(milliseconds.into())).await;
+        // After the wait: a holder of a file that replaced this one does not see the change (RL9).
+        self.store.verify_files().await?;
         Ok(Settled::Everywhere { holders: None, silent: Vec::new(), was_unsettled: false })
     }
 }
