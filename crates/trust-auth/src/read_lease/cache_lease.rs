@@ -7,12 +7,14 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use trust_key_cache::{Clock, CoarseClock, KeyCache, KeyHash, ReadLease};
 use uuid::Uuid;
 
+use super::bounds::{PACE, check_length};
 use super::feed::{Answer, ChangeFeed, Difference, Ended, FeedSession, Reload, Settled, Waiting};
 use crate::error::StoreError;
 use crate::log_limit::LogLimit;
@@ -21,9 +23,6 @@ use crate::watcher::Backoff;
 /// The renewals in one length of a lease. Four fifths of it are valid, so an outage of half the
 /// length always passes unnoticed.
 const RENEWALS: u32 = 4;
-
-/// The least time from one hint's renewal to the next one's.
-const PACE: Duration = Duration::from_millis(5);
 
 /// A cache whose values may be granted without a read, until the lease's deadline. It lasts until
 /// it is dropped or [stopped](Self::stop).
@@ -172,7 +171,7 @@ impl<F: ChangeFeed, V: Clone + Send + Sync + 'static, C: Clock + Send + Sync + '
     CacheLeaseBuilder<F, V, C>
 {
     /// Sets the length of the lease: how long a revocation waits at worst, and for how much of an
-    /// outage cached values are granted. At most 300 s.
+    /// outage cached values are granted. From 300 ms to 300 s.
     #[must_use]
     pub fn length(mut self, length: Duration) -> Self {
         self.length = length;
@@ -204,13 +203,15 @@ impl<F: ChangeFeed, V: Clone + Send + Sync + 'static, C: Clock + Send + Sync + '
     ///
     /// # Errors
     ///
-    /// Any [`StoreError`]. [`StoreError::Schema`] if the migration has not run.
+    /// Any [`StoreError`]. [`StoreError::Schema`] if the migration has not run, and
+    /// [`StoreError::Other`] if the length is not from 300 ms to 300 s.
     ///
     /// # Panics
     ///
     /// Outside of a Tokio runtime with time and IO enabled.
     pub async fn start(self) -> Result<CacheLease<F, V, C>, StoreError> {
         let Self { feed, cache, length, name, belongs } = self;
+        check_length(length)?;
         let holder = Arc::new(Holder {
             feed,
             cache,
@@ -287,16 +288,26 @@ impl<F: ChangeFeed, V: Clone + Send + Sync + 'static, C: Clock + Send + Sync + '
         let interval = self.length / RENEWALS;
         loop {
             let begun = Instant::now();
+            let pause = if self.acknowledge(session).await? { interval } else { PACE };
+            // In each turn: a hint takes what the server has sent, which would pile up otherwise.
+            if let Ok(hint) = tokio::time::timeout(pause, session.hint()).await {
+                hint?;
+            }
+            tokio::time::sleep(PACE.saturating_sub(begun.elapsed())).await;
+        }
+    }
+
+    /// Renews, and renews again at once if there are records to acknowledge (R10). Returns whether
+    /// all are acknowledged. If not, writes do not cease, and the next renewal is paced.
+    async fn acknowledge(&self, session: &mut F::Session) -> Result<bool, End> {
+        for _ in 0..2 {
             let has_records = self.renew(session).await?.map_err(End::Reload)?;
             session.upkeep().await?;
-            if has_records {
-                continue;
-            }
-            if let Ok(hint) = tokio::time::timeout(interval, session.hint()).await {
-                hint?;
-                tokio::time::sleep(PACE.saturating_sub(begun.elapsed())).await;
+            if !has_records {
+                return Ok(true);
             }
         }
+        Ok(false)
     }
 
     /// Renews once. Returns whether there were records, which the next renewal acknowledges.

@@ -1,6 +1,7 @@
 //! The read lease: grants without a read, and a revocation that is final everywhere when it
 //! returns. `docs/read-lease.md` has the rules (R1 to R16) and their proof (RL1 to RL31).
 
+mod bounds;
 mod cache_lease;
 mod feed;
 mod held_table;

@@ -1,5 +1,6 @@
 //! The order of a holder's steps, on a feed whose answers are the test's.
 
+use super::super::held_trusts::HeldTrusts;
 use super::super::script::{Script, difference};
 use super::*;
 
@@ -128,4 +129,61 @@ async fn a_renewal_with_records_is_followed_by_another_at_once() {
     let cache = Arc::new(KeyCache::<u32>::new());
     let _lease = CacheLease::builder(script.clone(), cache).start().await.unwrap();
     eventually(|| script.steps().at_renewals.is_empty()).await;
+}
+
+/// Each renewal brings records. A turn has two: the second acknowledges at once what the first has
+/// brought. Each turn takes the notifications.
+#[tokio::test(start_paused = true)]
+async fn renewals_under_writes_that_do_not_cease_are_paced_and_take_the_notifications() {
+    for hints_come in [true, false] {
+        let script = Script::default();
+        let begun = Instant::now();
+        let (renewed, hinted) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(0)));
+        for _ in 0..1 + 8 {
+            let renewed = Arc::clone(&renewed);
+            script.renewal(move || {
+                renewed.lock().unwrap().push(begun.elapsed().as_millis());
+                difference(vec![Ended::Key(KeyHash::of("k"))])
+            });
+        }
+        script.steps().at_hint = Some(Box::new({
+            let hinted = Arc::clone(&hinted);
+            move || {
+                *hinted.lock().unwrap() += 1;
+                hints_come
+            }
+        }));
+        let cache = Arc::new(KeyCache::<u32>::new());
+        let _lease = CacheLease::builder(script.clone(), cache).start().await.unwrap();
+        eventually(|| script.steps().at_renewals.is_empty()).await;
+        // The first one is that of `start`. A timer of Tokio may be late by a millisecond.
+        let renewed: Vec<_> = renewed.lock().unwrap().iter().map(|at| at / 10).collect();
+        assert_eq!(renewed, [0, 0, 0, 1, 1, 2, 2, 3, 3], "hints come: {hints_come}");
+        assert_eq!(*hinted.lock().unwrap(), 4, "one in each turn");
+    }
+}
+
+/// A length of zero would renew without a pause.
+#[tokio::test]
+async fn a_length_that_no_lease_may_have_is_refused_as_for_held_trusts() {
+    let (shortest, longest) = (Duration::from_millis(300), Duration::from_secs(300));
+    let nanosecond = Duration::from_nanos(1);
+    let start = async |script: Script, length| {
+        let cache = Arc::new(KeyCache::<u32>::new());
+        CacheLease::builder(script, cache).length(length).start().await
+    };
+    for length in [Duration::ZERO, shortest - nanosecond, longest + nanosecond, Duration::MAX] {
+        let script = Script::default();
+        script.renewal(|| difference(vec![]));
+        let error = start(script.clone(), length).await.unwrap_err();
+        assert!(matches!(error, StoreError::Other(_)), "{error:?}");
+        assert_eq!(script.steps().registered, 0);
+        let of_trusts = HeldTrusts::start(script, "a", length).await.unwrap_err();
+        assert_eq!(error.to_string(), of_trusts.to_string());
+    }
+    for length in [shortest, longest] {
+        let script = Script::default();
+        script.renewal(|| difference(vec![]));
+        assert!(start(script, length).await.unwrap().read_lease().is_valid());
+    }
 }
