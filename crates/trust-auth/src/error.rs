@@ -30,7 +30,7 @@ use crate::trust_ref::TrustRef;
 /// let unavailable = AuthError::Unavailable(StoreError::Busy);
 /// assert_eq!((unavailable.status(), unavailable.www_authenticate()), (503, None));
 /// ```
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthError {
     /// The request carries no key, or an empty one. 401.

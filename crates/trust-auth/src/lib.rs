@@ -119,7 +119,7 @@ pub use authenticator::Authenticator;
 pub use authenticator_builder::AuthenticatorBuilder;
 pub use error::{AuthError, Cause, RegistryError, StoreError};
 #[cfg(feature = "http")]
-pub use http::{AuthLayer, AuthService, KeyHeader};
+pub use http::{AuthBody, AuthLayer, AuthService, KeyHeader};
 #[cfg(feature = "axum")]
 pub use http::{Authenticated, NotAuthenticated};
 pub use log_limit::LogLimit;

@@ -17,14 +17,16 @@ use axum::routing::get;
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use stores::{Log, Moment, Tampered, World, by_name};
 use tokio::task::yield_now;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt};
+use tower_http::cors::{Any, CorsLayer};
+use tower_http::trace::TraceLayer;
 use trust_auth::{
-    AuthError, AuthLayer, Authenticated, Authenticator, Candidates, KeyHeader, MemoryStore,
-    NotAuthenticated, SqliteStore, StoreError, Trust, TrustStore,
+    AuthBody, AuthError, AuthLayer, Authenticated, Authenticator, Candidates, KeyHeader,
+    MemoryStore, NotAuthenticated, SqliteStore, StoreError, Trust, TrustStore,
 };
 use uuid::Uuid;
 
@@ -72,9 +74,13 @@ fn request(name: &str, values: &[&[u8]]) -> Request<String> {
 }
 
 /// Checks a refusal exactly: status, headers and body.
-fn assert_refused(response: &Response<String>, status: u16, body: &str) {
-    assert_eq!((response.status().as_u16(), response.body().as_str()), (status, body));
-    let headers = response.headers();
+fn assert_refused(response: Response<AuthBody<String>>, status: u16, body: &str) {
+    let (parts, of_refusal) = response.into_parts();
+    let text = of_refusal.into_inner().unwrap_err();
+    assert_eq!((parts.status.as_u16(), text.as_ref()), (status, body.as_bytes()));
+    let refused = parts.extensions.get::<AuthError>().expect("the refusal is marked");
+    assert_eq!((refused.json(), parts.extensions.get::<Trust>()), (body, None));
+    let headers = parts.headers;
     assert_eq!(headers[CONTENT_TYPE], "application/json");
     assert_eq!(headers[CACHE_CONTROL], "no-store");
     let of_its_own = match status {
@@ -110,7 +116,10 @@ async fn a_granted_request_reaches_the_service_unchanged_with_its_trust() {
             "{} St. Mary {{\"x-other\": \"stays\", \"x-api-key\": Sensitive}} the body",
             trust.id
         );
-        assert_eq!((response.status().as_u16(), response.body()), (200, &expected));
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.extensions().get(), Some(&trust));
+        assert!(response.extensions().get::<AuthError>().is_none());
+        assert_eq!(response.into_body().into_inner().unwrap(), expected);
         assert_eq!(called.load(Ordering::SeqCst), number);
     }
     assert_eq!(world.authenticator.stats().hits, 1);
@@ -152,7 +161,7 @@ async fn a_refused_request_never_reaches_the_service_and_has_the_usual_response_
     for ((name, header), values, body) in cases {
         let layer = AuthLayer::new(world.authenticator.clone()).header(header.clone());
         let response = layer.layer(greeter.clone()).oneshot(request(name, values)).await.unwrap();
-        assert_refused(&response, 401, body);
+        assert_refused(response, 401, body);
     }
     assert_eq!(greeter.called.load(Ordering::SeqCst), 0);
     let stats = world.authenticator.stats();
@@ -183,7 +192,7 @@ async fn while_the_store_is_down_nothing_reaches_the_service_g9() {
             .oneshot(request("x-api-key", &[key.expose().as_bytes()]))
             .await
             .unwrap();
-        assert_refused(&refused, 503, UNAVAILABLE);
+        assert_refused(refused, 503, UNAVAILABLE);
         assert_eq!((greeter.called.load(Ordering::SeqCst), world.cached(&key)), (0, None));
     }
     let granted = service.oneshot(request("x-api-key", &[key.expose().as_bytes()])).await.unwrap();
@@ -234,7 +243,7 @@ async fn over_the_limit_the_response_has_a_retry_after() {
             break request;
         }
     };
-    assert_refused(&send().await.unwrap().unwrap(), 503, OVERLOADED);
+    assert_refused(send().await.unwrap().unwrap(), 503, OVERLOADED);
     assert!(!scans.is_finished() && !waits.is_finished());
     assert_eq!(greeter.called.load(Ordering::SeqCst), 0);
 }
@@ -248,7 +257,7 @@ async fn a_failing_store_is_logged_once_for_many_requests() {
     for _ in 0..20 {
         let response =
             service.clone().oneshot(request("x-api-key", &[b"an unknown key"])).await.unwrap();
-        assert_refused(&response, 503, UNAVAILABLE);
+        assert_refused(response, 503, UNAVAILABLE);
     }
     let text = log.text();
     assert_eq!(text.matches("the store failed: a request is refused").count(), 1, "{text}");
@@ -284,6 +293,10 @@ async fn every_refusal_of_the_layer_takes_the_floor() {
 
 async fn greet(Authenticated(trust): Authenticated) -> String {
     format!("Hello, {}.", trust.name)
+}
+
+async fn greet_anyone(trust: Option<Authenticated>) -> String {
+    trust.map_or("Hello.".into(), |Authenticated(trust)| format!("Hello, {}.", trust.name))
 }
 
 async fn answer(app: &Router, key: Option<&str>) -> (u16, String) {
@@ -323,7 +336,9 @@ async fn a_forgotten_layer_grants_nothing_g9() {
     let (_, key) = world.register("a").await;
     let app = Router::new().route("/", get(greet));
     assert_eq!(answer(&app, Some(key.expose())).await, (500, String::new()));
-    assert!(NotAuthenticated.to_string().contains("add one to the router"));
+    assert!(NotAuthenticated::NoLayer.to_string().contains("add one to the router"));
+    let app = Router::new().route("/", get(greet_anyone));
+    assert_eq!(answer(&app, Some(key.expose())).await, (500, String::new()));
 }
 
 #[tokio::test]
@@ -334,4 +349,108 @@ async fn a_handler_may_return_a_refusal_of_its_own() {
         (503, &"1".parse().unwrap())
     );
     assert_eq!(to_bytes(response.into_body(), 10_000).await.unwrap(), UNAVAILABLE);
+}
+
+/// A request without a key, or with one that no trust has, is passed on. While the store does not
+/// answer, a key may be a trust's.
+#[tokio::test]
+async fn an_optional_layer_passes_on_who_has_no_key_and_says_so() {
+    let world = World::<Tampered<SqliteStore>>::tampered().await;
+    let (_, key) = world.register("St. Mary").await;
+    let layer = AuthLayer::new(world.authenticator.clone()).optional();
+    let app =
+        Router::new().route("/", get(greet_anyone)).route("/own", get(greet)).layer(layer.clone());
+    assert_eq!(answer(&app, Some(key.expose())).await, (200, "Hello, St. Mary.".into()));
+    for unknown in [None, Some("no trust has this")] {
+        assert_eq!(answer(&app, unknown).await, (200, "Hello.".into()));
+    }
+    let own = Request::builder().uri("/own").body(Body::empty()).unwrap();
+    let response = app.clone().oneshot(own).await.unwrap();
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(response.headers()[WWW_AUTHENTICATE], "ApiKey");
+    assert!(matches!(response.extensions().get(), Some(AuthError::Missing)));
+
+    world.store.at(Moment::CandidatesRead, async { Err(StoreError::Busy) });
+    assert_eq!(answer(&app, Some("no trust has this")).await, (503, UNAVAILABLE.into()));
+
+    // Another layer's trust is not this one's answer.
+    let inner = layer.header(KeyHeader::new(http::HeaderName::from_static("x-other-key")));
+    let outer = AuthLayer::new(world.authenticator.clone());
+    let app = Router::new().route("/", get(greet_anyone)).layer(inner).layer(outer);
+    assert_eq!(answer(&app, Some(key.expose())).await, (200, "Hello.".into()));
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_applications_own_replaces_the_whole_response() {
+    let world = World::<MemoryStore>::new().await;
+    let layer = AuthLayer::new(world.authenticator.clone()).refuse_with(|refused, request| {
+        let key = &request.headers["x-api-key"];
+        assert!(key.is_sensitive());
+        let text = format!("{} {}", request.uri.path(), refused.kind());
+        Response::builder().status(418).header("x-own", "1").body(text.into()).unwrap()
+    });
+    let app = Router::new().route("/", get(greet)).layer(layer);
+    let request = Request::builder().uri("/").header("x-api-key", "no trust has this");
+    let response = app.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    assert_eq!(response.status(), 418);
+    assert_eq!(response.headers()["x-own"], "1");
+    assert!(!response.headers().contains_key(WWW_AUTHENTICATE));
+    assert!(matches!(response.extensions().get(), Some(AuthError::Invalid)));
+    assert_eq!(to_bytes(response.into_body(), 10_000).await.unwrap(), "/ invalid");
+}
+
+/// Layers that wrap the body, or need an empty one, fit on both sides.
+#[tokio::test]
+async fn any_order_of_layers_compiles_and_preflights_pass_where_cors_is_outside() {
+    let world = World::<MemoryStore>::new().await;
+    let (_, key) = world.register("St. Mary").await;
+    let auth = || AuthLayer::new(world.authenticator.clone());
+    let cors = || CorsLayer::new().allow_origin(Any).allow_headers(Any);
+    let outside = Router::new()
+        .route("/", get(greet))
+        .layer(auth())
+        .layer(cors())
+        .layer(TraceLayer::new_for_http());
+    let inside = Router::new()
+        .route("/", get(greet))
+        .layer(TraceLayer::new_for_http())
+        .layer(cors())
+        .layer(auth());
+    for (app, preflight) in [(outside, 200), (inside, 401)] {
+        assert_eq!(answer(&app, Some(key.expose())).await, (200, "Hello, St. Mary.".into()));
+        assert_eq!(answer(&app, None).await, (401, MISSING.into()));
+        let request = Request::options("/")
+            .header("origin", "https://app.example")
+            .header("access-control-request-method", "GET")
+            .header("access-control-request-headers", "x-api-key");
+        let response = app.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), preflight);
+    }
+}
+
+/// The decisions have a target of their own, and are off at the usual level.
+#[tokio::test]
+async fn each_decision_is_an_event_without_the_key() {
+    let world = World::<MemoryStore>::new().await;
+    let (trust, key) = world.register("St. Mary").await;
+    let service = AuthLayer::new(world.authenticator.clone()).layer(Greeter::default());
+    let ask = async |value: &str| {
+        let answered = service.clone().oneshot(request("x-api-key", &[value.as_bytes()])).await;
+        answered.unwrap().status().as_u16()
+    };
+    let (usual, guard) = Log::start_at(tracing::Level::INFO);
+    assert_eq!(ask(key.expose()).await, 200);
+    assert!(!usual.text().contains("decided"), "{}", usual.text());
+    drop(guard);
+
+    let (log, _guard) = Log::start_at(tracing::Level::DEBUG);
+    assert_eq!((ask(key.expose()).await, ask("no trust has this").await), (200, 401));
+    let text = log.text();
+    let events: Vec<_> = text.lines().filter(|line| line.contains("decided")).collect();
+    assert_eq!(events.len(), 2, "{text}");
+    for part in ["trust_auth::decision", &trust.id.to_string(), "granted", "\"hit\"", "micros="] {
+        assert!(events[0].contains(part), "{part}: {events:?}");
+    }
+    assert!(events[1].contains("invalid") && events[1].contains("scan"), "{events:?}");
+    assert!(!text.contains(key.expose()) && !text.contains("no trust has this"), "{text}");
 }

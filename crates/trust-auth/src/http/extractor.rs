@@ -1,6 +1,6 @@
 //! [`Authenticated`]: the trust of a request, as an argument of an axum handler.
 
-use axum_core::extract::FromRequestParts;
+use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::request::Parts;
@@ -11,7 +11,8 @@ use crate::trust::Trust;
 /// The trust of a granted request, which the [`AuthLayer`](crate::AuthLayer) in front has found.
 ///
 /// It reads nothing and decides nothing. On a route without a layer in front, the request is
-/// refused with [`NotAuthenticated`]: a forgotten layer grants nothing.
+/// refused with [`NotAuthenticated`]: a forgotten layer grants nothing. `Option<Authenticated>` is
+/// for routes behind an [optional](crate::AuthLayer::optional) layer.
 ///
 /// # Examples
 ///
@@ -47,21 +48,55 @@ pub struct Authenticated(pub Trust);
 impl<T: Sync> FromRequestParts<T> for Authenticated {
     type Rejection = NotAuthenticated;
 
-    async fn from_request_parts(parts: &mut Parts, _: &T) -> Result<Self, NotAuthenticated> {
-        parts.extensions.get().cloned().map(Self).ok_or(NotAuthenticated)
+    async fn from_request_parts(parts: &mut Parts, state: &T) -> Result<Self, NotAuthenticated> {
+        let found = <Self as OptionalFromRequestParts<T>>::from_request_parts(parts, state).await?;
+        found.ok_or_else(|| match parts.extensions.get() {
+            Some(refused) => NotAuthenticated::Refused(AuthError::clone(refused)),
+            None => NotAuthenticated::NoLayer,
+        })
     }
 }
 
-/// A handler needs a trust, and no [`AuthLayer`](crate::AuthLayer) is in front of it. This is a
-/// fault of the application, and not of the request. 500.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no AuthLayer is in front of this route; add one to the router")]
-pub struct NotAuthenticated;
+/// `None` behind an [optional](crate::AuthLayer::optional) layer, for a request without a key or
+/// with an invalid one.
+impl<T: Sync> OptionalFromRequestParts<T> for Authenticated {
+    type Rejection = NotAuthenticated;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        _: &T,
+    ) -> Result<Option<Self>, NotAuthenticated> {
+        let trust = parts.extensions.get().cloned().map(Self);
+        if trust.is_none() && parts.extensions.get::<AuthError>().is_none() {
+            return Err(NotAuthenticated::NoLayer);
+        }
+        Ok(trust)
+    }
+}
+
+/// Why a handler that needs a trust gets none.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotAuthenticated {
+    /// No [`AuthLayer`](crate::AuthLayer) is in front of the handler. This is a fault of the
+    /// application, and not of the request. 500.
+    #[error("no AuthLayer is in front of this route; add one to the router")]
+    NoLayer,
+    /// The layer in front is [optional](crate::AuthLayer::optional), and the handler is not. The
+    /// response is that of the refusal.
+    #[error(transparent)]
+    Refused(AuthError),
+}
 
 impl IntoResponse for NotAuthenticated {
     fn into_response(self) -> Response {
-        tracing::error!("{self}");
-        StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        match self {
+            Self::NoLayer => {
+                tracing::error!("{self}");
+                StatusCode::INTERNAL_SERVER_ERROR.into_response()
+            }
+            Self::Refused(refused) => refused.into_response(),
+        }
     }
 }
 

@@ -1,21 +1,27 @@
 //! [`AuthLayer`]: authenticates a request before a service receives it, and passes on only granted
-//! requests.
+//! requests, unless authentication is optional.
 
 use std::fmt;
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
-use http::{Request, Response};
+use bytes::Bytes;
+use http::header::Entry;
+use http::request::Parts;
+use http::{HeaderName, Request, Response};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::KeyHeader;
+use super::{AuthBody, KeyHeader};
+use crate::attempt::Attempt;
 use crate::authenticator::Authenticator;
 use crate::error::AuthError;
 use crate::log_limit::LogLimit;
 use crate::store::TrustStore;
+use crate::trust::Trust;
 
 /// A [`tower`](https://docs.rs/tower) layer around a service whose requests need a key.
 ///
@@ -24,8 +30,21 @@ use crate::store::TrustStore;
 /// [response](KeyHeader::refusal) of its refusal, and does not reach the service. The layer marks
 /// the key's header as sensitive, so that `Debug` does not show its value.
 ///
+/// The response's extensions have the `Trust`, or the [`AuthError`] of the refusal: a layer outside
+/// of this one can log them.
+///
+/// # Other layers
+///
+/// Any order compiles. A layer outside sees each request, and a layer inside only those that are
+/// passed on. A browser sends no key with a preflight request, so the layer for CORS must be
+/// outside: inside, each preflight is refused.
+///
+/// # Logs
+///
 /// [`tracing`] logs a failure of the store as a warning, with its cause and without key or digest.
-/// It logs one failure a minute, with the number of `others` since the last one.
+/// It logs one failure a minute, with the number of `others` since the last one. Each decision is
+/// an event of the level `DEBUG` with the target `trust_auth::decision`: the trust's id, the
+/// outcome, the [route](crate::Route) of the answer, and the time in microseconds.
 ///
 /// # Examples
 ///
@@ -49,7 +68,8 @@ use crate::store::TrustStore;
 /// let service = AuthLayer::new(authenticator).layer(greet);
 ///
 /// let request = Request::builder().header("X-Api-Key", "key").body(String::new())?;
-/// assert_eq!(service.clone().oneshot(request).await?.body(), "Hello, St. Mary.");
+/// let response = service.clone().oneshot(request).await?;
+/// assert_eq!(response.into_body().into_inner().unwrap(), "Hello, St. Mary.");
 ///
 /// assert_eq!(service.oneshot(Request::default()).await?.status(), 401);
 /// # Ok(()) }
@@ -57,15 +77,24 @@ use crate::store::TrustStore;
 pub struct AuthLayer<S> {
     authenticator: Authenticator<S>,
     header: Arc<KeyHeader>,
+    is_optional: bool,
+    refusal: Option<Arc<Refusal>>,
     /// Shared by all clones, as the authenticator is.
     failures: Arc<LogLimit>,
 }
+
+/// Makes the response to a refused request.
+type Refusal = dyn Fn(&AuthError, &Parts) -> Response<Bytes> + Send + Sync;
+
+/// The target of the event for each decision.
+const DECISION: &str = "trust_auth::decision";
 
 impl<S: TrustStore> AuthLayer<S> {
     /// Returns a layer around this authenticator, which reads the key from `X-Api-Key`.
     #[must_use]
     pub fn new(authenticator: Authenticator<S>) -> Self {
-        Self { authenticator, header: Arc::default(), failures: Arc::default() }
+        let (header, failures) = (Arc::default(), Arc::default());
+        Self { authenticator, header, is_optional: false, refusal: None, failures }
     }
 
     /// Reads the key from another header.
@@ -73,6 +102,83 @@ impl<S: TrustStore> AuthLayer<S> {
     pub fn header(mut self, header: KeyHeader) -> Self {
         self.header = Arc::new(header);
         self
+    }
+
+    /// Passes on also a request without a key, or with an invalid one. Its extensions then have no
+    /// [`Trust`](crate::Trust), and the [`AuthError`] in its place. The extractor
+    /// `Option<Authenticated>` is `None` for it, and `Authenticated` refuses it.
+    ///
+    /// While the store does not answer, a request with a key that is not known is refused: it may
+    /// be a trust's. A request without a key is passed on after the
+    /// [time of a refusal](crate::AuthenticatorBuilder::reject_floor), if that is set.
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use std::sync::Arc;
+    /// # use http::{Request, Response};
+    /// # use tower::{Layer, ServiceExt, service_fn};
+    /// # use trust_auth::{AuthLayer, Authenticator, MemoryStore, Trust};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let authenticator = Authenticator::new(Arc::new(MemoryStore::new()), Arc::default());
+    /// let greet = service_fn(async |request: Request<String>| {
+    ///     let name = request.extensions().get::<Trust>().map_or("visitor", |trust| &trust.name);
+    ///     Ok::<_, Infallible>(Response::new(format!("Hello, {name}.")))
+    /// });
+    /// let service = AuthLayer::new(authenticator).optional().layer(greet);
+    /// let response = service.oneshot(Request::default()).await?;
+    /// assert_eq!(response.into_body().into_inner().unwrap(), "Hello, visitor.");
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn optional(mut self) -> Self {
+        self.is_optional = true;
+        self
+    }
+
+    /// Answers a refused request with a response of the application's own: status, headers and
+    /// body. [`AuthError::to_response`] has the headers that a refusal needs. The layer adds
+    /// nothing.
+    ///
+    /// ```
+    /// use http::Response;
+    /// # use std::sync::Arc;
+    /// # use trust_auth::{AuthLayer, Authenticator, MemoryStore};
+    /// # let authenticator = Authenticator::new(Arc::new(MemoryStore::new()), Arc::default());
+    /// let layer = AuthLayer::new(authenticator).refuse_with(|refused, request| {
+    ///     refused.to_response::<&str>().map(|_| {
+    ///         format!("{}: {}", request.uri.path(), refused.kind()).into()
+    ///     })
+    /// });
+    /// ```
+    #[must_use]
+    pub fn refuse_with(
+        mut self,
+        refusal: impl Fn(&AuthError, &Parts) -> Response<Bytes> + Send + Sync + 'static,
+    ) -> Self {
+        self.refusal = Some(Arc::new(refusal));
+        self
+    }
+
+    /// Returns the response to a refused request.
+    fn refuse<B>(&self, refused: AuthError, request: &Parts) -> Response<AuthBody<B>> {
+        if let AuthError::Unavailable(cause) = &refused
+            && let Some(others) = self.failures.try_log()
+        {
+            tracing::warn!(
+                kind = cause.kind(),
+                %cause,
+                others,
+                "the store failed: a request is refused"
+            );
+        }
+        let response = match &self.refusal {
+            Some(refusal) => refusal(&refused, request),
+            None => self.header.refusal(&refused),
+        };
+        let mut response = response.map(AuthBody::of_refusal);
+        response.extensions_mut().insert(refused);
+        response
     }
 }
 
@@ -96,11 +202,10 @@ where
     I: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
     I::Future: Send,
     B: Send + 'static,
-    R: From<&'static str>,
 {
-    type Response = Response<R>;
+    type Response = Response<AuthBody<R>>;
     type Error = I::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<R>, I::Error>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, I::Error>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), I::Error>> {
         self.inner.poll_ready(context)
@@ -110,33 +215,65 @@ where
         // Calls the service that `poll_ready` made ready, and leaves the clone.
         let clone = self.inner.clone();
         let mut inner = mem::replace(&mut self.inner, clone);
-        let AuthLayer { authenticator, header, failures } = self.layer.clone();
+        let layer = self.layer.clone();
         Box::pin(async move {
+            let begun =
+                tracing::enabled!(target: DECISION, tracing::Level::DEBUG).then(Instant::now);
             let (mut parts, body) = request.into_parts();
-            match authenticator.attempt_headers(&parts.headers, &header).await.result {
+            let attempt = layer.authenticator.attempt_headers(&parts.headers, &layer.header).await;
+            if let Some(begun) = begun {
+                log_decision(&attempt, begun);
+            }
+            mark_as_sensitive(&mut parts, layer.header.name());
+            // What another layer has found with another header is not this one's answer.
+            parts.extensions.remove::<Trust>();
+            parts.extensions.remove::<AuthError>();
+            match attempt.result {
                 Ok(trust) => {
-                    if let Some(key) = parts.headers.get_mut(header.name()) {
-                        key.set_sensitive(true);
-                    }
-                    parts.extensions.insert(trust);
-                    inner.call(Request::from_parts(parts, body)).await
+                    parts.extensions.insert(trust.clone());
+                    let response = inner.call(Request::from_parts(parts, body)).await?;
+                    Ok(marked(response, trust))
                 }
-                Err(refused) => {
-                    if let AuthError::Unavailable(cause) = &refused
-                        && let Some(others) = failures.try_log()
-                    {
-                        tracing::warn!(
-                            kind = cause.kind(),
-                            %cause,
-                            others,
-                            "the store failed: a request is refused"
-                        );
-                    }
-                    Ok(header.refusal(&refused))
+                Err(refused @ (AuthError::Missing | AuthError::Invalid)) if layer.is_optional => {
+                    parts.extensions.insert(refused.clone());
+                    let response = inner.call(Request::from_parts(parts, body)).await?;
+                    Ok(marked(response, refused))
                 }
+                Err(refused) => Ok(layer.refuse(refused, &parts)),
             }
         })
     }
+}
+
+/// Returns the service's response with the decision among its extensions.
+fn marked<R>(
+    response: Response<R>,
+    decision: impl Clone + Send + Sync + 'static,
+) -> Response<AuthBody<R>> {
+    let mut response = response.map(AuthBody::of_service);
+    response.extensions_mut().insert(decision);
+    response
+}
+
+fn mark_as_sensitive(request: &mut Parts, name: &HeaderName) {
+    if let Entry::Occupied(mut values) = request.headers.entry(name) {
+        values.iter_mut().for_each(|value| value.set_sensitive(true));
+    }
+}
+
+fn log_decision(attempt: &Attempt, begun: Instant) {
+    let (trust, outcome) = match &attempt.result {
+        Ok(trust) => (Some(trust.id.to_string()), "granted"),
+        Err(refused) => (None, refused.kind()),
+    };
+    tracing::debug!(
+        target: DECISION,
+        trust,
+        outcome,
+        route = attempt.route.as_str(),
+        micros = begun.elapsed().as_micros() as u64,
+        "decided"
+    );
 }
 
 impl<S> Clone for AuthLayer<S> {
@@ -144,6 +281,8 @@ impl<S> Clone for AuthLayer<S> {
         Self {
             authenticator: self.authenticator.clone(),
             header: Arc::clone(&self.header),
+            is_optional: self.is_optional,
+            refusal: self.refusal.clone(),
             failures: Arc::clone(&self.failures),
         }
     }
@@ -160,6 +299,7 @@ impl<S> fmt::Debug for AuthLayer<S> {
         f.debug_struct("AuthLayer")
             .field("authenticator", &self.authenticator)
             .field("header", &self.header)
+            .field("is_optional", &self.is_optional)
             .finish_non_exhaustive()
     }
 }
