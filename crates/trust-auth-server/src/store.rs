@@ -174,6 +174,25 @@ impl TrustLedger for Store {
         self.changes.record(change).await
     }
 
+    async fn replace_former_hash(
+        &self,
+        which: &TrustRef,
+        former: Option<KeyHash>,
+        hash: KeyHash,
+    ) -> Result<Change, StoreError> {
+        let change = async {
+            match &self.backend {
+                DatabaseStore::Sqlite(store) => {
+                    store.replace_former_hash(which, former, hash).await
+                }
+                DatabaseStore::Postgres(store) => {
+                    store.replace_former_hash(which, former, hash).await
+                }
+            }
+        };
+        self.changes.record(change).await
+    }
+
     async fn set_enabled(&self, which: &TrustRef, enabled: bool) -> Result<Change, StoreError> {
         let change = async {
             match &self.backend {

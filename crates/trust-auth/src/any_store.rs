@@ -167,6 +167,15 @@ impl TrustLedger for AnyStore {
         with_store!(self, store => store.replace_hash(which, hash).await)
     }
 
+    async fn replace_former_hash(
+        &self,
+        which: &TrustRef,
+        former: Option<KeyHash>,
+        hash: KeyHash,
+    ) -> Result<Change, StoreError> {
+        with_store!(self, store => store.replace_former_hash(which, former, hash).await)
+    }
+
     async fn set_enabled(&self, which: &TrustRef, enabled: bool) -> Result<Change, StoreError> {
         with_store!(self, store => store.set_enabled(which, enabled).await)
     }

@@ -166,6 +166,25 @@ impl TrustLedger for MemoryStore {
         self.change(which, |trust| trust.api_key_hash = Some(hash))
     }
 
+    async fn replace_former_hash(
+        &self,
+        which: &TrustRef,
+        former: Option<KeyHash>,
+        hash: KeyHash,
+    ) -> Result<Change, StoreError> {
+        self.write(|rows| {
+            let at = position(rows, which)?;
+            let row = &mut rows[at];
+            let found = row.api_key_hash;
+            if found != former && found != Some(hash) {
+                return Err(StoreError::Superseded);
+            }
+            let trust = Trust { api_key_hash: Some(hash), ..Trust::clone(row) };
+            *row = Arc::new(trust.clone());
+            Ok(Change::new(trust, found))
+        })
+    }
+
     async fn set_enabled(&self, which: &TrustRef, enabled: bool) -> Result<Change, StoreError> {
         self.change(which, |trust| {
             trust.disabled_at =

@@ -238,6 +238,11 @@ impl<L: TrustLedger> TrustRegistry<L> {
                 let rotated = |change: &Change| [change.former_hash, Some(hash)];
                 self.commit(self.ledger.replace_hash(which, hash), rotated).await
             }
+            Step::RotateAgain { hash, former } => {
+                let rotated = |change: &Change| [change.former_hash, Some(hash)];
+                let write = self.ledger.replace_former_hash(which, former, hash);
+                self.commit(write, rotated).await
+            }
             Step::Disable => self.commit(self.ledger.set_enabled(which, false), concerned).await,
             Step::Delete => self.commit(self.ledger.delete(which), concerned).await,
         }
@@ -260,9 +265,11 @@ impl<L: TrustLedger> TrustRegistry<L> {
                 undecided.settle();
             }
             // The store wrote nothing.
-            Err(StoreError::NameTaken { .. } | StoreError::NoSuchTrust { .. }) => {
-                undecided.settle()
-            }
+            Err(
+                StoreError::NameTaken { .. }
+                | StoreError::NoSuchTrust { .. }
+                | StoreError::Superseded,
+            ) => undecided.settle(),
             Err(_) => drop(undecided),
         }
         outcome
@@ -273,6 +280,11 @@ impl<L: TrustLedger> TrustRegistry<L> {
 #[derive(Clone, Copy)]
 enum Step {
     Rotate(KeyHash),
+    /// Unless a later rotation came first.
+    RotateAgain {
+        hash: KeyHash,
+        former: Option<KeyHash>,
+    },
     Disable,
     Delete,
 }
@@ -282,7 +294,7 @@ struct Made {
     outcome: Result<Trust, StoreError>,
     /// The digest that the row had before.
     former: Option<KeyHash>,
-    /// Each must be settled, in this order. Empty if no process can hold a lease.
+    /// At most two, the later one first. Empty if no process can hold a lease.
     barriers: Vec<String>,
 }
 
@@ -296,8 +308,9 @@ impl From<Change> for Made {
 
 /// What has become of a change whose server has restarted or failed over since.
 enum Fate {
-    /// It is there, or a later change has made it needless.
     Made,
+    /// The trust is gone, so the key is revoked.
+    Deleted,
     Lost,
     /// A later change of the same trust took its place.
     Replaced,
@@ -332,7 +345,7 @@ pub struct Revocation<'a, L> {
     which: TrustRef,
     outcome: Result<Trust, StoreError>,
     former: Option<KeyHash>,
-    /// Each must be settled, in this order. Empty if no process can hold a lease.
+    /// At most two, the later one first. Empty if no process can hold a lease.
     barriers: Vec<String>,
 }
 
@@ -366,24 +379,29 @@ impl<L: TrustLedger> Revocation<'_, L> {
     /// not answer for five minutes, or refuses: [`list`](TrustRegistry::list) shows then whether
     /// the change is there.
     pub async fn settle(mut self, waiting: Waiting) -> Result<(Trust, Settled), RegistryError> {
+        let mut backoff = Backoff::new();
         loop {
             match self.settle_all(waiting).await? {
-                Settled::Repeat => self.repeat_until_answered().await?,
+                Settled::Repeat => {
+                    self.repeat_until_answered().await?;
+                    tokio::time::sleep(backoff.pause_after(Duration::ZERO)).await;
+                }
                 settled => return Ok((self.outcome?, settled)),
             }
         }
     }
 
-    /// Waits for all barriers. Returns how the first wait ended, or that any has to be repeated.
+    /// Waits for both barriers at once: each shows whether the run has changed since its commit.
+    /// Returns how the wait for the later one ended, or that the change has to be repeated.
     async fn settle_all(&self, waiting: Waiting) -> Result<Settled, StoreError> {
-        let mut first = None;
-        for barrier in &self.barriers {
-            match self.registry.ledger.settle(barrier, waiting).await? {
-                Settled::Repeat => return Ok(Settled::Repeat),
-                settled => first = first.or(Some(settled)),
-            }
-        }
-        Ok(first.unwrap_or(Settled::NOTHING_HELD))
+        let ledger = &self.registry.ledger;
+        let settle = async |barrier: Option<&String>| match barrier {
+            Some(barrier) => ledger.settle(barrier, waiting).await,
+            None => Ok(Settled::NOTHING_HELD),
+        };
+        let (later, earlier) =
+            tokio::try_join!(settle(self.barriers.first()), settle(self.barriers.get(1)))?;
+        Ok(if earlier == Settled::Repeat { earlier } else { later })
     }
 
     /// Repeats the change. The database may still be starting, so a failure that may pass is no
@@ -408,10 +426,14 @@ impl<L: TrustLedger> Revocation<'_, L> {
     /// barrier before the look proves that the server has been the same since.
     async fn repeat(&mut self) -> Result<(), StoreError> {
         let before = self.registry.ledger.barrier().await?;
-        match self.fate().await? {
-            Fate::Made => {
+        let fate = self.fate().await?;
+        match fate {
+            Fate::Made | Fate::Deleted => {
                 let after = self.registry.ledger.barrier().await?;
                 self.barriers = after.into_iter().chain(before).collect();
+                if matches!(fate, Fate::Deleted) {
+                    self.note_deletion();
+                }
                 Ok(())
             }
             Fate::Lost => self.make_again().await,
@@ -428,25 +450,41 @@ impl<L: TrustLedger> Revocation<'_, L> {
         let row = listing.trusts.iter().find(|row| row.id == trust.id);
         let is_malformed = || listing.malformed.iter().any(|row| row.id == Some(trust.id));
         Ok(match (self.step, row) {
-            (_, None) if !is_malformed() => Fate::Made,
+            (_, None) if !is_malformed() => Fate::Deleted,
             (Step::Rotate(hash), Some(row)) if row.api_key_hash == Some(hash) => Fate::Made,
             (Step::Rotate(_), Some(row)) if row.api_key_hash == self.former => Fate::Lost,
             (Step::Rotate(_), _) => Fate::Replaced,
             (Step::Disable, Some(row)) if !row.is_enabled() => Fate::Made,
-            (Step::Disable | Step::Delete, _) => Fate::Lost,
+            (Step::Disable | Step::Delete | Step::RotateAgain { .. }, _) => Fate::Lost,
         })
     }
 
     async fn make_again(&mut self) -> Result<(), StoreError> {
-        let again = self.registry.make(self.step, &self.which).await?;
+        let step = match (self.step, &self.outcome) {
+            (Step::Rotate(hash), Ok(_)) => Step::RotateAgain { hash, former: self.former },
+            (step, _) => step,
+        };
+        let again = self.registry.make(step, &self.which).await?;
         self.barriers = again.barriers;
-        // Without a row, a deletion came first.
-        if let Ok(trust) = again.outcome {
-            self.which = trust.id.into();
-            self.former = self.former.or(again.former);
-            self.outcome = Ok(trust);
+        match again.outcome {
+            Ok(trust) => {
+                self.which = trust.id.into();
+                if self.outcome.is_err() {
+                    self.former = again.former;
+                }
+                self.outcome = Ok(trust);
+            }
+            Err(_) => self.note_deletion(),
         }
         Ok(())
+    }
+
+    /// Another process has deleted the trust, so the new key of a rotation is dead. To disable or
+    /// to delete it had its effect.
+    fn note_deletion(&mut self) {
+        if let (Step::Rotate(_), Ok(trust)) = (self.step, &self.outcome) {
+            self.outcome = Err(StoreError::NoSuchTrust { which: trust.id.into() });
+        }
     }
 
     /// Returns the trust without a wait. Processes with a read lease grant the key for the length

@@ -76,11 +76,34 @@ pub(crate) async fn insert<W: WriteTransaction>(
 
 /// Gives the row another digest.
 pub(crate) async fn replace_hash<W: WriteTransaction>(
-    mut write: W,
+    write: W,
     which: &TrustRef,
     hash: KeyHash,
 ) -> Result<Change, StoreError> {
+    replace_hash_if(write, which, hash, |_| true).await
+}
+
+/// Gives the row another digest, unless it has neither this one nor the former one.
+pub(crate) async fn replace_former_hash<W: WriteTransaction>(
+    write: W,
+    which: &TrustRef,
+    former: Option<KeyHash>,
+    hash: KeyHash,
+) -> Result<Change, StoreError> {
+    replace_hash_if(write, which, hash, |found| found == former || found == Some(hash)).await
+}
+
+async fn replace_hash_if<W: WriteTransaction>(
+    mut write: W,
+    which: &TrustRef,
+    hash: KeyHash,
+    is_expected: impl FnOnce(Option<KeyHash>) -> bool,
+) -> Result<Change, StoreError> {
+    // The row is locked until the commit.
     let mut trust = write.find(which).await?;
+    if !is_expected(trust.api_key_hash) {
+        return Err(StoreError::Superseded);
+    }
     let rows = write.set_hash(trust.id, hash).await?;
     check_count(&write, rows)?;
     check_row(&mut write, trust.id, |found| found.api_key_hash == Some(hash)).await?;

@@ -105,6 +105,26 @@ pub trait TrustLedger: TrustStore {
         hash: KeyHash,
     ) -> impl Future<Output = Result<Change, StoreError>> + Send;
 
+    /// Gives the row another digest, unless a later rotation has done so. A rotation whose commit a
+    /// failover may have lost is repeated with this.
+    ///
+    /// The default does as [`replace_hash`](Self::replace_hash). A store whose processes hold read
+    /// leases compares in the same transaction.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Superseded`] if the row has neither `former` nor `hash`, and nothing was
+    /// written. [`StoreError::NoSuchTrust`] if there is no such row, or any other [`StoreError`].
+    fn replace_former_hash(
+        &self,
+        which: &TrustRef,
+        former: Option<KeyHash>,
+        hash: KeyHash,
+    ) -> impl Future<Output = Result<Change, StoreError>> + Send {
+        let _ = former;
+        self.replace_hash(which, hash)
+    }
+
     /// Enables or disables the row. A row that is in this state stays as it is: a second disabling
     /// keeps the time of the first.
     ///

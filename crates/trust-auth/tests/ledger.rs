@@ -17,6 +17,7 @@ on_every_store!(
     a_trust_that_is_not_there_is_refused_by_every_change,
     a_second_disabling_keeps_the_time_of_the_first,
     a_change_tells_the_former_hash,
+    r16_a_repeated_rotation_replaces_no_later_digest,
     a_deleted_row_leaves_its_name_free,
     candidates_are_the_enabled_rows_with_a_hash_in_the_order_of_insertion,
     the_list_is_by_name_and_has_the_disabled_too,
@@ -115,6 +116,23 @@ async fn a_change_tells_the_former_hash<S: Backend>() {
     let change = world.store.delete(&which).await.unwrap();
     assert_eq!(change, Change::new(rotated, Some(new_hash)));
     assert_eq!(world.store.fetch(change.trust.id).await.unwrap(), None);
+}
+
+/// A repetition of a rotation finds the former digest, or its own, or that of a later rotation.
+async fn r16_a_repeated_rotation_replaces_no_later_digest<S: Backend>() {
+    let world = store::<S>().await;
+    let (trust, _) = world.register("a").await;
+    let which = trust.id.into();
+    let [own, later] = ["own", "later"].map(KeyHash::of);
+    let former = trust.api_key_hash;
+    for _ in 0..2 {
+        world.store.replace_former_hash(&which, former, own).await.unwrap();
+        assert_eq!(world.store.list().await.unwrap()[0].api_key_hash, Some(own));
+    }
+    world.store.replace_hash(&which, later).await.unwrap();
+    let error = world.store.replace_former_hash(&which, former, own).await.unwrap_err();
+    assert!(matches!(error, StoreError::Superseded), "{error}");
+    assert_eq!(world.store.list().await.unwrap()[0].api_key_hash, Some(later));
 }
 
 async fn a_deleted_row_leaves_its_name_free<S: Backend>() {

@@ -1,7 +1,7 @@
 //! A store of another crate: its rows, its changes and its own feed of changes work with every
 //! part, without any feature.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,6 +18,9 @@ struct List {
     feed: broadcast::Sender<KeyHash>,
     /// What happens during the next wait, which then has to be repeated.
     at_wait: Mutex<Option<fn(&List)>>,
+    /// What happens after the next look.
+    deleted_after_look: AtomicBool,
+    rotated_after_look: AtomicBool,
     /// How many looks fail, from now on.
     failing_looks: AtomicUsize,
     /// The calls of a ledger on whose rows processes hold leases. `None`: no process does.
@@ -30,6 +33,8 @@ impl List {
             rows: Mutex::default(),
             feed: broadcast::Sender::new(16),
             at_wait: Mutex::default(),
+            deleted_after_look: AtomicBool::new(false),
+            rotated_after_look: AtomicBool::new(false),
             failing_looks: AtomicUsize::new(0),
             calls: Mutex::default(),
         }
@@ -94,6 +99,19 @@ impl TrustLedger for List {
         })
     }
 
+    async fn replace_former_hash(
+        &self,
+        which: &TrustRef,
+        former: Option<KeyHash>,
+        hash: KeyHash,
+    ) -> Result<Change, StoreError> {
+        let found = which.find_in(&self.rows.lock().unwrap()).map(|row| row.api_key_hash);
+        match found {
+            Some(found) if found != former && found != Some(hash) => Err(StoreError::Superseded),
+            _ => self.replace_hash(which, hash).await,
+        }
+    }
+
     async fn set_enabled(&self, which: &TrustRef, enabled: bool) -> Result<Change, StoreError> {
         self.change(which, |rows, at| {
             rows[at].disabled_at = (!enabled).then(time::OffsetDateTime::now_utc);
@@ -113,7 +131,15 @@ impl TrustLedger for List {
         if failing > 0 {
             return Err(StoreError::Unreachable);
         }
-        Ok(self.rows.lock().unwrap().clone())
+        let found = self.rows.lock().unwrap().clone();
+        // Relaxed: one task uses the flags.
+        if self.deleted_after_look.swap(false, Ordering::Relaxed) {
+            self.rows.lock().unwrap().clear();
+        }
+        if self.rotated_after_look.swap(false, Ordering::Relaxed) {
+            put(self, "a", "of a later rotation");
+        }
+        Ok(found)
     }
 
     async fn barrier(&self) -> Result<Option<String>, StoreError> {
@@ -344,4 +370,36 @@ async fn r16_a_repetition_waits_for_a_database_that_does_not_answer_yet() {
     let (_, key) = auth.registry().rotate(&trust.id.into()).await.unwrap();
     assert_eq!(auth.authenticate(Some(key.expose())).await.unwrap().id, trust.id);
     assert!(auth.authenticate(Some("former")).await.is_err());
+}
+
+/// Its new key is dead: the answer must not show it.
+#[tokio::test]
+async fn r16_a_rotation_whose_trust_was_deleted_meanwhile_finds_no_trust() {
+    for is_lost in [false, true] {
+        let auth = TrustAuth::builder(List::new()).build();
+        let (trust, _) = auth.registry().register(NewTrust::new("a").unwrap()).await.unwrap();
+        at_wait(&auth, |list| list.rows.lock().unwrap().clear());
+        if is_lost {
+            // Found at the look, and deleted before the repetition.
+            put(auth.store(), "a", "former");
+            at_wait(&auth, |list| put(list, "a", "former"));
+            auth.store().deleted_after_look.store(true, Ordering::Relaxed);
+        }
+        let error = auth.registry().rotate(&trust.id.into()).await.unwrap_err();
+        assert_eq!(error.kind(), "no_such_trust");
+    }
+}
+
+/// A later rotation may commit between the look and the repetition.
+#[tokio::test]
+async fn r16_a_repetition_compares_the_digest_where_it_replaces_it() {
+    let auth = TrustAuth::builder(List::new()).build();
+    let (trust, _) = auth.registry().register(NewTrust::new("a").unwrap()).await.unwrap();
+    put(auth.store(), "a", "former");
+    at_wait(&auth, |list| put(list, "a", "former"));
+    auth.store().rotated_after_look.store(true, Ordering::Relaxed);
+    let error = auth.registry().rotate(&trust.id.into()).await.unwrap_err();
+    assert_eq!(error.kind(), "superseded");
+    let later = auth.authenticate(Some("of a later rotation")).await;
+    assert_eq!(later.unwrap().id, trust.id);
 }

@@ -1,9 +1,9 @@
 -- The records of the read lease. docs/read-lease.md has the protocol, its rules (R1 to R16) and its
 -- proof (RL1 to RL29).
 
--- One row. No process holds a longer lease than `max_lease_ms`. `server_run` is the run of the
--- server, and the database in it, in which each lease in force is known to be registered (R14).
--- Records of transactions before `kept_from` were pruned (RL5).
+-- One row. No process holds a longer lease than `max_lease_ms`. `server_run` is the run in which
+-- each lease in force is known to be registered (R14). Records of transactions before `kept_from`
+-- were pruned (RL5).
 CREATE TABLE IF NOT EXISTS trust_auth_lease (
     one          bool PRIMARY KEY DEFAULT true CHECK (one),
     server_run   text,
@@ -34,9 +34,10 @@ CREATE TABLE IF NOT EXISTS trust_auth_holder (
 );
 
 -- Writes the barrier of a revoking transaction (R11). The text that it returns is for the wait that
--- follows the commit: the transaction's id, and the database in the server's run. The commit is
--- then on disk before it returns, as a crash within the run would undo the revocation. Without the
--- hint, the transaction can be prepared for a commit in two phases.
+-- follows the commit: the transaction's id, and the run: the server's start, the database, and the
+-- table of the registrations. The commit is then on disk before it returns, as a crash within the
+-- run would undo the revocation. Without the hint, the transaction can be prepared for a commit in
+-- two phases.
 CREATE OR REPLACE FUNCTION trust_auth_barrier(hint bool DEFAULT true) RETURNS text
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $trust_auth$
 BEGIN
@@ -49,10 +50,12 @@ BEGIN
     END IF;
     RETURN pg_catalog.concat_ws(
         ' ', pg_catalog.pg_current_xact_id(),
-        pg_catalog.concat(extract(epoch FROM pg_catalog.pg_postmaster_start_time()), '/', (
-            SELECT oid FROM pg_catalog.pg_database
-            WHERE datname = pg_catalog.current_database()
-        ))
+        pg_catalog.concat(
+            extract(epoch FROM pg_catalog.pg_postmaster_start_time()), '/',
+            (SELECT oid FROM pg_catalog.pg_database
+             WHERE datname = pg_catalog.current_database()), '/',
+            pg_catalog.to_regclass('trust_auth_holder')::oid
+        )
     );
 END
 $trust_auth$;

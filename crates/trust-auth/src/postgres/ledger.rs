@@ -57,6 +57,16 @@ impl TrustLedger for PostgresStore {
         self.change(rights::UPDATE, |write| sql_ledger::replace_hash(write, which, hash)).await
     }
 
+    async fn replace_former_hash(
+        &self,
+        which: &TrustRef,
+        former: Option<KeyHash>,
+        hash: KeyHash,
+    ) -> Result<Change, StoreError> {
+        let steps = |write| sql_ledger::replace_former_hash(write, which, former, hash);
+        self.change(rights::UPDATE, steps).await
+    }
+
     async fn set_enabled(&self, which: &TrustRef, enabled: bool) -> Result<Change, StoreError> {
         self.change(rights::UPDATE, |write| sql_ledger::set_enabled(write, which, enabled)).await
     }

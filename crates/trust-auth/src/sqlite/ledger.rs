@@ -62,6 +62,15 @@ impl TrustLedger for SqliteStore {
         self.change(|write| sql_ledger::replace_hash(write, which, hash)).await
     }
 
+    async fn replace_former_hash(
+        &self,
+        which: &TrustRef,
+        former: Option<KeyHash>,
+        hash: KeyHash,
+    ) -> Result<Change, StoreError> {
+        self.change(|write| sql_ledger::replace_former_hash(write, which, former, hash)).await
+    }
+
     async fn set_enabled(&self, which: &TrustRef, enabled: bool) -> Result<Change, StoreError> {
         self.change(|write| sql_ledger::set_enabled(write, which, enabled)).await
     }

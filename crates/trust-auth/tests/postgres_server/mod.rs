@@ -188,9 +188,11 @@ impl PostgresServer {
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
 
-    /// The run of the read lease: the server's, and the database.
+    /// The run of the read lease: the server's start, the database, and the table of the
+    /// registrations.
     pub(crate) const LEASE_RUN: &str = "concat(extract(epoch FROM pg_postmaster_start_time()), \
-        '/', (SELECT oid FROM pg_database WHERE datname = current_database()))";
+        '/', (SELECT oid FROM pg_database WHERE datname = current_database()), \
+        '/', to_regclass('trust_auth_holder')::oid)";
 
     /// Marks the run of the read lease as watched for long enough: revocations need not wait out
     /// the longest lease first.

@@ -89,7 +89,9 @@ impl ChangeFeed for PgFeed {
     async fn settle(&self, barrier: &str, waiting: Waiting) -> Result<Settled, StoreError> {
         let Some(barrier) = Barrier::parse(barrier) else {
             return Err(StoreError::Other(
-                "the text is no barrier; pass what `trust_auth_barrier()` returned".into(),
+                "the text is no barrier of this version; pass what `trust_auth_barrier()` \
+                 returned, and let the owner run the read lease's migration"
+                    .into(),
             ));
         };
         self.source.settle(&barrier, waiting).await

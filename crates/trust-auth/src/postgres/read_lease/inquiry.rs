@@ -6,7 +6,7 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection, Row};
 use uuid::Uuid;
 
-use super::source::{LeaseSource, run};
+use super::source::{LeaseSource, are_sound, barrier_text, run};
 use crate::error::StoreError;
 
 /// What one statement has read.
@@ -48,7 +48,9 @@ const INQUIRE: &str = concat!(
     run!(),
     ", l.max_lease_ms, EXISTS (SELECT FROM trust_auth_change WHERE xid < ",
     prunable!(),
-    "), h.id, h.name, h.lease_ms, h.renewals, \
+    "), ",
+    are_sound!("$2"),
+    ", h.id, h.name, h.lease_ms, h.renewals, \
      coalesce(pg_visible_in_snapshot($1::text::xid8, h.applied), false) \
      FROM (SELECT 1) AS one LEFT JOIN trust_auth_lease AS l ON true \
      LEFT JOIN trust_auth_holder AS h ON true"
@@ -57,11 +59,10 @@ const INQUIRE: &str = concat!(
 /// A `kept_from` that this cluster has not reached is that of a restored dump. The lease's row is
 /// locked before, so the statement's snapshot shows each pruning. No id that was pruned is larger
 /// than the new value (RL5).
-const SETTLE: &str = concat!(
-    "UPDATE trust_auth_lease SET server_run = $1, \
-     kept_from = least(kept_from, pg_snapshot_xmax(pg_current_snapshot())) WHERE $1 = ",
-    run!()
-);
+const LOWER_BOUND: &str = "UPDATE trust_auth_lease \
+     SET kept_from = least(kept_from, pg_snapshot_xmax(pg_current_snapshot()))";
+
+const SETTLE: &str = concat!("UPDATE trust_auth_lease SET server_run = $1 WHERE $1 = ", run!());
 
 /// Records of ids that this cluster has not given out: a dump of another cluster was restored.
 const REMOVE_FOREIGN: &str =
@@ -93,6 +94,7 @@ impl LeaseSource {
     ) -> Result<Inquiry, StoreError> {
         let rows = sqlx::query(INQUIRE)
             .bind(barrier.map(|id| id.to_string()))
+            .bind(barrier_text())
             .fetch_all(connection)
             .await
             .map_err(|error| self.failed(&error))?;
@@ -105,19 +107,26 @@ impl LeaseSource {
             let server = self.connector.location.to_string();
             return Ok(Err(StoreError::ReadOnly { server }));
         }
+        if !first.try_get::<bool, usize>(5)? {
+            return Ok(Err(self.unusable(
+                "the tables and the function of the read lease are not of one schema, not of this \
+                 version, unlogged, or hide rows from this role by row security; let the owner run \
+                 the read lease's migration, and look at the search_path",
+            )));
+        }
         let milliseconds = |row: &PgRow, index| {
             row.try_get::<i32, usize>(index)
                 .map(|number| Duration::from_millis(number.unsigned_abs().into()))
         };
         let mut holders = Vec::with_capacity(rows.len());
         for row in rows {
-            if let Some(id) = row.try_get(5)? {
+            if let Some(id) = row.try_get(6)? {
                 holders.push(Registered {
                     id,
-                    name: row.try_get(6)?,
-                    lease: milliseconds(row, 7)?,
-                    renewals: row.try_get(8)?,
-                    has_barrier: row.try_get(9)?,
+                    name: row.try_get(7)?,
+                    lease: milliseconds(row, 8)?,
+                    renewals: row.try_get(9)?,
+                    has_barrier: row.try_get(10)?,
                 });
             }
         }
@@ -135,6 +144,28 @@ impl LeaseSource {
         }))
     }
 
+    /// Lowers a `kept_from` that this cluster has not reached: no renewal would count (RL5).
+    pub(super) async fn lower_foreign_bound(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<(), StoreError> {
+        let failed = |error| self.failed(&error);
+        let is_foreign: Option<bool> = sqlx::query_scalar(
+            "SELECT kept_from > pg_snapshot_xmax(pg_current_snapshot()) FROM trust_auth_lease",
+        )
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(failed)?;
+        if is_foreign != Some(true) {
+            return Ok(());
+        }
+        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+        let mut transaction = connection.begin_with(begin).await.map_err(failed)?;
+        self.lock_lease(&mut transaction).await?;
+        sqlx::query(LOWER_BOUND).execute(&mut *transaction).await.map_err(failed)?;
+        transaction.commit().await.map_err(failed)
+    }
+
     /// Records that the run was watched for the longest lease (R14).
     pub(super) async fn record_settled(
         &self,
@@ -148,6 +179,7 @@ impl LeaseSource {
         let mut transaction = connection.begin_with(begin).await.map_err(failed)?;
         self.lock_lease(&mut transaction).await?;
         sqlx::query(SETTLE).bind(run).execute(&mut *transaction).await.map_err(failed)?;
+        sqlx::query(LOWER_BOUND).execute(&mut *transaction).await.map_err(failed)?;
         sqlx::query(REMOVE_FOREIGN).execute(&mut *transaction).await.map_err(failed)?;
         transaction.commit().await.map_err(failed)
     }

@@ -4,7 +4,7 @@
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
-use super::source::LeaseSource;
+use super::source::{LeaseSource, are_sound, barrier_text};
 use super::watched_table::{
     Compared, ComparedColumn, NamedColumn, TRIGGERS, TriggerSql, WatchedTable,
 };
@@ -20,8 +20,6 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;";
 
 /// The number was chosen at random, so that no other program uses it.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(4810927746130582217);";
-
-const OWN_TABLES: [&str; 3] = ["trust_auth_lease", "trust_auth_change", "trust_auth_holder"];
 
 /// What the catalog has, on one snapshot.
 pub(super) struct Catalog {
@@ -53,27 +51,23 @@ impl Catalog {
         connection: &mut PgConnection,
     ) -> Result<Self, StoreError> {
         let failed = |error| source.failed(&error);
-        let (namespace, present): (Option<String>, i64) = sqlx::query_as(
+        let (namespace, has_tables): (Option<String>, bool) = sqlx::query_as(concat!(
             "SELECT coalesce((SELECT quote_ident(nspname) FROM pg_class \
                  JOIN pg_namespace ON pg_namespace.oid = relnamespace \
-                 WHERE pg_class.oid = coalesce(to_regclass('trust_auth_lease'), to_regclass($2))), \
-                 quote_ident(current_schema())), \
-             (SELECT count(*) FROM unnest($1::text[]) AS name \
-                 WHERE to_regclass(name) IS NOT NULL) \
-             * (SELECT count(*) FROM pg_proc \
-                 WHERE oid = to_regprocedure('trust_auth_barrier(bool)') AND prosrc = $3)",
-        )
-        .bind(OWN_TABLES.map(str::to_owned).to_vec())
+                 WHERE pg_class.oid = coalesce(to_regclass('trust_auth_lease'), to_regclass($1))), \
+                 quote_ident(current_schema())), ",
+            are_sound!("$2")
+        ))
         // The tables are where each changer of a trust finds them.
         .bind(source.has_trusts.then_some("trust"))
-        .bind(READ_LEASE.split("$trust_auth$").nth(1))
+        .bind(barrier_text())
         .fetch_one(&mut *connection)
         .await
         .map_err(failed)?;
         let Some(namespace) = namespace else {
             return Err(source.unusable("the search_path names no schema that is there; make one"));
         };
-        let lacks_tables = present != OWN_TABLES.len() as i64;
+        let lacks_tables = !has_tables;
         let mut tables = Vec::with_capacity(source.tables.len());
         for table in &*source.tables {
             tables.push(source.resolve(connection, &namespace, table).await?);
@@ -154,7 +148,9 @@ impl LeaseSource {
         let left = Catalog::read(self, connection).await?.missing();
         if !left.is_empty() {
             return Err(self.unusable(&format!(
-                "something keeps the migration from making {}; look for event triggers",
+                "something keeps the migration from making {}; look for event triggers, and for \
+                 tables of the read lease that are unlogged, have row security, or lie in another \
+                 schema of the search_path",
                 left.join(" and ")
             )));
         }

@@ -89,6 +89,8 @@ impl PgSession {
             .await
             .map_err(failed)?;
         sqlx::query(RAISE).bind(lease_ms(length)).execute(&mut listener).await.map_err(failed)?;
+        let connection = Acquire::acquire(&mut listener).await.map_err(failed)?;
+        source.lower_foreign_bound(connection).await?;
         Ok(Self {
             sources: sources(source),
             source: source.clone(),

@@ -22,6 +22,12 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause where no acknowledgement ends the wait.
 const LONG_PAUSE: Duration = Duration::from_secs(1);
 
+/// How much longer than the leases a watch may take, and a revocation with it.
+const WATCHING: Duration = Duration::from_millis(800);
+
+/// How long a revocation prunes before it returns.
+const PRUNING: Duration = Duration::from_millis(200);
+
 /// A holder that lives acknowledges within this time, as a rule.
 const ALIVE: Duration = Duration::from_millis(100);
 
@@ -35,7 +41,9 @@ pub(super) struct Barrier {
 impl Barrier {
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (id, run) = text.split_once(' ')?;
-        Some(Self { id: id.parse().ok()?, run: run.to_owned() })
+        // Another version's function makes another text.
+        let is_of_this_version = run.split('/').count() == 3;
+        Some(Self { id: id.parse().ok()?, run: run.to_owned() }).filter(|_| is_of_this_version)
     }
 }
 
@@ -110,7 +118,7 @@ impl LeaseSource {
                     Verdict::Done(settled) => {
                         if inquiry.may_prune && inquiry.holders.is_empty() {
                             // If this fails, a later revocation or a holder prunes.
-                            self.prune_once().await.ok();
+                            tokio::time::timeout(PRUNING, self.prune_once()).await.ok();
                         }
                         return Ok(watched.added_to(settled));
                     }
@@ -120,7 +128,10 @@ impl LeaseSource {
                             && is_unwatched(&inquiry)
                             && let Ok(_alone) = self.watching.try_lock()
                         {
-                            self.watch(barrier, &mut watched).await;
+                            let left = least.saturating_sub(begun.elapsed()) + WATCHING;
+                            let watching = self.watch(barrier, &mut watched);
+                            // Cut short, the watch has concluded nothing.
+                            tokio::time::timeout(left, watching).await.ok();
                             continue;
                         }
                         if !inquiry.is_settled || !acknowledges {
@@ -129,7 +140,7 @@ impl LeaseSource {
                         }
                     }
                 },
-                Err(error) if waited > LONGEST_LEASE => return Err(error),
+                Err(error) if waited > LONGEST_LEASE || !error.is_transient() => return Err(error),
                 Err(_) => {}
             }
             tokio::time::sleep(pause).await;
@@ -241,7 +252,7 @@ mod tests {
     const OWN: Duration = Duration::from_secs(2);
 
     fn barrier() -> Barrier {
-        Barrier::parse("7 1.5").unwrap()
+        Barrier::parse("7 1.5/2/3").unwrap()
     }
 
     fn inquiry(holders: &[(&str, bool)], is_settled: bool) -> Inquiry {
@@ -253,7 +264,7 @@ mod tests {
             has_barrier,
         });
         Inquiry {
-            run: "1.5".into(),
+            run: "1.5/2/3".into(),
             is_settled,
             max_lease: MAX,
             may_prune: false,
@@ -291,13 +302,15 @@ mod tests {
     #[test]
     fn another_run_repeats_the_revocation_whatever_was_acknowledged() {
         let mut inquiry = inquiry(&[("a", true)], true);
-        inquiry.run = "2.5".into();
+        inquiry.run = "2.5/2/3".into();
         assert_eq!(judge(&inquiry, &barrier(), true, MAX), Verdict::Done(Settled::Repeat));
     }
 
     #[test]
     fn a_text_that_is_no_barrier_is_none() {
-        for text in ["", "7", "x 1.5", "-1 1.5", "18446744073709551616 1"] {
+        for text in
+            ["", "7", "7 1.5", "7 1.5/2", "x 1.5/2/3", "-1 1.5/2/3", "18446744073709551616 1/2/3"]
+        {
             assert_eq!(Barrier::parse(text), None, "{text}");
         }
     }

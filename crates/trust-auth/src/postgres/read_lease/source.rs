@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 use super::failure;
+use super::schema::READ_LEASE;
 use super::watched_table::WatchedTable;
 use crate::error::StoreError;
 use crate::postgres::connector::Connector;
@@ -18,16 +19,39 @@ pub(super) const CHANNEL: &str = "trust_auth_lease";
 /// A record with this source ends everything.
 pub(super) const EVERYTHING: &str = "*";
 
-/// The database in the server's run. A restart or a failover gives another one, whatever the
-/// session's time zone, and so does a copy of the database on the same server.
+/// The table of the registrations, in the server's run. A restart or a failover gives another one,
+/// whatever the session's time zone. So does a copy of the database on the same server, and a dump
+/// that was restored in place.
 macro_rules! run {
     () => {
         "concat(extract(epoch FROM pg_postmaster_start_time()), '/', \
-             (SELECT oid FROM pg_database WHERE datname = current_database()))"
+             (SELECT oid FROM pg_database WHERE datname = current_database()), '/', \
+             to_regclass('trust_auth_holder')::oid)"
     };
 }
 
-pub(super) use run;
+/// Whether the lease's own tables are those of its function, survive a crash, and hide no row from
+/// this role. `$barrier` is the barrier's text, as this version makes it.
+macro_rules! are_sound {
+    ($barrier:literal) => {
+        concat!(
+            "(SELECT count(*) = 3 FROM pg_class AS c \
+             JOIN pg_proc AS f ON f.pronamespace = c.relnamespace \
+             WHERE f.oid = to_regprocedure('trust_auth_barrier(bool)') AND f.prosrc = ",
+            $barrier,
+            " AND c.oid IN (to_regclass('trust_auth_lease'), to_regclass('trust_auth_change'), \
+                 to_regclass('trust_auth_holder')) \
+             AND c.relpersistence = 'p' AND NOT row_security_active(c.oid))"
+        )
+    };
+}
+
+pub(super) use {are_sound, run};
+
+/// The text of the function `trust_auth_barrier`, as the catalog keeps it.
+pub(super) fn barrier_text() -> &'static str {
+    READ_LEASE.split("$trust_auth$").nth(1).unwrap_or_default()
+}
 
 /// A database, and the tables that are watched there.
 #[derive(Clone)]
