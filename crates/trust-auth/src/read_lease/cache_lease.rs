@@ -153,7 +153,7 @@ impl<F: ChangeFeed, V: Clone + Send + Sync + 'static, C: Clock + Send + Sync + '
         let _ = (&mut self.task).await;
         let registration = self.holder.registration().take();
         match registration {
-            Some(id) => self.holder.feed.open(self.holder.length).await?.leave(id).await,
+            Some(id) => self.holder.feed.leave(id).await,
             None => Ok(()),
         }
     }

@@ -9,15 +9,13 @@ use tokio::time::{Instant, sleep_until};
 use trust_key_cache::{BootClock, Clock, KeyHash};
 use uuid::Uuid;
 
+use super::bounds::{PACE, check_length};
 use super::feed::{Answer, ChangeFeed, Difference, Ended, FeedSession, Reload};
 use super::held_table::{ChangedRow, Rows};
 use super::held_trusts::{Found, HolderStatus, Look, Shared};
 use crate::error::StoreError;
 use crate::scans::compare;
 use crate::watcher::Backoff;
-
-/// The least time between two looks, and between two renewals: at most 100 of each a second.
-const PACE: Duration = Duration::from_millis(10);
 
 /// What a deadline reaches: the fifth that is given up is the allowance for clocks that drift.
 const USED: f64 = 0.8;
@@ -59,10 +57,7 @@ impl<F: ChangeFeed> Holder<F> {
         looks: mpsc::Receiver<Look>,
         report: watch::Sender<HolderStatus>,
     ) -> Result<Self, StoreError> {
-        if !(Duration::from_millis(300)..=Duration::from_secs(300)).contains(&length) {
-            let text = format!("a read lease lasts from 300 ms to 300 s, not {length:?}");
-            return Err(StoreError::Other(text.into()));
-        }
+        check_length(length)?;
         if !BootClock::IS_SUPPORTED {
             let text = "a read lease needs a clock that counts suspended time, which this \
                         platform lacks; leave the read lease off";
