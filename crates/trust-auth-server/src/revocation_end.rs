@@ -33,6 +33,9 @@ impl RevocationEnd {
         was_unsettled: false,
     };
 
+    /// The [`outcome`](Self::outcome)s of a revocation that is final everywhere.
+    pub(crate) const OUTCOMES: [&str; 4] = ["answered", "lease_over", "unsettled", "waited"];
+
     /// Returns the end after this wait.
     pub(crate) fn new(settled: Settled, waited: Duration) -> Self {
         let waited_ms = waited.as_millis().try_into().ok();

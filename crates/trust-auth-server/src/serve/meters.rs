@@ -114,6 +114,11 @@ impl Meters {
             for kind in ["busy", "timeout", "unreachable"] {
                 store_failures(kind).absolute(0);
             }
+            admin_requests("none", "unauthorized").absolute(0);
+            for outcome in RevocationEnd::OUTCOMES {
+                // Registers the histogram.
+                let _ = revocation_seconds(outcome);
+            }
             (LatencyHistograms::new(), Copied::new())
         });
         let (sources, refused_before_open) = (OnceLock::new(), Mutex::default());
@@ -162,19 +167,14 @@ impl Meters {
     /// Counts a request to the admin API. Its outcome is `ok`, or the kind of its error.
     pub(crate) fn count_admin_request(&self, operation: &'static str, outcome: &'static str) {
         metrics::with_local_recorder(&self.recorder, || {
-            counter!(
-                "trust_auth_admin_requests_total",
-                "operation" => operation, "outcome" => outcome
-            )
-            .increment(1);
+            admin_requests(operation, outcome).increment(1);
         });
     }
 
     /// Records how long a revocation waited after its commit.
     pub(crate) fn record_revocation(&self, end: &RevocationEnd, waited: Duration) {
         metrics::with_local_recorder(&self.recorder, || {
-            histogram!("trust_auth_revocation_seconds", "outcome" => end.outcome())
-                .record(waited.as_secs_f64());
+            revocation_seconds(end.outcome()).record(waited.as_secs_f64());
         });
     }
 
@@ -239,6 +239,14 @@ impl Meters {
 
 fn store_failures(kind: &'static str) -> Counter {
     counter!("trust_auth_store_failures_total", "kind" => kind)
+}
+
+fn admin_requests(operation: &'static str, outcome: &'static str) -> Counter {
+    counter!("trust_auth_admin_requests_total", "operation" => operation, "outcome" => outcome)
+}
+
+fn revocation_seconds(outcome: &'static str) -> Histogram {
+    histogram!("trust_auth_revocation_seconds", "outcome" => outcome)
 }
 
 impl LatencyHistograms {
