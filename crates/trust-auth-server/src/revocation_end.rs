@@ -110,6 +110,7 @@ mod tests {
     fn each_end_says_after_which_time_and_why() {
         let text = |settled, ms| {
             let end = RevocationEnd::new(settled, Duration::from_millis(ms));
+            assert!(RevocationEnd::OUTCOMES.contains(&end.outcome()));
             (end.outcome(), end.sentence("The key"))
         };
         assert_eq!(

@@ -148,7 +148,9 @@ fn is_added(label: &str) -> bool {
 #[test]
 fn a_query_is_read_to_its_metrics_matchers_and_labels() {
     let query = Query::parse(
-        r#"histogram_quantile(0.99, sum by (le, route) (rate(a_bucket{job=~"$job", route="hit"}[5m]))) or (b == 1e3)"#,
+        r#"histogram_quantile(0.99, sum by (le, route) (
+            rate(a_bucket{job=~"$job", route="hit"}[5m])
+        )) or (b == 1e3)"#,
     );
     let selected = |name: &str, matchers: &[(&str, &str)]| Selected {
         name: name.to_owned(),
