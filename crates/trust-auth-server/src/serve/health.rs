@@ -1,9 +1,9 @@
 //! [`Health`]: the impairments of a service that still answers requests correctly.
 //!
 //! Each impairment has a word in the list `degraded` of `/readyz`, a gauge in `/metrics` and an
-//! alert rule in `docs/operating.md`. Word and gauge come from one entry, so neither is forgotten.
-//! An impairment never takes the service out of a load balancer: if each process had it, no client
-//! could authenticate.
+//! alert rule in `monitoring/alerts.yml`. Word and gauge come from one entry, so neither is
+//! forgotten. An impairment never takes the service out of a load balancer: if each process had it,
+//! no client could authenticate.
 
 use metrics::{Gauge, describe_gauge, gauge};
 use metrics_exporter_prometheus::PrometheusRecorder;
