@@ -66,7 +66,10 @@ def copy(arguments: str) -> None:
         check(name == "--chown", f"an unknown option: COPY {arguments}")
         owner = tuple(int(part) for part in value.split(":"))
     for path in [destination, *destination.rglob("*")]:
+        mode = path.stat().st_mode
         os.chown(path, *owner)
+        # The change of the owner removes the set-user-id bit.
+        path.chmod(stat.S_IMODE(mode))
 
 
 def assemble() -> dict:
@@ -100,7 +103,7 @@ def check_files(image: dict) -> None:
     program = ROOT / image["ENTRYPOINT"][0].lstrip("/")
     described = subprocess.run(["file", "-b", program], check=True, capture_output=True, text=True)
     is_static = "statically linked" in described.stdout or "static-pie" in described.stdout
-    check(is_static and "interpreter" not in described.stdout, described.stdout)
+    check(is_static and "interpreter" not in described.stdout, described.stdout.strip())
     user = int(image["USER"].split(":")[0])
     check(user != 0, "the image's user is root")
     folder = ROOT / image["WORKDIR"].lstrip("/")
