@@ -9,6 +9,7 @@ mod demo;
 mod demo_error;
 // One file serves this program and `trust-auth`.
 #[path = "../../trust-auth-server/src/interrupt.rs"]
+#[allow(dead_code, reason = "the other program uses all of it")]
 mod interrupt;
 mod keyring;
 mod latency;

@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -14,13 +15,16 @@ use trust_auth::ApiKey;
 
 use crate::command_answer::print_error;
 use crate::database::DatabaseArgs;
+use crate::key_digest::KeyDigest;
+use crate::key_prefix::KeyPrefixArgs;
 use crate::lower_read_lease::LongestLease;
 use crate::new_trust;
 use crate::serve::settings::Settings;
 
 const AFTER_HELP: &str = "\
-A trust is a tenant that has an API key. A key is 43 characters long. `register` and `rotate` \
-print the key once. The database holds its SHA-256, and never the key.
+A trust is a tenant that has an API key. A key is a prefix, such as `tak_`, with 49 letters and \
+digits. `register` and `rotate` print the key once. The database holds its SHA-256, and never the \
+key.
 
 Once `disable`, `delete` or `rotate` has returned, no server grants the old key. A server reads \
 the row of the trust for each request. With --read-lease it reads none, and these commands wait \
@@ -76,6 +80,9 @@ impl CommandLine {
 const VERIFY_READS_INPUT: &str = "`verify` takes no key as an argument: it reads the key from \
                                   standard input; see `trust-auth verify --help`";
 
+const WRONG_PREFIX: &str = "--key-prefix must have lower-case letters, digits and `_` alone, at \
+                            most 20 of them, and end with `_`, such as `acme_`";
+
 /// Returns what to print instead of clap's text, if that may repeat a key or a password.
 ///
 /// clap quotes an argument that it does not expect, and a value that it cannot read.
@@ -89,6 +96,11 @@ fn substitute(error: &clap::Error, arguments: &[OsString]) -> Option<&'static st
             "the demo is a program of its own: run `cargo run --release -p trust-auth-demo` in a \
              clone of the project",
         );
+    }
+    if error.kind() == ErrorKind::ValueValidation
+        && quoted(error, ContextKind::InvalidArg).is_some_and(|arg| arg.starts_with("--key-prefix"))
+    {
+        return Some(WRONG_PREFIX);
     }
     // `list KEY verify` may be a `verify` in the wrong order.
     let names_verify = arguments.iter().any(|argument| argument == "verify");
@@ -160,6 +172,7 @@ pub(crate) enum Command {
     /// Register a trust and print its API key, once
     ///
     /// Only the key is written to standard output, so you can pipe it to where you keep secrets.
+    /// With --key-sha256 or --key-file, the trust has a key already, and none is made or printed.
     /// Creates the database if it is missing.
     Register(RegisterArgs),
 
@@ -176,7 +189,7 @@ pub(crate) enum Command {
     ///
     /// The old key is refused from now on. Only the new key is written to standard output, so you
     /// can pipe it to where you keep secrets.
-    Rotate(RevocationArgs),
+    Rotate(RotateArgs),
 
     /// Delete a trust; its key is refused from now on
     Delete(RevocationArgs),
@@ -186,7 +199,7 @@ pub(crate) enum Command {
     /// Exits with 0 and prints the trust, or exits with 1 and prints the reason: missing, invalid,
     /// or unavailable (the database could not be read). Removes one newline at the end of the
     /// input, and nothing else. At a terminal, prompts for the key and does not echo it.
-    Verify,
+    Verify(KeyPrefixArgs),
 
     /// Serve HTTP: check the API key of each request that a proxy asks about
     ///
@@ -244,6 +257,19 @@ pub(crate) struct RegisterArgs {
     /// The region
     #[arg(long, value_parser = code_or_region)]
     pub(crate) region: Option<String>,
+
+    /// The SHA-256, in hexadecimal, of the key that the trust has already
+    #[arg(long, value_name = "HEX", conflicts_with = "key_file")]
+    pub(crate) key_sha256: Option<KeyDigest>,
+
+    /// A file with the key that the trust has already, or `-` for standard input. Removes one
+    /// newline at the end, and nothing else. At a terminal, `-` prompts for the key and does not
+    /// echo it
+    #[arg(long, value_name = "PATH")]
+    pub(crate) key_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) prefix: KeyPrefixArgs,
 }
 
 fn code_or_region(text: &str) -> Result<String, String> {
@@ -272,6 +298,15 @@ pub(crate) struct RevocationArgs {
     /// one
     #[arg(long, conflicts_with = "no_wait")]
     pub(crate) no_acknowledgements: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RotateArgs {
+    #[command(flatten)]
+    pub(crate) revocation: RevocationArgs,
+
+    #[command(flatten)]
+    pub(crate) prefix: KeyPrefixArgs,
 }
 
 #[derive(Debug, Args)]

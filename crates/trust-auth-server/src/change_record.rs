@@ -56,7 +56,11 @@ impl ChangeRecord {
                 self.made_up_for(before);
             }
             // The database took the lock, read, and released it. It wrote no row.
-            Err(StoreError::NameTaken { .. } | StoreError::NoSuchTrust { .. }) => {
+            Err(
+                StoreError::NameTaken { .. }
+                | StoreError::KeyTaken { .. }
+                | StoreError::NoSuchTrust { .. },
+            ) => {
                 if !self.needs_a_change() {
                     self.made_up_for(before);
                 }

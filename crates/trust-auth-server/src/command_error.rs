@@ -6,7 +6,7 @@
 
 use std::process::ExitCode;
 
-use trust_auth::{InvalidName, RegistryError, StoreError};
+use trust_auth::{InvalidName, KeyFlaw, RegistryError, StoreError};
 
 use crate::causes::with_causes;
 use crate::command_answer::{CommandAnswer, Format, print_error};
@@ -69,6 +69,12 @@ impl From<RegistryError> for CommandError {
 impl From<StoreError> for CommandError {
     fn from(error: StoreError) -> Self {
         Self::new(error.kind(), with_causes(&error))
+    }
+}
+
+impl From<KeyFlaw> for CommandError {
+    fn from(flaw: KeyFlaw) -> Self {
+        RegistryError::from(flaw).into()
     }
 }
 

@@ -1,8 +1,11 @@
 //! `register` and `rotate`: the two commands that make a key. Only their answers show it.
+//!
+//! `register` also brings in a key that exists, which no answer shows.
 
 use std::io::{self, IsTerminal};
+use std::path::Path;
 
-use trust_auth::{ApiKey, Trust};
+use trust_auth::{ApiKey, KeyFlaw, KeyHash, KeyPrefix, Trust};
 
 use crate::args::RegisterArgs;
 use crate::command_answer::{CommandAnswer, Format};
@@ -10,6 +13,7 @@ use crate::command_error::CommandError;
 use crate::database::{Database, DatabaseArgs, IfMissing};
 use crate::json::TrustJson;
 use crate::new_trust::new_trust;
+use crate::presented_key::PresentedKey;
 use crate::revocation_end::RevocationEnd;
 use crate::trust_text::named;
 
@@ -21,11 +25,45 @@ pub(crate) async fn register(
     args: RegisterArgs,
 ) -> Result<CommandAnswer, CommandError> {
     let new = new_trust(args.name, args.code, args.region)?;
+    let prefix = args.prefix.key_prefix;
+    let existing =
+        match (args.key_sha256, args.key_file) {
+            (None, None) => None,
+            (Some(digest), _) => Some(digest.hash().map_err(|what| {
+                CommandError::new("invalid_key", format!("--key-sha256 {what}"))
+            })?),
+            (None, Some(file)) => Some(hash_of_file(&file, &prefix)?),
+        };
     let database = Database::open(database, IfMissing::Create).await?;
-    let registered = database.registry().register(new).await;
+    let registry = database.registry().with_key_prefix(prefix);
+    let registered = match existing {
+        None => registry.register(new).await.map(|(trust, key)| (trust, Some(key))),
+        Some(hash) => registry.import_hash(new, hash).await.map(|trust| (trust, None)),
+    };
     database.close().await;
-    let (trust, key) = registered?;
-    Ok(issued(format, "Registered", &trust, &key, None, None))
+    Ok(match registered? {
+        (trust, Some(key)) => issued(format, "Registered", &trust, &key, None, None),
+        (trust, None) => CommandAnswer::new(format, &TrustJson::new(&trust), || {
+            format!("Registered {} with the key that it has.", named(&trust))
+        }),
+    })
+}
+
+/// Checks the key in a file, or on standard input if the path is `-`, and returns its digest.
+fn hash_of_file(path: &Path, prefix: &KeyPrefix) -> Result<KeyHash, CommandError> {
+    let read =
+        if path == Path::new("-") { PresentedKey::read()? } else { PresentedKey::read_file(path)? };
+    match read {
+        PresentedKey::Text(key) => {
+            KeyFlaw::check(&key, prefix)?;
+            Ok(KeyHash::of(key.as_bytes()))
+        }
+        PresentedKey::TooLong => Err(KeyFlaw::Unsendable.into()),
+        PresentedKey::NotUtf8 => Err(CommandError::new(
+            "invalid_key",
+            "the API key is not UTF-8 text; give the key alone",
+        )),
+    }
 }
 
 /// Returns the answer that shows a new key. `end` is that of a rotation that had to wait, and

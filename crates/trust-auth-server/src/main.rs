@@ -17,6 +17,8 @@ mod failed_wait;
 mod interrupt;
 mod issue_key;
 mod json;
+mod key_digest;
+mod key_prefix;
 mod list;
 mod lower_read_lease;
 mod migrate;
@@ -38,6 +40,7 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
+use trust_auth::KeyPrefix;
 
 use crate::args::{Command, CommandLine};
 use crate::command_answer::{CommandAnswer, Format};
@@ -104,12 +107,21 @@ async fn run(line: CommandLine, format: Format) -> Result<CommandAnswer, Command
     let database = &line.options.database;
     match line.command {
         Command::Register(args) => issue_key::register(database, format, args).await,
-        Command::Rotate(args) => revoke(database, format, RevocationStep::Rotate, &args).await,
+        Command::Rotate(args) => {
+            let prefix = args.prefix.key_prefix;
+            revoke(database, format, RevocationStep::Rotate, &args.revocation, prefix).await
+        }
         Command::List => list::list(database, format).await,
-        Command::Disable(args) => revoke(database, format, RevocationStep::Disable, &args).await,
+        Command::Disable(args) => {
+            let no_new_key = KeyPrefix::default();
+            revoke(database, format, RevocationStep::Disable, &args, no_new_key).await
+        }
         Command::Enable(args) => enable::enable(database, format, &args.trust).await,
-        Command::Delete(args) => revoke(database, format, RevocationStep::Delete, &args).await,
-        Command::Verify => verify::verify(database, format).await,
+        Command::Delete(args) => {
+            let no_new_key = KeyPrefix::default();
+            revoke(database, format, RevocationStep::Delete, &args, no_new_key).await
+        }
+        Command::Verify(args) => verify::verify(database, format, args.key_prefix).await,
         Command::Serve(settings) => serve::serve(database, format, &settings).await,
         Command::Migrate(args) => migrate::migrate(database, format, args).await,
         Command::LowerReadLease { longest } => {

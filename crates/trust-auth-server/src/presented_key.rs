@@ -1,11 +1,14 @@
-//! [`PresentedKey`]: the key that `verify` reads from standard input, or without an echo from a
-//! terminal.
+//! [`PresentedKey`]: the key that `verify` and `register` read from standard input, or without an
+//! echo from a terminal. `register` also reads it from a file.
 //!
 //! It removes one newline at the end and nothing else, reads at most the longest key, and wipes
 //! what it has read.
 
+use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
+use std::path::Path;
 
+use trust_auth::ApiKey;
 use zeroize::Zeroizing;
 
 use crate::command_error::CommandError;
@@ -31,6 +34,16 @@ impl PresentedKey {
         }
         Self::read_from(io::stdin().lock()).map_err(|error| {
             CommandError::new("input", format!("cannot read the key from standard input: {error}"))
+        })
+    }
+
+    /// Reads a file to its end.
+    pub(crate) fn read_file(path: &Path) -> Result<Self, CommandError> {
+        File::open(path).and_then(Self::read_from).map_err(|error| {
+            // The path may be the key itself by mistake.
+            let path = path.display().to_string();
+            let shown = if ApiKey::may_be_in(&path) { "the file" } else { &path };
+            CommandError::new("input", format!("cannot read the key from {shown}: {error}"))
         })
     }
 

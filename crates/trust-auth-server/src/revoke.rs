@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::time::Instant;
 
-use trust_auth::{ApiKey, Trust, TrustRef, Waiting};
+use trust_auth::{ApiKey, KeyPrefix, Trust, TrustRef, TrustRegistry, Waiting};
 
 use crate::args::RevocationArgs;
 use crate::command_answer::{CommandAnswer, Format};
@@ -15,6 +15,7 @@ use crate::issue_key::issued;
 use crate::json::TrustJson;
 use crate::revocation_end::RevocationEnd;
 use crate::revocation_step::RevocationStep;
+use crate::store::Store;
 use crate::trust_text::named;
 use crate::wait_progress;
 
@@ -31,12 +32,14 @@ struct Revoked {
     was_interrupted: bool,
 }
 
-/// Revokes the key, and returns the trust as it is after the change; after `delete`, as it was.
+/// Revokes the key, and returns the trust as it is after the change; after `delete`, as it was. The
+/// prefix is that of the new key of `rotate`.
 pub(crate) async fn revoke(
     database: &DatabaseArgs,
     format: Format,
     step: RevocationStep,
     args: &RevocationArgs,
+    prefix: KeyPrefix,
 ) -> Result<CommandAnswer, CommandError> {
     // Before the commit: from here on no signal ends the process, and with it a new key.
     let mut interrupt = Interrupt::listen().map_err(|error| {
@@ -46,7 +49,8 @@ pub(crate) async fn revoke(
         opened = Database::open(database, IfMissing::Fail) => opened?,
         () = interrupt.received() => return Err(CommandError::interrupted()),
     };
-    let outcome = revoke_in(&database, &mut interrupt, format, step, args).await;
+    let registry = database.registry().with_key_prefix(prefix);
+    let outcome = revoke_by(&registry, &mut interrupt, format, step, args).await;
     if outcome.is_ok() {
         database.warn_if_servers_are_not_notified();
     }
@@ -77,17 +81,16 @@ pub(crate) async fn revoke(
     Ok(if was_interrupted { answer.interrupted() } else { answer })
 }
 
-async fn revoke_in(
-    database: &Database,
+async fn revoke_by(
+    registry: &TrustRegistry<Store>,
     interrupt: &mut Interrupt,
     format: Format,
     step: RevocationStep,
     args: &RevocationArgs,
 ) -> Result<Revoked, CommandError> {
-    let registry = database.registry();
     let which = TrustRef::from(&*args.trust.trust);
     // A signal does not cut this short: the commit may be sent already. The store limits its time.
-    let (revocation, key) = step.begin(&registry, &which).await?;
+    let (revocation, key) = step.begin(registry, &which).await?;
     if args.no_wait || !revocation.has_to_wait() {
         let end = revocation.has_to_wait().then_some(RevocationEnd::COMMITTED);
         let trust = revocation.without_waiting()?;

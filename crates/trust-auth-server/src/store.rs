@@ -164,6 +164,16 @@ impl TrustLedger for Store {
         self.changes.record(change).await
     }
 
+    async fn import(&self, new: NewTrust, hash: KeyHash) -> Result<Trust, StoreError> {
+        let change = async {
+            match &self.backend {
+                DatabaseStore::Sqlite(store) => store.import(new, hash).await,
+                DatabaseStore::Postgres(store) => store.import(new, hash).await,
+            }
+        };
+        self.changes.record(change).await
+    }
+
     async fn replace_hash(&self, which: &TrustRef, hash: KeyHash) -> Result<Change, StoreError> {
         let change = async {
             match &self.backend {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use trust_auth::{AuthError, Authenticator, Trust};
+use trust_auth::{AuthError, Authenticator, KeyForm, KeyPrefix, Trust};
 use trust_key_cache::TrustKeyCache;
 
 use crate::causes::with_causes;
@@ -18,6 +18,7 @@ use crate::trust_text::described;
 pub(crate) async fn verify(
     database: &DatabaseArgs,
     format: Format,
+    prefix: KeyPrefix,
 ) -> Result<CommandAnswer, CommandError> {
     // The database first, so that a person types a key only if there is a database.
     let database = match Database::open(database, IfMissing::Fail).await {
@@ -25,7 +26,7 @@ pub(crate) async fn verify(
         Err(error) => return Ok(refused(format, "unavailable", error.message())),
     };
     let checked = match PresentedKey::read() {
-        Ok(key) => Ok(check(&database, key).await),
+        Ok(key) => Ok(check(&database, prefix, key).await),
         Err(error) => Err(error),
     };
     database.close().await;
@@ -42,7 +43,7 @@ enum KeyCheck {
     Refused { reason: &'static str, message: String },
 }
 
-async fn check(database: &Database, key: PresentedKey) -> KeyCheck {
+async fn check(database: &Database, prefix: KeyPrefix, key: PresentedKey) -> KeyCheck {
     let invalid = |message: String| KeyCheck::Refused { reason: "invalid", message };
     let key = match key {
         PresentedKey::Text(key) => key,
@@ -51,13 +52,19 @@ async fn check(database: &Database, key: PresentedKey) -> KeyCheck {
         }
         PresentedKey::NotUtf8 => return invalid("The key is not UTF-8 text.".to_owned()),
     };
-    let authenticator = Authenticator::new(database.store(), Arc::new(TrustKeyCache::new()));
+    let is_damaged = prefix.form_of(&key) == KeyForm::Damaged;
+    let authenticator = Authenticator::builder(database.store(), Arc::new(TrustKeyCache::new()))
+        .key_prefix(prefix)
+        .build();
     match authenticator.authenticate(Some(&key)).await {
         Ok(trust) => KeyCheck::Granted(Box::new(trust)),
-        // The answer to an HTTP request has no detail of the store. This answer is for the
-        // operator.
+        // The answer to an HTTP request has no detail of the key or the store. This answer is for
+        // the operator.
         Err(AuthError::Unavailable(error)) => {
             KeyCheck::Refused { reason: "unavailable", message: with_causes(&error) }
+        }
+        Err(AuthError::Invalid) if is_damaged => {
+            invalid("The key is damaged: its checksum is wrong. Copy it again.".to_owned())
         }
         Err(error) => {
             KeyCheck::Refused { reason: error.kind(), message: error.detail().to_owned() }

@@ -7,6 +7,7 @@ use std::process::Output;
 
 use serde_json::Value;
 use tempfile::TempDir;
+use trust_auth::{ApiKey, KeyForm, KeyHash, KeyPrefix};
 
 const COMMANDS: [&str; 11] = [
     "register",
@@ -57,7 +58,8 @@ impl Shell {
 
     fn command(&self) -> assert_cmd::Command {
         let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_trust-auth"));
-        command.current_dir(self.path()).env_remove("TRUST_AUTH_DATABASE");
+        command.current_dir(self.path());
+        command.env_remove("TRUST_AUTH_DATABASE").env_remove("TRUST_AUTH_KEY_PREFIX");
         command
     }
 
@@ -135,11 +137,16 @@ impl ProgramOutput {
 }
 
 fn is_a_key(text: &str) -> bool {
-    text.len() == 43
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    KeyPrefix::default().form_of(text) == KeyForm::Intact
 }
 
-/// A well-formed key that belongs to no trust.
+/// Returns the key with another last character, which is a part of its checksum.
+fn damaged(key: &str) -> String {
+    let (start, last) = key.split_at(key.len() - 1);
+    format!("{start}{}", if last == "0" { "1" } else { "0" })
+}
+
+/// A well-formed key of an older version that belongs to no trust.
 const UNKNOWN_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 #[test]
@@ -317,6 +324,165 @@ fn verify_writes_the_reason_of_a_refusal_to_standard_output() {
 }
 
 #[test]
+fn verify_reports_a_damaged_key_and_looks_any_other_up() {
+    let (shell, key) = Shell::with_trust("a");
+    let wrong = damaged(&key);
+    // Only the form refuses it.
+    let digest = KeyHash::of(&wrong).to_hex();
+    assert_eq!(shell.run(&["register", "--name", "b", "--key-sha256", &digest]).code, 0);
+    let message = "The key is damaged: its checksum is wrong. Copy it again.";
+    let ran = shell.verify(&*wrong);
+    assert_eq!((ran.code, ran.stdout), (1, format!("Refused (invalid): {message}\n")));
+    let (code, json) = shell.verify_json(&*wrong);
+    assert_eq!((code, &json["reason"], &json["message"]), (1, &"invalid".into(), &message.into()));
+
+    let (_, json) = shell.verify_json(&key[..52]);
+    assert_eq!(json["message"], "Invalid API Key.", "another program may have made it");
+    let other_prefix = |variable: &str, arguments: &[&str]| {
+        let mut command = shell.command();
+        command.args(arguments).env("TRUST_AUTH_KEY_PREFIX", variable).write_stdin(&*wrong);
+        command.output().unwrap().status.code().unwrap()
+    };
+    assert_eq!(other_prefix("acme_", &["verify"]), 0);
+    assert_eq!(other_prefix("tak_", &["verify", "--key-prefix", "acme_"]), 0);
+    assert_eq!(other_prefix("acme_", &["verify", "--key-prefix", "tak_"]), 1);
+}
+
+#[test]
+fn a_trust_is_registered_with_the_key_that_it_has() {
+    let shell = Shell::new();
+    // A key of an older version may begin with a hyphen.
+    let keys = [
+        "-J2PPPc2cFFPMtH2kGp2ihHkXW2wsvD8haGxckfvsx4".to_owned(),
+        "key of another program".to_owned(),
+        ApiKey::generate().unwrap().expose().to_owned(),
+    ];
+    for (number, key) in keys.iter().enumerate() {
+        let digest = KeyHash::of(key).to_hex().to_uppercase();
+        let file = shell.path().join("key.txt");
+        fs::write(&file, format!("{key}\n")).unwrap();
+        for (name, option, value) in [
+            ("by its digest", "--key-sha256", &*digest),
+            ("by a file", "--key-file", "key.txt"),
+            ("by standard input", "--key-file", "-"),
+        ] {
+            let arguments = ["register", "--name", name, "--code", "C", option, value];
+            let mut command = shell.command();
+            command.args(arguments).write_stdin(key.clone());
+            let ran = ProgramOutput::new(command.output().unwrap());
+            assert_eq!((ran.code, &*ran.stderr), (0, ""), "{number} {name}");
+            let id = shell.id_of(name);
+            assert_eq!(ran.stdout, format!("Registered {name} ({id}) with the key that it has.\n"));
+            let (code, json) = shell.verify_json(key.clone());
+            assert_eq!((code, &json["trust"]["id"]), (0, &id.into()), "{number} {name}");
+
+            // Another trust has it, enabled or disabled.
+            for change in ["enable", "disable"] {
+                assert_eq!(shell.run(&[change, name]).code, 0);
+                let again = ["register", "--name", "b", option, value, "--json"];
+                let mut command = shell.command();
+                command.args(again).write_stdin(key.clone());
+                let ran = ProgramOutput::new(command.output().unwrap());
+                assert_eq!(ran.failure(), "key_taken", "{number} {name}");
+                assert!(!ran.stdout.contains(&digest[..8]) && !ran.stdout.contains(&**key));
+            }
+            assert_eq!(shell.run(&["delete", name]).code, 0);
+        }
+    }
+    let digest = KeyHash::of("key").to_hex();
+    let json = shell.run(&["register", "--name", "a", "--key-sha256", &digest, "--json"]).json();
+    assert_eq!((&json["trust"]["name"], json.get("api_key")), (&"a".into(), None));
+}
+
+#[test]
+fn a_key_that_cannot_be_one_is_refused_before_anything_is_written_and_not_repeated() {
+    let shell = Shell::new();
+    let key = ApiKey::generate().unwrap();
+    let wrong = damaged(key.expose());
+    let refusal = |option: &str, value: &str, input: &[u8]| {
+        let arguments = ["register", "--name", "a", option, value, "--json"];
+        let mut command = shell.command();
+        command.args(arguments).write_stdin(input);
+        let ran = ProgramOutput::new(command.output().unwrap());
+        let shown = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(!shown.contains(&wrong[4..20]) && !shown.contains(&wrong[30..]), "{shown}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+        let message = ran.json()["error"]["message"].as_str().unwrap().to_owned();
+        (ran.failure(), message)
+    };
+    for (option, value, input, kind, told) in [
+        ("--key-file", "-", wrong.as_bytes(), "invalid_key", "checksum is wrong"),
+        ("--key-file", "-", b"", "invalid_key", "empty"),
+        ("--key-file", "-", b"\n", "invalid_key", "empty"),
+        ("--key-file", "-", b"hunter2\n\n", "invalid_key", "control character"),
+        ("--key-file", "-", b" hunter2", "invalid_key", "white space"),
+        ("--key-file", "-", b"\xff\xfe", "invalid_key", "not UTF-8"),
+        ("--key-file", "-", &[b'k'; 5_000], "invalid_key", "longer than 4096 bytes"),
+        ("--key-file", "-", &[b'k'; 2 * 1024 * 1024], "invalid_key", "longer than 4096 bytes"),
+        ("--key-file", "gone.txt", b"", "input", "gone.txt"),
+        ("--key-file", ".", b"", "input", "cannot read the key from ."),
+        ("--key-file", &wrong, b"", "input", "cannot read the key from the file"),
+        ("--key-sha256", &wrong, b"", "invalid_key", "the SHA-256 of the key, not the key"),
+        ("--key-sha256", "hunter2", b"", "invalid_key", "64 hexadecimal digits"),
+        ("--key-sha256", "", b"", "invalid_key", "64 hexadecimal digits"),
+    ] {
+        let (found, message) = refusal(option, value, input);
+        assert_eq!(found, kind, "{option} {value}: {message}");
+        assert!(message.contains(told), "{option} {value}: {message}");
+    }
+    let digest = key.hash().to_hex();
+    let both = ["register", "--name", "a", "--key-sha256", &digest, "--key-file", "-"];
+    assert_eq!(shell.run(&both).code, 2);
+    shell.assert_untouched();
+}
+
+#[test]
+fn the_prefix_of_new_keys_is_an_option_or_a_variable() {
+    let shell = Shell::new();
+    let key = |arguments: &[&str], variable: &str| {
+        let mut command = shell.command();
+        command.args(arguments).env("TRUST_AUTH_KEY_PREFIX", variable);
+        let ran = ProgramOutput::new(command.output().unwrap());
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        ran.stdout.trim_end().to_owned()
+    };
+    let is_of =
+        |prefix: &str, key: &str| KeyPrefix::new(prefix).unwrap().form_of(key) == KeyForm::Intact;
+    assert!(is_of("acme_", &key(&["register", "--name", "a"], "acme_")));
+    assert!(is_of("x_", &key(&["register", "--name", "b", "--key-prefix", "x_"], "acme_")));
+    assert!(is_of("acme_", &key(&["rotate", "b"], "acme_")));
+    let last = key(&["rotate", "b", "--key-prefix", "acme_live_1_"], "acme_");
+    assert!(is_of("acme_live_1_", &last));
+    assert_eq!(shell.verify(last).code, 0);
+
+    for prefix in ["acme", "Acme_", "a-_", "a _", "", "0123456789abcdefghij_"] {
+        for command in [&["register", "--name", "c"][..], &["rotate", "a"], &["verify"], &["serve"]]
+        {
+            let ran = shell.run(&[command, &["--key-prefix", prefix]].concat());
+            assert_eq!((ran.code, &*ran.stdout), (2, ""), "{command:?} {prefix:?}");
+            assert!(ran.stderr.contains("--key-prefix must have lower-case"), "{}", ran.stderr);
+        }
+    }
+    // The other commands make and check no key.
+    assert_eq!(shell.run(&["disable", "a", "--key-prefix", "acme_"]).code, 2);
+}
+
+/// Each key in the documents is intact, and the pattern for scanners is the one of the default.
+#[test]
+fn the_documents_have_the_pattern_of_keys_and_intact_keys() {
+    let operating = include_str!("../docs/operating.md");
+    let pattern = KeyPrefix::default().pattern();
+    assert_eq!(operating.matches(&format!(r"\b{pattern}\b")).count(), 2, "{pattern}");
+    for document in [operating, include_str!("../README.md")] {
+        let words = document
+            .split(|character: char| !(character.is_ascii_alphanumeric() || character == '_'));
+        let keys: Vec<&str> = words.filter(|word| word.len() == 53).collect();
+        assert!(!keys.is_empty());
+        assert!(keys.iter().all(|key| is_a_key(key)), "{keys:?}");
+    }
+}
+
+#[test]
 fn verify_without_a_usable_database_is_unavailable_and_grants_nothing() {
     let shell = Shell::new();
     let ran = shell.verify(UNKNOWN_KEY);
@@ -480,6 +646,8 @@ fn a_misplaced_key_or_password_is_not_repeated() {
         &["register", "--name", "a", "--code", &key],
         &["register", "--name", "a", "--region", &format!("north {key}")],
         &["serve", "--ttl", &key],
+        &["serve", "--key-prefix", &key],
+        &["verify", "--key-prefix", "qq"],
         &["list", "postgres://user:qq@localhost/db"],
     ] {
         let ran = shell.run(arguments);

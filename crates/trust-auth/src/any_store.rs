@@ -163,6 +163,10 @@ impl TrustLedger for AnyStore {
         with_store!(self, store => store.insert(new, hash).await)
     }
 
+    async fn import(&self, new: NewTrust, hash: KeyHash) -> Result<Trust, StoreError> {
+        with_store!(self, store => store.import(new, hash).await)
+    }
+
     async fn replace_hash(&self, which: &TrustRef, hash: KeyHash) -> Result<Change, StoreError> {
         with_store!(self, store => store.replace_hash(which, hash).await)
     }

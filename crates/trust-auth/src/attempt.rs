@@ -26,7 +26,8 @@ impl Attempt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Route {
-    /// The request had no key, or a header that cannot be one. Nothing was read.
+    /// The request had no key, a header that cannot be one, or a
+    /// [damaged](crate::KeyForm::Damaged) key. Nothing was read.
     Unread,
     /// The cache had the key. Its row was fetched, and accepted the key, or the store failed.
     Hit,

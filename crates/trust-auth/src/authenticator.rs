@@ -14,6 +14,8 @@ use uuid::Uuid;
 use crate::attempt::{Attempt, Route};
 use crate::authenticator_builder::AuthenticatorBuilder;
 use crate::error::{AuthError, StoreError};
+use crate::key_form::KeyForm;
+use crate::key_prefix::KeyPrefix;
 use crate::read_lease::{HeldTrusts, NoLook};
 use crate::reject_floor::RejectFloor;
 use crate::scans::Scans;
@@ -27,7 +29,9 @@ use crate::trust::Trust;
 ///
 /// # How a key is checked
 ///
-/// The key is hashed: the bytes of its UTF-8, with nothing trimmed. Then:
+/// A [damaged](KeyForm::Damaged) key is refused: it has the [prefix](KeyPrefix) and the length of a
+/// new key, and not its checksum. Nothing is hashed, looked up, read or remembered for it. A key of
+/// any other form is hashed: the bytes of its UTF-8, with nothing trimmed. Then:
 ///
 /// 1. If the cache has the hash, the row of the remembered id is fetched. If that row
 ///    [accepts](Trust::accepts) the hash, the request is granted. This is the hot path: one read by
@@ -105,6 +109,7 @@ pub struct Authenticator<S> {
     reject_floor: RejectFloor,
     deadline: Option<Duration>,
     held: Option<Arc<HeldTrusts>>,
+    key_prefix: KeyPrefix,
 }
 
 impl<S: TrustStore> Authenticator<S> {
@@ -129,6 +134,7 @@ impl<S: TrustStore> Authenticator<S> {
         reject_floor: RejectFloor,
         deadline: Option<Duration>,
         held: Option<Arc<HeldTrusts>>,
+        key_prefix: KeyPrefix,
     ) -> Self {
         let counters = Arc::<Counters>::default();
         let scans = Arc::new(Scans::new(
@@ -137,7 +143,7 @@ impl<S: TrustStore> Authenticator<S> {
             waiting_limit,
             reject_floor,
         ));
-        Self { store, cache, counters, scans, reject_floor, deadline, held }
+        Self { store, cache, counters, scans, reject_floor, deadline, held, key_prefix }
     }
 
     /// Returns the trust whose key this is. `None` is a request without a key.
@@ -148,7 +154,7 @@ impl<S: TrustStore> Authenticator<S> {
     /// # Errors
     ///
     /// * [`AuthError::Missing`] for no key or an empty one.
-    /// * [`AuthError::Invalid`] if no enabled trust has the key.
+    /// * [`AuthError::Invalid`] if no enabled trust has the key, or if the key is damaged.
     /// * [`AuthError::Unavailable`] if the store failed or timed out, or the
     ///   [`deadline`](AuthenticatorBuilder::deadline) passed.
     /// * [`AuthError::Overloaded`] if too many requests wait for a scan.
@@ -194,6 +200,10 @@ impl<S: TrustStore> Authenticator<S> {
         let mut attempt = match api_key {
             Err(refused) => Attempt::unread(refused),
             Ok(None | Some("")) => Attempt::unread(AuthError::Missing),
+            // The form is public, so this early refusal shows only what the caller has sent.
+            Ok(Some(key)) if self.key_prefix.form_of(key) == KeyForm::Damaged => {
+                Attempt::unread(AuthError::Invalid)
+            }
             Ok(Some(key)) => self.check_in_time(&KeyHash::of(key)).await,
         };
         if attempt.result.is_err()
@@ -370,6 +380,7 @@ impl<S> Clone for Authenticator<S> {
             reject_floor: self.reject_floor,
             deadline: self.deadline,
             held: self.held.clone(),
+            key_prefix: self.key_prefix.clone(),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use trust_key_cache::TrustKeyCache;
 
 use crate::authenticator::Authenticator;
+use crate::key_prefix::KeyPrefix;
 use crate::read_lease::HeldTrusts;
 use crate::reject_floor::RejectFloor;
 use crate::store::TrustStore;
@@ -42,6 +43,7 @@ pub struct AuthenticatorBuilder<S> {
     reject_floor: Duration,
     deadline: Option<Duration>,
     held: Option<Arc<HeldTrusts>>,
+    pub(crate) key_prefix: KeyPrefix,
 }
 
 impl<S: TrustStore> AuthenticatorBuilder<S> {
@@ -56,6 +58,7 @@ impl<S: TrustStore> AuthenticatorBuilder<S> {
             reject_floor: Duration::ZERO,
             deadline: None,
             held: None,
+            key_prefix: KeyPrefix::default(),
         }
     }
 
@@ -165,6 +168,29 @@ impl<S: TrustStore> AuthenticatorBuilder<S> {
         self
     }
 
+    /// Sets the prefix of the keys whose checksum is checked before anything is read. Default:
+    /// `tak_`. Choose that of the [`TrustRegistry`](crate::TrustRegistry), which makes the keys.
+    ///
+    /// Keys with other prefixes go on being granted. A key of another program that has this prefix
+    /// and the length of a new key is refused, because it has no checksum.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use trust_auth::{Authenticator, KeyPrefix, MemoryStore, Route, TrustKeyCache};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let (store, cache) = (Arc::new(MemoryStore::new()), Arc::new(TrustKeyCache::new()));
+    /// let authenticator =
+    ///     Authenticator::builder(store, cache).key_prefix("acme_".parse()?).build();
+    /// let damaged = format!("acme_{}", "0".repeat(49));
+    /// assert_eq!(authenticator.attempt(Some(&damaged)).await.route, Route::Unread);
+    /// # Ok(()) }
+    /// ```
+    pub fn key_prefix(mut self, prefix: KeyPrefix) -> Self {
+        self.key_prefix = prefix;
+        self
+    }
+
     /// Returns the authenticator. Its clones share all limits.
     #[must_use]
     pub fn build(self) -> Authenticator<S> {
@@ -175,6 +201,7 @@ impl<S: TrustStore> AuthenticatorBuilder<S> {
             RejectFloor::new(self.reject_floor),
             self.deadline,
             self.held,
+            self.key_prefix,
         )
     }
 }
@@ -186,6 +213,7 @@ impl<S> fmt::Debug for AuthenticatorBuilder<S> {
             .field("reject_floor", &self.reject_floor)
             .field("deadline", &self.deadline)
             .field("held", &self.held)
+            .field("key_prefix", &self.key_prefix)
             .finish_non_exhaustive()
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::api_key::RandomError;
+use crate::key_flaw::KeyFlaw;
 use crate::trust_ref::TrustRef;
 
 /// Why a request is not authenticated.
@@ -36,7 +37,7 @@ pub enum AuthError {
     /// The request carries no key, or an empty one. 401.
     #[error("the request carries no API key")]
     Missing,
-    /// No enabled trust has this key. 401.
+    /// No enabled trust has this key, or it is [damaged](crate::KeyForm::Damaged). 401.
     #[error("no enabled trust has this API key")]
     Invalid,
     /// The store failed or did not answer in time, so nothing is known of the key. 503.
@@ -144,15 +145,19 @@ pub enum RegistryError {
     /// The operating system returned no random bytes for a key. Nothing was written.
     #[error(transparent)]
     Random(#[from] RandomError),
+    /// The key to import is refused. Nothing was written.
+    #[error(transparent)]
+    Key(#[from] KeyFlaw),
 }
 
 impl RegistryError {
-    /// Returns a short stable word: the kind of the [`StoreError`], or `random`.
+    /// Returns a short stable word: the kind of the [`StoreError`], `random` or `invalid_key`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Store(error) => error.kind(),
             Self::Random(_) => "random",
+            Self::Key(_) => "invalid_key",
         }
     }
 }
@@ -308,6 +313,12 @@ pub enum StoreError {
         /// The name.
         name: String,
     },
+    /// Another trust, enabled or disabled, has the key. Nothing was written.
+    #[error("trust {id} has this API key already; delete that trust first, or rotate its key")]
+    KeyTaken {
+        /// The id of that trust.
+        id: Uuid,
+    },
     /// There is no such trust. Nothing was written.
     #[error(
         "there is no trust {:?}; list the trusts to see their names and ids",
@@ -438,6 +449,7 @@ kinds! {
     Self::Unsettled => "unsettled",
     Self::Superseded => "superseded",
     Self::NameTaken { .. } => "name_taken",
+    Self::KeyTaken { .. } => "key_taken",
     Self::NoSuchTrust { .. } => "no_such_trust",
     Self::BadRow { .. } => "bad_row",
     Self::Other(_) => "other",

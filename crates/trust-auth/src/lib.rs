@@ -12,8 +12,10 @@
 //!
 //! * [`TrustAuth`] holds the following parts, which share one cache.
 //! * [`Authenticator`] answers each request.
-//! * [`TrustRegistry`] registers, rotates, disables, enables and deletes trusts. It commits each
-//!   change, then invalidates exactly the keys concerned.
+//! * [`TrustRegistry`] registers, imports, rotates, disables, enables and deletes trusts. It
+//!   commits each change, then invalidates exactly the keys concerned.
+//! * [`ApiKey`] is a new key, and [`KeyPrefix`] describes its form: scanners find it, and a damaged
+//!   key is refused before anything is read.
 //! * `PostgresStore`, `SqliteStore` and [`MemoryStore`] hold the trusts. [`TrustStore`],
 //!   [`TrustLedger`] and [`WatchStore`] are the traits for a store of one's own.
 //! * [`TrustKeyCache`] is shared by authenticator and registry, so that a change counts at once.
@@ -84,6 +86,9 @@ mod columns;
 mod error;
 #[cfg(feature = "http")]
 mod http;
+mod key_flaw;
+mod key_form;
+mod key_prefix;
 mod log_limit;
 mod memory;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -122,6 +127,9 @@ pub use error::{AuthError, Cause, RegistryError, StoreError};
 pub use http::{AuthBody, AuthLayer, AuthService, KeyHeader};
 #[cfg(feature = "axum")]
 pub use http::{Authenticated, NotAuthenticated};
+pub use key_flaw::KeyFlaw;
+pub use key_form::KeyForm;
+pub use key_prefix::{InvalidKeyPrefix, KeyPrefix};
 pub use log_limit::LogLimit;
 pub use memory::MemoryStore;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

@@ -95,19 +95,7 @@ impl MemoryStore {
     ///
     /// [`StoreError::NameTaken`] if another row has the name. Nothing changes then.
     pub fn put(&self, trust: Trust) -> Result<Option<Trust>, StoreError> {
-        self.write(|rows| {
-            if rows.iter().any(|row| row.name == trust.name && row.id != trust.id) {
-                return Err(StoreError::NameTaken { name: trust.name });
-            }
-            let trust = Arc::new(trust);
-            Ok(match rows.iter_mut().find(|row| row.id == trust.id) {
-                Some(row) => Some(Arc::unwrap_or_clone(std::mem::replace(row, trust))),
-                None => {
-                    rows.push(trust);
-                    None
-                }
-            })
-        })
+        self.write(|rows| put(rows, trust))
     }
 
     /// Replaces the table by the changed rows, unless the change fails.
@@ -159,6 +147,15 @@ impl TrustLedger for MemoryStore {
     async fn insert(&self, new: NewTrust, hash: KeyHash) -> Result<Trust, StoreError> {
         let trust = new.into_trust(hash);
         self.put(trust.clone())?;
+        Ok(trust)
+    }
+
+    async fn import(&self, new: NewTrust, hash: KeyHash) -> Result<Trust, StoreError> {
+        let trust = new.into_trust(hash);
+        self.write(|rows| {
+            Candidates::of(rows).check_absent(&hash)?;
+            put(rows, trust.clone())
+        })?;
         Ok(trust)
     }
 
@@ -218,6 +215,21 @@ impl Table {
         }
         Self { rows, by_id, candidates }
     }
+}
+
+/// Replaces the row with the same id, or adds the row. Returns the replaced row.
+fn put(rows: &mut Vec<Arc<Trust>>, trust: Trust) -> Result<Option<Trust>, StoreError> {
+    if rows.iter().any(|row| row.name == trust.name && row.id != trust.id) {
+        return Err(StoreError::NameTaken { name: trust.name });
+    }
+    let trust = Arc::new(trust);
+    Ok(match rows.iter_mut().find(|row| row.id == trust.id) {
+        Some(row) => Some(Arc::unwrap_or_clone(std::mem::replace(row, trust))),
+        None => {
+            rows.push(trust);
+            None
+        }
+    })
 }
 
 fn position(rows: &[Arc<Trust>], which: &TrustRef) -> Result<usize, StoreError> {

@@ -10,6 +10,8 @@ use trust_key_cache::{KeyHash, TrustKeyCache};
 
 use crate::api_key::ApiKey;
 use crate::error::{RegistryError, StoreError};
+use crate::key_flaw::KeyFlaw;
+use crate::key_prefix::KeyPrefix;
 use crate::new_trust::NewTrust;
 use crate::read_lease::{Settled, Waiting};
 use crate::store::{Change, Listing, TrustLedger};
@@ -20,8 +22,11 @@ use crate::watcher::Backoff;
 /// How long a database may be away during a repetition. No lease is longer.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Registers, rotates, disables, enables and deletes trusts, and invalidates the cache accordingly.
-/// A clone shares store and cache.
+/// So many failures in a row that do not look as if they pass end a repetition.
+const LASTING: usize = 3;
+
+/// Registers, imports, rotates, disables, enables and deletes trusts, and invalidates the cache
+/// accordingly. A clone shares store and cache.
 ///
 /// Each change is committed, and **then** exactly the keys that it concerns are invalidated. Every
 /// other trust stays on the hot path. Once a method has returned, no key that it revoked is granted
@@ -69,11 +74,16 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub struct TrustRegistry<L> {
     ledger: Arc<L>,
     cache: Arc<TrustKeyCache>,
+    key_prefix: KeyPrefix,
 }
 
 impl<L> Clone for TrustRegistry<L> {
     fn clone(&self) -> Self {
-        Self { ledger: Arc::clone(&self.ledger), cache: Arc::clone(&self.cache) }
+        Self {
+            ledger: Arc::clone(&self.ledger),
+            cache: Arc::clone(&self.cache),
+            key_prefix: self.key_prefix.clone(),
+        }
     }
 }
 
@@ -82,7 +92,15 @@ impl<L> TrustRegistry<L> {
     /// the [`Authenticator`](crate::Authenticator); [`TrustAuth`](crate::TrustAuth) ensures that.
     #[must_use]
     pub fn new(ledger: Arc<L>, cache: Arc<TrustKeyCache>) -> Self {
-        Self { ledger, cache }
+        Self { ledger, cache, key_prefix: KeyPrefix::default() }
+    }
+
+    /// Sets the prefix of new keys. Default: `tak_`. Choose that of the
+    /// [`Authenticator`](crate::AuthenticatorBuilder::key_prefix);
+    /// [`TrustAuthBuilder`](crate::TrustAuthBuilder::key_prefix) sets both.
+    #[must_use]
+    pub fn with_key_prefix(self, prefix: KeyPrefix) -> Self {
+        Self { key_prefix: prefix, ..self }
     }
 }
 
@@ -96,10 +114,50 @@ impl<L: TrustLedger> TrustRegistry<L> {
     /// could be made. Nothing was written then. Any other error leaves open whether the trust
     /// was made.
     pub async fn register(&self, new: NewTrust) -> Result<(Trust, ApiKey), RegistryError> {
-        let key = ApiKey::generate()?;
+        let key = ApiKey::generate_with(&self.key_prefix)?;
         let hash = key.hash();
         let trust = self.commit(self.ledger.insert(new, hash), |_| [None, Some(hash)]).await?;
         Ok((trust, key))
+    }
+
+    /// Makes a trust with a key that exists, such as one that another program has made.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError::Key`] if no request with the key would be granted, such as a damaged key.
+    /// Nothing was written then. Otherwise as [`import_hash`](Self::import_hash).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use trust_auth::{MemoryStore, NewTrust, TrustAuth};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let auth = TrustAuth::builder(MemoryStore::new()).build();
+    /// let key = "zJ2PPPc2cFFPMtH2kGp2ihHkXW2wsvD8haGxckfvsx4";
+    /// let trust = auth.registry().import_key(NewTrust::new("St. Mary")?, key).await?;
+    /// assert_eq!(auth.authenticate(Some(key)).await?.id, trust.id);
+    ///
+    /// let again = auth.registry().import_key(NewTrust::new("St. John")?, key).await;
+    /// assert_eq!(again.unwrap_err().kind(), "key_taken");
+    /// # Ok(()) }
+    /// ```
+    pub async fn import_key(&self, new: NewTrust, api_key: &str) -> Result<Trust, RegistryError> {
+        KeyFlaw::check(api_key, &self.key_prefix)?;
+        self.import_hash(new, KeyHash::of(api_key)).await
+    }
+
+    /// Makes a trust with the key that has this digest, and that exists already. The digest shows
+    /// nothing about the key: [`import_key`](Self::import_key) checks the key itself.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::KeyTaken`] if another trust has the digest, and [`StoreError::NameTaken`] if
+    /// the name is taken. Nothing was written then. Any other error leaves open whether the trust
+    /// was made.
+    pub async fn import_hash(&self, new: NewTrust, hash: KeyHash) -> Result<Trust, RegistryError> {
+        Ok(self.commit(self.ledger.import(new, hash), |_| [None, Some(hash)]).await?)
     }
 
     /// Gives the trust a new key, and revokes the old one. A disabled trust stays disabled. Returns
@@ -137,7 +195,7 @@ impl<L: TrustLedger> TrustRegistry<L> {
         &self,
         which: &TrustRef,
     ) -> Result<(Revocation<'_, L>, ApiKey), RegistryError> {
-        let key = ApiKey::generate()?;
+        let key = ApiKey::generate_with(&self.key_prefix)?;
         let revocation = self.begin(Step::Rotate(key.hash()), which).await?;
         Ok((revocation, key))
     }
@@ -205,7 +263,8 @@ impl<L: TrustLedger> TrustRegistry<L> {
     async fn begin(&self, step: Step, which: &TrustRef) -> Result<Revocation<'_, L>, StoreError> {
         let Made { outcome, former, barriers } = self.make(step, which).await?;
         let which = outcome.as_ref().map_or_else(|_| which.clone(), |trust| trust.id.into());
-        Ok(Revocation { registry: self, step, which, outcome, former, barriers })
+        let registry = self;
+        Ok(Revocation { registry, step, which, outcome, former, is_gone: false, barriers })
     }
 
     /// Makes the change, and returns its barriers.
@@ -267,6 +326,7 @@ impl<L: TrustLedger> TrustRegistry<L> {
             // The store wrote nothing.
             Err(
                 StoreError::NameTaken { .. }
+                | StoreError::KeyTaken { .. }
                 | StoreError::NoSuchTrust { .. }
                 | StoreError::Superseded,
             ) => undecided.settle(),
@@ -345,6 +405,8 @@ pub struct Revocation<'a, L> {
     which: TrustRef,
     outcome: Result<Trust, StoreError>,
     former: Option<KeyHash>,
+    /// Whether the last look has found no row.
+    is_gone: bool,
     /// At most two, the later one first. Empty if no process can hold a lease.
     barriers: Vec<String>,
 }
@@ -386,13 +448,13 @@ impl<L: TrustLedger> Revocation<'_, L> {
                     self.repeat_until_answered().await?;
                     tokio::time::sleep(backoff.pause_after(Duration::ZERO)).await;
                 }
-                settled => return Ok((self.outcome?, settled)),
+                settled => return Ok((self.ended()?, settled)),
             }
         }
     }
 
     /// Waits for both barriers at once: each shows whether the run has changed since its commit.
-    /// Returns how the wait for the later one ended, or that the change has to be repeated.
+    /// Returns how both waits ended, or that the change has to be repeated.
     async fn settle_all(&self, waiting: Waiting) -> Result<Settled, StoreError> {
         let ledger = &self.registry.ledger;
         let settle = async |barrier: Option<&String>| match barrier {
@@ -401,7 +463,7 @@ impl<L: TrustLedger> Revocation<'_, L> {
         };
         let (later, earlier) =
             tokio::try_join!(settle(self.barriers.first()), settle(self.barriers.get(1)))?;
-        Ok(if earlier == Settled::Repeat { earlier } else { later })
+        Ok(later.and(earlier))
     }
 
     /// Repeats the change. The database may still be starting, so a failure that may pass is no
@@ -409,13 +471,18 @@ impl<L: TrustLedger> Revocation<'_, L> {
     async fn repeat_until_answered(&mut self) -> Result<(), StoreError> {
         let begun = Instant::now();
         let mut backoff = Backoff::new();
+        let mut lasting = 0;
         loop {
-            match self.repeat().await {
-                Err(error) if may_pass(&error) && begun.elapsed() < PATIENCE => {
-                    tokio::time::sleep(backoff.pause_after(Duration::ZERO)).await;
-                }
-                outcome => return outcome,
+            let outcome = self.repeat().await;
+            match &outcome {
+                Ok(()) | Err(StoreError::Superseded) => return outcome,
+                Err(error) if may_pass(error) => lasting = 0,
+                Err(_) => lasting += 1,
             }
+            if lasting == LASTING || begun.elapsed() > PATIENCE {
+                return outcome;
+            }
+            tokio::time::sleep(backoff.pause_after(Duration::ZERO)).await;
         }
     }
 
@@ -427,13 +494,11 @@ impl<L: TrustLedger> Revocation<'_, L> {
     async fn repeat(&mut self) -> Result<(), StoreError> {
         let before = self.registry.ledger.barrier().await?;
         let fate = self.fate().await?;
+        self.is_gone = matches!(fate, Fate::Deleted);
         match fate {
             Fate::Made | Fate::Deleted => {
                 let after = self.registry.ledger.barrier().await?;
                 self.barriers = after.into_iter().chain(before).collect();
-                if matches!(fate, Fate::Deleted) {
-                    self.note_deletion();
-                }
                 Ok(())
             }
             Fate::Lost => self.make_again().await,
@@ -443,10 +508,22 @@ impl<L: TrustLedger> Revocation<'_, L> {
 
     /// Looks what has become of the change. A rotation is never made over a later one: the later
     /// one may have revoked this one's key, and may have returned.
-    async fn fate(&self) -> Result<Fate, StoreError> {
-        // A failover may have lost the deletion that left no trust.
-        let Ok(trust) = &self.outcome else { return Ok(Fate::Lost) };
+    async fn fate(&mut self) -> Result<Fate, StoreError> {
         let listing = self.registry.ledger.listing().await?;
+        let trust = match &self.outcome {
+            Ok(trust) => trust,
+            // A failover may have lost the deletion that left no trust. What is replaced now is
+            // noted first: a repetition of this step must not replace anything later.
+            Err(_) => match self.which.find_in(&listing.trusts) {
+                Some(found) => {
+                    self.which = found.id.into();
+                    self.former = found.api_key_hash;
+                    self.outcome = Ok(found.clone());
+                    return Ok(Fate::Lost);
+                }
+                None => return Ok(Fate::Deleted),
+            },
+        };
         let row = listing.trusts.iter().find(|row| row.id == trust.id);
         let is_malformed = || listing.malformed.iter().any(|row| row.id == Some(trust.id));
         Ok(match (self.step, row) {
@@ -466,24 +543,21 @@ impl<L: TrustLedger> Revocation<'_, L> {
         };
         let again = self.registry.make(step, &self.which).await?;
         self.barriers = again.barriers;
-        match again.outcome {
-            Ok(trust) => {
-                self.which = trust.id.into();
-                if self.outcome.is_err() {
-                    self.former = again.former;
-                }
-                self.outcome = Ok(trust);
-            }
-            Err(_) => self.note_deletion(),
+        self.is_gone = again.outcome.is_err();
+        if let Ok(trust) = again.outcome {
+            self.outcome = Ok(trust);
         }
         Ok(())
     }
 
-    /// Another process has deleted the trust, so the new key of a rotation is dead. To disable or
-    /// to delete it had its effect.
-    fn note_deletion(&mut self) {
-        if let (Step::Rotate(_), Ok(trust)) = (self.step, &self.outcome) {
-            self.outcome = Err(StoreError::NoSuchTrust { which: trust.id.into() });
+    /// Returns the trust after the wait. Where another process has deleted it, the new key of a
+    /// rotation is dead. To disable or to delete it had its effect.
+    fn ended(self) -> Result<Trust, StoreError> {
+        match (self.step, self.outcome) {
+            (Step::Rotate(_), Ok(_)) if self.is_gone => {
+                Err(StoreError::NoSuchTrust { which: self.which })
+            }
+            (_, outcome) => outcome,
         }
     }
 

@@ -9,7 +9,7 @@ use trust_key_cache::KeyHash;
 use uuid::Uuid;
 
 use crate::error::StoreError;
-use crate::store::Change;
+use crate::store::{Candidates, Change};
 use crate::trust::{Trust, now};
 use crate::trust_ref::TrustRef;
 
@@ -28,6 +28,10 @@ pub(crate) trait WriteTransaction: Send {
     ///
     /// [`StoreError::NoSuchTrust`] if there is no such row, or any other [`StoreError`].
     fn find(&mut self, which: &TrustRef) -> impl Future<Output = Result<Trust, StoreError>> + Send;
+
+    /// Returns id and digest of every row that has one, enabled or not. Keeps other imports from
+    /// this step until the transaction ends, so that they see what it has committed.
+    fn keys(&mut self) -> impl Future<Output = Result<Candidates, StoreError>> + Send;
 
     /// Adds a row, unless another row has its name.
     fn insert(&mut self, trust: &Trust) -> impl Future<Output = Result<u64, StoreError>> + Send;
@@ -72,6 +76,16 @@ pub(crate) async fn insert<W: WriteTransaction>(
     }
     write.commit().await?;
     Ok(trust)
+}
+
+/// Inserts the row of a key that exists already, unless another row has its digest.
+pub(crate) async fn import<W: WriteTransaction>(
+    mut write: W,
+    trust: Trust,
+    hash: KeyHash,
+) -> Result<Trust, StoreError> {
+    write.keys().await?.check_absent(&hash)?;
+    insert(write, trust).await
 }
 
 /// Gives the row another digest.

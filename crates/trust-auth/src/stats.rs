@@ -55,7 +55,7 @@ pub struct Stats {
     pub granted: u64,
     /// Requests refused because they carried no key.
     pub missing: u64,
-    /// Requests refused because no enabled trust had their key.
+    /// Requests refused because no enabled trust had their key, or because the key was damaged.
     pub invalid: u64,
     /// Requests refused because the store failed.
     pub unavailable: u64,

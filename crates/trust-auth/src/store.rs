@@ -3,10 +3,11 @@
 //! No method finds a row by its digest: the duration of such a lookup reveals the length of a
 //! matching prefix.
 
+use std::borrow::Borrow;
 use std::future::Future;
 
 use serde::Serialize;
-use trust_key_cache::KeyHash;
+use trust_key_cache::{KeyHash, sweep};
 use uuid::Uuid;
 
 use crate::error::StoreError;
@@ -79,8 +80,9 @@ pub trait TrustStore: Send + Sync + 'static {
 /// The write side of a store: what a [`TrustRegistry`](crate::TrustRegistry) needs.
 ///
 /// Every method is one transaction. `Ok` means that it is committed.
-/// [`StoreError::NameTaken`] and [`StoreError::NoSuchTrust`] mean that nothing is. Any other error
-/// leaves it open. Use these methods directly only where no cache has to be invalidated.
+/// [`StoreError::NameTaken`], [`StoreError::KeyTaken`] and [`StoreError::NoSuchTrust`] mean that
+/// nothing is. Any other error leaves it open. Use these methods directly only where no cache has
+/// to be invalidated.
 pub trait TrustLedger: TrustStore {
     /// Makes an enabled row with this digest, a random id, and the present time as its creation.
     /// [`NewTrust::into_trust`] returns such a row.
@@ -93,6 +95,26 @@ pub trait TrustLedger: TrustStore {
         new: NewTrust,
         hash: KeyHash,
     ) -> impl Future<Output = Result<Trust, StoreError>> + Send;
+
+    /// Makes a row as [`insert`](Self::insert) does, for a key that exists already, unless another
+    /// row has its digest, enabled or not. Compares it with all digests, in constant time.
+    ///
+    /// As provided, this reads the list before the insertion: of two imports of one digest at the
+    /// same time, both may succeed. A store should do both in one step.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::KeyTaken`] if a row has the digest, and otherwise as [`insert`](Self::insert).
+    fn import(
+        &self,
+        new: NewTrust,
+        hash: KeyHash,
+    ) -> impl Future<Output = Result<Trust, StoreError>> + Send {
+        async move {
+            Candidates::of(&self.list().await?).check_absent(&hash)?;
+            self.insert(new, hash).await
+        }
+    }
 
     /// Gives the row another digest.
     ///
@@ -235,6 +257,29 @@ impl Candidates {
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
         Self { ids: Vec::with_capacity(capacity), hashes: Vec::with_capacity(capacity) }
+    }
+
+    /// Returns id and digest of each of these rows that has a digest.
+    pub(crate) fn of<T: Borrow<Trust>>(rows: &[T]) -> Self {
+        let mut candidates = Self::with_capacity(rows.len());
+        for row in rows.iter().map(T::borrow) {
+            if let Some(hash) = row.api_key_hash {
+                candidates.push(row.id, hash);
+            }
+        }
+        candidates
+    }
+
+    /// Checks in constant time that no row has this digest.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::KeyTaken`] with the id of a row that has it.
+    pub(crate) fn check_absent(&self, hash: &KeyHash) -> Result<(), StoreError> {
+        match sweep(hash, &self.hashes).and_then(|index| self.id(index)) {
+            Some(id) => Err(StoreError::KeyTaken { id }),
+            None => Ok(()),
+        }
     }
 
     /// Adds a row at the end.

@@ -13,6 +13,7 @@ use crate::authenticator_builder::AuthenticatorBuilder;
 use crate::error::AuthError;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 use crate::error::StoreError;
+use crate::key_prefix::KeyPrefix;
 use crate::registry::TrustRegistry;
 use crate::store::TrustStore;
 use crate::trust::Trust;
@@ -185,6 +186,23 @@ impl<S: TrustStore> TrustAuthBuilder<S> {
         self
     }
 
+    /// Sets the prefix of new keys, which is that of the keys whose checksum is checked. Default:
+    /// `tak_`. [`KeyPrefix`] describes the form of a key.
+    ///
+    /// ```
+    /// # use trust_auth::{MemoryStore, NewTrust, TrustAuth};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let auth = TrustAuth::builder(MemoryStore::new()).key_prefix("acme_".parse()?).build();
+    /// let (_, key) = auth.registry().register(NewTrust::new("St. Mary")?).await?;
+    /// assert!(key.expose().starts_with("acme_"));
+    /// # Ok(()) }
+    /// ```
+    pub fn key_prefix(mut self, prefix: KeyPrefix) -> Self {
+        self.limits = self.limits.key_prefix(prefix);
+        self
+    }
+
     /// Sets limits of the authenticator: its waiting limit, reject floor and deadline.
     pub fn authenticator(
         mut self,
@@ -213,13 +231,9 @@ impl<S: TrustStore> TrustAuthBuilder<S> {
         let (store, cache) = (Arc::clone(&self.limits.store), Arc::clone(&self.limits.cache));
         // Before the first request: a watcher that connects invalidates every key.
         let watcher = self.watch.map(|watch| Arc::new(watch(&store, Arc::clone(&cache))));
-        TrustAuth {
-            registry: TrustRegistry::new(Arc::clone(&store), Arc::clone(&cache)),
-            authenticator: self.limits.build(),
-            store,
-            cache,
-            watcher,
-        }
+        let registry = TrustRegistry::new(Arc::clone(&store), Arc::clone(&cache))
+            .with_key_prefix(self.limits.key_prefix.clone());
+        TrustAuth { registry, authenticator: self.limits.build(), store, cache, watcher }
     }
 }
 

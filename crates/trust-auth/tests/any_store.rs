@@ -42,6 +42,18 @@ async fn every_change_through_a_url_is_made_and_seen_by_the_authenticator() {
     let (_, new) = auth.registry().rotate(&which).await.unwrap();
     let attempt = auth.authenticator().attempt(Some(new.expose())).await;
     assert_eq!((attempt.result.unwrap().id, attempt.route), (trust.id, Route::Scan));
+    // At the same time: the store decides, and not a list that was read before.
+    let import = async |name: &str| {
+        auth.registry().import_key(NewTrust::new(name).unwrap(), "one key").await.is_ok()
+    };
+    for round in 0..5 {
+        auth.registry().delete(&"b".into()).await.ok();
+        auth.registry().delete(&"c".into()).await.ok();
+        let (one, other) = tokio::join!(import("b"), import("c"));
+        assert!(one ^ other, "{round}: {one} {other}");
+    }
+    auth.registry().delete(&"b".into()).await.ok();
+    auth.registry().delete(&"c".into()).await.ok();
     auth.registry().delete(&which).await.unwrap();
     assert_eq!(auth.registry().listing().await.unwrap().trusts, []);
 

@@ -2,6 +2,8 @@
 
 mod stores;
 
+use std::sync::Arc;
+
 use sqlx::Connection;
 use stores::{Backend, World, by_name, second_connection, sqlite_options};
 use trust_auth::{
@@ -14,6 +16,7 @@ on_every_store!(
     a_new_row_is_enabled_and_reads_back_as_it_was_returned,
     a_row_is_found_by_id_and_by_name,
     a_name_that_is_taken_is_refused_and_nothing_is_written,
+    of_imports_of_one_digest_at_the_same_time_one_is_made,
     a_trust_that_is_not_there_is_refused_by_every_change,
     a_second_disabling_keeps_the_time_of_the_first,
     a_change_tells_the_former_hash,
@@ -69,6 +72,33 @@ async fn a_name_that_is_taken_is_refused_and_nothing_is_written<S: Backend>() {
     assert!(matches!(&error, StoreError::NameTaken { name } if name == "a"));
     assert!(error.to_string().contains("choose another"), "{error}");
     assert_eq!(world.store.list().await.unwrap(), [first]);
+}
+
+async fn of_imports_of_one_digest_at_the_same_time_one_is_made<S: Backend>() {
+    let world = store::<S>().await;
+    for round in 0..5 {
+        let hash = KeyHash::of(format!("key {round}"));
+        let imports: Vec<_> = (0..8)
+            .map(|number| {
+                let store = Arc::clone(&world.store);
+                let trust = new(&format!("{round}.{number}"));
+                tokio::spawn(async move { store.import(trust, hash).await })
+            })
+            .collect();
+        let mut made = Vec::new();
+        let mut refused = Vec::new();
+        for import in imports {
+            match import.await.unwrap() {
+                Ok(trust) => made.push(trust),
+                Err(error) => refused.push(error),
+            }
+        }
+        assert_eq!((made.len(), refused.len()), (1, 7), "{refused:?}");
+        for error in refused {
+            assert!(matches!(error, StoreError::KeyTaken { id } if id == made[0].id), "{error:?}");
+        }
+    }
+    assert_eq!(world.store.list().await.unwrap().len(), 5);
 }
 
 async fn a_trust_that_is_not_there_is_refused_by_every_change<S: Backend>() {

@@ -18,6 +18,8 @@ struct List {
     feed: broadcast::Sender<KeyHash>,
     /// What happens during the next wait, which then has to be repeated.
     at_wait: Mutex<Option<fn(&List)>>,
+    /// A row that a failover brings back.
+    gone: Mutex<Option<Trust>>,
     /// What happens after the next look.
     deleted_after_look: AtomicBool,
     rotated_after_look: AtomicBool,
@@ -33,6 +35,7 @@ impl List {
             rows: Mutex::default(),
             feed: broadcast::Sender::new(16),
             at_wait: Mutex::default(),
+            gone: Mutex::default(),
             deleted_after_look: AtomicBool::new(false),
             rotated_after_look: AtomicBool::new(false),
             failing_looks: AtomicUsize::new(0),
@@ -398,6 +401,37 @@ async fn r16_a_repetition_compares_the_digest_where_it_replaces_it() {
     put(auth.store(), "a", "former");
     at_wait(&auth, |list| put(list, "a", "former"));
     auth.store().rotated_after_look.store(true, Ordering::Relaxed);
+    let error = auth.registry().rotate(&trust.id.into()).await.unwrap_err();
+    assert_eq!(error.kind(), "superseded");
+    let later = auth.authenticate(Some("of a later rotation")).await;
+    assert_eq!(later.unwrap().id, trust.id);
+}
+
+#[tokio::test]
+async fn a_key_is_imported_into_a_ledger_outside_of_the_crate_unless_a_trust_has_it() {
+    let auth = TrustAuth::builder(List::new()).build();
+    let trust = auth.registry().import_key(NewTrust::new("a").unwrap(), "key").await.unwrap();
+    assert_eq!(auth.authenticate(Some("key")).await.unwrap(), trust);
+    auth.registry().disable(&trust.id.into()).await.unwrap();
+    let again = auth.registry().import_key(NewTrust::new("b").unwrap(), "key").await;
+    assert_eq!(again.unwrap_err().kind(), "key_taken");
+    assert_eq!(auth.registry().list().await.unwrap().len(), 1);
+}
+
+/// The trust is gone at the first repetition, and back at the second: a failover lost its deletion.
+/// A later rotation has replaced the key meanwhile.
+#[tokio::test]
+async fn r16_a_rotation_whose_trust_comes_back_is_not_made_over_a_later_one() {
+    let auth = TrustAuth::builder(List::new()).build();
+    let (trust, _) = auth.registry().register(NewTrust::new("a").unwrap()).await.unwrap();
+    at_wait(&auth, |list| {
+        let row = list.rows.lock().unwrap().pop().unwrap();
+        *list.gone.lock().unwrap() = Some(row);
+        *list.at_wait.lock().unwrap() = Some(|list: &List| {
+            list.rows.lock().unwrap().extend(list.gone.lock().unwrap().take());
+            put(list, "a", "of a later rotation");
+        });
+    });
     let error = auth.registry().rotate(&trust.id.into()).await.unwrap_err();
     assert_eq!(error.kind(), "superseded");
     let later = auth.authenticate(Some("of a later rotation")).await;

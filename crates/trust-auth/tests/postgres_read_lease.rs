@@ -737,6 +737,46 @@ async fn a6_tables_of_the_lease_that_hide_a_holder_give_no_lease_and_no_end_of_a
     }
 }
 
+/// The changer's role is the owner, whom row security does not bind.
+#[tokio::test]
+async fn a6_row_security_that_hides_records_from_a_holder_makes_it_load_again() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, changes) = application(server);
+    changes.run_migration().await.unwrap();
+    let (role, role_url) = server.new_role(&url);
+    server.psql(&url, &format!("GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}"));
+    let changes =
+        PgChanges::new(postgres_options(&role_url)).table("users", |t| t.ignore(["note"]));
+    let feed = changes.connect().await.unwrap();
+    let (mut session, id) = registered(&feed, LONG, "a").await;
+    renewed(&mut session, id).await;
+    server.psql(&url, "ALTER TABLE trust_auth_change ENABLE ROW LEVEL SECURITY");
+    server.psql(&url, "INSERT INTO users VALUES (1)");
+    assert_eq!(session.renew(id).await.unwrap(), Answer::Reload(Reload::OtherTriggers));
+}
+
+/// The function of the barrier has the name of its schema: it would write to another one.
+#[tokio::test]
+async fn a6_a_schema_that_was_renamed_needs_the_migration() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    server.psql(&url, "CREATE SCHEMA app");
+    let path = format!("{url}?options=-c%20search_path%3Dapp2,app");
+    server.psql(&path, APPLICATION);
+    let changes = PgChanges::new(postgres_options(&path)).table("users", |t| t.ignore(["note"]));
+    changes.run_migration().await.unwrap();
+    let feed = changes.connect().await.unwrap();
+    drop(registered(&feed, LONG, "a").await);
+    server.psql(&url, "ALTER SCHEMA app RENAME TO app2");
+    let error = feed.open(LONG).await.unwrap().load().await.unwrap_err();
+    assert!(error.to_string().contains("the tables of the read lease"), "{error}");
+    changes.run_migration().await.unwrap();
+    let (mut session, id) = registered(&feed, LONG, "a").await;
+    server.psql(&path, "INSERT INTO users VALUES (1)");
+    assert_eq!(renewed(&mut session, id).await, [Ended::Everything]);
+    assert_ne!(server.psql(&path, "SELECT trust_auth_barrier()"), "");
+}
+
 /// A dump of an older cluster: its bound is above each id of this one, so no renewal would count.
 #[tokio::test]
 async fn rl5_a_holder_lowers_a_bound_of_another_cluster() {

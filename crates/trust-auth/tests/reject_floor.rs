@@ -19,6 +19,9 @@ use uuid::Uuid;
 
 const FLOOR: Duration = Duration::from_millis(20);
 
+/// It has the prefix and the length of a key, and nothing is read for it.
+const DAMAGED: &str = "tak_0000000000000000000000000000000000000000000000000";
+
 /// One trust, whose key is "key", in a store with a delay.
 struct Slow {
     rows: MemoryStore,
@@ -73,6 +76,7 @@ async fn every_refusal_takes_the_floor_whatever_was_done_for_it() {
         assert_took(timed(&authenticator, None).await, 20, "missing");
         assert_took(timed(&authenticator, Some("")).await, 20, "missing");
         assert_took(timed(&authenticator, Some("no trust has this")).await, 20, "invalid");
+        assert_took(timed(&authenticator, Some(DAMAGED)).await, 20, "invalid");
         let failing = Slow::authenticator(delay, true, 8).await;
         assert_took(timed(&failing, Some("key")).await, 20, "unavailable");
     }
@@ -172,9 +176,10 @@ fn a_refusal_outside_a_runtime_is_unavailable_if_there_is_a_floor() {
     };
     assert_eq!(at_once(None).unwrap_err(), "unavailable");
     assert_eq!(at_once(Some("no trust has this")).unwrap_err(), "unavailable");
+    assert_eq!(at_once(Some(DAMAGED)).unwrap_err(), "unavailable");
     assert_eq!(at_once(Some("key")).unwrap().name, "a");
     let stats = authenticator.stats();
-    assert_eq!((stats.unavailable, stats.missing, stats.granted), (2, 0, 2));
+    assert_eq!((stats.unavailable, stats.missing, stats.granted), (3, 0, 2));
 }
 
 /// Without a floor, nothing needs a timer.

@@ -198,7 +198,8 @@ impl Parts<'_> {
         background.spawn(async move { record.retry_failed_scans(scanner).await });
 
         if let Some(admin) = &listeners.admin {
-            let registry = TrustRegistry::new(database.store(), cache);
+            let registry =
+                TrustRegistry::new(database.store(), cache).with_key_prefix(settings.key_prefix());
             let api = Admin::new(registry, settings, Arc::clone(meters), waits.clone());
             let routes = admin::routes(api, &listeners.guard, admin.probes.clone());
             admin.routes.set_opened(routes);

@@ -13,7 +13,7 @@ use axum::http::HeaderName;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use serde::{Serialize, Serializer};
-use trust_auth::{ApiKey, AuthenticatorBuilder, KeyHeader, TrustStore};
+use trust_auth::{ApiKey, AuthenticatorBuilder, KeyHeader, KeyPrefix, TrustStore};
 use trust_key_cache::{KeyHash, TrustKeyCache};
 
 use super::drain::FIRST_REQUEST_LIMIT;
@@ -21,6 +21,8 @@ use super::logs::{LogFormat, LogLevel};
 use super::open_files;
 use crate::command_error::CommandError;
 use crate::database::{IfMissing, PoolLimits};
+use crate::key_digest::KeyDigest;
+use crate::key_prefix::KeyPrefixArgs;
 
 /// The settings of the service. Each flag has an environment variable, `TRUST_AUTH_` and its name.
 /// The flag takes precedence. `--help` shows no value of a variable: secrets are kept there.
@@ -57,7 +59,7 @@ pub(crate) struct Settings {
     /// the digest can guess a weak key.
     #[arg(long, value_name = "HEX", env = "TRUST_AUTH_ADMIN_KEY_SHA256", hide_env_values = true)]
     #[serde(rename = "admin_key_configured", serialize_with = "is_some")]
-    pub(crate) admin_key_sha256: Option<AdminKeyDigest>,
+    pub(crate) admin_key_sha256: Option<KeyDigest>,
 
     /// Serve /metrics on the admin listener alone, and not on the main listener
     #[arg(
@@ -94,6 +96,10 @@ pub(crate) struct Settings {
     /// --header Authorization
     #[arg(long, value_name = "WORD", env = "TRUST_AUTH_SCHEME", hide_env_values = true)]
     pub(crate) scheme: Option<String>,
+
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) prefix: KeyPrefixArgs,
 
     /// How long a verified key stays in the cache, from the moment before its row was read
     #[arg(
@@ -316,23 +322,6 @@ pub(crate) struct Settings {
     pub(crate) log_level: LogLevel,
 }
 
-/// A digest, or `None` for any other text. The text may be the key itself by mistake, and an error
-/// of clap would repeat it.
-#[derive(Clone, Copy)]
-pub(crate) struct AdminKeyDigest(Option<KeyHash>);
-
-impl From<&str> for AdminKeyDigest {
-    fn from(text: &str) -> Self {
-        Self(text.parse().ok())
-    }
-}
-
-impl fmt::Debug for AdminKeyDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("AdminKeyDigest")
-    }
-}
-
 impl Settings {
     /// Checks that the settings fit together.
     ///
@@ -358,11 +347,8 @@ impl Settings {
                 return wrong(&format!("{flag} must be at most a day"));
             }
         }
-        if self.admin_key_sha256.is_some_and(|AdminKeyDigest(digest)| digest.is_none()) {
-            return wrong(
-                "--admin-key-sha256 must be 64 hexadecimal digits: the SHA-256 of the key, not the \
-                 key",
-            );
+        if let Some(Err(what)) = self.admin_key_sha256.map(KeyDigest::hash) {
+            return wrong(&format!("--admin-key-sha256 {what}"));
         }
         if self.read_lease.is_some_and(|length| !(LEAST_LEASE..=LONGEST_LEASE).contains(&length)) {
             return wrong("--read-lease must be at least 300ms, and at most 5m");
@@ -453,7 +439,7 @@ impl Settings {
 
     /// Returns the digest of the key for the admin API.
     pub(crate) fn admin_key(&self) -> Option<KeyHash> {
-        self.admin_key_sha256.and_then(|AdminKeyDigest(digest)| digest)
+        self.admin_key_sha256.and_then(|digest| digest.hash().ok())
     }
 
     /// Returns the header that carries the key.
@@ -470,7 +456,12 @@ impl Settings {
             .map_err(|error| CommandError::new("settings", format!("--ttl or --capacity: {error}")))
     }
 
-    /// Sets the limits of the authenticator.
+    /// Returns the prefix of keys.
+    pub(crate) fn key_prefix(&self) -> KeyPrefix {
+        self.prefix.key_prefix.clone()
+    }
+
+    /// Sets the limits of the authenticator, and the prefix of the keys that it checks.
     pub(crate) fn limit<S: TrustStore>(
         &self,
         builder: AuthenticatorBuilder<S>,
@@ -479,6 +470,7 @@ impl Settings {
             .waiting_limit(self.waiting_limit)
             .reject_floor(self.reject_floor)
             .deadline(self.query_timeout)
+            .key_prefix(self.key_prefix())
     }
 
     /// Returns what to do if the table is missing, or lacks a part.
@@ -521,6 +513,7 @@ impl Settings {
             migrate = self.migrate,
             header = %self.header,
             scheme = self.scheme.as_deref(),
+            key_prefix = %self.prefix.key_prefix,
             ttl = ?self.ttl,
             capacity = self.capacity,
             waiting_limit = self.waiting_limit,

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use trust_auth::{KeyForm, KeyHash, KeyPrefix};
 
 use crate::client::ask;
 use crate::server::{ADMIN_KEY, Server};
@@ -23,7 +24,8 @@ async fn each_change_of_a_trust_takes_effect_on_its_key_at_once_g1() {
         (&trust["name"], &trust["code"], &trust["region"]),
         (&json!("St. Mary"), &json!("SM1"), &json!("north"))
     );
-    assert_eq!((key.len(), trust.get("api_key_hash")), (43, None));
+    assert_eq!(KeyPrefix::default().form_of(&key), KeyForm::Intact);
+    assert_eq!(trust.get("api_key_hash"), None);
 
     let status = async |key: &str| server.verify(key).await.status;
     let change = async |method: &str, what: &str| {
@@ -82,6 +84,15 @@ async fn bad_requests_get_a_typed_error_and_change_nothing_g10() {
             422,
             "malformed",
         ),
+        (
+            "POST",
+            "/admin/trusts",
+            json!({ "name": "New", "key_sha256": "k".repeat(64) }),
+            422,
+            "malformed",
+        ),
+        ("POST", "/admin/trusts", json!({ "name": "New", "key_sha256": "" }), 422, "malformed"),
+        ("POST", "/admin/trusts", json!({ "name": "New", "key_sha256": 7 }), 422, "malformed"),
         ("POST", "/admin/trusts", json!({ "name": "x".repeat(20_000) }), 413, "too_large"),
         ("GET", &*unknown, Value::Null, 404, "no_such_trust"),
         ("DELETE", &*unknown, Value::Null, 404, "no_such_trust"),
@@ -150,6 +161,52 @@ async fn every_request_is_refused_without_the_admin_key_or_if_none_is_configured
         let answer = unconfigured.administer("GET", path, &Value::Null).await;
         assert_eq!((answer.status, &*answer.kind()), (403, "admin_unconfigured"), "{path}");
     }
+}
+
+#[tokio::test]
+async fn a_trust_is_registered_with_the_digest_of_the_key_that_it_has() {
+    let server = Server::on_sqlite(&[]).await;
+    let body = |name: &str, key: &str| {
+        let digest = KeyHash::of(key).to_hex();
+        json!({ "name": name, "code": "C", "key_sha256": digest })
+    };
+    let made = server.administer("POST", "/admin/trusts", &body("a", "its key")).await;
+    let trust = made.json()["trust"].clone();
+    assert_eq!((made.status, made.json().get("api_key")), (201, None));
+    assert_eq!((&trust["name"], &trust["code"]), (&json!("a"), &json!("C")));
+    let location = format!("/admin/trusts/{}", trust["id"].as_str().unwrap());
+    assert_eq!(made.header("location"), Some(&*location));
+    let granted = server.verify("its key").await;
+    assert_eq!((granted.status, granted.header("x-trust-id")), (200, trust["id"].as_str()));
+
+    // Only one of several at the same time, in the database and not by a list that was read before.
+    for round in 0..5 {
+        let answers: Vec<_> = (0..4)
+            .map(|number| {
+                let (admin, body) =
+                    (server.admin, body(&format!("{round}.{number}"), &round.to_string()));
+                tokio::spawn(async move {
+                    let authorization = format!("Bearer {ADMIN_KEY}");
+                    let headers =
+                        [("Authorization", &*authorization), ("Content-Type", "application/json")];
+                    ask(admin, "POST", "/admin/trusts", &headers, &body.to_string()).await
+                })
+            })
+            .collect();
+        let mut statuses = Vec::new();
+        for answer in answers {
+            let answer = answer.await.unwrap();
+            if answer.status == 409 {
+                assert_eq!(answer.kind(), "key_taken");
+            }
+            statuses.push(answer.status);
+        }
+        statuses.sort_unstable();
+        assert_eq!(statuses, [201, 409, 409, 409]);
+    }
+    // A refusal is no failure of the database.
+    assert_eq!(server.metric("trust_auth_changes_failing").await, 0.0);
+    assert!(!server.stop().await.contains("failed in the database"));
 }
 
 /// Each answer is counted once, for every outcome.

@@ -1,6 +1,10 @@
 //! The contract of forward auth: what `/verify` and the probes answer to any bytes.
 
-use serde_json::json;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use trust_auth::{KeyForm, KeyHash, KeyPrefix};
 
 use crate::client::{ask, converse};
 use crate::server::{Server, has_read_lease};
@@ -71,6 +75,51 @@ async fn a_refusal_has_the_reference_s_status_headers_and_body_and_no_identity()
     let metrics = server.metrics().await;
     let of = |outcome| metrics[&format!("trust_auth_requests_total{{outcome=\"{outcome}\"}}")];
     assert_eq!((of("missing"), of("invalid"), of("granted")), (2.0, 6.0, 0.0));
+}
+
+#[tokio::test]
+async fn a_damaged_key_gets_401_without_a_scan_and_only_the_configured_prefix_decides() {
+    let server = Server::on_sqlite(&["--key-prefix", "acme_", "--reject-floor", "100ms"]).await;
+    assert_eq!(server.told["serving"]["settings"]["key_prefix"], "acme_");
+    let prefix: KeyPrefix = "acme_".parse().unwrap();
+    let made = server.register("St. Mary").await.key;
+    let id = server.register("St. Peter").await.id;
+    let rotate = format!("/admin/trusts/{id}/rotate");
+    let rotated = server.administer("POST", &rotate, &Value::Null).await.json();
+    for key in [&*made, rotated["api_key"].as_str().unwrap()] {
+        assert_eq!(prefix.form_of(key), KeyForm::Intact);
+    }
+    // The last character is a part of the checksum. The other key has the default prefix.
+    let (start, last) = made.split_at(made.len() - 1);
+    let damaged = format!("{start}{}", if last == "0" { "1" } else { "0" });
+    let foreign = format!("tak_{}", "0".repeat(49));
+    // Rows that have these keys, so that only the form can refuse one.
+    for key in [&damaged, &foreign] {
+        let body = json!({ "name": key[..10], "key_sha256": KeyHash::of(key).to_hex() });
+        assert_eq!(server.administer("POST", "/admin/trusts", &body).await.status, 201);
+    }
+    assert_eq!(server.verify(&foreign).await.status, 200);
+
+    let before = server.metrics().await;
+    let begun = Instant::now();
+    let answer = server.verify(&damaged).await;
+    assert!(begun.elapsed() >= Duration::from_millis(100), "the floor");
+    let invalid = json!({ "detail": "Invalid API Key." });
+    assert_eq!((answer.status, answer.json()), (401, invalid));
+    assert_eq!(answer.header("www-authenticate"), Some("ApiKey"));
+    let after = server.metrics().await;
+    for (name, growth) in [
+        ("trust_auth_requests_total{outcome=\"invalid\"}", 1.0),
+        ("trust_auth_request_seconds_count{route=\"unread\"}", 1.0),
+        ("trust_auth_scans_total", 0.0),
+        ("trust_auth_looks_total", 0.0),
+        ("trust_auth_hits_total", 0.0),
+    ] {
+        let value = |of: &BTreeMap<String, f64>| of.get(name).copied().unwrap_or_default();
+        assert_eq!(value(&after) - value(&before), growth, "{name}");
+    }
+    let log = server.stop().await;
+    assert!(log.contains(r#""key_prefix":"acme_""#) && !log.contains(&damaged[5..20]), "{log}");
 }
 
 #[tokio::test]

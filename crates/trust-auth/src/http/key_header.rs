@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderValue, Response};
 use crate::attempt::Attempt;
 use crate::authenticator::Authenticator;
 use crate::error::AuthError;
+use crate::key_flaw::MAX_KEY_BYTES;
 use crate::store::TrustStore;
 
 /// Which header carries the key. Default: `X-Api-Key`, whose value is the key.
@@ -40,7 +41,7 @@ const CHALLENGE: HeaderValue = HeaderValue::from_static("ApiKey");
 
 impl KeyHeader {
     /// The longest value that is accepted as a key, in bytes.
-    pub const MAX_BYTES: usize = 4_096;
+    pub const MAX_BYTES: usize = MAX_KEY_BYTES;
 
     /// Returns the header of this name, whose whole value is the key.
     #[must_use]

@@ -53,6 +53,11 @@ impl TrustLedger for PostgresStore {
         self.change(rights::INSERT, |write| sql_ledger::insert(write, trust)).await
     }
 
+    async fn import(&self, new: NewTrust, hash: KeyHash) -> Result<Trust, StoreError> {
+        let trust = new.into_trust(hash);
+        self.change(rights::INSERT, |write| sql_ledger::import(write, trust, hash)).await
+    }
+
     async fn replace_hash(&self, which: &TrustRef, hash: KeyHash) -> Result<Change, StoreError> {
         self.change(rights::UPDATE, |write| sql_ledger::replace_hash(write, which, hash)).await
     }

@@ -17,9 +17,13 @@ use super::store::PostgresStore;
 use crate::columns::time_text;
 use crate::error::StoreError;
 use crate::sql_ledger::WriteTransaction;
+use crate::store::Candidates;
 use crate::text_flaw::nfc;
 use crate::trust::Trust;
 use crate::trust_ref::TrustRef;
+
+/// The first half of the key of the lock of imports. The second half is the table.
+const IMPORT_LOCK: i32 = 1_952_543_339;
 
 /// A transaction. Dropped without a commit, it closes its connection, and the server rolls back.
 pub(super) struct Transaction<'a> {
@@ -128,6 +132,27 @@ impl WriteTransaction for Transaction<'_> {
             }),
             None => Err(StoreError::NoSuchTrust { which: which.clone() }),
         }
+    }
+
+    async fn keys(&mut self) -> Result<Candidates, StoreError> {
+        // A lock of imports alone: writes of other rows, such as heartbeats, do not wait for it.
+        sqlx::query("SELECT pg_advisory_xact_lock($1, 'trust'::regclass::oid::int4)")
+            .bind(IMPORT_LOCK)
+            .execute(self.lent.connection()?)
+            .await
+            .map_err(|error| self.store.failed(&error))?;
+        // A statement of its own: its snapshot is taken when the lock is held.
+        let rows = sqlx::query(
+            "SELECT FALSE, id, api_key_hash::text FROM trust WHERE api_key_hash IS NOT NULL",
+        )
+        .fetch_all(self.lent.connection()?)
+        .await
+        .map_err(|error| self.store.failed(&error))?;
+        let mut keys = Candidates::with_capacity(rows.len());
+        for (id, hash) in rows.iter().filter_map(|row| row::candidate(row, &self.store.warnings)) {
+            keys.push(id, hash);
+        }
+        Ok(keys)
     }
 
     async fn insert(&mut self, trust: &Trust) -> Result<u64, StoreError> {

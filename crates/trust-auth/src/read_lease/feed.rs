@@ -217,4 +217,21 @@ impl Settled {
     /// No process holds anything.
     pub const NOTHING_HELD: Self =
         Self::Everywhere { holders: Some(0), silent: Vec::new(), was_unsettled: false };
+
+    /// Returns how two waits of one revocation ended.
+    pub(crate) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (
+                Self::Everywhere { holders, mut silent, was_unsettled },
+                Self::Everywhere { holders: more, silent: others, was_unsettled: other },
+            ) => {
+                silent.extend(others);
+                silent.sort_unstable();
+                silent.dedup();
+                let holders = holders.zip(more).map(|(holders, more)| holders.max(more));
+                Self::Everywhere { holders, silent, was_unsettled: was_unsettled || other }
+            }
+            _ => Self::Repeat,
+        }
+    }
 }

@@ -58,6 +58,11 @@ impl TrustLedger for SqliteStore {
         self.change(|write| sql_ledger::insert(write, trust)).await
     }
 
+    async fn import(&self, new: NewTrust, hash: KeyHash) -> Result<Trust, StoreError> {
+        let trust = new.into_trust(hash);
+        self.change(|write| sql_ledger::import(write, trust, hash)).await
+    }
+
     async fn replace_hash(&self, which: &TrustRef, hash: KeyHash) -> Result<Change, StoreError> {
         self.change(|write| sql_ledger::replace_hash(write, which, hash)).await
     }

@@ -17,6 +17,7 @@ use super::store::SqliteStore;
 use crate::columns::time_text;
 use crate::error::StoreError;
 use crate::sql_ledger::WriteTransaction;
+use crate::store::Candidates;
 use crate::text_flaw::nfc;
 use crate::trust::Trust;
 use crate::trust_ref::TrustRef;
@@ -89,6 +90,19 @@ impl WriteTransaction for Transaction<'_> {
         let Some(row) = row else { return Err(StoreError::NoSuchTrust { which: which.clone() }) };
         let columns = row::columns(&row, &self.store.warnings).map_err(row::without_id)?;
         Ok(columns.for_change(&self.store.warnings))
+    }
+
+    async fn keys(&mut self) -> Result<Candidates, StoreError> {
+        // The transaction has the write lock, so no other one is between this step and its commit.
+        let rows = sqlx::query("SELECT id, api_key_hash FROM trust WHERE api_key_hash IS NOT NULL")
+            .fetch_all(self.connection()?)
+            .await
+            .map_err(|error| self.store.failed(error))?;
+        let mut keys = Candidates::with_capacity(rows.len());
+        for (id, hash) in rows.iter().filter_map(|row| row::candidate(row, &self.store.warnings)) {
+            keys.push(id, hash);
+        }
+        Ok(keys)
     }
 
     async fn insert(&mut self, trust: &Trust) -> Result<u64, StoreError> {

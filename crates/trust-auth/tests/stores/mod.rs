@@ -325,6 +325,10 @@ impl<S: TrustLedger> TrustLedger for Tampered<S> {
         self.write(self.inner.insert(new, hash)).await
     }
 
+    async fn import(&self, new: NewTrust, hash: KeyHash) -> Result<Trust, StoreError> {
+        self.write(self.inner.import(new, hash)).await
+    }
+
     async fn replace_hash(&self, which: &TrustRef, hash: KeyHash) -> Result<Change, StoreError> {
         self.write(self.inner.replace_hash(which, hash)).await
     }

@@ -115,7 +115,9 @@ impl AdminError {
 impl From<RegistryError> for AdminError {
     fn from(error: RegistryError) -> Self {
         let status = match &error {
-            RegistryError::Store(StoreError::NameTaken { .. }) => StatusCode::CONFLICT,
+            RegistryError::Store(StoreError::NameTaken { .. } | StoreError::KeyTaken { .. }) => {
+                StatusCode::CONFLICT
+            }
             RegistryError::Store(StoreError::NoSuchTrust { .. }) => StatusCode::NOT_FOUND,
             // Another attempt would fail as well.
             RegistryError::Store(StoreError::BadRow { .. }) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -146,8 +148,8 @@ impl From<JsonRejection> for AdminError {
             JsonRejection::JsonDataError(_) => (
                 "malformed",
                 "the body must be {\"name\": TEXT}, and may have the texts \"code\" and \
-                 \"region\"; neither may be empty, look like an API key, or contain invisible \
-                 characters",
+                 \"region\", and the 64 hexadecimal digits \"key_sha256\"; no code and no region \
+                 may be empty, look like an API key, or contain invisible characters",
             ),
             _ => ("unreadable", "the body could not be read to its end"),
         };

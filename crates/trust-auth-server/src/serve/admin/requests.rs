@@ -15,13 +15,15 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use tokio::sync::oneshot;
 use trust_auth::{
-    ApiKey, Listing, MalformedRow, RegistryError, StoreError, Trust, TrustRef, TrustRegistry,
+    ApiKey, KeyHash, Listing, MalformedRow, RegistryError, StoreError, Trust, TrustRef,
+    TrustRegistry,
 };
 
 use super::error::AdminError;
 use super::pending_waits::PendingWaits;
 use super::revocation::{Revoked, Revoker};
 use crate::json::TrustJson;
+use crate::key_digest::KeyDigest;
 use crate::new_trust::{check_code_or_region, new_trust};
 use crate::revocation_step::RevocationStep;
 use crate::revoke::waiting;
@@ -67,6 +69,9 @@ pub(crate) struct RegistrationBody {
     code: Option<String>,
     #[serde(default, deserialize_with = "code_or_region")]
     region: Option<String>,
+    /// Of a key that exists. Otherwise a key is made.
+    #[serde(default, deserialize_with = "digest")]
+    key_sha256: Option<KeyHash>,
 }
 
 /// Handles `POST /admin/trusts`.
@@ -74,14 +79,16 @@ pub(crate) async fn register(State(admin): State<Arc<Admin>>, request: Request) 
     let registered = async {
         let body = body(request).await?;
         let new = new_trust(body.name, body.code, body.region)?;
-        admin
-            .change("register", async |registry: TrustRegistry<Store>| registry.register(new).await)
-            .await
+        let register = async move |registry: TrustRegistry<Store>| match body.key_sha256 {
+            None => registry.register(new).await.map(|(trust, key)| (trust, Some(key))),
+            Some(hash) => registry.import_hash(new, hash).await.map(|trust| (trust, None)),
+        };
+        admin.change("register", register).await
     };
     admin
-        .answer("register", registered, |(trust, key): &(Trust, ApiKey)| {
+        .answer("register", registered, |(trust, key): &(Trust, Option<ApiKey>)| {
             let location = format!("/admin/trusts/{}", trust.id);
-            let json = Json(TrustJson::new(trust).with_key(Some(key)));
+            let json = Json(TrustJson::new(trust).with_key(key.as_ref()));
             (StatusCode::CREATED, [(LOCATION, location)], json).into_response()
         })
         .await
@@ -301,7 +308,7 @@ impl ChangedTrust for Trust {
     }
 }
 
-impl ChangedTrust for (Trust, ApiKey) {
+impl ChangedTrust for (Trust, Option<ApiKey>) {
     fn trust(&self) -> &Trust {
         &self.0
     }
@@ -309,6 +316,11 @@ impl ChangedTrust for (Trust, ApiKey) {
 
 fn trust_json(trust: &Trust) -> Response<Body> {
     Json(TrustJson::new(trust)).into_response()
+}
+
+fn digest<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<KeyHash>, D::Error> {
+    let digest = Option::<KeyDigest>::deserialize(deserializer)?;
+    digest.map(|digest| digest.hash().map_err(D::Error::custom)).transpose()
 }
 
 fn code_or_region<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {

@@ -76,7 +76,11 @@ impl Catalog {
     }
 
     fn missing(&self) -> Vec<String> {
-        let own = self.lacks_tables.then(|| "the tables of the read lease".to_owned());
+        let own = self.lacks_tables.then(|| {
+            "the tables of the read lease in one schema with their function, logged, and without \
+             row security for this role"
+                .to_owned()
+        });
         let triggers = self.tables.iter().filter(|table| !table.has_triggers);
         let named = triggers
             .map(|table| format!("the read lease's triggers on the table `{}`", table.name));

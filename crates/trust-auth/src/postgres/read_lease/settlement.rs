@@ -25,6 +25,9 @@ const LONG_PAUSE: Duration = Duration::from_secs(1);
 /// How much longer than the leases a watch may take, and a revocation with it.
 const WATCHING: Duration = Duration::from_millis(800);
 
+/// So many failures in a row that do not look as if they pass end the wait.
+const LASTING: usize = 5;
+
 /// How long a revocation prunes before it returns.
 const PRUNING: Duration = Duration::from_millis(200);
 
@@ -110,6 +113,7 @@ impl LeaseSource {
         let begun = Instant::now();
         let acknowledges = waiting == Waiting::ForAcknowledgements;
         let mut watched = Watched::default();
+        let mut lasting = 0;
         loop {
             let waited = begun.elapsed();
             let mut pause = (waited / 4).clamp(FIRST_PAUSE, LONGEST_PAUSE);
@@ -123,6 +127,7 @@ impl LeaseSource {
                         return Ok(watched.added_to(settled));
                     }
                     Verdict::Until(least) => {
+                        lasting = 0;
                         let is_due = !inquiry.is_settled || waited >= ALIVE;
                         if is_due
                             && is_unwatched(&inquiry)
@@ -140,8 +145,12 @@ impl LeaseSource {
                         }
                     }
                 },
-                Err(error) if waited > LONGEST_LEASE || !error.is_transient() => return Err(error),
-                Err(_) => {}
+                Err(error) => {
+                    lasting = if error.is_transient() { 0 } else { lasting + 1 };
+                    if waited > LONGEST_LEASE || lasting == LASTING {
+                        return Err(error);
+                    }
+                }
             }
             tokio::time::sleep(pause).await;
         }

@@ -30,13 +30,15 @@ macro_rules! run {
     };
 }
 
-/// Whether the lease's own tables are those of its function, survive a crash, and hide no row from
-/// this role. `$barrier` is the barrier's text, as this version makes it.
+/// Whether the lease's own tables are those that its function writes, survive a crash, and hide no
+/// row from this role. `$barrier` is the barrier's text, as this version makes it.
 macro_rules! are_sound {
     ($barrier:literal) => {
         concat!(
             "(SELECT count(*) = 3 FROM pg_class AS c \
              JOIN pg_proc AS f ON f.pronamespace = c.relnamespace \
+             JOIN pg_namespace AS n ON n.oid = c.relnamespace \
+                 AND 'search_path=' || quote_ident(nspname) = ANY (f.proconfig) \
              WHERE f.oid = to_regprocedure('trust_auth_barrier(bool)') AND f.prosrc = ",
             $barrier,
             " AND c.oid IN (to_regclass('trust_auth_lease'), to_regclass('trust_auth_change'), \

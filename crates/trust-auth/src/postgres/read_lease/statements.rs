@@ -6,13 +6,15 @@ use crate::postgres::row::read_columns;
 /// Differs after a trigger or its function was made, changed, or turned on or off, after the
 /// table's rows were rewritten, and after the table or a column was renamed, or it got columns or
 /// children (RL2). A trigger's condition knows its columns by number. It differs also if the names
-/// of the lease's own tables lead to others.
+/// of the lease's own tables lead to others, and if row security may hide their rows.
 macro_rules! fingerprint {
     ($oids:literal) => {
         concat!(
-            "(SELECT string_agg(concat_ws(' ', oid, relnamespace, relpersistence), ',' \
-                 ORDER BY oid) FROM pg_class WHERE oid IN (to_regclass('trust_auth_lease'), \
-                 to_regclass('trust_auth_change'), to_regclass('trust_auth_holder'))) || ';' || \
+            "(SELECT string_agg(concat_ws(' ', oid, relnamespace, relpersistence, \
+                     row_security_active(oid)), ',' ORDER BY oid) \
+                 FROM pg_class WHERE oid IN (to_regclass('trust_auth_lease'), \
+                     to_regclass('trust_auth_change'), to_regclass('trust_auth_holder'))) \
+             || ';' || \
              (SELECT string_agg(concat_ws(' ', c.oid, c.relname, c.relnamespace, c.relfilenode, \
                  c.relnatts, c.relkind, (SELECT string_agg(concat(inhrelid, '.', i.xmin), '.') \
                      FROM pg_inherits AS i WHERE inhparent = c.oid), \
