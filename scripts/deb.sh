@@ -44,7 +44,7 @@ server=crates/trust-auth-server
     echo "-rw------- 0/0 ./etc/trust-auth/environment"
     echo "-rw-r--r-- 0/0 ./usr/lib/systemd/system/trust-auth.service"
     echo "-rw-r--r-- 0/0 ./usr/share/doc/trust-auth/copyright"
-    for file in "$server"/{README.md,docs/*,monitoring/*,proxies/*}; do
+    for file in "$server"/{README.md,applications/*,docs/*,monitoring/*,proxies/*}; do
         echo "-rw-r--r-- 0/0 ./usr/share/doc/trust-auth/${file#"$server"/}"
     done
 } | sort -k 3 >"$folder/expected"

@@ -234,6 +234,11 @@ pub(crate) enum Command {
         longest: LongestLease,
     },
 
+    /// Print the OpenAPI document of the admin API
+    ///
+    /// The document is OpenAPI 3.1, as JSON. Generators make clients from it.
+    Openapi,
+
     /// Print a completion script for a shell
     ///
     /// For example: trust-auth completions bash >

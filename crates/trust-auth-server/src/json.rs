@@ -2,19 +2,29 @@
 
 use serde::Serialize;
 use trust_auth::{ApiKey, Trust};
+use utoipa::ToSchema;
 
 use crate::revocation_end::RevocationEnd;
+use crate::serve::admin::schemas::TrustSchema;
 
 /// `{"trust":{..}}`, with `"api_key":".."` if the trust has got a new key, which is stored nowhere,
 /// and with `"revocation":{..}` if a change had to wait for processes with a read lease. With the
 /// `"error":{..}` of an [`ErrorJson`] if the wait failed and there is a new key.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = TrustAnswer, description = "A trust, and what its change has brought about.")]
 pub(crate) struct TrustJson<'a> {
+    #[schema(value_type = TrustSchema)]
     trust: &'a Trust,
+    /// The new API key of the trust, which is stored nowhere.
+    #[schema(value_type = Option<String>, nullable = false, pattern = "^[0-9A-Za-z_]{49,}$")]
     #[serde(skip_serializing_if = "Option::is_none")]
     api_key: Option<&'a str>,
+    /// How the revocation ended, if it had to wait for processes with a read lease.
+    #[schema(value_type = Option<RevocationEnd>, nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     revocation: Option<&'a RevocationEnd>,
+    /// Why the wait of the revocation failed, although the change was committed.
+    #[schema(value_type = Option<KindAndMessage>, nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<KindAndMessage<'a>>,
 }
@@ -42,14 +52,19 @@ impl<'a> TrustJson<'a> {
 }
 
 /// `{"error":{"kind":..,"message":..}}`.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Error, description = "Why a request was refused or failed.")]
 pub(crate) struct ErrorJson<'a> {
+    #[schema(value_type = KindAndMessage)]
     error: KindAndMessage<'a>,
 }
 
-#[derive(Serialize)]
+/// A word for programs, and a text for people.
+#[derive(Serialize, ToSchema)]
 struct KindAndMessage<'a> {
+    /// A short stable word. `x-error-kinds` of the response lists the words.
     kind: &'a str,
+    /// What happened, and what to do.
     message: &'a str,
 }
 

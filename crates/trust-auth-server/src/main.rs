@@ -23,6 +23,7 @@ mod list;
 mod lower_read_lease;
 mod migrate;
 mod new_trust;
+mod openapi;
 mod presented_key;
 mod revocation_end;
 mod revocation_step;
@@ -127,6 +128,7 @@ async fn run(line: CommandLine, format: Format) -> Result<CommandAnswer, Command
         Command::LowerReadLease { longest } => {
             lower_read_lease::lower(database, format, longest).await
         }
+        Command::Openapi => Ok(openapi::openapi(format)),
         Command::Completions { shell } => Ok(completions::completions(format, shell)),
     }
 }

@@ -4,17 +4,22 @@ use std::time::Duration;
 
 use serde::Serialize;
 use trust_auth::Settled;
+use utoipa::ToSchema;
 
 use crate::trust_text::escaped;
 
 /// How a revocation ended, for people and as JSON. Only a revocation that had to wait has one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(description = "How a revocation ended that had to wait for processes with a read lease.")]
 pub(crate) struct RevocationEnd {
     /// Whether no process grants the key.
     everywhere: bool,
+    /// The time from the commit to the end of the wait, in milliseconds.
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     waited_ms: Option<u64>,
     /// How many processes were registered as holders. SQLite has no list of them.
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     holders: Option<usize>,
     /// The processes that did not answer, and whose leases have run out.

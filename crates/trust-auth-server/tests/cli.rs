@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use trust_auth::{ApiKey, KeyForm, KeyHash, KeyPrefix};
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "register",
     "list",
     "disable",
@@ -19,6 +19,7 @@ const COMMANDS: [&str; 11] = [
     "verify",
     "serve",
     "migrate",
+    "openapi",
     "completions",
     "help",
 ];

@@ -5,7 +5,7 @@
 //! order. It grants nothing before all parts run. It ends once it has answered each request that it
 //! has received, or once the limit of the drain has passed.
 
-mod admin;
+pub(crate) mod admin;
 mod announcement;
 mod before_open;
 mod change_check;

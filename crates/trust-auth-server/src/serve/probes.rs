@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use trust_auth::{HeldTrusts, StoreError, TrustStore, Watcher};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::drain::Drain;
@@ -33,8 +34,10 @@ pub(crate) struct OpenedParts {
 }
 
 /// The answer of `/readyz`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(description = "Whether the service is ready, and why not.")]
 pub(crate) struct Readiness {
+    /// Whether to send requests to the service.
     pub(crate) ready: bool,
     /// `ok`, or the kind of the failure of the store.
     store: &'static str,
@@ -44,8 +47,9 @@ pub(crate) struct Readiness {
     scan: &'static str,
     /// `off`; `valid`, while hits read nothing; `lost`, while each request reads.
     read_lease: &'static str,
+    /// Whether the service is ending.
     draining: bool,
-    /// One word for each impairment of a service that answers requests; see [`Health`].
+    /// One word for each fault under which requests are still answered correctly.
     pub(crate) degraded: Vec<&'static str>,
 }
 

@@ -7,6 +7,7 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode
 use serde_json::{Value, json};
 
 use crate::client::{Answer, ask, converse};
+use crate::openapi::assert_documented;
 use crate::server::{ADMIN_KEY, PATIENCE, Server};
 
 const METHODS: [&str; 9] =
@@ -52,8 +53,10 @@ fn is_public(method: &str, path: &str) -> bool {
     ["GET", "HEAD"].contains(&method) && ["/healthz", "/readyz", "/metrics"].contains(&path)
 }
 
-/// Asserts the form of an error. An answer to HEAD has no body.
-fn assert_error(answer: &Answer, method: &str, kind: &str, what: &str) {
+/// Asserts the form of an error, and that the OpenAPI document has it. An answer to HEAD has no
+/// body.
+fn assert_error(answer: &Answer, method: &str, path: &str, kind: &str, what: &str) {
+    assert_documented(method, path, answer.status, kind);
     assert_eq!(answer.header("cache-control"), Some("no-store"), "{what}");
     assert_eq!(answer.header("content-type"), Some("application/json"), "{what}");
     let bearer = (answer.status == 401).then_some("Bearer");
@@ -92,7 +95,7 @@ async fn without_the_key_each_path_and_method_except_the_probes_gets_the_same_re
                     continue;
                 }
                 assert_eq!(answer.status, status, "{what}");
-                assert_error(&answer, method, kind, &what);
+                assert_error(&answer, method, path, kind, &what);
                 assert_eq!(answer.header("allow"), None, "{what}");
                 if method != "HEAD" {
                     let mut headers = answer.headers.clone();
@@ -132,7 +135,7 @@ async fn with_the_key_an_unknown_path_gets_404_and_an_unknown_method_405_with_al
             let expected =
                 if has.is_empty() { (404, "no_such_path") } else { (405, "no_such_method") };
             assert_eq!(answer.status, expected.0, "{what}");
-            assert_error(&answer, method, expected.1, &what);
+            assert_error(&answer, method, path, expected.1, &what);
             let mut allowed: Vec<&str> =
                 answer.header("allow").map(|allow| allow.split(',').collect()).unwrap_or_default();
             allowed.sort_by_key(|method| METHODS.iter().position(|known| known == method));
@@ -154,7 +157,7 @@ async fn with_the_key_an_unknown_path_gets_404_and_an_unknown_method_405_with_al
     ] {
         let answer = server.administer(method, path, &Value::Null).await;
         assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
-        assert_error(&answer, method, kind, &format!("{method} {path}"));
+        assert_error(&answer, method, path, kind, &format!("{method} {path}"));
     }
     assert_eq!(server.administer("HEAD", "/admin/trusts", &Value::Null).await.status, 200);
 }
@@ -198,7 +201,7 @@ async fn a_faulty_registration_is_refused_with_the_status_of_its_fault() {
         let answer = ask(server.admin, "POST", "/admin/trusts", headers, body).await;
         let what: String = format!("{body}: {answer:?}").chars().take(300).collect();
         assert_eq!(answer.status, status, "{what}");
-        assert_error(&answer, "POST", kind, &what);
+        assert_error(&answer, "POST", "/admin/trusts", kind, &what);
     }
     let listed = server.administer("GET", "/admin/trusts", &Value::Null).await.json();
     assert_eq!(listed["trusts"].as_array().unwrap().len(), 1);
@@ -267,7 +270,7 @@ async fn each_request_with_the_key_gets_503_if_the_database_fails() {
         let body = if path.ends_with("trusts") { json!({ "name": "y" }) } else { Value::Null };
         let answer = server.administer(method, path, &body).await;
         assert_eq!(answer.status, 503, "{method} {path}: {answer:?}");
-        assert_error(&answer, method, "cannot_open", &format!("{method} {path}"));
+        assert_error(&answer, method, path, "cannot_open", &format!("{method} {path}"));
         assert_eq!(ask(server.admin, method, path, &[], "").await.status, 401);
     }
 }

