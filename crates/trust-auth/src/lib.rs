@@ -99,6 +99,7 @@ mod postgres;
 mod read_lease;
 mod registry;
 mod reject_floor;
+mod revocation;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod row_warnings;
 mod scans;
@@ -141,7 +142,8 @@ pub use read_lease::{
     Answer, CacheLease, CacheLeaseBuilder, ChangeFeed, Difference, Ended, FeedSession, HeldTrusts,
     HolderStatus, Reload, Settled, Waiting,
 };
-pub use registry::{Revocation, TrustRegistry};
+pub use registry::TrustRegistry;
+pub use revocation::Revocation;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteFeed, SqliteOptions, SqliteSession, SqliteStore};
 pub use stats::{Failures, Stats};

@@ -1,0 +1,316 @@
+//! [`Revocation`]: a committed change that revokes a key, its wait for the processes with a read
+//! lease, and its repetition after a failover (R16 of `docs/read-lease.md`).
+
+use std::time::{Duration, Instant};
+
+use trust_key_cache::KeyHash;
+
+use crate::error::{RegistryError, StoreError};
+use crate::read_lease::{Settled, Waiting};
+use crate::registry::{TrustRegistry, concerned};
+use crate::store::{Change, TrustLedger};
+use crate::trust::Trust;
+use crate::trust_ref::TrustRef;
+use crate::watcher::Backoff;
+
+/// How long a database may be away during a repetition. No lease is longer.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// So many failures in a row that do not look as if they pass end a repetition.
+const LASTING: usize = 3;
+
+/// What a revocation does to its trust.
+#[derive(Clone, Copy)]
+pub(crate) enum Step {
+    Rotate(KeyHash),
+    /// Unless a later rotation came first.
+    RotateAgain {
+        hash: KeyHash,
+        former: Option<KeyHash>,
+    },
+    Disable,
+    Delete,
+}
+
+/// A change that was made, or that found no trust.
+struct Made {
+    outcome: Result<Trust, StoreError>,
+    /// The digest that the row had before.
+    former: Option<KeyHash>,
+    /// At most two, the later one first. Empty if no process can hold a lease.
+    barriers: Vec<String>,
+}
+
+impl From<Change> for Made {
+    fn from(change: Change) -> Self {
+        let Change { trust, former_hash, barrier } = change;
+        let barriers = barrier.into_iter().collect();
+        Self { outcome: Ok(trust), former: former_hash, barriers }
+    }
+}
+
+/// What has become of a change whose server has restarted or failed over since.
+enum Fate {
+    Made,
+    /// The trust is gone, so the key is revoked.
+    Deleted,
+    Lost,
+    /// A later change of the same trust took its place.
+    Replaced,
+}
+
+impl<L: TrustLedger> TrustRegistry<L> {
+    /// Makes the change, and returns it before the wait.
+    pub(crate) async fn begin(
+        &self,
+        step: Step,
+        which: &TrustRef,
+    ) -> Result<Revocation<'_, L>, StoreError> {
+        let Made { outcome, former, barriers } = self.make(step, which).await?;
+        let which = outcome.as_ref().map_or_else(|_| which.clone(), |trust| trust.id.into());
+        let registry = self;
+        Ok(Revocation { registry, step, which, outcome, former, is_gone: false, barriers })
+    }
+
+    /// Makes the change, and returns its barriers.
+    ///
+    /// Without a trust, a revocation waits, too: an earlier deletion may not have waited. A barrier
+    /// after the look shows what it has found, and one before it proves that the server has been
+    /// the same since: a deletion that a failover loses is then found at the repetition (R16).
+    async fn make(&self, step: Step, which: &TrustRef) -> Result<Made, StoreError> {
+        match self.change(step, which).await {
+            Err(error @ StoreError::NoSuchTrust { .. }) => {
+                let Some(before) = self.ledger.barrier().await? else {
+                    return Ok(Made { outcome: Err(error), former: None, barriers: Vec::new() });
+                };
+                match self.change(step, which).await {
+                    Err(error @ StoreError::NoSuchTrust { .. }) => {
+                        let after = self.ledger.barrier().await?;
+                        let barriers = after.into_iter().chain([before]).collect();
+                        Ok(Made { outcome: Err(error), former: None, barriers })
+                    }
+                    outcome => outcome.map(Made::from),
+                }
+            }
+            outcome => outcome.map(Made::from),
+        }
+    }
+
+    async fn change(&self, step: Step, which: &TrustRef) -> Result<Change, StoreError> {
+        match step {
+            Step::Rotate(hash) => {
+                let rotated = |change: &Change| [change.former_hash, Some(hash)];
+                self.commit(self.ledger.replace_hash(which, hash), rotated).await
+            }
+            Step::RotateAgain { hash, former } => {
+                let rotated = |change: &Change| [change.former_hash, Some(hash)];
+                let write = self.ledger.replace_former_hash(which, former, hash);
+                self.commit(write, rotated).await
+            }
+            Step::Disable => self.commit(self.ledger.set_enabled(which, false), concerned).await,
+            Step::Delete => self.commit(self.ledger.delete(which), concerned).await,
+        }
+    }
+}
+
+/// A revocation that is committed. Another process with a read lease may grant the key until
+/// [`settle`](Self::settle) has returned.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::Arc;
+/// use trust_auth::{MemoryStore, NewTrust, Settled, TrustKeyCache, TrustRegistry, Waiting};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (store, cache) = (Arc::new(MemoryStore::new()), Arc::new(TrustKeyCache::new()));
+/// let registry = TrustRegistry::new(store, cache);
+/// let (trust, _key) = registry.register(NewTrust::new("St. Mary")?).await?;
+///
+/// let revocation = registry.begin_disable(&trust.id.into()).await?;
+/// let (disabled, settled) = revocation.settle(Waiting::default()).await?;
+/// assert!(!disabled.is_enabled());
+/// assert_eq!(settled, Settled::NOTHING_HELD);
+/// # Ok(()) }
+/// ```
+#[must_use = "another process may grant the key until `settle` has returned"]
+pub struct Revocation<'a, L> {
+    registry: &'a TrustRegistry<L>,
+    step: Step,
+    /// By the id, once it is known: another trust may get the name.
+    which: TrustRef,
+    outcome: Result<Trust, StoreError>,
+    former: Option<KeyHash>,
+    /// Whether the last look has found no row.
+    is_gone: bool,
+    /// At most two, the later one first. Empty if no process can hold a lease.
+    barriers: Vec<String>,
+}
+
+impl<L: TrustLedger> Revocation<'_, L> {
+    /// Returns whether a process may hold a lease, so that [`settle`](Self::settle) has to wait.
+    #[must_use]
+    pub fn has_to_wait(&self) -> bool {
+        !self.barriers.is_empty()
+    }
+
+    /// Returns the trust as the commit has left it, or `None` if there is no such trust.
+    #[must_use]
+    pub fn trust(&self) -> Option<&Trust> {
+        self.outcome.as_ref().ok()
+    }
+
+    /// Waits until no process grants the key, and returns the trust and how the wait ended. Call
+    /// this at once: the wait counts from the call. If the database has restarted or failed over
+    /// meanwhile, this looks whether the change is still there, and otherwise makes it again (R16).
+    /// A trust that was enabled meanwhile is then disabled again. If there was no trust, this makes
+    /// the revocation of one that is there by then.
+    ///
+    /// The wait occupies no connection and has no time limit. Dropped, it leaves the commit as it
+    /// is; the revocation has then not returned.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoSuchTrust`] after the same wait, if there is no such trust.
+    /// [`StoreError::Superseded`] if a later rotation took the place of this one before the
+    /// database restarted: the new key of this one is dead. With any other error, the database did
+    /// not answer for five minutes, or refuses: [`list`](TrustRegistry::list) shows then whether
+    /// the change is there.
+    pub async fn settle(mut self, waiting: Waiting) -> Result<(Trust, Settled), RegistryError> {
+        let mut backoff = Backoff::new();
+        loop {
+            match self.settle_all(waiting).await? {
+                Settled::Repeat => {
+                    self.repeat_until_answered().await?;
+                    tokio::time::sleep(backoff.pause_after(Duration::ZERO)).await;
+                }
+                settled => return Ok((self.ended()?, settled)),
+            }
+        }
+    }
+
+    /// Waits for both barriers at once: each shows whether the run has changed since its commit.
+    /// Returns how both waits ended, or that the change has to be repeated.
+    async fn settle_all(&self, waiting: Waiting) -> Result<Settled, StoreError> {
+        let ledger = &self.registry.ledger;
+        let settle = async |barrier: Option<&String>| match barrier {
+            Some(barrier) => ledger.settle(barrier, waiting).await,
+            None => Ok(Settled::NOTHING_HELD),
+        };
+        let (later, earlier) =
+            tokio::try_join!(settle(self.barriers.first()), settle(self.barriers.get(1)))?;
+        Ok(later.and(earlier))
+    }
+
+    /// Repeats the change. The database may still be starting, so a failure that may pass is no
+    /// end: a new key would be lost with it. Each attempt looks first what the last one has done.
+    async fn repeat_until_answered(&mut self) -> Result<(), StoreError> {
+        let begun = Instant::now();
+        let mut backoff = Backoff::new();
+        let mut lasting = 0;
+        loop {
+            let outcome = self.repeat().await;
+            match &outcome {
+                Ok(()) | Err(StoreError::Superseded) => return outcome,
+                Err(error) if may_pass(error) => lasting = 0,
+                Err(_) => lasting += 1,
+            }
+            if lasting == LASTING || begun.elapsed() > PATIENCE {
+                return outcome;
+            }
+            tokio::time::sleep(backoff.pause_after(Duration::ZERO)).await;
+        }
+    }
+
+    /// Makes the change again if it was lost, and has new barriers either way (R16).
+    ///
+    /// A change that is still there needs a barrier of its own after the look: what the look has
+    /// found may be another process's change, which the barrier before it does not show. The
+    /// barrier before the look proves that the server has been the same since.
+    async fn repeat(&mut self) -> Result<(), StoreError> {
+        let before = self.registry.ledger.barrier().await?;
+        let fate = self.fate().await?;
+        self.is_gone = matches!(fate, Fate::Deleted);
+        match fate {
+            Fate::Made | Fate::Deleted => {
+                let after = self.registry.ledger.barrier().await?;
+                self.barriers = after.into_iter().chain(before).collect();
+                Ok(())
+            }
+            Fate::Lost => self.make_again().await,
+            Fate::Replaced => Err(StoreError::Superseded),
+        }
+    }
+
+    /// Looks what has become of the change. A rotation is never made over a later one: the later
+    /// one may have revoked this one's key, and may have returned.
+    async fn fate(&mut self) -> Result<Fate, StoreError> {
+        let listing = self.registry.ledger.listing().await?;
+        let trust = match &self.outcome {
+            Ok(trust) => trust,
+            // A failover may have lost the deletion that left no trust. What is replaced now is
+            // noted first: a repetition of this step must not replace anything later.
+            Err(_) => match self.which.find_in(&listing.trusts) {
+                Some(found) => {
+                    self.which = found.id.into();
+                    self.former = found.api_key_hash;
+                    self.outcome = Ok(found.clone());
+                    return Ok(Fate::Lost);
+                }
+                None => return Ok(Fate::Deleted),
+            },
+        };
+        let row = listing.trusts.iter().find(|row| row.id == trust.id);
+        let is_malformed = || listing.malformed.iter().any(|row| row.id == Some(trust.id));
+        Ok(match (self.step, row) {
+            (_, None) if !is_malformed() => Fate::Deleted,
+            (Step::Rotate(hash), Some(row)) if row.api_key_hash == Some(hash) => Fate::Made,
+            (Step::Rotate(_), Some(row)) if row.api_key_hash == self.former => Fate::Lost,
+            (Step::Rotate(_), _) => Fate::Replaced,
+            (Step::Disable, Some(row)) if !row.is_enabled() => Fate::Made,
+            (Step::Disable | Step::Delete | Step::RotateAgain { .. }, _) => Fate::Lost,
+        })
+    }
+
+    async fn make_again(&mut self) -> Result<(), StoreError> {
+        let step = match (self.step, &self.outcome) {
+            (Step::Rotate(hash), Ok(_)) => Step::RotateAgain { hash, former: self.former },
+            (step, _) => step,
+        };
+        let again = self.registry.make(step, &self.which).await?;
+        self.barriers = again.barriers;
+        self.is_gone = again.outcome.is_err();
+        if let Ok(trust) = again.outcome {
+            self.outcome = Ok(trust);
+        }
+        Ok(())
+    }
+
+    /// Returns the trust after the wait. Where another process has deleted it, the new key of a
+    /// rotation is dead. To disable or to delete it had its effect.
+    fn ended(self) -> Result<Trust, StoreError> {
+        match (self.step, self.outcome) {
+            (Step::Rotate(_), Ok(_)) if self.is_gone => {
+                Err(StoreError::NoSuchTrust { which: self.which })
+            }
+            (_, outcome) => outcome,
+        }
+    }
+
+    /// Returns the trust without a wait. Processes with a read lease grant the key for the length
+    /// of a lease at most.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoSuchTrust`] if there is no such trust.
+    pub fn without_waiting(self) -> Result<Trust, RegistryError> {
+        Ok(self.outcome?)
+    }
+}
+
+/// Returns whether a repetition may succeed later.
+fn may_pass(error: &StoreError) -> bool {
+    // The next look shows the outcome.
+    error.is_transient() || matches!(error, StoreError::OutcomeUnknown)
+}
