@@ -72,18 +72,19 @@ impl<L: TrustLedger> TrustRegistry<L> {
         Ok(Revocation { registry, step, which, outcome, former, is_gone: false, barriers })
     }
 
-    /// Makes the change, and returns its barriers.
+    /// Makes the change, and returns its barriers. The futures of stores are large, and two of them
+    /// in one would need much stack: they are boxed.
     ///
     /// Without a trust, a revocation waits, too: an earlier deletion may not have waited. A barrier
     /// after the look shows what it has found, and one before it proves that the server has been
     /// the same since: a deletion that a failover loses is then found at the repetition (R16).
     async fn make(&self, step: Step, which: &TrustRef) -> Result<Made, StoreError> {
-        match self.change(step, which).await {
+        match Box::pin(self.change(step, which)).await {
             Err(error @ StoreError::NoSuchTrust { .. }) => {
                 let Some(before) = self.ledger.barrier().await? else {
                     return Ok(Made { outcome: Err(error), former: None, barriers: Vec::new() });
                 };
-                match self.change(step, which).await {
+                match Box::pin(self.change(step, which)).await {
                     Err(error @ StoreError::NoSuchTrust { .. }) => {
                         let after = self.ledger.barrier().await?;
                         let barriers = after.into_iter().chain([before]).collect();
@@ -182,7 +183,7 @@ impl<L: TrustLedger> Revocation<'_, L> {
         loop {
             match self.settle_all(waiting).await? {
                 Settled::Repeat => {
-                    self.repeat_until_answered().await?;
+                    Box::pin(self.repeat_until_answered()).await?;
                     tokio::time::sleep(backoff.pause_after(Duration::ZERO)).await;
                 }
                 settled => return Ok((self.ended()?, settled)),
@@ -195,7 +196,7 @@ impl<L: TrustLedger> Revocation<'_, L> {
     async fn settle_all(&self, waiting: Waiting) -> Result<Settled, StoreError> {
         let ledger = &self.registry.ledger;
         let settle = async |barrier: Option<&String>| match barrier {
-            Some(barrier) => ledger.settle(barrier, waiting).await,
+            Some(barrier) => Box::pin(ledger.settle(barrier, waiting)).await,
             None => Ok(Settled::NOTHING_HELD),
         };
         let (later, earlier) =
