@@ -755,6 +755,22 @@ async fn a6_row_security_that_hides_records_from_a_holder_makes_it_load_again() 
     assert_eq!(session.renew(id).await.unwrap(), Answer::Reload(Reload::OtherTriggers));
 }
 
+/// The lease's tables are in the first schema of the path, and the watched table in another.
+#[tokio::test]
+async fn a_table_in_another_schema_of_the_path_is_migrated() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, _) = application(server);
+    server.psql(&url, "CREATE SCHEMA app");
+    let path = format!("{url}?options=-c%20search_path%3Dapp,public");
+    let changes = PgChanges::new(postgres_options(&path)).table("users", |t| t.ignore(["note"]));
+    changes.run_migration().await.unwrap();
+    let feed = changes.connect().await.unwrap();
+    let (mut session, id) = registered(&feed, LONG, "a").await;
+    server.psql(&url, "INSERT INTO users VALUES (1)");
+    assert_eq!(renewed(&mut session, id).await, [Ended::Everything]);
+    assert_eq!(server.psql(&url, "SELECT count(*) FROM app.trust_auth_holder"), "1");
+}
+
 /// The function of the barrier has the name of its schema: it would write to another one.
 #[tokio::test]
 async fn a6_a_schema_that_was_renamed_needs_the_migration() {

@@ -23,8 +23,9 @@ pub(super) fn lease_failed(
         Some("42501") => StoreError::MissingRight {
             server: location.to_string(),
             right: "the rights of the read lease: SELECT, INSERT, UPDATE and DELETE on the tables \
-                    `trust_auth_lease`, `trust_auth_change` and `trust_auth_holder`, and SELECT on \
-                    each watched table; let their owner grant them"
+                    `trust_auth_lease`, `trust_auth_change` and `trust_auth_holder`, SELECT on \
+                    each watched table, and EXECUTE on `trust_auth_barrier`; let their owner grant \
+                    them"
                 .into(),
         },
         _ => failed(error, location, after),

@@ -64,6 +64,9 @@ const LOWER_BOUND: &str = "UPDATE trust_auth_lease \
 
 const SETTLE: &str = concat!("UPDATE trust_auth_lease SET server_run = $1 WHERE $1 = ", run!());
 
+const STRIKE_OFF: &str =
+    concat!("DELETE FROM trust_auth_holder WHERE id = $1 AND renewals = $2 AND $3 = ", run!());
+
 /// Records of ids that this cluster has not given out: a dump of another cluster was restored.
 const REMOVE_FOREIGN: &str =
     "DELETE FROM trust_auth_change WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())";
@@ -71,12 +74,12 @@ const REMOVE_FOREIGN: &str =
 /// Deletes the oldest records, some more than `$1` of them at most: all records of one transaction
 /// go together.
 const PRUNE: &str = concat!(
-    "WITH prunable AS (SELECT max(xid) AS newest FROM (SELECT xid FROM trust_auth_change \
+    "WITH prunable AS (SELECT xid AS newest FROM (SELECT xid FROM trust_auth_change \
          WHERE xid < ",
     prunable!(),
-    " ORDER BY xid LIMIT $1) AS oldest), \
+    " ORDER BY xid LIMIT $1) AS oldest ORDER BY xid DESC LIMIT 1), \
      pruned AS (UPDATE trust_auth_lease SET kept_from = greatest(kept_from, \
-         (newest::text::numeric + 1)::text::xid8) FROM prunable WHERE newest IS NOT NULL \
+         (newest::text::numeric + 1)::text::xid8) FROM prunable \
          RETURNING kept_from) \
      DELETE FROM trust_auth_change USING pruned WHERE xid < pruned.kept_from"
 );
@@ -190,16 +193,19 @@ impl LeaseSource {
         done.map(drop).map_err(|error| self.failed(&error))
     }
 
-    /// Deletes a registration if its count is still the one that was watched (R13).
+    /// Deletes a registration if its count is still the one that was watched, in the run that was
+    /// watched (R13): a pooler may deliver the statement to another server.
     pub(super) async fn strike_off(
         &self,
         connection: &mut PgConnection,
         holder: Uuid,
         renewals: i64,
+        run: &str,
     ) -> Result<bool, StoreError> {
-        let done = sqlx::query("DELETE FROM trust_auth_holder WHERE id = $1 AND renewals = $2")
+        let done = sqlx::query(STRIKE_OFF)
             .bind(holder)
             .bind(renewals)
+            .bind(run)
             .execute(connection)
             .await
             .map_err(|error| self.failed(&error))?;

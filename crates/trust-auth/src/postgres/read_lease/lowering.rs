@@ -37,7 +37,8 @@ impl LeaseSource {
                 within(self.limit(), self.record_settled(connection, &inquiry.run)).await?;
             }
             for (id, renewals) in conclusions.silent {
-                within(self.limit(), self.strike_off(connection, id, renewals)).await?;
+                let struck = self.strike_off(connection, id, renewals, &inquiry.run);
+                within(self.limit(), struck).await?;
             }
             let refusal = match self.refusal(&inquiry, longest_ms) {
                 Some(refusal) => refusal,

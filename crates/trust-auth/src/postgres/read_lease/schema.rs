@@ -142,6 +142,10 @@ impl LeaseSource {
         if Catalog::read(self, connection).await?.plan().is_empty() {
             return Ok(MigrationPlan::default());
         }
+        let path: String = sqlx::query_scalar("SELECT current_setting('search_path')")
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(|error| self.failed(&error))?;
         self.run(connection, BEGIN).await?;
         self.run(connection, LOCK).await?;
         // Another process may have migrated meanwhile.
@@ -149,6 +153,12 @@ impl LeaseSource {
         for step in plan.steps().iter().skip(2).take(plan.steps().len().saturating_sub(3)) {
             self.run(connection, step).await?;
         }
+        // As each later session finds the tables, and not as the steps above do.
+        sqlx::query("SELECT set_config('search_path', $1, true)")
+            .bind(&path)
+            .execute(&mut *connection)
+            .await
+            .map_err(|error| self.failed(&error))?;
         let left = Catalog::read(self, connection).await?.missing();
         if !left.is_empty() {
             return Err(self.unusable(&format!(

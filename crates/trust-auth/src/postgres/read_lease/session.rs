@@ -231,7 +231,7 @@ impl PgSession {
             source.record_settled(connection, &inquiry.run).await?;
         }
         for (id, renewals) in conclusions.silent {
-            source.strike_off(connection, id, renewals).await?;
+            source.strike_off(connection, id, renewals, &inquiry.run).await?;
         }
         if inquiry.may_prune {
             source.prune(connection).await?;

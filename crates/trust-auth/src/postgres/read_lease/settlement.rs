@@ -25,8 +25,8 @@ const LONG_PAUSE: Duration = Duration::from_secs(1);
 /// How much longer than the leases a watch may take, and a revocation with it.
 const WATCHING: Duration = Duration::from_millis(800);
 
-/// So many failures in a row that do not look as if they pass end the wait.
-const LASTING: usize = 5;
+/// Failures that do not look as if they pass end the wait if they last this long.
+const LASTING: Duration = Duration::from_secs(1);
 
 /// How long a revocation prunes before it returns.
 const PRUNING: Duration = Duration::from_millis(200);
@@ -113,7 +113,8 @@ impl LeaseSource {
         let begun = Instant::now();
         let acknowledges = waiting == Waiting::ForAcknowledgements;
         let mut watched = Watched::default();
-        let mut lasting = 0;
+        // Since when each inquiry fails for a reason that does not look as if it passes.
+        let mut lasting = None;
         loop {
             let waited = begun.elapsed();
             let mut pause = (waited / 4).clamp(FIRST_PAUSE, LONGEST_PAUSE);
@@ -127,7 +128,7 @@ impl LeaseSource {
                         return Ok(watched.added_to(settled));
                     }
                     Verdict::Until(least) => {
-                        lasting = 0;
+                        lasting = None;
                         let is_due = !inquiry.is_settled || waited >= ALIVE;
                         if is_due
                             && is_unwatched(&inquiry)
@@ -146,8 +147,13 @@ impl LeaseSource {
                     }
                 },
                 Err(error) => {
-                    lasting = if error.is_transient() { 0 } else { lasting + 1 };
-                    if waited > LONGEST_LEASE || lasting == LASTING {
+                    let since = match error.is_transient() {
+                        true => None,
+                        false => Some(lasting.unwrap_or(waited)),
+                    };
+                    lasting = since;
+                    if waited > LONGEST_LEASE || since.is_some_and(|since| waited > since + LASTING)
+                    {
                         return Err(error);
                     }
                 }
@@ -214,7 +220,7 @@ impl LeaseSource {
                 within(self.limit(), self.record_settled(connection, &inquiry.run)).await?;
             }
             for (id, renewals) in conclusions.silent {
-                let struck = self.strike_off(connection, id, renewals);
+                let struck = self.strike_off(connection, id, renewals, &inquiry.run);
                 if within(self.limit(), struck).await? {
                     let holders = inquiry.holders.iter().filter(|holder| holder.id == id);
                     watched.silent.extend(holders.map(|holder| holder.name.clone()));

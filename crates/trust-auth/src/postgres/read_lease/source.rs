@@ -38,7 +38,8 @@ macro_rules! are_sound {
             "(SELECT count(*) = 3 FROM pg_class AS c \
              JOIN pg_proc AS f ON f.pronamespace = c.relnamespace \
              JOIN pg_namespace AS n ON n.oid = c.relnamespace \
-                 AND 'search_path=' || quote_ident(nspname) = ANY (f.proconfig) \
+                 AND f.proconfig && ARRAY['search_path=' || quote_ident(nspname), \
+                     'search_path=\"' || replace(nspname, '\"', '\"\"') || '\"'] \
              WHERE f.oid = to_regprocedure('trust_auth_barrier(bool)') AND f.prosrc = ",
             $barrier,
             " AND c.oid IN (to_regclass('trust_auth_lease'), to_regclass('trust_auth_change'), \
