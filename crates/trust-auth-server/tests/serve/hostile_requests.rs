@@ -18,11 +18,13 @@ pub(crate) enum Outcome {
     Invalid,
     /// Another answer, of the proxy or of the service. The application got nothing.
     Refused(u16),
+    /// The first, or the second where the service's answer comes while the proxy is still writing.
+    RefusedOr(u16, u16),
     /// The connection ends without an answer in HTTP/1. The application got nothing.
     Closed,
 }
 
-use Outcome::{Closed, Granted, Invalid, Missing, Refused};
+use Outcome::{Closed, Granted, Invalid, Missing, Refused, RefusedOr};
 
 /// One request.
 pub(crate) struct Hostile {
@@ -262,7 +264,7 @@ pub(crate) const TABLE: &[Hostile] = &[
         lines!("GET /{k*50000} HTTP/1.1", "Host: a.example", "X-Api-Key: {key}"),
         Refused(431),
     )
-    .but(&[(Nginx, Refused(414))]),
+    .but(&[(Nginx, Refused(414)), (Caddy, RefusedOr(431, 502))]),
     // Preflights carry no key.
     row(
         "a preflight",

@@ -219,6 +219,7 @@ fn wrong(
         Outcome::Missing => unauthorized("Not authenticated: API key is missing."),
         Outcome::Invalid => unauthorized("Invalid API Key."),
         Outcome::Refused(status) => refused(status),
+        Outcome::RefusedOr(status, other) => refused(status).and(refused(other)),
         Outcome::Closed => refused(0),
     }
 }
