@@ -18,6 +18,8 @@ struct List {
     feed: broadcast::Sender<KeyHash>,
     /// What happens during the next wait, which then has to be repeated.
     at_wait: Mutex<Option<fn(&List)>>,
+    /// How long each wait takes.
+    wait: Mutex<Duration>,
     /// A row that a failover brings back.
     gone: Mutex<Option<Trust>>,
     /// What happens after the next look.
@@ -35,6 +37,7 @@ impl List {
             rows: Mutex::default(),
             feed: broadcast::Sender::new(16),
             at_wait: Mutex::default(),
+            wait: Mutex::default(),
             gone: Mutex::default(),
             deleted_after_look: AtomicBool::new(false),
             rotated_after_look: AtomicBool::new(false),
@@ -152,6 +155,8 @@ impl TrustLedger for List {
 
     async fn settle(&self, barrier: &str, _: Waiting) -> Result<Settled, StoreError> {
         self.record(&format!("settle {barrier}"));
+        let wait = *self.wait.lock().unwrap();
+        tokio::time::sleep(wait).await;
         let step = self.at_wait.lock().unwrap().take();
         Ok(match step {
             Some(step) => {
@@ -436,4 +441,16 @@ async fn r16_a_rotation_whose_trust_comes_back_is_not_made_over_a_later_one() {
     assert_eq!(error.kind(), "superseded");
     let later = auth.authenticate(Some("of a later rotation")).await;
     assert_eq!(later.unwrap().id, trust.id);
+}
+
+/// Two barriers cost one wait.
+#[tokio::test(start_paused = true)]
+async fn r16_both_barriers_are_waited_for_at_once() {
+    let auth = TrustAuth::builder(List::new()).build();
+    *auth.store().calls.lock().unwrap() = Some(Vec::new());
+    let wait = Duration::from_secs(10);
+    *auth.store().wait.lock().unwrap() = wait;
+    let begun = tokio::time::Instant::now();
+    auth.registry().delete(&TrustRef::Name("a".into())).await.unwrap_err();
+    assert!((wait..wait * 2).contains(&begun.elapsed()), "{:?}", begun.elapsed());
 }

@@ -35,11 +35,16 @@ fn application(server: &PostgresServer) -> (String, PgChanges) {
     (url, changes)
 }
 
-/// The same, migrated, with a holder that has loaded and registered.
-async fn holder(server: &PostgresServer) -> (String, PgFeed, PgSession, Uuid) {
+/// The same, migrated.
+async fn migrated(server: &PostgresServer) -> (String, PgFeed) {
     let (url, changes) = application(server);
     changes.run_migration().await.unwrap();
-    let feed = changes.connect().await.unwrap();
+    (url, changes.connect().await.unwrap())
+}
+
+/// The same, with a holder that has loaded and registered.
+async fn holder(server: &PostgresServer) -> (String, PgFeed, PgSession, Uuid) {
+    let (url, feed) = migrated(server).await;
     let (session, id) = registered(&feed, LONG, "a").await;
     (url, feed, session, id)
 }
@@ -405,9 +410,7 @@ async fn rl5_a_base_that_is_older_than_what_is_kept_makes_the_holder_load_again(
 #[tokio::test]
 async fn rl5_settling_a_run_moves_no_bound_below_what_was_pruned() {
     let Some(server) = PostgresServer::shared() else { return };
-    let (url, changes) = application(server);
-    changes.run_migration().await.unwrap();
-    let feed = changes.connect().await.unwrap();
+    let (url, feed) = migrated(server).await;
     let bound = "SELECT kept_from::text FROM trust_auth_lease";
     // A dump of another cluster has a bound that this one has not reached.
     for kept_from in ["0", "1000000000"] {
@@ -446,9 +449,7 @@ async fn rl5_settling_a_run_moves_no_bound_below_what_was_pruned() {
 #[tokio::test]
 async fn rl5_a_revocation_prunes_where_no_holder_is_registered() {
     let Some(server) = PostgresServer::shared() else { return };
-    let (url, changes) = application(server);
-    changes.run_migration().await.unwrap();
-    let feed = changes.connect().await.unwrap();
+    let (url, feed) = migrated(server).await;
     server.settle_the_run(&url);
     server.psql(&url, "INSERT INTO users SELECT generate_series(1, 100)");
     let mut changer = server.connect(&url).await;
@@ -492,6 +493,36 @@ async fn rl6_another_session_acknowledges_nothing_and_makes_the_holder_load_agai
     assert_eq!(server.psql(&url, row), before, "the renewal wrote nothing");
 }
 
+/// Another client of a pooler in transaction mode may have changed the session.
+#[tokio::test]
+async fn r15_a_session_that_would_commit_less_durably_gives_no_lease() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, _feed, mut session, id) = holder(server).await;
+    // It runs in the holder's session, during a renewal.
+    server.psql(
+        &url,
+        "CREATE FUNCTION other() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+             PERFORM set_config('synchronous_commit', 'off', false); RETURN NEW; END $$; \
+         CREATE TRIGGER other BEFORE UPDATE ON trust_auth_holder \
+             FOR EACH ROW EXECUTE FUNCTION other()",
+    );
+    session.renew(id).await.unwrap();
+    server.psql(&url, "DROP FUNCTION other CASCADE");
+    let count = "SELECT renewals FROM trust_auth_holder";
+    let before = server.psql(&url, count);
+    assert_eq!(session.renew(id).await.unwrap(), Answer::Reload(Reload::OtherSession));
+    assert_eq!(server.psql(&url, count), before);
+}
+
+#[tokio::test]
+async fn r9_a_holder_without_a_session_removes_its_registration() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, feed, session, id) = holder(server).await;
+    drop(session);
+    feed.leave(id).await.unwrap();
+    assert_eq!(server.psql(&url, "SELECT count(*) FROM trust_auth_holder"), "0");
+}
+
 #[tokio::test]
 async fn rl28_a_registration_survives_its_session() {
     let Some(server) = PostgresServer::shared() else { return };
@@ -507,9 +538,7 @@ async fn rl28_a_registration_survives_its_session() {
 #[tokio::test]
 async fn rl24_a_silent_holder_is_struck_off_and_its_next_renewal_gives_no_lease() {
     let Some(server) = PostgresServer::shared() else { return };
-    let (_, changes) = application(server);
-    changes.run_migration().await.unwrap();
-    let feed = changes.connect().await.unwrap();
+    let (_, feed) = migrated(server).await;
     let (mut silent, silent_id) = registered(&feed, SHORT, "silent").await;
     let (mut other, other_id) = registered(&feed, SHORT, "other").await;
     silent.renew(silent_id).await.unwrap();
@@ -532,9 +561,7 @@ async fn rl24_a_silent_holder_is_struck_off_and_its_next_renewal_gives_no_lease(
 #[tokio::test]
 async fn rl24_striking_off_waits_for_an_open_renewal_and_then_strikes_no_holder_off() {
     let Some(server) = PostgresServer::shared() else { return };
-    let (url, changes) = application(server);
-    changes.run_migration().await.unwrap();
-    let feed = changes.connect().await.unwrap();
+    let (url, feed) = migrated(server).await;
     let (mut slow, slow_id) = registered(&feed, SHORT, "slow").await;
     let mut striker = feed.open(SHORT).await.unwrap();
     striker.upkeep().await.unwrap();
@@ -600,9 +627,7 @@ async fn rl29_a_revocation_returns_when_each_holder_has_acknowledged() {
 #[tokio::test]
 async fn rl27_a_transaction_without_a_change_records_its_barrier_and_waits() {
     let Some(server) = PostgresServer::shared() else { return };
-    let (url, changes) = application(server);
-    changes.run_migration().await.unwrap();
-    let feed = changes.connect().await.unwrap();
+    let (url, feed) = migrated(server).await;
     server.settle_the_run(&url);
     let (_stopped, _) = registered(&feed, SHORT, "stopped").await;
     let mut changer = server.connect(&url).await;
@@ -618,9 +643,7 @@ async fn rl27_a_transaction_without_a_change_records_its_barrier_and_waits() {
 #[tokio::test]
 async fn r13_a_revocation_strikes_off_what_is_left_behind() {
     let Some(server) = PostgresServer::shared() else { return };
-    let (url, changes) = application(server);
-    changes.run_migration().await.unwrap();
-    let feed = changes.connect().await.unwrap();
+    let (url, feed) = migrated(server).await;
     server.settle_the_run(&url);
     drop(registered(&feed, SHORT, "left behind").await);
     let mut changer = server.connect(&url).await;
@@ -728,8 +751,10 @@ async fn a6_tables_of_the_lease_that_hide_a_holder_give_no_lease_and_no_end_of_a
         );
         let mut changer = server.connect(&role_url).await;
         let barrier = barrier(&mut changer).await;
+        let begun = Instant::now();
         let error = feed.settle(&barrier, Waiting::ForAcknowledgements).await.unwrap_err();
         assert!(error.to_string().contains("not of one schema"), "{hide}: {error}");
+        assert!(begun.elapsed() < LONG, "{hide}: it waits for an error that does not pass");
         assert!(session.upkeep().await.is_err(), "{hide}");
         let mut again = feed.open(LONG).await.unwrap();
         let error = again.load().await.unwrap_err();
@@ -810,9 +835,7 @@ async fn rl5_a_holder_lowers_a_bound_of_another_cluster() {
 #[tokio::test]
 async fn r14_one_of_the_revocations_that_wait_watches_the_run() {
     let Some(server) = PostgresServer::shared() else { return };
-    let (url, changes) = application(server);
-    changes.run_migration().await.unwrap();
-    let feed = changes.connect().await.unwrap();
+    let (url, feed) = migrated(server).await;
     drop(feed.open(Duration::from_secs(1)).await.unwrap());
     let mut changer = server.connect(&url).await;
     let barrier = barrier(&mut changer).await;
@@ -841,9 +864,7 @@ async fn r14_one_of_the_revocations_that_wait_watches_the_run() {
 #[tokio::test]
 async fn rl15_without_acknowledgements_a_revocation_waits_out_the_longest_lease() {
     let Some(server) = PostgresServer::shared() else { return };
-    let (url, changes) = application(server);
-    changes.run_migration().await.unwrap();
-    let feed = changes.connect().await.unwrap();
+    let (url, feed) = migrated(server).await;
     server.settle_the_run(&url);
     let mut changer = server.connect(&url).await;
     let barrier = barrier(&mut changer).await;
@@ -864,9 +885,7 @@ async fn rl15_without_acknowledgements_a_revocation_waits_out_the_longest_lease(
 #[tokio::test]
 async fn rl25_the_first_revocation_of_a_run_waits_out_the_longest_lease_and_settles_the_run() {
     let Some(server) = PostgresServer::shared() else { return };
-    let (url, changes) = application(server);
-    changes.run_migration().await.unwrap();
-    let feed = changes.connect().await.unwrap();
+    let (url, feed) = migrated(server).await;
     let mut changer = server.connect(&url).await;
     for was_unsettled in [true, false] {
         let barrier = barrier(&mut changer).await;
@@ -887,9 +906,7 @@ async fn rl25_the_first_revocation_of_a_run_waits_out_the_longest_lease_and_sett
 #[tokio::test]
 async fn rl16_a_longer_lease_raises_the_bound_before_it_is_used() {
     let Some(server) = PostgresServer::shared() else { return };
-    let (url, changes) = application(server);
-    changes.run_migration().await.unwrap();
-    let feed = changes.connect().await.unwrap();
+    let (url, feed) = migrated(server).await;
     let bound = "SELECT max_lease_ms FROM trust_auth_lease";
     assert_eq!(server.psql(&url, bound), "300");
     let _session = feed.open(Duration::from_secs(20)).await.unwrap();
@@ -907,6 +924,7 @@ async fn rl16_the_bound_is_lowered_only_where_no_lease_in_force_is_longer() {
     let bound = "SELECT max_lease_ms FROM trust_auth_lease";
     let second = Duration::from_secs(1);
     server.settle_the_run(&url);
+    let begun = Instant::now();
     let lowering = tokio::spawn({
         let feed = feed.clone();
         async move { feed.lower_longest_lease(second).await }
@@ -917,6 +935,7 @@ async fn rl16_the_bound_is_lowered_only_where_no_lease_in_force_is_longer() {
     }
     let error = lowering.await.unwrap().unwrap_err();
     assert!(error.to_string().contains("the holders a have a longer lease"), "{error}");
+    assert!(begun.elapsed() < LONG, "it waits for a lease that is renewed");
     assert_eq!(server.psql(&url, bound), "300000");
 
     session.leave(id).await.unwrap();
@@ -933,9 +952,7 @@ async fn rl16_the_bound_is_lowered_only_where_no_lease_in_force_is_longer() {
 #[tokio::test]
 async fn rl16_the_bound_is_lowered_after_the_last_lease_of_an_unsettled_run() {
     let Some(server) = PostgresServer::shared() else { return };
-    let (url, changes) = application(server);
-    changes.run_migration().await.unwrap();
-    let feed = changes.connect().await.unwrap();
+    let (url, feed) = migrated(server).await;
     let second = Duration::from_secs(1);
     drop(registered(&feed, second, "left behind").await);
     let begun = Instant::now();
@@ -1070,6 +1087,22 @@ mod trusts {
     //! The table `trust`, whose rows a difference contains.
 
     use super::*;
+
+    /// The triggers are on the first one, and a difference would read the second.
+    #[tokio::test]
+    async fn rl10_a_second_table_earlier_in_the_path_makes_the_holder_load_again() {
+        let Some(server) = PostgresServer::shared() else { return };
+        let (url, ..) = trusts(server).await;
+        server.psql(&url, "CREATE SCHEMA app");
+        let path = format!("{url}?options=-c%20search_path%3Dapp,public");
+        let feed = PgChanges::trusts(postgres_options(&path)).connect().await.unwrap();
+        let (mut session, id) = registered(&feed, LONG, "a").await;
+        assert_eq!(renewed(&mut session, id).await, []);
+        server.psql(&url, "CREATE TABLE app.trust (LIKE public.trust)");
+        assert_eq!(session.renew(id).await.unwrap(), Answer::Reload(Reload::OtherTriggers));
+        let error = session.load().await.unwrap_err();
+        assert!(error.to_string().contains("triggers on the table `trust`"), "{error}");
+    }
 
     async fn trusts(server: &PostgresServer) -> (String, PostgresStore, PgFeed) {
         let url = server.new_database();

@@ -83,7 +83,7 @@ pub enum NotAuthenticated {
     #[error("no AuthLayer is in front of this route; add one to the router")]
     NoLayer,
     /// The layer in front is [optional](crate::AuthLayer::optional), and the handler is not. The
-    /// response is that of the refusal.
+    /// response is [`AuthError::to_response`], whatever header and refusals the layer has.
     #[error(transparent)]
     Refused(AuthError),
 }

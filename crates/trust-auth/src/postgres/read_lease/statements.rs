@@ -5,16 +5,17 @@ use crate::postgres::row::read_columns;
 
 /// Differs after a trigger or its function was made, changed, or turned on or off, after the
 /// table's rows were rewritten, and after the table or a column was renamed, or it got columns or
-/// children (RL2). A trigger's condition knows its columns by number. It differs also if the names
-/// of the lease's own tables lead to others, and if row security may hide their rows.
+/// children (RL2). A trigger's condition knows its columns by number. It differs also if the name
+/// `trust`, or one of the lease's own tables, leads to another table, and if row security may hide
+/// rows of the latter.
 macro_rules! fingerprint {
     ($oids:literal) => {
         concat!(
-            "(SELECT string_agg(concat_ws(' ', oid, relnamespace, relpersistence, \
+            "concat(to_regclass('trust')::oid, ';', \
+             (SELECT string_agg(concat_ws(' ', oid, relnamespace, relpersistence, \
                      row_security_active(oid)), ',' ORDER BY oid) \
                  FROM pg_class WHERE oid IN (to_regclass('trust_auth_lease'), \
-                     to_regclass('trust_auth_change'), to_regclass('trust_auth_holder'))) \
-             || ';' || \
+                     to_regclass('trust_auth_change'), to_regclass('trust_auth_holder'))), ';', \
              (SELECT string_agg(concat_ws(' ', c.oid, c.relname, c.relnamespace, c.relfilenode, \
                  c.relnatts, c.relkind, (SELECT string_agg(concat(inhrelid, '.', i.xmin), '.') \
                      FROM pg_inherits AS i WHERE inhparent = c.oid), \
@@ -28,23 +29,43 @@ macro_rules! fingerprint {
              LEFT JOIN pg_proc AS f ON f.oid = g.tgfoid \
              WHERE c.oid = ANY (",
             $oids,
-            "::int8[]::oid[]))"
+            "::int8[]::oid[])))"
         )
     };
 }
 
-/// Whether the session is the one that the nonce was given to (RL6).
+/// Whether the session is the one that the nonce was given to (RL6), and commits as durably as then
+/// (R15). A pooler in transaction mode gives the session to other clients, too, and they may set
+/// `synchronous_commit`.
 macro_rules! same_session {
     ($nonce:literal) => {
-        concat!("current_setting('trust_auth.session', true) IS NOT DISTINCT FROM ", $nonce)
+        concat!(
+            "(current_setting('trust_auth.session', true) IS NOT DISTINCT FROM ",
+            $nonce,
+            " AND current_setting('trust_auth.commits', true) IS NOT DISTINCT FROM \
+             current_setting('synchronous_commit'))"
+        )
     };
 }
 
-/// Sets the nonce and the limits. No commit of the lease is lost in a crash (R15).
-pub(super) const PREPARE: &str = "SELECT set_config('trust_auth.session', $1, false), \
+/// The least durability of a commit of the lease: none is lost in a crash (R15).
+macro_rules! durability {
+    () => {
+        "CASE current_setting('synchronous_commit') \
+             WHEN 'off' THEN 'local' ELSE current_setting('synchronous_commit') END"
+    };
+}
+
+/// Sets the nonce, the limits and the durability.
+pub(super) const PREPARE: &str = concat!(
+    "SELECT set_config('trust_auth.session', $1, false), \
      set_config('statement_timeout', $2, false), set_config('lock_timeout', $3, false), \
-     set_config('synchronous_commit', CASE current_setting('synchronous_commit') \
-         WHEN 'off' THEN 'local' ELSE current_setting('synchronous_commit') END, false)";
+     set_config('synchronous_commit', ",
+    durability!(),
+    ", false), set_config('trust_auth.commits', ",
+    durability!(),
+    ", false)"
+);
 
 /// R7: the bound is raised before the holder uses the longer lease.
 pub(super) const RAISE: &str =
