@@ -9,7 +9,7 @@ use trust_auth::StoreError;
 use crate::command_answer::{CommandAnswer, Format};
 use crate::command_error::CommandError;
 use crate::database::{Database, DatabaseArgs, IfMissing};
-use crate::serve::settings::{LEAST_LEASE, LONGEST_LEASE};
+use crate::serve::settings_check::{LEAST_LEASE, LONGEST_LEASE};
 use crate::wait_progress;
 
 /// The longest read lease from now on.

@@ -26,6 +26,7 @@ mod read_lease;
 mod retry_pauses;
 mod scan_record;
 pub(crate) mod settings;
+pub(crate) mod settings_check;
 mod verify_handler;
 
 use std::mem;
