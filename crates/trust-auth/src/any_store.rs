@@ -8,6 +8,7 @@ use trust_key_cache::{KeyHash, TrustKeyCache};
 use uuid::Uuid;
 
 use crate::error::StoreError;
+use crate::new_key::{NewKey, Rotation};
 use crate::new_trust::NewTrust;
 #[cfg(feature = "postgres")]
 use crate::postgres::PostgresStore;
@@ -16,6 +17,7 @@ use crate::read_lease::{HeldTrusts, Settled, Waiting};
 use crate::sqlite::SqliteStore;
 use crate::store::{Candidates, Change, Listing, TrustLedger, TrustStore};
 use crate::trust::Trust;
+use crate::trust_key::TrustKey;
 use crate::trust_ref::TrustRef;
 use crate::watcher::{WatchStore, Watcher};
 
@@ -171,13 +173,24 @@ impl TrustLedger for AnyStore {
         with_store!(self, store => store.replace_hash(which, hash).await)
     }
 
-    async fn replace_former_hash(
-        &self,
-        which: &TrustRef,
-        former: Option<KeyHash>,
-        hash: KeyHash,
-    ) -> Result<Change, StoreError> {
-        with_store!(self, store => store.replace_former_hash(which, former, hash).await)
+    async fn rotate(&self, which: &TrustRef, rotation: Rotation) -> Result<Change, StoreError> {
+        with_store!(self, store => store.rotate(which, rotation).await)
+    }
+
+    async fn insert_with_key(&self, new: NewTrust, key: NewKey) -> Result<Trust, StoreError> {
+        with_store!(self, store => store.insert_with_key(new, key).await)
+    }
+
+    async fn add_key(&self, which: &TrustRef, key: NewKey) -> Result<TrustKey, StoreError> {
+        with_store!(self, store => store.add_key(which, key).await)
+    }
+
+    async fn revoke_key(&self, key: Uuid) -> Result<Change, StoreError> {
+        with_store!(self, store => store.revoke_key(key).await)
+    }
+
+    async fn keys(&self, which: &TrustRef) -> Result<Vec<TrustKey>, StoreError> {
+        with_store!(self, store => store.keys(which).await)
     }
 
     async fn set_enabled(&self, which: &TrustRef, enabled: bool) -> Result<Change, StoreError> {

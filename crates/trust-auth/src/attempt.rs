@@ -1,5 +1,7 @@
 //! [`Attempt`]: the answer to a request, with the [`Route`] that led to it.
 
+use uuid::Uuid;
+
 use crate::error::AuthError;
 use crate::trust::Trust;
 
@@ -13,12 +15,15 @@ pub struct Attempt {
     pub route: Route,
     /// How many rows the request's key was compared with; zero if no scan and no look answered it.
     pub rows_swept: usize,
+    /// The id of the [`TrustKey`](crate::TrustKey) that a granted request had. `None`: it had the
+    /// key of the trust's own row, or it was refused.
+    pub key_id: Option<Uuid>,
 }
 
 impl Attempt {
     /// Returns the answer to a request for which nothing is read.
     pub(crate) fn unread(refused: AuthError) -> Self {
-        Self { result: Err(refused), route: Route::Unread, rows_swept: 0 }
+        Self { result: Err(refused), route: Route::Unread, rows_swept: 0, key_id: None }
     }
 }
 

@@ -23,6 +23,7 @@ use crate::stats::Counters;
 use crate::stats::Stats;
 use crate::store::TrustStore;
 use crate::trust::Trust;
+use crate::trust_key::KeyUsed;
 
 /// Authenticates API keys against a store of trusts, through a cache of key hashes. A clone shares
 /// store, cache and counters.
@@ -258,7 +259,7 @@ impl<S: TrustStore> Authenticator<S> {
     /// Checks the key, until the deadline if there is one.
     async fn check_in_time(&self, hash: &KeyHash) -> Attempt {
         // Outlives the check, so that an attempt that is cut off still has its route.
-        let mut progress = Progress { route: Route::Hit, rows_swept: 0 };
+        let mut progress = Progress { route: Route::Hit, rows_swept: 0, key_id: None };
         let result = match self.deadline {
             Some(after) if Handle::try_current().is_ok() => {
                 match tokio::time::timeout(after, self.check(hash, &mut progress)).await {
@@ -268,7 +269,8 @@ impl<S: TrustStore> Authenticator<S> {
             }
             _ => self.check(hash, &mut progress).await,
         };
-        Attempt { result, route: progress.route, rows_swept: progress.rows_swept }
+        let Progress { route, rows_swept, key_id } = progress;
+        Attempt { result, route, rows_swept, key_id }
     }
 
     async fn check(&self, hash: &KeyHash, progress: &mut Progress) -> Result<Trust, AuthError> {
@@ -280,8 +282,9 @@ impl<S: TrustStore> Authenticator<S> {
         match self.cache.lookup(hash) {
             None => progress.route = Route::Scan,
             Some(id) => match self.live_row(id, hash).await {
-                Ok(Some(trust)) => {
+                Ok(Some((trust, used))) => {
                     self.counters.record_hit();
+                    progress.key_id = used.id;
                     return Ok(trust);
                 }
                 Ok(None) | Err(StoreError::BadRow { .. }) => {
@@ -307,13 +310,14 @@ impl<S: TrustStore> Authenticator<S> {
             let table = held.table();
             let table = table.as_ref()?;
             // Not by way of the cache, which forgets keys: an outage refuses no held one.
-            let row = table.rows.held(hash).filter(|row| row.accepts(hash));
+            let row = table.rows.held(hash).and_then(|row| Some((row, held_key(row, hash)?)));
             if !table.is_valid() {
                 return None;
             }
-            if let Some(row) = row {
+            if let Some((row, used)) = row {
                 self.counters.record_held();
                 progress.route = Route::Held;
+                progress.key_id = used.id;
                 return Some(Ok(Trust::clone(row)));
             }
         }
@@ -328,9 +332,10 @@ impl<S: TrustStore> Authenticator<S> {
         self.counters.record_look();
         progress.rows_swept += found.rows;
         // The look began after the request, so its rows are live ones (R5).
-        let row = found.row.filter(|row| row.accepts(hash));
-        Some(row.map_or(Err(AuthError::Invalid), |row| {
-            lease.remember(row.id);
+        let row = found.row.and_then(|row| held_key(&row, hash).map(|used| (row, used)));
+        Some(row.map_or(Err(AuthError::Invalid), |(row, used)| {
+            lease.remember_for(row.id, used.remaining());
+            progress.key_id = used.id;
             Ok(Trust::clone(&row))
         }))
     }
@@ -347,10 +352,11 @@ impl<S: TrustStore> Authenticator<S> {
             // The answer is a hint, as the cache's: the row may have changed since the candidates
             // were read.
             match self.live_row(id, hash).await {
-                Ok(Some(trust)) => {
+                Ok(Some((trust, used))) => {
                     // If an invalidation has superseded the lease, the next request scans again.
                     // This request has its live row.
-                    lease.remember(id);
+                    lease.remember_for(id, used.remaining());
+                    progress.key_id = used.id;
                     return Ok(trust);
                 }
                 // As a rule the key was revoked since. But another row may have the key: one more
@@ -364,9 +370,16 @@ impl<S: TrustStore> Authenticator<S> {
         Err(AuthError::Unavailable(StoreError::Unsettled))
     }
 
-    /// Returns the row with this id as it is now, if it accepts the key. Every grant needs it.
-    async fn live_row(&self, id: Uuid, hash: &KeyHash) -> Result<Option<Trust>, StoreError> {
-        Ok(self.store.fetch(id).await?.filter(|trust| trust.accepts(hash)))
+    /// Returns the row with this id as it is now, if it accepts the key, and which of its keys that
+    /// is. Every grant needs it.
+    async fn live_row(
+        &self,
+        id: Uuid,
+        hash: &KeyHash,
+    ) -> Result<Option<(Trust, KeyUsed)>, StoreError> {
+        let Some(trust) = self.store.fetch(id).await? else { return Ok(None) };
+        let used = trust.key_used(hash);
+        Ok(used.map(|used| (trust, used)))
     }
 }
 
@@ -398,4 +411,11 @@ impl<S> fmt::Debug for Authenticator<S> {
 struct Progress {
     route: Route,
     rows_swept: usize,
+    key_id: Option<Uuid>,
+}
+
+/// Returns which key of a held row the digest is of, if the row accepts it. The row may have been
+/// read a while ago, so the key's end is compared with this process's clock.
+fn held_key(row: &Trust, hash: &KeyHash) -> Option<KeyUsed> {
+    row.key_used(hash).filter(KeyUsed::lasts)
 }

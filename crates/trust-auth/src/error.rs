@@ -303,9 +303,13 @@ pub enum StoreError {
     /// The rows changed repeatedly while they were read, so nothing is known of the key.
     #[error("the trusts changed while they were read; try again")]
     Unsettled,
-    /// A later rotation of the trust replaced the new key before the rotation had returned. That
-    /// key is dead, and the old one is revoked.
-    #[error("a later rotation has replaced the new key; use the key of that rotation")]
+    /// The database has restarted before the rotation returned, and the trust has another key since
+    /// then. The new key of this rotation is dead, and the other keys are as the later change has
+    /// left them.
+    #[error(
+        "the trust got another key before this rotation was final, so the new key of this rotation \
+         is dead; use the other key, or rotate again"
+    )]
     Superseded,
     /// Another trust has the name. Nothing was written.
     #[error("the name {name:?} is taken; choose another, or delete that trust first")]
@@ -328,6 +332,18 @@ pub enum StoreError {
         /// The requested id or name.
         which: TrustRef,
     },
+    /// There is no such key in a row of its own. Nothing was written.
+    #[error("there is no key {id}; list the keys of the trust to see their ids")]
+    NoSuchKey {
+        /// The requested id.
+        id: Uuid,
+    },
+    /// The store has one key a trust, without a label and without an end. Nothing was written.
+    #[error(
+        "this store keeps one key for a trust, without a label and without an end; implement \
+         `TrustLedger::rotate` and the methods of keys for it, or leave these options out"
+    )]
+    OneKey,
     /// A column of a row is malformed: another program has written it.
     #[error(
         "the {column} of trust {id} is malformed; repair the row",
@@ -451,6 +467,8 @@ kinds! {
     Self::NameTaken { .. } => "name_taken",
     Self::KeyTaken { .. } => "key_taken",
     Self::NoSuchTrust { .. } => "no_such_trust",
+    Self::NoSuchKey { .. } => "no_such_key",
+    Self::OneKey => "one_key",
     Self::BadRow { .. } => "bad_row",
     Self::Other(_) => "other",
 }

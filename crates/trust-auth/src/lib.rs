@@ -93,6 +93,7 @@ mod log_limit;
 mod memory;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod migration;
+mod new_key;
 mod new_trust;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -114,6 +115,7 @@ mod text_flaw;
 mod time_limit;
 mod trust;
 mod trust_auth;
+mod trust_key;
 mod trust_ref;
 mod watcher;
 
@@ -135,6 +137,7 @@ pub use log_limit::LogLimit;
 pub use memory::MemoryStore;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use migration::MigrationPlan;
+pub use new_key::{KeyTerms, NewKey, Rotation};
 pub use new_trust::{InvalidName, NewTrust};
 #[cfg(feature = "postgres")]
 pub use postgres::{PgChanges, PgFeed, PgSession, PostgresOptions, PostgresStore, WatchedTable};
@@ -151,6 +154,7 @@ pub use store::{Candidates, Change, Listing, MalformedRow, TrustLedger, TrustSto
 pub use text_flaw::TextFlaw;
 pub use trust::Trust;
 pub use trust_auth::{TrustAuth, TrustAuthBuilder};
+pub use trust_key::TrustKey;
 pub use trust_ref::TrustRef;
 pub use watcher::{ChangeSink, WatchStatus, WatchStore, Watcher};
 

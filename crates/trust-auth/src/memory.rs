@@ -11,10 +11,12 @@ use trust_key_cache::KeyHash;
 use uuid::Uuid;
 
 use crate::error::StoreError;
+use crate::new_key::{NewKey, Rotation};
 use crate::new_trust::NewTrust;
 use crate::store::{Candidates, Change, TrustLedger, TrustStore};
 use crate::trust::Trust;
 use crate::trust::now;
+use crate::trust_key::TrustKey;
 use crate::trust_ref::TrustRef;
 
 /// The trusts in memory, for tests, examples, and services whose trusts come from a configuration.
@@ -43,10 +45,11 @@ pub struct MemoryStore {
 /// One state of the table.
 #[derive(Debug, Default)]
 struct Table {
-    /// In the order of insertion.
+    /// In the order of insertion. A row has all keys of its trust, also those that have ended.
     rows: Vec<Arc<Trust>>,
     by_id: HashMap<Uuid, Arc<Trust>>,
-    candidates: Candidates,
+    /// Those of all rows, as long as no key of theirs has an end.
+    candidates: Option<Candidates>,
 }
 
 impl MemoryStore {
@@ -114,16 +117,15 @@ impl MemoryStore {
     fn change(
         &self,
         which: &TrustRef,
-        change: impl FnOnce(&mut Trust),
+        change: impl FnOnce(&mut Trust) -> Result<(), StoreError>,
     ) -> Result<Change, StoreError> {
         self.write(|rows| {
             let at = position(rows, which)?;
-            let row = &mut rows[at];
-            let former_hash = row.api_key_hash;
-            let mut trust = Trust::clone(row);
-            change(&mut trust);
-            *row = Arc::new(trust.clone());
-            Ok(Change::new(trust, former_hash))
+            let mut trust = Trust::clone(&rows[at]);
+            let former = active(&trust).hashes().collect::<Vec<_>>();
+            change(&mut trust)?;
+            rows[at] = Arc::new(trust);
+            Ok(Change::new(active(&rows[at]), former))
         })
     }
 
@@ -135,70 +137,106 @@ impl MemoryStore {
 
 impl TrustStore for MemoryStore {
     async fn fetch(&self, id: Uuid) -> Result<Option<Trust>, StoreError> {
-        Ok(self.table.load().by_id.get(&id).map(|row| Trust::clone(row)))
+        Ok(self.table.load().by_id.get(&id).map(|row| active(row)))
     }
 
     async fn candidates(&self) -> Result<Candidates, StoreError> {
-        Ok(self.table.load().candidates.clone())
+        let table = self.table.load();
+        Ok(table.candidates.clone().unwrap_or_else(|| candidates(&table.rows)))
     }
 }
 
 impl TrustLedger for MemoryStore {
     async fn insert(&self, new: NewTrust, hash: KeyHash) -> Result<Trust, StoreError> {
-        let trust = new.into_trust(hash);
-        self.put(trust.clone())?;
-        Ok(trust)
+        self.insert_with_key(new, hash.into()).await
     }
 
     async fn import(&self, new: NewTrust, hash: KeyHash) -> Result<Trust, StoreError> {
-        let trust = new.into_trust(hash);
+        self.insert_with_key(new, NewKey::new(hash).imported()).await
+    }
+
+    async fn insert_with_key(&self, new: NewTrust, key: NewKey) -> Result<Trust, StoreError> {
+        let trust = new.into_trust_with(key.clone(), now());
         self.write(|rows| {
-            Candidates::of(rows).check_absent(&hash)?;
+            check_absent(rows, &key)?;
             put(rows, trust.clone())
         })?;
         Ok(trust)
     }
 
     async fn replace_hash(&self, which: &TrustRef, hash: KeyHash) -> Result<Change, StoreError> {
-        self.change(which, |trust| trust.api_key_hash = Some(hash))
+        self.rotate(which, Rotation::new(hash.into())).await
     }
 
-    async fn replace_former_hash(
-        &self,
-        which: &TrustRef,
-        former: Option<KeyHash>,
-        hash: KeyHash,
-    ) -> Result<Change, StoreError> {
-        self.write(|rows| {
-            let at = position(rows, which)?;
-            let row = &mut rows[at];
-            let found = row.api_key_hash;
-            if found != former && found != Some(hash) {
+    async fn rotate(&self, which: &TrustRef, rotation: Rotation) -> Result<Change, StoreError> {
+        self.change(which, |trust| {
+            let now = now();
+            let present: Vec<KeyHash> = active(trust).hashes().collect();
+            if rotation.is_superseded(&present) {
                 return Err(StoreError::Superseded);
             }
-            let trust = Trust { api_key_hash: Some(hash), ..Trust::clone(row) };
-            *row = Arc::new(trust.clone());
-            Ok(Change::new(trust, found))
+            let (hash, rows) = rotation.rows_of(trust, now);
+            for row in rows {
+                match trust.keys.iter_mut().find(|key| key.id == row.id) {
+                    Some(key) => *key = row,
+                    None => trust.keys.push(row),
+                }
+            }
+            trust.api_key_hash = hash;
+            Ok(())
         })
+    }
+
+    async fn add_key(&self, which: &TrustRef, key: NewKey) -> Result<TrustKey, StoreError> {
+        self.write(|rows| {
+            check_absent(rows, &key)?;
+            let at = position(rows, which)?;
+            let row = key.into_row(rows[at].id, now());
+            Arc::make_mut(&mut rows[at]).keys.push(row.clone());
+            Ok(row)
+        })
+    }
+
+    async fn revoke_key(&self, key: Uuid) -> Result<Change, StoreError> {
+        self.write(|rows| {
+            let has = |row: &Arc<Trust>| row.keys.iter().position(|row| row.id == key);
+            let Some((at, index)) =
+                rows.iter().enumerate().find_map(|(at, row)| Some((at, has(row)?)))
+            else {
+                return Err(StoreError::NoSuchKey { id: key });
+            };
+            let trust = Arc::make_mut(&mut rows[at]);
+            let row = &mut trust.keys[index];
+            row.revoked_at = row.revoked_at.or_else(|| Some(now()));
+            let hash = row.hash;
+            Ok(Change::new(active(trust), [hash]))
+        })
+    }
+
+    async fn keys(&self, which: &TrustRef) -> Result<Vec<TrustKey>, StoreError> {
+        let table = self.table.load();
+        Ok(table.rows[position(&table.rows, which)?].keys.clone())
     }
 
     async fn set_enabled(&self, which: &TrustRef, enabled: bool) -> Result<Change, StoreError> {
         self.change(which, |trust| {
             trust.disabled_at =
                 if enabled { None } else { trust.disabled_at.or_else(|| Some(now())) };
+            Ok(())
         })
     }
 
     async fn delete(&self, which: &TrustRef) -> Result<Change, StoreError> {
         self.write(|rows| {
-            let row = rows.remove(position(rows, which)?);
-            Ok(Change::new(Trust::clone(&row), row.api_key_hash))
+            let row = active(&rows.remove(position(rows, which)?));
+            let former = row.hashes().collect::<Vec<_>>();
+            Ok(Change::new(row, former))
         })
     }
 
     async fn list(&self) -> Result<Vec<Trust>, StoreError> {
         let table = self.table.load_full();
-        let mut trusts: Vec<Trust> = table.rows.iter().map(|row| Trust::clone(row)).collect();
+        let mut trusts: Vec<Trust> = table.rows.iter().map(|row| active(row)).collect();
         trusts.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(trusts)
     }
@@ -207,14 +245,31 @@ impl TrustLedger for MemoryStore {
 impl Table {
     fn of(rows: Vec<Arc<Trust>>) -> Self {
         let by_id = rows.iter().map(|row| (row.id, Arc::clone(row))).collect();
-        let mut candidates = Candidates::with_capacity(rows.len());
-        for row in rows.iter().filter(|row| row.is_enabled()) {
-            if let Some(hash) = row.api_key_hash {
-                candidates.push(row.id, hash);
-            }
-        }
+        let has_ends = rows.iter().any(|row| row.keys.iter().any(|key| key.expires_at.is_some()));
+        let candidates = (!has_ends).then(|| candidates(&rows));
         Self { rows, by_id, candidates }
     }
+}
+
+/// Returns the row with the keys that are active now.
+fn active(row: &Trust) -> Trust {
+    let mut row = row.clone();
+    if !row.keys.is_empty() {
+        let now = now();
+        row.keys.retain(|key| key.is_active(now));
+    }
+    row
+}
+
+fn candidates(rows: &[Arc<Trust>]) -> Candidates {
+    let rows: Vec<Trust> =
+        rows.iter().filter(|row| row.is_enabled()).map(|row| active(row)).collect();
+    Candidates::of(&rows)
+}
+
+/// Checks for an imported key that no row has its digest, also of a key that has ended.
+fn check_absent(rows: &[Arc<Trust>], key: &NewKey) -> Result<(), StoreError> {
+    if key.is_imported { Candidates::of(rows).check_absent(&key.hash) } else { Ok(()) }
 }
 
 /// Replaces the row with the same id, or adds the row. Returns the replaced row.

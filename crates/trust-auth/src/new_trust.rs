@@ -2,14 +2,16 @@
 
 use std::borrow::Cow;
 
+use time::OffsetDateTime;
 use trust_key_cache::KeyHash;
 use uuid::Uuid;
 
 use crate::api_key::ApiKey;
+use crate::new_key::NewKey;
 use crate::text_flaw::{TextFlaw, nfc};
 use crate::trust::{Trust, now};
 
-/// A trust to register: a checked name, and optionally a code and a region.
+/// A trust to register: a checked name, and optionally a code, a region and attributes.
 ///
 /// # Examples
 ///
@@ -29,6 +31,7 @@ pub struct NewTrust {
     name: String,
     code: Option<String>,
     region: Option<String>,
+    attributes: Option<serde_json::Value>,
 }
 
 impl NewTrust {
@@ -43,7 +46,7 @@ impl NewTrust {
     pub fn new(name: impl Into<String>) -> Result<Self, InvalidName> {
         let name = normal(name.into());
         InvalidName::check(&name)?;
-        Ok(Self { name, code: None, region: None })
+        Ok(Self { name, code: None, region: None, attributes: None })
     }
 
     /// Sets the code by which other systems know the trust.
@@ -66,6 +69,14 @@ impl NewTrust {
         self
     }
 
+    /// Sets what the application stores about the trust, such as scopes. Each grant returns it in
+    /// [`Trust::attributes`].
+    #[must_use]
+    pub fn with_attributes(mut self, attributes: impl Into<serde_json::Value>) -> Self {
+        self.attributes = Some(attributes.into());
+        self
+    }
+
     /// Returns the name, in normalization form C.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -84,6 +95,12 @@ impl NewTrust {
         self.region.as_deref()
     }
 
+    /// Returns what the application stores about the trust.
+    #[must_use]
+    pub fn attributes(&self) -> Option<&serde_json::Value> {
+        self.attributes.as_ref()
+    }
+
     /// Returns the row for a [ledger](crate::TrustLedger) to insert: enabled, with a random id,
     /// created now, with this digest.
     #[must_use]
@@ -91,10 +108,21 @@ impl NewTrust {
         Trust {
             code: self.code,
             region: self.region,
+            attributes: self.attributes,
             api_key_hash: Some(hash),
             created_at: Some(now()),
             ..Trust::new(Uuid::new_v4(), self.name)
         }
+    }
+
+    /// Returns the row for a ledger to insert, with its key, made at this time of the store.
+    pub(crate) fn into_trust_with(self, key: NewKey, now: OffsetDateTime) -> Trust {
+        let mut trust = Trust { created_at: Some(now), ..self.into_trust(key.hash) };
+        if !key.fits_the_column() {
+            trust.api_key_hash = None;
+            trust.keys.push(key.into_row(trust.id, now));
+        }
+        trust
     }
 }
 

@@ -4,18 +4,22 @@
 //! cancelled without invalidating.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use trust_key_cache::{KeyHash, TrustKeyCache};
+use uuid::Uuid;
 
 use crate::api_key::ApiKey;
 use crate::error::{RegistryError, StoreError};
 use crate::key_flaw::KeyFlaw;
 use crate::key_prefix::KeyPrefix;
+use crate::new_key::{KeyTerms, NewKey, Rotation};
 use crate::new_trust::NewTrust;
 use crate::read_lease::Waiting;
 use crate::revocation::{Revocation, Step};
 use crate::store::{Change, Listing, TrustLedger};
 use crate::trust::Trust;
+use crate::trust_key::TrustKey;
 use crate::trust_ref::TrustRef;
 
 /// Registers, imports, rotates, disables, enables and deletes trusts, and invalidates the cache
@@ -107,10 +111,31 @@ impl<L: TrustLedger> TrustRegistry<L> {
     /// could be made. Nothing was written then. Any other error leaves open whether the trust
     /// was made.
     pub async fn register(&self, new: NewTrust) -> Result<(Trust, ApiKey), RegistryError> {
-        let key = ApiKey::generate_with(&self.key_prefix)?;
-        let hash = key.hash();
-        let trust = self.commit(self.ledger.insert(new, hash), |_| [None, Some(hash)]).await?;
+        self.register_with(new, &KeyTerms::new()).await
+    }
+
+    /// Does as [`register`](Self::register), with a key that may have a label and an end.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::OneKey`] if the store has no place for the terms, and otherwise as
+    /// [`register`](Self::register).
+    pub async fn register_with(
+        &self,
+        new: NewTrust,
+        terms: &KeyTerms,
+    ) -> Result<(Trust, ApiKey), RegistryError> {
+        let (key, row) = self.generate(terms)?;
+        let hash = row.hash;
+        let trust = self.commit(self.ledger.insert_with_key(new, row), |_| vec![hash]).await?;
         Ok((trust, key))
+    }
+
+    /// Makes a key, and what a ledger stores of it.
+    fn generate(&self, terms: &KeyTerms) -> Result<(ApiKey, NewKey), RegistryError> {
+        let key = ApiKey::generate_with(&self.key_prefix)?;
+        let row = NewKey::generated(&key, key.hash(), terms);
+        Ok((key, row))
     }
 
     /// Makes a trust with a key that exists, such as one that another program has made.
@@ -137,8 +162,7 @@ impl<L: TrustLedger> TrustRegistry<L> {
     /// # Ok(()) }
     /// ```
     pub async fn import_key(&self, new: NewTrust, api_key: &str) -> Result<Trust, RegistryError> {
-        KeyFlaw::check(api_key, &self.key_prefix)?;
-        self.import_hash(new, KeyHash::of(api_key)).await
+        self.import(new, self.existing(api_key, &KeyTerms::new())?).await
     }
 
     /// Makes a trust with the key that has this digest, and that exists already. The digest shows
@@ -150,11 +174,104 @@ impl<L: TrustLedger> TrustRegistry<L> {
     /// the name is taken. Nothing was written then. Any other error leaves open whether the trust
     /// was made.
     pub async fn import_hash(&self, new: NewTrust, hash: KeyHash) -> Result<Trust, RegistryError> {
-        Ok(self.commit(self.ledger.import(new, hash), |_| [None, Some(hash)]).await?)
+        self.import(new, NewKey::new(hash)).await
     }
 
-    /// Gives the trust a new key, and revokes the old one. A disabled trust stays disabled. Returns
-    /// when no process grants the old key.
+    /// Makes a trust with a key that exists, and that may have a label and an end.
+    /// [`existing`](Self::existing) checks a key's text.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::OneKey`] if the store has no place for the terms, and otherwise as
+    /// [`import_hash`](Self::import_hash).
+    pub async fn import(&self, new: NewTrust, key: NewKey) -> Result<Trust, RegistryError> {
+        let hash = key.hash;
+        let write = self.ledger.insert_with_key(new, key.imported());
+        Ok(self.commit(write, |_| vec![hash]).await?)
+    }
+
+    /// Returns what a ledger stores of a key that exists, for [`import`](Self::import) and
+    /// [`import_one_more`](Self::import_one_more).
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError::Key`] if no request with the key would be granted, such as a damaged key.
+    pub fn existing(&self, api_key: &str, terms: &KeyTerms) -> Result<NewKey, RegistryError> {
+        KeyFlaw::check(api_key, &self.key_prefix)?;
+        Ok(NewKey::of_text(api_key, KeyHash::of(api_key), terms))
+    }
+
+    /// Gives the trust one more key, and returns the key's row with the key. Each of the trust's
+    /// keys is accepted.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoSuchTrust`] if there is no such trust, [`StoreError::OneKey`] if the store
+    /// keeps one key a trust, and [`RegistryError::Random`] if no key could be made. Nothing was
+    /// written then. Any other error leaves open whether the trust has the key.
+    pub async fn add_key(
+        &self,
+        which: &TrustRef,
+        terms: &KeyTerms,
+    ) -> Result<(TrustKey, ApiKey), RegistryError> {
+        let (key, row) = self.generate(terms)?;
+        Ok((self.add(which, row).await?, key))
+    }
+
+    /// Gives the trust one more key, which exists already. [`existing`](Self::existing) checks a
+    /// key's text.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::KeyTaken`] if a trust has the digest, and otherwise as
+    /// [`add_key`](Self::add_key).
+    pub async fn import_one_more(
+        &self,
+        which: &TrustRef,
+        key: NewKey,
+    ) -> Result<TrustKey, RegistryError> {
+        self.add(which, key.imported()).await
+    }
+
+    async fn add(&self, which: &TrustRef, key: NewKey) -> Result<TrustKey, RegistryError> {
+        Ok(self.commit(self.ledger.add_key(which, key), |row| vec![row.hash]).await?)
+    }
+
+    /// Returns all keys of the trust that are in rows of their own, also those that are revoked or
+    /// at their end, in the order of their creation.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoSuchTrust`] if there is no such trust, [`StoreError::OneKey`] if the store
+    /// keeps one key a trust, or any other error of the store.
+    pub async fn keys(&self, which: &TrustRef) -> Result<Vec<TrustKey>, RegistryError> {
+        Ok(self.ledger.keys(which).await?)
+    }
+
+    /// Revokes one key that is in a row of its own, and returns its trust when no process grants
+    /// the key. The other keys of the trust stay. A key that was revoked before stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoSuchKey`] if there is no such key. Any other error leaves open whether the
+    /// key is revoked.
+    pub async fn revoke_key(&self, key: Uuid) -> Result<Trust, RegistryError> {
+        Ok(self.begin_revoke_key(key).await?.settle(Waiting::default()).await?.0)
+    }
+
+    /// Commits what [`revoke_key`](Self::revoke_key) does, and returns before the wait.
+    ///
+    /// # Errors
+    ///
+    /// As [`revoke_key`](Self::revoke_key), except that [`Revocation`] has
+    /// [`StoreError::NoSuchKey`].
+    pub async fn begin_revoke_key(&self, key: Uuid) -> Result<Revocation<'_, L>, RegistryError> {
+        // The trust is known once the key is found.
+        Ok(self.begin(Step::RevokeKey(key), &key.into()).await?)
+    }
+
+    /// Gives the trust a new key, and revokes all its other keys. A disabled trust stays disabled.
+    /// Returns when no process grants another key.
     ///
     /// # Errors
     ///
@@ -188,8 +305,51 @@ impl<L: TrustLedger> TrustRegistry<L> {
         &self,
         which: &TrustRef,
     ) -> Result<(Revocation<'_, L>, ApiKey), RegistryError> {
-        let key = ApiKey::generate_with(&self.key_prefix)?;
-        let revocation = self.begin(Step::Rotate(key.hash()), which).await?;
+        self.begin_rotate_with(which, &KeyTerms::new(), None).await
+    }
+
+    /// Does as [`begin_rotate`](Self::begin_rotate), with a new key that may have a label and an
+    /// end. With an overlap, the trust's other keys are accepted for so long, counted from the
+    /// commit by the store's clock; a key with an earlier end keeps it. When
+    /// [`Revocation::settle`] returns, every process knows the new ends.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::OneKey`] if the store has no place for terms or an overlap, and otherwise as
+    /// [`begin_rotate`](Self::begin_rotate).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use trust_auth::{KeyTerms, MemoryStore, NewTrust, TrustAuth, Waiting};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let auth = TrustAuth::builder(MemoryStore::new()).build();
+    /// let registry = auth.registry();
+    /// let (trust, old) = registry.register(NewTrust::new("St. Mary")?).await?;
+    ///
+    /// let day = Some(Duration::from_secs(86_400));
+    /// let (rotation, new) =
+    ///     registry.begin_rotate_with(&trust.id.into(), &KeyTerms::new(), day).await?;
+    /// let (trust, _) = rotation.settle(Waiting::default()).await?;
+    /// assert!(trust.keys[0].expires_at.is_some());
+    /// for key in [old, new] {
+    ///     assert!(auth.authenticate(Some(key.expose())).await.is_ok());
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn begin_rotate_with(
+        &self,
+        which: &TrustRef,
+        terms: &KeyTerms,
+        overlap: Option<Duration>,
+    ) -> Result<(Revocation<'_, L>, ApiKey), RegistryError> {
+        let (key, row) = self.generate(terms)?;
+        let overlap = overlap.filter(|overlap| !overlap.is_zero());
+        let rotation = Rotation { overlap, ..Rotation::new(row) };
+        let revocation = self.begin(Step::Rotate(rotation), which).await?;
         Ok((revocation, key))
     }
 
@@ -258,13 +418,13 @@ impl<L: TrustLedger> TrustRegistry<L> {
     pub(crate) async fn commit<T>(
         &self,
         write: impl Future<Output = Result<T, StoreError>>,
-        concerned: impl FnOnce(&T) -> [Option<KeyHash>; 2],
+        concerned: impl FnOnce(&T) -> Vec<KeyHash>,
     ) -> Result<T, StoreError> {
         let undecided = Undecided { cache: &self.cache };
         let outcome = write.await;
         match &outcome {
             Ok(written) => {
-                for hash in concerned(written).iter().flatten() {
+                for hash in &concerned(written) {
                     self.cache.invalidate_key(hash);
                 }
                 undecided.settle();
@@ -274,6 +434,8 @@ impl<L: TrustLedger> TrustRegistry<L> {
                 StoreError::NameTaken { .. }
                 | StoreError::KeyTaken { .. }
                 | StoreError::NoSuchTrust { .. }
+                | StoreError::NoSuchKey { .. }
+                | StoreError::OneKey
                 | StoreError::Superseded,
             ) => undecided.settle(),
             Err(_) => drop(undecided),
@@ -282,9 +444,9 @@ impl<L: TrustLedger> TrustRegistry<L> {
     }
 }
 
-/// Returns the key of a trust that was enabled, disabled or deleted.
-pub(crate) fn concerned(change: &Change) -> [Option<KeyHash>; 2] {
-    [change.former_hash, None]
+/// Returns the keys that a change has concerned.
+pub(crate) fn concerned(change: &Change) -> Vec<KeyHash> {
+    change.former.clone()
 }
 
 /// A write whose outcome is not known yet. Dropped in this state, by an error, a cancellation or a

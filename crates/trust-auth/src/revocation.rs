@@ -4,8 +4,10 @@
 use std::time::{Duration, Instant};
 
 use trust_key_cache::KeyHash;
+use uuid::Uuid;
 
 use crate::error::{RegistryError, StoreError};
+use crate::new_key::Rotation;
 use crate::read_lease::{Settled, Waiting};
 use crate::registry::{TrustRegistry, concerned};
 use crate::store::{Change, TrustLedger};
@@ -20,32 +22,34 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const LASTING: usize = 3;
 
 /// What a revocation does to its trust.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) enum Step {
-    Rotate(KeyHash),
-    /// Unless a later rotation came first.
-    RotateAgain {
-        hash: KeyHash,
-        former: Option<KeyHash>,
-    },
+    /// With [`Rotation::former`], unless a later rotation came first.
+    Rotate(Rotation),
+    RevokeKey(Uuid),
     Disable,
     Delete,
 }
 
-/// A change that was made, or that found no trust.
+/// A change that was made, or that found no trust or no key.
 struct Made {
     outcome: Result<Trust, StoreError>,
-    /// The digest that the row had before.
-    former: Option<KeyHash>,
+    /// The digests that the change concerned, as they were before.
+    former: Vec<KeyHash>,
     /// At most two, the later one first. Empty if no process can hold a lease.
     barriers: Vec<String>,
 }
 
+impl Made {
+    fn nothing(error: StoreError, barriers: Vec<String>) -> Self {
+        Self { outcome: Err(error), former: Vec::new(), barriers }
+    }
+}
+
 impl From<Change> for Made {
     fn from(change: Change) -> Self {
-        let Change { trust, former_hash, barrier } = change;
-        let barriers = barrier.into_iter().collect();
-        Self { outcome: Ok(trust), former: former_hash, barriers }
+        let Change { trust, former, barrier } = change;
+        Self { outcome: Ok(trust), former, barriers: barrier.into_iter().collect() }
     }
 }
 
@@ -66,7 +70,7 @@ impl<L: TrustLedger> TrustRegistry<L> {
         step: Step,
         which: &TrustRef,
     ) -> Result<Revocation<'_, L>, StoreError> {
-        let Made { outcome, former, barriers } = self.make(step, which).await?;
+        let Made { outcome, former, barriers } = self.make(&step, which).await?;
         let which = outcome.as_ref().map_or_else(|_| which.clone(), |trust| trust.id.into());
         let registry = self;
         Ok(Revocation { registry, step, which, outcome, former, is_gone: false, barriers })
@@ -75,43 +79,42 @@ impl<L: TrustLedger> TrustRegistry<L> {
     /// Makes the change, and returns its barriers. The futures of stores are large, and two of them
     /// in one would need much stack: they are boxed.
     ///
-    /// Without a trust, a revocation waits, too: an earlier deletion may not have waited. A barrier
-    /// after the look shows what it has found, and one before it proves that the server has been
-    /// the same since: a deletion that a failover loses is then found at the repetition (R16).
-    async fn make(&self, step: Step, which: &TrustRef) -> Result<Made, StoreError> {
-        match Box::pin(self.change(step, which)).await {
-            Err(error @ StoreError::NoSuchTrust { .. }) => {
-                let Some(before) = self.ledger.barrier().await? else {
-                    return Ok(Made { outcome: Err(error), former: None, barriers: Vec::new() });
-                };
-                match Box::pin(self.change(step, which)).await {
-                    Err(error @ StoreError::NoSuchTrust { .. }) => {
-                        let after = self.ledger.barrier().await?;
-                        let barriers = after.into_iter().chain([before]).collect();
-                        Ok(Made { outcome: Err(error), former: None, barriers })
-                    }
-                    outcome => outcome.map(Made::from),
-                }
-            }
-            outcome => outcome.map(Made::from),
-        }
+    /// Without a trust or a key, a revocation waits, too: an earlier deletion may not have waited. A
+    /// barrier after the look shows what it has found, and one before it proves that the server has
+    /// been the same since: a deletion that a failover loses is then found at the repetition (R16).
+    async fn make(&self, step: &Step, which: &TrustRef) -> Result<Made, StoreError> {
+        let error = match Box::pin(self.change(step, which)).await {
+            Err(error) if finds_nothing(&error) => error,
+            outcome => return outcome.map(Made::from),
+        };
+        let Some(before) = self.ledger.barrier().await? else {
+            return Ok(Made::nothing(error, Vec::new()));
+        };
+        let error = match Box::pin(self.change(step, which)).await {
+            Err(error) if finds_nothing(&error) => error,
+            outcome => return outcome.map(Made::from),
+        };
+        let after = self.ledger.barrier().await?;
+        Ok(Made::nothing(error, after.into_iter().chain([before]).collect()))
     }
 
-    async fn change(&self, step: Step, which: &TrustRef) -> Result<Change, StoreError> {
+    async fn change(&self, step: &Step, which: &TrustRef) -> Result<Change, StoreError> {
         match step {
-            Step::Rotate(hash) => {
-                let rotated = |change: &Change| [change.former_hash, Some(hash)];
-                self.commit(self.ledger.replace_hash(which, hash), rotated).await
+            Step::Rotate(rotation) => {
+                let new = rotation.key.hash;
+                let rotated = |change: &Change| [&*change.former, &[new]].concat();
+                self.commit(self.ledger.rotate(which, rotation.clone()), rotated).await
             }
-            Step::RotateAgain { hash, former } => {
-                let rotated = |change: &Change| [change.former_hash, Some(hash)];
-                let write = self.ledger.replace_former_hash(which, former, hash);
-                self.commit(write, rotated).await
-            }
+            Step::RevokeKey(key) => self.commit(self.ledger.revoke_key(*key), concerned).await,
             Step::Disable => self.commit(self.ledger.set_enabled(which, false), concerned).await,
             Step::Delete => self.commit(self.ledger.delete(which), concerned).await,
         }
     }
+}
+
+/// Returns whether the change wrote nothing, as there is no such trust or no such key.
+fn finds_nothing(error: &StoreError) -> bool {
+    matches!(error, StoreError::NoSuchTrust { .. } | StoreError::NoSuchKey { .. })
 }
 
 /// A revocation that is committed. Another process with a read lease may grant the key until
@@ -142,7 +145,7 @@ pub struct Revocation<'a, L> {
     /// By the id, once it is known: another trust may get the name.
     which: TrustRef,
     outcome: Result<Trust, StoreError>,
-    former: Option<KeyHash>,
+    former: Vec<KeyHash>,
     /// Whether the last look has found no row.
     is_gone: bool,
     /// At most two, the later one first. Empty if no process can hold a lease.
@@ -156,7 +159,7 @@ impl<L: TrustLedger> Revocation<'_, L> {
         !self.barriers.is_empty()
     }
 
-    /// Returns the trust as the commit has left it, or `None` if there is no such trust.
+    /// Returns the trust as the commit has left it, or `None` if there is no such trust or key.
     #[must_use]
     pub fn trust(&self) -> Option<&Trust> {
         self.outcome.as_ref().ok()
@@ -173,8 +176,8 @@ impl<L: TrustLedger> Revocation<'_, L> {
     ///
     /// # Errors
     ///
-    /// [`StoreError::NoSuchTrust`] after the same wait, if there is no such trust.
-    /// [`StoreError::Superseded`] if a later rotation took the place of this one before the
+    /// [`StoreError::NoSuchTrust`] or [`StoreError::NoSuchKey`] after the same wait, if there is no
+    /// such trust or key. [`StoreError::Superseded`] if a later rotation took the place of this one before the
     /// database restarted: the new key of this one is dead. With any other error, the database did
     /// not answer for five minutes, or refuses: [`list`](TrustRegistry::list) shows then whether
     /// the change is there.
@@ -230,6 +233,11 @@ impl<L: TrustLedger> Revocation<'_, L> {
     /// found may be another process's change, which the barrier before it does not show. The
     /// barrier before the look proves that the server has been the same since.
     async fn repeat(&mut self) -> Result<(), StoreError> {
+        if let Step::RevokeKey(_) = self.step {
+            // Made again, it keeps the time of the first, and its barrier is of one transaction with
+            // its look.
+            return self.make_again().await;
+        }
         let before = self.registry.ledger.barrier().await?;
         let fate = self.fate().await?;
         self.is_gone = matches!(fate, Fate::Deleted);
@@ -255,7 +263,7 @@ impl<L: TrustLedger> Revocation<'_, L> {
             Err(_) => match self.which.find_in(&listing.trusts) {
                 Some(found) => {
                     self.which = found.id.into();
-                    self.former = found.api_key_hash;
+                    self.former = found.hashes().collect();
                     self.outcome = Ok(found.clone());
                     return Ok(Fate::Lost);
                 }
@@ -264,22 +272,36 @@ impl<L: TrustLedger> Revocation<'_, L> {
         };
         let row = listing.trusts.iter().find(|row| row.id == trust.id);
         let is_malformed = || listing.malformed.iter().any(|row| row.id == Some(trust.id));
-        Ok(match (self.step, row) {
+        Ok(match (&self.step, row) {
             (_, None) if !is_malformed() => Fate::Deleted,
-            (Step::Rotate(hash), Some(row)) if row.api_key_hash == Some(hash) => Fate::Made,
-            (Step::Rotate(_), Some(row)) if row.api_key_hash == self.former => Fate::Lost,
-            (Step::Rotate(_), _) => Fate::Replaced,
+            (Step::Rotate(rotation), Some(row)) => {
+                let present: Vec<KeyHash> = row.hashes().collect();
+                if present.contains(&rotation.key.hash) {
+                    Fate::Made
+                } else if self.again(rotation).is_superseded(&present) {
+                    Fate::Replaced
+                } else {
+                    Fate::Lost
+                }
+            }
+            // The row cannot be read, so nothing shows that it has no other key.
+            (Step::Rotate(_), None) => Fate::Replaced,
             (Step::Disable, Some(row)) if !row.is_enabled() => Fate::Made,
-            (Step::Disable | Step::Delete | Step::RotateAgain { .. }, _) => Fate::Lost,
+            (Step::Disable | Step::Delete | Step::RevokeKey(_), _) => Fate::Lost,
         })
     }
 
+    /// Returns the rotation as it is repeated.
+    fn again(&self, rotation: &Rotation) -> Rotation {
+        Rotation { former: Some(self.former.clone()), ..rotation.clone() }
+    }
+
     async fn make_again(&mut self) -> Result<(), StoreError> {
-        let step = match (self.step, &self.outcome) {
-            (Step::Rotate(hash), Ok(_)) => Step::RotateAgain { hash, former: self.former },
-            (step, _) => step,
+        let step = match (&self.step, &self.outcome) {
+            (Step::Rotate(rotation), Ok(_)) => Step::Rotate(self.again(rotation)),
+            (step, _) => step.clone(),
         };
-        let again = self.registry.make(step, &self.which).await?;
+        let again = self.registry.make(&step, &self.which).await?;
         self.barriers = again.barriers;
         self.is_gone = again.outcome.is_err();
         if let Ok(trust) = again.outcome {
@@ -304,7 +326,7 @@ impl<L: TrustLedger> Revocation<'_, L> {
     ///
     /// # Errors
     ///
-    /// [`StoreError::NoSuchTrust`] if there is no such trust.
+    /// [`StoreError::NoSuchTrust`] or [`StoreError::NoSuchKey`] if there is no such trust or key.
     pub fn without_waiting(self) -> Result<Trust, RegistryError> {
         Ok(self.outcome?)
     }

@@ -9,8 +9,11 @@ use trust_key_cache::KeyHash;
 use uuid::Uuid;
 
 use crate::error::StoreError;
+use crate::new_key::{NewKey, Rotation};
+use crate::new_trust::NewTrust;
 use crate::store::{Candidates, Change};
 use crate::trust::{Trust, now};
+use crate::trust_key::TrustKey;
 use crate::trust_ref::TrustRef;
 
 /// An open transaction of one change.
@@ -21,26 +24,48 @@ pub(crate) trait WriteTransaction: Send {
     /// What another program can put on a table so that an insertion adds no row.
     const INTERCEPTORS: &'static str;
 
-    /// Reads the row, and keeps other transactions from changing it until this one ends. By name,
-    /// it prefers the exact text to the text's normalization form C.
+    /// Returns the database's time.
+    fn now(&mut self) -> impl Future<Output = Result<OffsetDateTime, StoreError>> + Send;
+
+    /// Reads the row with its active keys, and keeps other transactions from changing it until this
+    /// one ends; each change of a key locks its trust's row first. By name, it prefers the exact
+    /// text to the text's normalization form C.
     ///
     /// # Errors
     ///
     /// [`StoreError::NoSuchTrust`] if there is no such row, or any other [`StoreError`].
     fn find(&mut self, which: &TrustRef) -> impl Future<Output = Result<Trust, StoreError>> + Send;
 
-    /// Returns id and digest of every row that has one, enabled or not. Keeps other imports from
-    /// this step until the transaction ends, so that they see what it has committed.
-    fn keys(&mut self) -> impl Future<Output = Result<Candidates, StoreError>> + Send;
+    /// Returns the trust's id and the digest of every row of both tables that has one, whether it
+    /// is active or not. Keeps other imports from this step until the transaction ends, so that they
+    /// see what it has committed.
+    fn digests(&mut self) -> impl Future<Output = Result<Candidates, StoreError>> + Send;
 
-    /// Adds a row, unless another row has its name.
+    /// Returns all rows of the trust's keys, also those that are revoked or at their end, in the
+    /// order of their creation.
+    fn keys(
+        &mut self,
+        trust: Uuid,
+    ) -> impl Future<Output = Result<Vec<TrustKey>, StoreError>> + Send;
+
+    /// Returns the id of the key's trust, or `None` if there is no such key.
+    fn trust_of(
+        &mut self,
+        key: Uuid,
+    ) -> impl Future<Output = Result<Option<Uuid>, StoreError>> + Send;
+
+    /// Adds the row of a trust, without those of its keys, unless another row has its name.
     fn insert(&mut self, trust: &Trust) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
+    /// Adds the row of a key, or writes the two times of the row with this id: when it ends, and
+    /// when it was revoked.
+    fn put_key(&mut self, key: &TrustKey) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
     /// Writes the digest of a row.
     fn set_hash(
         &mut self,
         id: Uuid,
-        hash: KeyHash,
+        hash: Option<KeyHash>,
     ) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
     /// Writes since when a row is disabled.
@@ -50,7 +75,7 @@ pub(crate) trait WriteTransaction: Send {
         disabled_at: Option<OffsetDateTime>,
     ) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
-    /// Removes a row.
+    /// Removes a row, and those of its keys.
     fn delete(&mut self, id: Uuid) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
     /// Writes the barrier of a read lease's changer, and returns its text. `None`: no process can
@@ -66,65 +91,126 @@ pub(crate) trait WriteTransaction: Send {
     fn schema_error(&self, reason: &str) -> StoreError;
 }
 
-/// Inserts the row.
+/// Inserts the row with its key. A key that exists already is refused if another row has its
+/// digest.
 pub(crate) async fn insert<W: WriteTransaction>(
     mut write: W,
-    trust: Trust,
+    new: NewTrust,
+    key: NewKey,
 ) -> Result<Trust, StoreError> {
+    check_absent(&mut write, &key).await?;
+    let now = write.now().await?;
+    let trust = new.into_trust_with(key, now);
     if write.insert(&trust).await? == 0 {
         return Err(why_not_inserted(&mut write, trust.name).await);
     }
+    put_keys(&mut write, &trust.keys).await?;
     write.commit().await?;
     Ok(trust)
 }
 
-/// Inserts the row of a key that exists already, unless another row has its digest.
-pub(crate) async fn import<W: WriteTransaction>(
-    mut write: W,
-    trust: Trust,
-    hash: KeyHash,
-) -> Result<Trust, StoreError> {
-    write.keys().await?.check_absent(&hash)?;
-    insert(write, trust).await
+async fn check_absent<W: WriteTransaction>(write: &mut W, key: &NewKey) -> Result<(), StoreError> {
+    if key.is_imported { write.digests().await?.check_absent(&key.hash) } else { Ok(()) }
 }
 
-/// Gives the row another digest.
-pub(crate) async fn replace_hash<W: WriteTransaction>(
-    write: W,
-    which: &TrustRef,
-    hash: KeyHash,
-) -> Result<Change, StoreError> {
-    replace_hash_if(write, which, hash, |_| true).await
-}
-
-/// Gives the row another digest, unless it has neither this one nor the former one.
-pub(crate) async fn replace_former_hash<W: WriteTransaction>(
-    write: W,
-    which: &TrustRef,
-    former: Option<KeyHash>,
-    hash: KeyHash,
-) -> Result<Change, StoreError> {
-    replace_hash_if(write, which, hash, |found| found == former || found == Some(hash)).await
-}
-
-async fn replace_hash_if<W: WriteTransaction>(
-    mut write: W,
-    which: &TrustRef,
-    hash: KeyHash,
-    is_expected: impl FnOnce(Option<KeyHash>) -> bool,
-) -> Result<Change, StoreError> {
-    // The row is locked until the commit.
-    let mut trust = write.find(which).await?;
-    if !is_expected(trust.api_key_hash) {
-        return Err(StoreError::Superseded);
+async fn put_keys<W: WriteTransaction>(write: &mut W, keys: &[TrustKey]) -> Result<(), StoreError> {
+    for key in keys {
+        let rows = write.put_key(key).await?;
+        check_key_count(write, rows)?;
     }
-    let rows = write.set_hash(trust.id, hash).await?;
-    check_count(&write, rows)?;
-    check_row(&mut write, trust.id, |found| found.api_key_hash == Some(hash)).await?;
+    Ok(())
+}
+
+/// Gives the trust one more key.
+pub(crate) async fn add_key<W: WriteTransaction>(
+    mut write: W,
+    which: &TrustRef,
+    key: NewKey,
+) -> Result<TrustKey, StoreError> {
+    check_absent(&mut write, &key).await?;
+    let trust = write.find(which).await?;
+    let row = key.into_row(trust.id, write.now().await?);
+    put_keys(&mut write, std::slice::from_ref(&row)).await?;
+    write.commit().await?;
+    Ok(row)
+}
+
+/// Revokes one key. A second revocation keeps the time of the first.
+pub(crate) async fn revoke_key<W: WriteTransaction>(
+    mut write: W,
+    id: Uuid,
+) -> Result<Change, StoreError> {
+    let no_such_key = || StoreError::NoSuchKey { id };
+    let trust = write.trust_of(id).await?.ok_or_else(no_such_key)?;
+    // Locks the trust. The key is read after that.
+    match write.find(&trust.into()).await {
+        Err(StoreError::NoSuchTrust { .. }) => return Err(no_such_key()),
+        found => drop(found?),
+    }
+    let mut keys = write.keys(trust).await?.into_iter();
+    let mut key = keys.find(|key| key.id == id).ok_or_else(no_such_key)?;
+    key.revoked_at = key.revoked_at.or(Some(write.now().await?));
+    let rows = write.put_key(&key).await?;
+    check_key_count(&write, rows)?;
+    let trust = write.find(&trust.into()).await?;
+    let is_active = trust.keys.iter().any(|key| key.id == id);
+    check_key_count(&write, u64::from(!is_active))?;
     let barrier = write.barrier().await?;
     write.commit().await?;
-    let former_hash = trust.api_key_hash.replace(hash);
-    Ok(Change { trust, former_hash, barrier })
+    Ok(Change { trust, former: vec![key.hash], barrier })
+}
+
+/// Returns all rows of the trust's keys.
+pub(crate) async fn keys<W: WriteTransaction>(
+    mut write: W,
+    which: &TrustRef,
+) -> Result<Vec<TrustKey>, StoreError> {
+    let trust = write.find(which).await?;
+    let keys = write.keys(trust.id).await?;
+    write.commit().await?;
+    Ok(keys)
+}
+
+/// Gives the trust a new key in place of all others.
+pub(crate) async fn rotate<W: WriteTransaction>(
+    mut write: W,
+    which: &TrustRef,
+    rotation: Rotation,
+) -> Result<Change, StoreError> {
+    // The row is locked until the commit.
+    let trust = write.find(which).await?;
+    let former: Vec<KeyHash> = trust.hashes().collect();
+    if rotation.is_superseded(&former) || is_dead(&mut write, &trust, &rotation).await? {
+        return Err(StoreError::Superseded);
+    }
+    let (id, new, revokes) = (trust.id, rotation.key.hash, rotation.revokes_others());
+    let may_have_ended = rotation.key.terms.lasts().is_some();
+    let (hash, keys) = rotation.rows_of(&trust, write.now().await?);
+    put_keys(&mut write, &keys).await?;
+    let rows = write.set_hash(id, hash).await?;
+    check_count(&write, rows)?;
+    let trust = write.find(&id.into()).await?;
+    let has_new = may_have_ended || trust.hashes().any(|hash| hash == new);
+    let mut others = trust.keys.iter().filter(|key| key.hash != new);
+    let others_end = others.all(|key| !revokes && key.expires_at.is_some());
+    check_count(&write, u64::from(trust.api_key_hash == hash && has_new && others_end))?;
+    let barrier = write.barrier().await?;
+    write.commit().await?;
+    Ok(Change { trust, former, barrier })
+}
+
+/// Returns whether the new key of a rotation that is repeated was stored, and has ended since. Made
+/// again, the rotation would bring the key back.
+async fn is_dead<W: WriteTransaction>(
+    write: &mut W,
+    trust: &Trust,
+    rotation: &Rotation,
+) -> Result<bool, StoreError> {
+    let new = rotation.key.hash;
+    if rotation.former.is_none() || trust.hashes().any(|hash| hash == new) {
+        return Ok(false);
+    }
+    Ok(write.keys(trust.id).await?.iter().any(|key| key.hash == new))
 }
 
 /// Enables or disables the row. A second disabling keeps the time of the first.
@@ -140,8 +226,8 @@ pub(crate) async fn set_enabled<W: WriteTransaction>(
     check_row(&mut write, trust.id, |found| found.is_enabled() == enabled).await?;
     let barrier = write.barrier().await?;
     write.commit().await?;
-    let former_hash = trust.api_key_hash;
-    Ok(Change { trust, former_hash, barrier })
+    let former = trust.hashes().collect();
+    Ok(Change { trust, former, barrier })
 }
 
 /// Removes the row.
@@ -154,8 +240,8 @@ pub(crate) async fn delete<W: WriteTransaction>(
     check_count(&write, rows)?;
     let barrier = write.barrier().await?;
     write.commit().await?;
-    let former_hash = trust.api_key_hash;
-    Ok(Change { trust, former_hash, barrier })
+    let former = trust.hashes().collect();
+    Ok(Change { trust, former, barrier })
 }
 
 /// Writes a barrier alone.
@@ -187,6 +273,16 @@ fn check_count<W: WriteTransaction>(write: &W, rows: u64) -> Result<(), StoreErr
     }
     Err(write.schema_error(
         "it did not change the requested row; look for a trigger on its table `trust`",
+    ))
+}
+
+/// Checks that a statement has written one row of a key.
+fn check_key_count<W: WriteTransaction>(write: &W, rows: u64) -> Result<(), StoreError> {
+    if rows == 1 {
+        return Ok(());
+    }
+    Err(write.schema_error(
+        "it did not change the requested row; look for a trigger on its table `trust_key`",
     ))
 }
 

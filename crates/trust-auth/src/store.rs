@@ -11,9 +11,11 @@ use trust_key_cache::{KeyHash, sweep};
 use uuid::Uuid;
 
 use crate::error::StoreError;
+use crate::new_key::{NewKey, Rotation};
 use crate::new_trust::NewTrust;
 use crate::read_lease::{Settled, Waiting};
 use crate::trust::Trust;
+use crate::trust_key::TrustKey;
 use crate::trust_ref::TrustRef;
 
 /// The read side of a store: what an [`Authenticator`](crate::Authenticator) needs.
@@ -27,6 +29,8 @@ use crate::trust_ref::TrustRef;
 ///   **every** request that misses, because one scan runs at a time. The end of the request that
 ///   began the scan does not end the scan. Give both a time-out of their own, and return
 ///   [`StoreError::Timeout`].
+/// * **Ended keys are left out.** A store with several keys a trust judges by its own clock which
+///   of [`Trust::keys`] are active. A key that was revoked, or is at its end, is in neither answer.
 /// * **Failures are errors.** `Ok(None)` means that there is no such row, never that it could not
 ///   be read. For a malformed row, return [`StoreError::BadRow`]: its key is refused as invalid,
 ///   and other keys are answered as before.
@@ -64,7 +68,7 @@ pub trait TrustStore: Send + Sync + 'static {
     fn fetch(&self, id: Uuid) -> impl Future<Output = Result<Option<Trust>, StoreError>> + Send;
 
     /// Returns id and digest of every enabled row that has a digest, in the order of the rows'
-    /// creation.
+    /// creation. Then the same for every active key in a row of its own, with the id of its trust.
     ///
     /// The order matters only where two rows have the same digest: the later row counts.
     ///
@@ -116,7 +120,7 @@ pub trait TrustLedger: TrustStore {
         }
     }
 
-    /// Gives the row another digest.
+    /// Gives the row another digest. A store with several keys a trust revokes all others.
     ///
     /// # Errors
     ///
@@ -127,24 +131,94 @@ pub trait TrustLedger: TrustStore {
         hash: KeyHash,
     ) -> impl Future<Output = Result<Change, StoreError>> + Send;
 
-    /// Gives the row another digest, unless a later rotation has done so. A rotation whose commit a
-    /// failover may have lost is repeated with this.
+    /// Gives the trust a new key in place of all others, which are revoked, or get an end. A new
+    /// key that [fits the column](NewKey::fits_the_column) is stored there. A rotation whose commit
+    /// a failover may have lost is repeated with [`Rotation::former`].
     ///
-    /// The default does as [`replace_hash`](Self::replace_hash). A store whose processes hold read
-    /// leases compares in the same transaction.
+    /// As provided, this is for a store of one key a trust, in one process: it does as
+    /// [`replace_hash`](Self::replace_hash). A store whose processes hold read leases must check
+    /// [`Rotation::is_superseded`] in the same transaction.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Superseded`] if the row has neither `former` nor `hash`, and nothing was
-    /// written. [`StoreError::NoSuchTrust`] if there is no such row, or any other [`StoreError`].
-    fn replace_former_hash(
+    /// [`StoreError::Superseded`] if the rotation is superseded, and nothing was written.
+    /// [`StoreError::OneKey`] for a label, an end or an overlap, where the store has no place for
+    /// them. [`StoreError::NoSuchTrust`] if there is no such row, or any other [`StoreError`].
+    fn rotate(
         &self,
         which: &TrustRef,
-        former: Option<KeyHash>,
-        hash: KeyHash,
+        rotation: Rotation,
     ) -> impl Future<Output = Result<Change, StoreError>> + Send {
-        let _ = former;
-        self.replace_hash(which, hash)
+        async move {
+            if !rotation.key.fits_the_column() || !rotation.revokes_others() {
+                return Err(StoreError::OneKey);
+            }
+            self.replace_hash(which, rotation.key.hash).await
+        }
+    }
+
+    /// Makes an enabled row as [`insert`](Self::insert) does, or for an imported key as
+    /// [`import`](Self::import) does, with a key that may have a label and an end.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::OneKey`] for a label or an end, where the store has no place for them, and
+    /// otherwise as [`import`](Self::import).
+    fn insert_with_key(
+        &self,
+        new: NewTrust,
+        key: NewKey,
+    ) -> impl Future<Output = Result<Trust, StoreError>> + Send {
+        async move {
+            match key {
+                key if !key.fits_the_column() => Err(StoreError::OneKey),
+                key if key.is_imported => self.import(new, key.hash).await,
+                key => self.insert(new, key.hash).await,
+            }
+        }
+    }
+
+    /// Gives the trust one more key, in a row of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::OneKey`] as provided. [`StoreError::KeyTaken`] if the key is imported and a
+    /// row has its digest. [`StoreError::NoSuchTrust`] if there is no such trust, or any other
+    /// [`StoreError`].
+    fn add_key(
+        &self,
+        which: &TrustRef,
+        key: NewKey,
+    ) -> impl Future<Output = Result<TrustKey, StoreError>> + Send {
+        let _ = (which, key);
+        async { Err(StoreError::OneKey) }
+    }
+
+    /// Revokes one key that is in a row of its own. A key that is revoked stays as it is: its first
+    /// time is kept. The change has the key's trust, and its digest.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::OneKey`] as provided. [`StoreError::NoSuchKey`] if there is no such row, or
+    /// any other [`StoreError`].
+    fn revoke_key(&self, key: Uuid) -> impl Future<Output = Result<Change, StoreError>> + Send {
+        let _ = key;
+        async { Err(StoreError::OneKey) }
+    }
+
+    /// Returns all keys of the trust that are in rows of their own, also those that are revoked or
+    /// at their end, in the order of their creation.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::OneKey`] as provided. [`StoreError::NoSuchTrust`] if there is no such trust,
+    /// or any other [`StoreError`].
+    fn keys(
+        &self,
+        which: &TrustRef,
+    ) -> impl Future<Output = Result<Vec<TrustKey>, StoreError>> + Send {
+        let _ = which;
+        async { Err(StoreError::OneKey) }
     }
 
     /// Enables or disables the row. A row that is in this state stays as it is: a second disabling
@@ -259,13 +333,15 @@ impl Candidates {
         Self { ids: Vec::with_capacity(capacity), hashes: Vec::with_capacity(capacity) }
     }
 
-    /// Returns id and digest of each of these rows that has a digest.
+    /// Returns id and digest of each of these rows that has a digest, and then those of the other
+    /// keys.
     pub(crate) fn of<T: Borrow<Trust>>(rows: &[T]) -> Self {
         let mut candidates = Self::with_capacity(rows.len());
-        for row in rows.iter().map(T::borrow) {
-            if let Some(hash) = row.api_key_hash {
-                candidates.push(row.id, hash);
-            }
+        let rows = || rows.iter().map(T::borrow);
+        let own = rows().filter_map(|row| Some((row.id, row.api_key_hash?)));
+        let others = rows().flat_map(|row| row.keys.iter().map(|key| (row.id, key.hash)));
+        for (id, hash) in own.chain(others) {
+            candidates.push(id, hash);
         }
         candidates
     }
@@ -319,18 +395,19 @@ impl Candidates {
 pub struct Change {
     /// The row after the write, or the deleted row. Malformed columns are left out.
     pub trust: Trust,
-    /// The digest that the row had before, if any. The write makes the cached entry of this key
-    /// stale.
-    pub former_hash: Option<KeyHash>,
+    /// The digests of the keys that the write concerns, as they were before: of all active keys of
+    /// the trust, or of the key that is revoked. The write makes their cached entries stale.
+    pub former: Vec<KeyHash>,
     /// The barrier that the transaction has written, for [`TrustLedger::settle`]. `None`: no
     /// process can hold a lease on this store.
     pub barrier: Option<String>,
 }
 
 impl Change {
-    /// Returns the change that left the row so, and that replaced this digest, without a barrier.
+    /// Returns the change that left the row so, and that concerned these digests, without a
+    /// barrier. `former` may be an `Option`, for a store of one key a trust.
     #[must_use]
-    pub fn new(trust: Trust, former_hash: Option<KeyHash>) -> Self {
-        Self { trust, former_hash, barrier: None }
+    pub fn new(trust: Trust, former: impl IntoIterator<Item = KeyHash>) -> Self {
+        Self { trust, former: former.into_iter().collect(), barrier: None }
     }
 }

@@ -6,10 +6,11 @@ use time::OffsetDateTime;
 use trust_key_cache::KeyHash;
 use uuid::Uuid;
 
-/// A tenant that authenticates with an API key: one row of the store.
+use crate::trust_key::{KeyUsed, TrustKey};
+
+/// A tenant that authenticates with an API key: one row of the store, with its further keys.
 ///
-/// Its JSON form has times in RFC 3339 and omits the digest of the key. `Debug` shortens the
-/// digest.
+/// Its JSON form has times in RFC 3339 and omits the digests of keys. `Debug` shortens them.
 ///
 /// Build one with [`Trust::new`] and set the fields that it leaves empty.
 ///
@@ -38,9 +39,17 @@ pub struct Trust {
     pub code: Option<String>,
     /// Where the trust is, if that was given.
     pub region: Option<String>,
-    /// The digest of the API key. `None` accepts no key: the row has no digest, or a malformed one.
+    /// The digest of the API key in the trust's own row, which has no end. `None`: the row has no
+    /// digest, or a malformed one.
     #[serde(skip)]
     pub api_key_hash: Option<KeyHash>,
+    /// The other keys that were active, neither revoked nor at their end, by the store's clock when
+    /// the row was read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<TrustKey>,
+    /// What the application stores about the trust, such as scopes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<serde_json::Value>,
     /// When the row was made, in UTC. `None` only after a change of a row whose time is malformed.
     #[serde(with = "time::serde::rfc3339::option")]
     pub created_at: Option<OffsetDateTime>,
@@ -72,6 +81,8 @@ impl Trust {
             code: None,
             region: None,
             api_key_hash: None,
+            keys: Vec::new(),
+            attributes: None,
             created_at: None,
             last_heartbeat: None,
             disabled_at: None,
@@ -85,15 +96,36 @@ impl Trust {
     }
 
     /// Returns whether this row, as it was read, accepts the key with this digest. The trust must
-    /// be enabled and have an equal digest, by a compare in constant time.
+    /// be enabled and have an equal digest, by a compare of all its digests in constant time. The
+    /// clock is not read: the store has left out the keys that were at their end.
     ///
     /// Every grant needs this check of the live row (G9).
     #[must_use]
     pub fn accepts(&self, hash: &KeyHash) -> bool {
-        match &self.api_key_hash {
-            Some(own) if self.is_enabled() => own.ct_eq(hash).into(),
-            _ => false,
+        self.key_used(hash).is_some()
+    }
+
+    /// Returns which key the digest is of, if the row [accepts](Self::accepts) it. Of several equal
+    /// digests, that of the column.
+    pub(crate) fn key_used(&self, hash: &KeyHash) -> Option<KeyUsed> {
+        let mut used = None;
+        // Compares each digest, whichever is equal.
+        for key in self.keys.iter().rev() {
+            if key.hash.ct_eq(hash).into() {
+                used = Some(KeyUsed::from(key));
+            }
         }
+        if let Some(own) = &self.api_key_hash
+            && own.ct_eq(hash).into()
+        {
+            used = Some(KeyUsed::default());
+        }
+        used.filter(|_| self.is_enabled())
+    }
+
+    /// Returns the digests of all keys: that of the column, then those of the other keys.
+    pub fn hashes(&self) -> impl Iterator<Item = KeyHash> + '_ {
+        self.api_key_hash.into_iter().chain(self.keys.iter().map(|key| key.hash))
     }
 }
 
@@ -120,5 +152,26 @@ mod tests {
         assert!(!trust(Some("other"), true).accepts(&key));
         assert!(!trust(None, true).accepts(&key));
         assert!(!trust(None, false).accepts(&KeyHash::from_bytes([0; 32])));
+    }
+
+    #[test]
+    fn each_key_of_a_trust_is_accepted_and_named() {
+        let key =
+            |id, text| TrustKey::new(Uuid::from_u128(id), Uuid::from_u128(7), KeyHash::of(text));
+        let mut trust = Trust {
+            keys: vec![key(1, "one"), key(2, "two"), key(3, "own")],
+            api_key_hash: Some(KeyHash::of("own")),
+            ..Trust::new(Uuid::from_u128(7), "a")
+        };
+        let used = |trust: &Trust, text| trust.key_used(&KeyHash::of(text)).map(|used| used.id);
+        assert_eq!(used(&trust, "one"), Some(Some(Uuid::from_u128(1))));
+        assert_eq!(used(&trust, "two"), Some(Some(Uuid::from_u128(2))));
+        assert_eq!(used(&trust, "own"), Some(None));
+        assert_eq!(used(&trust, "unknown"), None);
+        assert_eq!(trust.hashes().count(), 4);
+        trust.api_key_hash = None;
+        assert_eq!(used(&trust, "own"), Some(Some(Uuid::from_u128(3))));
+        trust.disabled_at = Some(now());
+        assert_eq!(used(&trust, "one"), None);
     }
 }

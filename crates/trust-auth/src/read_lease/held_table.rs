@@ -2,9 +2,8 @@
 //! renewal publishes another one.
 //!
 //! Rows are shared between tables. A table of other rows copies pointers, ids and digests, and no
-//! row; a table of the same rows copies nothing.
+//! row; a table of the same rows copies nothing. A row is a trust with its keys.
 
-use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,15 +35,53 @@ impl HeldTable {
     }
 }
 
-/// The trusts that accept a key, in the order of their creation.
+/// The trusts that accept a key, and their keys in the order of [`Candidates`].
+///
+/// [`Candidates`]: crate::Candidates
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rows {
     by_id: HashMap<Uuid, Arc<Trust>>,
-    /// Of several rows with one digest, the one that was made last.
+    /// Of several keys with one digest, the last one.
     by_hash: HashMap<KeyHash, Arc<Trust>>,
-    in_order: Vec<Arc<Trust>>,
+    in_order: Vec<HeldKey>,
     /// The digests of `in_order`, packed for the sweep.
     hashes: Vec<KeyHash>,
+}
+
+/// One key of a held trust.
+#[derive(Clone, Debug)]
+struct HeldKey {
+    trust: Arc<Trust>,
+    /// The index among the trust's other keys. `None`: the key of the trust's own row.
+    index: Option<u32>,
+}
+
+impl HeldKey {
+    fn hash(&self) -> Option<KeyHash> {
+        match self.index {
+            None => self.trust.api_key_hash,
+            Some(index) => self.trust.keys.get(index as usize).map(|key| key.hash),
+        }
+    }
+
+    /// Returns what the keys are sorted by. The keys of the trusts' own rows come first, by the
+    /// creation of the trusts.
+    fn order(&self) -> impl Ord + use<> {
+        let row = self.index.and_then(|index| self.trust.keys.get(index as usize));
+        let (made, id) =
+            row.map_or((self.trust.created_at, self.trust.id), |row| (row.created_at, row.id));
+        (row.is_some(), made, id)
+    }
+}
+
+/// Returns the keys of the trust.
+fn keys_of(trust: &Arc<Trust>) -> impl Iterator<Item = (HeldKey, KeyHash)> + '_ {
+    let others = (0..).map(Some).take(trust.keys.len());
+    std::iter::once(None).chain(others).filter_map(|index| {
+        let key = HeldKey { trust: Arc::clone(trust), index };
+        let hash = key.hash()?;
+        Some((key, hash))
+    })
 }
 
 impl Rows {
@@ -54,10 +91,11 @@ impl Rows {
     }
 
     fn sorted(by_id: HashMap<Uuid, Arc<Trust>>) -> Self {
-        let mut in_order: Vec<_> = by_id.values().cloned().collect();
-        in_order.sort_unstable_by(|one, other| by_creation(one, other));
-        let hashes: Vec<_> = in_order.iter().filter_map(|trust| trust.api_key_hash).collect();
-        let by_hash = hashes.iter().copied().zip(in_order.iter().cloned()).collect();
+        let mut keys: Vec<_> = by_id.values().flat_map(keys_of).collect();
+        keys.sort_unstable_by(|(one, _), (other, _)| one.order().cmp(&other.order()));
+        let (in_order, hashes): (Vec<HeldKey>, Vec<KeyHash>) = keys.into_iter().unzip();
+        let trusts = in_order.iter().map(|key| Arc::clone(&key.trust));
+        let by_hash = hashes.iter().copied().zip(trusts).collect();
         Self { by_id, by_hash, in_order, hashes }
     }
 
@@ -68,18 +106,24 @@ impl Rows {
         let mut touched = Vec::new();
         for (id, row) in changes {
             let former = next.by_id.remove(&id);
-            if let (true, Some(former)) = (few, former)
-                && let Ok(place) = next.place(&former)
-            {
-                next.in_order.remove(place);
-                touched.push(next.hashes.remove(place));
+            if let (true, Some(former)) = (few, former) {
+                for (key, hash) in keys_of(&former) {
+                    if let Ok(place) = next.place(&key) {
+                        next.in_order.remove(place);
+                        next.hashes.remove(place);
+                        touched.push(hash);
+                    }
+                }
             }
-            let Some(row) = row.filter(holds) else { continue };
-            let (row, hash) = (Arc::new(row.clone()), row.api_key_hash);
-            if let (true, Some(hash), Err(place)) = (few, hash, next.place(&row)) {
-                next.in_order.insert(place, Arc::clone(&row));
-                next.hashes.insert(place, hash);
-                touched.push(hash);
+            let Some(row) = row.filter(holds).map(Arc::new) else { continue };
+            if few {
+                for (key, hash) in keys_of(&row) {
+                    if let Err(place) = next.place(&key) {
+                        next.in_order.insert(place, key);
+                        next.hashes.insert(place, hash);
+                        touched.push(hash);
+                    }
+                }
             }
             next.by_id.insert(id, row);
         }
@@ -96,8 +140,8 @@ impl Rows {
         next
     }
 
-    fn place(&self, trust: &Trust) -> Result<usize, usize> {
-        self.in_order.binary_search_by(|other| by_creation(other, trust))
+    fn place(&self, key: &HeldKey) -> Result<usize, usize> {
+        self.in_order.binary_search_by(|other| other.order().cmp(&key.order()))
     }
 
     /// Returns the row with this digest, for a hit: without a sweep.
@@ -111,31 +155,28 @@ impl Rows {
     /// Returns the row with this digest, by a sweep of all digests in constant time. Of several,
     /// the one that was made last.
     pub(crate) fn find(&self, hash: &KeyHash) -> Option<&Arc<Trust>> {
-        self.in_order.get(sweep(hash, &self.hashes)?)
+        self.row(sweep(hash, &self.hashes)?)
     }
 
-    /// Returns all digests, in the order of the rows, for a sweep.
+    /// Returns all digests, in the order of the keys, for a sweep.
     pub(crate) fn hashes(&self) -> &[KeyHash] {
         &self.hashes
     }
 
     /// Returns the row whose digest is at this index of [`hashes`](Self::hashes).
     pub(crate) fn row(&self, index: usize) -> Option<&Arc<Trust>> {
-        self.in_order.get(index)
+        self.in_order.get(index).map(|key| &key.trust)
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.in_order.len()
+    /// Returns how many trusts are held.
+    pub(crate) fn trusts(&self) -> usize {
+        self.by_id.len()
     }
 }
 
 /// Returns whether the trust accepts a key. No other row is held.
 fn holds(trust: &Trust) -> bool {
-    trust.is_enabled() && trust.api_key_hash.is_some()
-}
-
-fn by_creation(one: &Trust, other: &Trust) -> Ordering {
-    (one.created_at, one.id).cmp(&(other.created_at, other.id))
+    trust.is_enabled() && trust.hashes().next().is_some()
 }
 
 #[cfg(test)]
@@ -143,25 +184,40 @@ mod tests {
     use time::OffsetDateTime;
 
     use super::*;
+    use crate::trust_key::TrustKey;
+
+    fn at(seconds: i64) -> Option<OffsetDateTime> {
+        Some(OffsetDateTime::UNIX_EPOCH + Duration::from_secs(seconds as u64))
+    }
 
     fn trust(id: u128, made: i64, key: &str) -> Trust {
         Trust {
             api_key_hash: Some(KeyHash::of(key)),
-            created_at: Some(OffsetDateTime::UNIX_EPOCH + Duration::from_secs(made as u64)),
+            created_at: at(made),
             ..Trust::new(Uuid::from_u128(id), format!("trust {id}"))
         }
     }
 
+    /// Gives the trust a key in a row of its own. The ids of such rows are unique.
+    fn with_key(mut trust: Trust, id: u128, made: i64, key: &str) -> Trust {
+        let id = Uuid::from_u128(trust.id.as_u128() * 10 + id);
+        let row =
+            TrustKey { created_at: at(made), ..TrustKey::new(id, trust.id, KeyHash::of(key)) };
+        trust.keys.push(row);
+        trust
+    }
+
     fn assert_consistent(rows: &Rows) {
-        assert_eq!(rows.by_id.len(), rows.in_order.len());
+        let keys: usize = rows.by_id.values().map(|trust| trust.hashes().count()).sum();
+        assert_eq!(keys, rows.in_order.len());
         assert_eq!(rows.hashes.len(), rows.in_order.len());
-        assert!(rows.in_order.is_sorted_by(|one, other| by_creation(one, other).is_lt()));
+        assert!(rows.in_order.is_sorted_by(|one, other| one.order() < other.order()));
         let distinct: std::collections::HashSet<_> = rows.hashes.iter().collect();
         assert_eq!(rows.by_hash.len(), distinct.len());
-        for (trust, hash) in rows.in_order.iter().zip(&rows.hashes) {
-            assert_eq!(trust.api_key_hash.as_ref(), Some(hash));
+        for (key, hash) in rows.in_order.iter().zip(&rows.hashes) {
+            assert_eq!(key.hash().as_ref(), Some(hash));
             assert!(Arc::ptr_eq(rows.held(hash).unwrap(), rows.find(hash).unwrap()));
-            assert!(Arc::ptr_eq(&rows.by_id[&trust.id], trust));
+            assert!(Arc::ptr_eq(&rows.by_id[&key.trust.id], &key.trust));
         }
     }
 
@@ -179,11 +235,17 @@ mod tests {
                     if random.u8(0..4) == 0 {
                         row.disabled_at = row.created_at;
                     }
+                    for key in 0..random.u128(0..4) {
+                        row = with_key(row, key, random.i64(0..9), &random.u8(..).to_string());
+                    }
+                    if random.u8(0..4) == 0 {
+                        row.api_key_hash = None;
+                    }
                     (Uuid::from_u128(id), (random.u8(0..4) > 0).then_some(row))
                 });
                 let changes: Vec<_> = changes.collect();
                 for (id, row) in &changes {
-                    match row.as_ref().filter(|row| row.is_enabled()) {
+                    match row.as_ref().filter(|row| holds(row)) {
                         Some(row) => drop(expected.insert(*id, row.clone())),
                         None => drop(expected.remove(id)),
                     }
@@ -200,8 +262,8 @@ mod tests {
     fn a_table_after_one_change_shares_all_other_rows() {
         let rows = Rows::of((0..10).map(|id| trust(id, 0, &id.to_string())));
         let next = rows.after(vec![(Uuid::from_u128(3), None)]);
-        assert_eq!(next.len(), 9);
-        assert!(next.in_order.iter().all(|row| Arc::ptr_eq(row, &rows.by_id[&row.id])));
+        assert_eq!(next.trusts(), 9);
+        assert!(next.by_id.iter().all(|(id, row)| Arc::ptr_eq(row, &rows.by_id[id])));
     }
 
     #[test]
@@ -209,6 +271,14 @@ mod tests {
         let rows = Rows::of([trust(1, 9, "key"), trust(2, 5, "key"), trust(3, 7, "other")]);
         assert_eq!(rows.find(&KeyHash::of("key")).map(|row| row.id), Some(Uuid::from_u128(1)));
         assert!(rows.find(&KeyHash::of("unknown")).is_none());
+    }
+
+    #[test]
+    fn a_key_in_a_row_of_its_own_is_found_before_that_of_a_trusts_own_row() {
+        let rows = Rows::of([with_key(trust(1, 1, "one"), 0, 1, "key"), trust(2, 9, "key")]);
+        let found = |text| rows.find(&KeyHash::of(text)).map(|row| row.id.as_u128());
+        assert_eq!((found("one"), found("key")), (Some(1), Some(1)));
+        assert_consistent(&rows);
     }
 
     #[test]

@@ -94,7 +94,7 @@ impl Shared {
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let held = self.table.load().as_ref().map(|table| table.rows.len());
+        let held = self.table.load().as_ref().map(|table| table.rows.trusts());
         f.debug_struct("Shared").field("held", &held).finish()
     }
 }

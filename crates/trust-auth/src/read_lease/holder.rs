@@ -299,7 +299,7 @@ impl<F: ChangeFeed> Holder<F> {
     /// Publishes these rows, with the later one of this deadline and the last.
     fn publish(&mut self, rows: Arc<Rows>, deadline: Duration) {
         self.deadline = self.deadline.max(deadline);
-        self.report.send_modify(|status| status.held = rows.len());
+        self.report.send_modify(|status| status.held = rows.trusts());
         self.rows = Arc::clone(&rows);
         self.shared.publish(rows, self.deadline);
     }
@@ -314,7 +314,7 @@ async fn find(mut waiting: Vec<Look>, rows: Arc<Rows>) {
     let found = compare(&hashes, rows.hashes()).await;
     for (look, index) in waiting.into_iter().zip(found) {
         let row = index.and_then(|index| rows.row(index)).cloned();
-        look.answer.send(Found { row, rows: rows.len() }).ok();
+        look.answer.send(Found { row, rows: rows.hashes().len() }).ok();
     }
 }
 

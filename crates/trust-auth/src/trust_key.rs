@@ -1,0 +1,129 @@
+//! [`TrustKey`]: one of the several keys of a trust, a row of the table `trust_key`.
+
+use serde::Serialize;
+use time::OffsetDateTime;
+use trust_key_cache::KeyHash;
+use uuid::Uuid;
+
+/// A key of a trust in a row of its own, beside the key of the column `api_key_hash`.
+///
+/// Its JSON form has times in RFC 3339 and omits the digest. `Debug` shortens the digest.
+///
+/// # Examples
+///
+/// ```
+/// use trust_auth::{KeyHash, Trust, TrustKey};
+/// use uuid::Uuid;
+///
+/// let mut trust = Trust::new(Uuid::from_u128(7), "St. Mary");
+/// trust.keys.push(TrustKey::new(Uuid::from_u128(8), trust.id, KeyHash::of("key")));
+/// assert!(trust.accepts(&KeyHash::of("key")));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct TrustKey {
+    /// The primary key of the row. Logs and commands name a key by it.
+    pub id: Uuid,
+    /// The id of the trust.
+    pub trust: Uuid,
+    /// What people call the key, if they gave it a name.
+    pub label: Option<String>,
+    /// The digest of the key.
+    #[serde(skip)]
+    pub hash: KeyHash,
+    /// The last four characters of the key, for people, if they are known.
+    pub last_four: Option<String>,
+    /// When the row was made, in UTC.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub created_at: Option<OffsetDateTime>,
+    /// From when on the key is refused, in UTC. `None`: it has no end.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub expires_at: Option<OffsetDateTime>,
+    /// When the key was revoked, in UTC.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub revoked_at: Option<OffsetDateTime>,
+}
+
+impl TrustKey {
+    /// Returns a key without a label, times or an end.
+    #[must_use]
+    pub fn new(id: Uuid, trust: Uuid, hash: KeyHash) -> Self {
+        Self {
+            id,
+            trust,
+            label: None,
+            hash,
+            last_four: None,
+            created_at: None,
+            expires_at: None,
+            revoked_at: None,
+        }
+    }
+
+    /// Returns whether the key is neither revoked nor at its end at this time.
+    #[must_use]
+    pub fn is_active(&self, now: OffsetDateTime) -> bool {
+        self.revoked_at.is_none() && self.expires_at.is_none_or(|end| now < end)
+    }
+}
+
+/// Which key of a trust a request had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct KeyUsed {
+    /// `None`: the key of the column `api_key_hash`.
+    pub(crate) id: Option<Uuid>,
+    pub(crate) expires_at: Option<OffsetDateTime>,
+}
+
+impl KeyUsed {
+    /// Returns whether the key's end is later than now, by this process's clock.
+    pub(crate) fn lasts(&self) -> bool {
+        self.expires_at.is_none_or(|end| OffsetDateTime::now_utc() < end)
+    }
+
+    /// Returns how long the key lasts from now on, by this process's clock.
+    pub(crate) fn remaining(&self) -> std::time::Duration {
+        let Some(end) = self.expires_at else { return std::time::Duration::MAX };
+        (end - OffsetDateTime::now_utc()).try_into().unwrap_or_default()
+    }
+}
+
+impl From<&TrustKey> for KeyUsed {
+    fn from(key: &TrustKey) -> Self {
+        Self { id: Some(key.id), expires_at: key.expires_at }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_active_until_its_end_and_not_at_it() {
+        let end = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(9);
+        let mut key = TrustKey::new(Uuid::nil(), Uuid::nil(), KeyHash::of("key"));
+        assert!(key.is_active(end));
+        key.expires_at = Some(end);
+        assert!(key.is_active(end - Duration::from_nanos(1)));
+        assert!(!key.is_active(end));
+        key.expires_at = None;
+        key.revoked_at = Some(end);
+        assert!(!key.is_active(OffsetDateTime::UNIX_EPOCH));
+    }
+
+    #[test]
+    fn what_remains_of_a_key_ends_with_it() {
+        let now = OffsetDateTime::now_utc();
+        let used = |expires_at| KeyUsed { id: None, expires_at };
+        assert!(used(None).lasts());
+        assert_eq!(used(None).remaining(), Duration::MAX);
+        assert!(!used(Some(now)).lasts());
+        assert_eq!(used(Some(now - Duration::from_secs(1))).remaining(), Duration::ZERO);
+        let later = used(Some(now + Duration::from_secs(60)));
+        assert!(later.lasts());
+        assert!(later.remaining() <= Duration::from_secs(60));
+        assert!(later.remaining() > Duration::from_secs(30));
+    }
+}
