@@ -2,8 +2,11 @@
 //! a line of the list, or the row of a change.
 //!
 //! A malformed column must refuse its own trust and nothing else: the other rows are listed, and
-//! this trust can be disabled, rotated and deleted.
+//! this trust can be disabled, rotated and deleted. A malformed row of a key is left out, and its
+//! trust keeps its other keys.
 
+use serde::Deserialize;
+use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use trust_key_cache::KeyHash;
@@ -13,6 +16,7 @@ use crate::error::StoreError;
 use crate::row_warnings::RowWarnings;
 use crate::store::{Listing, MalformedRow};
 use crate::trust::{Trust, now};
+use crate::trust_key::TrustKey;
 
 /// Marks a column whose value is not of the column's kind.
 pub(crate) struct Malformed;
@@ -29,15 +33,19 @@ pub(crate) struct Columns {
     /// `None` also means a value that cannot be read: no decision depends on this column.
     last_heartbeat: Option<OffsetDateTime>,
     disabled_at: Result<Option<OffsetDateTime>, Malformed>,
+    attributes: Result<Option<Value>, Malformed>,
+    keys: Vec<TrustKey>,
 }
 
 impl Columns {
     /// Reads a row of `id, name, code, region, api_key_hash, created_at, last_heartbeat,
-    /// disabled_at`. `text` and `time` read one of these columns, counted from zero.
+    /// disabled_at, attributes`. `text` and `time` read one of these columns, counted from zero.
+    /// `keys` are the active keys, in the order of their creation.
     pub(crate) fn read(
         id: Uuid,
         text: impl Fn(usize) -> Result<Option<String>, Malformed>,
         time: impl Fn(usize) -> Result<Option<OffsetDateTime>, Malformed>,
+        keys: Vec<TrustKey>,
         warnings: &RowWarnings,
     ) -> Self {
         Self {
@@ -54,6 +62,8 @@ impl Columns {
                 None
             }),
             disabled_at: time(7),
+            attributes: text(8).and_then(|json| json.as_deref().map(parse_json).transpose()),
+            keys,
         }
     }
 
@@ -96,6 +106,7 @@ impl Columns {
             ("api_key_hash", self.api_key_hash.is_err()),
             ("created_at", self.created_at.is_err()),
             ("disabled_at", self.disabled_at.is_err()),
+            ("attributes", self.attributes.is_err()),
         ];
         columns.into_iter().find(|(_, is_malformed)| *is_malformed).map(|(column, _)| column)
     }
@@ -117,9 +128,69 @@ impl Columns {
             created_at: self.created_at.ok(),
             last_heartbeat: self.last_heartbeat,
             disabled_at: self.disabled_at.unwrap_or_else(|Malformed| Some(now())),
+            attributes: self.attributes.unwrap_or_default(),
+            keys: self.keys,
         }
     }
 }
+
+fn parse_json(text: &str) -> Result<Value, Malformed> {
+    serde_json::from_str(text).map_err(|_| Malformed)
+}
+
+/// Reads the keys of a trust from a JSON array. Each element is an array of `id`, `label`,
+/// `digest`, `last_four`, `created_at`, `expires_at` and `revoked_at`, each a text or null. A
+/// malformed key is left out, with a warning: its digest is accepted no more.
+pub(crate) fn parse_keys(
+    trust: Uuid,
+    json: &str,
+    id: impl Fn(&str) -> Option<Uuid>,
+    time: impl Fn(&str) -> Option<OffsetDateTime>,
+    warnings: &RowWarnings,
+) -> Vec<TrustKey> {
+    let Ok(rows) = serde_json::from_str::<Vec<Value>>(json) else {
+        warnings.key(trust);
+        return Vec::new();
+    };
+    let key = |row: Value| {
+        let row = KeyRow::deserialize(row).ok()?;
+        let KeyRow(key, label, digest, last_four, created_at, expires_at, revoked_at) = row;
+        let ends = |text: Option<String>| match text {
+            Some(text) => time(&text).map(Some),
+            None => Some(None),
+        };
+        Some(TrustKey {
+            label,
+            last_four,
+            // No decision depends on this column.
+            created_at: created_at.and_then(|text| time(&text)),
+            expires_at: ends(expires_at)?,
+            // A time that cannot be read revokes as well.
+            revoked_at: revoked_at.map(|text| time(&text).unwrap_or_else(now)),
+            ..TrustKey::new(id(&key)?, trust, digest.parse().ok()?)
+        })
+    };
+    let keys = rows.into_iter().filter_map(|row| {
+        let key = key(row);
+        if key.is_none() {
+            warnings.key(trust);
+        }
+        key
+    });
+    keys.collect()
+}
+
+/// A row of `trust_key`, without its trust.
+#[derive(Deserialize)]
+struct KeyRow(
+    String,
+    Option<String>,
+    String,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+    Option<String>,
+);
 
 /// Reads a digest, and warns if the text is not one.
 pub(crate) fn parse_hash(id: Uuid, digits: &str, warnings: &RowWarnings) -> Option<KeyHash> {

@@ -33,6 +33,7 @@ struct Minute {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Fault {
     Hash,
+    Key,
     Heartbeat,
     Column(&'static str),
     #[cfg(feature = "sqlite")]
@@ -47,6 +48,17 @@ impl RowWarnings {
                 %id,
                 "a trust's api_key_hash is not 64 hexadecimal digits; rotate its key to make it \
                  usable again"
+            );
+        }
+    }
+
+    /// Warns that a row of one of the trust's keys is malformed, so that the trust lacks this key.
+    pub(crate) fn key(&self, trust: Uuid) {
+        if self.try_log(Fault::Key, Some(trust), Instant::now()) {
+            tracing::warn!(
+                %trust,
+                "a row of this trust in trust_key has a malformed column; its key is refused; \
+                 delete the row, and add another key"
             );
         }
     }

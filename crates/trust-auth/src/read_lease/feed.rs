@@ -147,6 +147,7 @@ pub struct Difference {
 /// What a change ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "a difference of many entries is one of trusts")]
 pub enum Ended {
     /// The value of a key: `invalidate_key`.
     Key(KeyHash),

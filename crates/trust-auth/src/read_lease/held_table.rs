@@ -92,7 +92,7 @@ impl Rows {
 
     fn sorted(by_id: HashMap<Uuid, Arc<Trust>>) -> Self {
         let mut keys: Vec<_> = by_id.values().flat_map(keys_of).collect();
-        keys.sort_unstable_by(|(one, _), (other, _)| one.order().cmp(&other.order()));
+        keys.sort_unstable_by_key(|(key, _)| key.order());
         let (in_order, hashes): (Vec<HeldKey>, Vec<KeyHash>) = keys.into_iter().unzip();
         let trusts = in_order.iter().map(|key| Arc::clone(&key.trust));
         let by_hash = hashes.iter().copied().zip(trusts).collect();

@@ -4,16 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use trust_key_cache::KeyHash;
+use uuid::Uuid;
 
 use super::row::{self, read_columns};
 use super::store::SqliteStore;
 use super::transaction::Transaction;
 use crate::error::StoreError;
+use crate::new_key::{NewKey, Rotation};
 use crate::new_trust::NewTrust;
 use crate::read_lease::{ChangeFeed, Settled, Waiting};
 use crate::sql_ledger;
 use crate::store::{Change, Listing, TrustLedger};
 use crate::trust::Trust;
+use crate::trust_key::TrustKey;
 use crate::trust_ref::TrustRef;
 
 impl SqliteStore {
@@ -54,26 +57,35 @@ impl SqliteStore {
 
 impl TrustLedger for SqliteStore {
     async fn insert(&self, new: NewTrust, hash: KeyHash) -> Result<Trust, StoreError> {
-        let trust = new.into_trust(hash);
-        self.change(|write| sql_ledger::insert(write, trust)).await
+        self.insert_with_key(new, hash.into()).await
     }
 
     async fn import(&self, new: NewTrust, hash: KeyHash) -> Result<Trust, StoreError> {
-        let trust = new.into_trust(hash);
-        self.change(|write| sql_ledger::import(write, trust, hash)).await
+        self.insert_with_key(new, NewKey::new(hash).imported()).await
+    }
+
+    async fn insert_with_key(&self, new: NewTrust, key: NewKey) -> Result<Trust, StoreError> {
+        self.change(|write| sql_ledger::insert(write, new, key)).await
     }
 
     async fn replace_hash(&self, which: &TrustRef, hash: KeyHash) -> Result<Change, StoreError> {
-        self.change(|write| sql_ledger::replace_hash(write, which, hash)).await
+        self.rotate(which, Rotation::new(hash.into())).await
     }
 
-    async fn replace_former_hash(
-        &self,
-        which: &TrustRef,
-        former: Option<KeyHash>,
-        hash: KeyHash,
-    ) -> Result<Change, StoreError> {
-        self.change(|write| sql_ledger::replace_former_hash(write, which, former, hash)).await
+    async fn rotate(&self, which: &TrustRef, rotation: Rotation) -> Result<Change, StoreError> {
+        self.change(|write| sql_ledger::rotate(write, which, rotation)).await
+    }
+
+    async fn add_key(&self, which: &TrustRef, key: NewKey) -> Result<TrustKey, StoreError> {
+        self.change(|write| sql_ledger::add_key(write, which, key)).await
+    }
+
+    async fn revoke_key(&self, key: Uuid) -> Result<Change, StoreError> {
+        self.change(|write| sql_ledger::revoke_key(write, key)).await
+    }
+
+    async fn keys(&self, which: &TrustRef) -> Result<Vec<TrustKey>, StoreError> {
+        self.change(|write| sql_ledger::keys(write, which)).await
     }
 
     async fn set_enabled(&self, which: &TrustRef, enabled: bool) -> Result<Change, StoreError> {

@@ -1,13 +1,16 @@
-//! Reads all candidates as one value, for a scan. One row for each candidate would cost several
-//! times more, mostly to pass the rows from the driver's thread to the executor's.
+//! Reads all candidates as one value for each table, for a scan. One row for each candidate would
+//! cost several times more, mostly to pass the rows from the driver's thread to the executor's.
 //!
-//! The value is a text of records of one length without separators. A record is an id and a digest.
-//! SQL packs only rows whose two columns are texts of the expected length. So no content of a row
-//! can shift the records after it, or pass for another row. All other rows are read one by one.
+//! Such a value is a text of records of one length without separators. A record is a trust's id and
+//! a digest. SQL packs only rows whose two columns are texts of the expected length. So no content
+//! of a row can shift the records after it, or pass for another row. All other rows are read one by
+//! one.
 
 use sqlx::sqlite::{SqlitePool, SqliteRow};
 use sqlx::{Error, Row};
 use tokio::task::yield_now;
+use trust_key_cache::KeyHash;
+use uuid::Uuid;
 
 use super::row;
 use crate::row_warnings::RowWarnings;
@@ -19,32 +22,75 @@ const RECORD: usize = ID + 64;
 /// How many records are decoded before the task yields: some 30 µs of work.
 const RECORDS_AT_A_TIME: usize = 256;
 
-/// The condition of a row that is packed. A database whose texts are UTF-16 packs no row: SQLite
-/// converts its texts, and the conversion may change their length.
+/// The condition of a row that is packed, by its two columns. A database whose texts are UTF-16
+/// packs no row: SQLite converts its texts, and the conversion may change their length.
 macro_rules! well_formed {
-    () => {
-        "octet_length('a') = 1 \
-         AND typeof(id) = 'text' AND octet_length(id) = 36 \
-         AND typeof(api_key_hash) = 'text' AND octet_length(api_key_hash) = 64"
+    ($id:literal, $digest:literal) => {
+        concat!(
+            "octet_length('a') = 1 AND typeof(",
+            $id,
+            ") = 'text' AND octet_length(",
+            $id,
+            ") = 36 AND typeof(",
+            $digest,
+            ") = 'text' AND octet_length(",
+            $digest,
+            ") = 64"
+        )
     };
 }
 
-/// Selects how many rows should be candidates, how many of them are packed, and the packed text. An
-/// aggregate over a subquery reads the rows in the subquery's order.
+/// The rows of trusts that should be candidates.
+macro_rules! trusts {
+    () => {
+        "FROM trust WHERE api_key_hash IS NOT NULL AND disabled_at IS NULL"
+    };
+}
+
+/// The rows of keys that should be candidates. `CROSS JOIN` keeps the order of the two tables.
+macro_rules! keys {
+    () => {
+        concat!(
+            "FROM trust_key CROSS JOIN trust ON trust.id = trust_key.trust \
+             WHERE trust.disabled_at IS NULL AND ",
+            row::is_active!()
+        )
+    };
+}
+
+/// Selects how many rows should be candidates, how many of them are packed, and the packed text:
+/// first of the trusts, then of the keys. An aggregate over a subquery reads the rows in the
+/// subquery's order. The first one is a co-routine, so its text is not copied into a table.
 const PACKED: &str = concat!(
-    "SELECT count(*), count(record), group_concat(record, '') FROM ( \
+    "SELECT * FROM (SELECT count(*), count(record), group_concat(record, '') FROM ( \
      SELECT CASE WHEN ",
-    well_formed!(),
-    " THEN id || api_key_hash END AS record \
-      FROM trust WHERE api_key_hash IS NOT NULL AND disabled_at IS NULL ORDER BY rowid)"
+    well_formed!("id", "api_key_hash"),
+    " THEN id || api_key_hash END AS record ",
+    trusts!(),
+    " ORDER BY rowid)) CROSS JOIN (SELECT count(*), count(record), group_concat(record, '') FROM ( \
+     SELECT CASE WHEN ",
+    well_formed!("trust.id", "digest"),
+    " THEN trust.id || digest END AS record ",
+    keys!(),
+    " ORDER BY trust_key.rowid))"
 );
 
-/// Selects the rows that are not packed.
-const OTHERS: &str = concat!(
-    "SELECT id, api_key_hash FROM trust \
-     WHERE api_key_hash IS NOT NULL AND disabled_at IS NULL AND NOT (",
-    well_formed!(),
+/// Selects the rows of trusts that are not packed.
+const OTHER_TRUSTS: &str = concat!(
+    "SELECT id, api_key_hash ",
+    trusts!(),
+    " AND NOT (",
+    well_formed!("id", "api_key_hash"),
     ") ORDER BY rowid"
+);
+
+/// Selects the rows of keys that are not packed.
+const OTHER_KEYS: &str = concat!(
+    "SELECT trust.id, digest ",
+    keys!(),
+    " AND NOT (",
+    well_formed!("trust.id", "digest"),
+    ") ORDER BY trust_key.rowid"
 );
 
 /// Reads the candidates in the order of the rows, and warns of malformed rows.
@@ -53,13 +99,23 @@ pub(super) async fn candidates(
     warnings: &RowWarnings,
 ) -> Result<Candidates, Error> {
     let packed = sqlx::query(PACKED).fetch_one(pool).await?;
-    let (should_be, are): (i64, i64) = (packed.try_get(0)?, packed.try_get(1)?);
-    let mut candidates = unpack(&packed, are, warnings).await?;
-    if should_be != are {
+    let trusts = Records::of(&packed, 0)?;
+    let keys = Records::of(&packed, 3)?;
+    let mut candidates = Candidates::with_capacity(trusts.len() + keys.len());
+    trusts.unpack(&mut candidates, |id, digits| row::candidate_of(id, digits, warnings)).await;
+    if trusts.lacks_rows {
         // These rows are malformed, unless the database is UTF-16. The next scan reads a row that
         // was repaired meanwhile.
-        for row in sqlx::query(OTHERS).fetch_all(pool).await? {
+        for row in sqlx::query(OTHER_TRUSTS).fetch_all(pool).await? {
             if let Some((id, hash)) = row::candidate(&row, warnings) {
+                candidates.push(id, hash);
+            }
+        }
+    }
+    keys.unpack(&mut candidates, |id, digits| row::key_of(id, digits, warnings)).await;
+    if keys.lacks_rows {
+        for row in sqlx::query(OTHER_KEYS).fetch_all(pool).await? {
+            if let Some((id, hash)) = row::key(&row, warnings) {
                 candidates.push(id, hash);
             }
         }
@@ -67,29 +123,46 @@ pub(super) async fn candidates(
     Ok(candidates)
 }
 
-async fn unpack(
-    packed: &SqliteRow,
-    number: i64,
-    warnings: &RowWarnings,
-) -> Result<Candidates, Error> {
-    let records = packed.try_get::<Option<&[u8]>, _>(2)?.unwrap_or_default();
-    if u64::try_from(number).ok().and_then(|number| number.checked_mul(RECORD as u64))
-        != Some(records.len() as u64)
-    {
-        return Err(Error::Decode(
-            "the length of the packed candidates does not match their number".into(),
-        ));
-    }
-    let mut candidates = Candidates::with_capacity(records.len() / RECORD);
-    for (at, record) in records.chunks_exact(RECORD).enumerate() {
-        if at % RECORDS_AT_A_TIME == RECORDS_AT_A_TIME - 1 {
-            yield_now().await;
+/// The records of one table.
+struct Records<'a> {
+    packed: &'a [u8],
+    /// Whether rows that should be candidates are not packed.
+    lacks_rows: bool,
+}
+
+impl<'a> Records<'a> {
+    /// Reads three columns of `PACKED`.
+    fn of(row: &'a SqliteRow, first: usize) -> Result<Self, Error> {
+        let (should_be, are): (i64, i64) = (row.try_get(first)?, row.try_get(first + 1)?);
+        let packed = row.try_get::<Option<&[u8]>, _>(first + 2)?.unwrap_or_default();
+        if u64::try_from(are).ok().and_then(|number| number.checked_mul(RECORD as u64))
+            != Some(packed.len() as u64)
+        {
+            return Err(Error::Decode(
+                "the length of the packed candidates does not match their number".into(),
+            ));
         }
-        let (id, digits) = record.split_at(ID);
-        let (id, digits) = (str::from_utf8(id).ok(), str::from_utf8(digits).ok());
-        if let Some((id, hash)) = row::candidate_of(id, digits, warnings) {
-            candidates.push(id, hash);
+        Ok(Self { packed, lacks_rows: should_be != are })
+    }
+
+    fn len(&self) -> usize {
+        self.packed.len() / RECORD
+    }
+
+    async fn unpack(
+        &self,
+        candidates: &mut Candidates,
+        candidate: impl Fn(Option<&str>, Option<&str>) -> Option<(Uuid, KeyHash)>,
+    ) {
+        for (at, record) in self.packed.chunks_exact(RECORD).enumerate() {
+            if at % RECORDS_AT_A_TIME == RECORDS_AT_A_TIME - 1 {
+                yield_now().await;
+            }
+            let (id, digits) = record.split_at(ID);
+            let (id, digits) = (str::from_utf8(id).ok(), str::from_utf8(digits).ok());
+            if let Some((id, hash)) = candidate(id, digits) {
+                candidates.push(id, hash);
+            }
         }
     }
-    Ok(candidates)
 }

@@ -15,9 +15,10 @@ use crate::migration::{MigrationPlan, Permission, missing_column};
 
 /// Every migration, oldest first. A released migration must not change: databases contain its
 /// checksum.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "trust", include_str!("../../migrations/sqlite/0001_trust.sql")),
     (LEASE, "lease", include_str!("../../migrations/sqlite/0002_lease.sql")),
+    (3, "trust_key", include_str!("../../migrations/sqlite/0003_trust_key.sql")),
 ];
 
 /// The migration that only holders of a read lease need. A file without its table has no holder.
@@ -36,7 +37,7 @@ CREATE TABLE IF NOT EXISTS _sqlx_migrations (
 );";
 
 /// The columns: each with whether a migration can add it.
-const WANTED: [(&str, bool); 8] = [
+const WANTED: [(&str, bool); 9] = [
     ("id", false),
     ("name", false),
     ("code", true),
@@ -45,7 +46,11 @@ const WANTED: [(&str, bool); 8] = [
     ("created_at", false),
     ("last_heartbeat", true),
     ("disabled_at", true),
+    ("attributes", true),
 ];
+
+/// The wanted columns that no migration file makes. A new table gets them as an older one does.
+const ADDED: [&str; 1] = ["attributes"];
 
 /// The pause before the next attempt to change the journal mode. SQLite's busy timeout does not
 /// apply to that statement.
@@ -169,7 +174,7 @@ async fn read(connection: &mut SqliteConnection, path: &Path) -> Result<Found, S
             is_new: true,
             is_wal,
             pending: (0..MIGRATIONS.len()).collect(),
-            lacks: Vec::new(),
+            lacks: ADDED.to_vec(),
         });
     }
     if ours != 2 {

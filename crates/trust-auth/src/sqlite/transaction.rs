@@ -8,18 +8,20 @@ use sqlx::query::Query;
 use sqlx::sqlite::SqliteArguments;
 use sqlx::{Sqlite, SqliteConnection};
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use trust_key_cache::KeyHash;
 use uuid::Uuid;
 
 use super::read_lease::LeaseRow;
-use super::row::{self, read_columns};
+use super::row::{self, read_columns, select_keys};
 use super::store::SqliteStore;
 use crate::columns::time_text;
 use crate::error::StoreError;
 use crate::sql_ledger::WriteTransaction;
 use crate::store::Candidates;
 use crate::text_flaw::nfc;
-use crate::trust::Trust;
+use crate::trust::{Trust, now};
+use crate::trust_key::TrustKey;
 use crate::trust_ref::TrustRef;
 
 /// A transaction that holds the database's write lock. Dropped without a commit, it closes its
@@ -69,6 +71,14 @@ impl<'a> Transaction<'a> {
 impl WriteTransaction for Transaction<'_> {
     const INTERCEPTORS: &'static str = "a trigger";
 
+    async fn now(&mut self) -> Result<OffsetDateTime, StoreError> {
+        let text: String = sqlx::query_scalar("SELECT strftime('%Y-%m-%dT%H:%M:%fZ', 'now')")
+            .fetch_one(self.connection()?)
+            .await
+            .map_err(|error| self.store.failed(error))?;
+        OffsetDateTime::parse(&text, &Rfc3339).map_err(|error| StoreError::Other(error.into()))
+    }
+
     async fn find(&mut self, which: &TrustRef) -> Result<Trust, StoreError> {
         let query = match which {
             TrustRef::Id(id) => {
@@ -92,37 +102,77 @@ impl WriteTransaction for Transaction<'_> {
         Ok(columns.for_change(&self.store.warnings))
     }
 
-    async fn keys(&mut self) -> Result<Candidates, StoreError> {
+    async fn digests(&mut self) -> Result<Candidates, StoreError> {
         // The transaction has the write lock, so no other one is between this step and its commit.
-        let rows = sqlx::query("SELECT id, api_key_hash FROM trust WHERE api_key_hash IS NOT NULL")
-            .fetch_all(self.connection()?)
+        let rows = sqlx::query(
+            "SELECT id, api_key_hash FROM trust WHERE api_key_hash IS NOT NULL \
+             UNION ALL SELECT trust, digest FROM trust_key",
+        )
+        .fetch_all(self.connection()?)
+        .await
+        .map_err(|error| self.store.failed(error))?;
+        let mut digests = Candidates::with_capacity(rows.len());
+        for (id, hash) in rows.iter().filter_map(|row| row::candidate(row, &self.store.warnings)) {
+            digests.push(id, hash);
+        }
+        Ok(digests)
+    }
+
+    async fn keys(&mut self, trust: Uuid) -> Result<Vec<TrustKey>, StoreError> {
+        let row = sqlx::query(select_keys!("trust_key.trust = ?1"))
+            .bind(row::id_text(trust))
+            .fetch_one(self.connection()?)
             .await
             .map_err(|error| self.store.failed(error))?;
-        let mut keys = Candidates::with_capacity(rows.len());
-        for (id, hash) in rows.iter().filter_map(|row| row::candidate(row, &self.store.warnings)) {
-            keys.push(id, hash);
-        }
-        Ok(keys)
+        Ok(row::keys(&row, 0, trust, &self.store.warnings))
+    }
+
+    async fn trust_of(&mut self, key: Uuid) -> Result<Option<Uuid>, StoreError> {
+        let row = sqlx::query("SELECT trust FROM trust_key WHERE id = ?1")
+            .bind(row::id_text(key))
+            .fetch_optional(self.connection()?)
+            .await
+            .map_err(|error| self.store.failed(error))?;
+        Ok(row.and_then(|row| row::id(&row)))
     }
 
     async fn insert(&mut self, trust: &Trust) -> Result<u64, StoreError> {
         let query = sqlx::query(
-            "INSERT INTO trust (id, name, code, region, api_key_hash, created_at) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (name) DO NOTHING",
+            "INSERT INTO trust (id, name, code, region, api_key_hash, created_at, attributes) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (name) DO NOTHING",
         )
         .bind(row::id_text(trust.id))
         .bind(trust.name.clone())
         .bind(trust.code.clone())
         .bind(trust.region.clone())
         .bind(trust.api_key_hash.map(|hash| hash.to_hex()))
-        .bind(trust.created_at.map(time_text).transpose()?);
+        .bind(trust.created_at.map(time_text).transpose()?)
+        .bind(trust.attributes.as_ref().map(ToString::to_string));
         self.execute(query).await
     }
 
-    async fn set_hash(&mut self, id: Uuid, hash: KeyHash) -> Result<u64, StoreError> {
+    async fn put_key(&mut self, key: &TrustKey) -> Result<u64, StoreError> {
+        let query = sqlx::query(
+            "INSERT INTO trust_key \
+             (id, trust, label, digest, last_four, created_at, expires_at, revoked_at) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (id) DO UPDATE \
+             SET expires_at = excluded.expires_at, revoked_at = excluded.revoked_at",
+        )
+        .bind(row::id_text(key.id))
+        .bind(row::id_text(key.trust))
+        .bind(key.label.clone())
+        .bind(key.hash.to_hex())
+        .bind(key.last_four.clone())
+        .bind(time_text(key.created_at.unwrap_or_else(now))?)
+        .bind(key.expires_at.map(time_text).transpose()?)
+        .bind(key.revoked_at.map(time_text).transpose()?);
+        self.execute(query).await
+    }
+
+    async fn set_hash(&mut self, id: Uuid, hash: Option<KeyHash>) -> Result<u64, StoreError> {
         let query = sqlx::query("UPDATE trust SET api_key_hash = ?2 WHERE id = ?1")
             .bind(row::id_text(id))
-            .bind(hash.to_hex());
+            .bind(hash.map(KeyHash::to_hex));
         self.execute(query).await
     }
 
@@ -137,6 +187,7 @@ impl WriteTransaction for Transaction<'_> {
         self.execute(query).await
     }
 
+    /// The foreign key removes the rows of the keys.
     async fn delete(&mut self, id: Uuid) -> Result<u64, StoreError> {
         self.execute(sqlx::query("DELETE FROM trust WHERE id = ?1").bind(row::id_text(id))).await
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, SqliteConnection};
+use time::OffsetDateTime;
 use trust_key_cache::KeyHash;
 use uuid::Uuid;
 
@@ -21,6 +22,7 @@ use crate::sqlite::SqliteStore;
 use crate::sqlite::poll::{Poll, data_version};
 use crate::sqlite::row;
 use crate::trust::Trust;
+use crate::trust_key::TrustKey;
 
 /// The pause between two polls for a hint. A poll reads no page of the file.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -35,7 +37,10 @@ const LOAD: &str = concat!(
     row::read_columns!(),
     ", (SELECT max_lease_ms FROM trust_auth_lease), \
      (SELECT lowering_to_ms FROM trust_auth_lease) \
-     FROM (SELECT 1) LEFT JOIN trust ON api_key_hash IS NOT NULL AND disabled_at IS NULL"
+     FROM (SELECT 1) LEFT JOIN trust ON disabled_at IS NULL AND (api_key_hash IS NOT NULL \
+     OR EXISTS (SELECT 1 FROM trust_key WHERE trust_key.trust = trust.id AND ",
+    row::is_active!(),
+    "))"
 );
 
 /// The connection of one holder to an SQLite file: [`ChangeFeed::open`](crate::ChangeFeed::open) of
@@ -214,31 +219,61 @@ impl Snapshot {
 }
 
 fn lease_of(row: &SqliteRow) -> Result<Option<LeaseRow>, sqlx::Error> {
-    let Some(max_lease_ms) = row.try_get(8)? else { return Ok(None) };
-    Ok(Some(LeaseRow { max_lease_ms, lowering_to_ms: row.try_get(9)? }))
+    let Some(max_lease_ms) = row.try_get(10)? else { return Ok(None) };
+    Ok(Some(LeaseRow { max_lease_ms, lowering_to_ms: row.try_get(11)? }))
 }
 
 /// Returns a digest of all that a row contains. It is made from the digest of the key, and is never
 /// shown.
 fn digest(trust: &Trust) -> KeyHash {
-    let Trust { id, name, code, region, api_key_hash, created_at, last_heartbeat, disabled_at } =
-        trust;
-    let mut content = id.as_bytes().to_vec();
-    // With its length before it, no text passes for a part of another.
-    let mut add = |part: Option<&[u8]>| {
-        let length = part.map_or(u64::MAX, |part| part.len() as u64);
-        content.extend(length.to_le_bytes());
-        content.extend(part.unwrap_or_default());
-    };
-    add(Some(name.as_bytes()));
-    add(code.as_deref().map(str::as_bytes));
-    add(region.as_deref().map(str::as_bytes));
-    add(api_key_hash.map(KeyHash::to_bytes).as_ref().map(<[u8; 32]>::as_slice));
-    for time in [created_at, last_heartbeat, disabled_at] {
-        let nanoseconds = time.map(|time| time.unix_timestamp_nanos().to_le_bytes());
-        add(nanoseconds.as_ref().map(<[u8; 16]>::as_slice));
+    let Trust {
+        id,
+        name,
+        code,
+        region,
+        api_key_hash,
+        keys,
+        attributes,
+        created_at,
+        last_heartbeat,
+        disabled_at,
+    } = trust;
+    let mut content = Content(id.as_bytes().to_vec());
+    content.add(Some(name.as_bytes()));
+    content.add(code.as_deref().map(str::as_bytes));
+    content.add(region.as_deref().map(str::as_bytes));
+    content.add(api_key_hash.map(KeyHash::to_bytes).as_ref().map(<[u8; 32]>::as_slice));
+    content.add(attributes.as_ref().map(ToString::to_string).as_deref().map(str::as_bytes));
+    content.add_times([created_at, last_heartbeat, disabled_at]);
+    for key in keys {
+        let TrustKey { id, trust: _, label, hash, last_four, created_at, expires_at, revoked_at } =
+            key;
+        content.add(Some(id.as_bytes()));
+        content.add(label.as_deref().map(str::as_bytes));
+        content.add(Some(&hash.to_bytes()));
+        content.add(last_four.as_deref().map(str::as_bytes));
+        content.add_times([created_at, expires_at, revoked_at]);
     }
-    KeyHash::of(content)
+    KeyHash::of(content.0)
+}
+
+/// The parts of a row, one after the other.
+struct Content(Vec<u8>);
+
+impl Content {
+    /// Adds a part with its length before it: no text passes for a part of another.
+    fn add(&mut self, part: Option<&[u8]>) {
+        let length = part.map_or(u64::MAX, |part| part.len() as u64);
+        self.0.extend(length.to_le_bytes());
+        self.0.extend(part.unwrap_or_default());
+    }
+
+    fn add_times(&mut self, times: [&Option<OffsetDateTime>; 3]) {
+        for time in times {
+            let nanoseconds = time.map(|time| time.unix_timestamp_nanos().to_le_bytes());
+            self.add(nanoseconds.as_ref().map(<[u8; 16]>::as_slice));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -269,7 +304,9 @@ mod tests {
     #[test]
     fn each_column_of_a_row_changes_its_digest() {
         let plain = Trust::new(Uuid::from_u128(7), "ab");
-        let time = Some(time::OffsetDateTime::UNIX_EPOCH);
+        let key = TrustKey::new(Uuid::from_u128(9), plain.id, KeyHash::of("key"));
+        let with_keys = |keys| Trust { keys, ..plain.clone() };
+        let time = Some(OffsetDateTime::UNIX_EPOCH);
         let text = || Some("c".to_owned());
         let others = [
             Trust { id: Uuid::from_u128(8), ..plain.clone() },
@@ -281,6 +318,17 @@ mod tests {
             Trust { created_at: time, ..plain.clone() },
             Trust { last_heartbeat: time, ..plain.clone() },
             Trust { disabled_at: time, ..plain.clone() },
+            Trust { attributes: Some(serde_json::json!({"scope": "read"})), ..plain.clone() },
+            Trust { attributes: Some(serde_json::Value::Null), ..plain.clone() },
+            with_keys(vec![key.clone()]),
+            with_keys(vec![key.clone(), key.clone()]),
+            with_keys(vec![TrustKey { id: plain.id, ..key.clone() }]),
+            with_keys(vec![TrustKey { hash: KeyHash::of("other"), ..key.clone() }]),
+            with_keys(vec![TrustKey { label: text(), ..key.clone() }]),
+            with_keys(vec![TrustKey { last_four: text(), ..key.clone() }]),
+            with_keys(vec![TrustKey { created_at: time, ..key.clone() }]),
+            with_keys(vec![TrustKey { expires_at: time, ..key.clone() }]),
+            with_keys(vec![TrustKey { revoked_at: time, ..key }]),
             plain,
         ];
         let digests = others.iter().map(digest).collect::<std::collections::HashSet<_>>();
