@@ -1,4 +1,5 @@
-//! [`KeyTerms`], [`NewKey`] and [`Rotation`]: a key before it is stored, and how it replaces others.
+//! [`KeyTerms`], [`NewKey`] and [`Rotation`]: a key before it is stored, and how it replaces
+//! others.
 
 use std::time::Duration;
 

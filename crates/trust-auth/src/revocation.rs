@@ -79,9 +79,10 @@ impl<L: TrustLedger> TrustRegistry<L> {
     /// Makes the change, and returns its barriers. The futures of stores are large, and two of them
     /// in one would need much stack: they are boxed.
     ///
-    /// Without a trust or a key, a revocation waits, too: an earlier deletion may not have waited. A
-    /// barrier after the look shows what it has found, and one before it proves that the server has
-    /// been the same since: a deletion that a failover loses is then found at the repetition (R16).
+    /// Without a trust or a key, a revocation waits, too: an earlier deletion may not have waited.
+    /// A barrier after the look shows what it has found, and one before it proves that the server
+    /// has been the same since: a deletion that a failover loses is then found at the repetition
+    /// (R16).
     async fn make(&self, step: &Step, which: &TrustRef) -> Result<Made, StoreError> {
         let error = match Box::pin(self.change(step, which)).await {
             Err(error) if finds_nothing(&error) => error,
@@ -177,9 +178,9 @@ impl<L: TrustLedger> Revocation<'_, L> {
     /// # Errors
     ///
     /// [`StoreError::NoSuchTrust`] or [`StoreError::NoSuchKey`] after the same wait, if there is no
-    /// such trust or key. [`StoreError::Superseded`] if a later rotation took the place of this one before the
-    /// database restarted: the new key of this one is dead. With any other error, the database did
-    /// not answer for five minutes, or refuses: [`list`](TrustRegistry::list) shows then whether
+    /// such trust or key. [`StoreError::Superseded`] if a later rotation took the place of this one
+    /// before the database restarted: the new key of this one is dead. With any other error, the
+    /// database did not answer for five minutes, or refuses: [`list`](TrustRegistry::list) shows then whether
     /// the change is there.
     pub async fn settle(mut self, waiting: Waiting) -> Result<(Trust, Settled), RegistryError> {
         let mut backoff = Backoff::new();
@@ -234,8 +235,8 @@ impl<L: TrustLedger> Revocation<'_, L> {
     /// barrier before the look proves that the server has been the same since.
     async fn repeat(&mut self) -> Result<(), StoreError> {
         if let Step::RevokeKey(_) = self.step {
-            // Made again, it keeps the time of the first, and its barrier is of one transaction with
-            // its look.
+            // Made again, it keeps the time of the first, and its barrier is of one transaction
+            // with its look.
             return self.make_again().await;
         }
         let before = self.registry.ledger.barrier().await?;

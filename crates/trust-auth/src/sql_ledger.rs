@@ -37,8 +37,8 @@ pub(crate) trait WriteTransaction: Send {
     fn find(&mut self, which: &TrustRef) -> impl Future<Output = Result<Trust, StoreError>> + Send;
 
     /// Returns the trust's id and the digest of every row of both tables that has one, whether it
-    /// is active or not. Keeps other imports from this step until the transaction ends, so that they
-    /// see what it has committed.
+    /// is active or not. Keeps other imports from this step until the transaction ends, so that
+    /// they see what it has committed.
     fn digests(&mut self) -> impl Future<Output = Result<Candidates, StoreError>> + Send;
 
     /// Returns all rows of the trust's keys, also those that are revoked or at their end, in the

@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 use trust_key_cache::KeyHash;
 use uuid::Uuid;
 
-/// A key of a trust in a row of its own, beside the key of the column `api_key_hash`.
+/// A key of a trust in a row of its own, next to the key of the column `api_key_hash`.
 ///
 /// Its JSON form has times in RFC 3339 and omits the digest. `Debug` shortens the digest.
 ///
