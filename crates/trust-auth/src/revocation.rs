@@ -180,8 +180,8 @@ impl<L: TrustLedger> Revocation<'_, L> {
     /// [`StoreError::NoSuchTrust`] or [`StoreError::NoSuchKey`] after the same wait, if there is no
     /// such trust or key. [`StoreError::Superseded`] if a later rotation took the place of this one
     /// before the database restarted: the new key of this one is dead. With any other error, the
-    /// database did not answer for five minutes, or refuses: [`list`](TrustRegistry::list) shows then whether
-    /// the change is there.
+    /// database did not answer for five minutes, or refuses: [`list`](TrustRegistry::list) shows
+    /// then whether the change is there.
     pub async fn settle(mut self, waiting: Waiting) -> Result<(Trust, Settled), RegistryError> {
         let mut backoff = Backoff::new();
         loop {
