@@ -7,8 +7,8 @@ use std::sync::Arc;
 use sqlx::Connection;
 use stores::{Backend, World, by_name, second_connection, sqlite_options};
 use trust_auth::{
-    Change, KeyHash, MemoryStore, NewTrust, SqliteStore, StoreError, Trust, TrustLedger, TrustRef,
-    TrustStore,
+    Change, KeyHash, MemoryStore, NewTrust, Rotation, SqliteStore, StoreError, Trust, TrustLedger,
+    TrustRef, TrustStore,
 };
 use uuid::Uuid;
 
@@ -142,7 +142,7 @@ async fn a_change_tells_the_former_hash<S: Backend>() {
     let change = world.store.replace_hash(&which, new_hash).await.unwrap();
     assert_eq!(change, Change::new(rotated.clone(), Some(old)));
     let change = world.store.set_enabled(&which, true).await.unwrap();
-    assert_eq!(change.former_hash, Some(new_hash));
+    assert_eq!(change.former, [new_hash]);
     let change = world.store.delete(&which).await.unwrap();
     assert_eq!(change, Change::new(rotated, Some(new_hash)));
     assert_eq!(world.store.fetch(change.trust.id).await.unwrap(), None);
@@ -154,13 +154,14 @@ async fn r16_a_repeated_rotation_replaces_no_later_digest<S: Backend>() {
     let (trust, _) = world.register("a").await;
     let which = trust.id.into();
     let [own, later] = ["own", "later"].map(KeyHash::of);
-    let former = trust.api_key_hash;
+    let mut rotation = Rotation::new(own.into());
+    rotation.former = Some(trust.hashes().collect());
     for _ in 0..2 {
-        world.store.replace_former_hash(&which, former, own).await.unwrap();
+        world.store.rotate(&which, rotation.clone()).await.unwrap();
         assert_eq!(world.store.list().await.unwrap()[0].api_key_hash, Some(own));
     }
     world.store.replace_hash(&which, later).await.unwrap();
-    let error = world.store.replace_former_hash(&which, former, own).await.unwrap_err();
+    let error = world.store.rotate(&which, rotation).await.unwrap_err();
     assert!(matches!(error, StoreError::Superseded), "{error}");
     assert_eq!(world.store.list().await.unwrap()[0].api_key_hash, Some(later));
 }

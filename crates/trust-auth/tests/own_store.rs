@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 use trust_auth::{
-    AuthError, Candidates, Change, KeyHash, NewTrust, Route, Settled, StoreError, Trust, TrustAuth,
-    TrustKeyCache, TrustLedger, TrustRef, TrustStore, Waiting, WatchStore, Watcher,
+    AuthError, Candidates, Change, KeyHash, NewTrust, Rotation, Route, Settled, StoreError, Trust,
+    TrustAuth, TrustKeyCache, TrustLedger, TrustRef, TrustStore, Waiting, WatchStore, Watcher,
 };
 use uuid::Uuid;
 
@@ -105,17 +105,12 @@ impl TrustLedger for List {
         })
     }
 
-    async fn replace_former_hash(
-        &self,
-        which: &TrustRef,
-        former: Option<KeyHash>,
-        hash: KeyHash,
-    ) -> Result<Change, StoreError> {
-        let found = which.find_in(&self.rows.lock().unwrap()).map(|row| row.api_key_hash);
-        match found {
-            Some(found) if found != former && found != Some(hash) => Err(StoreError::Superseded),
-            _ => self.replace_hash(which, hash).await,
+    async fn rotate(&self, which: &TrustRef, rotation: Rotation) -> Result<Change, StoreError> {
+        let found = which.find_in(&self.rows.lock().unwrap()).and_then(|row| row.api_key_hash);
+        if rotation.is_superseded(found.as_slice()) {
+            return Err(StoreError::Superseded);
         }
+        self.replace_hash(which, rotation.key.hash).await
     }
 
     async fn set_enabled(&self, which: &TrustRef, enabled: bool) -> Result<Change, StoreError> {

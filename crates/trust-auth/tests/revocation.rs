@@ -103,7 +103,7 @@ async fn a_stale_hit_on_a_rotated_row_is_refused_and_the_new_key_is_granted_g9<S
     let (trust, old) = world.register_hot("a").await;
     let new = ApiKey::generate().unwrap();
     let change = world.store.replace_hash(&trust.id.into(), new.hash()).await.unwrap();
-    assert_eq!(change.former_hash, Some(old.hash()));
+    assert_eq!(change.former, [old.hash()]);
 
     assert_refused(&world, &old, Route::StaleHit).await;
     let attempt = world.attempt(&new).await;

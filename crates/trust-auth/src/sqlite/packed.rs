@@ -58,21 +58,22 @@ macro_rules! keys {
     };
 }
 
-/// Selects how many rows should be candidates, how many of them are packed, and the packed text:
-/// first of the trusts, then of the keys. An aggregate over a subquery reads the rows in the
-/// subquery's order. The first one is a co-routine, so its text is not copied into a table.
+/// Selects a row for the trusts, then a row for the keys: how many should be candidates, how many
+/// of them are packed, and the packed text. An aggregate over a subquery reads the rows in the
+/// subquery's order. As columns of one row, the long text would be copied once more.
 const PACKED: &str = concat!(
-    "SELECT * FROM (SELECT count(*), count(record), group_concat(record, '') FROM ( \
+    "SELECT count(*), count(record), group_concat(record, '') FROM ( \
      SELECT CASE WHEN ",
     well_formed!("id", "api_key_hash"),
     " THEN id || api_key_hash END AS record ",
     trusts!(),
-    " ORDER BY rowid)) CROSS JOIN (SELECT count(*), count(record), group_concat(record, '') FROM ( \
+    " ORDER BY rowid) \
+     UNION ALL SELECT count(*), count(record), group_concat(record, '') FROM ( \
      SELECT CASE WHEN ",
     well_formed!("trust.id", "digest"),
     " THEN trust.id || digest END AS record ",
     keys!(),
-    " ORDER BY trust_key.rowid))"
+    " ORDER BY trust_key.rowid)"
 );
 
 /// Selects the rows of trusts that are not packed.
@@ -98,9 +99,9 @@ pub(super) async fn candidates(
     pool: &SqlitePool,
     warnings: &RowWarnings,
 ) -> Result<Candidates, Error> {
-    let packed = sqlx::query(PACKED).fetch_one(pool).await?;
-    let trusts = Records::of(&packed, 0)?;
-    let keys = Records::of(&packed, 3)?;
+    let packed = sqlx::query(PACKED).fetch_all(pool).await?;
+    let [trusts, keys] = &packed[..] else { return Err(Error::RowNotFound) };
+    let (trusts, keys) = (Records::of(trusts)?, Records::of(keys)?);
     let mut candidates = Candidates::with_capacity(trusts.len() + keys.len());
     trusts.unpack(&mut candidates, |id, digits| row::candidate_of(id, digits, warnings)).await;
     if trusts.lacks_rows {
@@ -131,10 +132,10 @@ struct Records<'a> {
 }
 
 impl<'a> Records<'a> {
-    /// Reads three columns of `PACKED`.
-    fn of(row: &'a SqliteRow, first: usize) -> Result<Self, Error> {
-        let (should_be, are): (i64, i64) = (row.try_get(first)?, row.try_get(first + 1)?);
-        let packed = row.try_get::<Option<&[u8]>, _>(first + 2)?.unwrap_or_default();
+    /// Reads a row of `PACKED`.
+    fn of(row: &'a SqliteRow) -> Result<Self, Error> {
+        let (should_be, are): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+        let packed = row.try_get::<Option<&[u8]>, _>(2)?.unwrap_or_default();
         if u64::try_from(are).ok().and_then(|number| number.checked_mul(RECORD as u64))
             != Some(packed.len() as u64)
         {

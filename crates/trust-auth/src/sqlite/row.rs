@@ -141,7 +141,12 @@ pub(super) fn key_of(
 
 /// Reads the first column, an id.
 pub(super) fn id(row: &SqliteRow) -> Option<Uuid> {
-    row.try_get(0).ok().and_then(id_of)
+    id_at(row, 0)
+}
+
+/// Reads an id in another column.
+pub(super) fn id_at(row: &SqliteRow, index: usize) -> Option<Uuid> {
+    row.try_get(index).ok().and_then(id_of)
 }
 
 /// Reads an id that is spelt as [`id_text`] spells it. No statement finds a row whose id has

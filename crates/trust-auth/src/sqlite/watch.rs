@@ -2,11 +2,11 @@
 //! connection of its own.
 //!
 //! SQLite reports *that* another connection has committed, and not which rows changed. So the
-//! trusts are read again and compared with the former ones. Only keys that were added, removed or
+//! keys are read again and compared with the former ones. Only keys that were added, removed or
 //! changed are invalidated. An application that often writes `last_heartbeat` causes reads, and
 //! evicts no entry.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +26,15 @@ use crate::watcher::{ChangeSink, Watcher};
 /// while nothing changes.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The id and the digest of each trust that can authenticate.
-type Keys = HashMap<Uuid, KeyHash>;
+/// Each key that can authenticate, unless it is at its end: a key that ends by itself is no change,
+/// because no entry outlives its key.
+type Keys = HashMap<Place, (KeyHash, End)>;
+
+/// The row of a key: a trust, and the row in `trust_key` if the key is there.
+type Place = (Uuid, Option<Uuid>);
+
+/// When the key ends, as the row has it.
+type End = Option<String>;
 
 /// A version of the file, and the keys that were read after it.
 struct Snapshot {
@@ -41,7 +48,7 @@ impl SqliteStore {
     /// [`Authenticator`](crate::Authenticator) over this store.
     ///
     /// SQLite sends no notifications. So the watcher polls `PRAGMA data_version` every 100 ms on a
-    /// connection of its own. After a change, it reads the id and the digest of all trusts, and
+    /// connection of its own. After a change, it reads the digests and the ends of all keys, and
     /// compares them with the former ones. A key that was added and removed between two polls is
     /// not noticed. If that key was used in between, its entry stays until it expires, and the
     /// check of the live row refuses the key.
@@ -110,42 +117,64 @@ impl Snapshot {
     }
 }
 
+/// Selects the keys of the trusts' own rows.
+const OWN: &str =
+    "SELECT id, api_key_hash FROM trust WHERE api_key_hash IS NOT NULL AND disabled_at IS NULL";
+
+/// Selects the other keys.
+const OTHERS: &str = "SELECT trust_key.id, trust, digest, expires_at \
+     FROM trust_key CROSS JOIN trust ON trust.id = trust_key.trust \
+     WHERE trust.disabled_at IS NULL AND trust_key.revoked_at IS NULL";
+
 /// Reads the keys. Malformed rows are left out: no key can authenticate with them, and scans warn
-/// of them.
+/// of them. A commit between the two statements makes the next poll read again.
 async fn keys_of(connection: &mut SqliteConnection) -> Result<Keys, sqlx::Error> {
-    let sql =
-        "SELECT id, api_key_hash FROM trust WHERE api_key_hash IS NOT NULL AND disabled_at IS NULL";
-    let rows = sqlx::query(sql).fetch_all(connection).await?;
-    let key =
-        |row: &SqliteRow| Some((row::id(row)?, row.try_get::<&str, usize>(1).ok()?.parse().ok()?));
-    Ok(rows.iter().filter_map(key).collect())
+    let own = sqlx::query(OWN).fetch_all(&mut *connection).await?;
+    let others = sqlx::query(OTHERS).fetch_all(connection).await?;
+    let digest = |row: &SqliteRow, index| row.try_get::<&str, usize>(index).ok()?.parse().ok();
+    let own = own.iter().filter_map(|row| Some(((row::id(row)?, None), (digest(row, 1)?, None))));
+    let others = others.iter().filter_map(|row| {
+        let place = (row::id_at(row, 1)?, Some(row::id(row)?));
+        Some((place, (digest(row, 2)?, row.try_get(3).ok()?)))
+    });
+    Ok(own.chain(others).collect())
 }
 
-/// Returns the digests of the trusts that were added, were removed, or have another key.
-fn changed<'a>(before: &'a Keys, now: &'a Keys) -> impl Iterator<Item = &'a KeyHash> {
-    let gone = before.iter().filter(|(id, hash)| now.get(*id) != Some(*hash));
-    let new = now.iter().filter(|(id, hash)| before.get(*id) != Some(*hash));
-    gone.chain(new).map(|(_, hash)| hash)
+/// Returns the digests of the keys that were added, were removed, or have another digest or end.
+fn changed<'a>(before: &'a Keys, now: &'a Keys) -> HashSet<&'a KeyHash> {
+    let gone = before.iter().filter(|(place, key)| now.get(*place) != Some(*key));
+    let new = now.iter().filter(|(place, key)| before.get(*place) != Some(*key));
+    gone.chain(new).map(|(_, (hash, _))| hash).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use proptest::prelude::*;
 
     use super::*;
 
-    fn keys(of: &[(u8, u8)]) -> Keys {
-        of.iter().map(|&(id, key)| (Uuid::from_u128(id.into()), KeyHash::of([key]))).collect()
+    /// Odd numbers are rows of `trust_key`.
+    fn keys(of: &[(u8, u8, u8)]) -> Keys {
+        let place = |id: u8| {
+            let row = Uuid::from_u128(id.into());
+            (Uuid::from_u128((id / 2).into()), (id % 2 == 1).then_some(row))
+        };
+        let end = |end: u8| (end > 0).then(|| end.to_string());
+        of.iter().map(|&(id, key, ends)| (place(id), (KeyHash::of([key]), end(ends)))).collect()
     }
 
     #[test]
     fn a_rotation_concerns_the_old_key_and_the_new_one_alone() {
-        let (before, now) = (keys(&[(1, 10), (2, 20)]), keys(&[(1, 11), (2, 20)]));
-        let hashes: HashSet<_> = changed(&before, &now).copied().collect();
-        assert_eq!(hashes, HashSet::from([KeyHash::of([10]), KeyHash::of([11])]));
-        assert_eq!(changed(&now, &now).count(), 0);
+        let (before, now) = (keys(&[(2, 10, 0), (4, 20, 0)]), keys(&[(2, 11, 0), (4, 20, 0)]));
+        assert_eq!(changed(&before, &now), HashSet::from([&KeyHash::of([10]), &KeyHash::of([11])]));
+        assert_eq!(changed(&now, &now), HashSet::new());
+    }
+
+    #[test]
+    fn a_revocation_and_an_earlier_end_concern_their_key_alone() {
+        let before = keys(&[(2, 10, 0), (3, 20, 0), (5, 30, 9), (7, 40, 0)]);
+        let now = keys(&[(2, 10, 0), (5, 30, 8), (7, 40, 0)]);
+        assert_eq!(changed(&before, &now), HashSet::from([&KeyHash::of([20]), &KeyHash::of([30])]));
     }
 
     /// A commit between the two reads is in the keys, or the next poll finds another version.
@@ -165,7 +194,7 @@ mod tests {
         let seen = Snapshot::read(&mut connection, rotate).await.unwrap();
         let polled = data_version(&mut connection).await.unwrap();
         let now = keys_of(&mut connection).await.unwrap();
-        assert_eq!(now, HashMap::from([(trust.id, KeyHash::of("new"))]));
+        assert_eq!(now, HashMap::from([((trust.id, None), (KeyHash::of("new"), None))]));
         assert!(polled != seen.version || seen.keys == now, "the next poll would see no change");
         drop(connection);
         store.close().await;
@@ -174,14 +203,17 @@ mod tests {
     proptest! {
         /// Every entry that a cache may contain matches the later state, or was invalidated.
         #[test]
-        fn a_key_that_is_not_invalidated_is_unchanged(before: Vec<(u8, u8)>, now: Vec<(u8, u8)>) {
+        fn a_key_that_is_not_invalidated_is_unchanged(
+            before: Vec<(u8, u8, u8)>,
+            now: Vec<(u8, u8, u8)>,
+        ) {
             let (before, now) = (keys(&before), keys(&now));
-            let evicted: HashSet<_> = changed(&before, &now).collect();
-            for (id, hash) in before.iter().filter(|(_, hash)| !evicted.contains(hash)) {
-                prop_assert_eq!(now.get(id), Some(hash));
+            let evicted = changed(&before, &now);
+            for (place, key) in before.iter().filter(|(_, (hash, _))| !evicted.contains(hash)) {
+                prop_assert_eq!(now.get(place), Some(key));
             }
-            for (id, hash) in now.iter().filter(|(_, hash)| !evicted.contains(hash)) {
-                prop_assert_eq!(before.get(id), Some(hash));
+            for (place, key) in now.iter().filter(|(_, (hash, _))| !evicted.contains(hash)) {
+                prop_assert_eq!(before.get(place), Some(key));
             }
         }
     }

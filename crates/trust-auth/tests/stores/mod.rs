@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
+#[cfg(feature = "postgres")]
 #[path = "../postgres_server/mod.rs"]
 pub(crate) mod postgres_server;
 
@@ -13,15 +14,18 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+#[cfg(feature = "postgres")]
 use postgres_server::PostgresServer;
 use sqlx::{ConnectOptions, SqliteConnection};
 use tempfile::TempDir;
 use tracing::subscriber::DefaultGuard;
 use trust_auth::{
-    ApiKey, Attempt, Authenticator, Candidates, Change, KeyHash, MemoryStore, NewTrust,
-    PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, StoreError, Trust, TrustKeyCache,
-    TrustLedger, TrustRef, TrustRegistry, TrustStore,
+    ApiKey, Attempt, Authenticator, Candidates, Change, KeyHash, MemoryStore, NewKey, NewTrust,
+    Rotation, SqliteOptions, SqliteStore, StoreError, Trust, TrustKey, TrustKeyCache, TrustLedger,
+    TrustRef, TrustRegistry, TrustStore,
 };
+#[cfg(feature = "postgres")]
+use trust_auth::{PostgresOptions, PostgresStore};
 use trust_key_cache::BuildError;
 use uuid::Uuid;
 
@@ -32,8 +36,14 @@ pub(crate) trait Backend: TrustLedger + Sized {
     /// Sets `api_key_hash` to null, as another program may.
     fn forget_hash(&self, id: Uuid) -> impl Future<Output = ()> + Send;
 
+    /// Sets `api_key_hash` alone, as a program does that knows no other key.
+    fn write_hash(&self, id: Uuid, hash: KeyHash) -> impl Future<Output = ()> + Send;
+
     /// Sets `name`, as another program may.
     fn rename(&self, id: Uuid, name: &str) -> impl Future<Output = ()> + Send;
+
+    /// Moves the end of a key into the past, as another program may.
+    fn end_key(&self, key: &TrustKey) -> impl Future<Output = ()> + Send;
 }
 
 impl Backend for MemoryStore {
@@ -47,9 +57,23 @@ impl Backend for MemoryStore {
         self.put(row).unwrap();
     }
 
+    async fn write_hash(&self, id: Uuid, hash: KeyHash) {
+        let mut row = self.fetch(id).await.unwrap().unwrap();
+        row.api_key_hash = Some(hash);
+        self.put(row).unwrap();
+    }
+
     async fn rename(&self, id: Uuid, name: &str) {
         let mut row = self.fetch(id).await.unwrap().unwrap();
         row.name = name.to_owned();
+        self.put(row).unwrap();
+    }
+
+    async fn end_key(&self, key: &TrustKey) {
+        let mut row = self.fetch(key.trust).await.unwrap().unwrap();
+        row.keys = self.keys(&key.trust.into()).await.unwrap();
+        let found = row.keys.iter_mut().find(|found| found.id == key.id).unwrap();
+        found.expires_at = Some(time::OffsetDateTime::UNIX_EPOCH);
         self.put(row).unwrap();
     }
 }
@@ -69,6 +93,15 @@ impl Backend for SqliteStore {
             .unwrap();
     }
 
+    async fn write_hash(&self, id: Uuid, hash: KeyHash) {
+        sqlx::query("UPDATE trust SET api_key_hash = ?2 WHERE id = ?1")
+            .bind(id.to_string())
+            .bind(hash.to_hex())
+            .execute(&mut second_connection(self).await)
+            .await
+            .unwrap();
+    }
+
     async fn rename(&self, id: Uuid, name: &str) {
         sqlx::query("UPDATE trust SET name = ?2 WHERE id = ?1")
             .bind(id.to_string())
@@ -77,9 +110,18 @@ impl Backend for SqliteStore {
             .await
             .unwrap();
     }
+
+    async fn end_key(&self, key: &TrustKey) {
+        sqlx::query("UPDATE trust_key SET expires_at = datetime('now') WHERE id = ?1")
+            .bind(key.id.to_string())
+            .execute(&mut second_connection(self).await)
+            .await
+            .unwrap();
+    }
 }
 
 /// In a database of its own, on the server that the tests of this process share.
+#[cfg(feature = "postgres")]
 impl Backend for PostgresStore {
     async fn open() -> (Arc<Self>, Option<TempDir>) {
         let server = PostgresServer::shared().expect("`on_every_store` has checked for it");
@@ -92,15 +134,34 @@ impl Backend for PostgresStore {
         server.psql(&database, &format!("UPDATE trust SET api_key_hash = NULL WHERE id = '{id}'"));
     }
 
+    async fn write_hash(&self, id: Uuid, hash: KeyHash) {
+        let server = PostgresServer::shared().unwrap();
+        let database = self.server().rsplit('/').next().unwrap().to_owned();
+        let hash = hash.to_hex();
+        server.psql(
+            &database,
+            &format!("UPDATE trust SET api_key_hash = '{hash}' WHERE id = '{id}'"),
+        );
+    }
+
     async fn rename(&self, id: Uuid, name: &str) {
         let server = PostgresServer::shared().unwrap();
         let database = self.server().rsplit('/').next().unwrap().to_owned();
         server.psql(&database, &format!("UPDATE trust SET name = '{name}' WHERE id = '{id}'"));
     }
+
+    async fn end_key(&self, key: &TrustKey) {
+        let server = PostgresServer::shared().unwrap();
+        let database = self.server().rsplit('/').next().unwrap().to_owned();
+        let id = key.id;
+        server
+            .psql(&database, &format!("UPDATE trust_key SET expires_at = now() WHERE id = '{id}'"));
+    }
 }
 
 /// Returns options for a database without a table, with time-outs longer than any machine needs: no
 /// test may depend on the speed of the machine.
+#[cfg(feature = "postgres")]
 pub(crate) fn postgres_options(url: &str) -> PostgresOptions {
     let limit = Duration::from_secs(3_600);
     let options = PostgresStore::options(url).create_if_missing(true).max_connections(4);
@@ -136,6 +197,7 @@ macro_rules! on_every_store {
                 super::$case::<trust_auth::SqliteStore>().await;
             })+
         }
+        #[cfg(feature = "postgres")]
         mod on_postgres {
             $(#[tokio::test]
             async fn $case() {
@@ -331,6 +393,26 @@ impl<S: TrustLedger> TrustLedger for Tampered<S> {
 
     async fn replace_hash(&self, which: &TrustRef, hash: KeyHash) -> Result<Change, StoreError> {
         self.write(self.inner.replace_hash(which, hash)).await
+    }
+
+    async fn insert_with_key(&self, new: NewTrust, key: NewKey) -> Result<Trust, StoreError> {
+        self.write(self.inner.insert_with_key(new, key)).await
+    }
+
+    async fn rotate(&self, which: &TrustRef, rotation: Rotation) -> Result<Change, StoreError> {
+        self.write(self.inner.rotate(which, rotation)).await
+    }
+
+    async fn add_key(&self, which: &TrustRef, key: NewKey) -> Result<TrustKey, StoreError> {
+        self.write(self.inner.add_key(which, key)).await
+    }
+
+    async fn revoke_key(&self, key: Uuid) -> Result<Change, StoreError> {
+        self.write(self.inner.revoke_key(key)).await
+    }
+
+    async fn keys(&self, which: &TrustRef) -> Result<Vec<TrustKey>, StoreError> {
+        self.inner.keys(which).await
     }
 
     async fn set_enabled(&self, which: &TrustRef, enabled: bool) -> Result<Change, StoreError> {
