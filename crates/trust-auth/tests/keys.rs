@@ -443,7 +443,7 @@ async fn a_key_whose_trust_is_gone_is_no_candidate_and_refused() {
 async fn a_malformed_row_of_a_key_is_left_out_and_refuses_no_other() {
     for sql in [
         "UPDATE trust_key SET digest = upper(digest) || 'x' WHERE label = 'b'",
-        "UPDATE trust_key SET digest = replace(digest, substr(digest, 1, 1), 'x') WHERE label = 'b'",
+        "UPDATE trust_key SET digest = substr(digest, 2) || 'x' WHERE label = 'b'",
         "UPDATE trust_key SET id = upper(id) WHERE label = 'b'",
         "UPDATE trust_key SET expires_at = '2999-01-01T25:00:00Z' WHERE label = 'b'",
         "UPDATE trust_key SET expires_at = '2999-01-01' WHERE label = 'b'",
