@@ -7,6 +7,7 @@
 //! | `sweep` | the same request after the cache was emptied |
 //! | `candidates` | the read of all rows that `sweep` begins with |
 //! | `candidates_and_fetch` | that read, and the read of the row that matched |
+//! | `sweep_three_keys`, `candidates_three_keys` | the same, with two more keys for each trust |
 //! | `held` | `authenticate` for a held key, with a read lease: nothing is read |
 //! | `look` | the same with an unknown key: a look, and a sweep of the held rows |
 //!
@@ -130,6 +131,45 @@ fn on_sqlite(c: &mut Criterion) {
         with_a_lease(c, &runtime, trusts, &store);
         runtime.block_on(store.close());
     }
+    with_three_keys(c, &runtime, folder.path());
+}
+
+/// The largest table once more. The first key of each trust is in its own row.
+fn with_three_keys(c: &mut Criterion, runtime: &Runtime, folder: &std::path::Path) {
+    let trusts = SIZES[SIZES.len() - 1];
+    let file = folder.join(format!("{trusts}.db"));
+    let store = runtime.block_on(async {
+        let mut connection =
+            sqlx::sqlite::SqliteConnectOptions::new().filename(&file).connect().await.unwrap();
+        for number in 1..3 {
+            sqlx::query(
+                "INSERT INTO trust_key (id, trust, digest, created_at) \
+                 SELECT printf('%08x-0000-4000-8000-%012x', ?1, rowid), id, \
+                 lower(hex(randomblob(32))), created_at FROM trust",
+            )
+            .bind(number)
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        }
+        connection.close().await.unwrap();
+        std::fs::File::open(&file).unwrap().sync_all().unwrap();
+        SqliteStore::options(&file).query_timeout(Duration::from_secs(600)).connect().await.unwrap()
+    });
+    let store = Arc::new(store);
+    let authenticator = Authenticator::new(Arc::clone(&store), Arc::default());
+    let mut group = c.benchmark_group("sqlite");
+    group.sample_size(10);
+    group.bench_function(BenchmarkId::new("sweep_three_keys", trusts), |b| {
+        b.to_async(runtime).iter(async || {
+            authenticator.authenticate(Some("no trust has this")).await.unwrap_err()
+        });
+    });
+    group.bench_function(BenchmarkId::new("candidates_three_keys", trusts), |b| {
+        b.to_async(runtime).iter(async || black_box(store.candidates().await.unwrap()));
+    });
+    group.finish();
+    runtime.block_on(store.close());
 }
 
 fn with_a_lease(c: &mut Criterion, runtime: &Runtime, trusts: usize, store: &Arc<SqliteStore>) {

@@ -471,6 +471,28 @@ async fn a_malformed_row_of_a_key_is_left_out_and_refuses_no_other() {
     }
 }
 
+/// The caller of a revocation relies on its `Ok`.
+#[tokio::test]
+async fn a_trigger_that_undoes_a_revocation_fails_it() {
+    for trigger in [
+        "CREATE TRIGGER undo AFTER UPDATE ON trust_key \
+         BEGIN UPDATE trust_key SET revoked_at = NULL WHERE id = new.id; END",
+        "CREATE TRIGGER undo BEFORE UPDATE ON trust_key BEGIN SELECT raise(IGNORE); END",
+    ] {
+        let world = World::<SqliteStore>::new().await;
+        let (trust, own) = world.register("a").await;
+        let (row, key) = add(&world, &trust, KeyTerms::new()).await;
+        spoil(&world.store, trigger).await;
+        let error = world.registry.revoke_key(row.id).await.unwrap_err();
+        assert!(error.to_string().contains("trigger"), "{error}");
+        let error = world.registry.rotate(&trust.id.into()).await.unwrap_err();
+        assert!(error.to_string().contains("trigger"), "{error}");
+        // Nothing is changed.
+        assert_granted(&world, &own, None).await;
+        assert_granted(&world, &key, Some(row.id)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_label_that_is_no_text_leaves_every_key_as_it_was() {
     let world = World::<SqliteStore>::new().await;
