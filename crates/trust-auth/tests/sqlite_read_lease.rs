@@ -12,9 +12,9 @@ use std::time::Duration;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection, SqliteConnection};
 use trust_auth::{
-    Answer, ApiKey, ChangeFeed, Difference, Ended, FeedSession, NewTrust, RegistryError, Settled,
-    SqliteSession, SqliteStore, StoreError, Trust, TrustKeyCache, TrustLedger, TrustRegistry,
-    Waiting,
+    Answer, ApiKey, ChangeFeed, Difference, Ended, FeedSession, KeyTerms, NewTrust, RegistryError,
+    Settled, SqliteSession, SqliteStore, StoreError, Trust, TrustKeyCache, TrustLedger,
+    TrustRegistry, Waiting,
 };
 use trust_key_cache::{BootClock, Clock};
 use uuid::Uuid;
@@ -245,6 +245,44 @@ async fn rl8_a_renewal_returns_exactly_the_rows_that_another_connection_has_chan
     assert_eq!(ids("UPDATE trust SET api_key_hash = NULL WHERE name = 'a'").await, [(a.id, false)]);
     assert_eq!(ids("DELETE FROM trust").await, [(b.id, false)]);
     assert_eq!(ids("BEGIN; UPDATE trust SET code = 'y'; ROLLBACK").await, []);
+}
+
+#[tokio::test]
+async fn rl8_a_change_of_a_key_by_any_connection_is_a_difference_of_its_trust() {
+    let database = Database::new().await;
+    let registry = database.registry().await;
+    let (a, _) = registry.register(new("a")).await.unwrap();
+    let (b, _) = registry.register(new("b")).await.unwrap();
+    let which = |trust: &Trust| trust.id.into();
+    let (row, key) = registry.add_key(&which(&a), &KeyTerms::new()).await.unwrap();
+    let (_, other_key) = registry.add_key(&which(&b), &KeyTerms::new()).await.unwrap();
+    let mut holder = database.holder(T).await;
+    let mut hand = database.by_hand().await;
+    assert!(holder.grants(&key) && holder.grants(&other_key));
+
+    let mut active = async |sql| {
+        run(&mut hand, sql).await;
+        let [Ended::Trust { id, row: Some(trust) }] = &holder.look().await.unwrap().ended[..]
+        else {
+            panic!("{sql} is no difference of one trust");
+        };
+        assert_eq!(*id, a.id);
+        assert!(holder.grants(&other_key));
+        trust.keys.iter().map(|key| (key.id, key.expires_at.is_some())).collect::<Vec<_>>()
+    };
+    let label = "UPDATE trust_key SET label = 'x' WHERE rowid = 1";
+    assert_eq!(active(label).await, [(row.id, false)]);
+    let later = "UPDATE trust_key SET expires_at = '2999-01-01 00:00:00' WHERE rowid = 1";
+    assert_eq!(active(later).await, [(row.id, true)]);
+    let ended = "UPDATE trust_key SET expires_at = datetime('now') WHERE rowid = 1";
+    assert_eq!(active(ended).await, []);
+    let endless = "UPDATE trust_key SET expires_at = NULL WHERE rowid = 1";
+    assert_eq!(active(endless).await, [(row.id, false)]);
+    let revoke = "UPDATE trust_key SET revoked_at = datetime('now') WHERE rowid = 1";
+    assert_eq!(active(revoke).await, []);
+    assert!(!holder.grants(&key) && holder.grants(&other_key));
+    run(&mut hand, "DELETE FROM trust_key WHERE rowid = 1").await;
+    assert_eq!(holder.renew().await.unwrap(), Difference::default(), "it was no key");
 }
 
 #[tokio::test]
