@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::postgres::PgConnectOptions;
+
 use super::location::Location;
 use super::password::PasswordSource;
 use super::server::CurrentServer;
@@ -12,6 +14,8 @@ use crate::error::StoreError;
 #[derive(Clone, Debug)]
 pub(super) struct Connector {
     pub(super) location: Location,
+    /// The options of the application's own pool. They make the connections, if there are any.
+    pub(super) own: Option<Arc<PgConnectOptions>>,
     pub(super) password: PasswordSource,
     /// The limit for all servers together.
     pub(super) connect_timeout: Duration,

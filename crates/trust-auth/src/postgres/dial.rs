@@ -56,6 +56,9 @@ impl Connector {
     where
         F: Future<Output = Result<T, Refused>>,
     {
+        if let Some(options) = &self.own {
+            return self.dial_own(options, open).await;
+        }
         let mut refusal = None;
         for host in &self.location.hosts {
             let error = match tokio::time::timeout(self.host_timeout, self.dial_host(host, &open))

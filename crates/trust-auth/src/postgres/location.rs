@@ -111,6 +111,26 @@ impl Location {
     }
 }
 
+impl Location {
+    /// Returns the location of a server that is reached by the options of an application's pool.
+    pub(super) fn of_parts(host: Host, user: &str, database: &str, application_name: &str) -> Self {
+        let hosts = vec![host];
+        Self {
+            shown: shown(&hosts, database),
+            hosts,
+            user: user.to_owned(),
+            database: database.to_owned(),
+            password: None,
+            has_own_password: false,
+            passfile: None,
+            application_name: application_name.to_owned(),
+            session_options: None,
+            connect_timeout: None,
+            tls: TlsSettings::UNUSED,
+        }
+    }
+}
+
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.shown)

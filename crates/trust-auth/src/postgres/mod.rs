@@ -15,6 +15,7 @@ mod ledger;
 mod location;
 mod notice;
 mod options;
+mod own_pool;
 mod parameters;
 mod password;
 mod pool;

@@ -7,11 +7,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::postgres::PgPool;
+
 use super::connection_string::unsupported;
 use super::connector::Connector;
 use super::location::Location;
 use super::password::PasswordSource;
-use super::pool::MAX_WRITER_AGE;
+use super::pool::{MAX_WRITER_AGE, Pool};
 use super::schema;
 use super::store::PostgresStore;
 use crate::error::StoreError;
@@ -80,6 +82,7 @@ pub struct PostgresOptions {
     query_timeout: Duration,
     max_connections: u32,
     max_connection_age: Duration,
+    own: Option<PgPool>,
 }
 
 impl PostgresStore {
@@ -105,7 +108,12 @@ impl PostgresOptions {
             query_timeout: time_limit::DEFAULT,
             max_connections: DEFAULT_CONNECTIONS,
             max_connection_age: DEFAULT_MAX_AGE,
+            own: None,
         }
+    }
+
+    pub(super) fn over(self, pool: PgPool) -> Self {
+        Self { own: Some(pool), ..self }
     }
 
     /// Sets whether to make the table `trust` where there is none. Default: no. The database is
@@ -239,7 +247,14 @@ impl PostgresOptions {
     pub async fn connect(self) -> Result<PostgresStore, StoreError> {
         let connector = self.connector().await?;
         let triggers = within(self.query_timeout, schema::open(&connector, self.may)).await?;
-        let readers = connector.clone().pool(self.max_connections, self.acquire_timeout)?;
+        let readers = match self.own {
+            Some(pool) => {
+                let readers = Pool::shared(pool, self.acquire_timeout);
+                within(self.query_timeout, connector.check_shared(&readers)).await?;
+                readers
+            }
+            None => connector.clone().pool(self.max_connections, self.acquire_timeout)?,
+        };
         let for_writes =
             Connector { max_age: connector.max_age.min(MAX_WRITER_AGE), ..connector.clone() };
         let writers = for_writes.pool(WRITERS, self.acquire_timeout)?;
@@ -281,6 +296,20 @@ impl PostgresOptions {
     }
 
     pub(super) async fn connector(&self) -> Result<Connector, StoreError> {
+        if let Some(pool) = &self.own {
+            let timeout = self.connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT);
+            return Ok(Connector {
+                location: Location::of_pool(pool),
+                own: Some(pool.connect_options()),
+                password: PasswordSource::Location,
+                host_timeout: timeout,
+                connect_timeout: timeout,
+                query_timeout: self.query_timeout,
+                lock_timeout: self.lock_timeout,
+                max_age: self.max_connection_age,
+                current: Arc::default(),
+            });
+        }
         let url = self.url.clone();
         // Reads the service file, and a file system may hang.
         let location = blocking_within(self.query_timeout, move || Location::parse(&url)).await??;
@@ -293,6 +322,7 @@ impl PostgresOptions {
         let (host_timeout, connect_timeout) = self.connect_timeouts(&location);
         Ok(Connector {
             location,
+            own: None,
             password: self.password.clone(),
             host_timeout,
             connect_timeout,

@@ -100,7 +100,7 @@ impl PostgresStore {
                 Err(error) if may_repeat && is_lost(&error) && !lent.is_fresh() => {
                     may_repeat = false;
                     // As a rule, all pooled connections are dead then.
-                    drop(self.readers.retain(|_, _| false));
+                    self.readers.drop_idle();
                 }
                 Err(error) => return Err(self.failed(&error)),
             }

@@ -92,7 +92,7 @@ impl ServerIdentity {
 
     /// Returns whether both are the same tables of the same run of a server. A missing lineage
     /// matches any lineage.
-    fn is_same_server(&self, other: &Self) -> bool {
+    pub(super) fn is_same_server(&self, other: &Self) -> bool {
         let lineages = self.lineage.as_ref().zip(other.lineage.as_ref());
         let is_same_place = self.started == other.started && self.place == other.place;
         is_same_place && lineages.is_none_or(|(this, other)| this == other)

@@ -4,13 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::Connection;
 use tokio::sync::Mutex;
 
 use super::connector::Connector;
 use super::failure::failed;
 use super::parameters;
-use super::pool::{self, Pool};
+use super::pool::Pool;
 use crate::error::StoreError;
 use crate::row_warnings::RowWarnings;
 use crate::time_limit;
@@ -103,20 +102,15 @@ impl PostgresStore {
     /// [`StoreError::Unreachable`].
     pub async fn close(&self) {
         for pool in [&self.writers, &self.readers] {
-            let idle = pool.retain(|_, _| false).removed;
-            pool.close();
-            for connection in idle {
-                // A clean closing spares the server a line in its log.
-                let _ = tokio::time::timeout(CLOSING, connection.connection.close()).await;
-            }
+            pool.close(CLOSING).await;
         }
     }
 
     /// Closes the idle connections that are too old, or lead to another server than the address
     /// does now.
     pub(super) fn close_unfit(&self) {
-        pool::close_unfit(&self.readers);
-        pool::close_unfit(&self.writers);
+        self.readers.close_unfit();
+        self.writers.close_unfit();
     }
 
     /// Returns the names of the triggers that were missing or turned off when the store was opened.

@@ -39,6 +39,10 @@ pub(super) struct TlsSettings {
 }
 
 impl TlsSettings {
+    /// For a pool of the application, whose options have their own.
+    pub(super) const UNUSED: Self =
+        Self { mode: SslMode::Disable, roots: Roots::Nowhere, certificate: None, key: None };
+
     pub(super) fn of(values: &Values, environment: &Environment) -> Result<Self, StoreError> {
         let system = values.text("sslrootcert") == Some("system");
         let mode = match values.given("sslmode") {

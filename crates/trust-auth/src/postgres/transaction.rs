@@ -52,7 +52,7 @@ impl<'a> Transaction<'a> {
                 Ok(_) => return Ok(Self { lent, store, commit_sent }),
                 Err(error) if may_repeat && is_lost(&error) && !lent.is_fresh() => {
                     may_repeat = false;
-                    drop(store.writers.retain(|_, _| false));
+                    store.writers.drop_idle();
                 }
                 Err(error) => return Err(store.failed(&error)),
             }
