@@ -104,7 +104,7 @@ impl TrustLedger for SqliteStore {
         self.within(async {
             let query = concat!("SELECT ", read_columns!(), " FROM trust ORDER BY name");
             let rows = sqlx::query(query)
-                .fetch_all(&self.readers)
+                .fetch_all(&self.readers.pool)
                 .await
                 .map_err(|error| self.failed(error))?;
             let mut listing = Listing::default();

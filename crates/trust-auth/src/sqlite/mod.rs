@@ -11,6 +11,7 @@ mod file_checker;
 mod ledger;
 mod location;
 mod options;
+mod own_pool;
 mod packed;
 mod poll;
 mod read_lease;

@@ -4,11 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, SqlitePool};
 
 use super::file::File;
 use super::location::Location;
+use super::own_pool::{Readers, options_of};
 use super::store::SqliteStore;
 use super::{creation, schema};
 use crate::error::StoreError;
@@ -52,6 +53,7 @@ pub struct SqliteOptions {
     query_timeout: Duration,
     max_connections: u32,
     durable: bool,
+    own: Option<SqlitePool>,
 }
 
 impl SqliteStore {
@@ -73,7 +75,12 @@ impl SqliteOptions {
             query_timeout: time_limit::DEFAULT,
             max_connections: DEFAULT_CONNECTIONS,
             durable: true,
+            own: None,
         }
+    }
+
+    pub(super) fn over(self, pool: SqlitePool) -> Self {
+        Self { own: Some(pool), ..self }
     }
 
     /// Sets whether to make the file, or the tables in an empty file. Default: no. The folder is
@@ -171,7 +178,11 @@ impl SqliteOptions {
                 .max_lifetime(None)
                 .connect_lazy_with(options.clone())
         };
-        let (readers, writer, watchers) = (pool(self.max_connections), pool(1), pool(MAX_WATCHERS));
+        let readers = match &self.own {
+            Some(own) => Readers { pool: own.clone(), is_shared: true },
+            None => Readers { pool: pool(self.max_connections), is_shared: false },
+        };
+        let (writer, watchers) = (pool(1), pool(MAX_WATCHERS));
         let opened = move || {
             creation::warn_if_public(&path);
             File::at(path)
@@ -240,10 +251,8 @@ impl SqliteOptions {
     /// No setting here reads the file. If such a setting failed, the driver would close the
     /// connection some time later, and no caller could wait for that.
     fn connection(&self, path: &Path) -> SqliteConnectOptions {
-        SqliteConnectOptions::new()
-            .filename(path)
-            .busy_timeout(self.busy_timeout)
-            .disable_statement_logging()
+        let options = self.own.as_ref().map_or_else(SqliteConnectOptions::new, options_of);
+        options.filename(path).busy_timeout(self.busy_timeout).disable_statement_logging()
     }
 }
 
@@ -269,7 +278,7 @@ mod tests {
             .await
             .unwrap();
         let trust = store.insert(NewTrust::new("a").unwrap(), KeyHash::of("key")).await.unwrap();
-        let scan = store.readers.acquire().await.unwrap();
+        let scan = store.readers.pool.acquire().await.unwrap();
         assert_eq!(store.fetch(trust.id).await.unwrap(), Some(trust));
         drop(scan);
     }

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::anchor::Anchor;
 use super::failure::failed;
 use super::file::File;
+use super::own_pool::Readers;
 use super::packed;
 use super::row::{self, read_columns};
 use crate::error::StoreError;
@@ -49,7 +50,7 @@ use crate::trust::Trust;
 /// ```
 #[derive(Clone)]
 pub struct SqliteStore {
-    pub(super) readers: SqlitePool,
+    pub(super) readers: Readers,
     /// Has one connection. A write that was cancelled while it waited for the lock may occupy this
     /// connection for some seconds, and occupies no reader.
     pub(super) writer: SqlitePool,
@@ -85,7 +86,7 @@ impl SqliteStore {
     }
 
     pub(super) fn new(
-        readers: SqlitePool,
+        readers: Readers,
         writer: SqlitePool,
         watchers: SqlitePool,
         file: File,
@@ -132,7 +133,7 @@ impl TrustStore for SqliteStore {
         self.within(async {
             let row = sqlx::query(concat!("SELECT ", read_columns!(), " FROM trust WHERE id = ?1"))
                 .bind(row::id_text(id))
-                .fetch_optional(&self.readers)
+                .fetch_optional(&self.readers.pool)
                 .await
                 .map_err(|error| self.failed(error))?;
             let Some(row) = row else { return Ok(None) };
@@ -144,7 +145,7 @@ impl TrustStore for SqliteStore {
 
     async fn candidates(&self) -> Result<Candidates, StoreError> {
         self.within(async {
-            packed::candidates(&self.readers, &self.warnings)
+            packed::candidates(&self.readers.pool, &self.warnings)
                 .await
                 .map_err(|error| self.failed(error))
         })

@@ -1,0 +1,60 @@
+//! A store over the application's own pool of the driver: reads use the pool's connections, and all
+//! other connections are made with its options.
+
+use sqlx::SqlitePool;
+use sqlx::sqlite::SqliteConnectOptions;
+
+use super::options::SqliteOptions;
+use super::store::SqliteStore;
+
+impl SqliteStore {
+    /// Returns the options to open the file of an application's own pool. Reads, which are what
+    /// requests wait for, take their connections from the pool. Give it two connections at least:
+    /// a scan of all trusts occupies one.
+    ///
+    /// Changes, [`watch`](Self::watch) and the read lease open connections of their own with the
+    /// pool's [options](SqlitePool::connect_options). What the pool's `after_connect` does is not
+    /// done on them. The pool is the application's: [`close`](Self::close) leaves it open, and
+    /// [`max_connections`](SqliteOptions::max_connections) has no effect.
+    ///
+    /// The driver tests a connection before each use and after it, unless
+    /// `test_before_acquire(false)` is set. A connection to a file needs no test.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use trust_auth::{SqliteStore, TrustAuth};
+    ///
+    /// # async fn own(pool: sqlx::SqlitePool) -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = SqliteStore::over(pool.clone()).connect().await?;
+    /// let auth = TrustAuth::builder(store).build();
+    /// # Ok(()) }
+    /// ```
+    pub fn over(pool: SqlitePool) -> SqliteOptions {
+        let options = pool.connect_options();
+        SqliteOptions::new(options.get_filename()).over(pool)
+    }
+}
+
+/// Where reads take their connections from.
+#[derive(Clone)]
+pub(super) struct Readers {
+    pub(super) pool: SqlitePool,
+    pub(super) is_shared: bool,
+}
+
+impl Readers {
+    /// Closes the connections, unless the application shares them.
+    pub(super) async fn close(&self) {
+        if !self.is_shared {
+            self.pool.close().await;
+        }
+    }
+}
+
+/// Returns the options for connections that the pool does not make.
+pub(super) fn options_of(pool: &SqlitePool) -> SqliteConnectOptions {
+    // A removed file must be an error. A pool for reads alone has a store that writes.
+    let options = SqliteConnectOptions::clone(&pool.connect_options());
+    options.create_if_missing(false).read_only(false).foreign_keys(true)
+}
