@@ -52,6 +52,17 @@ use crate::trust_key::KeyUsed;
 /// revocation by [`TrustRegistry`](crate::TrustRegistry) therefore holds from the moment it
 /// returns, and one by another process from its commit.
 ///
+/// # Several keys a trust
+///
+/// A trust may have [further keys](crate::TrustKey), which may have an end. Each is cached, swept
+/// and compared as the key of the trust's own row is; the sweep compares one digest more for each.
+/// [`Attempt::key_id`] is the id of the key that a request had.
+///
+/// Whether a key is at its end is judged by the store's clock when its row is read, and by this
+/// process's clock while the row is held under a read lease. Their difference is the most by which
+/// the two judgements differ: a held key may be granted, or refused, too long by so much. A cached
+/// entry ends no later than its key, by this process's clock, and grants nothing without its row.
+///
 /// # Scans
 ///
 /// One scan runs at a time, for any number of misses. It answers all requests that joined before
