@@ -18,7 +18,9 @@ const TEXT: [&str; 2] = ["text", "character varying"];
 const TIME: [&str; 2] = ["timestamp with time zone", "timestamp without time zone"];
 
 /// The columns: each with the types that it may have, and whether a migration can add it.
-const WANTED: [(&str, &[&str], bool); 8] = [
+type Wanted = (&'static str, &'static [&'static str], bool);
+
+const WANTED: [Wanted; 9] = [
     ("id", &["uuid"], false),
     ("name", &TEXT, false),
     ("code", &TEXT, true),
@@ -27,6 +29,19 @@ const WANTED: [(&str, &[&str], bool); 8] = [
     ("created_at", &TIME, false),
     ("last_heartbeat", &TIME, true),
     ("disabled_at", &TIME, true),
+    ("attributes", &["jsonb", "json", "text", "character varying"], true),
+];
+
+/// The columns of `trust_key`, which only a migration makes.
+const WANTED_OF_KEYS: [Wanted; 8] = [
+    ("id", &["uuid"], false),
+    ("trust", &["uuid"], false),
+    ("label", &TEXT, false),
+    ("digest", &TEXT, false),
+    ("last_four", &TEXT, false),
+    ("created_at", &[TIME[0]], false),
+    ("expires_at", &[TIME[0]], false),
+    ("revoked_at", &[TIME[0]], false),
 ];
 
 /// What the catalog has.
@@ -47,8 +62,12 @@ pub(super) struct Table {
     pub(super) namespace: String,
     /// The columns that are missing and can be added.
     pub(super) lacks: Vec<&'static str>,
+    /// Whether the table `trust_key` is missing.
+    pub(super) lacks_keys: bool,
     pub(super) triggers: Triggers,
     pub(super) may_be_read: bool,
+    /// Whether the table `trust_key` may be read, if it is there.
+    pub(super) keys_may_be_read: bool,
 }
 
 /// Reads the catalog of the database at a location.
@@ -94,8 +113,9 @@ impl Catalog<'_> {
                 "its `trust` is no ordinary table; rename that, or choose another schema",
             ));
         }
-        let lacks = self.missing_columns(connection, oid).await?;
-        self.check_keys(connection, oid).await?;
+        let lacks = self.missing_columns(connection, oid, "trust", &WANTED).await?;
+        self.check_unique(connection, oid).await?;
+        let keys = self.read_keys(connection, oid).await?;
         let triggers =
             Triggers::read(&mut *connection).await.map_err(|error| self.failed(&error))?;
         let (namespace, may_be_read): (String, Option<bool>) =
@@ -104,9 +124,42 @@ impl Catalog<'_> {
             oid,
             namespace,
             lacks,
+            lacks_keys: keys.is_none(),
             triggers,
             may_be_read: may_be_read.unwrap_or(false),
+            keys_may_be_read: keys.unwrap_or(true),
         }))
+    }
+
+    /// Returns whether the table `trust_key` may be read, or `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Schema`] if the name leads to something else.
+    async fn read_keys(
+        &self,
+        connection: &mut PgConnection,
+        trust: i64,
+    ) -> Result<Option<bool>, StoreError> {
+        let found: Option<(i64, String, bool, bool)> = sqlx::query_as(
+            "SELECT keys.oid::int8, keys.relkind::text, keys.relnamespace = trust.relnamespace, \
+             has_any_column_privilege(keys.oid, 'SELECT') \
+             FROM pg_class AS keys, pg_class AS trust \
+             WHERE keys.oid = to_regclass('trust_key') AND trust.oid = $1::int8::oid",
+        )
+        .bind(trust)
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(|error| self.failed(&error))?;
+        let Some((oid, kind, is_beside, may_be_read)) = found else { return Ok(None) };
+        if kind != "r" || !is_beside {
+            return Err(self.unusable(
+                "its `trust_key` is no ordinary table in the schema of the table `trust`; rename \
+                 that, or choose another schema",
+            ));
+        }
+        self.missing_columns(connection, oid, "trust_key", &WANTED_OF_KEYS).await?;
+        Ok(Some(may_be_read))
     }
 
     /// Checks that no schema of the search path that the role may not use has the table. The server
@@ -144,6 +197,8 @@ impl Catalog<'_> {
         &self,
         connection: &mut PgConnection,
         table: i64,
+        name: &str,
+        wanted: &[Wanted],
     ) -> Result<Vec<&'static str>, StoreError> {
         let columns: Vec<(String, String, i32)> = sqlx::query_as(
             "SELECT attname::text, format_type(atttypid, NULL), atttypmod FROM pg_attribute \
@@ -154,18 +209,18 @@ impl Catalog<'_> {
         .await
         .map_err(|error| self.failed(&error))?;
         let mut lacks = Vec::new();
-        for (wanted, types, can_be_added) in WANTED {
-            match columns.iter().find(|(name, ..)| name == wanted) {
+        for &(wanted, types, can_be_added) in wanted {
+            match columns.iter().find(|(column, ..)| column == wanted) {
                 None if can_be_added => lacks.push(wanted),
                 None => {
                     return Err(self.unusable(&format!(
-                        "its table `trust` has no column `{wanted}`, so it is another program's; \
+                        "its table `{name}` has no column `{wanted}`, so it is another program's; \
                          choose another schema"
                     )));
                 }
                 Some((_, kind, _)) if !types.contains(&kind.as_str()) => {
                     return Err(self.unusable(&format!(
-                        "the column `{wanted}` of its table `trust` has the type `{kind}`, and \
+                        "the column `{wanted}` of its table `{name}` has the type `{kind}`, and \
                          must have `{}`; change it, or choose another schema",
                         types.join("` or `")
                     )));
@@ -186,7 +241,7 @@ impl Catalog<'_> {
     }
 
     /// Checks that the database keeps ids and names unique.
-    async fn check_keys(
+    async fn check_unique(
         &self,
         connection: &mut PgConnection,
         table: i64,
@@ -242,7 +297,7 @@ impl Catalog<'_> {
 }
 
 impl Found {
-    pub(super) fn has_every_column(&self) -> bool {
-        matches!(self, Self::Table(table) if table.lacks.is_empty())
+    pub(super) fn has_what_is_read(&self) -> bool {
+        matches!(self, Self::Table(table) if table.lacks.is_empty() && !table.lacks_keys)
     }
 }

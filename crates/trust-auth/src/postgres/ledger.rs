@@ -4,16 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use trust_key_cache::KeyHash;
+use uuid::Uuid;
 
-use super::rights;
+use super::rights::{self, Rights};
 use super::store::PostgresStore;
 use super::transaction::Transaction;
 use crate::error::StoreError;
+use crate::new_key::{NewKey, Rotation};
 use crate::new_trust::NewTrust;
 use crate::read_lease::{ChangeFeed, Settled, Waiting};
 use crate::sql_ledger;
 use crate::store::{Change, Listing, TrustLedger};
 use crate::trust::Trust;
+use crate::trust_key::TrustKey;
 use crate::trust_ref::TrustRef;
 
 impl PostgresStore {
@@ -26,7 +29,7 @@ impl PostgresStore {
     /// `COMMIT` was sent.
     pub(super) async fn change<'a, T, F>(
         &'a self,
-        rights: &[&str],
+        rights: Rights,
         steps: impl FnOnce(Transaction<'a>) -> F + Send,
     ) -> Result<T, StoreError>
     where
@@ -49,27 +52,35 @@ impl PostgresStore {
 
 impl TrustLedger for PostgresStore {
     async fn insert(&self, new: NewTrust, hash: KeyHash) -> Result<Trust, StoreError> {
-        let trust = new.into_trust(hash);
-        self.change(rights::INSERT, |write| sql_ledger::insert(write, trust)).await
+        self.insert_with_key(new, hash.into()).await
     }
 
     async fn import(&self, new: NewTrust, hash: KeyHash) -> Result<Trust, StoreError> {
-        let trust = new.into_trust(hash);
-        self.change(rights::INSERT, |write| sql_ledger::import(write, trust, hash)).await
+        self.insert_with_key(new, NewKey::new(hash).imported()).await
+    }
+
+    async fn insert_with_key(&self, new: NewTrust, key: NewKey) -> Result<Trust, StoreError> {
+        self.change(rights::INSERT, |write| sql_ledger::insert(write, new, key)).await
     }
 
     async fn replace_hash(&self, which: &TrustRef, hash: KeyHash) -> Result<Change, StoreError> {
-        self.change(rights::UPDATE, |write| sql_ledger::replace_hash(write, which, hash)).await
+        self.rotate(which, Rotation::new(hash.into())).await
     }
 
-    async fn replace_former_hash(
-        &self,
-        which: &TrustRef,
-        former: Option<KeyHash>,
-        hash: KeyHash,
-    ) -> Result<Change, StoreError> {
-        let steps = |write| sql_ledger::replace_former_hash(write, which, former, hash);
-        self.change(rights::UPDATE, steps).await
+    async fn rotate(&self, which: &TrustRef, rotation: Rotation) -> Result<Change, StoreError> {
+        self.change(rights::ROTATE, |write| sql_ledger::rotate(write, which, rotation)).await
+    }
+
+    async fn add_key(&self, which: &TrustRef, key: NewKey) -> Result<TrustKey, StoreError> {
+        self.change(rights::ADD_KEY, |write| sql_ledger::add_key(write, which, key)).await
+    }
+
+    async fn revoke_key(&self, key: Uuid) -> Result<Change, StoreError> {
+        self.change(rights::ROTATE, |write| sql_ledger::revoke_key(write, key)).await
+    }
+
+    async fn keys(&self, which: &TrustRef) -> Result<Vec<TrustKey>, StoreError> {
+        self.change(rights::UPDATE, |write| sql_ledger::keys(write, which)).await
     }
 
     async fn set_enabled(&self, which: &TrustRef, enabled: bool) -> Result<Change, StoreError> {

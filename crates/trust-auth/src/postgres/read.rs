@@ -1,12 +1,13 @@
 //! The read side of [`PostgresStore`]. Each read also checks that the server is not a replica.
 
+use sqlx::Row;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::failure::is_lost;
 use super::pool::Lent;
 use super::rights;
-use super::row::{self, read_columns};
+use super::row::{self, is_active, read_columns};
 use super::store::PostgresStore;
 use crate::error::StoreError;
 use crate::store::{Candidates, Listing, TrustStore};
@@ -31,13 +32,24 @@ impl TrustStore for PostgresStore {
     }
 
     async fn candidates(&self) -> Result<Candidates, StoreError> {
-        let sql = "SELECT server.is_replica, id, api_key_hash::text \
-                   FROM (SELECT pg_is_in_recovery() AS is_replica) AS server \
-                   LEFT JOIN trust ON api_key_hash IS NOT NULL AND disabled_at IS NULL \
-                   ORDER BY created_at, id";
-        let rows = self
-            .within(rights::READ, self.rows(sql, None, |row| row::candidate(row, &self.warnings)))
-            .await?;
+        let sql = concat!(
+            "SELECT server.is_replica, candidate.trust, candidate.digest, candidate.is_key \
+             FROM (SELECT pg_is_in_recovery() AS is_replica) AS server LEFT JOIN ( \
+             SELECT FALSE AS is_key, created_at::timestamptz AS made, id AS place, id AS trust, \
+             api_key_hash::text AS digest \
+             FROM trust WHERE api_key_hash IS NOT NULL AND disabled_at IS NULL \
+             UNION ALL \
+             SELECT TRUE, key.created_at, key.id, key.trust, key.digest::text \
+             FROM trust_key AS key JOIN trust ON trust.id = key.trust \
+             WHERE disabled_at IS NULL AND ",
+            is_active!(),
+            ") AS candidate ON TRUE ORDER BY is_key, made, place"
+        );
+        let read = |row: &PgRow| match row.try_get(3) {
+            Ok(Some(true)) => row::key(row, &self.warnings),
+            _ => row::candidate(row, &self.warnings),
+        };
+        let rows = self.within(rights::READ, self.rows(sql, None, read)).await?;
         let mut candidates = Candidates::with_capacity(rows.len());
         for (id, hash) in rows.into_iter().flatten() {
             candidates.push(id, hash);

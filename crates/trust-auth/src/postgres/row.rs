@@ -3,24 +3,57 @@
 
 use sqlx::Row;
 use sqlx::postgres::PgRow;
+use time::format_description::well_known::Rfc3339;
 use time::macros::datetime;
 use time::{Duration, OffsetDateTime};
 use trust_key_cache::KeyHash;
 use uuid::Uuid;
 
-use crate::columns::{Columns, Malformed, parse_hash};
+use crate::columns::{Columns, Malformed, parse_hash, parse_keys};
 use crate::error::StoreError;
 use crate::row_warnings::RowWarnings;
+use crate::trust_key::TrustKey;
 
 /// The columns that [`columns`] reads after the flag, in their order.
 macro_rules! read_columns {
     () => {
-        "id, name::text, code::text, region::text, api_key_hash::text, \
-         created_at::timestamptz, last_heartbeat::timestamptz, disabled_at::timestamptz"
+        concat!(
+            "id, name::text, code::text, region::text, api_key_hash::text, \
+             created_at::timestamptz, last_heartbeat::timestamptz, disabled_at::timestamptz, \
+             attributes::text, (",
+            $crate::postgres::row::select_keys!(
+                "key.trust = trust.id AND ",
+                $crate::postgres::row::is_active!()
+            ),
+            ")"
+        )
     };
 }
 
-pub(super) use read_columns;
+/// Selects one value for [`keys`]: the keys for which the condition holds, by their creation. It is
+/// null if there are none.
+macro_rules! select_keys {
+    ($($condition:tt)+) => {
+        concat!(
+            "SELECT json_agg(json_build_array(key.id, key.label, key.digest, key.last_four, \
+             key.created_at, key.expires_at, key.revoked_at) ORDER BY key.created_at, key.id)::text \
+             FROM trust_key AS key WHERE ",
+            $($condition)+
+        )
+    };
+}
+
+/// The condition of a key that is neither revoked nor at its end by the database's time.
+macro_rules! is_active {
+    () => {
+        "key.revoked_at IS NULL AND (key.expires_at IS NULL OR key.expires_at > now())"
+    };
+}
+
+pub(super) use {is_active, read_columns, select_keys};
+
+/// The index of the keys among the columns.
+const KEYS: usize = 9;
 
 /// The start of PostgreSQL's count of microseconds.
 const EPOCH: OffsetDateTime = datetime!(2000-01-01 0:00 UTC);
@@ -43,7 +76,32 @@ pub(super) fn columns(row: &PgRow, warnings: &RowWarnings) -> Result<Option<Colu
         row.try_get(1).map_err(|_| StoreError::BadRow { id: None, column: "id" })?;
     let Some(id) = id else { return Ok(None) };
     let text = |index| row.try_get::<Option<String>, usize>(1 + index).map_err(|_| Malformed);
-    Ok(Some(Columns::read(id, text, |index| time(row, 1 + index), warnings)))
+    let keys = keys(row, 1 + KEYS, id, warnings);
+    Ok(Some(Columns::read(id, text, |index| time(row, 1 + index), keys, warnings)))
+}
+
+/// Reads a value of `select_keys!()`.
+pub(super) fn keys(
+    row: &PgRow,
+    index: usize,
+    trust: Uuid,
+    warnings: &RowWarnings,
+) -> Vec<TrustKey> {
+    let Ok(Some(json)) = row.try_get::<Option<&str>, usize>(index) else { return Vec::new() };
+    // The server writes a time with its offset. An infinite time is malformed.
+    let time = |text: &str| OffsetDateTime::parse(text, &Rfc3339).ok();
+    parse_keys(trust, json, |id| Uuid::try_parse(id).ok(), time, warnings)
+}
+
+/// Reads a row of a flag, a trust's id and the digest of one of its keys. Returns `None` if it is
+/// malformed, and warns of it.
+pub(super) fn key(row: &PgRow, warnings: &RowWarnings) -> Option<(Uuid, KeyHash)> {
+    let id = row.try_get::<Option<Uuid>, usize>(1).ok()??;
+    let hash = row.try_get::<&str, usize>(2).ok().and_then(|digits| digits.parse().ok());
+    if hash.is_none() {
+        warnings.key(id);
+    }
+    Some((id, hash?))
 }
 
 /// Reads a row of a flag, `id` and `api_key_hash`. Returns `None` if there is no row, or if it is
@@ -56,7 +114,7 @@ pub(super) fn candidate(row: &PgRow, warnings: &RowWarnings) -> Option<(Uuid, Ke
 
 /// Reads a `timestamptz` as its microseconds: the driver's own conversion panics at infinity. An
 /// infinite time, and a year outside the calendar of the crate `time`, are malformed.
-fn time(row: &PgRow, index: usize) -> Result<Option<OffsetDateTime>, Malformed> {
+pub(super) fn time(row: &PgRow, index: usize) -> Result<Option<OffsetDateTime>, Malformed> {
     match row.try_get_unchecked::<Option<i64>, usize>(index) {
         Ok(None) => Ok(None),
         Ok(Some(i64::MIN | i64::MAX)) | Err(_) => Err(Malformed),

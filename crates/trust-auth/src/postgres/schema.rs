@@ -4,14 +4,15 @@
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
-use super::catalog::{Catalog, Found};
+use super::catalog::{Catalog, Found, Table};
 use super::connector::Connector;
-use super::triggers::{NOTIFY, Triggers};
+use super::triggers::{NOTIFY, NOTIFY_KEYS, Triggers};
 use crate::error::StoreError;
 use crate::migration::{MigrationPlan, Permission, missing_column};
 
 const CREATE: &str = include_str!("../../migrations/postgres/0001_trust.sql");
 const COLUMNS: &str = include_str!("../../migrations/postgres/0002_columns.sql");
+const KEYS: &str = include_str!("../../migrations/postgres/0005_trust_key.sql");
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;";
 
@@ -84,7 +85,7 @@ async fn open_on(
         match migrate_on(catalog, connection, Scope::Everything).await {
             Ok(_) => found = catalog.read(connection).await?,
             // Continues without the triggers: missing triggers alone refuse no request.
-            Err(StoreError::MissingRight { right, .. }) if found.has_every_column() => {
+            Err(StoreError::MissingRight { right, .. }) if found.has_what_is_read() => {
                 tracing::warn!(right, "the triggers that notify of changes cannot be made");
             }
             Err(error) => return Err(error),
@@ -96,18 +97,25 @@ async fn open_on(
              name and the search_path",
         ));
     };
-    if !table.lacks.is_empty() {
-        return Err(StoreError::NotMigrated {
-            path: catalog.location.to_string().into(),
-            missing: table.lacks.iter().map(|column| missing_column(column)).collect(),
-        });
+    let missing = missing_tables(&table);
+    if !missing.is_empty() {
+        return Err(StoreError::NotMigrated { path: catalog.location.to_string().into(), missing });
     }
-    if !table.may_be_read {
-        return Err(catalog.missing_right(
-            "the right SELECT on the table `trust`; let the table's owner grant it".to_owned(),
-        ));
+    for (name, may_be_read) in [("trust", table.may_be_read), ("trust_key", table.keys_may_be_read)]
+    {
+        if !may_be_read {
+            return Err(catalog.missing_right(format!(
+                "the right SELECT on the table `{name}`; let the table's owner grant it"
+            )));
+        }
     }
     Ok(table.triggers)
+}
+
+/// Returns what the tables lack that every read needs.
+fn missing_tables(table: &Table) -> Vec<String> {
+    let columns = table.lacks.iter().map(|column| missing_column(column));
+    columns.chain(table.lacks_keys.then(|| "the table `trust_key`".to_owned())).collect()
 }
 
 /// Returns the SQL that adds what is missing.
@@ -116,21 +124,25 @@ fn plan_for(catalog: &Catalog<'_>, found: &Found) -> Result<MigrationPlan, Store
         Found::Nothing { namespace: None } => {
             return Err(catalog.unusable("the search_path names no schema that is there; make one"));
         }
-        Found::Nothing { namespace: Some(namespace) } => {
-            (namespace, vec!["the table `trust`".to_owned()], vec![CREATE, NOTIFY])
-        }
+        Found::Nothing { namespace: Some(namespace) } => (
+            namespace,
+            vec!["the table `trust`".to_owned()],
+            vec![CREATE, KEYS, NOTIFY, NOTIFY_KEYS],
+        ),
         Found::Table(table) => {
-            let columns = table.lacks.iter().map(|column| missing_column(column));
             let triggers =
                 table.triggers.missing.iter().map(|name| format!("the trigger `{name}`"));
             let mut files = Vec::new();
-            if !table.lacks.is_empty() {
+            if table.lacks.iter().any(|column| *column != "attributes") {
                 files.push(COLUMNS);
             }
-            if !table.triggers.missing.is_empty() {
-                files.push(NOTIFY);
+            if table.lacks.contains(&"attributes") || table.lacks_keys {
+                files.push(KEYS);
             }
-            (&table.namespace, columns.chain(triggers).collect(), files)
+            if !table.triggers.missing.is_empty() {
+                files.extend([NOTIFY, NOTIFY_KEYS]);
+            }
+            (&table.namespace, missing_tables(table).into_iter().chain(triggers).collect(), files)
         }
     };
     if files.is_empty() {
@@ -192,7 +204,9 @@ async fn check_rights(
              WHERE oid = $1::int8::oid), TRUE), \
          coalesce((SELECT pg_has_role(proowner, 'USAGE') FROM pg_proc \
              WHERE pronamespace = pg_namespace.oid \
-             AND proname = 'trust_auth_notify' AND pronargs = 0), TRUE) \
+             AND proname IN ('trust_auth_notify', 'trust_auth_notify_key', \
+                 'trust_auth_notify_keys') AND pronargs = 0 \
+             ORDER BY 1 LIMIT 1), TRUE) \
          FROM pg_namespace WHERE quote_ident(nspname) = $2",
     )
     .bind(oid)
@@ -241,7 +255,7 @@ mod tests {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/postgres");
         assert_eq!(
             std::fs::read_dir(folder).unwrap().count(),
-            [CREATE, COLUMNS, NOTIFY, READ_LEASE].len()
+            [CREATE, COLUMNS, NOTIFY, READ_LEASE, KEYS, NOTIFY_KEYS].len()
         );
     }
 }

@@ -10,6 +10,7 @@ use super::connector::Connector;
 use super::failure::failed;
 use super::parameters;
 use super::pool::Pool;
+use super::rights::Rights;
 use crate::error::StoreError;
 use crate::row_warnings::RowWarnings;
 use crate::time_limit;
@@ -144,7 +145,7 @@ impl PostgresStore {
     /// Runs an operation, which needs these rights, under the query timeout.
     pub(super) async fn within<T>(
         &self,
-        rights: &[&str],
+        rights: Rights,
         operation: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
         let limit = self.connector.query_timeout;

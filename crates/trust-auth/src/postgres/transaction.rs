@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use sqlx::postgres::{PgArguments, PgConnection};
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
 use sqlx::{Postgres, Row};
 use time::OffsetDateTime;
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::failure::{is_lost, schema};
 use super::pool::Lent;
-use super::row::{self, read_columns};
+use super::row::{self, read_columns, select_keys};
 use super::store::PostgresStore;
 use crate::columns::time_text;
 use crate::error::StoreError;
@@ -20,6 +20,7 @@ use crate::sql_ledger::WriteTransaction;
 use crate::store::Candidates;
 use crate::text_flaw::nfc;
 use crate::trust::Trust;
+use crate::trust_key::TrustKey;
 use crate::trust_ref::TrustRef;
 
 /// The first half of the key of the lock of imports. The second half is the table.
@@ -73,6 +74,16 @@ impl<'a> Transaction<'a> {
         }
     }
 
+    async fn all<T: Send + Unpin>(
+        &mut self,
+        sql: &'static str,
+        read: impl Fn(&PgRow) -> Option<T> + Send,
+    ) -> Result<Vec<T>, StoreError> {
+        let rows = sqlx::query(sql).fetch_all(self.lent.connection()?).await;
+        let rows = rows.map_err(|error| self.store.failed(&error))?;
+        Ok(rows.iter().filter_map(read).collect())
+    }
+
     /// Returns whether row-level security lets the role read the row, and not change it:
     /// [`find`](WriteTransaction::find) then finds no row.
     async fn is_hidden(&mut self, which: &TrustRef) -> Result<bool, StoreError> {
@@ -95,84 +106,128 @@ impl<'a> Transaction<'a> {
 impl WriteTransaction for Transaction<'_> {
     const INTERCEPTORS: &'static str = "a trigger or a rule";
 
+    async fn now(&mut self) -> Result<OffsetDateTime, StoreError> {
+        let row = sqlx::query("SELECT clock_timestamp()").fetch_one(self.lent.connection()?).await;
+        let now = row::time(&row.map_err(|error| self.store.failed(&error))?, 0);
+        now.ok().flatten().ok_or(StoreError::Other("the server told no time".into()))
+    }
+
+    /// Locks the row by a first statement, and reads it by a second one: a snapshot that is older
+    /// than the lock may lack what another transaction has changed of the keys.
     async fn find(&mut self, which: &TrustRef) -> Result<Trust, StoreError> {
         let query = match which {
-            TrustRef::Id(id) => sqlx::query(concat!(
-                "SELECT FALSE, ",
-                read_columns!(),
-                " FROM trust WHERE id = $1 FOR UPDATE"
-            ))
-            .bind(*id),
+            TrustRef::Id(id) => {
+                sqlx::query_scalar("SELECT id FROM trust WHERE id = $1 FOR UPDATE").bind(*id)
+            }
             // No text of PostgreSQL has a NUL character, and a query with one is refused.
             TrustRef::Name(name) if name.contains('\0') => {
                 return Err(StoreError::NoSuchTrust { which: which.clone() });
             }
             // Compares exactly, independent of the column's collation. The cast chooses
             // PostgreSQL's own operator: another program may have made one for `varchar`.
-            TrustRef::Name(name) => sqlx::query(concat!(
-                "SELECT FALSE, ",
-                read_columns!(),
-                " FROM trust WHERE name::text COLLATE \"C\" IN ($1, $2) \
-                 ORDER BY name::text COLLATE \"C\" <> $1 LIMIT 1 FOR UPDATE"
-            ))
+            TrustRef::Name(name) => sqlx::query_scalar(
+                "SELECT id FROM trust WHERE name::text COLLATE \"C\" IN ($1, $2) \
+                 ORDER BY name::text COLLATE \"C\" <> $1 LIMIT 1 FOR UPDATE",
+            )
             .bind(name)
             .bind(nfc(name)),
         };
-        let row = query.fetch_optional(self.lent.connection()?).await;
+        let id: Option<Uuid> = query
+            .fetch_optional(self.lent.connection()?)
+            .await
+            .map_err(|error| self.store.failed(&error))?;
+        let Some(id) = id else {
+            if self.is_hidden(which).await? {
+                return Err(StoreError::MissingRight {
+                    server: self.store.server(),
+                    right: "a policy by which row-level security lets it change this row of the \
+                            table `trust`; let the table's owner make one"
+                        .into(),
+                });
+            }
+            return Err(StoreError::NoSuchTrust { which: which.clone() });
+        };
+        let sql = concat!("SELECT FALSE, ", read_columns!(), " FROM trust WHERE id = $1");
+        let row = sqlx::query(sql).bind(id).fetch_optional(self.lent.connection()?).await;
         let row = row.map_err(|error| self.store.failed(&error))?;
         let warnings = &self.store.warnings;
         let columns = row.as_ref().map(|row| row::columns(row, warnings)).transpose()?.flatten();
-        match columns {
-            Some(columns) => Ok(columns.for_change(warnings)),
-            None if self.is_hidden(which).await? => Err(StoreError::MissingRight {
-                server: self.store.server(),
-                right: "a policy by which row-level security lets it change this row of the table \
-                        `trust`; let the table's owner make one"
-                    .into(),
-            }),
-            None => Err(StoreError::NoSuchTrust { which: which.clone() }),
-        }
+        let columns = columns.ok_or_else(|| StoreError::NoSuchTrust { which: which.clone() })?;
+        Ok(columns.for_change(warnings))
     }
 
-    async fn keys(&mut self) -> Result<Candidates, StoreError> {
+    async fn digests(&mut self) -> Result<Candidates, StoreError> {
         // A lock of imports alone: writes of other rows, such as heartbeats, do not wait for it.
         sqlx::query("SELECT pg_advisory_xact_lock($1, 'trust'::regclass::oid::int4)")
             .bind(IMPORT_LOCK)
             .execute(self.lent.connection()?)
             .await
             .map_err(|error| self.store.failed(&error))?;
-        // A statement of its own: its snapshot is taken when the lock is held.
-        let rows = sqlx::query(
-            "SELECT FALSE, id, api_key_hash::text FROM trust WHERE api_key_hash IS NOT NULL",
-        )
-        .fetch_all(self.lent.connection()?)
-        .await
-        .map_err(|error| self.store.failed(&error))?;
-        let mut keys = Candidates::with_capacity(rows.len());
-        for (id, hash) in rows.iter().filter_map(|row| row::candidate(row, &self.store.warnings)) {
-            keys.push(id, hash);
+        // Statements of their own: their snapshots are taken when the lock is held.
+        let own = "SELECT FALSE, id, api_key_hash::text FROM trust WHERE api_key_hash IS NOT NULL";
+        let keys = "SELECT FALSE, trust, digest::text FROM trust_key";
+        let store = self.store;
+        let own = self.all(own, |row| row::candidate(row, &store.warnings)).await?;
+        let keys = self.all(keys, |row| row::key(row, &store.warnings)).await?;
+        let mut digests = Candidates::with_capacity(own.len() + keys.len());
+        for (id, hash) in own.into_iter().chain(keys) {
+            digests.push(id, hash);
         }
-        Ok(keys)
+        Ok(digests)
+    }
+
+    async fn keys(&mut self, trust: Uuid) -> Result<Vec<TrustKey>, StoreError> {
+        let sql = select_keys!("key.trust = $1");
+        let row = sqlx::query(sql).bind(trust).fetch_one(self.lent.connection()?).await;
+        let row = row.map_err(|error| self.store.failed(&error))?;
+        Ok(row::keys(&row, 0, trust, &self.store.warnings))
+    }
+
+    async fn trust_of(&mut self, key: Uuid) -> Result<Option<Uuid>, StoreError> {
+        let query = sqlx::query_scalar("SELECT trust FROM trust_key WHERE id = $1").bind(key);
+        let trust = query.fetch_optional(self.lent.connection()?).await;
+        trust.map_err(|error| self.store.failed(&error))
     }
 
     async fn insert(&mut self, trust: &Trust) -> Result<u64, StoreError> {
         let query = sqlx::query(
-            "INSERT INTO trust (id, name, code, region, api_key_hash, created_at) \
-             VALUES ($1, $2, $3, $4, $5, $6::text::timestamptz) ON CONFLICT (name) DO NOTHING",
+            "INSERT INTO trust (id, name, code, region, api_key_hash, created_at, attributes) \
+             VALUES ($1, $2, $3, $4, $5, $6::text::timestamptz, $7::text::jsonb) \
+             ON CONFLICT (name) DO NOTHING",
         )
         .bind(trust.id)
         .bind(&trust.name)
         .bind(&trust.code)
         .bind(&trust.region)
         .bind(trust.api_key_hash.map(|hash| hash.to_hex()))
-        .bind(trust.created_at.map(time_text).transpose()?);
+        .bind(trust.created_at.map(time_text).transpose()?)
+        .bind(trust.attributes.as_ref().map(ToString::to_string));
         self.execute(query).await
     }
 
-    async fn set_hash(&mut self, id: Uuid, hash: KeyHash) -> Result<u64, StoreError> {
+    async fn put_key(&mut self, key: &TrustKey) -> Result<u64, StoreError> {
+        let query = sqlx::query(
+            "INSERT INTO trust_key \
+             (id, trust, label, digest, last_four, created_at, expires_at, revoked_at) \
+             VALUES ($1, $2, $3, $4, $5, $6::text::timestamptz, $7::text::timestamptz, \
+             $8::text::timestamptz) ON CONFLICT (id) DO UPDATE \
+             SET expires_at = excluded.expires_at, revoked_at = excluded.revoked_at",
+        )
+        .bind(key.id)
+        .bind(key.trust)
+        .bind(&key.label)
+        .bind(key.hash.to_hex())
+        .bind(&key.last_four)
+        .bind(key.created_at.map(time_text).transpose()?)
+        .bind(key.expires_at.map(time_text).transpose()?)
+        .bind(key.revoked_at.map(time_text).transpose()?);
+        self.execute(query).await
+    }
+
+    async fn set_hash(&mut self, id: Uuid, hash: Option<KeyHash>) -> Result<u64, StoreError> {
         let query = sqlx::query("UPDATE trust SET api_key_hash = $2 WHERE id = $1")
             .bind(id)
-            .bind(hash.to_hex());
+            .bind(hash.map(|hash| hash.to_hex()));
         self.execute(query).await
     }
 

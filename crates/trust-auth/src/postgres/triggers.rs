@@ -5,6 +5,9 @@ use sqlx::{Executor, Postgres};
 /// The SQL that makes the triggers and their function.
 pub(super) const NOTIFY: &str = include_str!("../../migrations/postgres/0003_notify.sql");
 
+/// The same for the table of the keys.
+pub(super) const NOTIFY_KEYS: &str = include_str!("../../migrations/postgres/0006_notify_keys.sql");
+
 /// The triggers that notify of changes, as the catalog has them at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Triggers {
@@ -27,18 +30,26 @@ impl Triggers {
                  found.tgrelid::text || '.' || found.oid || '.' || found.xmin \
                      || '.' || pg_proc.xmin \
              FROM (VALUES \
-                 ('trust_auth_row', 1 + 4 + 8, FALSE), ('trust_auth_update', 1 + 16, TRUE), \
-                 ('trust_auth_truncate', 32, FALSE) \
-             ) AS wanted (name, type, is_conditional) \
+                 ('trust_auth_row', 1 + 4 + 8, FALSE, 'trust', $1), \
+                 ('trust_auth_update', 1 + 16, TRUE, 'trust', $1), \
+                 ('trust_auth_truncate', 32, FALSE, 'trust', $1), \
+                 ('trust_auth_keys', 1 + 16, TRUE, 'trust', $3), \
+                 ('trust_auth_key_row', 1 + 4 + 8, FALSE, 'trust_key', $2), \
+                 ('trust_auth_key_update', 1 + 16, TRUE, 'trust_key', $2), \
+                 ('trust_auth_key_truncate', 32, FALSE, 'trust_key', $2) \
+             ) AS wanted (name, type, is_conditional, place, body) \
              LEFT JOIN (pg_trigger AS found \
-                 JOIN pg_proc ON pg_proc.oid = found.tgfoid AND pg_proc.prosrc = $1) \
-                 ON found.tgrelid = to_regclass('trust')::oid \
+                 JOIN pg_proc ON pg_proc.oid = found.tgfoid) \
+                 ON pg_proc.prosrc = wanted.body \
+                 AND found.tgrelid = to_regclass(wanted.place)::oid \
                  AND found.tgname = wanted.name AND found.tgtype = wanted.type \
                  AND (found.tgqual IS NOT NULL) = wanted.is_conditional \
                  AND found.tgattr::text = '' AND found.tgenabled = 'A' \
              ORDER BY wanted.name",
         )
-        .bind(function_body())
+        .bind(body(NOTIFY, "$trust_auth$"))
+        .bind(body(NOTIFY_KEYS, "$trust_auth$"))
+        .bind(body(NOTIFY_KEYS, "$trust_auth_keys$"))
         .fetch_all(connection)
         .await?;
         let missing =
@@ -49,9 +60,9 @@ impl Triggers {
     }
 }
 
-/// Returns the text of the triggers' function, as the database keeps it.
-fn function_body() -> &'static str {
-    NOTIFY.split("$trust_auth$").nth(1).unwrap_or_default()
+/// Returns the text of a function between its quotes, as the database keeps it.
+fn body(file: &'static str, quote: &str) -> &'static str {
+    file.split(quote).nth(1).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -61,17 +72,26 @@ mod tests {
     use super::*;
     use crate::postgres::notice::CHANNEL;
 
-    #[test]
-    fn the_functions_text_is_found_in_the_migration_file() {
-        let body = function_body();
-        assert!(body.starts_with("\nDECLARE") && body.ends_with("END\n"), "{body}");
-        assert!(body.contains(&format!("'{CHANNEL}'")));
+    fn bodies() -> [&'static str; 3] {
+        [
+            body(NOTIFY, "$trust_auth$"),
+            body(NOTIFY_KEYS, "$trust_auth$"),
+            body(NOTIFY_KEYS, "$trust_auth_keys$"),
+        ]
     }
 
-    /// Where the function has another text, the database lacks the triggers until it is migrated.
     #[test]
-    fn the_functions_text_has_not_changed_since_it_was_released() {
-        let released = "91870cd723131bfb6a96d961594c15318fc77210a79d5a55eb539cc4615ed4c7".parse();
-        assert_eq!(Ok(KeyHash::of(function_body())), released);
+    fn the_functions_texts_are_found_in_the_migration_files() {
+        for body in bodies() {
+            assert!(body.starts_with("\nDECLARE") && body.ends_with("END\n"), "{body}");
+            assert!(body.contains(&format!("'{CHANNEL}'")));
+        }
+    }
+
+    /// Where a function has another text, the database lacks the triggers until it is migrated.
+    #[test]
+    fn the_functions_texts_have_not_changed_since_they_were_released() {
+        let released = ["91870cd723131bfb6a96d961594c15318fc77210a79d5a55eb539cc4615ed4c7", "", ""];
+        assert_eq!(bodies().map(|body| KeyHash::of(body).to_hex()), released);
     }
 }

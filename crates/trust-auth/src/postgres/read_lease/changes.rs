@@ -54,7 +54,7 @@ impl PgChanges {
     /// grant shows, and not `last_heartbeat`.
     #[must_use]
     pub fn trusts(options: PostgresOptions) -> Self {
-        Self { options, tables: vec![trust_table()], has_trusts: true }
+        Self { options, tables: trust_tables().into(), has_trusts: true }
     }
 
     /// Watches a table too. The name is `table` or `schema.table`, as SQL writes it.
@@ -137,8 +137,18 @@ impl fmt::Debug for PgChanges {
     }
 }
 
-/// Returns the declaration of the table `trust`: each column that a grant shows.
-pub(super) fn trust_table() -> WatchedTable {
-    let columns = ["id", "name", "code", "region", "api_key_hash", "created_at", "disabled_at"];
-    WatchedTable::new("trust".to_owned()).value("id").only(columns)
+/// Returns the declarations of the tables of trusts: each column that a grant shows. A change of a
+/// key counts as one of its trust.
+pub(super) fn trust_tables() -> [WatchedTable; 2] {
+    let columns =
+        ["id", "name", "code", "region", "api_key_hash", "created_at", "disabled_at", "attributes"];
+    let of_keys =
+        ["id", "trust", "label", "digest", "last_four", "created_at", "expires_at", "revoked_at"];
+    [
+        WatchedTable::new("trust".to_owned()).value("id").only(columns),
+        WatchedTable::new("trust_key".to_owned()).value_of("trust", TRUST_ID).only(of_keys),
+    ]
 }
+
+/// How a record names a trust.
+pub(super) const TRUST_ID: &str = "trust.id";

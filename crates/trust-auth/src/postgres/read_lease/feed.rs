@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::Connection;
 use uuid::Uuid;
 
-use super::changes::trust_table;
+use super::changes::trust_tables;
 use super::session::PgSession;
 use super::settlement::Barrier;
 use super::source::LeaseSource;
@@ -72,7 +72,7 @@ impl PostgresStore {
         PgFeed::new(LeaseSource {
             connector: self.connector.clone(),
             readers: self.readers.clone(),
-            tables: [trust_table()].into(),
+            tables: trust_tables().into(),
             has_trusts: true,
             watching: Arc::clone(&self.watching),
         })

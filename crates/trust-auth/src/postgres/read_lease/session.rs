@@ -12,6 +12,7 @@ use sqlx::postgres::{PgConnection, PgListener, PgRow};
 use sqlx::{Acquire, Row};
 use uuid::Uuid;
 
+use super::changes::TRUST_ID;
 use super::inquiry::LONGEST_LEASE;
 use super::run_watch::RunWatch;
 use super::schema::Catalog;
@@ -321,7 +322,7 @@ fn sources(source: &LeaseSource) -> HashMap<String, NamedBy> {
         }
         for column in &table.values {
             let name = table.source(column);
-            let by = match source.has_trusts && name == "trust.id" {
+            let by = match source.has_trusts && name == TRUST_ID {
                 true => NamedBy::TrustId,
                 false => NamedBy::Value(name.as_str().into()),
             };

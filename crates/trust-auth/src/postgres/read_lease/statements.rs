@@ -1,17 +1,17 @@
 //! The statements of a holder. A renewal and a look are one statement each, so that each reads one
 //! snapshot.
 
-use crate::postgres::row::read_columns;
+use crate::postgres::row::{is_active, read_columns};
 
 /// Differs after a trigger or its function was made, changed, or turned on or off, after the
 /// table's rows were rewritten, and after the table or a column was renamed, or it got columns or
 /// children (RL2). A trigger's condition knows its columns by number. It differs also if the name
-/// `trust`, or one of the lease's own tables, leads to another table, and if row security may hide
+/// `trust` or `trust_key`, or one of the lease's own tables, leads to another table, and if row security may hide
 /// rows of the latter.
 macro_rules! fingerprint {
     ($oids:literal) => {
         concat!(
-            "concat(to_regclass('trust')::oid, ';', \
+            "concat(to_regclass('trust')::oid, ' ', to_regclass('trust_key')::oid, ';', \
              (SELECT string_agg(concat_ws(' ', oid, relnamespace, relpersistence, \
                      row_security_active(oid)), ',' ORDER BY oid) \
                  FROM pg_class WHERE oid IN (to_regclass('trust_auth_lease'), \
@@ -81,7 +81,10 @@ pub(super) const BASE: &str = concat!(
 pub(super) const TRUSTS: &str = concat!(
     "SELECT false, ",
     read_columns!(),
-    " FROM trust WHERE api_key_hash IS NOT NULL AND disabled_at IS NULL ORDER BY created_at, id"
+    " FROM trust WHERE disabled_at IS NULL AND (api_key_hash IS NOT NULL OR EXISTS ( \
+     SELECT FROM trust_key AS key WHERE key.trust = trust.id AND ",
+    is_active!(),
+    ")) ORDER BY created_at, id"
 );
 
 /// The row lock keeps the bound from being lowered in between.
@@ -129,7 +132,7 @@ macro_rules! difference {
 
 macro_rules! no_trust {
     () => {
-        "NULL::uuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL"
+        "NULL::uuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL"
     };
 }
 
@@ -142,15 +145,15 @@ pub(super) const RENEW_TRUSTS: &str = concat!(
         read_columns!(),
         "EXISTS (SELECT FROM me)",
         " LEFT JOIN trust ON id = CASE WHEN c.source = 'trust.id' THEN c.value::uuid END \
-         AND api_key_hash IS NOT NULL AND disabled_at IS NULL"
+         AND disabled_at IS NULL"
     )
 );
 pub(super) const LOOK_TRUSTS: &str = difference!(
     read_columns!(),
     "$5::uuid IS NULL",
     " LEFT JOIN trust ON id = CASE WHEN c.source = 'trust.id' THEN c.value::uuid END \
-     AND api_key_hash IS NOT NULL AND disabled_at IS NULL"
+     AND disabled_at IS NULL"
 );
 
 /// The first column after those of a trust.
-pub(super) const FIRST: usize = 9;
+pub(super) const FIRST: usize = 11;

@@ -38,6 +38,8 @@ pub struct WatchedTable {
     pub(super) name: String,
     pub(super) key: Option<String>,
     pub(super) values: Vec<String>,
+    /// How records name the columns of values, if not by this table.
+    records_as: Option<&'static str>,
     everything: bool,
     is_quiet: bool,
     pub(super) compared: Compared,
@@ -56,6 +58,7 @@ impl WatchedTable {
             name,
             key: None,
             values: Vec::new(),
+            records_as: None,
             everything: false,
             is_quiet: false,
             compared: Compared::AllBut(Vec::new()),
@@ -119,9 +122,19 @@ impl WatchedTable {
         self.key.iter().chain(&self.values).map(String::as_str)
     }
 
+    /// Names a column whose value belongs to another table's column: a change of a row counts as
+    /// one of that table's row.
+    pub(super) fn value_of(mut self, column: &str, source: &'static str) -> Self {
+        self.records_as = Some(source);
+        self.value(column)
+    }
+
     /// Returns how a record names a column of this table.
     pub(super) fn source(&self, column: &str) -> String {
-        format!("{}.{column}", self.name)
+        match self.records_as {
+            Some(source) => source.to_owned(),
+            None => format!("{}.{column}", self.name),
+        }
     }
 }
 

@@ -1,0 +1,23 @@
+-- The further keys of the trusts: one row a key. The column trust.api_key_hash stays: it has a key
+-- without an end. And what an application stores about a trust.
+ALTER TABLE trust ADD COLUMN IF NOT EXISTS attributes jsonb;
+
+-- There is deliberately no index on digest: see the table trust.
+CREATE TABLE IF NOT EXISTS trust_key (
+    id         uuid PRIMARY KEY,
+    trust      uuid NOT NULL REFERENCES trust (id) ON DELETE CASCADE,
+    -- For people, and so is last_four: the end of the key itself.
+    label      varchar,
+    -- SHA-256 of the API key in 64 hexadecimal digits, lower case.
+    digest     varchar(64) NOT NULL
+        CHECK (digest::text COLLATE "C" OPERATOR(pg_catalog.~) '^[0-9a-f]{64}$'),
+    last_four  varchar,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    -- From when on the key is refused. Null: it has no end.
+    expires_at timestamptz,
+    -- Null: the key is not revoked.
+    revoked_at timestamptz
+);
+
+-- The read of a trust reads its keys, and a deletion removes them.
+CREATE INDEX IF NOT EXISTS trust_key_trust ON trust_key (trust);
