@@ -524,7 +524,7 @@ impl Fixture {
         let registered =
             self.trust_auth().args(["--database", &template, "register", "--name=a"]).output();
         assert!(registered.as_ref().unwrap().status.success(), "{registered:?}");
-        self.server.psql("template1", "GRANT SELECT ON trust TO PUBLIC");
+        self.server.psql("template1", "GRANT SELECT ON trust, trust_key TO PUBLIC");
         let user = system_user();
         let mut peers = vec!["peer", "daemon", &user];
         peers.dedup();

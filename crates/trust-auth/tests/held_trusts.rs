@@ -156,7 +156,7 @@ async fn a_change_by_other_means_is_followed() {
     .await;
     server.psql(&url, &format!("UPDATE trust SET disabled_at = now() WHERE id = '{}'", trust.id));
     soon("the key is refused", async || process.attempt(&key).await.result.is_err()).await;
-    server.psql(&url, "TRUNCATE trust");
+    server.psql(&url, "TRUNCATE trust CASCADE");
     soon("nothing is held", async || process.held.status().held == 0).await;
 }
 

@@ -365,7 +365,7 @@ async fn a_trust_that_row_level_security_hides_from_changes_alone_is_not_reporte
     server.psql(
         &url,
         &format!(
-            "GRANT SELECT, INSERT, UPDATE, DELETE ON trust TO {role}; \
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON trust, trust_key TO {role}; \
              ALTER TABLE trust ENABLE ROW LEVEL SECURITY; \
              CREATE POLICY read ON trust FOR SELECT USING (true)"
         ),
@@ -395,6 +395,7 @@ async fn a_revocation_after_the_search_path_has_changed_is_seen_by_the_next_read
     server.psql(
         &url,
         "CREATE SCHEMA other; CREATE TABLE other.trust (LIKE public.trust INCLUDING ALL); \
+         CREATE TABLE other.trust_key (LIKE public.trust_key INCLUDING ALL); \
          INSERT INTO other.trust SELECT * FROM public.trust; \
          DO $$BEGIN EXECUTE format(
              'ALTER DATABASE %I SET search_path = other', current_database()); END$$",
@@ -692,7 +693,7 @@ async fn changes_that_a_setting_or_a_limit_forbids_work_at_once_when_it_is_lifte
     let name = url.rsplit('/').next().unwrap().to_owned();
     server.psql(&url, "CREATE ROLE service LOGIN PASSWORD 'hunter2' CONNECTION LIMIT 3");
     let (_, trust) = store_with_a_trust(&url).await;
-    server.psql(&url, "GRANT SELECT, INSERT, UPDATE, DELETE ON trust TO service");
+    server.psql(&url, "GRANT SELECT, INSERT, UPDATE, DELETE ON trust, trust_key TO service");
     let store =
         postgres_options(&url.replace("//postgres:", "//service:")).connect().await.unwrap();
     let others = "pid <> pg_backend_pid() AND datname = current_database()";
@@ -701,7 +702,7 @@ async fn changes_that_a_setting_or_a_limit_forbids_work_at_once_when_it_is_lifte
     for (fault, remedy, kind, told) in [
         (
             "REVOKE UPDATE ON trust FROM service".to_owned(),
-            "GRANT UPDATE ON trust TO service".to_owned(),
+            "GRANT UPDATE ON trust, trust_key TO service".to_owned(),
             "missing_right",
             "it lacks the right UPDATE",
         ),

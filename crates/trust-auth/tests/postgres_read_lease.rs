@@ -1283,7 +1283,10 @@ mod trusts {
         let (url, store, _) = trusts(server).await;
         store.insert(NewTrust::new("a").unwrap(), KeyHash::of("a")).await.unwrap();
         let (role, role_url) = server.new_role(&url);
-        server.psql(&url, &format!("GRANT SELECT, INSERT, UPDATE, DELETE ON trust TO {role}"));
+        server.psql(
+            &url,
+            &format!("GRANT SELECT, INSERT, UPDATE, DELETE ON trust, trust_key TO {role}"),
+        );
         let limited = postgres_options(&role_url).connect().await.unwrap();
         let error = limited.set_enabled(&by_name("a"), false).await.unwrap_err();
         let told = error.to_string();

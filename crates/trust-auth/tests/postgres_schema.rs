@@ -181,7 +181,8 @@ async fn a_role_that_may_not_make_the_triggers_opens_the_table_and_says_which_ar
     postgres_options(&url).connect().await.unwrap();
     server.psql(&url, "DROP FUNCTION trust_auth_notify CASCADE");
     let (name, url_of_role) = server.new_role(&url);
-    server.psql(&url, &format!("GRANT SELECT, INSERT, UPDATE, DELETE ON trust TO {name}"));
+    server
+        .psql(&url, &format!("GRANT SELECT, INSERT, UPDATE, DELETE ON trust, trust_key TO {name}"));
     for migrate in [false, true] {
         let store = postgres_options(&url_of_role).migrate(migrate).connect().await.unwrap();
         let mut missing = store.missing_triggers().to_vec();
@@ -227,7 +228,8 @@ async fn a_role_that_may_only_read_and_write_rows_does_all_but_make_the_table() 
     assert_eq!(server.psql(&url, CATALOG), before);
 
     postgres_options(&url).run_migration().await.unwrap();
-    server.psql(&url, &format!("GRANT SELECT, INSERT, UPDATE, DELETE ON trust TO {name}"));
+    server
+        .psql(&url, &format!("GRANT SELECT, INSERT, UPDATE, DELETE ON trust, trust_key TO {name}"));
     let store = postgres_options(&url_of_role).connect().await.unwrap();
     let world = World::over(Arc::new(store), None);
     let watcher = world.store.watch(Arc::clone(&world.cache));
@@ -252,7 +254,7 @@ async fn a_role_that_may_only_read_authenticates_and_learns_which_rights_a_chang
     server.psql(&url, REFERENCE);
     postgres_options(&url).run_migration().await.unwrap();
     let (name, url_of_role) = server.new_role(&url);
-    server.psql(&url, &format!("GRANT SELECT ON trust TO {name}"));
+    server.psql(&url, &format!("GRANT SELECT ON trust, trust_key TO {name}"));
     let world =
         World::over(Arc::new(postgres_options(&url_of_role).connect().await.unwrap()), None);
     assert!(world.authenticator.authenticate(Some("mary")).await.is_ok());
@@ -283,7 +285,7 @@ async fn a_role_that_may_not_read_the_table_learns_which_right_it_lacks() {
     let error = postgres_options(&url_of_role).connect().await.unwrap_err();
     assert!(error.to_string().contains("the right SELECT on the table `trust`"), "{error}");
 
-    server.psql(&url, &format!("GRANT SELECT ON trust TO {name}"));
+    server.psql(&url, &format!("GRANT SELECT ON trust, trust_key TO {name}"));
     let open = postgres_options(&url_of_role).connect().await.unwrap();
     server.psql(&url, &format!("REVOKE SELECT ON trust FROM {name}"));
     let error = open.list().await.unwrap_err();
@@ -292,7 +294,9 @@ async fn a_role_that_may_not_read_the_table_learns_which_right_it_lacks() {
     // The server reports such a table as missing.
     server.psql(
         &url,
-        &format!("GRANT SELECT ON trust TO {name}; REVOKE USAGE ON SCHEMA public FROM public"),
+        &format!(
+            "GRANT SELECT ON trust, trust_key TO {name}; REVOKE USAGE ON SCHEMA public FROM public"
+        ),
     );
     let error = postgres_options(&url_of_role).connect().await.unwrap_err();
     assert!(error.to_string().contains("the right USAGE on the schema public"), "{error}");

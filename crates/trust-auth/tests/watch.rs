@@ -246,7 +246,7 @@ async fn a_truncated_table_invalidates_every_key() {
     let Some(server) = PostgresServer::shared() else { return };
     let (watched, url) = Watched::on_postgres(server).await;
     let [(_, a), (_, b)] = &hot(&watched, ["a", "b"]).await;
-    server.psql(&url, "TRUNCATE trust");
+    server.psql(&url, "TRUNCATE trust CASCADE");
     eventually("the notification was received", || watched.status().truncations == 1).await;
     assert_eq!((watched.world.cached(a), watched.world.cached(b)), (None, None));
     assert!(matches!(watched.world.attempt(a).await.result, Err(AuthError::Invalid)));

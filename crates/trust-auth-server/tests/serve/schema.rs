@@ -193,11 +193,11 @@ async fn a_table_that_was_restored_without_triggers_under_another_owner_is_serve
         error["message"].as_str().unwrap().contains("the right SELECT on the table `trust`"),
         "{error}"
     );
-    database.psql(&url, &format!("GRANT SELECT ON trust TO {service}"));
+    database.psql(&url, &format!("GRANT SELECT ON trust, trust_key TO {service}"));
     let ran = run(&url_of_service, &["disable", "St. John", "--json"], "");
     let message = ran.json()["error"]["message"].as_str().unwrap().to_owned();
     assert!(message.contains("it lacks the right UPDATE on the table `trust`"), "{message}");
-    database.psql(&url, &format!("GRANT INSERT, UPDATE, DELETE ON trust TO {service}"));
+    database.psql(&url, &format!("GRANT INSERT, UPDATE, DELETE ON trust, trust_key TO {service}"));
 
     let before = database.dump_with(&url, &["--schema-only"]);
     for options in [&[][..], &["--migrate"]] {
@@ -294,7 +294,7 @@ async fn a_running_service_reads_a_restored_table_without_a_restart() {
     let (service, url_of_service) = database.new_role(&url);
     database.psql(&url, &format!("GRANT CREATE ON SCHEMA public TO {owner}"));
     assert_eq!(run(&url, &["migrate"], "").code, 0);
-    let grant = format!("GRANT SELECT, INSERT, UPDATE, DELETE ON trust TO {service}");
+    let grant = format!("GRANT SELECT, INSERT, UPDATE, DELETE ON trust, trust_key TO {service}");
     database.psql(&url, &grant);
     let server = Server::on(&url_of_service, &[]).await;
     let (trust, other) = (server.register("St. Mary").await, server.register("St. John").await);

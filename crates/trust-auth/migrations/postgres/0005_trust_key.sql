@@ -21,3 +21,20 @@ CREATE TABLE IF NOT EXISTS trust_key (
 
 -- The read of a trust reads its keys, and a deletion removes them.
 CREATE INDEX IF NOT EXISTS trust_key_trust ON trust_key (trust);
+
+-- Each role has the rights on the keys that it has on the trusts.
+DO $trust_auth$
+DECLARE
+    of_trust record;
+BEGIN
+    FOR of_trust IN
+        SELECT privilege_type AS name,
+            CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END AS role
+        FROM pg_catalog.pg_class, pg_catalog.aclexplode(relacl)
+        WHERE pg_class.oid = 'trust'::regclass AND grantee <> relowner
+        AND privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
+    LOOP
+        EXECUTE pg_catalog.format('GRANT %s ON trust_key TO %s', of_trust.name, of_trust.role);
+    END LOOP;
+END
+$trust_auth$;

@@ -22,7 +22,10 @@ BEGIN
     END IF;
     PERFORM pg_notify(
         'trust_auth',
-        concat_ws(' ', '1', lower(TG_OP COLLATE "C"), coalesce(id, '-'), coalesce(old_hash, '-'), coalesce(new_hash, '-'))
+        concat_ws(
+            ' ', '1', lower(TG_OP COLLATE "C"), coalesce(id, '-'), coalesce(old_hash, '-'),
+            coalesce(new_hash, '-')
+        )
     );
     RETURN NULL;
 END
@@ -53,7 +56,8 @@ DECLARE
 BEGIN
     -- Triggers of version 1. Count this up whenever the one below changes.
     FOR old_hash IN EXECUTE format(
-        'SELECT digest::text FROM %I.trust_key WHERE trust IN ($1, $2) AND digest::text COLLATE "C" ~ ''^[0-9a-f]{64}$''',
+        'SELECT digest::text FROM %I.trust_key WHERE trust IN ($1, $2)
+         AND digest::text COLLATE "C" ~ ''^[0-9a-f]{64}$''',
         TG_TABLE_SCHEMA
     ) USING OLD.id, NEW.id LOOP
         PERFORM pg_notify('trust_auth', concat_ws(' ', '1', 'update', NEW.id::text, old_hash, '-'));

@@ -151,8 +151,8 @@ impl Catalog<'_> {
         .fetch_optional(&mut *connection)
         .await
         .map_err(|error| self.failed(&error))?;
-        let Some((oid, kind, is_beside, may_be_read)) = found else { return Ok(None) };
-        if kind != "r" || !is_beside {
+        let Some((oid, kind, has_same_schema, may_be_read)) = found else { return Ok(None) };
+        if kind != "r" || !has_same_schema {
             return Err(self.unusable(
                 "its `trust_key` is no ordinary table in the schema of the table `trust`; rename \
                  that, or choose another schema",

@@ -29,9 +29,10 @@ impl PostgresStore {
     /// The pool is the application's: [`close`](Self::close) leaves it open, and its settings
     /// decide how many connections there are and how long they last. After a failover that moves
     /// the address and cuts no connection, an old primary is read for as long as `max_lifetime`:
-    /// set it to 2 min. [`max_connections`](PostgresOptions::max_connections) and the options of passwords
-    /// have no effect. Each read ends with the [`query_timeout`](PostgresOptions::query_timeout).
-    /// The server stops its statement only if the pool's connections have a `statement_timeout`.
+    /// set it to 2 min. [`max_connections`](PostgresOptions::max_connections) and the options of
+    /// passwords have no effect. Each read ends with the
+    /// [`query_timeout`](PostgresOptions::query_timeout). The server stops its statement only if
+    /// the pool's connections have a `statement_timeout`.
     ///
     /// # Examples
     ///

@@ -36,8 +36,8 @@ macro_rules! select_keys {
     ($($condition:tt)+) => {
         concat!(
             "SELECT json_agg(json_build_array(key.id, key.label, key.digest, key.last_four, \
-             key.created_at, key.expires_at, key.revoked_at) ORDER BY key.created_at, key.id)::text \
-             FROM trust_key AS key WHERE ",
+             key.created_at, key.expires_at, key.revoked_at) \
+             ORDER BY key.created_at, key.id)::text FROM trust_key AS key WHERE ",
             $($condition)+
         )
     };

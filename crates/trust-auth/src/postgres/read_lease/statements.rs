@@ -6,8 +6,8 @@ use crate::postgres::row::{is_active, read_columns};
 /// Differs after a trigger or its function was made, changed, or turned on or off, after the
 /// table's rows were rewritten, and after the table or a column was renamed, or it got columns or
 /// children (RL2). A trigger's condition knows its columns by number. It differs also if the name
-/// `trust` or `trust_key`, or one of the lease's own tables, leads to another table, and if row security may hide
-/// rows of the latter.
+/// `trust` or `trust_key`, or one of the lease's own tables, leads to another table, and if row
+/// security may hide rows of the latter.
 macro_rules! fingerprint {
     ($oids:literal) => {
         concat!(
