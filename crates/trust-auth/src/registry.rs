@@ -10,11 +10,12 @@ use trust_key_cache::{KeyHash, TrustKeyCache};
 use crate::api_key::ApiKey;
 use crate::error::{RegistryError, StoreError};
 use crate::key_flaw::KeyFlaw;
+use crate::key_hasher::KeyHasher;
 use crate::key_prefix::KeyPrefix;
 use crate::new_trust::NewTrust;
 use crate::read_lease::Waiting;
 use crate::revocation::{Revocation, Step};
-use crate::store::{Change, Listing, TrustLedger};
+use crate::store::{Candidates, Change, Listing, TrustLedger};
 use crate::trust::Trust;
 use crate::trust_ref::TrustRef;
 
@@ -68,6 +69,7 @@ pub struct TrustRegistry<L> {
     pub(crate) ledger: Arc<L>,
     cache: Arc<TrustKeyCache>,
     key_prefix: KeyPrefix,
+    key_hasher: KeyHasher,
 }
 
 impl<L> Clone for TrustRegistry<L> {
@@ -76,6 +78,7 @@ impl<L> Clone for TrustRegistry<L> {
             ledger: Arc::clone(&self.ledger),
             cache: Arc::clone(&self.cache),
             key_prefix: self.key_prefix.clone(),
+            key_hasher: self.key_hasher.clone(),
         }
     }
 }
@@ -85,7 +88,8 @@ impl<L> TrustRegistry<L> {
     /// the [`Authenticator`](crate::Authenticator); [`TrustAuth`](crate::TrustAuth) ensures that.
     #[must_use]
     pub fn new(ledger: Arc<L>, cache: Arc<TrustKeyCache>) -> Self {
-        Self { ledger, cache, key_prefix: KeyPrefix::default() }
+        let (key_prefix, key_hasher) = (KeyPrefix::default(), KeyHasher::default());
+        Self { ledger, cache, key_prefix, key_hasher }
     }
 
     /// Sets the prefix of new keys. Default: `tak_`. Choose that of the
@@ -94,6 +98,14 @@ impl<L> TrustRegistry<L> {
     #[must_use]
     pub fn with_key_prefix(self, prefix: KeyPrefix) -> Self {
         Self { key_prefix: prefix, ..self }
+    }
+
+    /// Sets how new and imported keys are turned into digests. Default: SHA-256. Choose that of the
+    /// [`Authenticator`](crate::AuthenticatorBuilder::key_hasher);
+    /// [`TrustAuthBuilder`](crate::TrustAuthBuilder::key_hasher) sets both.
+    #[must_use]
+    pub fn with_key_hasher(self, hasher: KeyHasher) -> Self {
+        Self { key_hasher: hasher, ..self }
     }
 }
 
@@ -108,12 +120,15 @@ impl<L: TrustLedger> TrustRegistry<L> {
     /// was made.
     pub async fn register(&self, new: NewTrust) -> Result<(Trust, ApiKey), RegistryError> {
         let key = ApiKey::generate_with(&self.key_prefix)?;
-        let hash = key.hash();
+        let hash = self.key_hasher.hash(key.expose());
         let trust = self.commit(self.ledger.insert(new, hash), |_| [None, Some(hash)]).await?;
         Ok((trust, key))
     }
 
     /// Makes a trust with a key that exists, such as one that another program has made.
+    ///
+    /// Where a [`KeyHasher`] accepts keys of a former pepper, their digests are compared first. Of
+    /// two imports of one key at the same time, one by the former pepper, both may succeed.
     ///
     /// # Errors
     ///
@@ -138,11 +153,19 @@ impl<L: TrustLedger> TrustRegistry<L> {
     /// ```
     pub async fn import_key(&self, new: NewTrust, api_key: &str) -> Result<Trust, RegistryError> {
         KeyFlaw::check(api_key, &self.key_prefix)?;
-        self.import_hash(new, KeyHash::of(api_key)).await
+        let mut former = self.key_hasher.former_hashes(api_key.as_bytes()).peekable();
+        if former.peek().is_some() {
+            let rows = Candidates::of(&self.ledger.list().await?);
+            former.try_for_each(|hash| rows.check_absent(&hash))?;
+        }
+        self.import_hash(new, self.key_hasher.hash(api_key)).await
     }
 
     /// Makes a trust with the key that has this digest, and that exists already. The digest shows
     /// nothing about the key: [`import_key`](Self::import_key) checks the key itself.
+    ///
+    /// The digest is stored as it is. With a [`KeyHasher`] that has a pepper it must be the key's
+    /// HMAC-SHA-256 with that pepper, or no request with the key is granted.
     ///
     /// # Errors
     ///
@@ -189,7 +212,8 @@ impl<L: TrustLedger> TrustRegistry<L> {
         which: &TrustRef,
     ) -> Result<(Revocation<'_, L>, ApiKey), RegistryError> {
         let key = ApiKey::generate_with(&self.key_prefix)?;
-        let revocation = self.begin(Step::Rotate(key.hash()), which).await?;
+        let revocation =
+            self.begin(Step::Rotate(self.key_hasher.hash(key.expose())), which).await?;
         Ok((revocation, key))
     }
 
