@@ -129,8 +129,8 @@ impl<S: TrustStore> Scans<S> {
         }
     }
 
-    /// Joins the next scan, and returns its answer for the key with these digests. The lease that is
-    /// to remember the answer must have been taken before.
+    /// Joins the next scan, and returns its answer for the key with these digests. The lease that
+    /// is to remember the answer must have been taken before.
     pub(crate) async fn find(self: &Arc<Self>, hashes: &[KeyHash]) -> Result<Found, AuthError> {
         let runtime = Handle::try_current()
             .map_err(|error| AuthError::Unavailable(StoreError::Other(error.into())))?;
