@@ -4,16 +4,19 @@
 
 use std::fmt;
 use std::iter;
+#[cfg(feature = "pepper")]
 use std::sync::Arc;
 
 use trust_key_cache::KeyHash;
 
+#[cfg(feature = "pepper")]
 use crate::pepper::{Pepper, PepperError};
 
-/// How keys are turned into digests: by SHA-256, or by HMAC-SHA-256 with a [`Pepper`].
+/// How keys are turned into digests: by SHA-256, or by HMAC-SHA-256 with a `Pepper` (feature
+/// `pepper`).
 ///
 /// New and imported keys are hashed in the current way. During a rotation of the pepper, keys of
-/// the former one are [accepted](Self::accepting), too. The authenticator and the registry of a
+/// the former one are accepted, too. The authenticator and the registry of a
 /// store need the same hasher; [`TrustAuthBuilder`](crate::TrustAuthBuilder::key_hasher) sets both.
 /// A clone shares the peppers.
 ///
@@ -27,7 +30,8 @@ use crate::pepper::{Pepper, PepperError};
 ///
 /// # Examples
 ///
-/// ```
+#[cfg_attr(feature = "pepper", doc = "```")]
+#[cfg_attr(not(feature = "pepper"), doc = "```ignore")]
 /// use trust_auth::{KeyHasher, MemoryStore, NewTrust, Pepper, TrustAuth};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -51,6 +55,7 @@ pub struct KeyHasher {
 #[derive(Clone)]
 enum Way {
     Sha256,
+    #[cfg(feature = "pepper")]
     Hmac(Arc<Pepper>),
 }
 
@@ -58,10 +63,12 @@ impl Way {
     fn hash(&self, api_key: &[u8]) -> KeyHash {
         match self {
             Self::Sha256 => KeyHash::of(api_key),
+            #[cfg(feature = "pepper")]
             Self::Hmac(pepper) => pepper.hash(api_key),
         }
     }
 
+    #[cfg(feature = "pepper")]
     fn is_of(&self, pepper: &Pepper) -> bool {
         matches!(self, Self::Hmac(own) if **own == *pepper)
     }
@@ -74,6 +81,7 @@ impl Way {
 impl KeyHasher {
     /// Returns a hasher by HMAC-SHA-256 with this pepper. No key that was made without it is
     /// accepted.
+    #[cfg(feature = "pepper")]
     #[must_use]
     pub fn peppered(pepper: Pepper) -> Self {
         Self { current: Way::Hmac(Arc::new(pepper)), former: Vec::new() }
@@ -88,6 +96,7 @@ impl KeyHasher {
     ///
     /// [`PepperError::NoCurrent`] if this hasher has no pepper. [`PepperError::Repeated`] if it has
     /// this one.
+    #[cfg(feature = "pepper")]
     pub fn accepting(mut self, former: Pepper) -> Result<Self, PepperError> {
         if self.current.is_unpeppered() {
             return Err(PepperError::NoCurrent);
@@ -180,7 +189,7 @@ impl PresentedHashes<'_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "pepper"))]
 mod tests {
     use super::*;
 

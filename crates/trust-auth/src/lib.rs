@@ -16,8 +16,8 @@
 //!   commits each change, then invalidates exactly the keys concerned.
 //! * [`ApiKey`] is a new key, and [`KeyPrefix`] describes its form: scanners find it, and a damaged
 //!   key is refused before anything is read.
-//! * [`KeyHasher`] turns a key into its digest: by SHA-256, or by HMAC-SHA-256 with a [`Pepper`]
-//!   that is not in the database.
+//! * [`KeyHasher`] turns a key into its digest: by SHA-256, or by HMAC-SHA-256 with a `Pepper`
+//!   (feature `pepper`) that is not in the database.
 //! * `PostgresStore`, `SqliteStore` and [`MemoryStore`] hold the trusts. [`TrustStore`],
 //!   [`TrustLedger`] and [`WatchStore`] are the traits for a store of one's own.
 //! * [`TrustKeyCache`] is shared by authenticator and registry, so that a change counts at once.
@@ -97,6 +97,7 @@ mod memory;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod migration;
 mod new_trust;
+#[cfg(feature = "pepper")]
 mod pepper;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -141,6 +142,7 @@ pub use memory::MemoryStore;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use migration::MigrationPlan;
 pub use new_trust::{InvalidName, NewTrust};
+#[cfg(feature = "pepper")]
 pub use pepper::{Pepper, PepperError};
 #[cfg(feature = "postgres")]
 pub use postgres::{PgChanges, PgFeed, PgSession, PostgresOptions, PostgresStore, WatchedTable};
