@@ -19,12 +19,13 @@ use crate::key_digest::KeyDigest;
 use crate::key_prefix::KeyPrefixArgs;
 use crate::lower_read_lease::LongestLease;
 use crate::new_trust;
+use crate::pepper::PepperArgs;
 use crate::serve::settings::Settings;
 
 const AFTER_HELP: &str = "\
 A trust is a tenant that has an API key. A key is a prefix, such as `tak_`, with 49 letters and \
-digits. `register` and `rotate` print the key once. The database holds its SHA-256, and never the \
-key.
+digits. `register` and `rotate` print the key once. The database holds its SHA-256, or its \
+HMAC-SHA-256 with --pepper-file, and never the key.
 
 Once `disable`, `delete` or `rotate` has returned, no server grants the old key. A server reads \
 the row of the trust for each request. With --read-lease it reads none, and these commands wait \
@@ -199,7 +200,7 @@ pub(crate) enum Command {
     /// Exits with 0 and prints the trust, or exits with 1 and prints the reason: missing, invalid,
     /// or unavailable (the database could not be read). Removes one newline at the end of the
     /// input, and nothing else. At a terminal, prompts for the key and does not echo it.
-    Verify(KeyPrefixArgs),
+    Verify(KeyArgs),
 
     /// Serve HTTP: check the API key of each request that a proxy asks about
     ///
@@ -263,7 +264,8 @@ pub(crate) struct RegisterArgs {
     #[arg(long, value_parser = code_or_region)]
     pub(crate) region: Option<String>,
 
-    /// The SHA-256, in hexadecimal, of the key that the trust has already
+    /// The SHA-256, in hexadecimal, of the key that the trust has already. With --pepper-file only
+    /// together with --accept-unpeppered, because no request with that key would be granted
     #[arg(long, value_name = "HEX", conflicts_with = "key_file")]
     pub(crate) key_sha256: Option<KeyDigest>,
 
@@ -274,11 +276,21 @@ pub(crate) struct RegisterArgs {
     pub(crate) key_file: Option<PathBuf>,
 
     #[command(flatten)]
-    pub(crate) prefix: KeyPrefixArgs,
+    pub(crate) keys: KeyArgs,
 }
 
 fn code_or_region(text: &str) -> Result<String, String> {
     new_trust::check_code_or_region(text).map(|()| text.to_owned())
+}
+
+/// The form of keys and of their digests.
+#[derive(Debug, Args)]
+pub(crate) struct KeyArgs {
+    #[command(flatten)]
+    pub(crate) prefix: KeyPrefixArgs,
+
+    #[command(flatten)]
+    pub(crate) pepper: PepperArgs,
 }
 
 #[derive(Debug, Args)]
@@ -311,7 +323,7 @@ pub(crate) struct RotateArgs {
     pub(crate) revocation: RevocationArgs,
 
     #[command(flatten)]
-    pub(crate) prefix: KeyPrefixArgs,
+    pub(crate) keys: KeyArgs,
 }
 
 #[derive(Debug, Args)]

@@ -25,6 +25,11 @@ impl CommandError {
         Self { kind, message: message.into(), exit: 1 }
     }
 
+    /// Returns the error of options that do not fit together. Its exit code is that of wrong usage.
+    pub(crate) fn wrong_usage(kind: &'static str, message: impl Into<String>) -> Self {
+        Self { exit: 2, ..Self::new(kind, message) }
+    }
+
     /// Returns the error for Ctrl-C, or for a request to terminate. Its exit code is 128 + SIGINT,
     /// as in shells.
     pub(crate) fn interrupted() -> Self {

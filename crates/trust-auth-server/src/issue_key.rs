@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal};
 use std::path::Path;
 
 use trust_auth::{ApiKey, KeyFlaw, KeyHash, KeyPrefix, Trust};
+use zeroize::Zeroizing;
 
 use crate::args::RegisterArgs;
 use crate::command_answer::{CommandAnswer, Format};
@@ -13,6 +14,7 @@ use crate::command_error::CommandError;
 use crate::database::{Database, DatabaseArgs, IfMissing};
 use crate::json::TrustJson;
 use crate::new_trust::new_trust;
+use crate::pepper::NO_SHA256;
 use crate::presented_key::PresentedKey;
 use crate::revocation_end::RevocationEnd;
 use crate::trust_text::named;
@@ -25,20 +27,29 @@ pub(crate) async fn register(
     args: RegisterArgs,
 ) -> Result<CommandAnswer, CommandError> {
     let new = new_trust(args.name, args.code, args.region)?;
-    let prefix = args.prefix.key_prefix;
-    let existing =
-        match (args.key_sha256, args.key_file) {
-            (None, None) => None,
-            (Some(digest), _) => Some(digest.hash().map_err(|what| {
+    let (prefix, hasher) = (args.keys.prefix.key_prefix, args.keys.pepper.hasher()?);
+    let existing = match (args.key_sha256, args.key_file) {
+        (None, None) => None,
+        (Some(_), _) if !hasher.accepts_unpeppered() => {
+            return Err(CommandError::wrong_usage("pepper", format!("--key-sha256: {NO_SHA256}")));
+        }
+        (Some(digest), _) => {
+            Some(ExistingKey::Digest(digest.hash().map_err(|what| {
                 CommandError::new("invalid_key", format!("--key-sha256 {what}"))
-            })?),
-            (None, Some(file)) => Some(hash_of_file(&file, &prefix)?),
-        };
+            })?))
+        }
+        (None, Some(file)) => Some(ExistingKey::Text(key_of_file(&file, &prefix)?)),
+    };
     let database = Database::open(database, IfMissing::Create).await?;
-    let registry = database.registry().with_key_prefix(prefix);
+    let registry = database.registry().with_key_prefix(prefix).with_key_hasher(hasher);
     let registered = match existing {
         None => registry.register(new).await.map(|(trust, key)| (trust, Some(key))),
-        Some(hash) => registry.import_hash(new, hash).await.map(|trust| (trust, None)),
+        Some(ExistingKey::Digest(hash)) => {
+            registry.import_hash(new, hash).await.map(|trust| (trust, None))
+        }
+        Some(ExistingKey::Text(key)) => {
+            registry.import_key(new, &key).await.map(|trust| (trust, None))
+        }
     };
     database.close().await;
     Ok(match registered? {
@@ -49,14 +60,20 @@ pub(crate) async fn register(
     })
 }
 
-/// Checks the key in a file, or on standard input if the path is `-`, and returns its digest.
-fn hash_of_file(path: &Path, prefix: &KeyPrefix) -> Result<KeyHash, CommandError> {
+/// A key that a trust has already.
+enum ExistingKey {
+    Text(Zeroizing<String>),
+    Digest(KeyHash),
+}
+
+/// Returns the key in a file, or on standard input if the path is `-`, and checks it.
+fn key_of_file(path: &Path, prefix: &KeyPrefix) -> Result<Zeroizing<String>, CommandError> {
     let read =
         if path == Path::new("-") { PresentedKey::read()? } else { PresentedKey::read_file(path)? };
     match read {
         PresentedKey::Text(key) => {
             KeyFlaw::check(&key, prefix)?;
-            Ok(KeyHash::of(key.as_bytes()))
+            Ok(key)
         }
         PresentedKey::TooLong => Err(KeyFlaw::Unsendable.into()),
         PresentedKey::NotUtf8 => Err(CommandError::new(

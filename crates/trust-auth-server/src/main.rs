@@ -24,6 +24,7 @@ mod lower_read_lease;
 mod migrate;
 mod new_trust;
 mod openapi;
+mod pepper;
 mod presented_key;
 mod revocation_end;
 mod revocation_step;
@@ -41,7 +42,6 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
-use trust_auth::KeyPrefix;
 
 use crate::args::{Command, CommandLine};
 use crate::command_answer::{CommandAnswer, Format};
@@ -109,20 +109,18 @@ async fn run(line: CommandLine, format: Format) -> Result<CommandAnswer, Command
     match line.command {
         Command::Register(args) => issue_key::register(database, format, args).await,
         Command::Rotate(args) => {
-            let prefix = args.prefix.key_prefix;
-            revoke(database, format, RevocationStep::Rotate, &args.revocation, prefix).await
+            let keys = Some(args.keys);
+            revoke(database, format, RevocationStep::Rotate, &args.revocation, keys).await
         }
         Command::List => list::list(database, format).await,
         Command::Disable(args) => {
-            let no_new_key = KeyPrefix::default();
-            revoke(database, format, RevocationStep::Disable, &args, no_new_key).await
+            revoke(database, format, RevocationStep::Disable, &args, None).await
         }
         Command::Enable(args) => enable::enable(database, format, &args.trust).await,
         Command::Delete(args) => {
-            let no_new_key = KeyPrefix::default();
-            revoke(database, format, RevocationStep::Delete, &args, no_new_key).await
+            revoke(database, format, RevocationStep::Delete, &args, None).await
         }
-        Command::Verify(args) => verify::verify(database, format, args.key_prefix).await,
+        Command::Verify(args) => verify::verify(database, format, args).await,
         Command::Serve(settings) => serve::serve(database, format, &settings).await,
         Command::Migrate(args) => migrate::migrate(database, format, args).await,
         Command::LowerReadLease { longest } => {

@@ -3,9 +3,9 @@
 use std::pin::pin;
 use std::time::Instant;
 
-use trust_auth::{ApiKey, KeyPrefix, Trust, TrustRef, TrustRegistry, Waiting};
+use trust_auth::{ApiKey, Trust, TrustRef, TrustRegistry, Waiting};
 
-use crate::args::RevocationArgs;
+use crate::args::{KeyArgs, RevocationArgs};
 use crate::command_answer::{CommandAnswer, Format};
 use crate::command_error::CommandError;
 use crate::database::{Database, DatabaseArgs, IfMissing};
@@ -33,14 +33,18 @@ struct Revoked {
 }
 
 /// Revokes the key, and returns the trust as it is after the change; after `delete`, as it was. The
-/// prefix is that of the new key of `rotate`.
+/// `keys` is for the new key of `rotate`.
 pub(crate) async fn revoke(
     database: &DatabaseArgs,
     format: Format,
     step: RevocationStep,
     args: &RevocationArgs,
-    prefix: KeyPrefix,
+    keys: Option<KeyArgs>,
 ) -> Result<CommandAnswer, CommandError> {
+    let (prefix, hasher) = match keys {
+        Some(keys) => (keys.prefix.key_prefix, keys.pepper.hasher()?),
+        None => Default::default(),
+    };
     // Before the commit: from here on no signal ends the process, and with it a new key.
     let mut interrupt = Interrupt::listen().map_err(|error| {
         CommandError::new("signals", format!("cannot listen for signals: {error}"))
@@ -49,7 +53,7 @@ pub(crate) async fn revoke(
         opened = Database::open(database, IfMissing::Fail) => opened?,
         () = interrupt.received() => return Err(CommandError::interrupted()),
     };
-    let registry = database.registry().with_key_prefix(prefix);
+    let registry = database.registry().with_key_prefix(prefix).with_key_hasher(hasher);
     let outcome = revoke_by(&registry, &mut interrupt, format, step, args).await;
     if outcome.is_ok() {
         database.warn_if_servers_are_not_notified();

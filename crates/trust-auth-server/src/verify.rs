@@ -5,9 +5,10 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use trust_auth::{AuthError, Authenticator, KeyForm, KeyPrefix, Trust};
+use trust_auth::{AuthError, Authenticator, KeyForm, KeyHasher, KeyPrefix, Trust};
 use trust_key_cache::TrustKeyCache;
 
+use crate::args::KeyArgs;
 use crate::causes::with_causes;
 use crate::command_answer::{CommandAnswer, Format};
 use crate::command_error::CommandError;
@@ -18,15 +19,16 @@ use crate::trust_text::described;
 pub(crate) async fn verify(
     database: &DatabaseArgs,
     format: Format,
-    prefix: KeyPrefix,
+    keys: KeyArgs,
 ) -> Result<CommandAnswer, CommandError> {
+    let (prefix, hasher) = (keys.prefix.key_prefix, keys.pepper.hasher()?);
     // The database first, so that a person types a key only if there is a database.
     let database = match Database::open(database, IfMissing::Fail).await {
         Ok(database) => database,
         Err(error) => return Ok(refused(format, "unavailable", error.message())),
     };
     let checked = match PresentedKey::read() {
-        Ok(key) => Ok(check(&database, prefix, key).await),
+        Ok(key) => Ok(check(&database, prefix, hasher, key).await),
         Err(error) => Err(error),
     };
     database.close().await;
@@ -43,7 +45,12 @@ enum KeyCheck {
     Refused { reason: &'static str, message: String },
 }
 
-async fn check(database: &Database, prefix: KeyPrefix, key: PresentedKey) -> KeyCheck {
+async fn check(
+    database: &Database,
+    prefix: KeyPrefix,
+    hasher: KeyHasher,
+    key: PresentedKey,
+) -> KeyCheck {
     let invalid = |message: String| KeyCheck::Refused { reason: "invalid", message };
     let key = match key {
         PresentedKey::Text(key) => key,
@@ -55,6 +62,7 @@ async fn check(database: &Database, prefix: KeyPrefix, key: PresentedKey) -> Key
     let is_damaged = prefix.form_of(&key) == KeyForm::Damaged;
     let authenticator = Authenticator::builder(database.store(), Arc::new(TrustKeyCache::new()))
         .key_prefix(prefix)
+        .key_hasher(hasher)
         .build();
     match authenticator.authenticate(Some(&key)).await {
         Ok(trust) => KeyCheck::Granted(Box::new(trust)),

@@ -61,6 +61,7 @@ impl Shell {
         let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_trust-auth"));
         command.current_dir(self.path());
         command.env_remove("TRUST_AUTH_DATABASE").env_remove("TRUST_AUTH_KEY_PREFIX");
+        command.env_remove("TRUST_AUTH_PEPPER_FILE");
         command
     }
 
@@ -1292,4 +1293,91 @@ fn two_concurrent_registrations_both_succeed() {
     for key in keys {
         assert_eq!(shell.verify(key).code, 0);
     }
+}
+
+/// Writes a pepper into the shell's folder, and returns its file's name.
+fn pepper_file(shell: &Shell, name: &'static str) -> &'static str {
+    use std::os::unix::fs::PermissionsExt;
+    let file = shell.path().join(name);
+    fs::write(&file, format!("{}\n", name.repeat(32))).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    name
+}
+
+#[test]
+fn a_pepper_is_adopted_and_rotated_on_the_command_line() {
+    let (shell, plain) = Shell::with_trust("plain");
+    let (a, b) = (pepper_file(&shell, "a"), pepper_file(&shell, "b"));
+    let with_a = &["--pepper-file", a][..];
+    let with_b = &["--pepper-file", b][..];
+    let both = &["--pepper-file", b, "--former-pepper-file", a][..];
+    let adopting = &["--pepper-file", a, "--accept-unpeppered"][..];
+    let new_key = |arguments: &[&str], pepper: &[&str]| {
+        let ran = shell.run(&[arguments, pepper].concat());
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        ran.stdout.trim_end().to_owned()
+    };
+    let accepted = |key: &str| {
+        [&[][..], with_a, with_b, both, adopting].map(|pepper| {
+            let mut command = shell.command();
+            command.arg("verify").args(pepper).write_stdin(key);
+            let ran = ProgramOutput::new(command.output().unwrap());
+            assert_eq!(ran.stderr, "");
+            ran.code == 0
+        })
+    };
+    assert_eq!(accepted(&plain), [true, false, false, false, true]);
+    let of_a = new_key(&["register", "--name", "a"], with_a);
+    assert_eq!(accepted(&of_a), [false, true, false, true, true]);
+    let rotated = new_key(&["rotate", "plain"], adopting);
+    assert_eq!(accepted(&rotated), [false, true, false, true, true]);
+    assert_eq!(accepted(&plain), [false; 5]);
+    let of_b = new_key(&["rotate", "plain"], both);
+    assert_eq!(accepted(&of_b), [false, false, true, true, false]);
+
+    // A key that exists, of a file; by the environment.
+    fs::write(shell.path().join("key.txt"), "key of another program").unwrap();
+    let mut command = shell.command();
+    command.args(["register", "--name", "c", "--key-file", "key.txt"]);
+    let ran = ProgramOutput::new(command.env("TRUST_AUTH_PEPPER_FILE", a).output().unwrap());
+    assert_eq!((ran.code, &*ran.stderr), (0, ""));
+    assert_eq!(accepted("key of another program"), [false, true, false, true, true]);
+    // Another trust has it with the former pepper.
+    let again = ["register", "--name", "d", "--key-file", "key.txt", "--json"];
+    assert_eq!(shell.run(&[&again[..], both].concat()).failure(), "key_taken");
+}
+
+#[test]
+fn peppers_that_do_not_fit_are_wrong_usage_and_not_repeated() {
+    let shell = Shell::new();
+    let (a, b) = (pepper_file(&shell, "a"), pepper_file(&shell, "b"));
+    fs::copy(shell.path().join(a), shell.path().join("copy")).unwrap();
+    fs::write(shell.path().join("short"), "hunter2").unwrap();
+    let digest = KeyHash::of("key").to_hex();
+    let pasted = "+XUqEBkEoCBsRJlI8E4Y9CdVZ3B1dEcrSDBGZ2pSbUE=";
+    for (arguments, code, told) in [
+        (&["--pepper-file", a, "--former-pepper-file", a][..], 2, "--former-pepper-file: the"),
+        (&["--pepper-file", a, "--former-pepper-file", "copy"], 2, "is the current one"),
+        (&["--former-pepper-file", a], 2, "--pepper-file"),
+        (&["--pepper-file", "short"], 2, "openssl rand -base64 32"),
+        (&["--pepper-file", b, "--former-pepper-file", "short"], 2, "--former-pepper-file: "),
+        (&["--pepper-file", "gone"], 1, "--pepper-file: the pepper file cannot be read"),
+        (&["--pepper-file", pasted], 1, "No such file"),
+    ] {
+        for command in [&["register", "--name", "a"][..], &["verify"], &["serve"]] {
+            let ran = shell.run(&[command, arguments].concat());
+            assert_eq!((ran.code, &*ran.stdout), (code, ""), "{arguments:?}: {}", ran.stderr);
+            assert!(ran.stderr.contains(told), "{arguments:?}: {}", ran.stderr);
+            for secret in ["hunter2", &pasted[..8], "aaaa"] {
+                assert!(!ran.stderr.contains(secret), "{}", ran.stderr);
+            }
+        }
+    }
+    // The digest of a key without the pepper.
+    let register = ["register", "--name", "a", "--key-sha256", &digest, "--pepper-file", a];
+    let ran = shell.run(&register);
+    assert_eq!((ran.code, &*ran.stdout), (2, ""), "{}", ran.stderr);
+    assert!(ran.stderr.contains("--accept-unpeppered"), "{}", ran.stderr);
+    assert!(!shell.database().exists());
+    assert_eq!(shell.run(&[&register[..], &["--accept-unpeppered"]].concat()).code, 0);
 }

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use trust_key_cache::{KeyHash, TrustKeyCache};
+use trust_key_cache::{KeyHash, Lease, TrustKeyCache};
 use uuid::Uuid;
 
 use crate::attempt::{Attempt, Route};
 use crate::authenticator_builder::AuthenticatorBuilder;
 use crate::error::{AuthError, StoreError};
 use crate::key_form::KeyForm;
+use crate::key_hasher::{KeyHasher, PresentedHashes};
 use crate::key_prefix::KeyPrefix;
 use crate::read_lease::{HeldTrusts, NoLook};
 use crate::reject_floor::RejectFloor;
@@ -32,7 +33,9 @@ use crate::trust_key::KeyUsed;
 ///
 /// A [damaged](KeyForm::Damaged) key is refused: it has the [prefix](KeyPrefix) and the length of a
 /// new key, and not its checksum. Nothing is hashed, looked up, read or remembered for it. A key of
-/// any other form is hashed: the bytes of its UTF-8, with nothing trimmed. Then:
+/// any other form is [hashed](KeyHasher): the bytes of its UTF-8, with nothing trimmed. While a
+/// pepper is rotated, a key has several digests. Step 1 then tries one after the other, the current
+/// one first, and step 2 compares all of them in one scan. Then:
 ///
 /// 1. If the cache has the hash, the row of the remembered id is fetched. If that row
 ///    [accepts](Trust::accepts) the hash, the request is granted. This is the hot path: one read by
@@ -122,6 +125,7 @@ pub struct Authenticator<S> {
     deadline: Option<Duration>,
     held: Option<Arc<HeldTrusts>>,
     key_prefix: KeyPrefix,
+    key_hasher: KeyHasher,
 }
 
 impl<S: TrustStore> Authenticator<S> {
@@ -139,23 +143,27 @@ impl<S: TrustStore> Authenticator<S> {
         AuthenticatorBuilder::new(store, cache)
     }
 
-    pub(crate) fn with_limits(
-        store: Arc<S>,
-        cache: Arc<TrustKeyCache>,
-        waiting_limit: usize,
-        reject_floor: RejectFloor,
-        deadline: Option<Duration>,
-        held: Option<Arc<HeldTrusts>>,
-        key_prefix: KeyPrefix,
-    ) -> Self {
+    pub(crate) fn of(builder: AuthenticatorBuilder<S>) -> Self {
+        let AuthenticatorBuilder {
+            store,
+            cache,
+            waiting_limit,
+            reject_floor,
+            deadline,
+            held,
+            key_prefix,
+            key_hasher,
+        } = builder;
         let counters = Arc::<Counters>::default();
+        let reject_floor = RejectFloor::new(reject_floor);
         let scans = Arc::new(Scans::new(
             Arc::clone(&store),
             Arc::clone(&counters),
             waiting_limit,
             reject_floor,
+            key_hasher.digests(),
         ));
-        Self { store, cache, counters, scans, reject_floor, deadline, held, key_prefix }
+        Self { store, cache, counters, scans, reject_floor, deadline, held, key_prefix, key_hasher }
     }
 
     /// Returns the trust whose key this is. `None` is a request without a key.
@@ -216,7 +224,7 @@ impl<S: TrustStore> Authenticator<S> {
             Ok(Some(key)) if self.key_prefix.form_of(key) == KeyForm::Damaged => {
                 Attempt::unread(AuthError::Invalid)
             }
-            Ok(Some(key)) => self.check_in_time(&KeyHash::of(key)).await,
+            Ok(Some(key)) => self.check_in_time(&self.key_hasher.presented(key.as_bytes())).await,
         };
         if attempt.result.is_err()
             && let Err(nowhere) = RejectFloor::can_hold(start)
@@ -258,7 +266,7 @@ impl<S: TrustStore> Authenticator<S> {
     pub async fn scan(&self) -> Result<usize, AuthError> {
         // The digest of no key. The id of a row that has it anyway is not used.
         let no_key = KeyHash::of([]);
-        Ok(self.scans.find(&no_key).await?.rows)
+        Ok(self.scans.find(&[no_key]).await?.rows)
     }
 
     /// Returns the counters of this authenticator and its clones.
@@ -268,44 +276,51 @@ impl<S: TrustStore> Authenticator<S> {
     }
 
     /// Checks the key, until the deadline if there is one.
-    async fn check_in_time(&self, hash: &KeyHash) -> Attempt {
+    async fn check_in_time(&self, hashes: &PresentedHashes<'_>) -> Attempt {
         // Outlives the check, so that an attempt that is cut off still has its route.
         let mut progress = Progress { route: Route::Hit, rows_swept: 0, key_id: None };
         let result = match self.deadline {
             Some(after) if Handle::try_current().is_ok() => {
-                match tokio::time::timeout(after, self.check(hash, &mut progress)).await {
+                match tokio::time::timeout(after, self.check(hashes, &mut progress)).await {
                     Ok(result) => result,
                     Err(_) => Err(AuthError::Unavailable(StoreError::Timeout { after })),
                 }
             }
-            _ => self.check(hash, &mut progress).await,
+            _ => self.check(hashes, &mut progress).await,
         };
         let Progress { route, rows_swept, key_id } = progress;
         Attempt { result, route, rows_swept, key_id }
     }
 
-    async fn check(&self, hash: &KeyHash, progress: &mut Progress) -> Result<Trust, AuthError> {
+    async fn check(
+        &self,
+        hashes: &PresentedHashes<'_>,
+        progress: &mut Progress,
+    ) -> Result<Trust, AuthError> {
         if let Some(held) = &self.held
-            && let Some(result) = self.check_held(held, hash, progress).await
+            && let Some(result) = self.check_held(held, hashes, progress).await
         {
             return result;
         }
-        match self.cache.lookup(hash) {
-            None => progress.route = Route::Scan,
-            Some(id) => match self.live_row(id, hash).await {
+        let mut is_stale = false;
+        for hash in hashes.iter() {
+            let Some(id) = self.cache.lookup(&hash) else { continue };
+            match self.live_row(id, &hash).await {
                 Ok(Some((trust, used))) => {
                     self.counters.record_hit();
                     progress.key_id = used.id;
                     return Ok(trust);
                 }
-                Ok(None) | Err(StoreError::BadRow { .. }) => {
-                    self.counters.record_stale_hit();
-                    progress.route = Route::StaleHit;
-                }
+                Ok(None) | Err(StoreError::BadRow { .. }) => is_stale = true,
                 Err(error) => return Err(AuthError::Unavailable(error)),
-            },
+            }
         }
-        self.search(hash, progress).await
+        progress.route = if is_stale { Route::StaleHit } else { Route::Scan };
+        if is_stale {
+            self.counters.record_stale_hit();
+        }
+        let hashes: Vec<KeyHash> = hashes.iter().collect();
+        self.search(&hashes, progress).await
     }
 
     /// Finds the answer among the held rows. Returns `None` if the lease is not in force, or if the
@@ -313,7 +328,7 @@ impl<S: TrustStore> Authenticator<S> {
     async fn check_held(
         &self,
         held: &HeldTrusts,
-        hash: &KeyHash,
+        hashes: &PresentedHashes<'_>,
         progress: &mut Progress,
     ) -> Option<Result<Trust, AuthError>> {
         {
@@ -321,7 +336,10 @@ impl<S: TrustStore> Authenticator<S> {
             let table = held.table();
             let table = table.as_ref()?;
             // Not by way of the cache, which forgets keys: an outage refuses no held one.
-            let row = table.rows.held(hash).and_then(|row| Some((row, held_key(row, hash)?)));
+            let row = hashes.iter().find_map(|hash| {
+                let row = table.rows.held(&hash)?;
+                Some((row, held_key(row, &hash)?))
+            });
             if !table.is_valid() {
                 return None;
             }
@@ -333,9 +351,10 @@ impl<S: TrustStore> Authenticator<S> {
             }
         }
         progress.route = Route::Look;
+        let hashes: Vec<KeyHash> = hashes.iter().collect();
         // Older than the look that the remembered id depends on, as in `search`.
-        let lease = self.cache.lease(hash);
-        let found = match held.look(hash).await {
+        let leases = hashes.iter().map(|hash| self.cache.lease(hash)).collect();
+        let found = match held.look(&hashes).await {
             Ok(found) => found,
             Err(NoLook::Failed) => return None,
             Err(NoLook::Overloaded) => return Some(Err(AuthError::Overloaded)),
@@ -343,30 +362,37 @@ impl<S: TrustStore> Authenticator<S> {
         self.counters.record_look();
         progress.rows_swept += found.rows;
         // The look began after the request, so its rows are live ones (R5).
-        let row = found.row.and_then(|row| held_key(&row, hash).map(|used| (row, used)));
-        Some(row.map_or(Err(AuthError::Invalid), |(row, used)| {
-            lease.remember_for(row.id, used.remaining());
+        let row = found.row.and_then(|(at, row)| {
+            let used = held_key(&row, &hashes[at])?;
+            Some((at, row, used))
+        });
+        Some(row.map_or(Err(AuthError::Invalid), |(at, row, used)| {
+            remember(leases, at, row.id, used);
             progress.key_id = used.id;
             Ok(Trust::clone(&row))
         }))
     }
 
     /// Finds the answer by a scan of all candidates.
-    async fn search(&self, hash: &KeyHash, progress: &mut Progress) -> Result<Trust, AuthError> {
+    async fn search(
+        &self,
+        hashes: &[KeyHash],
+        progress: &mut Progress,
+    ) -> Result<Trust, AuthError> {
         for _ in 0..2 {
             // Taken before the join, and so before the first read that the remembered value depends
             // on. A revocation that those reads may miss supersedes the lease.
-            let lease = self.cache.lease(hash);
-            let found = self.scans.find(hash).await?;
+            let leases = hashes.iter().map(|hash| self.cache.lease(hash)).collect();
+            let found = self.scans.find(hashes).await?;
             progress.rows_swept += found.rows;
-            let id = found.id.ok_or(AuthError::Invalid)?;
+            let (at, id) = found.row.ok_or(AuthError::Invalid)?;
             // The answer is a hint, as the cache's: the row may have changed since the candidates
             // were read.
-            match self.live_row(id, hash).await {
+            match self.live_row(id, &hashes[at]).await {
                 Ok(Some((trust, used))) => {
                     // If an invalidation has superseded the lease, the next request scans again.
                     // This request has its live row.
-                    lease.remember_for(id, used.remaining());
+                    remember(leases, at, id, used);
                     progress.key_id = used.id;
                     return Ok(trust);
                 }
@@ -405,6 +431,7 @@ impl<S> Clone for Authenticator<S> {
             deadline: self.deadline,
             held: self.held.clone(),
             key_prefix: self.key_prefix.clone(),
+            key_hasher: self.key_hasher.clone(),
         }
     }
 }
@@ -415,6 +442,13 @@ impl<S> fmt::Debug for Authenticator<S> {
             .field("cache", &self.cache)
             .field("stats", &self.counters.read())
             .finish_non_exhaustive()
+    }
+}
+
+/// Remembers the row under the lease of the digest at this place.
+fn remember(leases: Vec<Lease<'_, Uuid>>, at: usize, id: Uuid, used: KeyUsed) {
+    if let Some(lease) = leases.into_iter().nth(at) {
+        lease.remember_for(id, used.remaining());
     }
 }
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 use trust_key_cache::TrustKeyCache;
 
 use crate::authenticator::Authenticator;
+use crate::key_hasher::KeyHasher;
 use crate::key_prefix::KeyPrefix;
 use crate::read_lease::HeldTrusts;
-use crate::reject_floor::RejectFloor;
 use crate::store::TrustStore;
 
 /// The longest deadline; far from the limits of the clock.
@@ -39,11 +39,12 @@ const MAX_DEADLINE: Duration = Duration::from_hours(24);
 pub struct AuthenticatorBuilder<S> {
     pub(crate) store: Arc<S>,
     pub(crate) cache: Arc<TrustKeyCache>,
-    waiting_limit: usize,
-    reject_floor: Duration,
-    deadline: Option<Duration>,
-    held: Option<Arc<HeldTrusts>>,
+    pub(crate) waiting_limit: usize,
+    pub(crate) reject_floor: Duration,
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) held: Option<Arc<HeldTrusts>>,
     pub(crate) key_prefix: KeyPrefix,
+    pub(crate) key_hasher: KeyHasher,
 }
 
 impl<S: TrustStore> AuthenticatorBuilder<S> {
@@ -59,6 +60,7 @@ impl<S: TrustStore> AuthenticatorBuilder<S> {
             deadline: None,
             held: None,
             key_prefix: KeyPrefix::default(),
+            key_hasher: KeyHasher::default(),
         }
     }
 
@@ -191,18 +193,22 @@ impl<S: TrustStore> AuthenticatorBuilder<S> {
         self
     }
 
+    /// Sets how keys are turned into digests. Default: SHA-256. Choose that of the
+    /// [`TrustRegistry`](crate::TrustRegistry), which makes the keys.
+    ///
+    /// A hit costs one digest and one lookup. A known key of a former pepper costs one digest and
+    /// one lookup more. A miss has all its digests compared by one scan, so the
+    /// [`waiting_limit`](Self::waiting_limit) counts once for each digest in the rule of the
+    /// [`reject_floor`](Self::reject_floor).
+    pub fn key_hasher(mut self, hasher: KeyHasher) -> Self {
+        self.key_hasher = hasher;
+        self
+    }
+
     /// Returns the authenticator. Its clones share all limits.
     #[must_use]
     pub fn build(self) -> Authenticator<S> {
-        Authenticator::with_limits(
-            self.store,
-            self.cache,
-            self.waiting_limit,
-            RejectFloor::new(self.reject_floor),
-            self.deadline,
-            self.held,
-            self.key_prefix,
-        )
+        Authenticator::of(self)
     }
 }
 
@@ -214,6 +220,7 @@ impl<S> fmt::Debug for AuthenticatorBuilder<S> {
             .field("deadline", &self.deadline)
             .field("held", &self.held)
             .field("key_prefix", &self.key_prefix)
+            .field("key_hasher", &self.key_hasher)
             .finish_non_exhaustive()
     }
 }

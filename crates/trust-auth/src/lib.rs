@@ -1,7 +1,7 @@
 //! Authenticates API keys against a database of trusts, through a cache that makes a revocation
 //! final.
 //!
-//! A *trust* is a tenant that has an API key. Only the key's SHA-256 is stored. Every row must be
+//! A *trust* is a tenant that has an API key. Only the key's digest is stored. Every row must be
 //! compared in constant time to find the trust of a key without revealing how nearly right a guess
 //! was. This costs O(n) a request. [`trust_key_cache`] remembers the trust of a key, so that the
 //! next request costs **one read by primary key and one compare with the live row**. The cache
@@ -16,6 +16,8 @@
 //!   commits each change, then invalidates exactly the keys concerned.
 //! * [`ApiKey`] is a new key, and [`KeyPrefix`] describes its form: scanners find it, and a damaged
 //!   key is refused before anything is read.
+//! * [`KeyHasher`] turns a key into its digest: by SHA-256, or by HMAC-SHA-256 with a `Pepper`
+//!   (feature `pepper`) that is not in the database.
 //! * `PostgresStore`, `SqliteStore` and [`MemoryStore`] hold the trusts. [`TrustStore`],
 //!   [`TrustLedger`] and [`WatchStore`] are the traits for a store of one's own.
 //! * [`TrustKeyCache`] is shared by authenticator and registry, so that a change counts at once.
@@ -88,6 +90,7 @@ mod error;
 mod http;
 mod key_flaw;
 mod key_form;
+mod key_hasher;
 mod key_prefix;
 mod log_limit;
 mod memory;
@@ -95,6 +98,8 @@ mod memory;
 mod migration;
 mod new_key;
 mod new_trust;
+#[cfg(feature = "pepper")]
+mod pepper;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod read_lease;
@@ -132,6 +137,7 @@ pub use http::{AuthBody, AuthLayer, AuthService, KeyHeader};
 pub use http::{Authenticated, NotAuthenticated};
 pub use key_flaw::KeyFlaw;
 pub use key_form::KeyForm;
+pub use key_hasher::KeyHasher;
 pub use key_prefix::{InvalidKeyPrefix, KeyPrefix};
 pub use log_limit::LogLimit;
 pub use memory::MemoryStore;
@@ -139,6 +145,8 @@ pub use memory::MemoryStore;
 pub use migration::MigrationPlan;
 pub use new_key::{KeyTerms, NewKey, Rotation};
 pub use new_trust::{InvalidName, NewTrust};
+#[cfg(feature = "pepper")]
+pub use pepper::{Pepper, PepperError};
 #[cfg(feature = "postgres")]
 pub use postgres::{PgChanges, PgFeed, PgSession, PostgresOptions, PostgresStore, WatchedTable};
 pub use read_lease::{

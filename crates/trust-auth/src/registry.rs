@@ -12,12 +12,13 @@ use uuid::Uuid;
 use crate::api_key::ApiKey;
 use crate::error::{RegistryError, StoreError};
 use crate::key_flaw::KeyFlaw;
+use crate::key_hasher::KeyHasher;
 use crate::key_prefix::KeyPrefix;
 use crate::new_key::{KeyTerms, NewKey, Rotation};
 use crate::new_trust::NewTrust;
 use crate::read_lease::Waiting;
 use crate::revocation::{Revocation, Step};
-use crate::store::{Change, Listing, TrustLedger};
+use crate::store::{Candidates, Change, Listing, TrustLedger};
 use crate::trust::Trust;
 use crate::trust_key::TrustKey;
 use crate::trust_ref::TrustRef;
@@ -72,6 +73,7 @@ pub struct TrustRegistry<L> {
     pub(crate) ledger: Arc<L>,
     cache: Arc<TrustKeyCache>,
     key_prefix: KeyPrefix,
+    key_hasher: KeyHasher,
 }
 
 impl<L> Clone for TrustRegistry<L> {
@@ -80,6 +82,7 @@ impl<L> Clone for TrustRegistry<L> {
             ledger: Arc::clone(&self.ledger),
             cache: Arc::clone(&self.cache),
             key_prefix: self.key_prefix.clone(),
+            key_hasher: self.key_hasher.clone(),
         }
     }
 }
@@ -89,7 +92,8 @@ impl<L> TrustRegistry<L> {
     /// the [`Authenticator`](crate::Authenticator); [`TrustAuth`](crate::TrustAuth) ensures that.
     #[must_use]
     pub fn new(ledger: Arc<L>, cache: Arc<TrustKeyCache>) -> Self {
-        Self { ledger, cache, key_prefix: KeyPrefix::default() }
+        let (key_prefix, key_hasher) = (KeyPrefix::default(), KeyHasher::default());
+        Self { ledger, cache, key_prefix, key_hasher }
     }
 
     /// Sets the prefix of new keys. Default: `tak_`. Choose that of the
@@ -98,6 +102,14 @@ impl<L> TrustRegistry<L> {
     #[must_use]
     pub fn with_key_prefix(self, prefix: KeyPrefix) -> Self {
         Self { key_prefix: prefix, ..self }
+    }
+
+    /// Sets how new and imported keys are turned into digests. Default: SHA-256. Choose that of the
+    /// [`Authenticator`](crate::AuthenticatorBuilder::key_hasher);
+    /// [`TrustAuthBuilder`](crate::TrustAuthBuilder::key_hasher) sets both.
+    #[must_use]
+    pub fn with_key_hasher(self, hasher: KeyHasher) -> Self {
+        Self { key_hasher: hasher, ..self }
     }
 }
 
@@ -134,11 +146,14 @@ impl<L: TrustLedger> TrustRegistry<L> {
     /// Makes a key, and what a ledger stores of it.
     fn generate(&self, terms: &KeyTerms) -> Result<(ApiKey, NewKey), RegistryError> {
         let key = ApiKey::generate_with(&self.key_prefix)?;
-        let row = NewKey::generated(&key, key.hash(), terms);
+        let row = NewKey::generated(&key, self.key_hasher.hash(key.expose()), terms);
         Ok((key, row))
     }
 
     /// Makes a trust with a key that exists, such as one that another program has made.
+    ///
+    /// Where a [`KeyHasher`] accepts keys of a former pepper, their digests are compared first. Of
+    /// two imports of one key at the same time, one by the former pepper, both may succeed.
     ///
     /// # Errors
     ///
@@ -162,11 +177,15 @@ impl<L: TrustLedger> TrustRegistry<L> {
     /// # Ok(()) }
     /// ```
     pub async fn import_key(&self, new: NewTrust, api_key: &str) -> Result<Trust, RegistryError> {
-        self.import(new, self.existing(api_key, &KeyTerms::new())?).await
+        let key = self.existing(api_key, &KeyTerms::new()).await?;
+        self.import(new, key).await
     }
 
     /// Makes a trust with the key that has this digest, and that exists already. The digest shows
     /// nothing about the key: [`import_key`](Self::import_key) checks the key itself.
+    ///
+    /// The digest is stored as it is. With a [`KeyHasher`] that has a pepper it must be the key's
+    /// HMAC-SHA-256 with that pepper, or no request with the key is granted.
     ///
     /// # Errors
     ///
@@ -193,12 +212,20 @@ impl<L: TrustLedger> TrustRegistry<L> {
     /// Returns what a ledger stores of a key that exists, for [`import`](Self::import) and
     /// [`import_one_more`](Self::import_one_more).
     ///
+    /// Where a [`KeyHasher`] accepts keys of a former pepper, this compares their digests.
+    ///
     /// # Errors
     ///
     /// [`RegistryError::Key`] if no request with the key would be granted, such as a damaged key.
-    pub fn existing(&self, api_key: &str, terms: &KeyTerms) -> Result<NewKey, RegistryError> {
+    /// [`StoreError::KeyTaken`] if a trust has the key by a former pepper.
+    pub async fn existing(&self, api_key: &str, terms: &KeyTerms) -> Result<NewKey, RegistryError> {
         KeyFlaw::check(api_key, &self.key_prefix)?;
-        Ok(NewKey::of_text(api_key, KeyHash::of(api_key), terms))
+        let mut former = self.key_hasher.former_hashes(api_key.as_bytes()).peekable();
+        if former.peek().is_some() {
+            let rows = Candidates::of(&self.ledger.list().await?);
+            former.try_for_each(|hash| rows.check_absent(&hash))?;
+        }
+        Ok(NewKey::of_text(api_key, self.key_hasher.hash(api_key), terms))
     }
 
     /// Gives the trust one more key, and returns the key's row with the key. Each of the trust's

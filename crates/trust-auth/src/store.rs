@@ -58,6 +58,68 @@ use crate::trust_ref::TrustRef;
 ///     }
 /// }
 /// ```
+///
+/// The example [`other-stack`] is a service with a table, a pool and time-outs of its own, on other
+/// versions of sqlx and axum.
+///
+/// # Ids of another type
+///
+/// The store maps the ids of its table to [`Uuid`]s, one to one. An integer becomes the same number
+/// as a `Uuid`, so `fetch` gets the integer back and reads by the primary key. No hash, such as
+/// UUIDv5, leads back to the id. A table with longer ids, such as texts, needs a further column
+/// with a random `Uuid` and a unique index, by which `fetch` reads.
+///
+/// The authenticator is not generic over the id. The cache, the registry and the watcher share one
+/// type, and logs name each trust by one kind of id. A parameter for the id would be part of every
+/// public type.
+///
+/// ```
+/// # use std::collections::BTreeMap;
+/// # use std::sync::Arc;
+/// use trust_auth::{Authenticator, Candidates, KeyHash, StoreError, Trust, TrustStore};
+/// use uuid::Uuid;
+///
+/// fn uuid_of(account: i64) -> Uuid {
+///     Uuid::from_u128(account.cast_unsigned().into())
+/// }
+///
+/// /// Returns `None` for a `Uuid` that no account can have.
+/// fn account_of(id: Uuid) -> Option<i64> {
+///     u64::try_from(id.as_u128()).ok().map(u64::cast_signed)
+/// }
+///
+/// /// A table that never changes: name and digest of each account.
+/// struct Accounts(BTreeMap<i64, (&'static str, KeyHash)>);
+///
+/// impl TrustStore for Accounts {
+///     async fn fetch(&self, id: Uuid) -> Result<Option<Trust>, StoreError> {
+///         let found = account_of(id).and_then(|account| self.0.get(&account));
+///         Ok(found.map(|(name, hash)| {
+///             let mut trust = Trust::new(id, *name);
+///             trust.api_key_hash = Some(*hash);
+///             trust
+///         }))
+///     }
+///
+///     async fn candidates(&self) -> Result<Candidates, StoreError> {
+///         let mut candidates = Candidates::with_capacity(self.0.len());
+///         for (account, (_, hash)) in &self.0 {
+///             candidates.push(uuid_of(*account), *hash);
+///         }
+///         Ok(candidates)
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let accounts = Accounts([(-7, ("St. Mary", KeyHash::of("key")))].into());
+/// let authenticator = Authenticator::new(Arc::new(accounts), Arc::default());
+/// let trust = authenticator.authenticate(Some("key")).await?;
+/// assert_eq!(account_of(trust.id), Some(-7));
+/// # Ok(()) }
+/// ```
+///
+/// [`other-stack`]: https://github.com/trust-key-cache/trust-key-cache/blob/main/examples/other-stack/src/store.rs
 pub trait TrustStore: Send + Sync + 'static {
     /// Returns the row with this id, enabled or not, or `None` if there is none. This is the hot
     /// path: read by primary key.

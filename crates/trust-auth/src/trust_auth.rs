@@ -13,6 +13,7 @@ use crate::authenticator_builder::AuthenticatorBuilder;
 use crate::error::AuthError;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 use crate::error::StoreError;
+use crate::key_hasher::KeyHasher;
 use crate::key_prefix::KeyPrefix;
 use crate::registry::TrustRegistry;
 use crate::store::TrustStore;
@@ -203,6 +204,13 @@ impl<S: TrustStore> TrustAuthBuilder<S> {
         self
     }
 
+    /// Sets how keys are turned into digests, for the authenticator and the registry. Default:
+    /// SHA-256. [`KeyHasher`] has an example.
+    pub fn key_hasher(mut self, hasher: KeyHasher) -> Self {
+        self.limits = self.limits.key_hasher(hasher);
+        self
+    }
+
     /// Sets limits of the authenticator: its waiting limit, reject floor and deadline.
     pub fn authenticator(
         mut self,
@@ -232,7 +240,8 @@ impl<S: TrustStore> TrustAuthBuilder<S> {
         // Before the first request: a watcher that connects invalidates every key.
         let watcher = self.watch.map(|watch| Arc::new(watch(&store, Arc::clone(&cache))));
         let registry = TrustRegistry::new(Arc::clone(&store), Arc::clone(&cache))
-            .with_key_prefix(self.limits.key_prefix.clone());
+            .with_key_prefix(self.limits.key_prefix.clone())
+            .with_key_hasher(self.limits.key_hasher.clone());
         TrustAuth { registry, authenticator: self.limits.build(), store, cache, watcher }
     }
 }

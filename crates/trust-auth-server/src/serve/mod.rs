@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use axum::Router;
 use tokio::task::{JoinHandle, JoinSet};
-use trust_auth::{Authenticator, HeldTrusts, TrustRegistry, Watcher};
+use trust_auth::{Authenticator, HeldTrusts, KeyHasher, TrustRegistry, Watcher};
 use trust_key_cache::TrustKeyCache;
 
 use self::admin::guard::KeyGuard;
@@ -91,6 +91,7 @@ async fn run(
         CommandError::new("signals", format!("cannot listen for signals: {error}"))
     })?;
     let cache = Arc::new(settings.cache()?);
+    let hasher = settings.pepper.hasher()?;
     let drain = Drain::new();
     let meters = Arc::new(Meters::new(log.clone()));
     let probes = Arc::new(ReadinessProbes::new(drain.clone()));
@@ -119,8 +120,15 @@ async fn run(
     };
     if let Some(Opened { database, held }) = &opened {
         let held = held.clone();
-        let parts =
-            Parts { settings, cache, held, probes: &probes, meters: &meters, waits: &waits };
+        let parts = Parts {
+            settings,
+            cache,
+            hasher,
+            held,
+            probes: &probes,
+            meters: &meters,
+            waits: &waits,
+        };
         parts.serve(database, &listeners, &mut background);
         announce(database.store().described());
         interrupt.received().await;
@@ -159,6 +167,7 @@ async fn close(Opened { database, held }: Opened) {
 struct Parts<'a> {
     settings: &'a Settings,
     cache: Arc<TrustKeyCache>,
+    hasher: KeyHasher,
     /// The trusts that are held under a read lease, if there is one.
     held: Option<Arc<HeldTrusts>>,
     probes: &'a ReadinessProbes,
@@ -169,7 +178,7 @@ struct Parts<'a> {
 impl Parts<'_> {
     /// Starts to answer requests from this database.
     fn serve(self, database: &Database, listeners: &Listeners, background: &mut JoinSet<()>) {
-        let Self { settings, cache, held, probes, meters, waits } = self;
+        let Self { settings, cache, hasher, held, probes, meters, waits } = self;
         // Before the first request, so that no later change is missed.
         let watcher = Arc::new(database.store().watch(Arc::clone(&cache), held.is_some()));
         let scans = Arc::new(ScanRecord::new(settings.query_timeout));
@@ -183,7 +192,7 @@ impl Parts<'_> {
             builder = builder.read_lease(Arc::clone(held));
             background.spawn(read_lease::log(Arc::clone(held)));
         }
-        let authenticator = settings.limit(builder).build();
+        let authenticator = settings.limit(builder).key_hasher(hasher.clone()).build();
         let health = Arc::new(impairments(database, &watcher, held.as_ref()));
 
         meters.set_sources(Sources {
@@ -199,9 +208,12 @@ impl Parts<'_> {
         background.spawn(async move { record.retry_failed_scans(scanner).await });
 
         if let Some(admin) = &listeners.admin {
-            let registry =
-                TrustRegistry::new(database.store(), cache).with_key_prefix(settings.key_prefix());
-            let api = Admin::new(registry, settings, Arc::clone(meters), waits.clone());
+            let registry = TrustRegistry::new(database.store(), cache)
+                .with_key_prefix(settings.key_prefix())
+                .with_key_hasher(hasher.clone());
+            let accepts_sha256 = hasher.accepts_unpeppered();
+            let api =
+                Admin::new(registry, settings, accepts_sha256, Arc::clone(meters), waits.clone());
             let routes = admin::routes(api, &listeners.guard, admin.probes.clone());
             admin.routes.set_opened(routes);
         }

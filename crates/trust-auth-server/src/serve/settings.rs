@@ -21,6 +21,7 @@ use crate::command_error::CommandError;
 use crate::database::{IfMissing, PoolLimits};
 use crate::key_digest::KeyDigest;
 use crate::key_prefix::KeyPrefixArgs;
+use crate::pepper::PepperArgs;
 
 /// The settings of the service. Each flag has an environment variable, `TRUST_AUTH_` and its name.
 /// The flag takes precedence. `--help` shows no value of a variable: secrets are kept there.
@@ -98,6 +99,10 @@ pub(crate) struct Settings {
     #[command(flatten)]
     #[serde(flatten)]
     pub(crate) prefix: KeyPrefixArgs,
+
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) pepper: PepperArgs,
 
     /// How long a verified key stays in the cache, from the moment before its row was read
     #[arg(
@@ -398,6 +403,9 @@ impl Settings {
             header = %self.header,
             scheme = self.scheme.as_deref(),
             key_prefix = %self.prefix.key_prefix,
+            pepper = self.pepper.pepper_file.is_some(),
+            former_pepper = self.pepper.former_pepper_file.is_some(),
+            accept_unpeppered = self.pepper.accept_unpeppered,
             ttl = ?self.ttl,
             capacity = self.capacity,
             waiting_limit = self.waiting_limit,

@@ -22,6 +22,7 @@ mod open_files;
 mod openapi;
 mod operation;
 mod passwords;
+mod pepper;
 mod pooler;
 mod processes;
 mod programs;

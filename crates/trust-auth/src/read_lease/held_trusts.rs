@@ -57,16 +57,18 @@ struct Task {
 
 /// A request that waits for the next look. It is dropped if the look failed.
 pub(super) struct Look {
-    pub(super) hash: KeyHash,
+    /// The digests of its key, at least one.
+    pub(super) hashes: Vec<KeyHash>,
     pub(super) answer: oneshot::Sender<Found>,
 }
 
 /// What a look has found for one request.
 #[derive(Debug)]
 pub(crate) struct Found {
-    /// The row with the digest. Of several, the one that was made last.
-    pub(crate) row: Option<Arc<Trust>>,
-    /// How many rows the digest was compared with.
+    /// The first of the key's digests that a row has, by its place, and that row. Of several rows
+    /// with one digest, the one that was made last.
+    pub(crate) row: Option<(usize, Arc<Trust>)>,
+    /// How many rows the key was compared with.
     pub(crate) rows: usize,
 }
 
@@ -183,10 +185,10 @@ impl HeldTrusts {
         self.shared.table.load()
     }
 
-    /// Finds a key in the rows of a look that begins after this call (R5).
-    pub(crate) async fn look(&self, hash: &KeyHash) -> Result<Found, NoLook> {
+    /// Finds the key with these digests in the rows of a look that begins after this call (R5).
+    pub(crate) async fn look(&self, hashes: &[KeyHash]) -> Result<Found, NoLook> {
         let (answer, answered) = oneshot::channel();
-        let look = Look { hash: *hash, answer };
+        let look = Look { hashes: hashes.into(), answer };
         self.looks.try_send(look).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => NoLook::Overloaded,
             mpsc::error::TrySendError::Closed(_) => NoLook::Failed,

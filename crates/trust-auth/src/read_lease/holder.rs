@@ -310,10 +310,13 @@ impl<F: ChangeFeed> Holder<F> {
 async fn find(mut waiting: Vec<Look>, rows: Arc<Rows>) {
     // A request that is gone needs no answer.
     waiting.retain(|look| !look.answer.is_closed());
-    let hashes: Vec<KeyHash> = waiting.iter().map(|look| look.hash).collect();
-    let found = compare(&hashes, rows.hashes()).await;
-    for (look, index) in waiting.into_iter().zip(found) {
-        let row = index.and_then(|index| rows.row(index)).cloned();
+    let hashes: Vec<KeyHash> = waiting.iter().flat_map(|look| &look.hashes).copied().collect();
+    let mut found = compare(&hashes, rows.hashes()).await.into_iter();
+    for look in waiting {
+        // Takes all of the request's results, whichever matched.
+        let own = found.by_ref().take(look.hashes.len()).enumerate();
+        let place = own.fold(None, |place, (at, index)| place.or(index.map(|index| (at, index))));
+        let row = place.and_then(|(at, index)| Some((at, Arc::clone(rows.row(index)?))));
         look.answer.send(Found { row, rows: rows.hashes().len() }).ok();
     }
 }

@@ -19,17 +19,21 @@ const SCANS: u32 = 4;
 pub(super) struct FloorCheck {
     floor: RejectFloor,
     waiting_limit: u64,
+    /// How many digests each request has compared.
+    digests: u64,
     log_limit: LogLimit,
 }
 
 impl FloorCheck {
-    pub(super) fn new(floor: RejectFloor, waiting_limit: usize) -> Self {
-        Self { floor, waiting_limit: waiting_limit as u64, log_limit: LogLimit::default() }
+    pub(super) fn new(floor: RejectFloor, waiting_limit: usize, digests: usize) -> Self {
+        let (waiting_limit, digests) = (waiting_limit as u64, digests as u64);
+        Self { floor, waiting_limit, digests, log_limit: LogLimit::default() }
     }
 
     /// Records a scan that took this long to read this many rows.
     pub(super) fn record_scan(&self, reading: Duration, rows: usize) {
-        let comparing = COMPARE.saturating_mul(self.waiting_limit).saturating_mul(rows as u64);
+        let compares = self.waiting_limit.saturating_mul(self.digests).saturating_mul(rows as u64);
+        let comparing = COMPARE.saturating_mul(compares);
         let needed = reading.saturating_add(Duration::from_nanos(comparing)).saturating_mul(SCANS);
         if self.floor.hides(needed) {
             return;

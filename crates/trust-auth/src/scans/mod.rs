@@ -41,8 +41,9 @@
 //!
 //! # Constant time (G8)
 //!
-//! The work of a scan depends on the number of members and of rows: the digest of every member is
-//! compared with every row. Two members with one digest are compared twice. Finding such pairs
+//! The work of a scan depends on the number of members and of rows: every digest of every member is
+//! compared with every row. All members have the same number of digests, one unless a pepper is
+//! being rotated. Two members with one digest are compared twice. Finding such pairs
 //! would need a comparison among digests of different clients, whose duration would reveal to one
 //! client what another presents. It would save little: the bound on the queue bounds the
 //! repetition.
@@ -93,8 +94,9 @@ const ANSWERS_AT_A_TIME: usize = 32;
 /// The answer of a scan for one key.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Found {
-    /// The row that had the key when the scan read it.
-    pub(crate) id: Option<Uuid>,
+    /// The first of the key's digests that a row had when the scan read it, by its place, and that
+    /// row.
+    pub(crate) row: Option<(usize, Uuid)>,
     /// How many rows the key was compared with.
     pub(crate) rows: usize,
 }
@@ -110,30 +112,33 @@ pub(crate) struct Scans<S> {
 }
 
 impl<S: TrustStore> Scans<S> {
-    /// Returns the scans of this store, for at most `limit` waiting requests. `floor` should be
-    /// longer than any request waits.
+    /// Returns the scans of this store, for at most `limit` waiting requests, each with so many
+    /// digests. `floor` should be longer than any request waits.
     pub(crate) fn new(
         store: Arc<S>,
         counters: Arc<Counters>,
         limit: usize,
         floor: RejectFloor,
+        digests: usize,
     ) -> Self {
         Self {
             store,
             counters,
             queue: Queue::new(limit),
-            floor_check: FloorCheck::new(floor, limit),
+            floor_check: FloorCheck::new(floor, limit, digests),
         }
     }
 
-    /// Joins the next scan, and returns its answer for this key. The lease that is to remember the
-    /// answer must have been taken before.
-    pub(crate) async fn find(self: &Arc<Self>, hash: &KeyHash) -> Result<Found, AuthError> {
+    /// Joins the next scan, and returns its answer for the key with these digests. The lease that
+    /// is to remember the answer must have been taken before.
+    pub(crate) async fn find(self: &Arc<Self>, hashes: &[KeyHash]) -> Result<Found, AuthError> {
         let runtime = Handle::try_current()
             .map_err(|error| AuthError::Unavailable(StoreError::Other(error.into())))?;
         let (answer, answered) = oneshot::channel();
-        let joined =
-            self.queue.join(Waiter { hash: *hash, answer }).ok_or(AuthError::Overloaded)?;
+        let joined = self
+            .queue
+            .join(Waiter { hashes: hashes.into(), answer })
+            .ok_or(AuthError::Overloaded)?;
         let _waiting = self.counters.waiting();
         if joined.starts_scanner {
             runtime.spawn(Scanner { scans: Arc::clone(self), retired: false }.run());
@@ -177,18 +182,26 @@ impl<S: TrustStore> Scanner<S> {
     }
 
     async fn scan(&self, members: Vec<Waiter<Answer>>) {
-        let (hashes, answers): (Vec<KeyHash>, Vec<_>) =
-            members.into_iter().map(|member| (member.hash, member.answer)).unzip();
-        let scanned = self.read_and_sweep(&hashes).await;
-        let mut answers = answers.into_iter().enumerate();
-        while let Some((at, answer)) = answers.next() {
-            let found = match &scanned {
-                Ok(scanned) => Ok(Found { id: scanned.ids[at], rows: scanned.rows }),
+        let hashes: Vec<KeyHash> =
+            members.iter().flat_map(|member| &member.hashes).copied().collect();
+        let mut scanned = self.read_and_sweep(&hashes).await.map(|scanned| {
+            // The digests of one member are next to each other.
+            (scanned.ids.into_iter(), scanned.rows)
+        });
+        let mut members = members.into_iter().enumerate();
+        while let Some((at, member)) = members.next() {
+            let found = match &mut scanned {
+                Ok((ids, rows)) => {
+                    // Takes all of the member's results, whichever matched.
+                    let own = ids.by_ref().take(member.hashes.len()).enumerate();
+                    let row = own.fold(None, |row, (at, id)| row.or(id.map(|id| (at, id))));
+                    Ok(Found { row, rows: *rows })
+                }
                 Err(error) => Err(error.clone()),
             };
             // A cancelled request needs no answer.
-            let _ = answer.send(found);
-            if at % ANSWERS_AT_A_TIME == ANSWERS_AT_A_TIME - 1 && answers.len() > 0 {
+            let _ = member.answer.send(found);
+            if at % ANSWERS_AT_A_TIME == ANSWERS_AT_A_TIME - 1 && members.len() > 0 {
                 yield_now().await;
             }
         }
@@ -215,7 +228,7 @@ impl<S> Drop for Scanner<S> {
     }
 }
 
-/// What a scan has found, in the order of its members.
+/// What a scan has found, in the order of its members' digests.
 struct Scanned {
     ids: Vec<Option<Uuid>>,
     rows: usize,
@@ -236,11 +249,12 @@ mod tests {
             Arc::new(Counters::default()),
             1,
             RejectFloor::new(Duration::ZERO),
+            1,
         ));
         let mut scanner = Scanner { scans: Arc::clone(&scans), retired: false };
         scanner.scan_while_requests_wait().await;
         let (answer, mut answered) = oneshot::channel();
-        let joined = scans.queue.join(Waiter { hash: KeyHash::of("key"), answer }).unwrap();
+        let joined = scans.queue.join(Waiter { hashes: vec![KeyHash::of("key")], answer }).unwrap();
         assert!(joined.starts_scanner, "the right to scan was given up");
         drop(scanner);
         assert!(scans.queue.has_waiters(), "the request was refused");
@@ -254,12 +268,14 @@ mod tests {
             Arc::new(Counters::default()),
             usize::MAX,
             RejectFloor::new(Duration::ZERO),
+            1,
         );
         let scanner = Scanner { scans: Arc::new(scans), retired: true };
         for (members, expected) in
             [(1, 0), (ANSWERS_AT_A_TIME, 0), (ANSWERS_AT_A_TIME + 1, 1), (3 * ANSWERS_AT_A_TIME, 2)]
         {
-            let waiter = || Waiter { hash: KeyHash::of("key"), answer: oneshot::channel().0 };
+            let waiter =
+                || Waiter { hashes: vec![KeyHash::of("key")], answer: oneshot::channel().0 };
             let mut turns = 0;
             tokio::select! {
                 biased;

@@ -11,7 +11,8 @@ use trust_key_cache::KeyHash;
 
 /// A request that waits for a scan.
 pub(super) struct Waiter<A> {
-    pub(super) hash: KeyHash,
+    /// The digests of its key, at least one.
+    pub(super) hashes: Vec<KeyHash>,
     pub(super) answer: oneshot::Sender<A>,
 }
 
@@ -110,7 +111,7 @@ mod tests {
     #[test]
     fn a_refused_request_frees_no_other_requests_place() {
         let queue = Queue::<()>::new(1);
-        let waiter = || Waiter { hash: KeyHash::of("key"), answer: oneshot::channel().0 };
+        let waiter = || Waiter { hashes: vec![KeyHash::of("key")], answer: oneshot::channel().0 };
         let refused = queue.join(waiter()).unwrap();
         assert!(refused.starts_scanner && queue.has_waiters());
         queue.abandon();

@@ -12,6 +12,7 @@ use trust_auth::{InvalidName, RegistryError, StoreError};
 use crate::causes::with_causes;
 use crate::failed_wait::FailedWait;
 use crate::json::ErrorJson;
+use crate::pepper::NO_SHA256;
 
 /// A refusal or a failure. It carries no key, no digest and no address of the database.
 #[derive(Debug)]
@@ -110,6 +111,11 @@ impl AdminError {
                        \"region\", and the 64 hexadecimal digits \"key_sha256\"; no code and no \
                        region may be empty, look like an API key, or contain invisible characters";
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "malformed", message)
+    }
+
+    /// 422, of a digest that no key of this service has.
+    pub(crate) fn pepper() -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "pepper", format!("key_sha256: {NO_SHA256}"))
     }
 
     /// A failure of this kind without a message, for the OpenAPI document.

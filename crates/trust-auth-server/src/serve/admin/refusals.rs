@@ -66,6 +66,7 @@ fn of_body() -> Vec<AdminError> {
         AdminError::too_large(),
         AdminError::content_type(),
         AdminError::wrong_fields(),
+        AdminError::pepper(),
     ]
 }
 

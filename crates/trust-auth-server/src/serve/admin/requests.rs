@@ -40,6 +40,8 @@ pub(crate) const BODY_BYTES: usize = 16 * 1024;
 /// The state that the requests share.
 pub(crate) struct Admin {
     registry: TrustRegistry<Store>,
+    /// Whether a key is accepted by its SHA-256.
+    accepts_sha256: bool,
     /// For a whole request, its body included.
     limit: Duration,
     revoker: Revoker,
@@ -50,6 +52,7 @@ impl Admin {
     pub(crate) fn new(
         registry: TrustRegistry<Store>,
         settings: &Settings,
+        accepts_sha256: bool,
         meters: Arc<Meters>,
         waits: PendingWaits,
     ) -> Self {
@@ -59,7 +62,7 @@ impl Admin {
             meters: Arc::clone(&meters),
             waits,
         };
-        Self { registry, limit: settings.request_timeout, revoker, meters }
+        Self { registry, accepts_sha256, limit: settings.request_timeout, revoker, meters }
     }
 }
 
@@ -93,7 +96,8 @@ pub(crate) struct RegistrationBody {
     )]
     #[serde(default, deserialize_with = "code_or_region")]
     region: Option<String>,
-    /// The SHA-256 of a key that exists. Otherwise a key is made.
+    /// The SHA-256 of a key that exists. Otherwise a key is made. A service with a pepper refuses
+    /// it, unless it accepts keys that have no pepper.
     #[schema(value_type = Option<String>, pattern = "^[0-9A-Fa-f]{64}$")]
     #[serde(default, deserialize_with = "digest")]
     key_sha256: Option<KeyHash>,
@@ -122,6 +126,9 @@ pub(crate) async fn register(State(admin): State<Arc<Admin>>, request: Request) 
     let registered = async {
         let body = body(request).await?;
         let new = new_trust(body.name, body.code, body.region)?;
+        if body.key_sha256.is_some() && !admin.accepts_sha256 {
+            return Err(AdminError::pepper());
+        }
         let register = async move |registry: TrustRegistry<Store>| match body.key_sha256 {
             None => registry.register(new).await.map(|(trust, key)| (trust, Some(key))),
             Some(hash) => registry.import_hash(new, hash).await.map(|trust| (trust, None)),

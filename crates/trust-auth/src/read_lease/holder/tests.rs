@@ -87,7 +87,7 @@ async fn r5_r10_a_load_and_a_look_publish_rows_and_move_no_deadline() {
     script.look(|| changed(2, Some(trust(2, "two"))));
     let ask = |key: &str| {
         let (answer, answered) = oneshot::channel();
-        (Look { hash: KeyHash::of(key), answer }, answered)
+        (Look { hashes: vec![KeyHash::of(key)], answer }, answered)
     };
     let ((two, answered), (unknown, other_answered)) = (ask("two"), ask("unknown"));
     let (gone, _) = ask("gone");
@@ -96,7 +96,7 @@ async fn r5_r10_a_load_and_a_look_publish_rows_and_move_no_deadline() {
     // The records that it has brought are acknowledged by a renewal (R10).
     assert_eq!(holder.look(two).await.unwrap(), Renewed::Soon);
     let (found, other) = (answered.await.unwrap(), other_answered.await.unwrap());
-    assert_eq!(found.row.as_deref(), Some(&trust(2, "two")));
+    assert_eq!(found.row, Some((0, Arc::new(trust(2, "two")))));
     assert!(other.row.is_none());
     assert_eq!([found.rows, other.rows], [2, 2]);
     let after = table(&shared);
@@ -153,7 +153,7 @@ async fn a_flood_of_looks_that_bring_records_puts_no_renewal_off() {
     let asking = tokio::spawn(async move {
         loop {
             let (answer, _) = oneshot::channel();
-            looks.send(Look { hash: KeyHash::of("unknown"), answer }).await.ok();
+            looks.send(Look { hashes: vec![KeyHash::of("unknown")], answer }).await.ok();
         }
     });
     let (_stop, stopped) = oneshot::channel();

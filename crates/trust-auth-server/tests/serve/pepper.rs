@@ -1,0 +1,79 @@
+//! A service with a pepper: rotation over one database, the admin API, and what is written down.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::json;
+use tempfile::TempDir;
+use trust_auth::{KeyHash, KeyHasher, Pepper};
+
+use crate::server::Server;
+
+const A: &str = "the pepper A, of 32 bytes or more";
+const B: &str = "the pepper B, of 32 bytes or more";
+
+/// A database, and files with the peppers A and B.
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, pepper) in [("a", A), ("b", B)] {
+        fs::write(folder.path().join(name), format!("{pepper}\n")).unwrap();
+    }
+    folder
+}
+
+async fn serve(folder: &Path, peppers: &[(&str, &str)]) -> Server {
+    let mut arguments = Vec::new();
+    for (flag, file) in peppers {
+        arguments.push((*flag).to_owned());
+        if !file.is_empty() {
+            arguments.push(folder.join(file).to_str().unwrap().to_owned());
+        }
+    }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    Server::on(folder.join("trusts.db"), &arguments).await
+}
+
+#[tokio::test]
+async fn a_pepper_is_adopted_and_rotated_by_restarts_and_shown_nowhere() {
+    let folder = folder();
+    let path = folder.path();
+    let plain_server = serve(path, &[]).await;
+    let plain = plain_server.register("plain").await;
+    drop(plain_server);
+
+    let adopting = serve(path, &[("--pepper-file", "a"), ("--accept-unpeppered", "")]).await;
+    let status = async |server: &Server, key: &str| server.verify(key).await.status;
+    assert_eq!(status(&adopting, &plain.key).await, 200);
+    let of_a = adopting.register("a").await;
+    let digest = json!({ "name": "given", "key_sha256": KeyHash::of("key").to_hex() });
+    assert_eq!(adopting.administer("POST", "/admin/trusts", &digest).await.status, 201);
+    assert_eq!((status(&adopting, &of_a.key).await, status(&adopting, "key").await), (200, 200));
+    drop(adopting);
+
+    let both = serve(path, &[("--pepper-file", "b"), ("--former-pepper-file", "a")]).await;
+    assert_eq!((status(&both, &of_a.key).await, status(&both, &plain.key).await), (200, 401));
+    let of_b = both.register("b").await;
+    // By the cache, too.
+    for key in [&of_a.key, &of_b.key, &of_a.key, &of_b.key] {
+        assert_eq!(status(&both, key).await, 200);
+    }
+    let digest = json!({ "name": "refused", "key_sha256": KeyHash::of("other").to_hex() });
+    let refused = both.administer("POST", "/admin/trusts", &digest).await;
+    assert_eq!((refused.status, &*refused.kind()), (422, "pepper"), "{refused:?}");
+    let settings = both.told["serving"]["settings"].clone();
+    assert_eq!(
+        [&settings["pepper"], &settings["former_pepper"], &settings["accept_unpeppered"]],
+        [&json!(true), &json!(true), &json!(false)]
+    );
+    let told = both.told.to_string();
+    let log = both.stop().await;
+    for (pepper, key) in [(A, &of_a.key), (B, &of_b.key)] {
+        let digest = KeyHasher::peppered(Pepper::new(pepper).unwrap()).hash(key).to_hex();
+        for secret in [&pepper[..12], &digest[..12]] {
+            assert!(!log.contains(secret) && !told.contains(secret), "{log} {told}");
+        }
+    }
+
+    let only_b = serve(path, &[("--pepper-file", "b")]).await;
+    assert_eq!((status(&only_b, &of_a.key).await, status(&only_b, &of_b.key).await), (401, 200));
+}
