@@ -59,7 +59,8 @@ impl ChangeRecord {
             Err(
                 StoreError::NameTaken { .. }
                 | StoreError::KeyTaken { .. }
-                | StoreError::NoSuchTrust { .. },
+                | StoreError::NoSuchTrust { .. }
+                | StoreError::NoSuchKey { .. },
             ) => {
                 if !self.needs_a_change() {
                     self.made_up_for(before);

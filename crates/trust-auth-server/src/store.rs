@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use trust_auth::{
-    Candidates, Change, HeldTrusts, KeyHash, Listing, NewTrust, PostgresStore, Settled,
-    SqliteStore, StoreError, Trust, TrustKeyCache, TrustLedger, TrustRef, TrustStore, Waiting,
-    Watcher,
+    Candidates, Change, HeldTrusts, KeyHash, Listing, NewKey, NewTrust, PostgresStore, Rotation,
+    Settled, SqliteStore, StoreError, Trust, TrustKey, TrustKeyCache, TrustLedger, TrustRef,
+    TrustStore, Waiting, Watcher,
 };
 use uuid::Uuid;
 
@@ -184,23 +184,51 @@ impl TrustLedger for Store {
         self.changes.record(change).await
     }
 
-    async fn replace_former_hash(
-        &self,
-        which: &TrustRef,
-        former: Option<KeyHash>,
-        hash: KeyHash,
-    ) -> Result<Change, StoreError> {
+    async fn rotate(&self, which: &TrustRef, rotation: Rotation) -> Result<Change, StoreError> {
         let change = async {
             match &self.backend {
-                DatabaseStore::Sqlite(store) => {
-                    store.replace_former_hash(which, former, hash).await
-                }
-                DatabaseStore::Postgres(store) => {
-                    store.replace_former_hash(which, former, hash).await
-                }
+                DatabaseStore::Sqlite(store) => store.rotate(which, rotation).await,
+                DatabaseStore::Postgres(store) => store.rotate(which, rotation).await,
             }
         };
         self.changes.record(change).await
+    }
+
+    async fn insert_with_key(&self, new: NewTrust, key: NewKey) -> Result<Trust, StoreError> {
+        let change = async {
+            match &self.backend {
+                DatabaseStore::Sqlite(store) => store.insert_with_key(new, key).await,
+                DatabaseStore::Postgres(store) => store.insert_with_key(new, key).await,
+            }
+        };
+        self.changes.record(change).await
+    }
+
+    async fn add_key(&self, which: &TrustRef, key: NewKey) -> Result<TrustKey, StoreError> {
+        let change = async {
+            match &self.backend {
+                DatabaseStore::Sqlite(store) => store.add_key(which, key).await,
+                DatabaseStore::Postgres(store) => store.add_key(which, key).await,
+            }
+        };
+        self.changes.record(change).await
+    }
+
+    async fn revoke_key(&self, key: Uuid) -> Result<Change, StoreError> {
+        let change = async {
+            match &self.backend {
+                DatabaseStore::Sqlite(store) => store.revoke_key(key).await,
+                DatabaseStore::Postgres(store) => store.revoke_key(key).await,
+            }
+        };
+        self.changes.record(change).await
+    }
+
+    async fn keys(&self, which: &TrustRef) -> Result<Vec<TrustKey>, StoreError> {
+        match &self.backend {
+            DatabaseStore::Sqlite(store) => store.keys(which).await,
+            DatabaseStore::Postgres(store) => store.keys(which).await,
+        }
     }
 
     async fn set_enabled(&self, which: &TrustRef, enabled: bool) -> Result<Change, StoreError> {
