@@ -544,6 +544,30 @@ async fn the_table_refuses_what_cannot_be_a_key() {
 }
 
 #[tokio::test]
+async fn a_database_of_one_key_a_trust_is_migrated_and_not_changed_before() {
+    let world = World::<SqliteStore>::new().await;
+    let (trust, own) = world.register("a").await;
+    let file = world.store.path().to_owned();
+    spoil(
+        &world.store,
+        "DROP TABLE trust_key; ALTER TABLE trust DROP COLUMN attributes; \
+         DELETE FROM _sqlx_migrations WHERE version = 3",
+    )
+    .await;
+    let error = sqlite_options(&file).connect().await.unwrap_err();
+    let StoreError::NotMigrated { missing, .. } = error else { panic!("{error:?}") };
+    let expected = ["the migration `trust_key`", "the column `attributes` of the table `trust`"];
+    assert_eq!(missing, expected);
+
+    let options = SqliteStore::options(&file).durable(false);
+    assert_eq!(options.clone().run_migration().await.unwrap().missing(), expected);
+    assert!(options.plan_migration().await.unwrap().is_empty());
+    assert_granted(&world, &own, None).await;
+    let (row, key) = add(&world, &trust, KeyTerms::new()).await;
+    assert_granted(&world, &key, Some(row.id)).await;
+}
+
+#[tokio::test]
 async fn malformed_attributes_refuse_their_trust_alone() {
     let world = World::<SqliteStore>::new().await;
     let (_, key) = world.register("a").await;
