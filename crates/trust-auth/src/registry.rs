@@ -139,7 +139,8 @@ impl<L: TrustLedger> TrustRegistry<L> {
     ) -> Result<(Trust, ApiKey), RegistryError> {
         let (key, row) = self.generate(terms)?;
         let hash = row.hash;
-        let trust = self.commit(self.ledger.insert_with_key(new, row), |_| vec![hash]).await?;
+        let write = Box::pin(self.ledger.insert_with_key(new, row));
+        let trust = self.commit(write, |_| vec![hash]).await?;
         Ok((trust, key))
     }
 
@@ -205,7 +206,7 @@ impl<L: TrustLedger> TrustRegistry<L> {
     /// [`import_hash`](Self::import_hash).
     pub async fn import(&self, new: NewTrust, key: NewKey) -> Result<Trust, RegistryError> {
         let hash = key.hash;
-        let write = self.ledger.insert_with_key(new, key.imported());
+        let write = Box::pin(self.ledger.insert_with_key(new, key.imported()));
         Ok(self.commit(write, |_| vec![hash]).await?)
     }
 
@@ -261,7 +262,8 @@ impl<L: TrustLedger> TrustRegistry<L> {
     }
 
     async fn add(&self, which: &TrustRef, key: NewKey) -> Result<TrustKey, RegistryError> {
-        Ok(self.commit(self.ledger.add_key(which, key), |row| vec![row.hash]).await?)
+        let write = Box::pin(self.ledger.add_key(which, key));
+        Ok(self.commit(write, |row| vec![row.hash]).await?)
     }
 
     /// Returns all keys of the trust that are in rows of their own, also those that are revoked or
@@ -408,7 +410,8 @@ impl<L: TrustLedger> TrustRegistry<L> {
     /// [`StoreError::NoSuchTrust`] if there is no such trust. Any other error leaves open whether
     /// the trust is enabled.
     pub async fn enable(&self, which: &TrustRef) -> Result<Trust, RegistryError> {
-        Ok(self.commit(self.ledger.set_enabled(which, true), concerned).await?.trust)
+        let write = Box::pin(self.ledger.set_enabled(which, true));
+        Ok(self.commit(write, concerned).await?.trust)
     }
 
     /// Deletes the trust, and returns it as it was, when no process grants its key. Its name is
@@ -441,7 +444,7 @@ impl<L: TrustLedger> TrustRegistry<L> {
     }
 
     /// Runs a write, and invalidates the keys that it concerns: after the commit, and before the
-    /// caller learns of the commit.
+    /// caller learns of the commit. The futures of stores are large: callers box them.
     pub(crate) async fn commit<T>(
         &self,
         write: impl Future<Output = Result<T, StoreError>>,

@@ -104,11 +104,16 @@ impl<L: TrustLedger> TrustRegistry<L> {
             Step::Rotate(rotation) => {
                 let new = rotation.key.hash;
                 let rotated = |change: &Change| [&*change.former, &[new]].concat();
-                self.commit(self.ledger.rotate(which, rotation.clone()), rotated).await
+                let write = Box::pin(self.ledger.rotate(which, rotation.clone()));
+                self.commit(write, rotated).await
             }
-            Step::RevokeKey(key) => self.commit(self.ledger.revoke_key(*key), concerned).await,
-            Step::Disable => self.commit(self.ledger.set_enabled(which, false), concerned).await,
-            Step::Delete => self.commit(self.ledger.delete(which), concerned).await,
+            Step::RevokeKey(key) => {
+                self.commit(Box::pin(self.ledger.revoke_key(*key)), concerned).await
+            }
+            Step::Disable => {
+                self.commit(Box::pin(self.ledger.set_enabled(which, false)), concerned).await
+            }
+            Step::Delete => self.commit(Box::pin(self.ledger.delete(which)), concerned).await,
         }
     }
 }

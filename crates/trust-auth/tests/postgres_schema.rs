@@ -121,7 +121,7 @@ async fn of_several_processes_that_start_together_one_makes_the_table_and_all_us
         assert_eq!(server.psql(&url, "SELECT count(*) FROM trust WHERE name LIKE 'trust %'"), "8");
         let triggers =
             "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'trust_auth_%' AND tgenabled = 'A'";
-        assert_eq!(server.psql(&url, triggers), "3");
+        assert_eq!(server.psql(&url, triggers), "7");
     }
 }
 
@@ -136,15 +136,21 @@ async fn a_table_that_lacks_columns_is_unchanged_and_they_are_named() {
     for create in [false, true] {
         let error = postgres_options(&url).create_if_missing(create).connect().await.unwrap_err();
         let StoreError::NotMigrated { missing, .. } = &error else { panic!("{error}") };
-        assert_eq!(missing.len(), 2, "{missing:?}");
+        assert_eq!(missing.len(), 4, "{missing:?}");
         let told = error.to_string();
-        for part in ["`last_heartbeat`", "`disabled_at`", "run `trust-auth migrate`"] {
+        for part in [
+            "`last_heartbeat`",
+            "`disabled_at`",
+            "`attributes`",
+            "`trust_key`",
+            "run `trust-auth migrate`",
+        ] {
             assert!(told.contains(part), "{told}");
         }
         assert!(!told.contains("hunter2"), "{told}");
     }
     let plan = postgres_options(&url).plan_migration().await.unwrap();
-    assert_eq!(plan.missing().len(), 2 + 3, "{plan}");
+    assert_eq!(plan.missing().len(), 4 + 7, "{plan}");
     assert_eq!(server.dump(&url), before);
 
     // The plan is the SQL that would run, and psql can run it, too.
@@ -340,13 +346,23 @@ async fn triggers_that_are_removed_disabled_or_changed_are_named_and_made_by_a_m
         "CREATE OR REPLACE TRIGGER trust_auth_row AFTER INSERT ON trust FOR EACH ROW \
          EXECUTE FUNCTION trust_auth_notify()",
         "ALTER TABLE trust DROP COLUMN disabled_at CASCADE",
+        "DROP TRIGGER trust_auth_key_row ON trust_key",
+        "ALTER TABLE trust_key DISABLE TRIGGER trust_auth_key_update",
+        "ALTER TABLE trust_key ENABLE TRIGGER trust_auth_key_truncate",
+        "DROP FUNCTION trust_auth_notify_key CASCADE",
+        "DROP TRIGGER trust_auth_keys ON trust",
+        "CREATE OR REPLACE FUNCTION trust_auth_notify_keys() RETURNS trigger LANGUAGE plpgsql \
+         AS 'BEGIN RETURN NULL; END'",
+        "DROP TABLE trust_key",
+        "ALTER TABLE trust DROP COLUMN attributes",
     ] {
         server.psql(&url, damage);
         let before = server.psql(&url, CATALOG);
         match postgres_options(&url).connect().await {
             Ok(store) => assert!(!store.missing_triggers().is_empty(), "{damage}"),
             Err(error) => {
-                assert!(damage.contains("DROP COLUMN") && error.kind() == "not_migrated", "{error}")
+                let is_needed = damage.contains("DROP COLUMN") || damage.contains("DROP TABLE");
+                assert!(is_needed && error.kind() == "not_migrated", "{error}");
             }
         }
         let plan = postgres_options(&url).plan_migration().await.unwrap();
@@ -359,9 +375,10 @@ async fn triggers_that_are_removed_disabled_or_changed_are_named_and_made_by_a_m
         assert_eq!(store.missing_triggers(), [""; 0], "{damage}");
         assert!(postgres_options(&url).run_migration().await.unwrap().is_empty(), "{damage}");
         let sound = "SELECT count(*) FROM pg_trigger JOIN pg_proc ON tgfoid = pg_proc.oid \
-                     WHERE tgrelid = 'trust'::regclass AND tgenabled = 'A' \
+                     WHERE tgrelid IN ('trust'::regclass, 'trust_key'::regclass) \
+                     AND tgenabled = 'A' \
                      AND prosrc LIKE '%pg_notify%' AND tgtype IN (13, 17, 32)";
-        assert_eq!(server.psql(&url, sound), "3", "{damage}");
+        assert_eq!(server.psql(&url, sound), "7", "{damage}");
     }
 }
 

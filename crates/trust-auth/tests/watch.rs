@@ -468,6 +468,7 @@ async fn triggers_that_were_off_for_a_moment_invalidate_everything() {
         "BEGIN; ALTER TABLE trust DISABLE TRIGGER ALL; DELETE FROM trust; \
          ALTER TABLE trust ENABLE ALWAYS TRIGGER trust_auth_row; \
          ALTER TABLE trust ENABLE ALWAYS TRIGGER trust_auth_update; \
+         ALTER TABLE trust ENABLE ALWAYS TRIGGER trust_auth_keys; \
          ALTER TABLE trust ENABLE ALWAYS TRIGGER trust_auth_truncate; COMMIT",
     );
     watched.gone(key).await;

@@ -205,7 +205,8 @@ async fn shared_loan(
     pool: &PgPool,
     limit: Duration,
 ) -> Result<PoolConnection<Postgres>, StoreError> {
-    match tokio::time::timeout(limit, pool.acquire()).await {
+    // Boxed: the driver's future is large, and every operation's future would contain it.
+    match tokio::time::timeout(limit, Box::pin(pool.acquire())).await {
         Ok(Ok(connection)) => Ok(connection),
         Ok(Err(sqlx::Error::PoolClosed)) => Err(StoreError::Unreachable),
         Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) => Err(StoreError::Timeout { after: limit }),
