@@ -17,6 +17,7 @@ use crate::command_answer::print_error;
 use crate::database::DatabaseArgs;
 use crate::key_digest::KeyDigest;
 use crate::key_prefix::KeyPrefixArgs;
+use crate::lifetime::Lifetime;
 use crate::lower_read_lease::LongestLease;
 use crate::new_trust;
 use crate::pepper::PepperArgs;
@@ -178,7 +179,13 @@ pub(crate) enum Command {
     Register(RegisterArgs),
 
     /// List the trusts, sorted by name
-    List,
+    List(ListArgs),
+
+    /// Add, list and revoke the keys of a trust
+    ///
+    /// A trust may have several keys, each with a label and an end. Each is accepted.
+    #[command(subcommand)]
+    Key(KeyCommand),
 
     /// Refuse the key of a trust until the trust is enabled again
     Disable(RevocationArgs),
@@ -186,9 +193,10 @@ pub(crate) enum Command {
     /// Accept the key of a disabled trust again
     Enable(TrustArgs),
 
-    /// Replace the API key of a trust and print the new one, once
+    /// Replace all API keys of a trust by a new one and print it, once
     ///
-    /// The old key is refused from now on. Only the new key is written to standard output, so you
+    /// The old keys are refused from now on, or after the --overlap. To replace one of several
+    /// keys, use `key add` and `key revoke`. Only the new key is written to standard output, so you
     /// can pipe it to where you keep secrets.
     Rotate(RotateArgs),
 
@@ -264,6 +272,24 @@ pub(crate) struct RegisterArgs {
     #[arg(long, value_parser = code_or_region)]
     pub(crate) region: Option<String>,
 
+    /// What the application stores about the trust, such as `{"scopes":["read"]}`. An object in
+    /// JSON
+    #[arg(long, value_name = "JSON", value_parser = attributes)]
+    pub(crate) attributes: Option<serde_json::Value>,
+
+    #[command(flatten)]
+    pub(crate) existing: ExistingKeyArgs,
+
+    #[command(flatten)]
+    pub(crate) terms: TermsArgs,
+
+    #[command(flatten)]
+    pub(crate) keys: KeyArgs,
+}
+
+/// A key that exists already.
+#[derive(Debug, Args)]
+pub(crate) struct ExistingKeyArgs {
     /// The SHA-256, in hexadecimal, of the key that the trust has already. With --pepper-file only
     /// together with --accept-unpeppered, because no request with that key would be granted
     #[arg(long, value_name = "HEX", conflicts_with = "key_file")]
@@ -274,9 +300,77 @@ pub(crate) struct RegisterArgs {
     /// echo it
     #[arg(long, value_name = "PATH")]
     pub(crate) key_file: Option<PathBuf>,
+}
+
+/// The terms of a key.
+#[derive(Debug, Args)]
+pub(crate) struct TermsArgs {
+    /// What people call the key
+    #[arg(long, value_name = "TEXT", value_parser = code_or_region)]
+    pub(crate) label: Option<String>,
+
+    /// How long the key lasts, such as 90d. It is refused after that. Without this option, it has
+    /// no end
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) expires: Option<Lifetime>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// List only the trusts with a key that ends within this time, such as 14d. Exits with 1 if
+    /// there is one, so that a monitor notices
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) expiring: Option<Lifetime>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Give a trust one more key and print it, once
+    ///
+    /// With --key-sha256 or --key-file, the key exists already, and none is made or printed.
+    Add(KeyAddArgs),
+
+    /// List the keys of a trust, also those that are revoked or at their end
+    List(TrustArgs),
+
+    /// Revoke one key of a trust; the others stay
+    Revoke(KeyRevokeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeyAddArgs {
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
+
+    #[command(flatten)]
+    pub(crate) existing: ExistingKeyArgs,
+
+    #[command(flatten)]
+    pub(crate) terms: TermsArgs,
 
     #[command(flatten)]
     pub(crate) keys: KeyArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeyRevokeArgs {
+    /// The id of the key, which `key list` shows
+    #[arg(value_name = "KEY_ID")]
+    pub(crate) key: String,
+
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+fn attributes(text: &str) -> Result<serde_json::Value, String> {
+    if ApiKey::may_be_in(text) {
+        return Err("it looks like an API key; leave it out, and rotate that key".to_owned());
+    }
+    match serde_json::from_str(text) {
+        Ok(value @ serde_json::Value::Object(_)) => Ok(value),
+        Ok(_) => Err("it is no object; write `{..}`".to_owned()),
+        Err(error) => Err(format!("it is no JSON: {error}")),
+    }
 }
 
 fn code_or_region(text: &str) -> Result<String, String> {
@@ -306,6 +400,13 @@ pub(crate) struct RevocationArgs {
     #[command(flatten)]
     pub(crate) trust: TrustArgs,
 
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+/// How a change waits that revokes a key.
+#[derive(Debug, Args)]
+pub(crate) struct WaitArgs {
     /// Return after the commit. A process with a read lease may then grant the key until its lease
     /// runs out. Without this flag, the command returns when no process grants the key
     #[arg(long)]
@@ -321,6 +422,14 @@ pub(crate) struct RevocationArgs {
 pub(crate) struct RotateArgs {
     #[command(flatten)]
     pub(crate) revocation: RevocationArgs,
+
+    /// How long the old keys are still accepted, such as 24h. A key with an earlier end keeps it.
+    /// Without this option, they are refused at once
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) overlap: Option<Lifetime>,
+
+    #[command(flatten)]
+    pub(crate) terms: TermsArgs,
 
     #[command(flatten)]
     pub(crate) keys: KeyArgs,

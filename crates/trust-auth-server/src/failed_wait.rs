@@ -10,9 +10,9 @@ use crate::revocation_step::RevocationStep;
 /// What to answer if the wait of a revocation fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FailedWait {
-    /// There is no such trust, and the wait has ended.
+    /// There is no such trust or key, and the wait has ended.
     NoSuchTrust,
-    /// There is no such trust, and a process may grant the key that it had.
+    /// There is no such trust or key, and a process may grant the key that there was.
     Gone,
     /// The trust is changed, and the caller may make the same change again.
     Repeatable,
@@ -25,15 +25,18 @@ pub(crate) enum FailedWait {
 impl FailedWait {
     /// Decides from what was committed, and from the error of
     /// [`Revocation::settle`](trust_auth::Revocation::settle).
-    pub(crate) fn of(step: RevocationStep, found_trust: bool, error: &RegistryError) -> Self {
+    pub(crate) fn of(step: &RevocationStep, found_trust: bool, error: &RegistryError) -> Self {
         match (step, error) {
-            (_, RegistryError::Store(StoreError::NoSuchTrust { .. })) => Self::NoSuchTrust,
+            (
+                _,
+                RegistryError::Store(StoreError::NoSuchTrust { .. } | StoreError::NoSuchKey { .. }),
+            ) => Self::NoSuchTrust,
             _ if !found_trust => Self::Gone,
-            (RevocationStep::Rotate, RegistryError::Store(StoreError::Superseded)) => {
+            (RevocationStep::Rotate(_), RegistryError::Store(StoreError::Superseded)) => {
                 Self::Replaced
             }
-            (RevocationStep::Rotate, _) => Self::NewKey,
-            (RevocationStep::Disable | RevocationStep::Delete, _) => Self::Repeatable,
+            (RevocationStep::Rotate(_), _) => Self::NewKey,
+            _ => Self::Repeatable,
         }
     }
 
@@ -43,8 +46,8 @@ impl FailedWait {
         match self {
             Self::NoSuchTrust => why,
             Self::Gone => format!(
-                "there is no such trust, but a process with a read lease may still grant the key \
-                 that it had: make the same change again. The wait failed: {why}"
+                "there is no such trust or key, but a process with a read lease may still grant \
+                 the key that there was: make the same change again. The wait failed: {why}"
             ),
             Self::Repeatable => format!(
                 "the change is committed, unless a failover has lost it, but a process with a read \
@@ -69,8 +72,9 @@ mod tests {
     use std::time::Duration;
 
     use trust_auth::TrustRef;
+    use uuid::Uuid;
 
-    use super::RevocationStep::{Delete, Disable, Rotate};
+    use super::RevocationStep::{Delete, Disable, RevokeKey, Rotate};
     use super::*;
 
     fn no_such_trust() -> RegistryError {
@@ -88,7 +92,7 @@ mod tests {
         ];
         for failure in failures {
             let error = RegistryError::from(failure);
-            let failed = FailedWait::of(Rotate, true, &error);
+            let failed = FailedWait::of(&Rotate(Default::default()), true, &error);
             assert_eq!(failed, FailedWait::NewKey, "{error}");
             let message = failed.message(&error);
             assert!(message.contains("may be committed"), "{message}");
@@ -96,18 +100,21 @@ mod tests {
             assert!(message.ends_with(&error.to_string()), "{message}");
         }
         let superseded = RegistryError::from(StoreError::Superseded);
-        let failed = FailedWait::of(Rotate, true, &superseded);
+        let failed = FailedWait::of(&Rotate(Default::default()), true, &superseded);
         assert_eq!(failed, FailedWait::Replaced);
         assert!(!failed.message(&superseded).contains("again"));
         // The key was given to no trust.
-        assert_eq!(FailedWait::of(Rotate, false, &no_such_trust()), FailedWait::NoSuchTrust);
+        assert_eq!(
+            FailedWait::of(&Rotate(Default::default()), false, &no_such_trust()),
+            FailedWait::NoSuchTrust
+        );
         let lost = RegistryError::from(StoreError::Unreachable);
-        assert_eq!(FailedWait::of(Rotate, false, &lost), FailedWait::Gone);
+        assert_eq!(FailedWait::of(&Rotate(Default::default()), false, &lost), FailedWait::Gone);
     }
 
     #[test]
     fn a_change_without_a_key_is_made_again_and_a_missing_trust_is_not() {
-        for step in [Disable, Delete] {
+        for step in [&Disable, &Delete, &RevokeKey(Uuid::nil())] {
             for failure in [StoreError::Unreachable, StoreError::Unsettled] {
                 let error = RegistryError::from(failure);
                 let failed = FailedWait::of(step, true, &error);

@@ -5,19 +5,24 @@
 use std::io::{self, IsTerminal};
 use std::path::Path;
 
-use trust_auth::{ApiKey, KeyFlaw, KeyHash, KeyPrefix, Trust};
+use trust_auth::{
+    ApiKey, KeyFlaw, KeyHash, KeyHasher, KeyPrefix, KeyTerms, NewKey, RegistryError, Trust,
+    TrustRegistry,
+};
 use zeroize::Zeroizing;
 
-use crate::args::RegisterArgs;
+use crate::args::{ExistingKeyArgs, RegisterArgs};
 use crate::command_answer::{CommandAnswer, Format};
 use crate::command_error::CommandError;
 use crate::database::{Database, DatabaseArgs, IfMissing};
 use crate::json::TrustJson;
+use crate::key_terms::key_terms;
 use crate::new_trust::new_trust;
 use crate::pepper::NO_SHA256;
 use crate::presented_key::PresentedKey;
 use crate::revocation_end::RevocationEnd;
-use crate::trust_text::named;
+use crate::store::Store;
+use crate::trust_text::{moment, named};
 
 /// Registers a trust. Checks the arguments before it opens the database, so a refusal writes
 /// nothing.
@@ -26,44 +31,78 @@ pub(crate) async fn register(
     format: Format,
     args: RegisterArgs,
 ) -> Result<CommandAnswer, CommandError> {
-    let new = new_trust(args.name, args.code, args.region)?;
+    let mut new = new_trust(args.name, args.code, args.region)?;
+    if let Some(attributes) = args.attributes {
+        new = new.with_attributes(attributes);
+    }
+    let terms = key_terms(args.terms.label, args.terms.expires);
     let (prefix, hasher) = (args.keys.prefix.key_prefix, args.keys.pepper.hasher()?);
-    let existing = match (args.key_sha256, args.key_file) {
-        (None, None) => None,
-        (Some(_), _) if !hasher.accepts_unpeppered() => {
-            return Err(CommandError::wrong_usage("pepper", format!("--key-sha256: {NO_SHA256}")));
-        }
-        (Some(digest), _) => {
-            Some(ExistingKey::Digest(digest.hash().map_err(|what| {
-                CommandError::new("invalid_key", format!("--key-sha256 {what}"))
-            })?))
-        }
-        (None, Some(file)) => Some(ExistingKey::Text(key_of_file(&file, &prefix)?)),
-    };
+    let existing = ExistingKey::of(args.existing, &prefix, &hasher)?;
     let database = Database::open(database, IfMissing::Create).await?;
     let registry = database.registry().with_key_prefix(prefix).with_key_hasher(hasher);
-    let registered = match existing {
-        None => registry.register(new).await.map(|(trust, key)| (trust, Some(key))),
-        Some(ExistingKey::Digest(hash)) => {
-            registry.import_hash(new, hash).await.map(|trust| (trust, None))
-        }
-        Some(ExistingKey::Text(key)) => {
-            registry.import_key(new, &key).await.map(|trust| (trust, None))
-        }
+    let registered = async {
+        Ok::<_, RegistryError>(match existing {
+            None => {
+                let (trust, key) = registry.register_with(new, &terms).await?;
+                (trust, Some(key))
+            }
+            Some(existing) => {
+                let key = existing.row(&registry, terms).await?;
+                (registry.import(new, key).await?, None)
+            }
+        })
     };
+    let registered = registered.await;
     database.close().await;
     Ok(match registered? {
-        (trust, Some(key)) => issued(format, "Registered", &trust, &key, None, None),
+        (trust, Some(key)) => issued(format, "Registered", &trust, &key, false, None, None),
         (trust, None) => CommandAnswer::new(format, &TrustJson::new(&trust), || {
             format!("Registered {} with the key that it has.", named(&trust))
         }),
     })
 }
 
-/// A key that a trust has already.
-enum ExistingKey {
+/// A key that exists already.
+pub(crate) enum ExistingKey {
     Text(Zeroizing<String>),
     Digest(KeyHash),
+}
+
+impl ExistingKey {
+    /// Reads the key that the arguments name, if they name one, and checks it.
+    pub(crate) fn of(
+        args: ExistingKeyArgs,
+        prefix: &KeyPrefix,
+        hasher: &KeyHasher,
+    ) -> Result<Option<Self>, CommandError> {
+        Ok(match (args.key_sha256, args.key_file) {
+            (None, None) => None,
+            (Some(_), _) if !hasher.accepts_unpeppered() => {
+                let why = format!("--key-sha256: {NO_SHA256}");
+                return Err(CommandError::wrong_usage("pepper", why));
+            }
+            (Some(digest), _) => Some(Self::Digest(digest.hash().map_err(|what| {
+                CommandError::new("invalid_key", format!("--key-sha256 {what}"))
+            })?)),
+            (None, Some(file)) => Some(Self::Text(key_of_file(&file, prefix)?)),
+        })
+    }
+
+    /// Returns what the database stores of the key.
+    pub(crate) async fn row(
+        &self,
+        registry: &TrustRegistry<Store>,
+        terms: KeyTerms,
+    ) -> Result<NewKey, RegistryError> {
+        match self {
+            Self::Text(key) => registry.existing(key, &terms).await,
+            Self::Digest(hash) => {
+                let mut key = NewKey::new(*hash);
+                key.terms = terms;
+                Ok(key)
+            }
+        }
+    }
 }
 
 /// Returns the key in a file, or on standard input if the path is `-`, and checks it.
@@ -83,13 +122,14 @@ fn key_of_file(path: &Path, prefix: &KeyPrefix) -> Result<Zeroizing<String>, Com
     }
 }
 
-/// Returns the answer that shows a new key. `end` is that of a rotation that had to wait, and
-/// `failure` is why the wait failed.
+/// Returns the answer that shows a new key. After a rotation that `overlaps`, the old keys have an
+/// end. `end` is that of a rotation that had to wait, and `failure` is why the wait failed.
 pub(crate) fn issued(
     format: Format,
     done: &str,
     trust: &Trust,
     key: &ApiKey,
+    overlaps: bool,
     end: Option<&RevocationEnd>,
     failure: Option<&CommandError>,
 ) -> CommandAnswer {
@@ -110,6 +150,7 @@ pub(crate) fn issued(
                 "Its key was written to standard output"
             };
             let former = match (end, failure) {
+                (end, None) if overlaps => format!(" {}", overlap_text(trust, end)),
                 (Some(end), None) => format!(" {}", end.sentence("The old key")),
                 _ => String::new(),
             };
@@ -122,5 +163,23 @@ pub(crate) fn issued(
     match failure {
         Some(error) => answer.failed(error.message()),
         None => answer,
+    }
+}
+
+/// Returns until when the old keys are accepted.
+fn overlap_text(trust: &Trust, end: Option<&RevocationEnd>) -> String {
+    // The new key is in the trust's own row, or has no earlier row than the old ones.
+    let new = trust.api_key_hash.is_none().then(|| trust.keys.last().map(|key| key.id)).flatten();
+    let old = trust.keys.iter().filter(|key| Some(key.id) != new);
+    let until = match old.filter_map(|key| key.expires_at).max() {
+        Some(until) => format!("The old keys are accepted until {}.", moment(until)),
+        None => "There was no old key.".to_owned(),
+    };
+    match end {
+        Some(end) if !end.is_everywhere() => format!(
+            "{until} A process with a read lease may not know that, for the length of the lease \
+             at most."
+        ),
+        _ => until,
     }
 }

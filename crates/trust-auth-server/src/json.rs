@@ -1,11 +1,11 @@
 //! The JSON that the command line and the admin API have in common.
 
 use serde::Serialize;
-use trust_auth::{ApiKey, Trust};
+use trust_auth::{ApiKey, Trust, TrustKey};
 use utoipa::ToSchema;
 
 use crate::revocation_end::RevocationEnd;
-use crate::serve::admin::schemas::TrustSchema;
+use crate::serve::admin::schemas::{KeySchema, TrustSchema};
 
 /// `{"trust":{..}}`, with `"api_key":".."` if the trust has got a new key, which is stored nowhere,
 /// and with `"revocation":{..}` if a change had to wait for processes with a read lease. With the
@@ -72,4 +72,39 @@ impl<'a> ErrorJson<'a> {
     pub(crate) fn new(kind: &'a str, message: &'a str) -> Self {
         Self { error: KindAndMessage { kind, message } }
     }
+}
+
+/// `{"key":{..}}`, with `"api_key":".."` if the key is new.
+#[derive(Serialize, ToSchema)]
+#[schema(as = KeyAdded, description = "A key of a trust, and its text if it is new.")]
+pub(crate) struct KeyJson<'a> {
+    #[schema(value_type = KeySchema)]
+    key: &'a TrustKey,
+    /// The new API key, which is stored nowhere.
+    #[schema(value_type = Option<String>, nullable = false, pattern = "^[0-9A-Za-z_]{49,}$")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_key: Option<&'a str>,
+}
+
+impl<'a> KeyJson<'a> {
+    pub(crate) fn new(key: &'a TrustKey) -> Self {
+        Self { key, api_key: None }
+    }
+
+    /// Adds the text of the key, if it is new.
+    pub(crate) fn with_key(self, key: Option<&'a ApiKey>) -> Self {
+        Self { api_key: key.map(ApiKey::expose), ..self }
+    }
+}
+
+/// The keys of a trust.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Keys, description = "The keys of a trust.")]
+pub(crate) struct KeysJson<'a> {
+    /// Whether the trust has a key in its own row, too. That key has no id, no label and no end.
+    pub(crate) has_key_in_trust: bool,
+    /// The keys in rows of their own, also those that are revoked or at their end, in the order of
+    /// their creation.
+    #[schema(value_type = Vec<KeySchema>)]
+    pub(crate) keys: &'a [TrustKey],
 }

@@ -19,6 +19,10 @@ mod issue_key;
 mod json;
 mod key_digest;
 mod key_prefix;
+mod key_terms;
+mod keys;
+mod keys_text;
+mod lifetime;
 mod list;
 mod lower_read_lease;
 mod migrate;
@@ -42,10 +46,14 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
+use trust_auth::TrustRef;
 
-use crate::args::{Command, CommandLine};
+use crate::args::{Command, CommandLine, KeyArgs, KeyCommand, RevocationArgs};
 use crate::command_answer::{CommandAnswer, Format};
 use crate::command_error::CommandError;
+use crate::database::DatabaseArgs;
+use crate::key_terms::{RotationTerms, key_terms};
+use crate::lifetime::Lifetime;
 use crate::revocation_step::RevocationStep;
 use crate::revoke::revoke;
 
@@ -109,16 +117,21 @@ async fn run(line: CommandLine, format: Format) -> Result<CommandAnswer, Command
     match line.command {
         Command::Register(args) => issue_key::register(database, format, args).await,
         Command::Rotate(args) => {
-            let keys = Some(args.keys);
-            revoke(database, format, RevocationStep::Rotate, &args.revocation, keys).await
+            let key = key_terms(args.terms.label, args.terms.expires);
+            let overlap = args.overlap.map(|Lifetime(overlap)| overlap);
+            let step = RevocationStep::Rotate(RotationTerms { key, overlap });
+            revoke_trust(database, format, step, &args.revocation, Some(args.keys)).await
         }
-        Command::List => list::list(database, format).await,
+        Command::List(args) => list::list(database, format, args).await,
+        Command::Key(KeyCommand::Add(args)) => keys::add(database, format, args).await,
+        Command::Key(KeyCommand::List(args)) => keys::list(database, format, &args.trust).await,
+        Command::Key(KeyCommand::Revoke(args)) => keys::revoke(database, format, args).await,
         Command::Disable(args) => {
-            revoke(database, format, RevocationStep::Disable, &args, None).await
+            revoke_trust(database, format, RevocationStep::Disable, &args, None).await
         }
         Command::Enable(args) => enable::enable(database, format, &args.trust).await,
         Command::Delete(args) => {
-            revoke(database, format, RevocationStep::Delete, &args, None).await
+            revoke_trust(database, format, RevocationStep::Delete, &args, None).await
         }
         Command::Verify(args) => verify::verify(database, format, args).await,
         Command::Serve(settings) => serve::serve(database, format, &settings).await,
@@ -129,4 +142,15 @@ async fn run(line: CommandLine, format: Format) -> Result<CommandAnswer, Command
         Command::Openapi => Ok(openapi::openapi(format)),
         Command::Completions { shell } => Ok(completions::completions(format, shell)),
     }
+}
+
+async fn revoke_trust(
+    database: &DatabaseArgs,
+    format: Format,
+    step: RevocationStep,
+    args: &RevocationArgs,
+    keys: Option<KeyArgs>,
+) -> Result<CommandAnswer, CommandError> {
+    let which = TrustRef::from(&*args.trust.trust);
+    revoke(database, format, step, &which, &args.wait, keys).await
 }

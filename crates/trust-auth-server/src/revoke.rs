@@ -1,11 +1,11 @@
-//! `disable`, `delete` and `rotate`: they commit, and then wait until no process grants the key.
+//! `disable`, `delete`, `rotate` and `key revoke`: they commit, and then wait until no process grants the key.
 
 use std::pin::pin;
 use std::time::Instant;
 
 use trust_auth::{ApiKey, Trust, TrustRef, TrustRegistry, Waiting};
 
-use crate::args::{KeyArgs, RevocationArgs};
+use crate::args::{KeyArgs, WaitArgs};
 use crate::command_answer::{CommandAnswer, Format};
 use crate::command_error::CommandError;
 use crate::database::{Database, DatabaseArgs, IfMissing};
@@ -38,7 +38,8 @@ pub(crate) async fn revoke(
     database: &DatabaseArgs,
     format: Format,
     step: RevocationStep,
-    args: &RevocationArgs,
+    which: &TrustRef,
+    wait: &WaitArgs,
     keys: Option<KeyArgs>,
 ) -> Result<CommandAnswer, CommandError> {
     let (prefix, hasher) = match keys {
@@ -54,7 +55,7 @@ pub(crate) async fn revoke(
         () = interrupt.received() => return Err(CommandError::interrupted()),
     };
     let registry = database.registry().with_key_prefix(prefix).with_key_hasher(hasher);
-    let outcome = revoke_by(&registry, &mut interrupt, format, step, args).await;
+    let outcome = revoke_by(&registry, &mut interrupt, format, &step, which, wait).await;
     if outcome.is_ok() {
         database.warn_if_servers_are_not_notified();
     }
@@ -68,17 +69,25 @@ pub(crate) async fn revoke(
     let done = match step {
         RevocationStep::Disable => "Disabled",
         RevocationStep::Delete => "Deleted",
-        RevocationStep::Rotate => "Rotated the key of",
+        RevocationStep::Rotate(_) => "Rotated the key of",
+        RevocationStep::RevokeKey(_) => "Revoked a key of",
     };
     let answer = match (&key, &end) {
-        (Some(key), end) => issued(format, done, &trust, key, end.as_ref(), failure.as_ref()),
+        (Some(key), end) => {
+            let overlaps = step.overlaps();
+            issued(format, done, &trust, key, overlaps, end.as_ref(), failure.as_ref())
+        }
         (None, None) => CommandAnswer::new(format, &TrustJson::new(&trust), || {
             format!("{done} {}.", named(&trust))
         }),
         (None, Some(end)) => {
             let json = TrustJson::new(&trust).with_revocation(Some(end));
             CommandAnswer::new(format, &json, || {
-                format!("{done} {}. {}", named(&trust), end.sentence("Its key"))
+                format!(
+                    "{done} {}. {}",
+                    named(&trust),
+                    end.sentence(if step.key().is_some() { "That key" } else { "Its key" })
+                )
             })
         }
     };
@@ -89,13 +98,13 @@ async fn revoke_by(
     registry: &TrustRegistry<Store>,
     interrupt: &mut Interrupt,
     format: Format,
-    step: RevocationStep,
-    args: &RevocationArgs,
+    step: &RevocationStep,
+    which: &TrustRef,
+    wait: &WaitArgs,
 ) -> Result<Revoked, CommandError> {
-    let which = TrustRef::from(&*args.trust.trust);
     // A signal does not cut this short: the commit may be sent already. The store limits its time.
-    let (revocation, key) = step.begin(registry, &which).await?;
-    if args.no_wait || !revocation.has_to_wait() {
+    let (revocation, key) = step.begin(registry, which).await?;
+    if wait.no_wait || !revocation.has_to_wait() {
         let end = revocation.has_to_wait().then_some(RevocationEnd::COMMITTED);
         let trust = revocation.without_waiting()?;
         let was_interrupted = interrupt.was_received().await;
@@ -103,7 +112,7 @@ async fn revoke_by(
     }
 
     let committed = revocation.trust().cloned();
-    let (waiting, begun) = (waiting(args.no_acknowledgements), Instant::now());
+    let (waiting, begun) = (waiting(wait.no_acknowledgements), Instant::now());
     let mut settling = pin!(revocation.settle(waiting));
     tokio::select! {
         settled = &mut settling => match settled {

@@ -57,10 +57,12 @@ pub(crate) fn malformed(row: &MalformedRow) -> String {
 /// terminal, whose lines are short.
 type Column = (&'static str, fn(&Trust, bool) -> Option<String>);
 
-const COLUMNS: [Column; 7] = [
+const COLUMNS: [Column; 9] = [
     ("NAME", |trust, _| Some(escaped(&trust.name))),
     ("ID", |trust, _| Some(trust.id.to_string())),
     ("STATE", |trust, _| Some(state(trust).to_owned())),
+    ("KEYS", |trust, _| (!trust.keys.is_empty()).then(|| trust.hashes().count().to_string())),
+    ("NEXT END", |trust, _| next_end(trust).map(moment)),
     ("CODE", |trust, _| trust.code.as_deref().map(escaped)),
     ("REGION", |trust, _| trust.region.as_deref().map(escaped)),
     ("CREATED", |trust, at_terminal| {
@@ -139,15 +141,20 @@ fn records(trusts: &[Trust], columns: &[Column], width: u16) -> String {
 }
 
 fn state(trust: &Trust) -> &'static str {
-    match (trust.is_enabled(), trust.api_key_hash.is_some()) {
+    match (trust.is_enabled(), trust.hashes().next().is_some()) {
         (false, _) => "disabled",
         (true, true) => "enabled",
         (true, false) => "no key",
     }
 }
 
+/// Returns when the first of the trust's keys ends.
+pub(crate) fn next_end(trust: &Trust) -> Option<OffsetDateTime> {
+    trust.keys.iter().filter_map(|key| key.expires_at).min()
+}
+
 /// Returns the time in RFC 3339, in whole seconds.
-fn moment(time: OffsetDateTime) -> String {
+pub(crate) fn moment(time: OffsetDateTime) -> String {
     time.replace_nanosecond(0).unwrap_or(time).format(&Rfc3339).unwrap_or_else(|_| time.to_string())
 }
 

@@ -152,9 +152,9 @@ impl AdminError {
 pub(crate) fn status_of(kind: &str) -> StatusCode {
     match kind {
         "name_taken" | "key_taken" | "superseded" => StatusCode::CONFLICT,
-        "no_such_trust" => StatusCode::NOT_FOUND,
+        "no_such_trust" | "no_such_key" => StatusCode::NOT_FOUND,
         // Another attempt would fail as well.
-        "bad_row" | "random" | "invalid_key" => StatusCode::INTERNAL_SERVER_ERROR,
+        "bad_row" | "random" | "invalid_key" | "one_key" => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
@@ -211,7 +211,15 @@ mod tests {
 
     #[test]
     fn each_kind_that_has_a_status_of_its_own_exists() {
-        let own = ["name_taken", "key_taken", "superseded", "no_such_trust", "bad_row"];
+        let own = [
+            "name_taken",
+            "key_taken",
+            "superseded",
+            "no_such_trust",
+            "no_such_key",
+            "one_key",
+            "bad_row",
+        ];
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;
         for kind in StoreError::KINDS {
             assert_eq!(own.contains(kind), status_of(kind) != unavailable, "{kind}");

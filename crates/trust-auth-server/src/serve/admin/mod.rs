@@ -46,6 +46,8 @@ fn api() -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(requests::disable))
         .routes(routes!(requests::enable))
         .routes(routes!(requests::rotate))
+        .routes(routes!(requests::list_keys, requests::add_key))
+        .routes(routes!(requests::revoke_key))
 }
 
 /// Puts the guard around all routes, and around paths that do not exist: an unauthenticated client

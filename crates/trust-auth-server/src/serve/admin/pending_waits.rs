@@ -50,12 +50,10 @@ impl PendingWaits {
                 "the service ends before the wait of a committed revocation: a process with a read \
                  lease may grant the key, for the length of a lease at most. {}",
                 match step {
-                    RevocationStep::Disable | RevocationStep::Delete => {
-                        "To wait for it, make the same change again"
-                    }
-                    RevocationStep::Rotate => {
+                    RevocationStep::Rotate(_) => {
                         "Do not rotate again, which would revoke the new key: wait for that long"
                     }
+                    _ => "To wait for it, make the same change again",
                 }
             );
         }

@@ -47,7 +47,13 @@ refusals! {
     /// Of a change that revokes a key.
     OfRevocation: of_path, of_row, of_store, of_change;
     /// Of a change that revokes a key and gives a new one.
-    OfRotation: of_path, of_row, of_store, of_change, of_rotation;
+    OfRotation: of_path, of_fields, of_row, of_store, of_change, of_rotation;
+    /// Of `GET /admin/trusts/{trust}/keys`.
+    OfKeys: of_path, of_row, of_store;
+    /// Of `POST /admin/trusts/{trust}/keys`.
+    OfNewKey: of_path, of_body, of_taken_key, of_row, of_store, of_change;
+    /// Of `POST /admin/keys/{key}/revoke`.
+    OfKeyRevocation: of_key_path, of_row, of_store, of_change;
 }
 
 fn of_guard() -> Vec<AdminError> {
@@ -59,15 +65,27 @@ fn of_path() -> Vec<AdminError> {
     vec![AdminError::unreadable_path(), AdminError::no_such_trust(&error)]
 }
 
-fn of_body() -> Vec<AdminError> {
+fn of_key_path() -> Vec<AdminError> {
+    let error = RegistryError::from(StoreError::NoSuchKey { id: Uuid::nil() });
+    vec![AdminError::unreadable_path(), error.into()]
+}
+
+fn of_fields() -> Vec<AdminError> {
     vec![
         AdminError::malformed_json(),
         AdminError::unreadable_body(),
         AdminError::too_large(),
         AdminError::content_type(),
         AdminError::wrong_fields(),
-        AdminError::pepper(),
     ]
+}
+
+fn of_body() -> Vec<AdminError> {
+    of_fields().into_iter().chain([AdminError::pepper()]).collect()
+}
+
+fn of_taken_key() -> Vec<AdminError> {
+    vec![RegistryError::from(StoreError::KeyTaken { id: Uuid::nil() }).into()]
 }
 
 fn of_name() -> Vec<AdminError> {

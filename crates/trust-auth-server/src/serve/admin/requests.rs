@@ -11,22 +11,30 @@ use axum::extract::{FromRequest, Path, Request, State};
 use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, Response, StatusCode};
 use axum::response::IntoResponse;
-use serde::de::Error;
+use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 use tokio::sync::oneshot;
 use trust_auth::{
-    ApiKey, KeyHash, Listing, MalformedRow, RegistryError, StoreError, Trust, TrustRef,
-    TrustRegistry,
+    ApiKey, KeyHash, KeyTerms, Listing, MalformedRow, NewKey, RegistryError, StoreError, Trust,
+    TrustKey, TrustRef, TrustRegistry,
 };
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use super::error::AdminError;
 use super::pending_waits::PendingWaits;
-use super::refusals::{OfChange, OfList, OfRegistration, OfRevocation, OfRotation, OfShow};
+use super::refusals::{
+    OfChange, OfKeyRevocation, OfKeys, OfList, OfNewKey, OfRegistration, OfRevocation, OfRotation,
+    OfShow,
+};
 use super::revocation::{Revoked, Revoker};
-use super::schemas::{KeyAnswer, ListingAnswer, PreferParameter, TrustParameter, example};
-use crate::json::TrustJson;
+use super::schemas::{
+    KeyAnswer, KeyParameter, ListingAnswer, PreferParameter, TrustParameter, example,
+};
+use crate::json::{KeyJson, KeysJson, TrustJson};
 use crate::key_digest::KeyDigest;
+use crate::key_terms::{RotationTerms, key_terms};
+use crate::lifetime::Lifetime;
 use crate::new_trust::{check_code_or_region, new_trust};
 use crate::revocation_step::RevocationStep;
 use crate::revoke::waiting;
@@ -96,11 +104,72 @@ pub(crate) struct RegistrationBody {
     )]
     #[serde(default, deserialize_with = "code_or_region")]
     region: Option<String>,
+    /// What the application stores about the trust, such as `{"scopes":["read"]}`. It has no text
+    /// that looks like an API key.
+    #[schema(value_type = Option<Object>)]
+    #[serde(default, deserialize_with = "attributes")]
+    attributes: Option<serde_json::Map<String, serde_json::Value>>,
     /// The SHA-256 of a key that exists. Otherwise a key is made. A service with a pepper refuses
     /// it, unless it accepts keys that have no pepper.
     #[schema(value_type = Option<String>, pattern = "^[0-9A-Fa-f]{64}$")]
     #[serde(default, deserialize_with = "digest")]
     key_sha256: Option<KeyHash>,
+    /// What people call the key.
+    #[schema(
+        min_length = 1,
+        example = "laboratory",
+        pattern = r"^[^\x00-\x20\x7F-\xA0]+( [^\x00-\x20\x7F-\xA0]+)*$"
+    )]
+    #[serde(default, deserialize_with = "code_or_region")]
+    label: Option<String>,
+    /// How long the key lasts, from `1s` to `100years`. Without it, the key has no end.
+    #[schema(value_type = Option<String>, example = "90d", pattern = "^[1-9][0-9]{0,3}(s|m|h|d)$")]
+    expires: Option<Lifetime>,
+}
+
+/// The body of a new key.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = NewKey, description = "A key to add to a trust.")]
+#[serde(deny_unknown_fields)]
+pub(crate) struct KeyBody {
+    /// The SHA-256 of a key that exists. Otherwise a key is made. A service with a pepper refuses
+    /// it, unless it accepts keys that have no pepper.
+    #[schema(value_type = Option<String>, pattern = "^[0-9A-Fa-f]{64}$")]
+    #[serde(default, deserialize_with = "digest")]
+    key_sha256: Option<KeyHash>,
+    /// What people call the key.
+    #[schema(
+        min_length = 1,
+        example = "laboratory",
+        pattern = r"^[^\x00-\x20\x7F-\xA0]+( [^\x00-\x20\x7F-\xA0]+)*$"
+    )]
+    #[serde(default, deserialize_with = "code_or_region")]
+    label: Option<String>,
+    /// How long the key lasts, from `1s` to `100years`. Without it, the key has no end.
+    #[schema(value_type = Option<String>, example = "90d", pattern = "^[1-9][0-9]{0,3}(s|m|h|d)$")]
+    expires: Option<Lifetime>,
+}
+
+/// The body of a rotation, which may be left out.
+#[derive(Default, Deserialize, ToSchema)]
+#[schema(as = Rotation, description = "The terms of the new key, and those of the old keys.")]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RotationBody {
+    /// How long the old keys are still accepted, from `1s` to `100years`. A key with an earlier end
+    /// keeps it. Without it, they are refused at once.
+    #[schema(value_type = Option<String>, example = "24h", pattern = "^[1-9][0-9]{0,3}(s|m|h|d)$")]
+    overlap: Option<Lifetime>,
+    /// What people call the new key.
+    #[schema(
+        min_length = 1,
+        example = "laboratory",
+        pattern = r"^[^\x00-\x20\x7F-\xA0]+( [^\x00-\x20\x7F-\xA0]+)*$"
+    )]
+    #[serde(default, deserialize_with = "code_or_region")]
+    label: Option<String>,
+    /// How long the new key lasts, from `1s` to `100years`. Without it, the key has no end.
+    #[schema(value_type = Option<String>, example = "90d", pattern = "^[1-9][0-9]{0,3}(s|m|h|d)$")]
+    expires: Option<Lifetime>,
 }
 
 /// Handles `POST /admin/trusts`.
@@ -124,14 +193,22 @@ pub(crate) struct RegistrationBody {
 )]
 pub(crate) async fn register(State(admin): State<Arc<Admin>>, request: Request) -> Response<Body> {
     let registered = async {
-        let body = body(request).await?;
-        let new = new_trust(body.name, body.code, body.region)?;
-        if body.key_sha256.is_some() && !admin.accepts_sha256 {
-            return Err(AdminError::pepper());
+        let body: RegistrationBody = body(request).await?;
+        let mut new = new_trust(body.name, body.code, body.region)?;
+        if let Some(attributes) = body.attributes {
+            new = new.with_attributes(attributes);
         }
+        admin.check_sha256(body.key_sha256)?;
+        let terms = key_terms(body.label, body.expires);
         let register = async move |registry: TrustRegistry<Store>| match body.key_sha256 {
-            None => registry.register(new).await.map(|(trust, key)| (trust, Some(key))),
-            Some(hash) => registry.import_hash(new, hash).await.map(|trust| (trust, None)),
+            None => {
+                let (trust, key) = registry.register_with(new, &terms).await?;
+                Ok((trust, Some(key)))
+            }
+            Some(hash) => {
+                let key = existing_key(hash, terms);
+                registry.import(new, key).await.map(|trust| (trust, None))
+            }
         };
         admin.change("register", register).await
     };
@@ -223,7 +300,7 @@ pub(crate) async fn delete(
     named: NamedTrust,
     headers: HeaderMap,
 ) -> Response<Body> {
-    admin.revoke(RevocationStep::Delete, named, &headers).await
+    admin.revoke(RevocationStep::Delete, which(named), &headers).await
 }
 
 /// Handles `POST /admin/trusts/{trust}/disable`.
@@ -250,7 +327,7 @@ pub(crate) async fn disable(
     named: NamedTrust,
     headers: HeaderMap,
 ) -> Response<Body> {
-    admin.revoke(RevocationStep::Disable, named, &headers).await
+    admin.revoke(RevocationStep::Disable, which(named), &headers).await
 }
 
 /// Handles `POST /admin/trusts/{trust}/enable`.
@@ -283,13 +360,15 @@ pub(crate) async fn enable(State(admin): State<Arc<Admin>>, named: NamedTrust) -
     path = "/admin/trusts/{trust}/rotate",
     operation_id = "rotate_key",
     tag = "trusts",
-    summary = "Replace the key of a trust",
-    description = "Gives a trust a new API key, which is shown this once. Returns when no process \
-                   grants the old key. A second rotation revokes the key of the first one: do not \
-                   repeat a rotation whose answer has a key.",
+    summary = "Replace all keys of a trust",
+    description = "Gives a trust a new API key in place of all others, and shows it this once. \
+                   With `overlap`, the others are accepted for so long. Returns when no process \
+                   grants them, or when each process knows their end. A second rotation revokes \
+                   the key of the first one: do not repeat a rotation whose answer has a key.",
     params(TrustParameter, PreferParameter),
+    request_body(content = Option<RotationBody>, description = "The terms, which may be left out"),
     responses(
-        (status = 200, description = "The new key. No process grants the old key",
+        (status = 200, description = "The new key. No process grants the old key beyond its end",
             body = KeyAnswer, example = json!(example::key())),
         (status = 202, description = "The new key. A process with a read lease may grant the old \
                                       key, for the length of the lease at most. With `error`, the \
@@ -301,9 +380,134 @@ pub(crate) async fn enable(State(admin): State<Arc<Admin>>, named: NamedTrust) -
 pub(crate) async fn rotate(
     State(admin): State<Arc<Admin>>,
     named: NamedTrust,
+    request: Request,
+) -> Response<Body> {
+    let headers = request.headers().clone();
+    let terms = async {
+        let which = which(named)?;
+        let body: RotationBody =
+            if request.body().is_end_stream() { Default::default() } else { body(request).await? };
+        let key = key_terms(body.label, body.expires);
+        let overlap = body.overlap.map(|Lifetime(overlap)| overlap);
+        Ok((which, RotationTerms { key, overlap }))
+    };
+    let terms = tokio::time::timeout(admin.limit, terms).await;
+    let (which, terms) = match terms.unwrap_or_else(|_| Err(AdminError::too_slow())) {
+        Ok((which, terms)) => (Ok(which), terms),
+        Err(refused) => (Err(refused), RotationTerms::default()),
+    };
+    admin.revoke(RevocationStep::Rotate(terms), which, &headers).await
+}
+
+/// Handles `GET /admin/trusts/{trust}/keys`.
+#[utoipa::path(
+    get,
+    path = "/admin/trusts/{trust}/keys",
+    operation_id = "list_keys",
+    tag = "keys",
+    summary = "List the keys of a trust",
+    description = "Lists the keys of a trust, also those that are revoked or at their end.",
+    params(TrustParameter),
+    responses((status = 200, description = "The keys", body = KeysJson,
+        example = json!(example::keys())), OfKeys),
+)]
+pub(crate) async fn list_keys(
+    State(admin): State<Arc<Admin>>,
+    named: NamedTrust,
+) -> Response<Body> {
+    let listed = async {
+        let which = which(named)?;
+        let keys = admin.registry.keys(&which).await?;
+        let trusts = admin.registry.list().await?;
+        let trust = which.find_in(&trusts);
+        Ok((trust.is_some_and(|trust| trust.api_key_hash.is_some()), keys))
+    };
+    admin
+        .answer("list_keys", listed, |(has_key_in_trust, keys)| {
+            let has_key_in_trust = *has_key_in_trust;
+            Json(KeysJson { has_key_in_trust, keys }).into_response()
+        })
+        .await
+}
+
+/// Handles `POST /admin/trusts/{trust}/keys`.
+#[utoipa::path(
+    post,
+    path = "/admin/trusts/{trust}/keys",
+    operation_id = "add_key",
+    tag = "keys",
+    summary = "Give a trust one more key",
+    description = "Gives a trust one more API key, and returns it unless the request has \
+                   `key_sha256`. The key is stored nowhere and is shown this once. The trust's \
+                   other keys stay.",
+    params(TrustParameter),
+    request_body(content = KeyBody, description = "The key, in at most 16 KiB"),
+    responses(
+        (status = 201, description = "The trust has the key. `api_key` is the new key, and is \
+                                      missing if the request had `key_sha256`",
+            body = KeyJson, example = json!(example::added_key())),
+        OfNewKey,
+    ),
+)]
+pub(crate) async fn add_key(
+    State(admin): State<Arc<Admin>>,
+    named: NamedTrust,
+    request: Request,
+) -> Response<Body> {
+    let added = async {
+        let which = which(named)?;
+        let body: KeyBody = body(request).await?;
+        admin.check_sha256(body.key_sha256)?;
+        let terms = key_terms(body.label, body.expires);
+        let add = async move |registry: TrustRegistry<Store>| match body.key_sha256 {
+            None => {
+                let (row, key) = registry.add_key(&which, &terms).await?;
+                Ok((row, Some(key)))
+            }
+            Some(hash) => {
+                let key = existing_key(hash, terms);
+                registry.import_one_more(&which, key).await.map(|row| (row, None))
+            }
+        };
+        admin.change("add_key", add).await
+    };
+    admin
+        .answer("add_key", added, |(row, key): &(TrustKey, Option<ApiKey>)| {
+            (StatusCode::CREATED, Json(KeyJson::new(row).with_key(key.as_ref()))).into_response()
+        })
+        .await
+}
+
+/// Handles `POST /admin/keys/{key}/revoke`.
+#[utoipa::path(
+    post,
+    path = "/admin/keys/{key}/revoke",
+    operation_id = "revoke_key",
+    tag = "keys",
+    summary = "Revoke one key",
+    description = "Revokes one key of a trust, whose other keys stay. Returns when no process \
+                   grants it. A key that was revoked before stays as it is.",
+    params(KeyParameter, PreferParameter),
+    responses(
+        (status = 200, description = "The trust of the key. No process grants the key",
+            body = TrustJson, example = json!(example::trust())),
+        (status = 202, description = "The key is revoked. A process with a read lease may grant \
+                                      it, for the length of the lease at most",
+            body = TrustJson, example = json!(example::committed())),
+        OfKeyRevocation,
+    ),
+)]
+pub(crate) async fn revoke_key(
+    State(admin): State<Arc<Admin>>,
+    named: NamedTrust,
     headers: HeaderMap,
 ) -> Response<Body> {
-    admin.revoke(RevocationStep::Rotate, named, &headers).await
+    let key = named.ok().and_then(|Path(text)| Uuid::try_parse(&text).ok());
+    let (step, which) = match key {
+        Some(key) => (RevocationStep::RevokeKey(key), Ok(key.into())),
+        None => (RevocationStep::RevokeKey(Uuid::nil()), Err(AdminError::unreadable_path())),
+    };
+    admin.revoke(step, which, &headers).await
 }
 
 /// Answers 404 to any other path.
@@ -324,7 +528,7 @@ fn which(named: NamedTrust) -> Result<TrustRef, AdminError> {
     Ok(TrustRef::from(&*text))
 }
 
-async fn body(request: Request) -> Result<RegistrationBody, AdminError> {
+async fn body<T: DeserializeOwned>(request: Request) -> Result<T, AdminError> {
     // A body whose announced length is too large is refused before it is received.
     if request.body().size_hint().lower() > BODY_BYTES as u64 {
         return Err(AdminError::too_large());
@@ -333,7 +537,19 @@ async fn body(request: Request) -> Result<RegistrationBody, AdminError> {
     Ok(body)
 }
 
+/// Returns what the database stores of a key that exists.
+fn existing_key(hash: KeyHash, terms: KeyTerms) -> NewKey {
+    let mut key = NewKey::new(hash);
+    key.terms = terms;
+    key
+}
+
 impl Admin {
+    /// Checks that a key may be given by its SHA-256, if it is.
+    fn check_sha256(&self, digest: Option<KeyHash>) -> Result<(), AdminError> {
+        if digest.is_some() && !self.accepts_sha256 { Err(AdminError::pepper()) } else { Ok(()) }
+    }
+
     /// Makes a change to its end, also if the client disconnects meanwhile, and logs it.
     async fn change<
         T: ChangedTrust,
@@ -346,7 +562,8 @@ impl Admin {
         let change = change(self.registry.clone());
         let changing = async move {
             let done = change.await?;
-            tracing::info!(operation, trust = %done.trust().id, "a trust was changed");
+            let key = done.key().map(tracing::field::display);
+            tracing::info!(operation, trust = %done.trust(), key, "a trust was changed");
             Ok::<_, RegistryError>(done)
         };
         match tokio::spawn(changing).await {
@@ -361,12 +578,12 @@ impl Admin {
     async fn revoke(
         &self,
         step: RevocationStep,
-        named: NamedTrust,
+        which: Result<TrustRef, AdminError>,
         headers: &HeaderMap,
     ) -> Response<Body> {
         let prefers_commit = prefers_respond_async(headers);
         let revoked = async {
-            let which = which(named)?;
+            let (step, which) = (step.clone(), which?);
             let (committed, mut commit) = oneshot::channel();
             let mut revoking = tokio::spawn(self.revoker.clone().revoke(step, which, committed));
             let answer = async {
@@ -443,20 +660,36 @@ impl Drop for RequestCount<'_> {
     }
 }
 
-/// The result of a change: the trust, with its new key if it has one.
+/// The result of a change: a trust or a key, with the new key if there is one.
 trait ChangedTrust: Send + 'static {
-    fn trust(&self) -> &Trust;
+    /// Returns the id of the trust.
+    fn trust(&self) -> Uuid;
+
+    /// Returns the id of the key.
+    fn key(&self) -> Option<Uuid> {
+        None
+    }
 }
 
 impl ChangedTrust for Trust {
-    fn trust(&self) -> &Trust {
-        self
+    fn trust(&self) -> Uuid {
+        self.id
     }
 }
 
 impl ChangedTrust for (Trust, Option<ApiKey>) {
-    fn trust(&self) -> &Trust {
-        &self.0
+    fn trust(&self) -> Uuid {
+        self.0.id
+    }
+}
+
+impl ChangedTrust for (TrustKey, Option<ApiKey>) {
+    fn trust(&self) -> Uuid {
+        self.0.trust
+    }
+
+    fn key(&self) -> Option<Uuid> {
+        Some(self.0.id)
     }
 }
 
@@ -473,4 +706,17 @@ fn code_or_region<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<S
     let text = Option::<String>::deserialize(deserializer)?;
     text.as_deref().map_or(Ok(()), check_code_or_region).map_err(D::Error::custom)?;
     Ok(text)
+}
+
+fn attributes<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<serde_json::Map<String, serde_json::Value>>, D::Error> {
+    let attributes = Option::<serde_json::Map<_, _>>::deserialize(deserializer)?;
+    let text = serde_json::to_string(&attributes).map_err(D::Error::custom)?;
+    if ApiKey::may_be_in(&text) {
+        return Err(D::Error::custom(
+            "it looks like an API key; leave it out, and rotate that key",
+        ));
+    }
+    Ok(attributes)
 }

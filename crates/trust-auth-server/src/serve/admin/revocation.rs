@@ -40,7 +40,9 @@ impl Revoker {
         let (revocation, key) = step.begin(&self.registry, &which).await?;
         let key = key.map(Arc::new);
         if let Some(trust) = revocation.trust() {
-            tracing::info!(operation = step.as_str(), trust = %trust.id, "a trust was changed");
+            let key = step.key().map(tracing::field::display);
+            let operation = step.as_str();
+            tracing::info!(operation, trust = %trust.id, key, "a trust was changed");
         }
         if !revocation.has_to_wait() {
             let trust = revocation.without_waiting()?;
@@ -52,13 +54,13 @@ impl Revoker {
             // Without an effect if the client has disconnected.
             committed.send(Revoked { trust, key, end, failure: None }).ok();
         }
-        let pending = self.waits.begin(step, changed.as_ref().map(|trust| trust.id));
+        let pending = self.waits.begin(step.clone(), changed.as_ref().map(|trust| trust.id));
         let settled = revocation.settle(self.waiting).await;
         let waited = pending.end();
         let (trust, settled) = match settled {
             Ok(settled) => settled,
             Err(error) => {
-                let failed = FailedWait::of(step, changed.is_some(), &error);
+                let failed = FailedWait::of(&step, changed.is_some(), &error);
                 let failure = AdminError::failed_wait(failed, error);
                 if failed != FailedWait::NoSuchTrust {
                     // The client may have its answer already.

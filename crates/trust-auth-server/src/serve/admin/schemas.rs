@@ -26,6 +26,13 @@ pub(crate) struct TrustSchema {
     /// The region.
     #[schema(required)]
     region: Option<String>,
+    /// The keys in rows of their own that are neither revoked nor at their end, left out if there
+    /// are none.
+    #[schema(nullable = false)]
+    keys: Option<Vec<KeySchema>>,
+    /// What the application stores about the trust, left out if there is nothing.
+    #[schema(value_type = Option<Object>, nullable = false)]
+    attributes: Option<String>,
     /// When the trust was registered. Null only if the row's time is malformed.
     #[schema(required, format = "date-time")]
     created_at: Option<String>,
@@ -35,6 +42,34 @@ pub(crate) struct TrustSchema {
     /// When the trust was disabled. Null while it is enabled.
     #[schema(required, format = "date-time")]
     disabled_at: Option<String>,
+}
+
+/// The schema of a [`TrustKey`](trust_auth::TrustKey).
+#[derive(ToSchema)]
+#[schema(as = Key, description = "A key of a trust, in a row of its own.")]
+#[allow(dead_code)]
+pub(crate) struct KeySchema {
+    /// The id of the key, which never changes.
+    #[schema(format = "uuid")]
+    id: String,
+    /// The id of its trust.
+    #[schema(format = "uuid")]
+    trust: String,
+    /// What people call the key.
+    #[schema(required)]
+    label: Option<String>,
+    /// The last four characters of the key, if they are known.
+    #[schema(required)]
+    last_four: Option<String>,
+    /// When the key was made.
+    #[schema(required, format = "date-time")]
+    created_at: Option<String>,
+    /// From when on the key is refused. Null: it has no end.
+    #[schema(required, format = "date-time")]
+    expires_at: Option<String>,
+    /// When the key was revoked.
+    #[schema(required, format = "date-time")]
+    revoked_at: Option<String>,
 }
 
 /// The schema of a [`Listing`](trust_auth::Listing).
@@ -73,6 +108,16 @@ pub(crate) struct TrustParameter {
     /// `%`.
     #[param(min_length = 1, example = "58bf5add-57ef-4fce-b840-5a3180360a49")]
     trust: String,
+}
+
+/// The part of a path that names a key.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[allow(dead_code)]
+pub(crate) struct KeyParameter {
+    /// The id of a key.
+    #[param(format = "uuid", example = "0a3bb5d3-7a1c-4f7e-9a52-0d1f6c1c9f10")]
+    key: String,
 }
 
 /// The header by which a client chooses not to wait.
@@ -117,10 +162,10 @@ pub(crate) mod example {
     use serde::Serialize;
     use serde_json::{Value, json};
     use time::macros::datetime;
-    use trust_auth::{Listing, Settled, Trust};
+    use trust_auth::{KeyHash, Listing, Settled, Trust, TrustKey};
     use uuid::Uuid;
 
-    use crate::json::TrustJson;
+    use crate::json::{KeyJson, KeysJson, TrustJson};
     use crate::revocation_end::RevocationEnd;
 
     /// Of a key's form, and plainly no key.
@@ -153,6 +198,26 @@ pub(crate) mod example {
     pub(crate) fn committed_key() -> Value {
         let end = RevocationEnd::COMMITTED;
         with_key(json(&TrustJson::new(&st_mary()).with_revocation(Some(&end))))
+    }
+
+    /// Returns an answer with a key that was added.
+    pub(crate) fn added_key() -> Value {
+        with_key(json(&KeyJson::new(&laboratory())))
+    }
+
+    /// Returns the keys of a trust.
+    pub(crate) fn keys() -> Value {
+        json(&KeysJson { has_key_in_trust: true, keys: &[laboratory()] })
+    }
+
+    fn laboratory() -> TrustKey {
+        let id = Uuid::from_u128(0x0a3bb5d3_7a1c_4f7e_9a52_0d1f6c1c9f10);
+        let mut key = TrustKey::new(id, st_mary().id, KeyHash::of(KEY));
+        key.label = Some("laboratory".to_owned());
+        key.last_four = Some("MPLE".to_owned());
+        key.created_at = Some(datetime!(2026-11-26 20:15:02 UTC));
+        key.expires_at = Some(datetime!(2027-02-24 20:15:02 UTC));
+        key
     }
 
     /// Returns a list of one trust.
@@ -192,7 +257,7 @@ mod tests {
 
     use serde::Serialize;
     use serde_json::{Value, json};
-    use trust_auth::{Listing, MalformedRow, Trust};
+    use trust_auth::{KeyHash, Listing, MalformedRow, Trust, TrustKey};
     use uuid::Uuid;
 
     use super::*;
@@ -219,7 +284,12 @@ mod tests {
     #[test]
     fn the_schemas_that_are_written_by_hand_have_the_members_of_their_types() {
         let trust = Trust::new(Uuid::nil(), "St. Mary");
-        assert_describes::<TrustSchema>(&trust, &trust);
+        let key = TrustKey::new(Uuid::nil(), trust.id, KeyHash::of("key"));
+        assert_describes::<KeySchema>(&key, &key);
+        let mut full = trust.clone();
+        full.attributes = Some(json!({}));
+        full.keys.push(key);
+        assert_describes::<TrustSchema>(&full, &trust);
         let row = MalformedRow { id: None, name: None, column: "name" };
         assert_describes::<MalformedRowSchema>(&row, &row);
         let mut listing = Listing { trusts: vec![trust], malformed: Vec::new() };
