@@ -1,4 +1,5 @@
-//! `disable`, `delete`, `rotate` and `key revoke`: they commit, and then wait until no process grants the key.
+//! `disable`, `delete`, `rotate` and `key revoke`: they commit, and then wait until no process
+//! grants the key.
 
 use std::pin::pin;
 use std::time::Instant;

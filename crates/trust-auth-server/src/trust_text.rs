@@ -160,6 +160,7 @@ pub(crate) fn moment(time: OffsetDateTime) -> String {
 
 #[cfg(test)]
 mod tests {
+    use trust_auth::{KeyHash, TrustKey};
     use uuid::Uuid;
 
     use super::*;
@@ -175,6 +176,9 @@ mod tests {
         let mut full = trust(1, "General Hospital of the Northern Lakes and Mountains, Eye Clinic");
         full.code = Some("GHNL-0123456789".to_owned());
         full.region = Some("North East".to_owned());
+        let mut key = TrustKey::new(Uuid::from_u128(3), full.id, KeyHash::of("key"));
+        key.expires_at = Some(OffsetDateTime::UNIX_EPOCH);
+        full.keys.push(key);
         full.last_heartbeat = Some(OffsetDateTime::UNIX_EPOCH);
         [full, trust(2, "St. Mary")]
     }

@@ -9,9 +9,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 use trust_auth::{ApiKey, KeyForm, KeyHash, KeyPrefix};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "register",
     "list",
+    "key",
     "disable",
     "enable",
     "rotate",
@@ -1380,4 +1381,109 @@ fn peppers_that_do_not_fit_are_wrong_usage_and_not_repeated() {
     assert!(ran.stderr.contains("--accept-unpeppered"), "{}", ran.stderr);
     assert!(!shell.database().exists());
     assert_eq!(shell.run(&[&register[..], &["--accept-unpeppered"]].concat()).code, 0);
+}
+
+#[test]
+fn a_trust_has_several_keys_and_each_is_listed_and_revoked_by_its_id() {
+    let (shell, own) = Shell::with_trust("St. Mary");
+    let ran = shell.run(&["key", "add", "St. Mary", "--label", "laboratory", "--expires", "12d"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let key = ran.stdout.trim_end().to_owned();
+    assert!(ran.stderr.contains(", until 2"), "{}", ran.stderr);
+    for key in [&own, &key] {
+        assert_eq!(shell.verify(key.as_str()).code, 0);
+    }
+    let listed = shell.run(&["key", "list", "St. Mary"]).stdout;
+    let lines: Vec<&str> = listed.lines().collect();
+    assert_eq!(lines.len(), 3, "{listed}");
+    assert!(lines[1].contains("of the trust's row"), "{listed}");
+    assert!(lines[2].contains("laboratory") && lines[2].contains("active"), "{listed}");
+    assert!(lines[2].contains("(in 11days") || lines[2].contains("(in 12days"), "{listed}");
+    assert!(lines[2].contains(&key[key.len() - 4..]) && !lines[2].contains(&key), "{listed}");
+
+    let json = shell.run(&["key", "list", "St. Mary", "--json"]).json();
+    let id = json["keys"][0]["id"].as_str().unwrap().to_owned();
+    let ran = shell.run(&["key", "revoke", &id]);
+    assert_eq!((ran.code, ran.stdout.contains("Revoked a key of St. Mary")), (0, true));
+    assert_eq!((shell.verify(own.as_str()).code, shell.verify(key.as_str()).code), (0, 1));
+    let json = shell.run(&["key", "list", "St. Mary", "--json"]).json();
+    let revoked_at = json["keys"][0]["revoked_at"].clone();
+    assert!(revoked_at.is_string(), "{json}");
+    // A second revocation keeps the time of the first.
+    assert_eq!(shell.run(&["key", "revoke", &id]).code, 0);
+    let json = shell.run(&["key", "list", "St. Mary", "--json"]).json();
+    assert_eq!(json["keys"][0]["revoked_at"], revoked_at);
+    assert!(shell.run(&["key", "list", "St. Mary"]).stdout.contains("revoked"));
+}
+
+#[test]
+fn a_key_that_exists_is_added_once() {
+    let (shell, _) = Shell::with_trust("St. Mary");
+    let digest = KeyHash::of("the key of another service").to_hex();
+    let ran = shell.run(&["key", "add", "St. Mary", "--key-sha256", &digest, "--json"]);
+    assert_eq!(ran.json().get("api_key"), None);
+    assert_eq!(shell.verify("the key of another service").code, 0);
+    let again = shell.run(&["key", "add", "St. Mary", "--key-sha256", &digest, "--json"]);
+    assert_eq!(again.failure(), "key_taken");
+}
+
+#[test]
+fn a_rotation_ends_every_key_at_once_or_after_the_overlap() {
+    let (shell, own) = Shell::with_trust("St. Mary");
+    let added = shell.run(&["key", "add", "St. Mary"]).stdout.trim_end().to_owned();
+    let ran = shell.run(&["rotate", "St. Mary", "--overlap", "24h", "--label", "second"]);
+    assert!(ran.stderr.contains("The old keys are accepted until 2"), "{}", ran.stderr);
+    let second = ran.stdout.trim_end().to_owned();
+    for key in [&own, &added, &second] {
+        assert_eq!(shell.verify(key.as_str()).code, 0);
+    }
+    let expiring = shell.run(&["list", "--expiring", "2d"]);
+    assert_eq!(expiring.code, 1, "{expiring:?}");
+    assert!(expiring.stdout.contains("St. Mary") && expiring.stderr.contains("ends within 2days"));
+    let none = shell.run(&["list", "--expiring", "1h"]);
+    assert_eq!((none.code, &*none.stderr), (0, ""), "{none:?}");
+
+    let third = shell.run(&["rotate", "St. Mary"]).stdout.trim_end().to_owned();
+    for key in [&own, &added, &second] {
+        assert_eq!(shell.verify(key.as_str()).code, 1);
+    }
+    assert_eq!(shell.verify(third.as_str()).code, 0);
+}
+
+#[test]
+fn a_trust_is_registered_with_an_end_and_attributes() {
+    let shell = Shell::new();
+    let attributes = r#"{"scopes":["read"]}"#;
+    let arguments = ["register", "--name", "a", "--expires", "90d", "--attributes", attributes];
+    let ran = shell.run(&[&arguments[..], &["--json"]].concat()).json();
+    assert_eq!(ran["trust"]["attributes"]["scopes"][0], "read");
+    assert!(ran["trust"]["keys"][0]["expires_at"].is_string(), "{ran}");
+    assert_eq!(shell.verify(ran["api_key"].as_str().unwrap()).code, 0);
+}
+
+#[test]
+fn wrong_arguments_about_keys_say_what_to_do_and_repeat_no_key() {
+    let (shell, key) = Shell::with_trust("St. Mary");
+    for arguments in [
+        &["rotate", "St. Mary", "--overlap", "0s"][..],
+        &["rotate", "St. Mary", "--overlap", "-1h"],
+        &["rotate", "St. Mary", "--expires", "1000years"],
+        &["key", "add", "St. Mary", "--expires", "90"],
+        &["key", "add", "St. Mary", "--label", ""],
+        &["key", "add", "St. Mary", "--label", &key],
+        &["key", "revoke", &key],
+        &["key", "revoke", "laboratory"],
+        &["list", "--expiring", "soon"],
+        &["register", "--name", "a", "--attributes", "[1]"],
+        &["register", "--name", "a", "--attributes", "{"],
+    ] {
+        let ran = shell.run(arguments);
+        assert_eq!((ran.code, &*ran.stdout), (2, ""), "{arguments:?}: {ran:?}");
+        assert!(!ran.stderr.contains(&key), "{ran:?}");
+    }
+    let nobody = uuid::Uuid::nil().to_string();
+    assert_eq!(shell.run(&["key", "revoke", &nobody, "--json"]).failure(), "no_such_key");
+    assert_eq!(shell.run(&["key", "add", "nobody", "--json"]).failure(), "no_such_trust");
+    assert_eq!(shell.run(&["key", "list", "nobody", "--json"]).failure(), "no_such_trust");
+    assert_eq!(shell.verify(key.as_str()).code, 0);
 }

@@ -16,6 +16,7 @@ mod faults;
 mod flood;
 mod health;
 mod hostile_requests;
+mod keys;
 mod load;
 mod monitoring;
 mod open_files;

@@ -28,8 +28,14 @@ const REGISTRATION: &str = "register_trust";
 /// Where that answer has the id.
 const ID_OF_NEW_TRUST: &str = "$response.body#/trust/id";
 
+/// The operation whose answer has a new key of a trust.
+const ADDITION: &str = "add_key";
+
+/// Where that answer has the key's id.
+const ID_OF_NEW_KEY: &str = "$response.body#/key/id";
+
 const DESCRIPTION: &str = "\
-Registers, lists, changes and deletes trusts. A trust is a tenant that has an API key.
+Registers, lists, changes and deletes trusts and their keys. A trust is a tenant with API keys.
 
 `GET` also answers `HEAD`, without a body. A path that does not exist gets 404 with the kind \
 `no_such_path`, and a method that a path does not have gets 405 with `no_such_method` and `Allow`. \
@@ -60,7 +66,8 @@ pub(crate) fn document() -> OpenApi {
             .description(Some("The default of `--admin-listen`"))
             .build()]))
         .tags(Some([
-            tag("trusts", "Trusts and their keys"),
+            tag("trusts", "Trusts, and the rotation of their keys"),
+            tag("keys", "The keys of a trust"),
             tag("probes", "Probes and metrics, which need no key"),
         ]))
         .components(Some(
@@ -72,12 +79,16 @@ pub(crate) fn document() -> OpenApi {
         .security(Some([SecurityRequirement::new(ADMIN_KEY, Vec::<String>::new())]))
         .build();
     api.merge(super::api().into_openapi());
-    let links = links(&mut api);
+    let of_trust = links(&mut api, "trust", ID_OF_NEW_TRUST);
+    let of_key = links(&mut api, "key", ID_OF_NEW_KEY);
     for operation in api.paths.paths.values_mut().flat_map(operations) {
         add_no_store(operation);
-        if operation.operation_id.as_deref() == Some(REGISTRATION)
-            && let Some(RefOr::T(created)) = operation.responses.responses.get_mut("201")
-        {
+        let links = match operation.operation_id.as_deref() {
+            Some(REGISTRATION) => &of_trust,
+            Some(ADDITION) => &of_key,
+            _ => continue,
+        };
+        if let Some(RefOr::T(created)) = operation.responses.responses.get_mut("201") {
             created.links.extend(links.clone());
         }
     }
@@ -121,13 +132,14 @@ fn add_no_store(operation: &mut Operation) {
     }
 }
 
-/// Returns a link from the answer of a registration to each operation on the trust.
-fn links(api: &mut OpenApi) -> BTreeMap<String, RefOr<Link>> {
-    let paths = api.paths.paths.iter_mut().filter(|(path, _)| path.contains("{trust}"));
+/// Returns a link from an answer, which has the parameter, to each operation that needs it.
+fn links(api: &mut OpenApi, parameter: &str, from: &str) -> BTreeMap<String, RefOr<Link>> {
+    let needed = format!("{{{parameter}}}");
+    let paths = api.paths.paths.iter_mut().filter(|(path, _)| path.contains(&needed));
     let operations = paths.flat_map(|(_, path)| operations(path));
     let ids = operations.filter_map(|operation| operation.operation_id.clone());
     ids.map(|id| {
-        let link = LinkBuilder::new().operation_id(&*id).parameter("trust", ID_OF_NEW_TRUST);
+        let link = LinkBuilder::new().operation_id(&*id).parameter(parameter, from);
         (id, link.build().into())
     })
     .collect()
@@ -196,7 +208,7 @@ mod tests {
             methods.insert(method);
         }
         assert_eq!(documented, routes_of_the_router());
-        assert_eq!(documented.len(), 8);
+        assert_eq!(documented.len(), 10);
     }
 
     #[test]
@@ -225,7 +237,7 @@ mod tests {
                 assert!(json["example"].is_object(), "{what}: {status}");
                 assert_eq!(response["headers"]["Cache-Control"]["example"], "no-store");
             }
-            let revokes = ["disable", "rotate"].iter().any(|word| path.ends_with(word));
+            let revokes = ["disable", "rotate", "revoke"].iter().any(|word| path.ends_with(word));
             assert_eq!(responses.contains_key("202"), revokes || method == "DELETE", "{what}");
         }
     }
@@ -251,6 +263,9 @@ mod tests {
             assert!(target.is_some(), "{reference}");
         }
         let links = &document["paths"]["/admin/trusts"]["post"]["responses"]["201"]["links"];
-        assert_eq!(links.as_object().unwrap().len(), 5, "{links:#}");
+        assert_eq!(links.as_object().unwrap().len(), 7, "{links:#}");
+        let keys = &document["paths"]["/admin/trusts/{trust}/keys"]["post"];
+        let links = &keys["responses"]["201"]["links"];
+        assert_eq!(links.as_object().unwrap().len(), 1, "{links:#}");
     }
 }

@@ -1,4 +1,4 @@
-//! The admin API: registers, lists, changes and deletes trusts over HTTP, as JSON.
+//! The admin API: registers, lists, changes and deletes trusts and their keys over HTTP, as JSON.
 //!
 //! It serves only clients that have the internal service key. A change that was begun is finished,
 //! also if its client disconnects.

@@ -1,0 +1,206 @@
+//! Several keys a trust: the admin API, and a rotation with an overlap under load.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::watch;
+
+use crate::client::{Answer, Client};
+use crate::postgres_server::PostgresServer;
+use crate::server::{Server, command};
+
+/// Longer than the rotation, which may wait for a lease of 2 s, and the switch of all clients.
+const OVERLAP: Duration = Duration::from_secs(10);
+
+/// Within this time, each client switches to the new key.
+const SWITCHING: Duration = Duration::from_secs(2);
+
+async fn post(server: &Server, path: &str, body: &Value) -> Answer {
+    server.administer("POST", path, body).await
+}
+
+async fn status(server: &Server, key: &str) -> u16 {
+    server.verify(key).await.status
+}
+
+#[tokio::test]
+async fn the_keys_of_a_trust_are_added_listed_and_revoked_by_the_admin_api() {
+    let server = Server::on_sqlite(&[]).await;
+    let asked = json!({ "name": "St. Mary", "attributes": { "scopes": ["read"] } });
+    let made = post(&server, "/admin/trusts", &asked).await;
+    assert_eq!(made.json()["trust"]["attributes"], asked["attributes"]);
+    let own = made.json()["api_key"].as_str().unwrap().to_owned();
+    let path = format!("/admin/trusts/{}/keys", made.json()["trust"]["id"].as_str().unwrap());
+
+    let terms = json!({ "label": "laboratory", "expires": "90d" });
+    let added = post(&server, &path, &terms).await;
+    assert_eq!(added.status, 201, "{added:?}");
+    let (key, row) = (added.json()["api_key"].clone(), added.json()["key"].clone());
+    let key = key.as_str().unwrap();
+    assert_eq!(row["label"], "laboratory");
+    assert_eq!(row["last_four"], json!(&key[key.len() - 4..]));
+    assert!(row["expires_at"].is_string() && row["revoked_at"].is_null(), "{row}");
+    assert_eq!((status(&server, &own).await, status(&server, key).await), (200, 200));
+
+    let listed = server.administer("GET", &path, &Value::Null).await.json();
+    assert_eq!(listed, json!({ "has_key_in_trust": true, "keys": [row] }));
+    let revoke = format!("/admin/keys/{}/revoke", row["id"].as_str().unwrap());
+    let revoked = post(&server, &revoke, &Value::Null).await;
+    assert_eq!(revoked.status, 200, "{revoked:?}");
+    assert_eq!((status(&server, &own).await, status(&server, key).await), (200, 401));
+    let first = server.administer("GET", &path, &Value::Null).await.json();
+    assert!(first["keys"][0]["revoked_at"].is_string(), "{first}");
+    assert_eq!(post(&server, &revoke, &Value::Null).await.status, 200);
+    assert_eq!(server.administer("GET", &path, &Value::Null).await.json(), first);
+
+    let log = server.stop().await;
+    let id = row["id"].as_str().unwrap();
+    assert!(log.contains("add_key") && log.contains("revoke_key") && log.contains(id), "{log}");
+    assert!(!log.contains(key), "{log}");
+}
+
+#[tokio::test]
+async fn bad_requests_about_keys_get_a_typed_error_and_change_nothing() {
+    let server = Server::on_sqlite(&[]).await;
+    let trust = server.register("St. Mary").await;
+    let keys = format!("/admin/trusts/{}/keys", trust.id);
+    let rotate = format!("/admin/trusts/{}/rotate", trust.id);
+    let taken = trust_auth::KeyHash::of(&trust.key).to_hex();
+    let key = "k".repeat(43);
+    for (path, body, status, kind) in [
+        (&*keys, json!({ "expires": "0s" }), 422, "malformed"),
+        (&keys, json!({ "expires": 90 }), 422, "malformed"),
+        (&keys, json!({ "expires": "1000years" }), 422, "malformed"),
+        (&keys, json!({ "label": "" }), 422, "malformed"),
+        (&keys, json!({ "label": key }), 422, "malformed"),
+        (&keys, json!({ "colour": "red" }), 422, "malformed"),
+        (&keys, json!({ "key_sha256": taken }), 409, "key_taken"),
+        ("/admin/trusts/unknown/keys", json!({}), 404, "no_such_trust"),
+        ("/admin/keys/00000000-0000-0000-0000-000000000000/revoke", json!({}), 404, "no_such_key"),
+        ("/admin/keys/kkkkkkkk/revoke", json!({}), 400, "malformed"),
+        (&rotate, json!({ "overlap": "soon" }), 422, "malformed"),
+        (&rotate, json!({ "overlap": "0s" }), 422, "malformed"),
+        ("/admin/trusts", json!({ "name": "a", "attributes": [1] }), 422, "malformed"),
+        ("/admin/trusts", json!({ "name": "a", "attributes": { "a": key } }), 422, "malformed"),
+    ] {
+        let answer = post(&server, path, &body).await;
+        assert_eq!((answer.status, &*answer.kind()), (status, kind), "{path} {body}: {answer:?}");
+        assert!(!answer.body.contains("kkkkkkkk"), "{answer:?}");
+    }
+    assert_eq!(status(&server, &trust.key).await, 200);
+    let listed = server.administer("GET", &keys, &Value::Null).await.json();
+    assert_eq!(listed, json!({ "has_key_in_trust": true, "keys": [] }));
+}
+
+/// What the clients of a rotation have seen.
+#[derive(Default)]
+struct Ledger {
+    granted_old: AtomicUsize,
+    granted_new: AtomicUsize,
+    over: AtomicBool,
+}
+
+/// A client that switches to the new key at some moment of the overlap. No request of it may be
+/// refused.
+async fn client(
+    server: std::net::SocketAddr,
+    old: String,
+    mut new: watch::Receiver<Option<String>>,
+    switches_after: Duration,
+    ledger: Arc<Ledger>,
+) {
+    let mut client = Client::new(server);
+    let (mut key, mut is_new, mut rotated) = (old, false, None);
+    // Relaxed: counts, and a flag that only ends the test.
+    while !ledger.over.load(Ordering::Relaxed) {
+        if !is_new && let Some(found) = new.borrow_and_update().clone() {
+            let since = rotated.get_or_insert_with(std::time::Instant::now);
+            if since.elapsed() >= switches_after {
+                (key, is_new) = (found, true);
+            }
+        }
+        let answer = client.verify(&key).await.unwrap();
+        assert_eq!(answer.status, 200, "new: {is_new}, {answer:?}");
+        let count = if is_new { &ledger.granted_new } else { &ledger.granted_old };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+    assert!(is_new);
+}
+
+/// Rotates by the command line under load, with two processes on one database.
+async fn rotate_under_load(database: &Path, arguments: &[&str]) {
+    let services = [Server::on(database, arguments).await, Server::on(database, arguments).await];
+    let trust = services[0].register("St. Mary").await;
+    for service in &services {
+        assert_eq!(status(service, &trust.key).await, 200);
+    }
+    let ledger = Arc::new(Ledger::default());
+    let (tell, new) = watch::channel(None);
+    let clients: Vec<_> = (0..6_u32)
+        .map(|number| {
+            let address = services[number as usize % 2].main;
+            let (ledger, new) = (Arc::clone(&ledger), new.clone());
+            let after = SWITCHING / 6 * number;
+            tokio::spawn(client(address, trust.key.clone(), new, after, ledger))
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+
+    let overlap = format!("{}s", OVERLAP.as_secs());
+    let mut rotate = command(Path::new("/"));
+    rotate.arg("--database").arg(database);
+    rotate.args(["--json", "rotate", &trust.id, "--overlap", &overlap]);
+    let output = tokio::task::spawn_blocking(move || rotate.output().unwrap()).await.unwrap();
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(output.status.success(), "{answer} {output:?}");
+    tell.send(Some(answer["api_key"].as_str().unwrap().to_owned())).unwrap();
+    let end = answer["trust"]["keys"][0]["expires_at"].as_str().unwrap();
+    let end = OffsetDateTime::parse(end, &Rfc3339).unwrap();
+
+    // The clients have switched by then, and the overlap is not over.
+    tokio::time::sleep(SWITCHING + SWITCHING / 2).await;
+    ledger.over.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.unwrap();
+    }
+    assert!(OffsetDateTime::now_utc() < end, "the machine is too slow for the overlap");
+    for count in [&ledger.granted_old, &ledger.granted_new] {
+        assert!(count.load(Ordering::Relaxed) > 0);
+    }
+    // Processes and database share one clock. Each request that begins at the end or later is
+    // refused.
+    while OffsetDateTime::from(SystemTime::now()) < end {
+        let left = (end - OffsetDateTime::now_utc()).try_into().unwrap_or_default();
+        tokio::time::sleep(left).await;
+    }
+    for _ in 0..20 {
+        for service in &services {
+            let answer = service.verify(&trust.key).await;
+            assert_eq!(answer.status, 401, "{arguments:?}: {answer:?} {}", service.log());
+        }
+    }
+    for service in services {
+        service.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_with_an_overlap_refuses_no_request_of_a_client_that_switches_on_sqlite() {
+    for lease in [&[][..], &["--read-lease", "1s"]] {
+        let folder = tempfile::tempdir().unwrap();
+        rotate_under_load(&folder.path().join("trusts.db"), lease).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_with_an_overlap_refuses_no_request_of_a_client_that_switches_on_postgresql() {
+    let Some(database) = PostgresServer::shared() else { return };
+    for lease in [&["--migrate"][..], &["--migrate", "--read-lease", "2s"]] {
+        rotate_under_load(Path::new(&database.new_database()), lease).await;
+    }
+}
