@@ -47,6 +47,8 @@ struct Table {
     rows: Vec<Arc<Trust>>,
     by_id: HashMap<Uuid, Arc<Trust>>,
     candidates: Candidates,
+    /// The last row of each digest, of the enabled ones.
+    by_hash: HashMap<KeyHash, Uuid>,
 }
 
 impl MemoryStore {
@@ -141,6 +143,10 @@ impl TrustStore for MemoryStore {
     async fn candidates(&self) -> Result<Candidates, StoreError> {
         Ok(self.table.load().candidates.clone())
     }
+
+    async fn find(&self, hash: &KeyHash) -> Result<Option<Uuid>, StoreError> {
+        Ok(self.table.load().by_hash.get(hash).copied())
+    }
 }
 
 impl TrustLedger for MemoryStore {
@@ -213,7 +219,9 @@ impl Table {
                 candidates.push(row.id, hash);
             }
         }
-        Self { rows, by_id, candidates }
+        let ids = (0..candidates.len()).filter_map(|at| candidates.id(at));
+        let by_hash = candidates.hashes().iter().copied().zip(ids).collect();
+        Self { rows, by_id, candidates, by_hash }
     }
 }
 
