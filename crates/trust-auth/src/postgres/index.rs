@@ -119,11 +119,11 @@ async fn plan_on(
         .fetch_optional(connection)
         .await
         .map_err(|error| failed(&error, &connector.location, connector.query_timeout))?;
+    let missing = vec!["the index `trust_api_key_hash`".to_owned()];
     let Some((namespace, kind, has_index, has_invalid)) = read else {
-        return Err(schema(
-            &connector.location,
-            "it has no table `trust`; run `trust-auth migrate`, or check the search_path",
-        ));
+        // For a dry run: the table is still to be made.
+        let step = "CREATE INDEX CONCURRENTLY trust_api_key_hash ON trust (api_key_hash);";
+        return Ok(MigrationPlan::new(missing, vec![step.to_owned()]));
     };
     // Its comparison with a text converts the column, which no index has.
     if kind == "character" {
@@ -145,5 +145,5 @@ async fn plan_on(
     steps.push(format!(
         "CREATE INDEX CONCURRENTLY trust_api_key_hash ON {namespace}.trust (api_key_hash);"
     ));
-    Ok(MigrationPlan::new(vec!["the index `trust_api_key_hash`".to_owned()], steps))
+    Ok(MigrationPlan::new(missing, steps))
 }

@@ -109,8 +109,15 @@ async fn plan_on(connection: &mut SqliteConnection) -> Result<MigrationPlan, sql
 /// Returns whether SQLite finds a digest by an index: its plan has the column as the key of a
 /// search.
 async fn uses_index(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
-    // The making of a plan reads no file. A connection learns of another's index by a read.
-    sqlx::query("SELECT EXISTS (SELECT 1 FROM trust)").fetch_one(&mut *connection).await?;
+    // Making a plan reads no file, so a connection would not notice an index that another one has
+    // made. This read does.
+    let has_table: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'trust')")
+            .fetch_one(&mut *connection)
+            .await?;
+    if !has_table {
+        return Ok(false);
+    }
     let explain = sqlx::query(concat!("EXPLAIN QUERY PLAN ", find!())).persistent(false);
     let plan = explain.fetch_all(connection).await?;
     Ok(plan.iter().any(|step| {
