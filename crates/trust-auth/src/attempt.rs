@@ -31,8 +31,8 @@ pub enum Route {
     Unread,
     /// The cache had the key. Its row was fetched, and accepted the key, or the store failed.
     Hit,
-    /// The cache had the key, but its row no longer accepted it. A scan or a find followed, unless too many
-    /// requests waited for it.
+    /// The cache had the key, but its row no longer accepted it. A scan or a find followed, unless
+    /// too many requests waited for it.
     StaleHit,
     /// The cache did not have the key. A scan followed, unless too many requests waited for it.
     Scan,

@@ -343,8 +343,8 @@ fn describe() {
         "trust_auth_request_seconds",
         Unit::Seconds,
         "How long /verify took, by route: unread (no usable key), hit (cached), stale_hit (cached, \
-         then a scan), scan (not cached), find (not cached, by an index), held (under the read lease, without a read), look (not \
-         held)"
+         then a scan), scan (not cached), find (not cached, by an index), held (under the read \
+         lease, without a read), look (not held)"
     );
     describe_counter!("trust_auth_hits_total", "Cached keys that their live row accepted");
     describe_counter!(

@@ -57,8 +57,8 @@ impl ScanRecord {
         self.last.send_replace(LastScan::Unneeded);
     }
 
-    /// Returns the word for `/readyz`: `unneeded` if rows are found by an index, `ok`, `pending` before the first scan has ended, or the kind
-    /// of the failure of the last scan.
+    /// Returns the word for `/readyz`: `unneeded` if rows are found by an index, `ok`, `pending`
+    /// before the first scan has ended, or the kind of the failure of the last scan.
     pub(crate) fn state(&self) -> &'static str {
         match *self.last.borrow() {
             LastScan::None => "pending",

@@ -127,8 +127,8 @@ pub(crate) struct Settings {
     )]
     pub(crate) capacity: usize,
 
-    /// How many requests may wait for a scan of all rows, or for the index of --find-by. Further requests are answered with 503 at
-    /// once. Choose less than half of --max-connections
+    /// How many requests may wait for a scan of all rows, or for the index of --find-by. Further
+    /// requests are answered with 503 at once. Choose less than half of --max-connections
     #[arg(
         long,
         value_name = "COUNT",

@@ -1,5 +1,5 @@
-//! A service with a pepper: rotation over one database, the admin API, and what is written down. And
-//! a service that finds keys by an index, which needs one.
+//! A service with a pepper: rotation over one database, the admin API, and what is written down.
+//! And a service that finds keys by an index, which should have one.
 
 use std::fs;
 use std::path::Path;

@@ -105,7 +105,8 @@ async fn make_on(
     if !plan_on(connector, connection).await?.is_empty() {
         return Err(schema(
             &connector.location,
-            "its index `trust_api_key_hash` cannot be used to find a digest; drop it, and try again",
+            "its index `trust_api_key_hash` cannot be used to find a digest; drop it, and try \
+             again",
         ));
     }
     Ok(plan)
