@@ -10,6 +10,7 @@ use sqlx::Executor;
 use stores::postgres_server::PostgresServer;
 use stores::{Backend, World, eventually, postgres_options, second_connection, sqlite_options};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use trust_auth::{
     AuthError, Authenticator, Candidates, FindBy, HeldTrusts, KeyHash, KeyHasher, MemoryStore,
     NewTrust, Pepper, PostgresStore, Route, SqliteStore, StoreError, Trust, TrustKeyCache,
@@ -191,7 +192,7 @@ async fn so_many_requests_find_at_once_as_may_wait_and_one_more_is_refused() {
     let (first, second) = (ask(1), ask(2));
     eventually("two requests find", || store.counts().0 == 2).await;
     assert_eq!(authenticator.stats().waiting, 2);
-    let refused = ask(3).await.unwrap();
+    let refused = timeout(Duration::from_secs(20), ask(3)).await.expect("it is refused").unwrap();
     assert!(matches!(refused, Err(AuthError::Overloaded)), "{refused:?}");
     assert_eq!(store.counts().0, 2);
     // A request that is gone frees its place.
