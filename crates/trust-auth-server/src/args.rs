@@ -445,4 +445,9 @@ pub(crate) struct MigrateArgs {
     /// GRANTs that other roles need. On SQLite they are always added
     #[arg(long)]
     pub(crate) read_lease: bool,
+
+    /// Also add the index on the digests for `serve --find-by index`. On PostgreSQL it is made
+    /// outside of the transaction, and keeps no write out
+    #[arg(long)]
+    pub(crate) find_by_index: bool,
 }

@@ -14,6 +14,7 @@ mod completions;
 mod database;
 mod enable;
 mod failed_wait;
+mod find_by;
 mod interrupt;
 mod issue_key;
 mod json;

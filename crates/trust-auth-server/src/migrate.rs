@@ -3,7 +3,7 @@
 //! roles other than the owner need then. It grants none: the owner chooses the roles.
 
 use serde::Serialize;
-use trust_auth::{MigrationPlan, PgChanges, PostgresOptions, StoreError};
+use trust_auth::{MigrationPlan, PgChanges, PostgresOptions, SqliteOptions, StoreError};
 
 use crate::args::MigrateArgs;
 use crate::command_answer::{CommandAnswer, Format};
@@ -67,8 +67,7 @@ pub(crate) async fn migrate(
     let grants = (options.is_some() && args.read_lease).then_some(GRANTS);
     let plans = match options {
         Some(options) => postgres(options, &args).await?,
-        None if args.dry_run => vec![database.sqlite().plan_migration().await?],
-        None => vec![database.sqlite().run_migration().await?],
+        None => sqlite(&database.sqlite(), &args).await?,
     };
     let is_empty = plans.iter().all(MigrationPlan::is_empty);
     let missing: Vec<String> = plans.iter().flat_map(MigrationPlan::missing).cloned().collect();
@@ -84,7 +83,28 @@ pub(crate) async fn migrate(
     })
 }
 
-/// Migrates the table, and then adds what the read lease needs, if it was asked for.
+/// Migrates the tables, and then adds the index, if it was asked for.
+async fn sqlite(
+    options: &SqliteOptions,
+    args: &MigrateArgs,
+) -> Result<Vec<MigrationPlan>, StoreError> {
+    let mut plans = Vec::new();
+    if args.dry_run {
+        plans.push(options.plan_migration().await?);
+        if args.find_by_index {
+            plans.push(options.plan_index().await?);
+        }
+    } else {
+        plans.push(options.run_migration().await?);
+        if args.find_by_index {
+            plans.push(options.make_index().await?);
+        }
+    }
+    Ok(plans)
+}
+
+/// Migrates the table, and then adds what the read lease needs, and the index, if either was asked
+/// for.
 async fn postgres(
     options: PostgresOptions,
     args: &MigrateArgs,
@@ -96,10 +116,16 @@ async fn postgres(
         if let Some(changes) = changes {
             plans.push(changes.plan_migration().await?);
         }
+        if args.find_by_index {
+            plans.push(options.plan_index().await?);
+        }
     } else {
         plans.push(options.run_migration().await?);
         if let Some(changes) = changes {
             plans.push(changes.run_migration().await?);
+        }
+        if args.find_by_index {
+            plans.push(options.make_index().await?);
         }
     }
     Ok(plans)

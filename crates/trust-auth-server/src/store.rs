@@ -128,6 +128,14 @@ impl Store {
         }
     }
 
+    /// Checks that a digest can be found by an index.
+    pub(crate) async fn check_index(&self) -> Result<(), StoreError> {
+        match &self.backend {
+            DatabaseStore::Sqlite(store) => store.check_index().await,
+            DatabaseStore::Postgres(store) => store.check_index().await,
+        }
+    }
+
     /// Closes all connections, and waits until they are closed.
     pub(crate) async fn close(&self) {
         match &self.backend {
@@ -138,6 +146,13 @@ impl Store {
 }
 
 impl TrustStore for Store {
+    async fn find(&self, hash: &KeyHash) -> Result<Option<Uuid>, StoreError> {
+        match &self.backend {
+            DatabaseStore::Sqlite(store) => store.find(hash).await,
+            DatabaseStore::Postgres(store) => store.find(hash).await,
+        }
+    }
+
     async fn fetch(&self, id: Uuid) -> Result<Option<Trust>, StoreError> {
         match &self.backend {
             DatabaseStore::Sqlite(store) => store.fetch(id).await,

@@ -1481,9 +1481,44 @@ fn wrong_arguments_about_keys_say_what_to_do_and_repeat_no_key() {
         assert_eq!((ran.code, &*ran.stdout), (2, ""), "{arguments:?}: {ran:?}");
         assert!(!ran.stderr.contains(&key), "{ran:?}");
     }
-    let nobody = uuid::Uuid::nil().to_string();
-    assert_eq!(shell.run(&["key", "revoke", &nobody, "--json"]).failure(), "no_such_key");
-    assert_eq!(shell.run(&["key", "add", "nobody", "--json"]).failure(), "no_such_trust");
-    assert_eq!(shell.run(&["key", "list", "nobody", "--json"]).failure(), "no_such_trust");
+    let unknown = uuid::Uuid::nil().to_string();
+    assert_eq!(shell.run(&["key", "revoke", &unknown, "--json"]).failure(), "no_such_key");
+    assert_eq!(shell.run(&["key", "add", "unknown", "--json"]).failure(), "no_such_trust");
+    assert_eq!(shell.run(&["key", "list", "unknown", "--json"]).failure(), "no_such_trust");
     assert_eq!(shell.verify(key.as_str()).code, 0);
+}
+
+#[test]
+fn the_service_finds_by_an_index_only_if_there_is_one() {
+    let (shell, _) = Shell::with_trust("a");
+    let serve = ["serve", "--find-by", "index", "--listen", "127.0.0.1:0", "--json"];
+    let serve = [&serve[..], &["--admin-listen", "off"]].concat();
+    let ran = shell.run(&serve);
+    assert_eq!((ran.code, &*ran.failure()), (1, "no_index"));
+    let sql = "CREATE INDEX trust_api_key_hash ON trust (api_key_hash);\n\
+               CREATE INDEX trust_key_digest ON trust_key (digest);";
+    let told = ran.stdout.contains("CREATE INDEX trust_key_digest ON trust_key (digest);")
+        && ran.stdout.contains("migrate --find-by-index");
+    assert!(told, "{}", ran.stdout);
+
+    let before = fs::read(shell.database()).unwrap();
+    assert_eq!(shell.run(&["migrate", "--find-by-index", "--dry-run"]).stdout.trim_end(), sql);
+    assert!(fs::read(shell.database()).unwrap() == before);
+    assert!(shell.run(&["migrate"]).stdout.contains("Nothing to do"));
+    let ran = shell.run(&["migrate", "--find-by-index"]);
+    assert_eq!(
+        (ran.code, ran.stdout.trim_end()),
+        (0, "Added the index `trust_api_key_hash`, the index `trust_key_digest`.")
+    );
+    assert!(shell.run(&["migrate", "--find-by-index"]).stdout.contains("Nothing to do"));
+
+    // A script for an empty file makes the table first.
+    let empty = Shell::new();
+    fs::write(empty.database(), "").unwrap();
+    let script = empty.run(&["migrate", "--find-by-index", "--dry-run"]).stdout;
+    assert!(script.find("CREATE TABLE trust") < script.find(sql), "{script}");
+    assert_eq!(
+        empty.run(&["migrate", "--find-by-index", "--json"]).json()["migration"]["sql"],
+        script
+    );
 }

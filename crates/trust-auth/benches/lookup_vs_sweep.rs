@@ -5,6 +5,8 @@
 //! | `hot` | `Authenticator::authenticate` for a key in the cache |
 //! | `fetch` | the read by primary key that `hot` contains |
 //! | `sweep` | the same request after the cache was emptied |
+//! | `find` | the same by an index: a lookup, and the read of the row |
+//! | `find_unknown` | a key that no trust has, by an index |
 //! | `candidates` | the read of all rows that `sweep` begins with |
 //! | `candidates_and_fetch` | that read, and the read of the row that matched |
 //! | `sweep_three_keys`, `candidates_three_keys` | the same, with two more keys for each trust |
@@ -27,7 +29,8 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::runtime::{Builder, Runtime};
 use trust_auth::{
-    Authenticator, HeldTrusts, KeyHash, MemoryStore, SqliteStore, Trust, TrustKeyCache, TrustStore,
+    Authenticator, FindBy, HeldTrusts, KeyHash, MemoryStore, SqliteStore, Trust, TrustKeyCache,
+    TrustStore,
 };
 use uuid::Uuid;
 
@@ -129,6 +132,7 @@ fn on_sqlite(c: &mut Criterion) {
         });
         group.finish();
         with_a_lease(c, &runtime, trusts, &store);
+        by_an_index(c, &runtime, trusts, &store, folder.path());
         runtime.block_on(store.close());
     }
     with_three_keys(c, &runtime, folder.path());
@@ -198,6 +202,37 @@ fn with_a_lease(c: &mut Criterion, runtime: &Runtime, trusts: usize, store: &Arc
             );
         });
     }
+    group.finish();
+}
+
+fn by_an_index(
+    c: &mut Criterion,
+    runtime: &Runtime,
+    trusts: usize,
+    store: &Arc<SqliteStore>,
+    folder: &std::path::Path,
+) {
+    let options = SqliteStore::options(folder.join(format!("{trusts}.db")));
+    runtime.block_on(options.make_index()).unwrap();
+    runtime.block_on(store.check_index()).unwrap();
+    let cache = Arc::new(TrustKeyCache::new());
+    let authenticator = Authenticator::builder(Arc::clone(store), Arc::clone(&cache))
+        .find_by(FindBy::Index)
+        .build();
+    let key = key(trusts / 2);
+    let mut group = c.benchmark_group("sqlite");
+    group.bench_function(BenchmarkId::new("find", trusts), |b| {
+        b.to_async(runtime).iter_batched(
+            || cache.invalidate(),
+            async |()| authenticator.authenticate(Some(&key)).await.unwrap(),
+            BatchSize::PerIteration,
+        );
+    });
+    group.bench_function(BenchmarkId::new("find_unknown", trusts), |b| {
+        b.to_async(runtime).iter(async || {
+            authenticator.authenticate(Some("no trust has this")).await.unwrap_err()
+        });
+    });
     group.finish();
 }
 

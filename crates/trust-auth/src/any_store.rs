@@ -113,6 +113,15 @@ impl AnyStore {
         with_store!(self, store => HeldTrusts::start(store.feed(), name, length).await)
     }
 
+    /// Checks that [`find`](TrustStore::find) can use an index.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoIndex`], with the SQL that makes one, or any other [`StoreError`].
+    pub async fn check_index(&self) -> Result<(), StoreError> {
+        with_store!(self, store => store.check_index().await)
+    }
+
     /// Closes all connections, and waits until they are closed.
     pub async fn close(&self) {
         with_store!(self, store => store.close().await);
@@ -157,6 +166,10 @@ impl TrustStore for AnyStore {
 
     async fn candidates(&self) -> Result<Candidates, StoreError> {
         with_store!(self, store => store.candidates().await)
+    }
+
+    async fn find(&self, hash: &KeyHash) -> Result<Option<Uuid>, StoreError> {
+        with_store!(self, store => store.find(hash).await)
     }
 }
 

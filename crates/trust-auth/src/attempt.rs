@@ -36,11 +36,14 @@ pub enum Route {
     Unread,
     /// The cache had the key. Its row was fetched, and accepted the key, or the store failed.
     Hit,
-    /// The cache had the key, but its row no longer accepted it. A scan followed, unless too many
-    /// requests waited for it.
+    /// The cache had the key, but its row no longer accepted it. A scan or a find followed, unless
+    /// too many requests waited for it.
     StaleHit,
     /// The cache did not have the key. A scan followed, unless too many requests waited for it.
     Scan,
+    /// The cache did not have the key. An index was asked for it, unless too many requests did so;
+    /// see [`FindBy::Index`](crate::FindBy::Index).
+    Find,
     /// The cache had the key, and a row that is held under a read lease accepted it. Nothing was
     /// read.
     Held,
@@ -51,7 +54,7 @@ pub enum Route {
 
 impl Route {
     /// Returns a short stable word for metrics: `unread`, `hit`, `stale_hit`, `scan`,
-    /// `held` or `look`.
+    /// `find`, `held` or `look`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -59,6 +62,7 @@ impl Route {
             Self::Hit => "hit",
             Self::StaleHit => "stale_hit",
             Self::Scan => "scan",
+            Self::Find => "find",
             Self::Held => "held",
             Self::Look => "look",
         }

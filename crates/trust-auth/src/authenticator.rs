@@ -14,6 +14,8 @@ use uuid::Uuid;
 use crate::attempt::{Attempt, Route};
 use crate::authenticator_builder::AuthenticatorBuilder;
 use crate::error::{AuthError, StoreError};
+use crate::find_by::FindBy;
+use crate::finds::Finds;
 use crate::key_form::KeyForm;
 use crate::key_hasher::{KeyHasher, PresentedHashes};
 use crate::key_prefix::KeyPrefix;
@@ -50,6 +52,9 @@ use crate::trust_key::KeyUsed;
 ///
 /// With a [read lease](AuthenticatorBuilder::read_lease), and while it is in force, held rows
 /// replace the reads. What follows is about grants without one.
+///
+/// With [`FindBy::Index`], step 2 asks an index for the digest instead of joining a scan. What
+/// follows is about scans.
 ///
 /// The cache only saves the scan. Each grant needs a row that was read during the request (G9). A
 /// revocation by [`TrustRegistry`](crate::TrustRegistry) therefore holds from the moment it
@@ -121,6 +126,8 @@ pub struct Authenticator<S> {
     cache: Arc<TrustKeyCache>,
     counters: Arc<Counters>,
     scans: Arc<Scans<S>>,
+    /// In place of the scans, if rows are found by an index.
+    finds: Option<Arc<Finds<S>>>,
     reject_floor: RejectFloor,
     deadline: Option<Duration>,
     held: Option<Arc<HeldTrusts>>,
@@ -153,6 +160,7 @@ impl<S: TrustStore> Authenticator<S> {
             held,
             key_prefix,
             key_hasher,
+            find_by,
         } = builder;
         let counters = Arc::<Counters>::default();
         let reject_floor = RejectFloor::new(reject_floor);
@@ -163,7 +171,25 @@ impl<S: TrustStore> Authenticator<S> {
             reject_floor,
             key_hasher.digests(),
         ));
-        Self { store, cache, counters, scans, reject_floor, deadline, held, key_prefix, key_hasher }
+        let finds = match find_by {
+            FindBy::Scan => None,
+            FindBy::Index => {
+                let (store, counters) = (Arc::clone(&store), Arc::clone(&counters));
+                Some(Arc::new(Finds::new(store, counters, waiting_limit)))
+            }
+        };
+        Self {
+            store,
+            cache,
+            counters,
+            scans,
+            finds,
+            reject_floor,
+            deadline,
+            held,
+            key_prefix,
+            key_hasher,
+        }
     }
 
     /// Returns the trust whose key this is. `None` is a request without a key.
@@ -315,7 +341,11 @@ impl<S: TrustStore> Authenticator<S> {
                 Err(error) => return Err(AuthError::Unavailable(error)),
             }
         }
-        progress.route = if is_stale { Route::StaleHit } else { Route::Scan };
+        progress.route = match &self.finds {
+            _ if is_stale => Route::StaleHit,
+            None => Route::Scan,
+            Some(_) => Route::Find,
+        };
         if is_stale {
             self.counters.record_stale_hit();
         }
@@ -373,7 +403,7 @@ impl<S: TrustStore> Authenticator<S> {
         }))
     }
 
-    /// Finds the answer by a scan of all candidates.
+    /// Finds the answer by a scan of all candidates, or by an index.
     async fn search(
         &self,
         hashes: &[KeyHash],
@@ -383,7 +413,10 @@ impl<S: TrustStore> Authenticator<S> {
             // Taken before the join, and so before the first read that the remembered value depends
             // on. A revocation that those reads may miss supersedes the lease.
             let leases = hashes.iter().map(|hash| self.cache.lease(hash)).collect();
-            let found = self.scans.find(hashes).await?;
+            let found = match &self.finds {
+                None => self.scans.find(hashes).await?,
+                Some(finds) => finds.find(hashes).await?,
+            };
             progress.rows_swept += found.rows;
             let (at, id) = found.row.ok_or(AuthError::Invalid)?;
             // The answer is a hint, as the cache's: the row may have changed since the candidates
@@ -427,6 +460,7 @@ impl<S> Clone for Authenticator<S> {
             cache: Arc::clone(&self.cache),
             counters: Arc::clone(&self.counters),
             scans: Arc::clone(&self.scans),
+            finds: self.finds.clone(),
             reject_floor: self.reject_floor,
             deadline: self.deadline,
             held: self.held.clone(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use trust_key_cache::TrustKeyCache;
 
 use crate::authenticator::Authenticator;
+use crate::find_by::FindBy;
 use crate::key_hasher::KeyHasher;
 use crate::key_prefix::KeyPrefix;
 use crate::read_lease::HeldTrusts;
@@ -45,6 +46,7 @@ pub struct AuthenticatorBuilder<S> {
     pub(crate) held: Option<Arc<HeldTrusts>>,
     pub(crate) key_prefix: KeyPrefix,
     pub(crate) key_hasher: KeyHasher,
+    pub(crate) find_by: FindBy,
 }
 
 impl<S: TrustStore> AuthenticatorBuilder<S> {
@@ -61,6 +63,7 @@ impl<S: TrustStore> AuthenticatorBuilder<S> {
             held: None,
             key_prefix: KeyPrefix::default(),
             key_hasher: KeyHasher::default(),
+            find_by: FindBy::default(),
         }
     }
 
@@ -205,6 +208,32 @@ impl<S: TrustStore> AuthenticatorBuilder<S> {
         self
     }
 
+    /// Sets how the row of a key that is not cached is found. Default: by a scan.
+    ///
+    /// [`FindBy`] has what an index gives up. The store must have one: `check_index` of the stores
+    /// of this crate checks that. At most [`waiting_limit`](Self::waiting_limit) requests find at
+    /// once, and one more is [`Overloaded`](crate::AuthError::Overloaded). A flood of unknown keys
+    /// costs the store one lookup for each, and occupies connections that hits need, too: where
+    /// scans bound the store's work, the number of its connections does so here.
+    ///
+    /// Under a [read lease](Self::read_lease) a miss is a look all the same, and the index is asked
+    /// only while the lease is not in force.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use trust_auth::{Authenticator, FindBy, MemoryStore, Route, TrustKeyCache};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// # let (store, cache) = (Arc::new(MemoryStore::new()), Arc::new(TrustKeyCache::new()));
+    /// let authenticator = Authenticator::builder(store, cache).find_by(FindBy::Index).build();
+    /// let attempt = authenticator.attempt(Some("no trust has this")).await;
+    /// assert_eq!((attempt.route, authenticator.stats().scans), (Route::Find, 0));
+    /// # }
+    /// ```
+    pub fn find_by(mut self, find_by: FindBy) -> Self {
+        self.find_by = find_by;
+        self
+    }
+
     /// Returns the authenticator. Its clones share all limits.
     #[must_use]
     pub fn build(self) -> Authenticator<S> {
@@ -221,6 +250,7 @@ impl<S> fmt::Debug for AuthenticatorBuilder<S> {
             .field("held", &self.held)
             .field("key_prefix", &self.key_prefix)
             .field("key_hasher", &self.key_hasher)
+            .field("find_by", &self.find_by)
             .finish_non_exhaustive()
     }
 }

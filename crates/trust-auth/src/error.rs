@@ -231,6 +231,18 @@ pub enum StoreError {
         /// What is missing, each in a few words.
         missing: Vec<String>,
     },
+    /// Rows are to be found by an index on the digests, and there is none.
+    #[error(
+        "the database {path} has no index on the digests; run `trust-auth migrate \
+         --find-by-index`, or run: {sql}",
+        path = path.display()
+    )]
+    NoIndex {
+        /// The file, or the URL of the server's database without user and password.
+        path: PathBuf,
+        /// The SQL that makes the index.
+        sql: String,
+    },
     /// The server does not allow this role to do the operation.
     #[error("the database {server} does not let this role do that: it lacks {right}")]
     MissingRight {
@@ -452,6 +464,7 @@ kinds! {
     Self::CannotOpen { .. } => "cannot_open",
     Self::Schema { .. } => "schema",
     Self::NotMigrated { .. } => "not_migrated",
+    Self::NoIndex { .. } => "no_index",
     Self::MissingRight { .. } => "missing_right",
     Self::UnsupportedUrl { .. } => "unsupported_url",
     Self::CannotConnect { .. } => "cannot_connect",

@@ -86,6 +86,8 @@ mod authenticator_builder;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod columns;
 mod error;
+mod find_by;
+mod finds;
 #[cfg(feature = "http")]
 mod http;
 mod key_flaw;
@@ -131,6 +133,7 @@ pub use attempt::{Attempt, Route};
 pub use authenticator::Authenticator;
 pub use authenticator_builder::AuthenticatorBuilder;
 pub use error::{AuthError, Cause, RegistryError, StoreError};
+pub use find_by::FindBy;
 #[cfg(feature = "http")]
 pub use http::{AuthBody, AuthLayer, AuthService, KeyHeader};
 #[cfg(feature = "axum")]

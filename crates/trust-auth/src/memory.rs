@@ -50,6 +50,8 @@ struct Table {
     by_id: HashMap<Uuid, Arc<Trust>>,
     /// Those of all rows, as long as no key of theirs has an end.
     candidates: Option<Candidates>,
+    /// The last of the candidates with each digest, as long as no key has an end.
+    by_hash: HashMap<KeyHash, Uuid>,
 }
 
 impl MemoryStore {
@@ -143,6 +145,14 @@ impl TrustStore for MemoryStore {
     async fn candidates(&self) -> Result<Candidates, StoreError> {
         let table = self.table.load();
         Ok(table.candidates.clone().unwrap_or_else(|| candidates(&table.rows)))
+    }
+
+    async fn find(&self, hash: &KeyHash) -> Result<Option<Uuid>, StoreError> {
+        let table = self.table.load();
+        match table.candidates {
+            Some(_) => Ok(table.by_hash.get(hash).copied()),
+            None => Ok(by_hash(&candidates(&table.rows)).get(hash).copied()),
+        }
     }
 }
 
@@ -247,7 +257,8 @@ impl Table {
         let by_id = rows.iter().map(|row| (row.id, Arc::clone(row))).collect();
         let has_ends = rows.iter().any(|row| row.keys.iter().any(|key| key.expires_at.is_some()));
         let candidates = (!has_ends).then(|| candidates(&rows));
-        Self { rows, by_id, candidates }
+        let by_hash = candidates.as_ref().map(by_hash).unwrap_or_default();
+        Self { rows, by_id, candidates, by_hash }
     }
 }
 
@@ -265,6 +276,11 @@ fn candidates(rows: &[Arc<Trust>]) -> Candidates {
     let rows: Vec<Trust> =
         rows.iter().filter(|row| row.is_enabled()).map(|row| active(row)).collect();
     Candidates::of(&rows)
+}
+
+fn by_hash(candidates: &Candidates) -> HashMap<KeyHash, Uuid> {
+    let ids = (0..candidates.len()).filter_map(|at| candidates.id(at));
+    candidates.hashes().iter().copied().zip(ids).collect()
 }
 
 /// Checks for an imported key that no row has its digest, also of a key that has ended.

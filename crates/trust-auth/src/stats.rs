@@ -49,7 +49,8 @@ pub struct Stats {
     /// Rows that those scans swept: each row counts once a scan, with however many keys it was
     /// compared.
     pub rows_swept: u64,
-    /// Requests that wait now: for a scan to begin, or for the answer of the one under way.
+    /// Requests that wait now: for a scan to begin, for the answer of the one under way, or for an
+    /// index.
     pub waiting: u64,
     /// Requests granted.
     pub granted: u64,

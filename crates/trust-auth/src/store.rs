@@ -1,7 +1,8 @@
 //! The traits of a store of trusts: [`TrustStore`] reads, [`TrustLedger`] writes.
 //!
-//! No method finds a row by its digest: the duration of such a lookup reveals the length of a
-//! matching prefix.
+//! Only [`TrustStore::find`] finds a row by its digest, and no authenticator calls it unless it is
+//! built with [`FindBy::Index`](crate::FindBy::Index): the duration of such a lookup reveals the
+//! length of a matching prefix.
 
 use std::borrow::Borrow;
 use std::future::Future;
@@ -141,6 +142,27 @@ pub trait TrustStore: Send + Sync + 'static {
     ///
     /// Any [`StoreError`]. The requests of the scan are refused then.
     fn candidates(&self) -> impl Future<Output = Result<Candidates, StoreError>> + Send;
+
+    /// Returns the id of the enabled row that has this digest, by an index; of several, that of the
+    /// row that was made last. A hint, as the digests of [`candidates`](Self::candidates): the row
+    /// is fetched and compared before a grant.
+    ///
+    /// Only an authenticator with [`FindBy::Index`](crate::FindBy::Index) calls this. Each such
+    /// miss calls it, so many calls run at once. It must end in bounded time.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]. The request is refused then. As provided, this store cannot find by an
+    /// index.
+    fn find(
+        &self,
+        hash: &KeyHash,
+    ) -> impl Future<Output = Result<Option<Uuid>, StoreError>> + Send {
+        let _ = hash;
+        async {
+            Err(StoreError::Other("this store cannot find by an index; find by a scan".into()))
+        }
+    }
 }
 
 /// The write side of a store: what a [`TrustRegistry`](crate::TrustRegistry) needs.

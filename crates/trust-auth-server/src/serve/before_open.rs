@@ -24,6 +24,7 @@ use super::verify_handler;
 use crate::causes::with_causes;
 use crate::command_error::CommandError;
 use crate::database::{Database, DatabaseArgs};
+use crate::find_by::FindByArg;
 
 /// The pauses between attempts to open the database.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -103,7 +104,7 @@ async fn try_open(
     Ok(Opened { database, held: held.map(Arc::new) })
 }
 
-/// Checks notifications, and begins to hold the trusts.
+/// Checks notifications and the index, if there must be one, and begins to hold the trusts.
 async fn finish_opening(
     args: &DatabaseArgs,
     settings: &Settings,
@@ -118,11 +119,24 @@ async fn finish_opening(
     {
         return Err(error);
     }
+    if settings.find_by == FindByArg::Index {
+        if settings.migrate {
+            make_index(args).await?;
+        }
+        store.check_index().await?;
+    }
     let Some(length) = settings.read_lease else { return Ok(None) };
     if let (true, Some(options)) = (settings.migrate, args.postgres()?) {
         PgChanges::trusts(options).run_migration().await?;
     }
     store.hold(holder, length).await.map(Some)
+}
+
+async fn make_index(args: &DatabaseArgs) -> Result<(), StoreError> {
+    match args.postgres()? {
+        Some(options) => options.make_index().await.map(drop),
+        None => args.sqlite().make_index().await.map(drop),
+    }
 }
 
 /// The handler of `/verify` until the database is open.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use metrics::Histogram;
-use trust_auth::{Candidates, StoreError, Trust, TrustStore};
+use trust_auth::{Candidates, KeyHash, StoreError, Trust, TrustStore};
 use uuid::Uuid;
 
 use super::scan_record::ScanRecord;
@@ -48,6 +48,10 @@ impl MeteredStore {
 }
 
 impl TrustStore for MeteredStore {
+    async fn find(&self, hash: &KeyHash) -> Result<Option<Uuid>, StoreError> {
+        self.store.find(hash).await
+    }
+
     async fn fetch(&self, id: Uuid) -> Result<Option<Trust>, StoreError> {
         self.store.fetch(id).await
     }

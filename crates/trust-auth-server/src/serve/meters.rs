@@ -64,6 +64,7 @@ struct LatencyHistograms {
     hit: Histogram,
     stale_hit: Histogram,
     scan: Histogram,
+    find: Histogram,
     held: Histogram,
     look: Histogram,
 }
@@ -149,6 +150,7 @@ impl Meters {
             Route::Unread => &self.latency.unread,
             Route::Hit => &self.latency.hit,
             Route::StaleHit => &self.latency.stale_hit,
+            Route::Find => &self.latency.find,
             Route::Held => &self.latency.held,
             Route::Look => &self.latency.look,
             _ => &self.latency.scan,
@@ -257,6 +259,7 @@ impl LatencyHistograms {
             hit: of(Route::Hit),
             stale_hit: of(Route::StaleHit),
             scan: of(Route::Scan),
+            find: of(Route::Find),
             held: of(Route::Held),
             look: of(Route::Look),
         }
@@ -340,8 +343,8 @@ fn describe() {
         "trust_auth_request_seconds",
         Unit::Seconds,
         "How long /verify took, by route: unread (no usable key), hit (cached), stale_hit (cached, \
-         then a scan), scan (not cached), held (under the read lease, without a read), look (not \
-         held)"
+         then a scan), scan (not cached), find (not cached, by an index), held (under the read \
+         lease, without a read), look (not held)"
     );
     describe_counter!("trust_auth_hits_total", "Cached keys that their live row accepted");
     describe_counter!(
@@ -361,7 +364,10 @@ fn describe() {
     );
     describe_counter!("trust_auth_scans_total", "Scans of all rows; requests share them");
     describe_counter!("trust_auth_rows_swept_total", "Rows that those scans swept");
-    describe_gauge!("trust_auth_waiting_requests", "Requests that wait for a scan now");
+    describe_gauge!(
+        "trust_auth_waiting_requests",
+        "Requests that wait for a scan, or for an index, now"
+    );
     describe_gauge!("trust_auth_scans_under_way", "Scans that read all rows now: 0 or 1");
     describe_gauge!(
         "trust_auth_scans_under_way_max",

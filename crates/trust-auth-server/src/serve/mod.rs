@@ -58,6 +58,7 @@ use self::verify_handler::VerifyHandler;
 use crate::command_answer::{CommandAnswer, Format};
 use crate::command_error::CommandError;
 use crate::database::{Database, DatabaseArgs};
+use crate::find_by::FindByArg;
 use crate::interrupt::Interrupt;
 
 /// How long the service waits at its end for the database to close its connections. A file system
@@ -205,7 +206,12 @@ impl Parts<'_> {
         });
         background.spawn(change_check::run(database.store()));
         let (record, scanner) = (Arc::clone(&scans), authenticator.clone());
-        background.spawn(async move { record.retry_failed_scans(scanner).await });
+        match settings.find_by {
+            FindByArg::Scan => {
+                background.spawn(async move { record.retry_failed_scans(scanner).await });
+            }
+            FindByArg::Index => record.set_unneeded(),
+        }
 
         if let Some(admin) = &listeners.admin {
             let registry = TrustRegistry::new(database.store(), cache)

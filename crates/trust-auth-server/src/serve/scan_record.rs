@@ -29,6 +29,8 @@ pub(crate) struct ScanRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LastScan {
     None,
+    /// The service finds by an index, and scans only where a caller asks for it.
+    Unneeded,
     Rows(usize),
     Failed(&'static str),
 }
@@ -50,11 +52,17 @@ impl ScanRecord {
         }
     }
 
-    /// Returns the word for `/readyz`: `ok`, `pending` before the first scan has ended, or the kind
-    /// of the failure of the last scan.
+    /// Records that the service needs no scan.
+    pub(crate) fn set_unneeded(&self) {
+        self.last.send_replace(LastScan::Unneeded);
+    }
+
+    /// Returns the word for `/readyz`: `unneeded` if rows are found by an index, `ok`, `pending`
+    /// before the first scan has ended, or the kind of the failure of the last scan.
     pub(crate) fn state(&self) -> &'static str {
         match *self.last.borrow() {
             LastScan::None => "pending",
+            LastScan::Unneeded => "unneeded",
             LastScan::Rows(_) => "ok",
             LastScan::Failed(kind) => kind,
         }
@@ -64,7 +72,7 @@ impl ScanRecord {
     /// is unreachable for a moment does not count: the probe notices that by itself.
     pub(crate) fn is_failing(&self) -> bool {
         match *self.last.borrow() {
-            LastScan::None | LastScan::Rows(_) => false,
+            LastScan::None | LastScan::Unneeded | LastScan::Rows(_) => false,
             LastScan::Failed(kind) => {
                 !["unreachable", "cannot_connect", "exhausted", "busy", "read_only", "not_found"]
                     .contains(&kind)
@@ -116,7 +124,7 @@ impl ScanRecord {
                      a scan succeeds"
                 );
             }
-            LastScan::Failed(_) | LastScan::None => {}
+            LastScan::Failed(_) | LastScan::None | LastScan::Unneeded => {}
         }
     }
 

@@ -19,6 +19,7 @@ use trust_key_cache::{KeyHash, TrustKeyCache};
 use super::logs::{LogFormat, LogLevel};
 use crate::command_error::CommandError;
 use crate::database::{IfMissing, PoolLimits};
+use crate::find_by::FindByArg;
 use crate::key_digest::KeyDigest;
 use crate::key_prefix::KeyPrefixArgs;
 use crate::pepper::PepperArgs;
@@ -126,8 +127,8 @@ pub(crate) struct Settings {
     )]
     pub(crate) capacity: usize,
 
-    /// How many requests may wait for a scan of all rows. Further requests are answered with 503 at
-    /// once. Choose less than half of --max-connections
+    /// How many requests may wait for a scan of all rows, or for the index of --find-by. Further
+    /// requests are answered with 503 at once. Choose less than half of --max-connections
     #[arg(
         long,
         value_name = "COUNT",
@@ -136,6 +137,20 @@ pub(crate) struct Settings {
         default_value_t = 256
     )]
     pub(crate) waiting_limit: usize,
+
+    /// How the row of a key is found that is not cached. `index` reads one row in place of all, and
+    /// gives up constant time: the duration of a lookup reveals how much of a stored digest matches
+    /// that of the presented key. Use it with --pepper-file, so that no client can compute digests.
+    /// It needs what `trust-auth migrate --find-by-index` adds
+    #[arg(
+        long,
+        value_name = "WAY",
+        env = "TRUST_AUTH_FIND_BY",
+        hide_env_values = true,
+        value_enum,
+        default_value_t
+    )]
+    pub(crate) find_by: FindByArg,
 
     /// Round the duration of a refusal up to a multiple of this, so that the duration does not show
     /// how many trusts there are. 0s turns the rounding off
@@ -360,6 +375,7 @@ impl Settings {
             .reject_floor(self.reject_floor)
             .deadline(self.query_timeout)
             .key_prefix(self.key_prefix())
+            .find_by(self.find_by.into())
     }
 
     /// Returns what to do if the table is missing, or lacks a part.
@@ -409,6 +425,7 @@ impl Settings {
             ttl = ?self.ttl,
             capacity = self.capacity,
             waiting_limit = self.waiting_limit,
+            find_by = ?self.find_by,
             reject_floor = ?self.reject_floor,
             read_lease = ?self.read_lease,
             no_acknowledgements = self.no_acknowledgements,

@@ -8,6 +8,7 @@ use super::drain::FIRST_REQUEST_LIMIT;
 use super::open_files;
 use super::settings::{ADMIN_CONNECTIONS, AdminListen, Settings};
 use crate::command_error::CommandError;
+use crate::find_by::FindByArg;
 use crate::key_digest::KeyDigest;
 
 /// What SQLite, and a revocation, allow.
@@ -107,6 +108,15 @@ impl Settings {
                 request_timeout = ?self.request_timeout,
                 "the end of the service may cut a request before its answer; raise \
                  --drain-timeout a second above --request-timeout"
+            );
+        }
+        let has_unpeppered = self.pepper.pepper_file.is_none() || self.pepper.accept_unpeppered;
+        if self.find_by == FindByArg::Index && has_unpeppered {
+            tracing::warn!(
+                "--find-by index gives up constant time: the duration of a lookup reveals how much \
+                 of a stored digest matches that of a presented key, and a client can compute \
+                 digests of keys without a pepper; give --pepper-file without \
+                 --accept-unpeppered, or find by a scan"
             );
         }
         if let Some(read_lease) = self.read_lease

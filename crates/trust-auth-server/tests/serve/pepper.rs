@@ -1,13 +1,17 @@
 //! A service with a pepper: rotation over one database, the admin API, and what is written down.
+//! And a service that finds keys by an index, which should have one.
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tempfile::TempDir;
 use trust_auth::{KeyHash, KeyHasher, Pepper};
 
-use crate::server::Server;
+use crate::client::ask;
+use crate::postgres_server::PostgresServer;
+use crate::server::{Server, has_read_lease};
 
 const A: &str = "the pepper A, of 32 bytes or more";
 const B: &str = "the pepper B, of 32 bytes or more";
@@ -76,4 +80,47 @@ async fn a_pepper_is_adopted_and_rotated_by_restarts_and_shown_nowhere() {
 
     let only_b = serve(path, &[("--pepper-file", "b")]).await;
     assert_eq!((status(&only_b, &of_a.key).await, status(&only_b, &of_b.key).await), (401, 200));
+}
+
+const GIVES_UP: &str = "gives up constant time";
+
+/// On both databases, with the index that the service itself makes.
+#[tokio::test]
+async fn a_service_finds_keys_by_an_index_and_reads_no_other_row() {
+    let folder = folder();
+    let pepper = folder.path().join("a");
+    let pepper = pepper.to_str().unwrap();
+    let mut databases = vec![folder.path().join("trusts.db")];
+    databases.extend(PostgresServer::shared().map(|server| server.new_database().into()));
+    for database in databases {
+        let by_index = ["--find-by", "index", "--migrate"];
+        let with_pepper = [&by_index[..], &["--pepper-file", pepper]].concat();
+        let server = Server::before(&database, &with_pepper);
+        let ready = Instant::now();
+        while ask(server.main, "GET", "/readyz", &[], "").await.status != 200 {
+            assert!(ready.elapsed() < Duration::from_secs(60), "{}", server.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let trust = server.register("a").await;
+        for _ in 0..2 {
+            assert_eq!(server.verify(&trust.key).await.status, 200);
+        }
+        assert_eq!(server.verify("no trust has this").await.status, 401);
+        if !has_read_lease() {
+            assert_eq!(server.metric("trust_auth_scans_total").await, 0.0);
+            let name = "trust_auth_request_seconds_count{route=\"find\"}";
+            assert_eq!(server.metric(name).await, 2.0);
+        }
+        let state = ask(server.main, "GET", "/readyz", &[], "").await.json();
+        assert_eq!(state["scan"], "unneeded", "{state}");
+        server.delete(&trust).await;
+        assert_eq!(server.verify(&trust.key).await.status, 401);
+        let log = server.stop().await;
+        assert!(!log.contains(GIVES_UP), "{log}");
+
+        for arguments in [&[][..], &["--pepper-file", pepper, "--accept-unpeppered"]] {
+            let server = Server::before(&database, &[&by_index[..], arguments].concat());
+            server.until_logged(GIVES_UP).await;
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! [`PostgresStore`]: the trusts in a table of PostgreSQL.
 //!
 //! Every operation has a time limit, here and on the server. Every write is one transaction. No
-//! statement finds a row by its digest, and nothing is read from a replica.
+//! statement finds a row by its digest, except that of `find`, and nothing is read from a replica.
 
 mod canary;
 mod catalog;
@@ -11,6 +11,7 @@ mod connector;
 mod dial;
 mod environment;
 mod failure;
+mod index;
 mod ledger;
 mod location;
 mod notice;

@@ -11,6 +11,7 @@ use sqlx::postgres::PgPool;
 
 use super::connection_string::unsupported;
 use super::connector::Connector;
+use super::index;
 use super::location::Location;
 use super::password::PasswordSource;
 use super::pool::{MAX_WRITER_AGE, Pool};
@@ -293,6 +294,40 @@ impl PostgresOptions {
     /// Outside of a Tokio runtime with time and IO enabled.
     pub async fn run_migration(&self) -> Result<MigrationPlan, StoreError> {
         within(self.query_timeout, schema::migrate(&self.connector().await?)).await
+    }
+
+    /// Returns the SQL that [`make_index`](Self::make_index) would run. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime with time and IO enabled.
+    pub async fn plan_index(&self) -> Result<MigrationPlan, StoreError> {
+        within(self.query_timeout, index::plan(&self.connector().await?)).await
+    }
+
+    /// Makes the index that [`FindBy::Index`](crate::FindBy::Index) needs, unless there is one that
+    /// can be used. Returns what was done.
+    ///
+    /// `CREATE INDEX CONCURRENTLY` runs outside of a transaction, and keeps no write out. It waits
+    /// for every transaction that is open, so no timeout but that of connecting applies. If it is
+    /// interrupted, it leaves an index that is not valid, which the next attempt drops. The role
+    /// must own the table.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime with time and IO enabled.
+    pub async fn make_index(&self) -> Result<MigrationPlan, StoreError> {
+        let patient = self.clone().query_timeout(time_limit::LONGEST);
+        let patient = patient.lock_timeout(time_limit::LONGEST);
+        index::make(&patient.connector().await?).await
     }
 
     pub(super) async fn connector(&self) -> Result<Connector, StoreError> {

@@ -2,6 +2,7 @@
 
 use sqlx::Row;
 use sqlx::postgres::PgRow;
+use trust_key_cache::KeyHash;
 use uuid::Uuid;
 
 use super::failure::is_lost;
@@ -13,6 +14,15 @@ use crate::error::StoreError;
 use crate::store::{Candidates, Listing, TrustStore};
 use crate::trust::Trust;
 
+/// What a statement finds its rows by.
+pub(super) enum Key {
+    /// It reads all rows.
+    None,
+    Id(Uuid),
+    /// The spellings of a digest.
+    Digits(Vec<String>),
+}
+
 impl TrustStore for PostgresStore {
     async fn fetch(&self, id: Uuid) -> Result<Option<Trust>, StoreError> {
         // Returns a row in any case: without the trust, the server's answer is still needed.
@@ -23,7 +33,10 @@ impl TrustStore for PostgresStore {
              LEFT JOIN trust ON id = $1"
         );
         let found = self
-            .within(rights::READ, self.rows(sql, Some(id), |row| row::columns(row, &self.warnings)))
+            .within(
+                rights::READ,
+                self.rows(sql, Key::Id(id), |row| row::columns(row, &self.warnings)),
+            )
             .await?;
         let Some(columns) = found.into_iter().next().transpose()?.flatten() else {
             return Ok(None);
@@ -49,12 +62,16 @@ impl TrustStore for PostgresStore {
             Ok(Some(true)) => row::key(row, &self.warnings),
             _ => row::candidate(row, &self.warnings),
         };
-        let rows = self.within(rights::READ, self.rows(sql, None, read)).await?;
+        let rows = self.within(rights::READ, self.rows(sql, Key::None, read)).await?;
         let mut candidates = Candidates::with_capacity(rows.len());
         for (id, hash) in rows.into_iter().flatten() {
             candidates.push(id, hash);
         }
         Ok(candidates)
+    }
+
+    async fn find(&self, hash: &KeyHash) -> Result<Option<Uuid>, StoreError> {
+        self.find_by_index(hash).await
     }
 }
 
@@ -68,7 +85,10 @@ impl PostgresStore {
              LEFT JOIN trust ON true ORDER BY name COLLATE \"C\""
         );
         let rows = self
-            .within(rights::READ, self.rows(sql, None, |row| row::columns(row, &self.warnings)))
+            .within(
+                rights::READ,
+                self.rows(sql, Key::None, |row| row::columns(row, &self.warnings)),
+            )
             .await?;
         let mut listing = Listing::default();
         for columns in rows {
@@ -83,18 +103,19 @@ impl PostgresStore {
     ///
     /// A pooled connection may be dead, for example after a restart of the server. The read is then
     /// repeated once, on a new connection.
-    async fn rows<T: Send + Unpin>(
+    pub(super) async fn rows<T: Send + Unpin>(
         &self,
         sql: &'static str,
-        id: Option<Uuid>,
+        key: Key,
         read: impl Fn(&PgRow) -> T + Send + Sync,
     ) -> Result<Vec<T>, StoreError> {
         let mut may_repeat = true;
         loop {
             let mut lent = Lent::from(&self.readers).await?;
-            let query = match id {
-                Some(id) => sqlx::query(sql).bind(id),
-                None => sqlx::query(sql),
+            let query = match &key {
+                Key::None => sqlx::query(sql),
+                Key::Id(id) => sqlx::query(sql).bind(*id),
+                Key::Digits(digits) => sqlx::query(sql).bind(digits.clone()),
             };
             let rows = query
                 .try_map(|row| Ok((!row::is_replica(&row)).then(|| read(&row))))

@@ -1,13 +1,14 @@
 //! [`SqliteStore`]: the trusts in an SQLite file.
 //!
 //! Every operation has a time limit, every write is one transaction, and no statement finds a row
-//! by its digest.
+//! by its digest, except that of `find`.
 
 mod anchor;
 mod creation;
 mod failure;
 mod file;
 mod file_checker;
+mod index;
 mod ledger;
 mod location;
 mod options;

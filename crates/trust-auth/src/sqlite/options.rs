@@ -8,6 +8,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, SqlitePool};
 
 use super::file::File;
+use super::index;
 use super::location::Location;
 use super::own_pool::{Readers, options_of};
 use super::store::SqliteStore;
@@ -222,6 +223,35 @@ impl SqliteOptions {
     pub async fn run_migration(&self) -> Result<MigrationPlan, StoreError> {
         let (path, _) = self.locate(Some(false)).await?;
         within(self.query_timeout, schema::migrate(&self.connection(&path), &path)).await
+    }
+
+    /// Returns the SQL that [`make_index`](Self::make_index) would run. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime with time enabled.
+    pub async fn plan_index(&self) -> Result<MigrationPlan, StoreError> {
+        let (path, _) = self.locate(Some(false)).await?;
+        within(self.query_timeout, index::plan(&self.connection(&path), &path)).await
+    }
+
+    /// Makes the index that [`FindBy::Index`](crate::FindBy::Index) needs, unless there is one.
+    /// Returns what was done. Other writes wait meanwhile, and the query timeout does not apply.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime with time enabled.
+    pub async fn make_index(&self) -> Result<MigrationPlan, StoreError> {
+        let (path, _) = self.locate(Some(false)).await?;
+        index::make(&self.connection(&path), &path).await
     }
 
     /// Returns the file, and what may be changed in it. `create` takes precedence over the URL and

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::SqlitePool;
+use trust_key_cache::KeyHash;
 use uuid::Uuid;
 
 use super::anchor::Anchor;
@@ -150,6 +151,10 @@ impl TrustStore for SqliteStore {
                 .map_err(|error| self.failed(error))
         })
         .await
+    }
+
+    async fn find(&self, hash: &KeyHash) -> Result<Option<Uuid>, StoreError> {
+        self.find_by_index(hash).await
     }
 }
 
