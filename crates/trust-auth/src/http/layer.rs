@@ -43,8 +43,8 @@ use crate::trust::Trust;
 ///
 /// [`tracing`] logs a failure of the store as a warning, with its cause and without key or digest.
 /// It logs one failure a minute, with the number of `others` since the last one. Each decision is
-/// an event of the level `DEBUG` with the target `trust_auth::decision`: the trust's id, the
-/// outcome, the [route](crate::Route) of the answer, and the time in microseconds.
+/// an event of the level `DEBUG` with the target `trust_auth::decision`: the ids of the trust and
+/// of the key, the outcome, the [route](crate::Route) of the answer, and the time in microseconds.
 ///
 /// # Examples
 ///
@@ -269,6 +269,7 @@ fn log_decision(attempt: &Attempt, begun: Instant) {
     tracing::debug!(
         target: DECISION,
         trust,
+        key = attempt.key_id.map(|id| id.to_string()),
         outcome,
         route = attempt.route.as_str(),
         micros = begun.elapsed().as_micros() as u64,

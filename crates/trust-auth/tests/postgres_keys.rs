@@ -1,0 +1,255 @@
+//! The table `trust_key` on PostgreSQL: what a holder of a read lease and a watcher learn of changes
+//! that `psql` makes, and which changes of the table itself end the lease.
+
+mod stores;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use stores::postgres_server::PostgresServer;
+use stores::{World, eventually, postgres_options};
+use trust_auth::{
+    Answer, ApiKey, ChangeFeed, Ended, FeedSession, KeyHash, KeyTerms, NewTrust, PgChanges,
+    PgSession, PostgresStore, Reload, StoreError, Trust, TrustAuth, TrustKey, TrustLedger,
+};
+use uuid::Uuid;
+
+const LONG: Duration = Duration::from_secs(300);
+
+/// A database with a trust that has a key in its own row and one in `trust_key`, and a holder.
+struct Held {
+    server: &'static PostgresServer,
+    url: String,
+    store: PostgresStore,
+    trust: Trust,
+    key: TrustKey,
+    session: PgSession,
+    holder: Uuid,
+}
+
+impl Held {
+    async fn new() -> Option<Self> {
+        let server = PostgresServer::shared()?;
+        let url = server.new_database();
+        let store = postgres_options(&url).connect().await.unwrap();
+        PgChanges::trusts(postgres_options(&url)).run_migration().await.unwrap();
+        let hash = KeyHash::of("own");
+        let trust = store.insert(NewTrust::new("a").unwrap(), hash).await.unwrap();
+        let key = store.add_key(&trust.id.into(), KeyHash::of("other").into()).await.unwrap();
+        let mut session = store.feed().open(LONG).await.unwrap();
+        let loaded = session.load().await.unwrap();
+        assert_eq!(loaded.len(), 1);
+        assert_eq!(loaded[0].keys, [key.clone()]);
+        let holder = session.register("a").await.unwrap();
+        Some(Self { server, url, store, trust, key, session, holder })
+    }
+
+    fn psql(&self, sql: &str) {
+        self.server.psql(&self.url, sql);
+    }
+
+    async fn renew(&mut self) -> Answer {
+        self.session.renew(self.holder).await.unwrap()
+    }
+
+    /// Returns the trusts that the difference names, each as it is now.
+    async fn changed(&mut self) -> Vec<(Uuid, Option<Trust>)> {
+        let Answer::Difference(difference) = self.renew().await else { panic!("a reload") };
+        let ended = difference.ended.into_iter().map(|ended| match ended {
+            Ended::Trust { id, row } => (id, row),
+            other => panic!("{other:?}"),
+        });
+        ended.collect()
+    }
+
+    /// Asserts that the difference names the trust, and returns it.
+    async fn after(&mut self, sql: &str) -> Option<Trust> {
+        self.psql(sql);
+        let mut changed = self.changed().await;
+        changed.dedup();
+        assert_eq!(changed.len(), 1, "{sql}: {changed:?}");
+        let (id, row) = changed.remove(0);
+        assert_eq!(id, self.trust.id, "{sql}");
+        row
+    }
+}
+
+fn accepts(trust: &Option<Trust>, key: &str) -> bool {
+    trust.as_ref().is_some_and(|trust| trust.accepts(&KeyHash::of(key)))
+}
+
+#[tokio::test]
+async fn a_holder_learns_of_each_change_of_a_key_with_its_trust_rl7() {
+    let Some(mut held) = Held::new().await else { return };
+    let id = held.key.id;
+    let revoked = held.after("UPDATE trust_key SET revoked_at = now()").await;
+    assert!(accepts(&revoked, "own") && !accepts(&revoked, "other"));
+    let again = held.after("UPDATE trust_key SET revoked_at = NULL").await;
+    assert!(accepts(&again, "own") && accepts(&again, "other"));
+    let ended = held.after("UPDATE trust_key SET expires_at = now() - interval '1 s'").await;
+    assert!(!accepts(&ended, "other"));
+    let later = held.after("UPDATE trust_key SET expires_at = now() + interval '1 day'").await;
+    assert!(accepts(&later, "other") && later.unwrap().keys[0].expires_at.is_some());
+    let digest = KeyHash::of("another").to_hex();
+    let changed = held.after(&format!("UPDATE trust_key SET digest = '{digest}'")).await;
+    assert!(accepts(&changed, "another") && !accepts(&changed, "other"));
+    let renamed = held.after("UPDATE trust_key SET label = 'laboratory'").await;
+    assert_eq!(renamed.unwrap().keys[0].label.as_deref(), Some("laboratory"));
+    let scopes = held.after("UPDATE trust SET attributes = '{\"scopes\": [\"read\"]}'").await;
+    assert_eq!(scopes.unwrap().attributes.unwrap()["scopes"][0], "read");
+
+    // With the only key in a row of its own, the trust is still held.
+    let without = held.after("UPDATE trust SET api_key_hash = NULL").await;
+    assert!(accepts(&without, "another") && !accepts(&without, "own"));
+    let removed = held.after(&format!("DELETE FROM trust_key WHERE id = '{id}'")).await;
+    assert!(!accepts(&removed, "another"));
+    assert_eq!(held.changed().await, []);
+}
+
+#[tokio::test]
+async fn a_key_that_moves_changes_both_trusts_and_a_deletion_takes_its_keys_along() {
+    let Some(mut held) = Held::new().await else { return };
+    let hash = KeyHash::of("b");
+    let other = held.store.insert(NewTrust::new("b").unwrap(), hash).await.unwrap();
+    held.changed().await;
+    held.psql(&format!("UPDATE trust_key SET trust = '{}'", other.id));
+    let changed = held.changed().await;
+    let row = |id: Uuid| changed.iter().find(|(found, _)| *found == id).unwrap().1.clone();
+    assert!(!accepts(&row(held.trust.id), "other") && accepts(&row(other.id), "other"));
+
+    held.psql(&format!("DELETE FROM trust WHERE id = '{}'", other.id));
+    assert!(held.changed().await.iter().all(|(id, row)| *id == other.id && row.is_none()));
+    held.psql("TRUNCATE trust_key");
+    assert_eq!(held.renew().await, Answer::Reload(Reload::OtherTriggers));
+}
+
+#[tokio::test]
+async fn a_changed_table_of_keys_makes_the_holder_load_again_rl2() {
+    for change in [
+        "BEGIN; ALTER TABLE trust_key DISABLE TRIGGER trust_auth_rec_update; \
+         UPDATE trust_key SET revoked_at = now(); \
+         ALTER TABLE trust_key ENABLE ALWAYS TRIGGER trust_auth_rec_update; COMMIT",
+        "ALTER TABLE trust_key ADD COLUMN note text",
+        "ALTER TABLE trust_key RENAME COLUMN label TO remark",
+        "ALTER TABLE trust_key RENAME TO former_key; \
+         CREATE TABLE trust_key (LIKE former_key INCLUDING ALL)",
+        "CREATE SCHEMA other; CREATE TABLE other.trust_key (LIKE trust_key INCLUDING ALL); \
+         DROP TABLE trust_key",
+        "CREATE TABLE child () INHERITS (trust_key)",
+        "VACUUM FULL trust_key",
+    ] {
+        let Some(mut held) = Held::new().await else { return };
+        held.psql(change);
+        match held.session.renew(held.holder).await {
+            Ok(answer) => {
+                assert_eq!(answer, Answer::Reload(Reload::OtherTriggers), "{change}");
+            }
+            // The statement cannot read the table.
+            Err(error) => assert!(matches!(error, StoreError::Schema { .. }), "{change}: {error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_the_triggers_of_the_keys_there_is_no_lease_until_the_migration() {
+    let Some(held) = Held::new().await else { return };
+    held.psql("DROP TRIGGER trust_auth_rec_row ON trust_key");
+    let mut session = held.store.feed().open(LONG).await.unwrap();
+    let refused = session.load().await.unwrap_err().to_string();
+    assert!(refused.contains("triggers on the table `trust_key`"), "{refused}");
+    PgChanges::trusts(postgres_options(&held.url)).run_migration().await.unwrap();
+    let mut session = held.store.feed().open(LONG).await.unwrap();
+    assert_eq!(session.load().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_watcher_drops_exactly_the_keys_that_psql_changes() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let store = Arc::new(postgres_options(&url).connect().await.unwrap());
+    let world = World::over(Arc::clone(&store), None);
+    let watcher = store.watch(Arc::clone(&world.cache));
+    eventually("it is connected", || watcher.status().connected).await;
+    let (trust, own) = world.register("a").await;
+    let terms = KeyTerms::new();
+    let mut keys = Vec::new();
+    for _ in 0..3 {
+        keys.push(world.registry.add_key(&trust.id.into(), &terms).await.unwrap());
+    }
+    let warm = async || {
+        for key in keys.iter().map(|(_, key)| key).chain([&own]) {
+            let _ = world.attempt(key).await;
+        }
+    };
+    let is_cached = |key: &ApiKey| world.cached(key).is_some();
+    eventually("the insertions are known", || watcher.status().notifications >= 4).await;
+    warm().await;
+    server.psql(
+        &url,
+        &format!("UPDATE trust_key SET revoked_at = now() WHERE id = '{}'", keys[0].0.id),
+    );
+    eventually("the revoked key is dropped", || !is_cached(&keys[0].1)).await;
+    assert!(is_cached(&own) && is_cached(&keys[1].1) && is_cached(&keys[2].1));
+    server.psql(
+        &url,
+        &format!("UPDATE trust_key SET expires_at = now() WHERE id = '{}'", keys[1].0.id),
+    );
+    eventually("the ended key is dropped", || !is_cached(&keys[1].1)).await;
+    assert!(is_cached(&own) && is_cached(&keys[2].1));
+    server.psql(&url, "UPDATE trust SET disabled_at = now()");
+    eventually("all keys are dropped", || !is_cached(&own) && !is_cached(&keys[2].1)).await;
+
+    server.psql(&url, "UPDATE trust SET disabled_at = NULL");
+    eventually("that is known", || watcher.status().notifications >= 9).await;
+    warm().await;
+    assert!(is_cached(&own) && is_cached(&keys[2].1));
+    server.psql(&url, "DELETE FROM trust");
+    eventually("all keys are dropped", || !is_cached(&own) && !is_cached(&keys[2].1)).await;
+}
+
+/// The application's own pool: reads use it, and everything else works beside it.
+#[tokio::test]
+async fn a_store_over_an_own_pool_reads_by_it_and_leaves_it_open() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let pool = sqlx::PgPool::connect(&url).await.unwrap();
+    let options = PostgresStore::over(pool.clone()).create_if_missing(true);
+    let auth = TrustAuth::builder(options.connect().await.unwrap()).build();
+    let (trust, key) = auth.registry().register(NewTrust::new("a").unwrap()).await.unwrap();
+    let (row, other) = auth.registry().add_key(&trust.id.into(), &KeyTerms::new()).await.unwrap();
+    for key in [&key, &other, &key, &other] {
+        assert_eq!(auth.authenticate(Some(key.expose())).await.unwrap().id, trust.id);
+    }
+    auth.registry().revoke_key(row.id).await.unwrap();
+    assert!(auth.authenticate(Some(other.expose())).await.is_err());
+    auth.registry().disable(&trust.id.into()).await.unwrap();
+    assert!(auth.authenticate(Some(key.expose())).await.is_err());
+    drop(auth);
+    let count: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM trust").fetch_one(&pool).await.unwrap();
+    assert_eq!(count, 1);
+
+    // Each request is refused while the pool lends no connection, and not granted.
+    let store = PostgresStore::over(pool.clone())
+        .acquire_timeout(Duration::from_millis(100))
+        .connect()
+        .await
+        .unwrap();
+    pool.close().await;
+    assert!(matches!(store.list().await.unwrap_err(), StoreError::Unreachable));
+}
+
+#[tokio::test]
+async fn a_pool_whose_connections_find_other_tables_is_refused() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    postgres_options(&url).connect().await.unwrap();
+    let options = sqlx::postgres::PgPoolOptions::new().after_connect(|connection, _| {
+        Box::pin(async move {
+            sqlx::raw_sql("SET search_path = other, public").execute(connection).await.map(drop)
+        })
+    });
+    let pool = options.connect(&url).await.unwrap();
+    let error = PostgresStore::over(pool).connect().await.unwrap_err().to_string();
+    assert!(error.contains("set these in the options, and not in `after_connect`"), "{error}");
+}
