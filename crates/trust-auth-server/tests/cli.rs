@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -1493,7 +1494,10 @@ fn the_service_finds_by_an_index_only_if_there_is_one() {
     let (shell, _) = Shell::with_trust("a");
     let serve = ["serve", "--find-by", "index", "--listen", "127.0.0.1:0", "--json"];
     let serve = [&serve[..], &["--admin-listen", "off"]].concat();
-    let ran = shell.run(&serve);
+    // A service that starts does not end.
+    let mut command = shell.command();
+    command.args(&serve).timeout(Duration::from_secs(60));
+    let ran = ProgramOutput::new(command.output().unwrap());
     assert_eq!((ran.code, &*ran.failure()), (1, "no_index"));
     let sql = "CREATE INDEX trust_api_key_hash ON trust (api_key_hash);\n\
                CREATE INDEX trust_key_digest ON trust_key (digest);";

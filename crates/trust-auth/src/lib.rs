@@ -72,6 +72,8 @@
 //! * The duration of an answer reveals whether a key was cached, and how many trusts there are,
 //!   unless [`reject_floor`](AuthenticatorBuilder::reject_floor) hides it. It does not reveal how
 //!   nearly right a key was.
+//! * With [`FindBy::Index`] in place of the default, the duration of a miss reveals how much of a
+//!   stored digest matches that of the key. Use a pepper with it.
 //! * [`Authenticator`] has no rate limit. Unknown keys share scans, and one scan runs at a time,
 //!   but scans run without a pause while unknown keys arrive.
 
