@@ -399,6 +399,33 @@ async fn the_registry_keeps_its_rules_on_a_table_of_the_services_own() -> Result
 }
 
 #[test]
+fn rotations_at_the_same_time_leave_one_good_key() -> Result<(), Failure> {
+    let database = Database::new()?;
+    let [service, _] = database.services()?;
+    let mut keys = vec![database.register("mary@example.org", &["orders:read"])?];
+    for _ in 0..5 {
+        let start = |_| {
+            let mut command = database.program(&["rotate", "mary@example.org"]);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
+        };
+        let rotations: Vec<Child> = (0..4).map(start).collect::<Result<_, _>>()?;
+        for rotation in rotations {
+            let output = rotation.wait_with_output()?;
+            let error = String::from_utf8(output.stderr)?;
+            // A slow disk may let one wait for too long. None gives up for the lock of another.
+            assert!(output.status.success() || error.contains("did not answer"), "{error}");
+            keys.push(String::from_utf8(output.stdout)?.trim().to_owned());
+        }
+    }
+    keys.push(database.run(&["rotate", "mary@example.org"])?);
+    let statuses: Vec<u16> =
+        keys.iter().map(|key| service.status(key)).collect::<Result<_, _>>()?;
+    let (last, others) = statuses.split_last().ok_or("no key")?;
+    assert_eq!((*last, others), (200, &[401; 21][..]));
+    Ok(())
+}
+
+#[test]
 fn a_key_that_exists_is_brought_along_unless_a_user_has_it() -> Result<(), Failure> {
     let database = Database::new()?;
     let [service, _] = database.services()?;
