@@ -270,9 +270,13 @@ async fn the_watcher_evicts_exactly_the_keys_that_another_process_changes() -> R
 #[tokio::test]
 async fn changes_that_the_notes_no_longer_have_invalidate_every_key() -> Result<(), Failure> {
     let database = Database::new()?;
+    database.run(&["list"])?;
+    let mut connection = database.connect().await?;
+    let first = "SELECT count(*) FROM user_key_changes WHERE seq = 0";
+    let is_there: bool = sqlx::query_scalar(first).fetch_one(&mut connection).await?;
+    assert!(is_there, "the first change would invalidate every key");
     let [service, _] = database.services()?;
     assert_eq!(service.stats()?["watch"]["truncations"], 0);
-    let mut connection = database.connect().await?;
     let many = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1500)
         INSERT INTO users (email, key_digest) SELECT i || '@b.c', randomblob(32) FROM n";
     connection.execute(many).await?;
