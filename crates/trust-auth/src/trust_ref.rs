@@ -62,6 +62,22 @@ impl TrustRef {
         self.position_in(trusts).map(|at| &trusts[at])
     }
 
+    /// Returns this reference, with its name in normalization form C: what a store looks for that
+    /// has not found the exact name. A store that finds rows by a query needs it.
+    ///
+    /// ```
+    /// use trust_auth::TrustRef;
+    ///
+    /// assert_eq!(TrustRef::from("Zoe\u{308}").normalized(), TrustRef::from("Zo\u{eb}"));
+    /// ```
+    #[must_use]
+    pub fn normalized(&self) -> Self {
+        match self {
+            Self::Id(id) => Self::Id(*id),
+            Self::Name(name) => Self::Name(nfc(name).into_owned()),
+        }
+    }
+
     pub(crate) fn position_in<T: Borrow<Trust>>(&self, trusts: &[T]) -> Option<usize> {
         let position =
             |which: &Self| trusts.iter().position(|trust| which.is_exactly(trust.borrow()));
