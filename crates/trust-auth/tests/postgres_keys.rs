@@ -1,5 +1,6 @@
-//! The table `trust_key` on PostgreSQL: what a holder of a read lease and a watcher learn of changes
-//! that `psql` makes, and which changes of the table itself end the lease.
+//! The table `trust_key` on PostgreSQL: what a holder of a read lease and a watcher learn of
+//! changes that `psql` makes, and which changes of the table itself end the lease. And a store over
+//! an application's own pool.
 
 mod stores;
 
@@ -39,7 +40,7 @@ impl Held {
         let mut session = store.feed().open(LONG).await.unwrap();
         let loaded = session.load().await.unwrap();
         assert_eq!(loaded.len(), 1);
-        assert_eq!(loaded[0].keys, [key.clone()]);
+        assert_eq!(loaded[0].keys.first(), Some(&key));
         let holder = session.register("a").await.unwrap();
         Some(Self { server, url, store, trust, key, session, holder })
     }
@@ -207,7 +208,7 @@ async fn a_watcher_drops_exactly_the_keys_that_psql_changes() {
     eventually("all keys are dropped", || !is_cached(&own) && !is_cached(&keys[2].1)).await;
 }
 
-/// The application's own pool: reads use it, and everything else works beside it.
+/// The application's own pool: reads use it, and all else has connections of its own.
 #[tokio::test]
 async fn a_store_over_an_own_pool_reads_by_it_and_leaves_it_open() {
     let Some(server) = PostgresServer::shared() else { return };

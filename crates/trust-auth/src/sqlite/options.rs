@@ -11,6 +11,7 @@ use super::file::File;
 use super::index;
 use super::location::Location;
 use super::own_pool::{Readers, options_of};
+use super::schema::Owner;
 use super::store::SqliteStore;
 use super::{creation, schema};
 use crate::error::StoreError;
@@ -158,7 +159,7 @@ impl SqliteOptions {
         let options = self.connection(&path);
         within(
             self.query_timeout,
-            schema::open(&options.clone().create_if_missing(may.create), &path, may),
+            schema::open(&options.clone().create_if_missing(may.create), &path, self.owner(), may),
         )
         .await?;
 
@@ -204,7 +205,7 @@ impl SqliteOptions {
     /// Outside of a Tokio runtime with time enabled.
     pub async fn plan_migration(&self) -> Result<MigrationPlan, StoreError> {
         let (path, _) = self.locate(Some(false)).await?;
-        within(self.query_timeout, schema::plan(&self.connection(&path), &path)).await
+        within(self.query_timeout, schema::plan(&self.connection(&path), &path, self.owner())).await
     }
 
     /// Adds what the tables lack, or makes the tables in an empty file, and returns what was done.
@@ -222,7 +223,8 @@ impl SqliteOptions {
     /// Outside of a Tokio runtime with time enabled.
     pub async fn run_migration(&self) -> Result<MigrationPlan, StoreError> {
         let (path, _) = self.locate(Some(false)).await?;
-        within(self.query_timeout, schema::migrate(&self.connection(&path), &path)).await
+        within(self.query_timeout, schema::migrate(&self.connection(&path), &path, self.owner()))
+            .await
     }
 
     /// Returns the SQL that [`make_index`](Self::make_index) would run. Changes nothing.
@@ -274,6 +276,10 @@ impl SqliteOptions {
             return Err(StoreError::NotFound { path: location.path });
         }
         Ok((location.path, may))
+    }
+
+    fn owner(&self) -> Owner {
+        if self.own.is_some() { Owner::Application } else { Owner::Program }
     }
 
     /// Returns the driver's options for an existing file.

@@ -24,10 +24,16 @@ const MIGRATIONS: [(i64, &str, &str); 3] = [
 /// The migration that only holders of a read lease need. A file without its table has no holder.
 const LEASE: i64 = 2;
 
-/// Makes the table of the migrations that were run. The name and the columns are those of sqlx, so
-/// that the tool of sqlx can read the table.
-const APPLIED: &str = "\
-CREATE TABLE IF NOT EXISTS _sqlx_migrations (
+/// The table of the migrations that were run, in a file of this program. The name and the columns
+/// are those of sqlx, so that the tool of sqlx can read the table.
+const RECORD: &str = "_sqlx_migrations";
+
+/// The same in a file of an application, which may have migrations of sqlx of its own.
+const SHARED_RECORD: &str = "_trust_auth_migrations";
+
+/// The columns of that table.
+const RECORD_COLUMNS: &str = "\
+(
     version        BIGINT PRIMARY KEY,
     description    TEXT NOT NULL,
     installed_on   TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
@@ -56,6 +62,15 @@ const ADDED: [&str; 1] = ["attributes"];
 /// apply to that statement.
 const JOURNAL_RETRY: Duration = Duration::from_millis(10);
 
+/// Whose file it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// This program's: in a file with other tables alone, no table is made.
+    Program,
+    /// An application's: the tables are made next to its own.
+    Application,
+}
+
 /// Opens the database at `path`: checks it, and changes what is permitted. Also puts the file into
 /// WAL mode, if it may make or migrate the tables. Makes the file if `options` permits it.
 ///
@@ -65,27 +80,33 @@ const JOURNAL_RETRY: Duration = Duration::from_millis(10);
 pub(super) async fn open(
     options: &SqliteConnectOptions,
     path: &Path,
+    owner: Owner,
     may: Permission,
 ) -> Result<(), StoreError> {
-    on_connection(options, path, async |connection| open_on(connection, path, may).await).await
+    on_connection(options, path, async |connection| open_on(connection, path, owner, may).await)
+        .await
 }
 
 /// Returns what a migration would do.
 pub(super) async fn plan(
     options: &SqliteConnectOptions,
     path: &Path,
+    owner: Owner,
 ) -> Result<MigrationPlan, StoreError> {
-    on_connection(options, path, async |connection| Ok(plan_for(&read(connection, path).await?)))
-        .await
+    on_connection(options, path, async |connection| {
+        Ok(plan_for(&read(connection, path, owner).await?))
+    })
+    .await
 }
 
 /// Adds what is missing, in one transaction. Returns what was done.
 pub(super) async fn migrate(
     options: &SqliteConnectOptions,
     path: &Path,
+    owner: Owner,
 ) -> Result<MigrationPlan, StoreError> {
     on_connection(options, path, async |connection| {
-        migrate_on(connection, path, Scope::Everything).await
+        migrate_on(connection, path, owner, Scope::Everything).await
     })
     .await
 }
@@ -106,6 +127,8 @@ async fn on_connection<T>(
 /// What the file contains: this program's tables, or nothing.
 struct Found {
     is_new: bool,
+    /// The table of the migrations that were run.
+    record: &'static str,
     is_wal: bool,
     /// The indexes of the migrations that were not run.
     pending: Vec<usize>,
@@ -124,9 +147,10 @@ enum Scope {
 async fn open_on(
     connection: &mut SqliteConnection,
     path: &Path,
+    owner: Owner,
     may: Permission,
 ) -> Result<(), StoreError> {
-    let mut found = read(connection, path).await?;
+    let mut found = read(connection, path, owner).await?;
     if found.is_new && !may.create && !may.migrate {
         return Err(schema(
             path,
@@ -135,8 +159,8 @@ async fn open_on(
     }
     if found.is_new || may.migrate {
         let scope = if may.migrate { Scope::Everything } else { Scope::NewTables };
-        migrate_on(connection, path, scope).await?;
-        found = read(connection, path).await?;
+        migrate_on(connection, path, owner, scope).await?;
+        found = read(connection, path, owner).await?;
     }
     found.pending.retain(|&index| MIGRATIONS[index].0 != LEASE);
     let missing = missing_from(&found);
@@ -154,14 +178,16 @@ async fn open_on(
 /// # Errors
 ///
 /// Any [`StoreError`] if no addition can make the tables usable.
-async fn read(connection: &mut SqliteConnection, path: &Path) -> Result<Found, StoreError> {
+async fn read(
+    connection: &mut SqliteConnection,
+    path: &Path,
+    owner: Owner,
+) -> Result<Found, StoreError> {
     let wrong = |error| failed(error, path);
-    let (all, ours): (i64, i64) = sqlx::query_as(
-        "SELECT count(*), \
-         count(*) FILTER (WHERE type = 'table' AND name IN ('trust', '_sqlx_migrations')) \
-         FROM sqlite_schema",
+    let names: Vec<String> = sqlx::query_scalar(
+        "SELECT CASE type WHEN 'table' THEN name ELSE '' END FROM sqlite_schema",
     )
-    .fetch_one(&mut *connection)
+    .fetch_all(&mut *connection)
     .await
     .map_err(wrong)?;
     let mode: String = sqlx::query_scalar("PRAGMA journal_mode")
@@ -169,22 +195,26 @@ async fn read(connection: &mut SqliteConnection, path: &Path) -> Result<Found, S
         .await
         .map_err(wrong)?;
     let is_wal = mode == "wal";
-    if all == 0 {
+    let has = |name| names.iter().any(|found| found == name);
+    let is_shared = has(SHARED_RECORD);
+    let of_application = owner == Owner::Application && !has("trust") && !is_shared;
+    let record = if is_shared || of_application { SHARED_RECORD } else { RECORD };
+    if names.is_empty() || of_application {
         return Ok(Found {
             is_new: true,
+            record,
             is_wal,
             pending: (0..MIGRATIONS.len()).collect(),
             lacks: ADDED.to_vec(),
         });
     }
-    if ours != 2 {
+    if !has("trust") || !has(record) {
         return Err(schema(path, "it holds another program's tables; choose another file"));
     }
+    // Safe: the name is one of the two.
+    let sql = AssertSqlSafe(format!("SELECT version, checksum FROM {record}"));
     let applied: Vec<(i64, Vec<u8>)> =
-        sqlx::query_as("SELECT version, checksum FROM _sqlx_migrations")
-            .fetch_all(&mut *connection)
-            .await
-            .map_err(wrong)?;
+        sqlx::query_as(sql).fetch_all(&mut *connection).await.map_err(wrong)?;
     let pending = pending(&applied, path)?;
     let columns: Vec<String> = sqlx::query_scalar("SELECT name FROM pragma_table_info('trust')")
         .fetch_all(connection)
@@ -204,7 +234,7 @@ async fn read(connection: &mut SqliteConnection, path: &Path) -> Result<Found, S
         }
         lacks.push(wanted);
     }
-    Ok(Found { is_new: false, is_wal, pending, lacks })
+    Ok(Found { is_new: false, record, is_wal, pending, lacks })
 }
 
 /// Returns the indexes of the migrations that were not run.
@@ -271,16 +301,17 @@ fn plan_for(found: &Found) -> MigrationPlan {
 fn steps_inside(found: &Found) -> Vec<String> {
     let mut steps = Vec::new();
     if !found.pending.is_empty() {
-        steps.push(APPLIED.to_owned());
+        steps.push(format!("CREATE TABLE IF NOT EXISTS {} {RECORD_COLUMNS}", found.record));
     }
     for &index in &found.pending {
         let migration = &MIGRATIONS[index];
         let (version, description, sql) = migration;
         steps.push((*sql).to_owned());
         steps.push(format!(
-            "INSERT INTO _sqlx_migrations \
+            "INSERT INTO {} \
              (version, description, success, checksum, execution_time) \
              VALUES ({version}, '{description}', TRUE, X'{}', 0);",
+            found.record,
             HEXUPPER.encode(&checksum_of(migration))
         ));
     }
@@ -294,9 +325,10 @@ fn steps_inside(found: &Found) -> Vec<String> {
 async fn migrate_on(
     connection: &mut SqliteConnection,
     path: &Path,
+    owner: Owner,
     scope: Scope,
 ) -> Result<MigrationPlan, StoreError> {
-    let found = read(connection, path).await?;
+    let found = read(connection, path, owner).await?;
     let plan = plan_for(&found);
     if plan.is_empty() {
         return Ok(plan);
@@ -308,7 +340,7 @@ async fn migrate_on(
     // IMMEDIATE takes the lock at the start, so that one of two processes waits for the other.
     let wrong = |error| failed(error, path);
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(wrong)?;
-    let mut found = read(&mut transaction, path).await?;
+    let mut found = read(&mut transaction, path, owner).await?;
     if scope == Scope::NewTables && !found.is_new {
         (found.pending, found.lacks) = (Vec::new(), Vec::new());
     }
