@@ -167,9 +167,12 @@ async fn while_the_database_is_away_held_keys_are_granted_until_the_lease_ends()
     let lasting = Process::start(&url, LONG, "lasting").await;
     let short = Process::start(&url, Duration::from_millis(300), "short").await;
     let (_, key) = lasting.register("St. Mary").await;
-    for process in [&lasting, &short] {
-        process.assert_granted_first(&key).await;
-    }
+    lasting.assert_granted_first(&key).await;
+    // On a slow machine, a renewal may take longer than this lease.
+    soon("the short lease grants", async || {
+        matches!(short.attempt(&key).await.route, Route::Look | Route::Held)
+    })
+    .await;
     server.stop();
     soon("the short lease ends", async || !short.held.is_valid()).await;
     let refused = short.attempt(&key).await.result;
@@ -211,7 +214,11 @@ async fn a_struck_off_holder_grants_nothing_until_it_has_registered_again() {
     let url = database(server).await;
     let process = Process::start(&url, Duration::from_secs(2), "one").await;
     let (_, key) = process.register("St. Mary").await;
-    process.assert_granted_first(&key).await;
+    // On a slow machine, a renewal may take longer than this lease.
+    soon("the lease grants", async || {
+        matches!(process.attempt(&key).await.route, Route::Look | Route::Held)
+    })
+    .await;
     server.psql(&url, "DELETE FROM trust_auth_holder");
     soon("it has noticed", async || process.held.status().reloads > 0).await;
     soon("it is registered again", async || process.held.is_valid()).await;

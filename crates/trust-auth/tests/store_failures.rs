@@ -467,7 +467,7 @@ async fn loose_table(store: &SqliteStore) -> sqlx::SqliteConnection {
     for sql in [
         "DROP TABLE trust",
         "CREATE TABLE trust (id, name TEXT NOT NULL UNIQUE, code, region, api_key_hash, \
-         created_at TEXT NOT NULL, last_heartbeat, disabled_at)",
+         created_at TEXT NOT NULL, last_heartbeat, disabled_at, attributes)",
     ] {
         sqlx::query(sql).execute(&mut other).await.unwrap();
     }

@@ -17,8 +17,8 @@ impl SqliteStore {
     /// done on them. The pool is the application's: [`close`](Self::close) leaves it open, and
     /// [`max_connections`](SqliteOptions::max_connections) has no effect.
     ///
-    /// [`create_if_missing`](SqliteOptions::create_if_missing) makes the tables next to those of the
-    /// application. Which migrations were run is then in the table `_trust_auth_migrations`, so
+    /// [`create_if_missing`](SqliteOptions::create_if_missing) makes the tables next to those of
+    /// the application. Which migrations were run is then in the table `_trust_auth_migrations`, so
     /// that `_sqlx_migrations` stays the application's.
     ///
     /// The driver tests a connection before each use and after it, unless
