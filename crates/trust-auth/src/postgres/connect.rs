@@ -71,13 +71,15 @@ impl Connector {
     async fn prepare(&self, mut connection: PgConnection) -> Result<PgConnection, StoreError> {
         // The statement's limit is a little shorter than the caller's. A server that still answers
         // then stops the statement itself, and reports that on a connection that is closed cleanly.
-        // Zero would mean no limit.
+        // Zero would mean no limit. To compile a statement takes the server longer than to run any
+        // of these; for a table without statistics it would compile them.
         let milliseconds = |limit: Duration| limit.as_millis().max(1).to_string();
         let row = sqlx::query(
             "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool, \
              set_config('statement_timeout', $1, false), \
              set_config('lock_timeout', $2, false), \
              set_config('idle_in_transaction_session_timeout', $1, false), \
+             set_config('jit', 'off', false), \
              set_config('synchronous_commit', \
                  CASE current_setting('synchronous_commit') WHEN 'off' THEN 'local' \
                  ELSE current_setting('synchronous_commit') END, false)",

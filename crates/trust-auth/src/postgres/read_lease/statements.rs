@@ -56,9 +56,10 @@ macro_rules! durability {
     };
 }
 
-/// Sets the nonce, the limits and the durability.
+/// Sets the nonce, the limits and the durability. To compile a renewal takes the server longer than
+/// a short lease lasts; for a table without statistics it would compile each.
 pub(super) const PREPARE: &str = concat!(
-    "SELECT set_config('trust_auth.session', $1, false), \
+    "SELECT set_config('trust_auth.session', $1, false), set_config('jit', 'off', false), \
      set_config('statement_timeout', $2, false), set_config('lock_timeout', $3, false), \
      set_config('synchronous_commit', ",
     durability!(),
