@@ -317,8 +317,8 @@ pub(crate) struct TermsArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
-    /// List only the trusts with a key that ends within this time, such as 14d. Exits with 1 if
-    /// there is one, so that a monitor notices
+    /// List only the trusts with a key that ends within this time, such as 14d, and those whose
+    /// only keys have ended. Exits with 1 if there is one, so that a monitor notices
     #[arg(long, value_name = "DURATION")]
     pub(crate) expiring: Option<Lifetime>,
 }

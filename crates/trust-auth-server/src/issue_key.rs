@@ -55,7 +55,7 @@ pub(crate) async fn register(
     let registered = registered.await;
     database.close().await;
     Ok(match registered? {
-        (trust, Some(key)) => issued(format, "Registered", &trust, &key, false, None, None),
+        (trust, Some(key)) => issued(format, "Registered", &trust, &key, None, None, None),
         (trust, None) => CommandAnswer::new(format, &TrustJson::new(&trust), || {
             format!("Registered {} with the key that it has.", named(&trust))
         }),
@@ -122,14 +122,15 @@ fn key_of_file(path: &Path, prefix: &KeyPrefix) -> Result<Zeroizing<String>, Com
     }
 }
 
-/// Returns the answer that shows a new key. After a rotation that `overlaps`, the old keys have an
-/// end. `end` is that of a rotation that had to wait, and `failure` is why the wait failed.
+/// Returns the answer that shows a new key. `overlapping` is its digest after a rotation that gave
+/// the old keys an end. `end` is that of a rotation that had to wait, and `failure` is why the wait
+/// failed.
 pub(crate) fn issued(
     format: Format,
     done: &str,
     trust: &Trust,
     key: &ApiKey,
-    overlaps: bool,
+    overlapping: Option<KeyHash>,
     end: Option<&RevocationEnd>,
     failure: Option<&CommandError>,
 ) -> CommandAnswer {
@@ -149,9 +150,9 @@ pub(crate) fn issued(
             } else {
                 "Its key was written to standard output"
             };
-            let former = match (end, failure) {
-                (end, None) if overlaps => format!(" {}", overlap_text(trust, end)),
-                (Some(end), None) => format!(" {}", end.sentence("The old key")),
+            let former = match (overlapping, end, failure) {
+                (Some(new), end, None) => format!(" {}", overlap_text(trust, new, end)),
+                (None, Some(end), None) => format!(" {}", end.sentence("The old key")),
                 _ => String::new(),
             };
             answer.remark(format!(
@@ -166,11 +167,9 @@ pub(crate) fn issued(
     }
 }
 
-/// Returns until when the old keys are accepted.
-fn overlap_text(trust: &Trust, end: Option<&RevocationEnd>) -> String {
-    // The new key is in the trust's own row, or has no earlier row than the old ones.
-    let new = trust.api_key_hash.is_none().then(|| trust.keys.last().map(|key| key.id)).flatten();
-    let old = trust.keys.iter().filter(|key| Some(key.id) != new);
+/// Returns until when the old keys are accepted: all but the new one, whose digest this is.
+fn overlap_text(trust: &Trust, new: KeyHash, end: Option<&RevocationEnd>) -> String {
+    let old = trust.keys.iter().filter(|key| key.hash != new);
     let until = match old.filter_map(|key| key.expires_at).max() {
         Some(until) => format!("The old keys are accepted until {}.", moment(until)),
         None => "There was no old key.".to_owned(),
@@ -181,5 +180,42 @@ fn overlap_text(trust: &Trust, end: Option<&RevocationEnd>) -> String {
              at most."
         ),
         _ => until,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::OffsetDateTime;
+    use trust_auth::TrustKey;
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// A store may list the new key before or after the old ones.
+    #[test]
+    fn the_end_of_the_old_keys_is_not_that_of_the_new_one() {
+        let end = |second| OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(second);
+        let key = |id, text, ends| {
+            let mut key = TrustKey::new(Uuid::from_u128(id), Uuid::nil(), KeyHash::of(text));
+            key.expires_at = ends;
+            key
+        };
+        let rows = [
+            key(1, "old", Some(end(1))),
+            key(2, "older", Some(end(2))),
+            key(3, "new", Some(end(9))),
+        ];
+        for turn in 0..3 {
+            let mut trust = Trust::new(Uuid::nil(), "St. Mary");
+            trust.keys.extend(rows.clone());
+            trust.keys.rotate_left(turn);
+            let text = overlap_text(&trust, KeyHash::of("new"), None);
+            assert_eq!(text, "The old keys are accepted until 1970-01-01T00:00:02Z.");
+        }
+        let mut trust = Trust::new(Uuid::nil(), "St. Mary");
+        trust.keys.push(rows[2].clone());
+        assert_eq!(overlap_text(&trust, KeyHash::of("new"), None), "There was no old key.");
+        let held = overlap_text(&trust, KeyHash::of("new"), Some(&RevocationEnd::COMMITTED));
+        assert!(held.contains("may not know that"), "{held}");
     }
 }

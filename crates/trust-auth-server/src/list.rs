@@ -2,14 +2,17 @@
 //! no key and no digest.
 
 use std::io::{self, IsTerminal};
+use std::time::Duration;
 
 use time::OffsetDateTime;
+use trust_auth::{Listing, RegistryError, StoreError, Trust, TrustRegistry};
 
 use crate::args::ListArgs;
 use crate::command_answer::{CommandAnswer, Format};
 use crate::command_error::CommandError;
 use crate::database::{Database, DatabaseArgs, IfMissing};
 use crate::lifetime::Lifetime;
+use crate::store::Store;
 use crate::trust_text::{self, next_end};
 
 pub(crate) async fn list(
@@ -18,25 +21,60 @@ pub(crate) async fn list(
     args: ListArgs,
 ) -> Result<CommandAnswer, CommandError> {
     let database = Database::open(database, IfMissing::Fail).await?;
-    let listed = database.registry().listing().await;
+    let listed = listing(&database.registry(), args.expiring).await;
     database.close().await;
-    let mut listing = listed?;
-    if let Some(Lifetime(within)) = args.expiring {
-        let now = OffsetDateTime::now_utc();
-        listing.trusts.retain(|trust| next_end(trust).is_some_and(|end| end - now <= within));
-    }
-    let text = || trust_text::table(&listing.trusts, io::stdout().is_terminal());
+    let listing = listed?;
+    let within = args.expiring.map(|Lifetime(within)| humantime::format_duration(within));
+    let text = || match &within {
+        Some(within) if listing.trusts.is_empty() => format!("No key ends within {within}."),
+        _ => trust_text::table(&listing.trusts, io::stdout().is_terminal()),
+    };
     let mut answer = CommandAnswer::new(format, &listing, text);
     if !listing.malformed.is_empty() {
         let remarks: Vec<String> = listing.malformed.iter().map(trust_text::malformed).collect();
         answer = answer.remark(remarks.join("\n"));
     }
-    Ok(match args.expiring {
-        Some(Lifetime(within)) if !listing.trusts.is_empty() => answer.failed(&format!(
-            "{} of the trusts have a key that ends within {}: add a key, or rotate with an overlap",
+    Ok(match within {
+        Some(within) if !listing.trusts.is_empty() => answer.failed(&format!(
+            "{} of the trusts have a key that ends within {within}, or only keys that have ended: \
+             add a key, or rotate with an overlap",
             listing.trusts.len(),
-            humantime::format_duration(within)
         )),
         _ => answer,
     })
+}
+
+/// Returns all trusts, or those that a monitor must notice.
+async fn listing(
+    registry: &TrustRegistry<Store>,
+    expiring: Option<Lifetime>,
+) -> Result<Listing, RegistryError> {
+    let mut listing = registry.listing().await?;
+    let Some(Lifetime(within)) = expiring else { return Ok(listing) };
+    let mut noticed = Vec::new();
+    for trust in listing.trusts {
+        if ends_within(&trust, within) || has_ended(registry, &trust).await? {
+            noticed.push(trust);
+        }
+    }
+    listing.trusts = noticed;
+    Ok(listing)
+}
+
+fn ends_within(trust: &Trust, within: Duration) -> bool {
+    next_end(trust).is_some_and(|end| end - OffsetDateTime::now_utc() <= within)
+}
+
+/// Returns whether the trust has no key, although one that was not revoked has ended. A monitor
+/// that was not heeded in time must not report that all is well.
+async fn has_ended(registry: &TrustRegistry<Store>, trust: &Trust) -> Result<bool, RegistryError> {
+    if !trust.is_enabled() || trust.hashes().next().is_some() {
+        return Ok(false);
+    }
+    match registry.keys(&trust.id.into()).await {
+        Ok(keys) => Ok(keys.iter().any(|key| key.revoked_at.is_none())),
+        // It was deleted meanwhile.
+        Err(RegistryError::Store(StoreError::NoSuchTrust { .. })) => Ok(false),
+        Err(error) => Err(error),
+    }
 }

@@ -55,7 +55,7 @@ pub(crate) async fn revoke(
         opened = Database::open(database, IfMissing::Fail) => opened?,
         () = interrupt.received() => return Err(CommandError::interrupted()),
     };
-    let registry = database.registry().with_key_prefix(prefix).with_key_hasher(hasher);
+    let registry = database.registry().with_key_prefix(prefix).with_key_hasher(hasher.clone());
     let outcome = revoke_by(&registry, &mut interrupt, format, &step, which, wait).await;
     if outcome.is_ok() {
         database.warn_if_servers_are_not_notified();
@@ -75,8 +75,8 @@ pub(crate) async fn revoke(
     };
     let answer = match (&key, &end) {
         (Some(key), end) => {
-            let overlaps = step.overlaps();
-            issued(format, done, &trust, key, overlaps, end.as_ref(), failure.as_ref())
+            let overlapping = step.overlaps().then(|| hasher.hash(key.expose()));
+            issued(format, done, &trust, key, overlapping, end.as_ref(), failure.as_ref())
         }
         (None, None) => CommandAnswer::new(format, &TrustJson::new(&trust), || {
             format!("{done} {}.", named(&trust))

@@ -1443,12 +1443,32 @@ fn a_rotation_ends_every_key_at_once_or_after_the_overlap() {
     assert!(expiring.stdout.contains("St. Mary") && expiring.stderr.contains("ends within 2days"));
     let none = shell.run(&["list", "--expiring", "1h"]);
     assert_eq!((none.code, &*none.stderr), (0, ""), "{none:?}");
+    assert_eq!(none.stdout, "No key ends within 1h.\n");
 
     let third = shell.run(&["rotate", "St. Mary"]).stdout.trim_end().to_owned();
     for key in [&own, &added, &second] {
         assert_eq!(shell.verify(key.as_str()).code, 1);
     }
     assert_eq!(shell.verify(third.as_str()).code, 0);
+}
+
+#[test]
+fn a_trust_whose_only_key_has_ended_is_listed_as_expiring_until_it_has_a_key() {
+    let (shell, _) = Shell::with_trust("has a key");
+    let expiring = || shell.run(&["list", "--expiring", "1h"]);
+    let key = shell.run(&["register", "--name", "St. Mary", "--expires", "1s"]).stdout;
+    assert_eq!(expiring().code, 1);
+    while shell.verify(key.trim_end()).code == 0 {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let ended = expiring();
+    assert_eq!(ended.code, 1, "{ended:?}");
+    assert!(ended.stdout.contains("St. Mary") && !ended.stdout.contains("has a key"), "{ended:?}");
+    let json = shell.run(&["key", "list", "St. Mary", "--json"]).json();
+    let id = json["keys"][0]["id"].as_str().unwrap();
+    // A key that was revoked was meant to end.
+    assert_eq!(shell.run(&["key", "revoke", id]).code, 0);
+    assert_eq!(expiring().code, 0);
 }
 
 #[test]

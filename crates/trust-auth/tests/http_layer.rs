@@ -25,7 +25,7 @@ use tower::{Layer, Service, ServiceExt};
 use tower_http::cors::{Any, CorsLayer};
 use tower_http::trace::TraceLayer;
 use trust_auth::{
-    AuthBody, AuthError, AuthLayer, Authenticated, Authenticator, Candidates, KeyHeader,
+    AuthBody, AuthError, AuthLayer, Authenticated, Authenticator, Candidates, KeyHeader, KeyTerms,
     MemoryStore, NotAuthenticated, SqliteStore, StoreError, Trust, TrustStore,
 };
 use uuid::Uuid;
@@ -433,6 +433,8 @@ async fn any_order_of_layers_compiles_and_preflights_pass_where_cors_is_outside(
 async fn each_decision_is_an_event_without_the_key() {
     let world = World::<MemoryStore>::new().await;
     let (trust, key) = world.register("St. Mary").await;
+    let terms = KeyTerms::new().with_label("laboratory");
+    let (row, labelled) = world.registry.add_key(&trust.id.into(), &terms).await.unwrap();
     let service = AuthLayer::new(world.authenticator.clone()).layer(Greeter::default());
     let ask = async |value: &str| {
         let answered = service.clone().oneshot(request("x-api-key", &[value.as_bytes()])).await;
@@ -445,12 +447,18 @@ async fn each_decision_is_an_event_without_the_key() {
 
     let (log, _guard) = Log::start_at(tracing::Level::DEBUG);
     assert_eq!((ask(key.expose()).await, ask("no trust has this").await), (200, 401));
+    assert_eq!(ask(labelled.expose()).await, 200);
     let text = log.text();
     let events: Vec<_> = text.lines().filter(|line| line.contains("decided")).collect();
-    assert_eq!(events.len(), 2, "{text}");
+    assert_eq!(events.len(), 3, "{text}");
     for part in ["trust_auth::decision", &trust.id.to_string(), "granted", "\"hit\"", "micros="] {
         assert!(events[0].contains(part), "{part}: {events:?}");
     }
     assert!(events[1].contains("invalid") && events[1].contains("scan"), "{events:?}");
-    assert!(!text.contains(key.expose()) && !text.contains("no trust has this"), "{text}");
+    // The key of the trust's own row has no id.
+    assert!(!events[0].contains("key_id") && !events[1].contains("key_id"), "{events:?}");
+    assert!(events[2].contains(&format!("key_id={}", row.id)), "{events:?}");
+    for key in [key.expose(), labelled.expose(), "no trust has this"] {
+        assert!(!text.contains(key), "{text}");
+    }
 }

@@ -43,8 +43,9 @@ use crate::trust::Trust;
 ///
 /// [`tracing`] logs a failure of the store as a warning, with its cause and without key or digest.
 /// It logs one failure a minute, with the number of `others` since the last one. Each decision is
-/// an event of the level `DEBUG` with the target `trust_auth::decision`: the ids of the trust and
-/// of the key, the outcome, the [route](crate::Route) of the answer, and the time in microseconds.
+/// an event of the level `DEBUG` with the target `trust_auth::decision`: the id of the trust, the
+/// `key_id` of a key that has one, the outcome, the [route](crate::Route) of the answer, and the
+/// time in microseconds.
 ///
 /// # Examples
 ///
@@ -263,13 +264,13 @@ fn mark_as_sensitive(request: &mut Parts, name: &HeaderName) {
 
 fn log_decision(attempt: &Attempt, begun: Instant) {
     let (trust, outcome) = match &attempt.result {
-        Ok(trust) => (Some(trust.id.to_string()), "granted"),
+        Ok(trust) => (Some(trust.id), "granted"),
         Err(refused) => (None, refused.kind()),
     };
     tracing::debug!(
         target: DECISION,
-        trust,
-        key = attempt.key_id.map(|id| id.to_string()),
+        trust = trust.map(tracing::field::display),
+        key_id = attempt.key_id.map(tracing::field::display),
         outcome,
         route = attempt.route.as_str(),
         micros = begun.elapsed().as_micros() as u64,

@@ -46,6 +46,7 @@ impl PendingWaits {
             tracing::warn!(
                 operation = step.as_str(),
                 trust = trust.map(tracing::field::display),
+                key_id = step.key().map(tracing::field::display),
                 waited = ?begun.elapsed(),
                 "the service ends before the wait of a committed revocation: a process with a read \
                  lease may grant the key, for the length of a lease at most. {}",

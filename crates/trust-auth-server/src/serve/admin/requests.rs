@@ -562,8 +562,8 @@ impl Admin {
         let change = change(self.registry.clone());
         let changing = async move {
             let done = change.await?;
-            let key = done.key().map(tracing::field::display);
-            tracing::info!(operation, trust = %done.trust(), key, "a trust was changed");
+            let key_id = done.key().map(tracing::field::display);
+            tracing::info!(operation, trust = %done.trust(), key_id, "a trust was changed");
             Ok::<_, RegistryError>(done)
         };
         match tokio::spawn(changing).await {

@@ -40,9 +40,9 @@ impl Revoker {
         let (revocation, key) = step.begin(&self.registry, &which).await?;
         let key = key.map(Arc::new);
         if let Some(trust) = revocation.trust() {
-            let key = step.key().map(tracing::field::display);
+            let key_id = step.key().map(tracing::field::display);
             let operation = step.as_str();
-            tracing::info!(operation, trust = %trust.id, key, "a trust was changed");
+            tracing::info!(operation, trust = %trust.id, key_id, "a trust was changed");
         }
         if !revocation.has_to_wait() {
             let trust = revocation.without_waiting()?;
@@ -67,6 +67,7 @@ impl Revoker {
                     tracing::error!(
                         operation = step.as_str(),
                         trust = changed.as_ref().map(|trust| tracing::field::display(trust.id)),
+                        key_id = step.key().map(tracing::field::display),
                         ?waited,
                         kind = failure.kind(),
                         "{}",
@@ -87,6 +88,7 @@ impl Revoker {
         tracing::info!(
             operation = step.as_str(),
             trust = %trust.id,
+            key_id = step.key().map(tracing::field::display),
             ?waited,
             outcome = end.outcome(),
             "no process grants the key any more"
