@@ -1424,6 +1424,16 @@ fn a_key_that_exists_is_added_once() {
     let ran = shell.run(&["key", "add", "St. Mary", "--key-sha256", &digest, "--json"]);
     assert_eq!(ran.json().get("api_key"), None);
     assert_eq!(shell.verify("the key of another service").code, 0);
+    let labelled = ["--key-file", "key.txt", "--label", "second", "--expires", "90d", "--json"];
+    let other = "another key, of 32 characters or more: abcd";
+    fs::write(shell.path().join("key.txt"), format!("{other}\n")).unwrap();
+    let ran = shell.run(&[&["key", "add", "St. Mary"][..], &labelled].concat()).json();
+    assert_eq!(
+        (&ran["key"]["label"], &ran["key"]["last_four"]),
+        (&"second".into(), &"abcd".into())
+    );
+    assert!(ran["key"]["expires_at"].is_string() && ran.get("api_key").is_none(), "{ran}");
+    assert_eq!(shell.verify(other).code, 0);
     let again = shell.run(&["key", "add", "St. Mary", "--key-sha256", &digest, "--json"]);
     assert_eq!(again.failure(), "key_taken");
 }

@@ -69,6 +69,55 @@ async fn the_keys_of_a_trust_are_added_listed_and_revoked_by_the_admin_api() {
 }
 
 #[tokio::test]
+async fn keys_that_exist_and_rotations_have_terms_in_the_admin_api() {
+    let server = Server::on_sqlite(&[]).await;
+    let existing = "the key of another service";
+    let digest = trust_auth::KeyHash::of(existing).to_hex();
+    let body = json!({ "name": "St. Mary", "key_sha256": digest, "label": "old", "expires": "2d" });
+    let made = post(&server, "/admin/trusts", &body).await.json();
+    let row = &made["trust"]["keys"][0];
+    assert!(row["label"] == "old" && row["expires_at"].is_string(), "{made}");
+    assert!(row["last_four"].is_null() && made["api_key"].is_null(), "{made}");
+    let path = format!("/admin/trusts/{}", made["trust"]["id"].as_str().unwrap());
+
+    let another = "another key of that service";
+    let digest = trust_auth::KeyHash::of(another).to_hex();
+    let body = json!({ "key_sha256": digest, "label": "second", "expires": "90d" });
+    let added = post(&server, &format!("{path}/keys"), &body).await;
+    assert_eq!((added.status, &added.json()["key"]["label"]), (201, &json!("second")));
+    assert!(added.json()["key"]["expires_at"].is_string(), "{added:?}");
+    let granted = async |keys: [&str; 3]| {
+        let mut statuses = [0; 3];
+        for (at, key) in keys.into_iter().enumerate() {
+            statuses[at] = status(&server, key).await;
+        }
+        statuses
+    };
+
+    let rotate = format!("{path}/rotate");
+    let body = json!({ "overlap": "24h", "label": "new", "expires": "90d" });
+    let rotated = post(&server, &rotate, &body).await;
+    assert_eq!(rotated.status, 200, "{rotated:?}");
+    let new = rotated.json()["api_key"].as_str().unwrap().to_owned();
+    assert_eq!(granted([existing, another, &new]).await, [200, 200, 200]);
+    let end = |label: &str| {
+        let keys = rotated.json()["trust"]["keys"].clone();
+        let row = keys.as_array().unwrap().iter().find(|row| row["label"] == label).cloned();
+        let end = row.unwrap()["expires_at"].as_str().unwrap().to_owned();
+        OffsetDateTime::parse(&end, &Rfc3339).unwrap() - OffsetDateTime::now_utc()
+    };
+    let days = |days| time::Duration::days(days);
+    for label in ["old", "second"] {
+        assert!(end(label) <= days(1) && end(label) > days(1) / 2, "{label}: {rotated:?}");
+    }
+    assert!(end("new") > days(89), "{rotated:?}");
+
+    // Without a body: every other key is refused at once.
+    assert_eq!(post(&server, &rotate, &Value::Null).await.status, 200);
+    assert_eq!(granted([existing, another, &new]).await, [401, 401, 401]);
+}
+
+#[tokio::test]
 async fn bad_requests_about_keys_get_a_typed_error_and_change_nothing() {
     let server = Server::on_sqlite(&[]).await;
     let trust = server.register("St. Mary").await;
