@@ -14,8 +14,9 @@ use crate::client::{Answer, Client};
 use crate::postgres_server::PostgresServer;
 use crate::server::{Server, command};
 
-/// Longer than the rotation, which may wait for a lease of 2 s, and the switch of all clients.
-const OVERLAP: Duration = Duration::from_secs(12);
+/// The overlaps to try: on a slow machine, the clients switch after the end of the shorter ones.
+const OVERLAPS: [Duration; 3] =
+    [Duration::from_secs(8), Duration::from_secs(30), Duration::from_secs(120)];
 
 /// Within this time, each client switches to the new key.
 const SWITCHING: Duration = Duration::from_secs(2);
@@ -158,15 +159,15 @@ struct Ledger {
     over: AtomicBool,
 }
 
-/// A client that switches to the new key at some moment of the overlap. No request of it may be
-/// refused.
+/// A client that switches to the new key at some moment after the rotation. It ends when a request
+/// with the old key is refused, and returns the time of the answer.
 async fn client(
     server: std::net::SocketAddr,
     old: String,
     mut new: watch::Receiver<Option<String>>,
     switches_after: Duration,
     ledger: Arc<Ledger>,
-) {
+) -> Option<OffsetDateTime> {
     let mut client = Client::new(server);
     let (mut key, mut is_new, mut rotated) = (old, false, None);
     // Relaxed: counts, and a flag that only ends the test.
@@ -178,11 +179,14 @@ async fn client(
             }
         }
         let answer = client.verify(&key).await.unwrap();
+        if !is_new && answer.status == 401 {
+            return Some(OffsetDateTime::now_utc());
+        }
         assert_eq!(answer.status, 200, "new: {is_new}, {answer:?}");
         let count = if is_new { &ledger.granted_new } else { &ledger.granted_old };
         count.fetch_add(1, Ordering::Relaxed);
     }
-    assert!(is_new);
+    None
 }
 
 /// A client that asks with the old key without a pause, so that the key is cached or held when it
@@ -210,8 +214,9 @@ async fn client_that_does_not_switch(
     (granted, refused)
 }
 
-/// Rotates by the command line under load, with two processes on one database.
-async fn rotate_under_load(database: &Path, arguments: &[&str]) {
+/// Rotates by the command line under load, with two processes on one database. Returns whether the
+/// machine was fast enough for the overlap.
+async fn rotate_under_load(database: &Path, arguments: &[&str], overlap: Duration) -> bool {
     // A database that is slow for a while must not be one that fails.
     let patient = ["--query-timeout", "60s", "--request-timeout", "60s", "--drain-timeout", "61s"];
     let arguments = &[arguments, &patient].concat()[..];
@@ -232,7 +237,7 @@ async fn rotate_under_load(database: &Path, arguments: &[&str]) {
         .collect();
     tokio::time::sleep(Duration::from_millis(300)).await;
 
-    let overlap = format!("{}s", OVERLAP.as_secs());
+    let overlap = format!("{}s", overlap.as_secs());
     let mut rotate = command(Path::new("/"));
     rotate.arg("--database").arg(database);
     rotate.args(["--json", "rotate", &trust.id, "--overlap", &overlap]);
@@ -243,13 +248,18 @@ async fn rotate_under_load(database: &Path, arguments: &[&str]) {
     let end = answer["trust"]["keys"][0]["expires_at"].as_str().unwrap();
     let end = OffsetDateTime::parse(end, &Rfc3339).unwrap();
 
-    // The clients have switched by then, and the overlap is not over.
     tokio::time::sleep(SWITCHING + SWITCHING / 2).await;
     ledger.over.store(true, Ordering::Relaxed);
+    let mut was_in_time = true;
     for client in clients {
-        client.await.unwrap();
+        if let Some(refused) = client.await.unwrap() {
+            assert!(refused >= end, "{arguments:?}: refused {} before the end", end - refused);
+            was_in_time = false;
+        }
     }
-    assert!(OffsetDateTime::now_utc() < end, "the machine is too slow for the overlap");
+    if !was_in_time || OffsetDateTime::now_utc() + SWITCHING >= end {
+        return false;
+    }
     for count in [&ledger.granted_old, &ledger.granted_new] {
         assert!(count.load(Ordering::Relaxed) > 0);
     }
@@ -263,13 +273,27 @@ async fn rotate_under_load(database: &Path, arguments: &[&str]) {
     for service in services {
         service.stop().await;
     }
+    true
+}
+
+/// Tries the overlaps, each on a new database.
+async fn with_some_overlap(attempt: impl AsyncFn(Duration) -> bool) {
+    for overlap in OVERLAPS {
+        if attempt(overlap).await {
+            return;
+        }
+    }
+    panic!("the machine is too slow for each overlap");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_with_an_overlap_refuses_no_request_of_a_client_that_switches_on_sqlite() {
     for lease in [&[][..], &["--read-lease", "1s"]] {
-        let folder = tempfile::tempdir().unwrap();
-        rotate_under_load(&folder.path().join("trusts.db"), lease).await;
+        with_some_overlap(async |overlap| {
+            let folder = tempfile::tempdir().unwrap();
+            rotate_under_load(&folder.path().join("trusts.db"), lease, overlap).await
+        })
+        .await;
     }
 }
 
@@ -277,6 +301,9 @@ async fn a_rotation_with_an_overlap_refuses_no_request_of_a_client_that_switches
 async fn a_rotation_with_an_overlap_refuses_no_request_of_a_client_that_switches_on_postgresql() {
     let Some(database) = PostgresServer::shared() else { return };
     for lease in [&["--migrate"][..], &["--migrate", "--read-lease", "2s"]] {
-        rotate_under_load(Path::new(&database.new_database()), lease).await;
+        with_some_overlap(async |overlap| {
+            rotate_under_load(Path::new(&database.new_database()), lease, overlap).await
+        })
+        .await;
     }
 }

@@ -26,6 +26,10 @@ const FOREIGN: &str = "
 const TRIGGERS: &str =
     "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'trust_auth_%' AND tgenabled = 'A'";
 
+/// The options of `pg_dump` for the tables alone.
+const TABLES: [&str; 5] =
+    ["--no-owner", "--no-privileges", "--schema=public", "--table=trust", "--table=trust_key"];
+
 struct Ran {
     code: i32,
     stdout: String,
@@ -122,7 +126,7 @@ fn migrate_alone_changes_an_existing_table() {
     database.psql(&other, &plan.stdout);
     let ran = run(&url, &["migrate", "--json"], "").json();
     assert_eq!(ran["migration"]["done"], true);
-    assert_eq!(ran["migration"]["missing"].as_array().unwrap().len(), 2 + 3, "{ran}");
+    assert_eq!(ran["migration"]["missing"].as_array().unwrap().len(), 4 + 7, "{ran}");
     let schema = |url: &str| database.dump_with(url, &["--schema-only"]);
     assert_eq!(schema(&url), schema(&other));
     let row = "SELECT name, contact, disabled_at IS NULL FROM trust";
@@ -156,7 +160,7 @@ async fn serve_with_migrate_migrates_before_it_serves() {
     let server = Server::on(&url, &["--migrate"]).await;
     assert_eq!(server.told["serving"]["settings"]["migrate"], true);
     assert_eq!(server.verify("mary").await.status, 200);
-    assert_eq!(database.psql(&url, TRIGGERS), "3");
+    assert_eq!(database.psql(&url, TRIGGERS), "7");
     until_degraded(&server, &[]).await;
 }
 
@@ -178,8 +182,7 @@ async fn a_table_that_was_restored_without_triggers_under_another_owner_is_serve
     let (owner, url_of_owner) = database.new_role(&url);
     let (service, url_of_service) = database.new_role(&url);
     database.psql(&url, &format!("GRANT CREATE ON SCHEMA public TO {owner}"));
-    let dump = database
-        .dump_with(&former, &["--no-owner", "--no-privileges", "--schema=public", "--table=trust"]);
+    let dump = database.dump_with(&former, &TABLES);
     let without_triggers: Vec<&str> =
         dump.lines().filter(|line| !line.contains("TRIGGER")).collect();
     database.psql(&url_of_owner, &without_triggers.join("\n"));
@@ -268,6 +271,7 @@ async fn a_running_service_notices_missing_triggers_and_recovers_when_they_are_b
     until_degraded(&server, &[]).await;
     for damage in [
         "DROP TRIGGER trust_auth_row ON trust",
+        "DROP TRIGGER trust_auth_key_update ON trust_key",
         "ALTER TABLE trust DISABLE TRIGGER ALL",
         "CREATE OR REPLACE FUNCTION trust_auth_notify() RETURNS trigger LANGUAGE plpgsql \
          AS 'BEGIN RETURN NULL; END'",
@@ -300,10 +304,9 @@ async fn a_running_service_reads_a_restored_table_without_a_restart() {
     let (trust, other) = (server.register("St. Mary").await, server.register("St. John").await);
     assert_eq!(server.verify(&trust.key).await.status, 200);
 
-    let dump = database
-        .dump_with(&url, &["--no-owner", "--no-privileges", "--schema=public", "--table=trust"]);
+    let dump = database.dump_with(&url, &TABLES);
     let dump: Vec<&str> = dump.lines().filter(|line| !line.contains("TRIGGER")).collect();
-    database.psql(&url, "DROP TABLE trust");
+    database.psql(&url, "DROP TABLE trust, trust_key");
     assert_eq!(server.verify(&trust.key).await.status, 503);
     database.psql(&url_of_owner, &dump.join("\n"));
     let refused = server.verify(&trust.key).await;
@@ -320,7 +323,10 @@ async fn a_running_service_reads_a_restored_table_without_a_restart() {
     // The triggers' function still exists, and belongs to the former owner.
     let ran = run(&url_of_owner, &["migrate"], "");
     assert!(ran.stderr.contains("ownership of the function `trust_auth_notify`"), "{}", ran.stderr);
-    database.psql(&url, "DROP FUNCTION trust_auth_notify");
+    database.psql(
+        &url,
+        "DROP FUNCTION trust_auth_notify, trust_auth_notify_key, trust_auth_notify_keys",
+    );
     assert_eq!(run(&url_of_owner, &["migrate"], "").code, 0);
     until_degraded(&server, &[]).await;
     assert_eq!(server.verify(&other.key).await.status, 200);
