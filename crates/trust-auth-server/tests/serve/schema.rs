@@ -178,8 +178,10 @@ async fn a_table_that_was_restored_without_triggers_under_another_owner_is_serve
     let (owner, url_of_owner) = database.new_role(&url);
     let (service, url_of_service) = database.new_role(&url);
     database.psql(&url, &format!("GRANT CREATE ON SCHEMA public TO {owner}"));
-    let dump = database
-        .dump_with(&former, &["--no-owner", "--no-privileges", "--schema=public", "--table=trust"]);
+    let dump = database.dump_with(
+        &former,
+        &["--no-owner", "--no-privileges", "--schema=public", "--table=trust", "--table=trust_key"],
+    );
     let without_triggers: Vec<&str> =
         dump.lines().filter(|line| !line.contains("TRIGGER")).collect();
     database.psql(&url_of_owner, &without_triggers.join("\n"));
@@ -300,8 +302,10 @@ async fn a_running_service_reads_a_restored_table_without_a_restart() {
     let (trust, other) = (server.register("St. Mary").await, server.register("St. John").await);
     assert_eq!(server.verify(&trust.key).await.status, 200);
 
-    let dump = database
-        .dump_with(&url, &["--no-owner", "--no-privileges", "--schema=public", "--table=trust"]);
+    let dump = database.dump_with(
+        &url,
+        &["--no-owner", "--no-privileges", "--schema=public", "--table=trust", "--table=trust_key"],
+    );
     let dump: Vec<&str> = dump.lines().filter(|line| !line.contains("TRIGGER")).collect();
     database.psql(&url, "DROP TABLE trust");
     assert_eq!(server.verify(&trust.key).await.status, 503);
