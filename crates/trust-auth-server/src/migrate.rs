@@ -14,11 +14,11 @@ use crate::trust_text::escaped;
 /// The rights for the read lease on PostgreSQL. `ROLE` stands for the name of the role.
 const GRANTS: Grants = Grants {
     serve: &[
-        "GRANT SELECT ON trust TO ROLE;",
+        "GRANT SELECT ON trust, trust_key TO ROLE;",
         "GRANT SELECT, INSERT, UPDATE, DELETE ON trust_auth_lease, trust_auth_change, \
          trust_auth_holder TO ROLE;",
     ],
-    change: &["GRANT SELECT, INSERT, UPDATE, DELETE ON trust, trust_auth_lease, \
+    change: &["GRANT SELECT, INSERT, UPDATE, DELETE ON trust, trust_key, trust_auth_lease, \
                trust_auth_change, trust_auth_holder TO ROLE;"],
 };
 

@@ -100,7 +100,7 @@ fn slow_down(database: &PostgresServer, url: &str) {
          ALTER TABLE trust RENAME TO trust_rows; \
          CREATE VIEW trust AS SELECT id, name, code, region, \
          paced(api_key_hash::text) AS api_key_hash, \
-         created_at, last_heartbeat, disabled_at FROM trust_rows",
+         created_at, last_heartbeat, disabled_at, attributes FROM trust_rows",
     );
 }
 

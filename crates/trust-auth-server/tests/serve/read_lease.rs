@@ -233,7 +233,7 @@ impl Waited {
         let (role, role_url) = database.new_role(&url);
         let grant = format!(
             "GRANT SELECT, INSERT, UPDATE, DELETE \
-             ON trust, trust_auth_lease, trust_auth_change, trust_auth_holder TO {role}"
+             ON trust, trust_key, trust_auth_lease, trust_auth_change, trust_auth_holder TO {role}"
         );
         database.psql(&url, &grant);
         let patient = ["--request-timeout", "60s", "--drain-timeout", "70s"];

@@ -122,7 +122,7 @@ fn migrate_alone_changes_an_existing_table() {
     database.psql(&other, &plan.stdout);
     let ran = run(&url, &["migrate", "--json"], "").json();
     assert_eq!(ran["migration"]["done"], true);
-    assert_eq!(ran["migration"]["missing"].as_array().unwrap().len(), 2 + 3, "{ran}");
+    assert_eq!(ran["migration"]["missing"].as_array().unwrap().len(), 3 + 1 + 7, "{ran}");
     let schema = |url: &str| database.dump_with(url, &["--schema-only"]);
     assert_eq!(schema(&url), schema(&other));
     let row = "SELECT name, contact, disabled_at IS NULL FROM trust";
@@ -156,7 +156,7 @@ async fn serve_with_migrate_migrates_before_it_serves() {
     let server = Server::on(&url, &["--migrate"]).await;
     assert_eq!(server.told["serving"]["settings"]["migrate"], true);
     assert_eq!(server.verify("mary").await.status, 200);
-    assert_eq!(database.psql(&url, TRIGGERS), "3");
+    assert_eq!(database.psql(&url, TRIGGERS), "7");
     until_degraded(&server, &[]).await;
 }
 
@@ -307,7 +307,7 @@ async fn a_running_service_reads_a_restored_table_without_a_restart() {
         &["--no-owner", "--no-privileges", "--schema=public", "--table=trust", "--table=trust_key"],
     );
     let dump: Vec<&str> = dump.lines().filter(|line| !line.contains("TRIGGER")).collect();
-    database.psql(&url, "DROP TABLE trust");
+    database.psql(&url, "DROP TABLE trust, trust_key");
     assert_eq!(server.verify(&trust.key).await.status, 503);
     database.psql(&url_of_owner, &dump.join("\n"));
     let refused = server.verify(&trust.key).await;
@@ -324,7 +324,8 @@ async fn a_running_service_reads_a_restored_table_without_a_restart() {
     // The triggers' function still exists, and belongs to the former owner.
     let ran = run(&url_of_owner, &["migrate"], "");
     assert!(ran.stderr.contains("ownership of the function `trust_auth_notify`"), "{}", ran.stderr);
-    database.psql(&url, "DROP FUNCTION trust_auth_notify");
+    let functions = "trust_auth_notify, trust_auth_notify_key, trust_auth_notify_keys";
+    database.psql(&url, &format!("DROP FUNCTION {functions}"));
     assert_eq!(run(&url_of_owner, &["migrate"], "").code, 0);
     until_degraded(&server, &[]).await;
     assert_eq!(server.verify(&other.key).await.status, 200);
