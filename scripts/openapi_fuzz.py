@@ -28,11 +28,15 @@ TOOLS = ROOT / "target" / "tools"
 SCHEMATHESIS = "schemathesis==4.32.5"
 ADMIN_KEY = "the-admin-key-of-the-fuzzer"
 
-# No JSON schema has the rules for characters in names, so a name of the schema may get 422.
+# No JSON schema has the rules for characters in names and labels, so one of the schema may get 422.
 CONFIGURATION = """\
 [[operations]]
 include-operation-id = "register_trust"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "409", "422"]
+
+[[operations]]
+include-operation-id = ["add_key", "rotate_key"]
+checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
 """
 
 # The service's own arguments, and those of schemathesis.

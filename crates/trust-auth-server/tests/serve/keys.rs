@@ -10,9 +10,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
 
-use crate::client::{Answer, Client};
+use crate::client::{Answer, Client, ask};
 use crate::postgres_server::PostgresServer;
-use crate::server::{Server, command};
+use crate::server::{ADMIN_KEY, Server, command};
 
 /// The overlaps to try: on a slow machine, the clients switch after the end of the shorter ones.
 const OVERLAPS: [Duration; 3] =
@@ -113,9 +113,12 @@ async fn keys_that_exist_and_rotations_have_terms_in_the_admin_api() {
     }
     assert!(end("new") > days(89), "{rotated:?}");
 
-    // Without a body: every other key is refused at once.
+    // Without terms: every other key is refused at once.
     assert_eq!(post(&server, &rotate, &Value::Null).await.status, 200);
     assert_eq!(granted([existing, another, &new]).await, [401, 401, 401]);
+    let bearer = format!("Bearer {ADMIN_KEY}");
+    let headers = [("Authorization", &*bearer), ("Content-Type", "application/json")];
+    assert_eq!(ask(server.admin, "POST", &rotate, &headers, "null").await.status, 200);
 }
 
 #[tokio::test]
@@ -145,6 +148,15 @@ async fn bad_requests_about_keys_get_a_typed_error_and_change_nothing() {
         let answer = post(&server, path, &body).await;
         assert_eq!((answer.status, &*answer.kind()), (status, kind), "{path} {body}: {answer:?}");
         assert!(!answer.body.contains("kkkkkkkk"), "{answer:?}");
+        // The message is about this request.
+        let named = match path {
+            _ if kind != "malformed" => "",
+            "/admin/trusts" => "attributes",
+            "/admin/keys/kkkkkkkk/revoke" => "the id of a key",
+            _ if path == rotate => "overlap",
+            _ => "label",
+        };
+        assert!(answer.body.contains(named), "{path} {body}: {answer:?}");
     }
     assert_eq!(status(&server, &trust.key).await, 200);
     let listed = server.administer("GET", &keys, &Value::Null).await.json();

@@ -71,6 +71,13 @@ impl AdminError {
         Self::new(StatusCode::BAD_REQUEST, "malformed", message)
     }
 
+    /// 400, of the path of a key.
+    pub(crate) fn no_key_id() -> Self {
+        let message = "the path must have the id of a key, a UUID, and not the key; \
+                       `GET /admin/trusts/{trust}/keys` lists the ids";
+        Self::new(StatusCode::BAD_REQUEST, "malformed", message)
+    }
+
     /// 413.
     pub(crate) fn too_large() -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "the body is larger than 16 KiB")
@@ -105,12 +112,27 @@ impl AdminError {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content_type", message)
     }
 
-    /// 422, of the fields of a body.
-    pub(crate) fn wrong_fields() -> Self {
-        let message = "the body must be {\"name\": TEXT}, and may have the texts \"code\" and \
-                       \"region\", and the 64 hexadecimal digits \"key_sha256\"; no code and no \
-                       region may be empty, look like an API key, or contain invisible characters";
+    /// 422, of the fields of a body. `fields` are those that it must and may have.
+    pub(crate) fn wrong_fields(fields: &str) -> Self {
+        let message = format!(
+            "the body must be {fields}; no text may be empty, look like an API key, or contain \
+             invisible characters"
+        );
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "malformed", message)
+    }
+
+    /// Returns why a body with these fields is refused.
+    pub(crate) fn of_body(rejection: &JsonRejection, fields: &str) -> Self {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            return Self::too_large();
+        }
+        // The text of the rejection is left out, because it may quote the body.
+        match rejection {
+            JsonRejection::MissingJsonContentType(_) => Self::content_type(),
+            JsonRejection::JsonSyntaxError(_) => Self::malformed_json(),
+            JsonRejection::JsonDataError(_) => Self::wrong_fields(fields),
+            _ => Self::unreadable_body(),
+        }
     }
 
     /// 422, of a digest that no key of this service has.
@@ -168,21 +190,6 @@ impl From<RegistryError> for AdminError {
 impl From<InvalidName> for AdminError {
     fn from(error: InvalidName) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_name", with_causes(&error))
-    }
-}
-
-impl From<JsonRejection> for AdminError {
-    fn from(rejection: JsonRejection) -> Self {
-        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            return Self::too_large();
-        }
-        // The text of the rejection is left out, because it may quote the body.
-        match &rejection {
-            JsonRejection::MissingJsonContentType(_) => Self::content_type(),
-            JsonRejection::JsonSyntaxError(_) => Self::malformed_json(),
-            JsonRejection::JsonDataError(_) => Self::wrong_fields(),
-            _ => Self::unreadable_body(),
-        }
     }
 }
 

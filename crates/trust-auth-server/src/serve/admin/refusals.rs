@@ -14,6 +14,7 @@ use utoipa::{IntoResponses, ToSchema};
 use uuid::Uuid;
 
 use super::error::{AdminError, status_of};
+use super::requests::{Fields, KeyBody, RegistrationBody, RotationBody};
 use crate::json::ErrorJson;
 
 /// The extension of a response that lists the kinds of its errors.
@@ -21,14 +22,14 @@ pub(crate) const KINDS: &str = "x-error-kinds";
 
 /// Defines the refusals of one operation: a name, and lists of errors.
 macro_rules! refusals {
-    ($($(#[$doc:meta])* $name:ident: $($list:ident),+;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident: $($list:ident $(<$body:ty>)?),+;)*) => {$(
         $(#[$doc])*
         pub(crate) struct $name;
 
         impl IntoResponses for $name {
             fn responses() -> BTreeMap<String, RefOr<Response>> {
                 let mut all = of_guard();
-                $(all.extend($list());)+
+                $(all.extend($list$(::<$body>)?());)+
                 documented(all)
             }
         }
@@ -41,17 +42,17 @@ refusals! {
     /// Of `GET /admin/trusts/{trust}`.
     OfShow: of_path, of_row, of_store;
     /// Of `POST /admin/trusts`.
-    OfRegistration: of_body, of_name, of_store, of_change;
+    OfRegistration: of_fields<RegistrationBody>, of_digest, of_name, of_store, of_change;
     /// Of a change that revokes nothing.
     OfChange: of_path, of_row, of_store, of_change;
     /// Of a change that revokes a key.
     OfRevocation: of_path, of_row, of_store, of_change;
     /// Of a change that revokes a key and gives a new one.
-    OfRotation: of_path, of_fields, of_row, of_store, of_change, of_rotation;
+    OfRotation: of_path, of_fields<RotationBody>, of_row, of_store, of_change, of_rotation;
     /// Of `GET /admin/trusts/{trust}/keys`.
     OfKeys: of_path, of_row, of_store;
     /// Of `POST /admin/trusts/{trust}/keys`.
-    OfNewKey: of_path, of_body, of_taken_key, of_row, of_store, of_change;
+    OfNewKey: of_path, of_fields<KeyBody>, of_digest, of_taken_key, of_row, of_store, of_change;
     /// Of `POST /admin/keys/{key}/revoke`.
     OfKeyRevocation: of_key_path, of_row, of_store, of_change;
 }
@@ -67,21 +68,21 @@ fn of_path() -> Vec<AdminError> {
 
 fn of_key_path() -> Vec<AdminError> {
     let error = RegistryError::from(StoreError::NoSuchKey { id: Uuid::nil() });
-    vec![AdminError::unreadable_path(), error.into()]
+    vec![AdminError::no_key_id(), error.into()]
 }
 
-fn of_fields() -> Vec<AdminError> {
+fn of_fields<B: Fields>() -> Vec<AdminError> {
     vec![
         AdminError::malformed_json(),
         AdminError::unreadable_body(),
         AdminError::too_large(),
         AdminError::content_type(),
-        AdminError::wrong_fields(),
+        AdminError::wrong_fields(B::FIELDS),
     ]
 }
 
-fn of_body() -> Vec<AdminError> {
-    of_fields().into_iter().chain([AdminError::pepper()]).collect()
+fn of_digest() -> Vec<AdminError> {
+    vec![AdminError::pepper()]
 }
 
 fn of_taken_key() -> Vec<AdminError> {

@@ -127,6 +127,12 @@ pub(crate) struct RegistrationBody {
     expires: Option<Lifetime>,
 }
 
+impl Fields for RegistrationBody {
+    const FIELDS: &str = "{\"name\": TEXT}, and may have the texts \"code\", \"region\" and \
+        \"label\", the object \"attributes\", the time \"expires\", such as \"90d\", and the \
+        64 hexadecimal digits \"key_sha256\"";
+}
+
 /// The body of a new key.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = NewKey, description = "A key to add to a trust.")]
@@ -150,6 +156,11 @@ pub(crate) struct KeyBody {
     expires: Option<Lifetime>,
 }
 
+impl Fields for KeyBody {
+    const FIELDS: &str = "an object, and may have the text \"label\", the time \"expires\", such \
+        as \"90d\", and the 64 hexadecimal digits \"key_sha256\"";
+}
+
 /// The body of a rotation, which may be left out.
 #[derive(Default, Deserialize, ToSchema)]
 #[schema(as = Rotation, description = "The terms of the new key, and those of the old keys.")]
@@ -170,6 +181,16 @@ pub(crate) struct RotationBody {
     /// How long the new key lasts, from `1s` to `100years`. Without it, the key has no end.
     #[schema(value_type = Option<String>, example = "90d", pattern = "^[1-9][0-9]{0,3}(s|m|h|d)$")]
     expires: Option<Lifetime>,
+}
+
+impl Fields for RotationBody {
+    const FIELDS: &str = "an object, and may have the text \"label\" and the times \"overlap\", \
+        such as \"24h\", and \"expires\", such as \"90d\"";
+}
+
+/// A body may be null where it may be left out.
+impl<T: Fields> Fields for Option<T> {
+    const FIELDS: &str = T::FIELDS;
 }
 
 /// Handles `POST /admin/trusts`.
@@ -386,7 +407,8 @@ pub(crate) async fn rotate(
     let terms = async {
         let which = which(named)?;
         let body: RotationBody =
-            if request.body().is_end_stream() { Default::default() } else { body(request).await? };
+            if request.body().is_end_stream() { None } else { body(request).await? }
+                .unwrap_or_default();
         let key = key_terms(body.label, body.expires);
         let overlap = body.overlap.map(|Lifetime(overlap)| overlap);
         Ok((which, RotationTerms { key, overlap }))
@@ -505,7 +527,7 @@ pub(crate) async fn revoke_key(
     let key = named.ok().and_then(|Path(text)| Uuid::try_parse(&text).ok());
     let (step, which) = match key {
         Some(key) => (RevocationStep::RevokeKey(key), Ok(key.into())),
-        None => (RevocationStep::RevokeKey(Uuid::nil()), Err(AdminError::unreadable_path())),
+        None => (RevocationStep::RevokeKey(Uuid::nil()), Err(AdminError::no_key_id())),
     };
     admin.revoke(step, which, &headers).await
 }
@@ -528,13 +550,21 @@ fn which(named: NamedTrust) -> Result<TrustRef, AdminError> {
     Ok(TrustRef::from(&*text))
 }
 
-async fn body<T: DeserializeOwned>(request: Request) -> Result<T, AdminError> {
+/// A body whose error names its fields.
+pub(crate) trait Fields {
+    /// What it must be, and may have.
+    const FIELDS: &str;
+}
+
+async fn body<T: DeserializeOwned + Fields>(request: Request) -> Result<T, AdminError> {
     // A body whose announced length is too large is refused before it is received.
     if request.body().size_hint().lower() > BODY_BYTES as u64 {
         return Err(AdminError::too_large());
     }
-    let Json(body) = Json::from_request(request, &()).await?;
-    Ok(body)
+    match Json::from_request(request, &()).await {
+        Ok(Json(body)) => Ok(body),
+        Err(rejection) => Err(AdminError::of_body(&rejection, T::FIELDS)),
+    }
 }
 
 /// Returns what the database stores of a key that exists.
