@@ -178,8 +178,11 @@ impl Rotation {
         present.iter().any(|hash| *hash != self.key.hash && !former.contains(hash))
     }
 
-    /// Returns what a commit at this time of the store makes of a trust with these active keys: the
+    /// Returns what a commit at this time of the store makes of a trust with all its keys: the
     /// digest of its own row, and the other rows that are new or changed.
+    ///
+    /// Without an overlap, a key at its end is revoked, too: a clock that goes back would revive
+    /// it.
     pub(crate) fn rows_of(
         self,
         trust: &Trust,
@@ -189,7 +192,9 @@ impl Rotation {
         let end = overlap.map(|overlap| end_after(now, overlap).unwrap_or(LATEST));
         let new = self.key.hash;
         // A repetition may find its own key.
-        let others = trust.keys.iter().filter(|key| key.is_active(now) && key.hash != new);
+        let others = trust.keys.iter().filter(|key| {
+            key.hash != new && key.revoked_at.is_none() && (end.is_none() || key.is_active(now))
+        });
         let mut rows: Vec<TrustKey> = others.cloned().collect();
         for row in &mut rows {
             match end {

@@ -178,9 +178,11 @@ pub(crate) async fn rotate<W: WriteTransaction>(
     rotation: Rotation,
 ) -> Result<Change, StoreError> {
     // The row is locked until the commit.
-    let trust = write.find(which).await?;
+    let mut trust = write.find(which).await?;
     let former: Vec<KeyHash> = trust.hashes().collect();
-    if rotation.is_superseded(&former) || is_dead(&mut write, &trust, &rotation).await? {
+    // Also those at their end.
+    trust.keys = write.keys(trust.id).await?;
+    if rotation.is_superseded(&former) || is_dead(&trust, &former, &rotation) {
         return Err(StoreError::Superseded);
     }
     let (id, new, revokes) = (trust.id, rotation.key.hash, rotation.revokes_others());
@@ -191,7 +193,8 @@ pub(crate) async fn rotate<W: WriteTransaction>(
     check_count(&write, rows)?;
     let trust = write.find(&id.into()).await?;
     let has_new = may_have_ended || trust.hashes().any(|hash| hash == new);
-    let mut others = trust.keys.iter().filter(|key| key.hash != new);
+    let keys = write.keys(id).await?;
+    let mut others = keys.iter().filter(|key| key.hash != new && key.revoked_at.is_none());
     let others_end = others.all(|key| !revokes && key.expires_at.is_some());
     check_count(&write, u64::from(trust.api_key_hash == hash && has_new && others_end))?;
     let barrier = write.barrier().await?;
@@ -201,16 +204,9 @@ pub(crate) async fn rotate<W: WriteTransaction>(
 
 /// Returns whether the new key of a rotation that is repeated was stored, and has ended since. Made
 /// again, the rotation would bring the key back.
-async fn is_dead<W: WriteTransaction>(
-    write: &mut W,
-    trust: &Trust,
-    rotation: &Rotation,
-) -> Result<bool, StoreError> {
-    let new = rotation.key.hash;
-    if rotation.former.is_none() || trust.hashes().any(|hash| hash == new) {
-        return Ok(false);
-    }
-    Ok(write.keys(trust.id).await?.iter().any(|key| key.hash == new))
+fn is_dead(trust: &Trust, active: &[KeyHash], rotation: &Rotation) -> bool {
+    let new = &rotation.key.hash;
+    rotation.former.is_some() && !active.contains(new) && trust.hashes().any(|hash| hash == *new)
 }
 
 /// Enables or disables the row. A second disabling keeps the time of the first.

@@ -25,6 +25,7 @@ on_every_store!(
     a_rotation_with_an_overlap_gives_the_old_keys_an_end,
     a_later_overlap_makes_no_end_later,
     a_rotation_revokes_every_other_key,
+    a_rotation_revokes_a_key_that_is_at_its_end_too,
     a_rotation_to_a_key_with_an_end_empties_the_column,
     a_trust_can_be_registered_with_a_key_that_ends,
     a_digest_of_a_key_cannot_be_imported_again,
@@ -255,6 +256,21 @@ async fn a_rotation_revokes_every_other_key<S: Backend>() {
     assert_granted(&world, &new, None).await;
     assert!(keys(&world, &trust).await.iter().all(|key| key.revoked_at.is_some()));
     assert_eq!(world.store.candidates().await.unwrap().hashes(), [new.hash()]);
+}
+
+/// A clock that goes back would revive it.
+async fn a_rotation_revokes_a_key_that_is_at_its_end_too<S: Backend>() {
+    let world = World::<S>::new().await;
+    let (trust, _) = world.register_hot("a").await;
+    let terms = KeyTerms::new().lasting(Duration::from_millis(1));
+    let (ended, _) = add(&world, &trust, terms).await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    // With an overlap, it keeps its end.
+    rotate(&world, &trust, KeyTerms::new(), Some(HOUR)).await;
+    let row = async || keys(&world, &trust).await.into_iter().find(|key| key.id == ended.id);
+    assert_eq!(row().await, Some(ended.clone()));
+    world.registry.rotate(&trust.id.into()).await.unwrap();
+    assert!(row().await.unwrap().revoked_at.is_some());
 }
 
 async fn a_rotation_to_a_key_with_an_end_empties_the_column<S: Backend>() {

@@ -1,10 +1,12 @@
 //! An SQLite store over an application's own pool and file.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
-use trust_auth::{NewTrust, SqliteStore, StoreError, TrustAuth, TrustLedger};
+use trust_auth::{CacheLease, NewTrust, SqliteStore, StoreError, TrustAuth, TrustLedger};
+use trust_key_cache::KeyCache;
 
 /// Returns the pool of an application with a table and migrations of its own.
 async fn application(file: &Path) -> SqlitePool {
@@ -73,4 +75,30 @@ async fn a_pool_in_memory_is_refused() {
     let pool = SqlitePool::connect("sqlite::memory:").await.unwrap();
     let error = SqliteStore::over(pool).connect().await.unwrap_err();
     assert_eq!(error.kind(), "unsupported_url");
+}
+
+/// Each of these would let a read see the past.
+#[tokio::test]
+async fn a_pool_whose_reads_may_be_of_the_past_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a:b ?#trusts.db");
+    SqliteStore::options(&file).create_if_missing(true).connect().await.unwrap();
+    let options = || SqliteConnectOptions::new().filename(&file);
+    for unusable in [options().shared_cache(true), options().immutable(true)] {
+        let pool = SqlitePool::connect_lazy_with(unusable);
+        let error = SqliteStore::over(pool).connect().await.unwrap_err();
+        assert!(error.to_string().contains("may be of the past"), "{error}");
+    }
+    SqliteStore::over(SqlitePool::connect_lazy_with(options())).connect().await.unwrap();
+}
+
+/// A key that was added, cached and revoked between two polls is in no difference of SQLite.
+#[tokio::test]
+async fn a_cache_gets_no_lease_over_sqlite() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SqliteStore::options(folder.path().join("trusts.db")).create_if_missing(true);
+    let store = options.connect().await.unwrap();
+    let cache = Arc::new(KeyCache::<u64>::builder().build().unwrap());
+    let refused = CacheLease::builder(store.feed(), cache).start().await.err().unwrap();
+    assert!(refused.to_string().contains("does not name each change"), "{refused}");
 }

@@ -34,6 +34,10 @@ impl PostgresStore {
     /// [`query_timeout`](PostgresOptions::query_timeout). The server stops its statement only if
     /// the pool's connections have a `statement_timeout`.
     ///
+    /// A connection that the application gives back within a transaction of `REPEATABLE READ` reads
+    /// the past, and so may grant what was revoked: begin transactions with the driver's `begin`
+    /// alone, which rolls back.
+    ///
     /// # Examples
     ///
     /// ```no_run

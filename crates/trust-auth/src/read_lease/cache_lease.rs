@@ -204,7 +204,8 @@ impl<F: ChangeFeed, V: Clone + Send + Sync + 'static, C: Clock + Send + Sync + '
     /// # Errors
     ///
     /// Any [`StoreError`]. [`StoreError::Schema`] if the migration has not run, and
-    /// [`StoreError::Other`] if the length is not from 300 ms to 300 s.
+    /// [`StoreError::Other`] if the length is not from 300 ms to 300 s, or if the feed does not
+    /// [name each change](FeedSession::names_each_change), as that of SQLite.
     ///
     /// # Panics
     ///
@@ -273,6 +274,14 @@ impl<F: ChangeFeed, V: Clone + Send + Sync + 'static, C: Clock + Send + Sync + '
     /// deadline stays in force meanwhile: it vouches for what it did.
     async fn begin(&self) -> Result<F::Session, StoreError> {
         let mut session = self.feed.open(self.length).await?;
+        if !session.names_each_change() {
+            return Err(StoreError::Other(
+                "the feed compares two states, as that of SQLite does, and does not name each \
+                 change: a cache could keep what was revoked in between; use the feed of \
+                 PostgreSQL, or `HeldTrusts`"
+                    .into(),
+            ));
+        }
         session.load().await?;
         // After the base: what a load that began before it has read is refused (RL11).
         self.cache.invalidate();

@@ -117,6 +117,14 @@ pub trait FeedSession: Send + 'static {
         None
     }
 
+    /// Returns whether a difference names each change that was committed, also one that a later
+    /// change has undone, and each table that a cache depends on. A
+    /// [`CacheLease`](crate::CacheLease) needs that (RL11): what it holds was read at some time
+    /// between two states. For held trusts, a comparison of two states is enough.
+    fn names_each_change(&self) -> bool {
+        true
+    }
+
     /// Removes the registration. The caller has set its deadline to the past **before** (R9).
     ///
     /// # Errors

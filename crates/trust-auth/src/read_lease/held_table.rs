@@ -104,8 +104,11 @@ impl Rows {
         let mut next = self.clone();
         let few = changes.len() <= FEW;
         let mut touched = Vec::new();
-        for (id, row) in changes {
-            let former = next.by_id.remove(&id);
+        // Of several changes of one trust, the last one counts.
+        let changes: HashMap<Uuid, Option<Trust>> = changes.into_iter().collect();
+        // All former keys first: a key may have moved from one of these trusts to another.
+        for id in changes.keys() {
+            let former = next.by_id.remove(id);
             if let (true, Some(former)) = (few, former) {
                 for (key, hash) in keys_of(&former) {
                     if let Ok(place) = next.place(&key) {
@@ -115,6 +118,8 @@ impl Rows {
                     }
                 }
             }
+        }
+        for (id, row) in changes {
             let Some(row) = row.filter(holds).map(Arc::new) else { continue };
             if few {
                 for (key, hash) in keys_of(&row) {
@@ -255,6 +260,25 @@ mod tests {
                 let found = rows.by_id.iter().map(|(id, trust)| (*id, (**trust).clone()));
                 assert_eq!(found.collect::<HashMap<_, _>>(), expected);
             }
+        }
+    }
+
+    #[test]
+    fn a_key_that_moves_to_another_trust_is_found_with_that_one() {
+        let moved = |trust: Trust, key: &TrustKey| Trust { keys: vec![key.clone()], ..trust };
+        let one = with_key(trust(1, 1, "one"), 0, 5, "key");
+        let key = one.keys[0].clone();
+        let rows = Rows::of([one, trust(2, 2, "two")]);
+        for changes in [[1, 2], [2, 1]] {
+            let now = |id: u128| match id {
+                1 => trust(1, 1, "one"),
+                _ => moved(trust(2, 2, "two"), &key),
+            };
+            let changes = changes.map(|id| (Uuid::from_u128(id), Some(now(id))));
+            let next = rows.after(changes.to_vec());
+            assert_consistent(&next);
+            let found = next.find(&KeyHash::of("key")).map(|row| row.id);
+            assert_eq!(found, Some(Uuid::from_u128(2)));
         }
     }
 

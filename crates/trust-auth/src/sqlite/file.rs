@@ -49,17 +49,28 @@ pub(super) fn side_files(path: &Path) -> [PathBuf; 2] {
 
 impl File {
     /// Returns the file that is at this path now, and is open or about to be opened.
-    pub(super) fn at(path: PathBuf) -> Self {
-        let identity = std::fs::metadata(&path).ok().and_then(|found| identity(&found));
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::CannotOpen`] if there is none: without its identity, no check would notice a
+    /// replacement.
+    pub(super) fn at(path: PathBuf) -> Result<Self, StoreError> {
+        let identity = match std::fs::metadata(&path) {
+            Ok(found) => identity(&found),
+            Err(error) => {
+                let reason = format!("{error}; try again when the file is back");
+                return Err(StoreError::CannotOpen { path, reason });
+            }
+        };
         let side_paths = side_files(&path);
-        Self {
+        Ok(Self {
             path,
             side_paths,
             identity,
             sides: OnceLock::new(),
             sides_are_held: AtomicBool::new(false),
             lost: OnceLock::new(),
-        }
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -174,7 +185,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("trusts.db");
         std::fs::write(&path, "one").unwrap();
-        let file = File::at(path.clone());
+        let file = File::at(path.clone()).unwrap();
         std::fs::write(&path, "one, longer").unwrap();
         assert!(file.verify().is_ok());
         let kept = folder.path().join("kept.db");
@@ -188,7 +199,7 @@ mod tests {
         std::fs::rename(&kept, &path).unwrap();
         assert!(file.verify().is_err() && file.check().is_err());
 
-        let file = File::at(path.clone());
+        let file = File::at(path.clone()).unwrap();
         std::fs::write(&kept, "another").unwrap();
         std::fs::rename(&kept, &path).unwrap();
         assert!(file.verify().is_err());
@@ -196,7 +207,7 @@ mod tests {
         let folder = folder.path().join("folder");
         std::fs::create_dir(&folder).unwrap();
         std::fs::write(folder.join("trusts.db"), "one").unwrap();
-        let file = File::at(folder.join("trusts.db"));
+        let file = File::at(folder.join("trusts.db")).unwrap();
         std::fs::rename(&folder, folder.with_file_name("elsewhere")).unwrap();
         std::fs::write(&folder, "no folder").unwrap();
         assert!(file.verify().is_err() && file.check().is_err());
@@ -211,7 +222,7 @@ mod tests {
             for name in ["trusts.db", "trusts.db-wal", "trusts.db-shm"] {
                 std::fs::write(folder.path().join(name), "one").unwrap();
             }
-            let file = File::at(path.clone());
+            let file = File::at(path.clone()).unwrap();
             std::fs::remove_file(folder.path().join("trusts.db-wal")).unwrap();
             assert!(file.verify().is_ok(), "they are not held yet");
             std::fs::write(folder.path().join("trusts.db-wal"), "two").unwrap();
@@ -236,7 +247,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("trusts.db");
         std::fs::write(&path, "one").unwrap();
-        let file = File::at(path);
+        let file = File::at(path).unwrap();
         file.hold_sides();
         assert!(file.verify().is_err() && file.check().is_err());
     }
@@ -246,7 +257,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("trusts.db");
         std::fs::write(&path, "one").unwrap();
-        let file = File::at(path.clone());
+        let file = File::at(path.clone()).unwrap();
         let kept = folder.path().join("kept.db");
         std::fs::rename(&path, &kept).unwrap();
         // A link that leads to itself: too many levels of them.

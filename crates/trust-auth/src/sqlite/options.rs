@@ -13,7 +13,7 @@ use super::location::Location;
 use super::own_pool::{Readers, options_of};
 use super::schema::Owner;
 use super::store::SqliteStore;
-use super::{creation, schema};
+use super::{creation, own_pool, schema};
 use crate::error::StoreError;
 use crate::migration::MigrationPlan;
 use crate::migration::Permission;
@@ -155,6 +155,9 @@ impl SqliteOptions {
     ///
     /// Outside of a Tokio runtime with time enabled.
     pub async fn connect(self) -> Result<SqliteStore, StoreError> {
+        if let Some(own) = &self.own {
+            own_pool::check(own)?;
+        }
         let (path, may) = self.locate(None).await?;
         let options = self.connection(&path);
         within(
@@ -189,7 +192,7 @@ impl SqliteOptions {
             creation::warn_if_public(&path);
             File::at(path)
         };
-        let file = blocking_within(self.query_timeout, opened).await?;
+        let file = blocking_within(self.query_timeout, opened).await??;
         Ok(SqliteStore::new(readers, writer, watchers, file, self.query_timeout, self.durable))
     }
 

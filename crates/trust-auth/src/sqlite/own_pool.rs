@@ -6,6 +6,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 
 use super::options::SqliteOptions;
 use super::store::SqliteStore;
+use crate::error::StoreError;
 
 impl SqliteStore {
     /// Returns the options to open the file of an application's own pool. Reads, which are what
@@ -20,6 +21,11 @@ impl SqliteStore {
     /// [`create_if_missing`](SqliteOptions::create_if_missing) makes the tables next to those of
     /// the application. Which migrations were run is then in the table `_trust_auth_migrations`, so
     /// that `_sqlx_migrations` stays the application's.
+    ///
+    /// A connection that the application gives back within a transaction reads the past, and so may
+    /// grant what was revoked: begin transactions with the driver's `begin` alone, which rolls
+    /// back. Make the store before the application first uses the pool, or at least before the file
+    /// may be replaced. A pool with a shared cache is refused.
     ///
     /// The driver tests a connection before each use and after it, unless
     /// `test_before_acquire(false)` is set. A connection to a file needs no test.
@@ -54,6 +60,26 @@ impl Readers {
             self.pool.close().await;
         }
     }
+}
+
+/// Checks that each connection of the pool reads the file itself. With a shared cache, a connection
+/// reads the snapshot of any other one that reads, and a file that counts as immutable is not read
+/// again.
+///
+/// # Errors
+///
+/// [`StoreError::UnsupportedUrl`] if it does not.
+pub(super) fn check(pool: &SqlitePool) -> Result<(), StoreError> {
+    // The driver shows these settings in this form alone: its URL cannot have every path.
+    let options = format!("{:?}", pool.connect_options());
+    if options.contains("shared_cache: true") || options.contains("immutable: true") {
+        return Err(StoreError::UnsupportedUrl {
+            reason: "the options of the pool have a shared cache, or call the file immutable, and \
+                     its reads may be of the past; leave that out"
+                .into(),
+        });
+    }
+    Ok(())
 }
 
 /// Returns the options for connections that the pool does not make.

@@ -180,6 +180,11 @@ impl FeedSession for SqliteSession {
         Ok(())
     }
 
+    /// A difference compares the trusts of two states.
+    fn names_each_change(&self) -> bool {
+        false
+    }
+
     /// Leaves the row of the lease, because other holders may need it.
     async fn leave(&mut self, _: Uuid) -> Result<(), StoreError> {
         Ok(())
