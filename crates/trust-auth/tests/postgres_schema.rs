@@ -8,7 +8,7 @@ use std::sync::Arc;
 use sqlx::Executor;
 use stores::postgres_server::PostgresServer;
 use stores::{World, by_name, eventually, postgres_options};
-use trust_auth::{KeyHash, NewTrust, PostgresStore, StoreError, TrustLedger, TrustStore};
+use trust_auth::{KeyHash, KeyTerms, NewTrust, PostgresStore, StoreError, TrustLedger, TrustStore};
 use uuid::Uuid;
 
 /// The reference system's table, as its own tool makes it, with rows and a further column.
@@ -279,6 +279,162 @@ async fn a_role_that_may_only_read_authenticates_and_learns_which_rights_a_chang
         assert_eq!(error.kind(), "missing_right");
         assert!(error.to_string().contains(lacks), "{error}");
     }
+}
+
+/// A superuser runs the migration, and the service's role owns the trusts.
+#[tokio::test]
+async fn the_owner_of_the_trusts_owns_the_keys_after_a_migration_by_a_superuser() {
+    let Some(server) = PostgresServer::shared() else { return };
+    for may_create in [true, false] {
+        let url = server.new_database();
+        let (name, url_of_role) = server.new_role(&url);
+        server.psql(&url, &format!("GRANT ALL ON SCHEMA public TO {name}"));
+        server.psql(&url_of_role, REFERENCE);
+        if !may_create {
+            server.psql(&url, &format!("REVOKE CREATE ON SCHEMA public FROM {name}, public"));
+        }
+        postgres_options(&url).run_migration().await.unwrap();
+        let owner = "SELECT relowner::regrole FROM pg_class WHERE relname = 'trust_key'";
+        // A superuser may give a table to a role that may not make one.
+        assert_eq!(server.psql(&url, owner), name);
+        let store = Arc::new(postgres_options(&url_of_role).connect().await.unwrap());
+        let world = World::over(store, None);
+        let which = by_name("St. Mary");
+        let (row, _) = world.registry.add_key(&which, &KeyTerms::new()).await.unwrap();
+        world.registry.revoke_key(row.id).await.unwrap();
+        server.psql(&url_of_role, "UPDATE trust SET disabled_at = now()");
+        assert!(world.authenticator.authenticate(Some("mary")).await.is_err());
+    }
+}
+
+/// The migrating role belongs to the owner, who may make no table in the schema.
+#[tokio::test]
+async fn an_owner_of_the_trusts_who_may_make_no_table_has_the_rights_on_the_keys() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let ((owner, url_of_owner), (member, url_of_member)) =
+        (server.new_role(&url), server.new_role(&url));
+    server.psql(&url, REFERENCE);
+    server.psql(
+        &url,
+        &format!(
+            "REVOKE CREATE ON SCHEMA public FROM public; ALTER TABLE trust OWNER TO {owner}; \
+             GRANT {owner} TO {member}; GRANT ALL ON SCHEMA public TO {member}"
+        ),
+    );
+    postgres_options(&url_of_member).run_migration().await.unwrap();
+    let store = Arc::new(postgres_options(&url_of_owner).connect().await.unwrap());
+    let world = World::over(store, None);
+    let which = by_name("St. Mary");
+    let (row, _) = world.registry.add_key(&which, &KeyTerms::new()).await.unwrap();
+    world.registry.revoke_key(row.id).await.unwrap();
+    world.registry.rotate(&which).await.unwrap();
+    world.registry.delete(&which).await.unwrap();
+}
+
+/// A tool that knows the trusts alone goes on disabling them.
+#[tokio::test]
+async fn a_role_that_may_not_read_the_keys_disables_trusts_and_each_key_is_evicted() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let store = Arc::new(postgres_options(&url).connect().await.unwrap());
+    let world = World::over(store, None);
+    let watcher = world.store.watch(Arc::clone(&world.cache));
+    eventually("it is connected", || watcher.status().connected).await;
+    let (trust, own) = world.register("a").await;
+    let (_, other) = world.registry.add_key(&trust.id.into(), &KeyTerms::new()).await.unwrap();
+    eventually("the insertions are known", || watcher.status().notifications == 2).await;
+    let (name, url_of_role) = server.new_role(&url);
+    for rights in [
+        format!("GRANT SELECT (id, disabled_at), UPDATE (disabled_at) ON trust TO {name}"),
+        // It may read the table, and sees no row of it.
+        format!(
+            "GRANT SELECT ON trust_key TO {name}; ALTER TABLE trust_key ENABLE ROW LEVEL SECURITY"
+        ),
+    ] {
+        server.psql(&url, &rights);
+        for key in [&own, &other] {
+            assert!(world.attempt(key).await.result.is_ok());
+        }
+        server.psql(&url_of_role, "UPDATE trust SET disabled_at = now()");
+        eventually("both keys are evicted", || {
+            world.cached(&own).is_none() && world.cached(&other).is_none()
+        })
+        .await;
+        let heard = watcher.status().notifications;
+        server.psql(&url, "UPDATE trust SET disabled_at = NULL");
+        eventually("that is known", || watcher.status().notifications >= heard + 2).await;
+    }
+}
+
+/// Another program's table has the name.
+#[tokio::test]
+async fn a_table_of_keys_that_cannot_be_used_is_refused_with_what_to_do_and_unchanged() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let ordinary = "is no ordinary table in the schema of the table `trust`";
+    for (sql, told) in [
+        ("CREATE VIEW trust_key AS SELECT 1 AS id", ordinary),
+        ("CREATE TABLE trust_key (id uuid, trust uuid) PARTITION BY HASH (id)", ordinary),
+        (
+            "CREATE SCHEMA other; CREATE TABLE other.trust_key (id int); \
+             ALTER ROLE CURRENT_USER IN DATABASE here SET search_path = public, other",
+            ordinary,
+        ),
+        ("CREATE TABLE trust_key (id uuid, trust uuid)", "`trust_key` has no column `label`"),
+        (
+            "CREATE TABLE trust_key (id uuid, trust uuid, label text, digest bytea)",
+            "the column `digest` of its table `trust_key` has the type `bytea`",
+        ),
+        (
+            "CREATE TABLE trust_key (id uuid, trust text)",
+            "the column `trust` of its table `trust_key` has the type `text`",
+        ),
+        ("ALTER TABLE trust SET UNLOGGED", "make it logged (`ALTER TABLE trust SET LOGGED`)"),
+    ] {
+        let url = server.new_database();
+        server.psql(&url, REFERENCE);
+        server.psql(&url, &sql.replace("here", url.rsplit('/').next().unwrap()));
+        let before = server.dump(&url);
+        let error = refusal(&url).await;
+        assert!(error.contains(told), "{sql}: {error}");
+        let error = postgres_options(&url).run_migration().await.unwrap_err();
+        assert!(error.to_string().contains(told), "{sql}: {error}");
+        assert_eq!(server.dump(&url), before, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn a_role_learns_which_rights_on_the_keys_it_lacks() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let world = World::over(Arc::new(postgres_options(&url).connect().await.unwrap()), None);
+    let (trust, _) = world.register("a").await;
+    let (row, _) = world.registry.add_key(&trust.id.into(), &KeyTerms::new()).await.unwrap();
+    let (name, url_of_role) = server.new_role(&url);
+    server.psql(&url, &format!("GRANT SELECT, INSERT, UPDATE, DELETE ON trust TO {name}"));
+    let error = postgres_options(&url_of_role).connect().await.unwrap_err();
+    assert!(error.to_string().contains("the right SELECT on the table `trust_key`"), "{error}");
+    server.psql(&url, &format!("GRANT SELECT ON trust_key TO {name}"));
+    let store = postgres_options(&url_of_role).connect().await.unwrap();
+    let which = trust.id.into();
+    let told = "the rights INSERT and UPDATE on the table `trust_key`; let the table's owner";
+    for error in [
+        store.add_key(&which, KeyHash::of("b").into()).await.unwrap_err(),
+        store.revoke_key(row.id).await.unwrap_err(),
+        store.replace_hash(&which, KeyHash::of("b")).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), "missing_right");
+        assert!(error.to_string().contains(told), "{error}");
+    }
+    assert_eq!(store.keys(&which).await.unwrap(), [row]);
+    store.set_enabled(&which, false).await.unwrap();
+    server.psql(&url, &format!("REVOKE SELECT ON trust_key FROM {name}"));
+    let error = store.fetch(trust.id).await.unwrap_err();
+    assert!(error.to_string().contains("the right SELECT on the table `trust_key`"), "{error}");
+    // The server removes the keys itself.
+    server.psql(&url, &format!("GRANT SELECT ON trust_key TO {name}"));
+    store.delete(&which).await.unwrap();
+    assert_eq!(server.psql(&url, "SELECT count(*) FROM trust_key"), "0");
 }
 
 /// A restore may leave out the grants. Opening reports that, and not the first request.

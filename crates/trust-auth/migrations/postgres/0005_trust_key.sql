@@ -22,16 +22,28 @@ CREATE TABLE IF NOT EXISTS trust_key (
 -- The read of a trust reads its keys, and a deletion removes them.
 CREATE INDEX IF NOT EXISTS trust_key_trust ON trust_key (trust);
 
--- Each role has the rights on the keys that it has on the trusts.
+-- The owner of the trusts owns the keys also if a superuser runs this. Each role has the
+-- rights on the keys that it has on the trusts.
 DO $trust_auth$
 DECLARE
     of_trust record;
 BEGIN
+    BEGIN
+        EXECUTE (
+            SELECT pg_catalog.format('ALTER TABLE trust_key OWNER TO %s', relowner::regrole)
+            FROM pg_catalog.pg_class WHERE oid = 'trust'::regclass
+        );
+    EXCEPTION WHEN insufficient_privilege THEN
+        -- The owner may not have further tables in this schema. The rights below are enough.
+        NULL;
+    END;
     FOR of_trust IN
         SELECT privilege_type AS name,
             CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END AS role
-        FROM pg_catalog.pg_class, pg_catalog.aclexplode(relacl)
-        WHERE pg_class.oid = 'trust'::regclass AND grantee <> relowner
+        FROM pg_catalog.pg_class, pg_catalog.aclexplode(
+            coalesce(relacl, pg_catalog.acldefault('r', relowner))
+        )
+        WHERE pg_class.oid = 'trust'::regclass
         AND privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
     LOOP
         EXECUTE pg_catalog.format('GRANT %s ON trust_key TO %s', of_trust.name, of_trust.role);

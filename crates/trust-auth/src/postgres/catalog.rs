@@ -88,7 +88,7 @@ impl Catalog<'_> {
             "SELECT current_setting('server_encoding') <> 'SQL_ASCII', \
              quote_ident(current_schema()), \
              found.oid::oid::int8, relkind::text, quote_ident(nspname), \
-             has_any_column_privilege(found.oid::oid, 'SELECT') \
+             has_any_column_privilege(found.oid::oid, 'SELECT'), relpersistence::text \
              FROM (SELECT to_regclass('trust') AS oid) AS found \
              LEFT JOIN pg_class ON pg_class.oid = found.oid \
              LEFT JOIN pg_namespace ON pg_namespace.oid = relnamespace",
@@ -116,6 +116,13 @@ impl Catalog<'_> {
         let lacks = self.missing_columns(connection, oid, "trust", &WANTED).await?;
         self.check_unique(connection, oid).await?;
         let keys = self.read_keys(connection, oid).await?;
+        let persistence: Option<String> = self.get(&facts, 6)?;
+        if keys.is_none() && persistence.as_deref() != Some("p") {
+            return Err(self.unusable(
+                "its table `trust` is unlogged, and the table `trust_key` cannot refer to such a \
+                 table; make it logged (`ALTER TABLE trust SET LOGGED`)",
+            ));
+        }
         let triggers =
             Triggers::read(&mut *connection).await.map_err(|error| self.failed(&error))?;
         let (namespace, may_be_read): (String, Option<bool>) =

@@ -64,15 +64,16 @@ pub(super) fn failed(
         // opened.
         "42P01" | "42703" | "42804" | "42846" | "42883" | "0A000" => schema(
             location,
-            "its table `trust` is gone or was changed while it was open; restore it, or let its \
-             owner run `trust-auth migrate`",
+            "its table `trust` or `trust_key` is gone or was changed while it was open; restore \
+             it, or let its owner run `trust-auth migrate`",
         ),
         // insufficient_privilege. `name_right` finds out which right it is.
         "42501" => StoreError::MissingRight {
             server: location.to_string(),
-            right: "a right on the table `trust`, or on what its triggers use; let their owners \
-                    grant it"
-                .into(),
+            right:
+                "a right on the table `trust` or `trust_key`, or on what their triggers use; let \
+                    their owners grant it"
+                    .into(),
         },
         // not_null_violation
         "23502" => schema(
