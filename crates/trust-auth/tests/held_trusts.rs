@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use stores::postgres_server::PostgresServer;
 use stores::{postgres_options, sqlite_options};
+use time::OffsetDateTime;
 use trust_auth::{
     ApiKey, Attempt, AuthError, Authenticator, ChangeFeed, FeedSession, HeldTrusts, KeyHash,
-    NewTrust, PgChanges, PostgresStore, RegistryError, Route, StoreError, Trust, TrustKeyCache,
-    TrustLedger, TrustRegistry,
+    KeyTerms, NewTrust, PgChanges, PostgresStore, RegistryError, Route, StoreError, Trust,
+    TrustKeyCache, TrustLedger, TrustRegistry, Waiting,
 };
 
 /// Longer than any test.
@@ -124,6 +125,74 @@ async fn g11_no_process_grants_a_key_once_its_revocation_has_returned() {
         other.assert_invalid(&key).await;
     }
     assert!(other.authenticator.stats().held >= 30, "the lease was not in force");
+}
+
+/// One process changes the keys, and another one holds them.
+#[tokio::test(flavor = "multi_thread")]
+async fn g11_a_key_that_is_revoked_or_rotated_out_is_held_by_no_process_then() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = database(server).await;
+    let (one, other) =
+        (Process::start(&url, LONG, "one").await, Process::start(&url, LONG, "other").await);
+    let terms = KeyTerms::new();
+    for round in 0..10 {
+        let (trust, own) = one.register(&format!("trust {round}")).await;
+        let which = trust.id.into();
+        let (row, key) = one.registry.add_key(&which, &terms).await.unwrap();
+        let (_, third) = other.registry.add_key(&which, &terms).await.unwrap();
+        for process in [&one, &other] {
+            for key in [&own, &key, &third] {
+                process.assert_granted_first(key).await;
+                process.assert_granted(key, Route::Held).await;
+            }
+            assert_eq!(process.attempt(&key).await.key_id, Some(row.id));
+        }
+        one.registry.revoke_key(row.id).await.unwrap();
+        for process in [&one, &other] {
+            process.assert_invalid(&key).await;
+            process.assert_granted(&own, Route::Held).await;
+            process.assert_granted(&third, Route::Held).await;
+        }
+        let (_, new) = one.registry.rotate(&which).await.unwrap();
+        for process in [&one, &other] {
+            process.assert_invalid(&own).await;
+            process.assert_invalid(&third).await;
+            process.assert_granted_first(&new).await;
+        }
+    }
+}
+
+/// When the rotation has returned, each holder knows the end of the old key.
+#[tokio::test(flavor = "multi_thread")]
+async fn g11_the_old_key_of_an_overlap_is_granted_until_its_end_and_then_by_no_process() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = database(server).await;
+    let (one, other) =
+        (Process::start(&url, LONG, "one").await, Process::start(&url, LONG, "other").await);
+    let (trust, old) = one.register("a").await;
+    let which = trust.id.into();
+    other.assert_granted_first(&old).await;
+    let overlap = Some(Duration::from_secs(3));
+    let (rotation, new) =
+        one.registry.begin_rotate_with(&which, &KeyTerms::new(), overlap).await.unwrap();
+    let (trust, _) = rotation.settle(Waiting::default()).await.unwrap();
+    let end = trust.keys[0].expires_at.unwrap();
+    let mut was_held = false;
+    for process in [&other, &one] {
+        loop {
+            let before = OffsetDateTime::now_utc();
+            assert!(process.attempt(&new).await.result.is_ok());
+            let attempt = process.attempt(&old).await;
+            if attempt.result.is_err() {
+                break;
+            }
+            assert!(before < end, "granted after its end");
+            was_held |= attempt.route == Route::Held;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(OffsetDateTime::now_utc() >= end - Duration::from_millis(5), "refused too early");
+    }
+    assert!(was_held, "the machine was stopped for three seconds");
 }
 
 /// The cache may still name the trust: it is a hint, which the held row decides.

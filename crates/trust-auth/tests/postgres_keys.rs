@@ -12,6 +12,7 @@ use stores::{World, eventually, postgres_options};
 use trust_auth::{
     Answer, ApiKey, ChangeFeed, Ended, FeedSession, KeyHash, KeyTerms, NewTrust, PgChanges,
     PgSession, PostgresStore, Reload, StoreError, Trust, TrustAuth, TrustKey, TrustLedger,
+    TrustStore,
 };
 use uuid::Uuid;
 
@@ -206,6 +207,175 @@ async fn a_watcher_drops_exactly_the_keys_that_psql_changes() {
     assert!(is_cached(&own) && is_cached(&keys[2].1));
     server.psql(&url, "DELETE FROM trust");
     eventually("all keys are dropped", || !is_cached(&own) && !is_cached(&keys[2].1)).await;
+}
+
+/// Without a trigger on the keys, no process learns of a key that `psql` revokes.
+#[tokio::test]
+async fn a_watcher_misses_each_trigger_of_the_keys_and_evicts_all_when_it_is_back() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let store = Arc::new(postgres_options(&url).connect().await.unwrap());
+    let world = World::over(Arc::clone(&store), None);
+    let watcher = store.watch(Arc::clone(&world.cache));
+    eventually("it is connected", || watcher.status().connected).await;
+    let (_, key) = world.register("a").await;
+    eventually("the insertion is known", || watcher.status().notifications == 1).await;
+    for damage in [
+        "DROP TRIGGER trust_auth_key_row ON trust_key",
+        "ALTER TABLE trust_key ENABLE TRIGGER trust_auth_key_update",
+        "ALTER TABLE trust_key DISABLE TRIGGER trust_auth_key_truncate",
+        "DROP TRIGGER trust_auth_keys ON trust",
+    ] {
+        server.psql(&url, damage);
+        eventually("it is missed", || watcher.status().triggers_missing).await;
+        assert!(world.attempt(&key).await.result.is_ok());
+        assert!(world.cached(&key).is_some());
+        postgres_options(&url).run_migration().await.unwrap();
+        eventually("it is back", || !watcher.status().triggers_missing).await;
+        eventually("all keys are evicted", || world.cached(&key).is_none()).await;
+    }
+    assert_eq!(watcher.status().connects, 1);
+}
+
+/// The caller of a revocation relies on its `Ok`.
+#[tokio::test]
+async fn a_trigger_or_a_rule_that_swallows_or_undoes_a_change_of_a_key_fails_it() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let function = |name: &str, body: &str| {
+        format!(
+            "CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN {body} END$$; "
+        )
+    };
+    let trigger = |name: &str, when: &str| {
+        format!("CREATE TRIGGER {name} {when} ON trust_key FOR EACH ROW EXECUTE FUNCTION {name}()")
+    };
+    for damage in [
+        function("skip", "RETURN NULL;") + &trigger("skip", "BEFORE UPDATE"),
+        function("keep", "NEW.revoked_at := NULL; RETURN NEW;") + &trigger("keep", "BEFORE UPDATE"),
+        function(
+            "undo",
+            "UPDATE trust_key SET revoked_at = NULL WHERE revoked_at IS NOT NULL; \
+                 RETURN NULL;",
+        ) + &trigger("undo", "AFTER UPDATE")
+            .replace("EXECUTE", "WHEN (NEW.revoked_at IS NOT NULL) EXECUTE"),
+    ] {
+        let url = server.new_database();
+        let store = Arc::new(postgres_options(&url).connect().await.unwrap());
+        let world = World::over(store, None);
+        let (trust, own) = world.register("a").await;
+        let which = trust.id.into();
+        let (row, key) = world.registry.add_key(&which, &KeyTerms::new()).await.unwrap();
+        server.psql(&url, &damage);
+        for error in [
+            world.registry.revoke_key(row.id).await.unwrap_err(),
+            world.registry.rotate(&which).await.unwrap_err(),
+        ] {
+            assert!(error.to_string().contains("look for a trigger on its table"), "{error}");
+        }
+        // Nothing is changed.
+        for key in [&own, &key] {
+            assert!(world.attempt(key).await.result.is_ok(), "{damage}");
+        }
+        assert_eq!(world.registry.keys(&which).await.unwrap(), [row]);
+    }
+    for damage in [
+        function("skip", "RETURN NULL;") + &trigger("skip", "BEFORE INSERT"),
+        // The server refuses ON CONFLICT where there is such a rule.
+        "CREATE RULE skip AS ON INSERT TO trust_key DO INSTEAD NOTHING".into(),
+    ] {
+        let url = server.new_database();
+        let store = Arc::new(postgres_options(&url).connect().await.unwrap());
+        let world = World::over(store, None);
+        let (trust, own) = world.register("a").await;
+        server.psql(&url, &damage);
+        let which = trust.id.into();
+        let terms = KeyTerms::new().lasting(LONG);
+        assert!(world.registry.add_key(&which, &terms).await.is_err(), "{damage}");
+        assert!(
+            world.registry.begin_rotate_with(&which, &terms, Some(LONG)).await.is_err(),
+            "{damage}"
+        );
+        let new = NewTrust::new("b").unwrap();
+        assert!(world.registry.register_with(new, &terms).await.is_err(), "{damage}");
+        assert!(world.attempt(&own).await.result.is_ok());
+        assert_eq!(world.store.list().await.unwrap(), [trust], "{damage}");
+    }
+}
+
+#[tokio::test]
+async fn a_malformed_row_of_a_key_is_left_out_and_refuses_no_other() {
+    let Some(server) = PostgresServer::shared() else { return };
+    for sql in [
+        "UPDATE trust_key SET digest = substr(digest, 2) || 'x' WHERE label = 'b'",
+        "UPDATE trust_key SET digest = '\u{ff11}' || substr(digest, 2) WHERE label = 'b'",
+        "UPDATE trust_key SET digest = '' WHERE label = 'b'",
+        "UPDATE trust_key SET expires_at = 'infinity' WHERE label = 'b'",
+        "UPDATE trust_key SET expires_at = '294276-01-01' WHERE label = 'b'",
+        "ALTER TABLE trust_key ALTER digest DROP NOT NULL; \
+         UPDATE trust_key SET digest = NULL WHERE label = 'b'",
+    ] {
+        let url = server.new_database();
+        let store = Arc::new(postgres_options(&url).connect().await.unwrap());
+        let world = World::over(store, None);
+        let (trust, own) = world.register("a").await;
+        let which = trust.id.into();
+        let mut added = Vec::new();
+        for label in ["one", "b", "two"] {
+            let terms = KeyTerms::new().with_label(label);
+            added.push(world.registry.add_key(&which, &terms).await.unwrap());
+        }
+        server.psql(&url, "ALTER TABLE trust_key DROP CONSTRAINT trust_key_digest_check");
+        server.psql(&url, sql);
+        let [(one, one_key), (_, bad_key), (two, two_key)] = &added[..] else { panic!() };
+        // The first time by a scan, the second time by the row.
+        for _ in 0..2 {
+            for (key, id) in [(&own, None), (one_key, Some(one.id)), (two_key, Some(two.id))] {
+                let attempt = world.attempt(key).await;
+                assert!(attempt.result.is_ok(), "{sql}");
+                assert_eq!(attempt.key_id, id, "{sql}");
+            }
+            assert!(world.attempt(bad_key).await.result.is_err(), "{sql}");
+        }
+        let read = world.store.fetch(trust.id).await.unwrap().unwrap();
+        assert_eq!(read.keys, [one.clone(), two.clone()], "{sql}");
+        world.registry.revoke_key(one.id).await.unwrap();
+        assert!(world.attempt(one_key).await.result.is_err(), "{sql}");
+        world.registry.delete(&which).await.unwrap();
+    }
+}
+
+/// The scan grants the last candidate that has the digest. So the order is a part of the answer.
+#[tokio::test]
+async fn the_candidates_are_the_trusts_and_then_the_keys_each_by_their_creation() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let store = postgres_options(&url).connect().await.unwrap();
+    let id = |number: u128| Uuid::from_u128(0x4000_8000_0000_0000_0000 + number);
+    for (number, day) in [(1, 3), (2, 1), (3, 2)] {
+        server.psql(
+            &url,
+            &format!(
+                "INSERT INTO trust (id, name, api_key_hash, created_at, disabled_at) \
+                 VALUES ('{0}', '{number}', encode(sha256('{number}'), 'hex'), '2026-01-0{day}', \
+                     CASE {number} WHEN 3 THEN now() END); \
+                 INSERT INTO trust_key (id, trust, digest, created_at, revoked_at, expires_at) \
+                 SELECT ('00000000-0000-4000-9000-00000000{number}00' || n)::uuid, '{0}', \
+                     encode(sha256(('{number}' || n)::bytea), 'hex'), \
+                     timestamptz '2025-01-0{day}' + n % 2 * interval '1 h', \
+                     CASE n WHEN 4 THEN now() END, CASE n WHEN 5 THEN now() END \
+                 FROM generate_series(1, 5) AS n",
+                id(number)
+            ),
+        );
+    }
+    let wanted =
+        [(2, "2"), (1, "1"), (2, "22"), (2, "21"), (2, "23"), (1, "12"), (1, "11"), (1, "13")];
+    let wanted = wanted.map(|(number, key)| (id(number), KeyHash::of(key)));
+    let candidates = store.candidates().await.unwrap();
+    let found: Vec<_> = (0..candidates.len())
+        .map(|index| (candidates.id(index).unwrap(), candidates.hashes()[index]))
+        .collect();
+    assert_eq!(found, wanted);
 }
 
 /// The application's own pool: reads use it, and all else has connections of its own.
