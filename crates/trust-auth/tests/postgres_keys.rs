@@ -7,6 +7,7 @@ mod stores;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::Executor;
 use stores::postgres_server::PostgresServer;
 use stores::{World, eventually, postgres_options};
 use trust_auth::{
@@ -31,10 +32,19 @@ struct Held {
 
 impl Held {
     async fn new() -> Option<Self> {
+        Self::with_path("public").await
+    }
+
+    /// The tables are in `public`. The store has this search path, which may begin with the schema
+    /// `app`.
+    async fn with_path(path: &str) -> Option<Self> {
         let server = PostgresServer::shared()?;
         let url = server.new_database();
-        let store = postgres_options(&url).connect().await.unwrap();
+        server.psql(&url, "CREATE SCHEMA app");
+        postgres_options(&url).connect().await.unwrap();
         PgChanges::trusts(postgres_options(&url)).run_migration().await.unwrap();
+        let of_store = format!("{url}?options[search_path]={path}");
+        let store = postgres_options(&of_store).connect().await.unwrap();
         let hash = KeyHash::of("own");
         let trust = store.insert(NewTrust::new("a").unwrap(), hash).await.unwrap();
         let key = store.add_key(&trust.id.into(), KeyHash::of("other").into()).await.unwrap();
@@ -100,9 +110,11 @@ async fn a_holder_learns_of_each_change_of_a_key_with_its_trust_rl7() {
     let scopes = held.after("UPDATE trust SET attributes = '{\"scopes\": [\"read\"]}'").await;
     assert_eq!(scopes.unwrap().attributes.unwrap()["scopes"][0], "read");
 
-    // With the only key in a row of its own, the trust is still held.
+    // With the only key in a row of its own, the trust is still held, and loaded.
     let without = held.after("UPDATE trust SET api_key_hash = NULL").await;
     assert!(accepts(&without, "another") && !accepts(&without, "own"));
+    let mut session = held.store.feed().open(LONG).await.unwrap();
+    assert_eq!(session.load().await.unwrap(), [without.unwrap()]);
     let removed = held.after(&format!("DELETE FROM trust_key WHERE id = '{id}'")).await;
     assert!(!accepts(&removed, "another"));
     assert_eq!(held.changed().await, []);
@@ -150,6 +162,43 @@ async fn a_changed_table_of_keys_makes_the_holder_load_again_rl2() {
             Err(error) => assert!(matches!(error, StoreError::Schema { .. }), "{change}: {error}"),
         }
     }
+}
+
+/// No trigger of the other table records a change.
+#[tokio::test]
+async fn a_table_of_keys_in_an_earlier_schema_makes_the_holder_load_again_rl2() {
+    let Some(mut held) = Held::with_path("app,public").await else { return };
+    assert_eq!(held.changed().await, []);
+    held.psql("CREATE TABLE app.trust_key (LIKE public.trust_key INCLUDING ALL)");
+    assert_eq!(held.renew().await, Answer::Reload(Reload::OtherTriggers));
+    let refused = held.session.load().await.unwrap_err().to_string();
+    assert!(refused.contains("triggers on the table `trust_key`"), "{refused}");
+}
+
+/// The other transaction has locked the trust by its foreign key.
+#[tokio::test]
+async fn a_rotation_ends_a_key_that_another_transaction_adds_while_it_waits() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let store = Arc::new(postgres_options(&url).connect().await.unwrap());
+    let hash = KeyHash::of("own");
+    let trust = store.insert(NewTrust::new("a").unwrap(), hash).await.unwrap();
+    let mut other = server.connect(&url).await;
+    let add = "BEGIN; INSERT INTO trust_key (id, trust, digest) \
+               SELECT gen_random_uuid(), id, encode(sha256('late'), 'hex') FROM trust";
+    other.execute(add).await.unwrap();
+    let rotation = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move { store.replace_hash(&trust.id.into(), KeyHash::of("new")).await }
+    });
+    let waiting = "SELECT count(*) FROM pg_stat_activity \
+                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually("it waits", || server.psql(&url, waiting) == "1").await;
+    other.execute("COMMIT").await.unwrap();
+    let change = rotation.await.unwrap().unwrap();
+    assert_eq!(change.former, [KeyHash::of("own"), KeyHash::of("late")]);
+    let read = store.fetch(trust.id).await.unwrap();
+    assert!(accepts(&read, "new") && !accepts(&read, "late") && !accepts(&read, "own"));
 }
 
 #[tokio::test]
