@@ -438,7 +438,7 @@ async fn the_error_of_a_refused_write_says_what_to_do() {
         ("42846", "schema", changed),
         ("42883", "schema", changed),
         ("0A000", "schema", changed),
-        ("42501", "missing_right", "what its triggers use"),
+        ("42501", "missing_right", "what their triggers use"),
         ("23502", "schema", "has a column `colour` that must be filled"),
         ("22001", "schema", "too short"),
         ("22021", "schema", "such as NUL"),
