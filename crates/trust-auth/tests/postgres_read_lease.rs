@@ -689,6 +689,56 @@ async fn r14_a_copy_of_the_database_is_not_settled() {
     assert!(begun.elapsed() >= SHORT);
 }
 
+/// Both were watched. The holders of the one whose name the copy takes are registered there.
+#[tokio::test]
+async fn r14_a_settled_copy_that_takes_the_name_of_the_database_is_not_settled() {
+    let Some(server) = PostgresServer::start() else { return };
+    let (live, changes) = application(&server);
+    changes.run_migration().await.unwrap();
+    let (_, name) = live.rsplit_once('/').unwrap();
+    server.psql("postgres", &format!("CREATE DATABASE \"a/b c\" TEMPLATE {name}"));
+    let staged = server.url("a%2Fb%20c");
+    server.settle_the_run(&staged);
+    assert_eq!(changer_settles(&server, &staged).await, nothing_held(false));
+
+    server.psql("postgres", &format!("ALTER DATABASE {name} RENAME TO former"));
+    server.psql("postgres", &format!("ALTER DATABASE \"a/b c\" RENAME TO {name}"));
+    assert_eq!(changer_settles(&server, &live).await, nothing_held(true));
+    assert_eq!(changer_settles(&server, &live).await, nothing_held(false));
+}
+
+/// As the databases above.
+#[tokio::test]
+async fn r14_a_settled_schema_that_takes_the_name_of_the_other_is_not_settled() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    server.psql(&url, "CREATE SCHEMA staged");
+    let of = |schema: &str| format!("{url}?options=-c%20search_path%3D{schema}");
+    server.psql(&of("staged"), APPLICATION);
+    let changes = |schema| {
+        PgChanges::new(postgres_options(&of(schema))).table("users", |t| t.ignore(["note"]))
+    };
+    changes("staged").run_migration().await.unwrap();
+    server.settle_the_run(&of("staged"));
+    assert_eq!(changer_settles(server, &of("staged")).await, nothing_held(false));
+
+    server.psql(&url, "ALTER SCHEMA staged RENAME TO live");
+    changes("live").run_migration().await.unwrap();
+    assert_eq!(changer_settles(server, &of("live")).await, nothing_held(true));
+}
+
+async fn changer_settles(server: &PostgresServer, url: &str) -> Settled {
+    let changes = PgChanges::new(postgres_options(url)).table("users", |t| t.ignore(["note"]));
+    let feed = changes.connect().await.unwrap();
+    let mut changer = server.connect(url).await;
+    let barrier = barrier(&mut changer).await;
+    feed.settle(&barrier, Waiting::ForAcknowledgements).await.unwrap()
+}
+
+fn nothing_held(was_unsettled: bool) -> Settled {
+    Settled::Everywhere { holders: Some(0), silent: vec![], was_unsettled }
+}
+
 /// Nothing shows which holders were registered when the dump was restored.
 #[tokio::test]
 async fn r14_a_dump_that_was_restored_in_place_is_not_settled() {

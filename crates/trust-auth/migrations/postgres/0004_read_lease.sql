@@ -34,10 +34,10 @@ CREATE TABLE IF NOT EXISTS trust_auth_holder (
 );
 
 -- Writes the barrier of a revoking transaction (R11). The text that it returns is for the wait that
--- follows the commit: the transaction's id, and the run: the server's start, the database, and the
--- table of the registrations. The commit is then on disk before it returns, as a crash within the
--- run would undo the revocation. Without the hint, the transaction can be prepared for a commit in
--- two phases.
+-- follows the commit: the transaction's id, and the run: the server's start, the database, the
+-- table of the registrations, and the names of database and schema. The commit is then on disk
+-- before it returns, as a crash within the run would undo the revocation. Without the hint, the
+-- transaction can be prepared for a commit in two phases.
 CREATE OR REPLACE FUNCTION trust_auth_barrier(hint bool DEFAULT true) RETURNS text
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $trust_auth$
 BEGIN
@@ -54,7 +54,10 @@ BEGIN
             extract(epoch FROM pg_catalog.pg_postmaster_start_time()), '/',
             (SELECT oid FROM pg_catalog.pg_database
              WHERE datname = pg_catalog.current_database()), '/',
-            pg_catalog.to_regclass('trust_auth_holder')::oid
+            pg_catalog.to_regclass('trust_auth_holder')::oid, '/',
+            pg_catalog.current_database(), '/',
+            (SELECT relnamespace::pg_catalog.regnamespace FROM pg_catalog.pg_class
+             WHERE oid = pg_catalog.to_regclass('trust_auth_holder'))
         )
     );
 END

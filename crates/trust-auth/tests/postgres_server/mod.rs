@@ -188,11 +188,13 @@ impl PostgresServer {
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
 
-    /// The run of the read lease: the server's start, the database, and the table of the
-    /// registrations.
+    /// The run of the read lease: the server's start, the database, the table of the registrations,
+    /// and the names of database and schema.
     pub(crate) const LEASE_RUN: &str = "concat(extract(epoch FROM pg_postmaster_start_time()), \
         '/', (SELECT oid FROM pg_database WHERE datname = current_database()), \
-        '/', to_regclass('trust_auth_holder')::oid)";
+        '/', to_regclass('trust_auth_holder')::oid, '/', current_database(), '/', \
+        (SELECT relnamespace::regnamespace FROM pg_class \
+         WHERE oid = to_regclass('trust_auth_holder')))";
 
     /// Marks the run of the read lease as watched for long enough: revocations need not wait out
     /// the longest lease first.

@@ -45,7 +45,8 @@ impl Barrier {
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (id, run) = text.split_once(' ')?;
         // Another version's function makes another text.
-        let is_of_this_version = run.split('/').count() == 3;
+        // The last two parts are names, which may have slashes.
+        let is_of_this_version = run.split('/').count() >= 5;
         Some(Self { id: id.parse().ok()?, run: run.to_owned() }).filter(|_| is_of_this_version)
     }
 }
@@ -267,7 +268,7 @@ mod tests {
     const OWN: Duration = Duration::from_secs(2);
 
     fn barrier() -> Barrier {
-        Barrier::parse("7 1.5/2/3").unwrap()
+        Barrier::parse("7 1.5/2/3/a b/public").unwrap()
     }
 
     fn inquiry(holders: &[(&str, bool)], is_settled: bool) -> Inquiry {
@@ -279,7 +280,7 @@ mod tests {
             has_barrier,
         });
         Inquiry {
-            run: "1.5/2/3".into(),
+            run: "1.5/2/3/a b/public".into(),
             is_settled,
             max_lease: MAX,
             may_prune: false,
@@ -317,15 +318,21 @@ mod tests {
     #[test]
     fn another_run_repeats_the_revocation_whatever_was_acknowledged() {
         let mut inquiry = inquiry(&[("a", true)], true);
-        inquiry.run = "2.5/2/3".into();
+        inquiry.run = "1.5/2/3/other/public".into();
         assert_eq!(judge(&inquiry, &barrier(), true, MAX), Verdict::Done(Settled::Repeat));
     }
 
     #[test]
     fn a_text_that_is_no_barrier_is_none() {
-        for text in
-            ["", "7", "7 1.5", "7 1.5/2", "x 1.5/2/3", "-1 1.5/2/3", "18446744073709551616 1/2/3"]
-        {
+        for text in [
+            "",
+            "7",
+            "7 1.5",
+            "7 1.5/2/3",
+            "x 1.5/2/3/a/b",
+            "-1 1.5/2/3/a/b",
+            "18446744073709551616 1/2/3/a/b",
+        ] {
             assert_eq!(Barrier::parse(text), None, "{text}");
         }
     }

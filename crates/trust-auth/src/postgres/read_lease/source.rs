@@ -20,13 +20,15 @@ pub(super) const CHANNEL: &str = "trust_auth_lease";
 pub(super) const EVERYTHING: &str = "*";
 
 /// The table of the registrations, in the server's run. A restart or a failover gives another one,
-/// whatever the session's time zone. So does a copy of the database on the same server, and a dump
-/// that was restored in place.
+/// whatever the session's time zone. So does a copy of the database on the same server, a dump that
+/// was restored in place, and a copy or a schema that takes the place of another by a new name.
 macro_rules! run {
     () => {
         "concat(extract(epoch FROM pg_postmaster_start_time()), '/', \
              (SELECT oid FROM pg_database WHERE datname = current_database()), '/', \
-             to_regclass('trust_auth_holder')::oid)"
+             to_regclass('trust_auth_holder')::oid, '/', current_database(), '/', \
+             (SELECT relnamespace::regnamespace FROM pg_class \
+              WHERE oid = to_regclass('trust_auth_holder')))"
     };
 }
 
