@@ -160,6 +160,13 @@ impl TrustStore for Store {
         }
     }
 
+    async fn fetch_for(&self, id: Uuid, hash: &KeyHash) -> Result<Option<Trust>, StoreError> {
+        match &self.backend {
+            DatabaseStore::Sqlite(store) => store.fetch_for(id, hash).await,
+            DatabaseStore::Postgres(store) => store.fetch_for(id, hash).await,
+        }
+    }
+
     async fn candidates(&self) -> Result<Candidates, StoreError> {
         match &self.backend {
             DatabaseStore::Sqlite(store) => store.candidates().await,

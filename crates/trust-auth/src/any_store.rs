@@ -164,6 +164,10 @@ impl TrustStore for AnyStore {
         with_store!(self, store => store.fetch(id).await)
     }
 
+    async fn fetch_for(&self, id: Uuid, hash: &KeyHash) -> Result<Option<Trust>, StoreError> {
+        with_store!(self, store => store.fetch_for(id, hash).await)
+    }
+
     async fn candidates(&self) -> Result<Candidates, StoreError> {
         with_store!(self, store => store.candidates().await)
     }

@@ -447,7 +447,7 @@ impl<S: TrustStore> Authenticator<S> {
         id: Uuid,
         hash: &KeyHash,
     ) -> Result<Option<(Trust, KeyUsed)>, StoreError> {
-        let Some(trust) = self.store.fetch(id).await? else { return Ok(None) };
+        let Some(trust) = self.store.fetch_for(id, hash).await? else { return Ok(None) };
         let used = trust.key_used(hash);
         Ok(used.map(|used| (trust, used)))
     }

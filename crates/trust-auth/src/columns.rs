@@ -7,6 +7,7 @@
 
 use serde::Deserialize;
 use serde_json::Value;
+use subtle::ConstantTimeEq;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use trust_key_cache::KeyHash;
@@ -65,6 +66,16 @@ impl Columns {
             attributes: text(8).and_then(|json| json.as_deref().map(parse_json).transpose()),
             keys,
         }
+    }
+
+    /// Returns whether the row itself has this digest, compared in constant time.
+    pub(crate) fn has_hash(&self, hash: &KeyHash) -> bool {
+        matches!(&self.api_key_hash, Ok(Some(own)) if own.ct_eq(hash).into())
+    }
+
+    /// Returns whether the trust has active keys in rows of their own.
+    pub(crate) fn has_keys(&self) -> bool {
+        !self.keys.is_empty()
     }
 
     /// Returns the trust that a grant may depend on, and warns if a column is malformed.

@@ -133,6 +133,24 @@ pub trait TrustStore: Send + Sync + 'static {
     /// Any [`StoreError`]. The request is refused then.
     fn fetch(&self, id: Uuid) -> impl Future<Output = Result<Option<Trust>, StoreError>> + Send;
 
+    /// Does as [`fetch`](Self::fetch) for the check of one digest. Of [`Trust::keys`], it may leave
+    /// out all keys but an active one with this digest. Every grant that reads the store calls
+    /// this, with a digest that a caller has presented: compare it in constant time.
+    ///
+    /// As provided, this is `fetch`. A store overrides it if the keys cost it a read of their own.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`]. The request is refused then.
+    fn fetch_for(
+        &self,
+        id: Uuid,
+        hash: &KeyHash,
+    ) -> impl Future<Output = Result<Option<Trust>, StoreError>> + Send {
+        let _ = hash;
+        self.fetch(id)
+    }
+
     /// Returns id and digest of every enabled row that has a digest, in the order of the rows'
     /// creation. Then the same for every active key in a row of its own, with the id of its trust.
     ///

@@ -44,7 +44,8 @@ pub struct Trust {
     #[serde(skip)]
     pub api_key_hash: Option<KeyHash>,
     /// The other keys that were active, neither revoked nor at their end, by the store's clock when
-    /// the row was read.
+    /// the row was read. After an authentication, only the key that was used is sure to be among
+    /// them ([`TrustStore::fetch_for`](crate::TrustStore::fetch_for)).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<TrustKey>,
     /// What the application stores about the trust, such as scopes.

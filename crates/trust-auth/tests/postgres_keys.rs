@@ -473,3 +473,31 @@ async fn a_pool_whose_connections_find_other_tables_is_refused() {
     let error = PostgresStore::over(pool).connect().await.unwrap_err().to_string();
     assert!(error.contains("set these in the options, and not in `after_connect`"), "{error}");
 }
+
+/// The check of a digest reads the keys only if the trust's own row has another digest.
+#[tokio::test]
+async fn a_check_of_a_digest_sees_each_active_key_and_no_other() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let store = postgres_options(&url).connect().await.unwrap();
+    let (own, other) = (KeyHash::of("own"), KeyHash::of("other"));
+    let trust = store.insert(NewTrust::new("a").unwrap(), own).await.unwrap();
+    let accepts = async |hash: &KeyHash| {
+        let found = store.fetch_for(trust.id, hash).await.unwrap();
+        found.expect("the trust is there").accepts(hash)
+    };
+    assert!(accepts(&own).await);
+    assert!(!accepts(&other).await);
+    let key = store.add_key(&trust.id.into(), other.into()).await.unwrap();
+    // The second time, the store expects keys.
+    for _ in 0..2 {
+        assert!(accepts(&other).await);
+        assert!(accepts(&own).await);
+    }
+    store.revoke_key(key.id).await.unwrap();
+    for _ in 0..2 {
+        assert!(!accepts(&other).await);
+        assert!(accepts(&own).await);
+    }
+    assert_eq!(store.fetch_for(Uuid::nil(), &own).await.unwrap(), None);
+}

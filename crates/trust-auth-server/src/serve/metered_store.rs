@@ -56,6 +56,10 @@ impl TrustStore for MeteredStore {
         self.store.fetch(id).await
     }
 
+    async fn fetch_for(&self, id: Uuid, hash: &KeyHash) -> Result<Option<Trust>, StoreError> {
+        self.store.fetch_for(id, hash).await
+    }
+
     async fn candidates(&self) -> Result<Candidates, StoreError> {
         let scan = MeteredScan::begin(self);
         let outcome = self.store.candidates().await;

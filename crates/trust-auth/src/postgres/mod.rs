@@ -38,6 +38,7 @@ mod triggers;
 mod tunnel;
 mod values;
 mod watch;
+mod with_keys;
 mod write_check;
 
 pub use self::options::PostgresOptions;

@@ -1,6 +1,5 @@
 //! The read side of [`PostgresStore`]. Each read also checks that the server is not a replica.
 
-use sqlx::Row;
 use sqlx::postgres::PgRow;
 use trust_key_cache::KeyHash;
 use uuid::Uuid;
@@ -8,11 +7,41 @@ use uuid::Uuid;
 use super::failure::is_lost;
 use super::pool::Lent;
 use super::rights;
-use super::row::{self, is_active, read_columns};
+use super::row::{self, is_active, own_columns, read_columns};
 use super::store::PostgresStore;
+use crate::columns::Columns;
 use crate::error::StoreError;
 use crate::store::{Candidates, Listing, TrustStore};
 use crate::trust::Trust;
+
+/// Reads a trust without its keys. Without a trust there is no row, and the answer does not tell
+/// whether the server is a replica.
+const FETCH_ROW: &str =
+    concat!("SELECT pg_is_in_recovery(), ", own_columns!(), " FROM trust WHERE id = $1");
+
+/// Reads a trust and its keys. Returns a row in any case: without the trust, the server's answer is
+/// still needed.
+const FETCH: &str = concat!(
+    "SELECT server.is_replica, ",
+    read_columns!(),
+    " FROM (SELECT pg_is_in_recovery() AS is_replica) AS server LEFT JOIN trust ON id = $1"
+);
+
+/// Selects the digests of the trusts' own rows.
+const CANDIDATES: &str = "SELECT pg_is_in_recovery(), id, api_key_hash::text FROM trust \
+     WHERE api_key_hash IS NOT NULL AND disabled_at IS NULL ORDER BY created_at, id";
+
+/// Selects the digests of the other keys. Returns a row in any case: without keys, the server's
+/// answer is still needed.
+const KEY_CANDIDATES: &str = concat!(
+    "SELECT server.is_replica, candidate.trust, candidate.digest \
+     FROM (SELECT pg_is_in_recovery() AS is_replica) AS server LEFT JOIN ( \
+     SELECT key.trust, key.digest::text, key.created_at, key.id \
+     FROM trust_key AS key JOIN trust ON trust.id = key.trust \
+     WHERE disabled_at IS NULL AND ",
+    is_active!(),
+    ") AS candidate ON TRUE ORDER BY candidate.created_at, candidate.id"
+);
 
 /// What a statement finds its rows by.
 pub(super) enum Key {
@@ -25,46 +54,42 @@ pub(super) enum Key {
 
 impl TrustStore for PostgresStore {
     async fn fetch(&self, id: Uuid) -> Result<Option<Trust>, StoreError> {
-        // Returns a row in any case: without the trust, the server's answer is still needed.
-        let sql = concat!(
-            "SELECT server.is_replica, ",
-            read_columns!(),
-            " FROM (SELECT pg_is_in_recovery() AS is_replica) AS server \
-             LEFT JOIN trust ON id = $1"
-        );
-        let found = self
-            .within(
-                rights::READ,
-                self.rows(sql, Key::Id(id), |row| row::columns(row, &self.warnings)),
-            )
-            .await?;
-        let Some(columns) = found.into_iter().next().transpose()?.flatten() else {
-            return Ok(None);
-        };
-        columns.trust(&self.warnings).map(Some)
+        let found = self.within(rights::READ, self.read_one(FETCH, id)).await?;
+        found.map(|columns| columns.trust(&self.warnings)).transpose()
     }
 
+    /// Reads the row alone, unless the trust is one of those whose keys were asked for. The keys
+    /// would cost a hit 5 µs.
+    async fn fetch_for(&self, id: Uuid, hash: &KeyHash) -> Result<Option<Trust>, StoreError> {
+        let found = self
+            .within(rights::READ, async {
+                if !self.with_keys.has(id)
+                    && let Some(columns) = self.read_one(FETCH_ROW, id).await?
+                    && columns.has_hash(hash)
+                {
+                    return Ok(Some(columns));
+                }
+                let found = self.read_one(FETCH, id).await?;
+                self.with_keys.note(id, found.as_ref().is_some_and(Columns::has_keys));
+                Ok(found)
+            })
+            .await?;
+        found.map(|columns| columns.trust(&self.warnings)).transpose()
+    }
+
+    /// Reads the trusts first. A rotation moves a digest from a trust to a key and never back, so a
+    /// digest that is moved in between is read at least once.
     async fn candidates(&self) -> Result<Candidates, StoreError> {
-        let sql = concat!(
-            "SELECT server.is_replica, candidate.trust, candidate.digest, candidate.is_key \
-             FROM (SELECT pg_is_in_recovery() AS is_replica) AS server LEFT JOIN ( \
-             SELECT FALSE AS is_key, created_at::timestamptz AS made, id AS place, id AS trust, \
-             api_key_hash::text AS digest \
-             FROM trust WHERE api_key_hash IS NOT NULL AND disabled_at IS NULL \
-             UNION ALL \
-             SELECT TRUE, key.created_at, key.id, key.trust, key.digest::text \
-             FROM trust_key AS key JOIN trust ON trust.id = key.trust \
-             WHERE disabled_at IS NULL AND ",
-            is_active!(),
-            ") AS candidate ON TRUE ORDER BY is_key, made, place"
-        );
-        let read = |row: &PgRow| match row.try_get(3) {
-            Ok(Some(true)) => row::key(row, &self.warnings),
-            _ => row::candidate(row, &self.warnings),
-        };
-        let rows = self.within(rights::READ, self.rows(sql, Key::None, read)).await?;
-        let mut candidates = Candidates::with_capacity(rows.len());
-        for (id, hash) in rows.into_iter().flatten() {
+        let (trusts, keys) = self
+            .within(rights::READ, async {
+                let trust = |row: &PgRow| row::candidate(row, &self.warnings);
+                let trusts = self.rows(CANDIDATES, Key::None, trust).await?;
+                let key = |row: &PgRow| row::key(row, &self.warnings);
+                Ok((trusts, self.rows(KEY_CANDIDATES, Key::None, key).await?))
+            })
+            .await?;
+        let mut candidates = Candidates::with_capacity(trusts.len() + keys.len());
+        for (id, hash) in trusts.into_iter().chain(keys).flatten() {
             candidates.push(id, hash);
         }
         Ok(candidates)
@@ -97,6 +122,12 @@ impl PostgresStore {
             }
         }
         Ok(listing)
+    }
+
+    async fn read_one(&self, sql: &'static str, id: Uuid) -> Result<Option<Columns>, StoreError> {
+        let read = |row: &PgRow| row::columns(row, &self.warnings);
+        let found = self.rows(sql, Key::Id(id), read).await?;
+        Ok(found.into_iter().next().transpose()?.flatten())
     }
 
     /// Reads rows, each by `read`. The first column is whether the server is a replica.

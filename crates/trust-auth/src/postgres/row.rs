@@ -18,27 +18,33 @@ use crate::trust_key::TrustKey;
 macro_rules! read_columns {
     () => {
         concat!(
-            "id, name::text, code::text, region::text, api_key_hash::text, \
-             created_at::timestamptz, last_heartbeat::timestamptz, disabled_at::timestamptz, \
-             attributes::text, (",
+            $crate::postgres::row::own_columns!(),
+            ", ",
             $crate::postgres::row::select_keys!(
                 "key.trust = trust.id AND ",
                 $crate::postgres::row::is_active!()
-            ),
-            ")"
+            )
         )
     };
 }
 
-/// Selects one value for [`keys`]: the keys for which the condition holds, by their creation. It is
-/// null if there are none.
+/// The same without the keys.
+macro_rules! own_columns {
+    () => {
+        "id, name::text, code::text, region::text, api_key_hash::text, created_at::timestamptz, \
+         last_heartbeat::timestamptz, disabled_at::timestamptz, attributes::text"
+    };
+}
+
+/// An array for [`keys`]: the keys for which the condition holds. An aggregate would cost a trust
+/// without keys more, and so would an order.
 macro_rules! select_keys {
     ($($condition:tt)+) => {
         concat!(
-            "SELECT json_agg(json_build_array(key.id, key.label, key.digest, key.last_four, \
-             key.created_at, key.expires_at, key.revoked_at) \
-             ORDER BY key.created_at, key.id)::text FROM trust_key AS key WHERE ",
-            $($condition)+
+            "ARRAY(SELECT json_build_array(key.id, key.label, key.digest, key.last_four, \
+             key.created_at, key.expires_at, key.revoked_at)::text FROM trust_key AS key WHERE ",
+            $($condition)+,
+            ")"
         )
     };
 }
@@ -50,7 +56,7 @@ macro_rules! is_active {
     };
 }
 
-pub(super) use {is_active, read_columns, select_keys};
+pub(super) use {is_active, own_columns, read_columns, select_keys};
 
 /// The index of the keys among the columns.
 const KEYS: usize = 9;
@@ -65,8 +71,8 @@ pub(super) fn is_replica(row: &PgRow) -> bool {
     row.try_get(0).unwrap_or(true)
 }
 
-/// Reads a row of a flag and `read_columns!()`. Returns `None` if the id is null, which means no
-/// row.
+/// Reads a row of a flag and `read_columns!()`, or `own_columns!()` for no keys. Returns `None` if
+/// the id is null, which means no row.
 ///
 /// # Errors
 ///
@@ -80,17 +86,25 @@ pub(super) fn columns(row: &PgRow, warnings: &RowWarnings) -> Result<Option<Colu
     Ok(Some(Columns::read(id, text, |index| time(row, 1 + index), keys, warnings)))
 }
 
-/// Reads a value of `select_keys!()`.
+/// Reads a value of `select_keys!()`, and sorts the keys by their creation.
 pub(super) fn keys(
     row: &PgRow,
     index: usize,
     trust: Uuid,
     warnings: &RowWarnings,
 ) -> Vec<TrustKey> {
-    let Ok(Some(json)) = row.try_get::<Option<&str>, usize>(index) else { return Vec::new() };
+    let Ok(Some(rows)) = row.try_get::<Option<Vec<String>>, usize>(index) else {
+        return Vec::new();
+    };
+    if rows.is_empty() {
+        return Vec::new();
+    }
     // The server writes a time with its offset. An infinite time is malformed.
     let time = |text: &str| OffsetDateTime::parse(text, &Rfc3339).ok();
-    parse_keys(trust, json, |id| Uuid::try_parse(id).ok(), time, warnings)
+    let json = format!("[{}]", rows.join(","));
+    let mut keys = parse_keys(trust, &json, |id| Uuid::try_parse(id).ok(), time, warnings);
+    keys.sort_by_key(|key| (key.created_at, key.id));
+    keys
 }
 
 /// Reads a row of a flag, a trust's id and the digest of one of its keys. Returns `None` if it is

@@ -11,6 +11,7 @@ use super::failure::failed;
 use super::parameters;
 use super::pool::Pool;
 use super::rights::Rights;
+use super::with_keys::WithKeys;
 use crate::error::StoreError;
 use crate::row_warnings::RowWarnings;
 use crate::time_limit;
@@ -68,6 +69,7 @@ pub struct PostgresStore {
     pub(super) connector: Connector,
     pub(super) missing_triggers: Arc<[String]>,
     pub(super) warnings: Arc<RowWarnings>,
+    pub(super) with_keys: Arc<WithKeys>,
     /// Held by the revocation that watches the holders of a read lease.
     pub(super) watching: Arc<Mutex<()>>,
 }
@@ -138,6 +140,7 @@ impl PostgresStore {
             connector,
             missing_triggers: missing_triggers.into(),
             warnings: Arc::default(),
+            with_keys: Arc::default(),
             watching: Arc::default(),
         }
     }

@@ -177,7 +177,7 @@ impl WriteTransaction for Transaction<'_> {
     }
 
     async fn keys(&mut self, trust: Uuid) -> Result<Vec<TrustKey>, StoreError> {
-        let sql = select_keys!("key.trust = $1");
+        let sql = concat!("SELECT ", select_keys!("key.trust = $1"));
         let row = sqlx::query(sql).bind(trust).fetch_one(self.lent.connection()?).await;
         let row = row.map_err(|error| self.store.failed(&error))?;
         Ok(row::keys(&row, 0, trust, &self.store.warnings))

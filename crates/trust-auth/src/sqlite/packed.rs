@@ -6,7 +6,7 @@
 //! of a row can shift the records after it, or pass for another row. All other rows are read one by
 //! one.
 
-use sqlx::sqlite::{SqlitePool, SqliteRow};
+use sqlx::sqlite::SqlitePool;
 use sqlx::{Error, Row};
 use tokio::task::yield_now;
 use trust_key_cache::KeyHash;
@@ -58,22 +58,23 @@ macro_rules! keys {
     };
 }
 
-/// Selects a row for the trusts, then a row for the keys: how many should be candidates, how many
-/// of them are packed, and the packed text. An aggregate over a subquery reads the rows in the
-/// subquery's order. As columns of one row, the long text would be copied once more.
+/// Selects, for the trusts, how many should be candidates, how many of them are packed, and the
+/// packed text. Then the same for the keys, as one text: a second row would cost a scan of few
+/// trusts more than its keys, and further columns would read the keys again. An aggregate over a
+/// subquery reads the rows in the subquery's order.
 const PACKED: &str = concat!(
-    "SELECT count(*), count(record), group_concat(record, '') FROM ( \
+    "SELECT count(*), count(record), group_concat(record, ''), \
+     (SELECT count(*) || ' ' || count(record) || ' ' || coalesce(group_concat(record, ''), '') \
+     FROM (SELECT CASE WHEN ",
+    well_formed!("trust.id", "digest"),
+    " THEN trust.id || digest END AS record ",
+    keys!(),
+    " ORDER BY trust_key.rowid)) FROM ( \
      SELECT CASE WHEN ",
     well_formed!("id", "api_key_hash"),
     " THEN id || api_key_hash END AS record ",
     trusts!(),
-    " ORDER BY rowid) \
-     UNION ALL SELECT count(*), count(record), group_concat(record, '') FROM ( \
-     SELECT CASE WHEN ",
-    well_formed!("trust.id", "digest"),
-    " THEN trust.id || digest END AS record ",
-    keys!(),
-    " ORDER BY trust_key.rowid)"
+    " ORDER BY rowid)"
 );
 
 /// Selects the rows of trusts that are not packed.
@@ -99,9 +100,10 @@ pub(super) async fn candidates(
     pool: &SqlitePool,
     warnings: &RowWarnings,
 ) -> Result<Candidates, Error> {
-    let packed = sqlx::query(PACKED).fetch_all(pool).await?;
-    let [trusts, keys] = &packed[..] else { return Err(Error::RowNotFound) };
-    let (trusts, keys) = (Records::of(trusts)?, Records::of(keys)?);
+    let packed = sqlx::query(PACKED).fetch_one(pool).await?;
+    let trusts = packed.try_get::<Option<&[u8]>, _>(2)?.unwrap_or_default();
+    let trusts = Records::of(packed.try_get(0)?, packed.try_get(1)?, trusts)?;
+    let keys = Records::parse(packed.try_get(3)?)?;
     let mut candidates = Candidates::with_capacity(trusts.len() + keys.len());
     trusts.unpack(&mut candidates, |id, digits| row::candidate_of(id, digits, warnings)).await;
     if trusts.lacks_rows {
@@ -132,18 +134,23 @@ struct Records<'a> {
 }
 
 impl<'a> Records<'a> {
-    /// Reads a row of `PACKED`.
-    fn of(row: &'a SqliteRow) -> Result<Self, Error> {
-        let (should_be, are): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
-        let packed = row.try_get::<Option<&[u8]>, _>(2)?.unwrap_or_default();
-        if u64::try_from(are).ok().and_then(|number| number.checked_mul(RECORD as u64))
-            != Some(packed.len() as u64)
-        {
+    fn of(should_be: u64, are: u64, packed: &'a [u8]) -> Result<Self, Error> {
+        if are.checked_mul(RECORD as u64) != Some(packed.len() as u64) {
             return Err(Error::Decode(
                 "the length of the packed candidates does not match their number".into(),
             ));
         }
         Ok(Self { packed, lacks_rows: should_be != are })
+    }
+
+    /// Reads the two numbers and the packed text from one text.
+    fn parse(text: &'a [u8]) -> Result<Self, Error> {
+        let mut parts = text.splitn(3, |byte| *byte == b' ');
+        let mut number = || str::from_utf8(parts.next()?).ok()?.parse().ok();
+        match (number(), number(), parts.next()) {
+            (Some(should_be), Some(are), Some(packed)) => Self::of(should_be, are, packed),
+            _ => Err(Error::Decode("the packed candidates lack their number".into())),
+        }
     }
 
     fn len(&self) -> usize {
