@@ -161,6 +161,34 @@ async fn a_key_that_is_no_digest_ends_everything() {
     assert!(found.contains(&Ended::Everything), "{found:?}");
 }
 
+/// A row without a user may be a grant to each user.
+#[tokio::test]
+async fn a_key_or_a_value_that_is_null_ends_everything() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    server.psql(&url, "CREATE TABLE grants (key_hash text, user_id int, scope text)");
+    for named in ["key_hash", "user_id"] {
+        let changes = PgChanges::new(postgres_options(&url)).table("grants", |table| match named {
+            "user_id" => table.value(named),
+            _ => table.key(named),
+        });
+        changes.run_migration().await.unwrap();
+        let (mut session, id) = registered(&changes.connect().await.unwrap(), LONG, "a").await;
+        let hash = KeyHash::of("key").to_hex();
+        for sql in [
+            "INSERT INTO grants (scope) VALUES ('admin')",
+            "UPDATE grants SET scope = 'other'",
+            &format!("UPDATE grants SET user_id = 7, key_hash = '{hash}'"),
+            "UPDATE grants SET user_id = NULL, key_hash = NULL",
+            "DELETE FROM grants",
+        ] {
+            server.psql(&url, sql);
+            let found = renewed(&mut session, id).await;
+            assert!(found.contains(&Ended::Everything), "{named}: {sql}: {found:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_column_that_is_ignored_ends_nothing() {
     let Some(server) = PostgresServer::shared() else { return };

@@ -188,7 +188,7 @@ impl<F: ChangeFeed, V: Clone + Send + Sync + 'static, C: Clock + Send + Sync + '
 
     /// Sets which cached values belong to a value of a column: it receives the column as
     /// `table.column`, the value as PostgreSQL writes it, and the cached value. It must not panic.
-    /// Without it, such a change ends everything.
+    /// Without it, such a change ends everything. So does the change of a row without a value.
     #[must_use]
     pub fn values(
         mut self,

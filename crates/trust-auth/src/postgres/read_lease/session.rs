@@ -193,7 +193,7 @@ impl PgSession {
         Ok((Answer::Difference(Difference { ended, has_records }), Some(snapshot)))
     }
 
-    /// Returns what a record ends. A barrier ends nothing, and a null value names no row.
+    /// Returns what a record ends. A barrier ends nothing. Null is no value by which one is found.
     fn ended(&self, row: &PgRow) -> Result<Option<Ended>, sqlx::Error> {
         let source: Option<String> = row.try_get(FIRST + 6)?;
         let value: Option<String> = row.try_get(FIRST + 7)?;
@@ -201,7 +201,7 @@ impl PgSession {
         if source == EVERYTHING {
             return Ok(Some(Ended::Everything));
         }
-        let Some(value) = value else { return Ok(None) };
+        let Some(value) = value else { return Ok(Some(Ended::Everything)) };
         Ok(match self.sources.get(&source) {
             // A column that has something else than digests does not say which key has changed.
             Some(NamedBy::Key) => Some(value.parse().map_or(Ended::Everything, Ended::Key)),

@@ -66,7 +66,8 @@ impl WatchedTable {
     }
 
     /// Names the column with a key's digest: 64 hexadecimal digits in a text, or 32 bytes. A change
-    /// of a row invalidates the key that the row had, and the key that it has.
+    /// of a row invalidates the key that the row had, and the key that it has. Where the column is
+    /// null, or is no digest, the change ends everything.
     #[must_use]
     pub fn key(mut self, column: impl Into<String>) -> Self {
         self.key = Some(column.into());
@@ -74,8 +75,9 @@ impl WatchedTable {
     }
 
     /// Names a column by whose value cached values are found, such as a user's id. A change of a
-    /// row ends the values that belong to the column's former and to its present value. The column
-    /// is a uuid, an integer or a text.
+    /// row ends the values that belong to the column's former and to its present value. Where the
+    /// column is null, the change ends everything: such a row may concern each value. The column is
+    /// a uuid, an integer or a text.
     #[must_use]
     pub fn value(mut self, column: impl Into<String>) -> Self {
         self.values.push(column.into());
