@@ -1,6 +1,10 @@
 //! `migrate`: adds what this version needs to the tables of the database, or prints the SQL for it.
-//! No other command changes an existing table. With `--read-lease` it also shows the rights that
-//! roles other than the owner need then. It grants none: the owner chooses the roles.
+//! No other command changes an existing table.
+//!
+//! On PostgreSQL, the new table `trust_key` gives each role only rights that are as strong already
+//! on `trust`, and the answer states this. With `--read-lease` the answer also has the rights that
+//! roles other than the owner need then. The command grants none of these: the owner chooses the
+//! roles.
 
 use serde::Serialize;
 use trust_auth::{MigrationPlan, PgChanges, PostgresOptions, SqliteOptions, StoreError};
@@ -21,6 +25,13 @@ const GRANTS: Grants = Grants {
     change: &["GRANT SELECT, INSERT, UPDATE, DELETE ON trust, trust_key, trust_auth_lease, \
                trust_auth_change, trust_auth_holder TO ROLE;"],
 };
+
+/// The rights that the migration gives on a new table `trust_key`, next to a table `trust` that was
+/// there before.
+const RIGHTS: &str = "On the new table trust_key, each role has the rights that its rights on \
+    the whole table trust include: SELECT for SELECT, INSERT and UPDATE for UPDATE, DELETE for \
+    DELETE. Row-level security of trust also limits trust_key. A role with INSERT alone, or with \
+    rights on single columns, gets none: grant it what it needs.";
 
 /// Statements for the owner of the tables, by what a role does.
 #[derive(Serialize)]
@@ -60,11 +71,14 @@ pub(crate) async fn migrate(
         missing: Vec<String>,
         sql: String,
         #[serde(skip_serializing_if = "Option::is_none")]
+        rights: Option<&'static str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
         grants: Option<Grants>,
     }
 
     let options = database.postgres()?;
     let grants = (options.is_some() && args.read_lease).then_some(GRANTS);
+    let is_postgres = options.is_some();
     let plans = match options {
         Some(options) => postgres(options, &args).await?,
         None => sqlite(&database.sqlite(), &args).await?,
@@ -73,13 +87,16 @@ pub(crate) async fn migrate(
     let missing: Vec<String> = plans.iter().flat_map(MigrationPlan::missing).cloned().collect();
     let sql: String = plans.iter().map(MigrationPlan::to_string).collect();
     let text = text(&missing, &sql, args.dry_run);
-    let remark = grants.as_ref().map(Grants::text);
+    let makes_keys = missing.iter().any(|part| part == "the table `trust_key`");
+    let rights = (is_postgres && makes_keys).then_some(RIGHTS);
+    let remarks = [rights.map(str::to_owned), grants.as_ref().map(Grants::text)];
+    let remarks: Vec<String> = remarks.into_iter().flatten().collect();
     let done = !is_empty && !args.dry_run;
-    let migration = Migration { needed: !is_empty, done, missing, sql, grants };
+    let migration = Migration { needed: !is_empty, done, missing, sql, rights, grants };
     let answer = CommandAnswer::new(format, &Migrated { migration }, || text);
-    Ok(match (remark, format) {
-        (Some(remark), Format::Human) => answer.remark(remark),
-        _ => answer,
+    Ok(match (format, &*remarks) {
+        (Format::Json, _) | (_, []) => answer,
+        _ => answer.remark(remarks.join("\n")),
     })
 }
 

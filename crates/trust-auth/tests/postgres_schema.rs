@@ -5,7 +5,7 @@ mod stores;
 
 use std::sync::Arc;
 
-use sqlx::Executor;
+use sqlx::{AssertSqlSafe, Executor};
 use stores::postgres_server::PostgresServer;
 use stores::{World, by_name, eventually, postgres_options};
 use trust_auth::{KeyHash, KeyTerms, NewTrust, PostgresStore, StoreError, TrustLedger, TrustStore};
@@ -330,6 +330,153 @@ async fn an_owner_of_the_trusts_who_may_make_no_table_has_the_rights_on_the_keys
     world.registry.revoke_key(row.id).await.unwrap();
     world.registry.rotate(&which).await.unwrap();
     world.registry.delete(&which).await.unwrap();
+}
+
+/// A role with `INSERT` on `trust` alone made trusts, and changed none.
+#[tokio::test]
+async fn a_migration_gives_no_role_a_stronger_right_on_the_keys_than_it_has_on_the_trusts() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    server.psql(&url, REFERENCE);
+    let mut wanted = Vec::new();
+    for (grant, rights) in [
+        ("SELECT ON trust", "SELECT"),
+        ("INSERT ON trust", ""),
+        ("SELECT, INSERT ON trust", "SELECT"),
+        ("UPDATE ON trust", "INSERT,UPDATE"),
+        ("DELETE ON trust", "DELETE"),
+        ("SELECT, UPDATE ON trust", "INSERT,SELECT,UPDATE"),
+        ("ALL ON trust", "DELETE,INSERT,SELECT,UPDATE"),
+        ("SELECT (id, name), UPDATE (code, api_key_hash), INSERT ON trust", ""),
+    ] {
+        let (role, url_of_role) = server.new_role(&url);
+        server.psql(&url, &format!("GRANT {grant} TO {role}"));
+        wanted.push((role, url_of_role, grant, rights));
+    }
+    // The owner has taken a right back, which each new table gives.
+    let (role, url_of_role) = server.new_role(&url);
+    server.psql(&url, &format!("ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {role}, PUBLIC"));
+    wanted.push((role, url_of_role, "by default", ""));
+    postgres_options(&url).run_migration().await.unwrap();
+    let rights = |role: &str| {
+        let sql = "SELECT string_agg(privilege_type, ',' ORDER BY privilege_type) \
+                   FROM pg_class, aclexplode(relacl) \
+                   WHERE pg_class.oid = 'trust_key'::regclass AND grantee = ";
+        server.psql(&url, &format!("{sql}'{role}'::regrole"))
+    };
+    let add = "INSERT INTO trust_key (id, trust, digest) \
+               SELECT gen_random_uuid(), '00000000-0000-4000-8000-000000000001', \
+                   encode(sha256(current_user::text::bytea), 'hex')";
+    let world = World::over(Arc::new(postgres_options(&url).connect().await.unwrap()), None);
+    for (role, url_of_role, grant, wanted) in &wanted {
+        assert_eq!(rights(role), *wanted, "{grant}");
+        let added = server.connect(url_of_role).await.execute(add).await;
+        assert_eq!(added.is_ok(), wanted.contains("INSERT"), "{grant}");
+        let granted = world.authenticator.authenticate(Some(role)).await;
+        assert_eq!(granted.is_ok(), wanted.contains("INSERT"), "{grant}");
+    }
+    let of_all = "SELECT count(*) FROM pg_class, aclexplode(relacl) \
+                  WHERE pg_class.oid = 'trust_key'::regclass AND grantee = 0";
+    assert_eq!(server.psql(&url, of_all), "0");
+
+    // The owner's choice is kept, where a later migration adds what else is missing.
+    let (role, ..) = &wanted[6];
+    let damage = format!("REVOKE ALL ON trust_key FROM {role}; ALTER TABLE trust DROP attributes");
+    server.psql(&url, &damage);
+    assert!(!postgres_options(&url).run_migration().await.unwrap().is_empty());
+    assert_eq!(rights(role), "");
+}
+
+/// Each tenant sees and changes its own trusts. One may see others, and may not change them.
+#[tokio::test]
+async fn the_keys_have_the_row_level_security_of_the_trusts() {
+    let Some(server) = PostgresServer::shared() else { return };
+    for is_forced in [false, true] {
+        let url = server.new_database();
+        server.psql(&url, REFERENCE);
+        let ((tenant, url_of_tenant), (service, url_of_service), (owner, url_of_owner)) =
+            (server.new_role(&url), server.new_role(&url), server.new_role(&url));
+        let (bypass, url_of_bypass) = server.new_role(&url);
+        server.psql(
+            &url,
+            &format!(
+                "ALTER TABLE trust OWNER TO {owner}; GRANT CREATE ON SCHEMA public TO {owner}; \
+                 GRANT SELECT, INSERT, UPDATE, DELETE ON trust TO {tenant}, {service}, {bypass}; \
+                 ALTER ROLE {bypass} BYPASSRLS; ALTER TABLE trust ENABLE ROW LEVEL SECURITY; \
+                 CREATE POLICY see ON trust FOR SELECT TO {tenant} \
+                     USING (name IN ('St. Mary', 'St. John')); \
+                 CREATE POLICY change ON trust FOR UPDATE TO {tenant} USING (name = 'St. Mary'); \
+                 CREATE POLICY remove ON trust FOR DELETE TO {tenant} USING (true); \
+                 CREATE POLICY all_rows ON trust TO {service} USING (true)"
+            ),
+        );
+        if is_forced {
+            server.psql(&url, "ALTER TABLE trust FORCE ROW LEVEL SECURITY");
+        }
+        postgres_options(&url_of_owner).run_migration().await.unwrap();
+
+        // The service works, by a policy or without one.
+        for (name, url) in [("policy", &url_of_service), ("bypass", &url_of_bypass)] {
+            let world = World::over(Arc::new(postgres_options(url).connect().await.unwrap()), None);
+            let terms = KeyTerms::new().with_label(name);
+            for trust in ["St. Mary", "St. John", "No key"] {
+                world.registry.add_key(&by_name(trust), &terms).await.unwrap();
+            }
+            let new = NewTrust::new(name).unwrap();
+            let (trust, key) = world.registry.register_with(new, &terms).await.unwrap();
+            assert!(world.attempt(&key).await.result.is_ok());
+            let which = trust.id.into();
+            let (row, second) = world.registry.add_key(&which, &terms).await.unwrap();
+            world.registry.revoke_key(row.id).await.unwrap();
+            assert!(world.attempt(&second).await.result.is_err());
+            world.registry.rotate(&which).await.unwrap();
+            assert!(world.attempt(&key).await.result.is_err());
+            world.registry.delete(&which).await.unwrap();
+        }
+        // The owner, unless its own table is forced on it.
+        let count = "SELECT count(*) FROM trust_key";
+        assert_eq!(server.psql(&url_of_owner, count), if is_forced { "0" } else { "6" });
+
+        let seen = "SELECT string_agg(DISTINCT name, ', ') FROM trust_key \
+                    JOIN trust ON trust.id = trust";
+        assert_eq!(server.psql(&url_of_tenant, seen), "St. John, St. Mary");
+        assert_eq!(server.psql(&url_of_tenant, count), "4");
+        let id = |number| format!("00000000-0000-4000-8000-00000000000{number}");
+        let add = |number, key: &str| {
+            format!(
+                "INSERT INTO trust_key (id, trust, digest) SELECT gen_random_uuid(), '{}', \
+                 encode(sha256('{key}'), 'hex')",
+                id(number)
+            )
+        };
+        let mut connection = server.connect(&url_of_tenant).await;
+        for sql in [
+            add(2, "stolen"),
+            add(3, "stolen"),
+            format!("UPDATE trust_key SET trust = '{}'", id(2)),
+            format!("UPDATE trust_key SET trust = '{}'", id(3)),
+        ] {
+            let refused =
+                connection.execute(AssertSqlSafe(sql.clone())).await.unwrap_err().to_string();
+            assert!(refused.contains("row-level security policy"), "{sql}: {refused}");
+        }
+        connection.execute(AssertSqlSafe(add(1, "mine"))).await.unwrap();
+        let of_john = format!("WHERE trust = '{}'", id(2));
+        for sql in ["UPDATE trust_key SET revoked_at = NULL ", "DELETE FROM trust_key "] {
+            let done = connection.execute(AssertSqlSafe(sql.to_owned() + &of_john)).await.unwrap();
+            assert_eq!(done.rows_affected(), 0, "{sql}");
+            let done = connection
+                .execute(AssertSqlSafe(sql.to_owned() + "WHERE digest <> ''"))
+                .await
+                .unwrap();
+            assert_eq!(done.rows_affected(), 3, "{sql}");
+        }
+        assert_eq!(server.psql(&url, count), "4");
+        // The deletion of a trust that the tenant may delete takes its keys along.
+        let delete = format!("DELETE FROM trust WHERE id = '{}'", id(2));
+        assert_eq!(connection.execute(AssertSqlSafe(delete)).await.unwrap().rows_affected(), 1);
+        assert_eq!(server.psql(&url, count), "2");
+    }
 }
 
 /// A tool that knows the trusts alone goes on disabling them.

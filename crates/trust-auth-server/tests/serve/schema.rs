@@ -112,7 +112,9 @@ fn migrate_alone_changes_an_existing_table() {
     assert_eq!((ran.code, &ran.json()["reason"]), (1, &json!("unavailable")));
     let plan = run(&url, &["migrate", "--dry-run"], "");
     assert_eq!(plan.code, 0, "{}", plan.stderr);
+    assert!(plan.stderr.contains("INSERT and UPDATE for UPDATE"), "{}", plan.stderr);
     let as_json = run(&url, &["migrate", "--dry-run", "--json"], "").json();
+    assert_eq!(as_json["migration"]["rights"].as_str(), Some(plan.stderr.trim_end()));
     assert_eq!(as_json["migration"]["sql"], plan.stdout);
     assert_eq!(
         (&as_json["migration"]["needed"], &as_json["migration"]["done"]),
@@ -139,7 +141,7 @@ fn migrate_alone_changes_an_existing_table() {
     for arguments in [&["migrate"][..], &["migrate", "--dry-run"]] {
         let ran = run(&url, arguments, "");
         assert!(
-            ran.code == 0 && ran.stdout.contains("Nothing to do"),
+            ran.code == 0 && ran.stdout.contains("Nothing to do") && ran.stderr.is_empty(),
             "{} {}",
             ran.stdout,
             ran.stderr

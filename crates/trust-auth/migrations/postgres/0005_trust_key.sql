@@ -2,32 +2,39 @@
 -- without an end. And what an application stores about a trust.
 ALTER TABLE trust ADD COLUMN IF NOT EXISTS attributes jsonb;
 
--- There is deliberately no index on digest: see the table trust.
-CREATE TABLE IF NOT EXISTS trust_key (
-    id         uuid PRIMARY KEY,
-    trust      uuid NOT NULL REFERENCES trust (id) ON DELETE CASCADE,
-    -- For people, and so is last_four: the end of the key itself.
-    label      varchar,
-    -- SHA-256 of the API key in 64 hexadecimal digits, lower case.
-    digest     varchar(64) NOT NULL
-        CHECK (digest::text COLLATE "C" OPERATOR(pg_catalog.~) '^[0-9a-f]{64}$'),
-    last_four  varchar,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    -- From when on the key is refused. Null: it has no end.
-    expires_at timestamptz,
-    -- Null: the key is not revoked.
-    revoked_at timestamptz
-);
-
--- The read of a trust reads its keys, and a deletion removes them.
-CREATE INDEX IF NOT EXISTS trust_key_trust ON trust_key (trust);
-
--- The owner of the trusts owns the keys also if a superuser runs this. Each role has the
--- rights on the keys that it has on the trusts.
+-- A role gets a right on trust_key only if its right on the whole table trust is as strong already:
+--   SELECT for SELECT, which shows the digests of the trusts' own keys;
+--   INSERT and UPDATE for UPDATE, which can give any trust another key;
+--   DELETE for DELETE, which ends the keys with their trust.
+-- INSERT on trust gives none: it makes a trust, and changes no other one. A right on single columns
+-- gives none, and neither do default privileges. The owner of the tables can grant more.
 DO $trust_auth$
 DECLARE
-    of_trust record;
+    of_role record;
 BEGIN
+    -- The rights on a table that is there are those that its owner has chosen.
+    IF to_regclass('trust_key') IS NOT NULL THEN
+        RETURN;
+    END IF;
+
+    -- There is deliberately no index on digest: see the table trust.
+    CREATE TABLE trust_key (
+        id         uuid PRIMARY KEY,
+        trust      uuid NOT NULL REFERENCES trust (id) ON DELETE CASCADE,
+        -- For people, and so is last_four: the end of the key itself.
+        label      varchar,
+        -- SHA-256 of the API key in 64 hexadecimal digits, lower case.
+        digest     varchar(64) NOT NULL
+            CHECK (digest::text COLLATE "C" OPERATOR(pg_catalog.~) '^[0-9a-f]{64}$'),
+        last_four  varchar,
+        created_at timestamptz NOT NULL DEFAULT now(),
+        -- From when on the key is refused. Null: it has no end.
+        expires_at timestamptz,
+        -- Null: the key is not revoked.
+        revoked_at timestamptz
+    );
+
+    -- The owner of the trusts owns the keys also if a superuser runs this.
     BEGIN
         EXECUTE (
             SELECT pg_catalog.format('ALTER TABLE trust_key OWNER TO %s', relowner::regrole)
@@ -37,16 +44,47 @@ BEGIN
         -- The owner may not have further tables in this schema. The rights below are enough.
         NULL;
     END;
-    FOR of_trust IN
-        SELECT privilege_type AS name,
-            CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END AS role
+
+    FOR of_role IN
+        SELECT DISTINCT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END AS name
+        FROM pg_catalog.pg_class, pg_catalog.aclexplode(relacl)
+        WHERE pg_class.oid = 'trust_key'::regclass AND grantee <> relowner
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON trust_key FROM %s', of_role.name);
+    END LOOP;
+    FOR of_role IN
+        SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END AS name,
+            CASE privilege_type WHEN 'UPDATE' THEN 'INSERT, UPDATE' ELSE privilege_type END
+                AS rights
         FROM pg_catalog.pg_class, pg_catalog.aclexplode(
             coalesce(relacl, pg_catalog.acldefault('r', relowner))
         )
         WHERE pg_class.oid = 'trust'::regclass
-        AND privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
+        AND privilege_type IN ('SELECT', 'UPDATE', 'DELETE')
     LOOP
-        EXECUTE pg_catalog.format('GRANT %s ON trust_key TO %s', of_trust.name, of_trust.role);
+        EXECUTE pg_catalog.format('GRANT %s ON trust_key TO %s', of_role.rights, of_role.name);
     END LOOP;
+
+    -- With row-level security on trust, a role sees the keys of the trusts that it sees, and
+    -- changes those of the trusts that it may update: the lock applies the policies for UPDATE.
+    IF (SELECT relrowsecurity FROM pg_catalog.pg_class WHERE oid = 'trust'::regclass) THEN
+        CREATE POLICY trust_auth_read ON trust_key FOR SELECT
+            USING (EXISTS (SELECT FROM trust WHERE trust.id = trust_key.trust));
+        CREATE POLICY trust_auth_add ON trust_key FOR INSERT
+            WITH CHECK (
+                EXISTS (SELECT FROM trust WHERE trust.id = trust_key.trust FOR KEY SHARE)
+            );
+        CREATE POLICY trust_auth_change ON trust_key FOR UPDATE
+            USING (EXISTS (SELECT FROM trust WHERE trust.id = trust_key.trust FOR KEY SHARE));
+        CREATE POLICY trust_auth_remove ON trust_key FOR DELETE
+            USING (EXISTS (SELECT FROM trust WHERE trust.id = trust_key.trust FOR KEY SHARE));
+        ALTER TABLE trust_key ENABLE ROW LEVEL SECURITY;
+    END IF;
+    IF (SELECT relforcerowsecurity FROM pg_catalog.pg_class WHERE oid = 'trust'::regclass) THEN
+        ALTER TABLE trust_key FORCE ROW LEVEL SECURITY;
+    END IF;
 END
 $trust_auth$;
+
+-- The read of a trust reads its keys, and a deletion removes them.
+CREATE INDEX IF NOT EXISTS trust_key_trust ON trust_key (trust);

@@ -280,8 +280,12 @@ impl PostgresOptions {
     /// was nothing to do.
     ///
     /// The migration is one transaction, which waits for another process's migration. It adds
-    /// columns that may be null, the triggers and their function, and rewrites no row. The role
-    /// must own the table, and have the right to create in its schema.
+    /// columns that may be null, the table of the keys, the triggers and their function, and
+    /// rewrites no row. The role must own the table, and have the right to create in its schema.
+    ///
+    /// On the table of the keys, each role has the rights that its rights on the whole table of the
+    /// trusts include: `INSERT` and `UPDATE` for `UPDATE`, and otherwise the same. Row-level
+    /// security of the trusts also limits the keys.
     ///
     /// # Errors
     ///
