@@ -52,20 +52,26 @@ ALTER TABLE trust_key ENABLE ALWAYS TRIGGER trust_auth_key_truncate;
 CREATE OR REPLACE FUNCTION trust_auth_notify_keys() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $trust_auth_keys$
 DECLARE
-    keys     constant text := format('%I.trust_key', TG_TABLE_SCHEMA);
+    keys     constant oid := (
+        SELECT found.oid FROM pg_class AS found JOIN pg_class AS trust USING (relnamespace)
+        WHERE trust.oid = TG_RELID AND found.relname = 'trust_key'
+    );
     old_hash text;
 BEGIN
     -- Triggers of version 1. Count this up whenever the one below changes.
     --
-    -- A role that may not read the keys disables a trust all the same. All keys are concerned then.
-    IF NOT has_table_privilege(keys, 'SELECT') OR row_security_active(keys) THEN
+    -- Without the table, or without the right to read it, a role disables a trust all the same. All
+    -- keys are concerned then.
+    IF has_table_privilege(keys, 'SELECT') IS NOT TRUE OR row_security_active(keys)
+        OR NOT has_schema_privilege(TG_TABLE_SCHEMA, 'USAGE')
+    THEN
         PERFORM pg_notify('trust_auth', '1 truncate - - -');
         RETURN NULL;
     END IF;
     FOR old_hash IN EXECUTE format(
         'SELECT digest::text FROM %s WHERE trust IN ($1, $2)
          AND digest::text COLLATE "C" ~ ''^[0-9a-f]{64}$''',
-        keys
+        keys::regclass
     ) USING OLD.id, NEW.id LOOP
         PERFORM pg_notify('trust_auth', concat_ws(' ', '1', 'update', NEW.id::text, old_hash, '-'));
     END LOOP;

@@ -94,7 +94,7 @@ mod tests {
         let released = [
             "91870cd723131bfb6a96d961594c15318fc77210a79d5a55eb539cc4615ed4c7",
             "ebd9581df9aae71609ab891cfdfc7f06cd47aa65ea557c1056104bc845d3c86c",
-            "d91b62a99f2a9ce79f3af5ab202d312df381530bd8458404c71d0fc809d06d51",
+            "f2115f8b518b921382e2fe39ff38568a4133100584f109cc7f458b5ea8017547",
         ];
         assert_eq!(bodies().map(|body| KeyHash::of(body).to_hex()), released);
     }
