@@ -6,6 +6,7 @@ mod stores;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sqlx::Connection;
 use stores::postgres_server::PostgresServer;
 use stores::{postgres_options, sqlite_options};
 use time::OffsetDateTime;
@@ -293,6 +294,44 @@ async fn a_struck_off_holder_grants_nothing_until_it_has_registered_again() {
     soon("it is registered again", async || process.held.is_valid()).await;
     assert_eq!(server.psql(&url, "SELECT count(*) FROM trust_auth_holder").trim(), "1");
     assert!(process.attempt(&key).await.result.is_ok());
+}
+
+/// A changer there finds no holder, and returns at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn r9_a_holder_that_loads_from_another_schema_grants_nothing_before_it_is_registered_there() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let (role, of_role) = server.new_role(&url);
+    server.psql(&url, &format!("ALTER ROLE {role} SUPERUSER"));
+    for schema in ["one", "two"] {
+        server.psql(&url, &format!("CREATE SCHEMA {schema}"));
+        let of_schema = format!("{url}?options=-c%20search_path%3D{schema}");
+        let store = postgres_options(&of_schema).connect().await.unwrap();
+        PgChanges::trusts(postgres_options(&of_schema)).run_migration().await.unwrap();
+        store.insert(NewTrust::new("a").unwrap(), KeyHash::of("key")).await.unwrap();
+    }
+    server.psql(
+        &url,
+        "INSERT INTO two.trust (id, name, api_key_hash) \
+        SELECT gen_random_uuid(), 'b', repeat('0', 64)",
+    );
+    server.psql(&url, &format!("ALTER ROLE {role} SET search_path = one"));
+    let process = Process::start(&of_role, LONG, "a").await;
+    assert!(process.held.is_valid());
+
+    // The holder loads, and cannot register or renew yet.
+    let mut operator = server.connect(&url).await;
+    let mut lock = operator.begin().await.unwrap();
+    let sql = "LOCK TABLE two.trust_auth_holder IN SHARE ROW EXCLUSIVE MODE";
+    sqlx::raw_sql(sql).execute(&mut *lock).await.unwrap();
+    server.psql(&url, &format!("ALTER ROLE {role} SET search_path = two"));
+    server.kill_where(&url, &format!("usename = '{role}'"));
+    soon("the other rows are held", async || process.held.status().held == 2).await;
+    assert!(!process.held.is_valid(), "the lease of `one` vouches for rows of `two`");
+
+    lock.rollback().await.unwrap();
+    soon("the lease is in force", async || process.held.is_valid()).await;
+    assert_eq!(server.psql(&url, "SELECT count(*) FROM two.trust_auth_holder"), "1");
 }
 
 #[tokio::test(flavor = "multi_thread")]

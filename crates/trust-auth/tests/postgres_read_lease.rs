@@ -563,6 +563,18 @@ async fn rl28_a_registration_survives_its_session() {
     assert_eq!(session.renew(id).await.unwrap(), Answer::Reload(Reload::Unregistered));
 }
 
+/// The holder must give its lease up, whatever else makes it load again.
+#[tokio::test]
+async fn r9_a_missing_registration_is_reported_before_changed_triggers_and_pruned_records() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, _feed, mut session, id) = holder(server).await;
+    server.psql(&url, "ALTER TABLE users ADD more int");
+    server.psql(&url, "UPDATE trust_auth_lease SET kept_from = '9000000000'");
+    assert_eq!(session.renew(id).await.unwrap(), Answer::Reload(Reload::Pruned));
+    session.leave(id).await.unwrap();
+    assert_eq!(session.renew(id).await.unwrap(), Answer::Reload(Reload::Unregistered));
+}
+
 #[tokio::test]
 async fn rl24_a_silent_holder_is_struck_off_and_its_next_renewal_gives_no_lease() {
     let Some(server) = PostgresServer::shared() else { return };

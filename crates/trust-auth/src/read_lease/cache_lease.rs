@@ -12,10 +12,10 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use trust_key_cache::{Clock, CoarseClock, KeyCache, KeyHash, ReadLease};
-use uuid::Uuid;
 
 use super::bounds::{PACE, check_length};
 use super::feed::{Answer, ChangeFeed, Difference, Ended, FeedSession, Reload, Settled, Waiting};
+use super::registration::Registration;
 use crate::error::StoreError;
 use crate::log_limit::LogLimit;
 use crate::watcher::Backoff;
@@ -97,7 +97,7 @@ struct Holder<F, V: Clone + Send + Sync + 'static, C: Clock> {
     name: String,
     belongs: Option<Box<Belongs<V>>>,
     /// Survives the sessions (R9).
-    registration: Mutex<Option<Uuid>>,
+    registration: Mutex<Option<Registration>>,
     log_limit: LogLimit,
 }
 
@@ -153,7 +153,7 @@ impl<F: ChangeFeed, V: Clone + Send + Sync + 'static, C: Clock + Send + Sync + '
         let _ = (&mut self.task).await;
         let registration = self.holder.registration().take();
         match registration {
-            Some(id) => self.holder.feed.leave(id).await,
+            Some(own) => self.holder.feed.leave(own.id).await,
             None => Ok(()),
         }
     }
@@ -283,12 +283,16 @@ impl<F: ChangeFeed, V: Clone + Send + Sync + 'static, C: Clock + Send + Sync + '
             ));
         }
         session.load().await?;
+        if self.registration().take_if(|own| !own.is_in_force(&session)).is_some() {
+            // The changers of what is read from now on do not wait for this process (R9).
+            self.lease.relinquish();
+        }
         // After the base: what a load that began before it has read is refused (RL11).
         self.cache.invalidate();
-        let registration = *self.registration();
-        if registration.is_none() {
+        let is_registered = self.registration().is_some();
+        if !is_registered {
             let id = session.register(&self.name).await?;
-            *self.registration() = Some(id);
+            *self.registration() = Some(Registration::of(id, &session));
         }
         Ok(session)
     }
@@ -321,7 +325,7 @@ impl<F: ChangeFeed, V: Clone + Send + Sync + 'static, C: Clock + Send + Sync + '
 
     /// Renews once. Returns whether there were records, which the next renewal acknowledges.
     async fn renew(&self, session: &mut F::Session) -> Result<Result<bool, Reload>, StoreError> {
-        let registration = *self.registration();
+        let registration = self.registration().as_ref().map(|own| own.id);
         let Some(registration) = registration else { return Ok(Err(Reload::Unregistered)) };
         // Before the statement is sent (RL12).
         let renewal = self.lease.begin();
@@ -380,7 +384,7 @@ impl<F: ChangeFeed, V: Clone + Send + Sync + 'static, C: Clock + Send + Sync + '
         }
     }
 
-    fn registration(&self) -> MutexGuard<'_, Option<Uuid>> {
+    fn registration(&self) -> MutexGuard<'_, Option<Registration>> {
         self.registration.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -67,6 +67,14 @@ pub trait FeedSession: Send + 'static {
     /// Any [`StoreError`]. [`StoreError::Schema`] if changes would not be recorded.
     fn load(&mut self) -> impl Future<Output = Result<Vec<Trust>, StoreError>> + Send;
 
+    /// Returns what identifies the list of holders that the last [`load`](Self::load) has found, or
+    /// `None` if the feed has no list of them. The changers of that load's rows read this list. A
+    /// holder that is registered in another one gives its lease up, and registers again, **before**
+    /// it holds what was loaded (R9).
+    fn place(&self) -> Option<&str> {
+        None
+    }
+
     /// Registers the holder under a fresh id, which lasts until [`leave`](Self::leave) or until the
     /// holder is struck off: it survives the session (R9).
     ///

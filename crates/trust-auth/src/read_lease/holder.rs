@@ -13,6 +13,7 @@ use super::bounds::{PACE, check_length};
 use super::feed::{Answer, ChangeFeed, Difference, Ended, FeedSession, Reload};
 use super::held_table::{ChangedRow, Rows};
 use super::held_trusts::{Found, HolderStatus, Look, Shared};
+use super::registration::Registration;
 use crate::error::StoreError;
 use crate::scans::compare;
 use crate::watcher::Backoff;
@@ -34,7 +35,7 @@ pub(super) struct Holder<F: ChangeFeed> {
     report: watch::Sender<HolderStatus>,
     session: Option<F::Session>,
     /// Survives its session (R9).
-    registration: Option<Uuid>,
+    registration: Option<Registration>,
     rows: Arc<Rows>,
     /// Zero while the lease is given up. It never falls otherwise.
     deadline: Duration,
@@ -134,8 +135,8 @@ impl<F: ChangeFeed> Holder<F> {
         }
         // First the deadline, then the registration (R9).
         self.give_up();
-        if let Some(registration) = self.registration {
-            self.leave(registration).await;
+        if let Some(registration) = self.registration.take() {
+            self.leave(registration.id).await;
         }
     }
 
@@ -197,12 +198,17 @@ impl<F: ChangeFeed> Holder<F> {
     /// Connects, loads, registers if no registration is in force, and renews.
     pub(super) async fn connect_and_renew(&mut self) -> Result<Renewed, StoreError> {
         let mut session = self.feed.open(self.length).await?;
+        let rows = Arc::new(Rows::of(session.load().await?));
+        if self.registration.take_if(|own| !own.is_in_force(&session)).is_some() {
+            // The changers of these rows do not wait for this process (R9).
+            self.give_up();
+        }
         // The deadline of the last renewal stays: these rows are younger. They are in place before
         // the next renewal acknowledges them (R10).
-        let rows = Arc::new(Rows::of(session.load().await?));
         self.publish(rows, Duration::ZERO);
         if self.registration.is_none() {
-            self.registration = Some(session.register(&self.name).await?);
+            let id = session.register(&self.name).await?;
+            self.registration = Some(Registration::of(id, &session));
         }
         self.session = Some(session);
         self.renew().await
@@ -211,13 +217,13 @@ impl<F: ChangeFeed> Holder<F> {
     /// Renews, and renews again at once if there are records to acknowledge (R10).
     async fn renew(&mut self) -> Result<Renewed, StoreError> {
         for _ in 0..2 {
-            let (Some(mut session), Some(registration)) = (self.session.take(), self.registration)
+            let (Some(mut session), Some(registration)) = (self.session.take(), &self.registration)
             else {
                 return Ok(Renewed::MustReload);
             };
             // Before the renewal is sent (R1).
             let noted = BootClock.now();
-            let answer = session.renew(registration).await?;
+            let answer = session.renew(registration.id).await?;
             let Some((rows, has_records)) = self.rows_after(answer) else {
                 return Ok(Renewed::MustReload);
             };

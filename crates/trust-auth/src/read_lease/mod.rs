@@ -7,6 +7,7 @@ mod feed;
 mod held_table;
 mod held_trusts;
 mod holder;
+mod registration;
 #[cfg(test)]
 mod script;
 

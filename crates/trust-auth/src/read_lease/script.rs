@@ -28,6 +28,7 @@ pub(super) struct Steps {
     at_looks: VecDeque<Step>,
     pub(super) at_renewals: VecDeque<Step>,
     pub(super) registered: usize,
+    pub(super) place: Option<&'static str>,
 }
 
 impl Script {
@@ -67,6 +68,10 @@ impl FeedSession for Script {
     async fn load(&mut self) -> Result<Vec<Trust>, StoreError> {
         self.steps().at_load.iter_mut().for_each(|step| step());
         Ok(self.steps().trusts.clone())
+    }
+
+    fn place(&self) -> Option<&str> {
+        self.steps().place
     }
 
     async fn register(&mut self, _: &str) -> Result<Uuid, StoreError> {

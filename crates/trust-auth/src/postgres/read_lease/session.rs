@@ -52,6 +52,7 @@ struct Base {
     snapshot: String,
     oids: Vec<i64>,
     fingerprint: String,
+    place: String,
 }
 
 /// What the source of a record names.
@@ -174,9 +175,15 @@ impl PgSession {
         }
         // A value that cannot be read counts as a doubt.
         let holds = |index: usize| first.try_get(FIRST + index).unwrap_or(false);
-        let reasons =
-            [Reload::OtherSession, Reload::Pruned, Reload::OtherTriggers, Reload::Unregistered];
-        for (index, reason) in reasons.into_iter().enumerate() {
+        // Another session updates no registration. After that, a missing one is reported before all
+        // else: the holder must give its lease up (R9).
+        let reasons = [
+            (0, Reload::OtherSession),
+            (3, Reload::Unregistered),
+            (1, Reload::Pruned),
+            (2, Reload::OtherTriggers),
+        ];
+        for (index, reason) in reasons {
             if !holds(index) {
                 return Ok((Answer::Reload(reason), None));
             }
@@ -245,6 +252,10 @@ impl FeedSession for PgSession {
     async fn load(&mut self) -> Result<Vec<Trust>, StoreError> {
         let limit = self.source.limit();
         within(limit, Box::pin(self.load_now())).await
+    }
+
+    fn place(&self) -> Option<&str> {
+        self.base.as_ref().map(|base| &*base.place)
     }
 
     async fn register(&mut self, name: &str) -> Result<Uuid, StoreError> {
@@ -343,6 +354,7 @@ fn read_base(source: &LeaseSource, row: &PgRow, oids: Vec<i64>) -> Result<Base, 
     Ok(Base {
         snapshot: row.try_get(2).map_err(failed)?,
         fingerprint: row.try_get(3).map_err(failed)?,
+        place: row.try_get(4).map_err(failed)?,
         oids,
     })
 }

@@ -19,16 +19,27 @@ pub(super) const CHANNEL: &str = "trust_auth_lease";
 /// A record with this source ends everything.
 pub(super) const EVERYTHING: &str = "*";
 
+/// The table of the registrations, as the arguments of `concat`: its database, its number, and the
+/// names of database and schema.
+macro_rules! place {
+    () => {
+        "(SELECT oid FROM pg_database WHERE datname = current_database()), '/', \
+         to_regclass('trust_auth_holder')::oid, '/', current_database(), '/', \
+         (SELECT relnamespace::regnamespace FROM pg_class \
+          WHERE oid = to_regclass('trust_auth_holder'))"
+    };
+}
+
 /// The table of the registrations, in the server's run. A restart or a failover gives another one,
 /// whatever the session's time zone. So does a copy of the database on the same server, a dump that
 /// was restored in place, and a copy or a schema that takes the place of another by a new name.
 macro_rules! run {
     () => {
-        "concat(extract(epoch FROM pg_postmaster_start_time()), '/', \
-             (SELECT oid FROM pg_database WHERE datname = current_database()), '/', \
-             to_regclass('trust_auth_holder')::oid, '/', current_database(), '/', \
-             (SELECT relnamespace::regnamespace FROM pg_class \
-              WHERE oid = to_regclass('trust_auth_holder')))"
+        concat!(
+            "concat(extract(epoch FROM pg_postmaster_start_time()), '/', ",
+            $crate::postgres::read_lease::source::place!(),
+            ")"
+        )
     };
 }
 
@@ -51,7 +62,7 @@ macro_rules! are_sound {
     };
 }
 
-pub(super) use {are_sound, run};
+pub(super) use {are_sound, place, run};
 
 /// The text of the function `trust_auth_barrier`, as the catalog keeps it.
 pub(super) fn barrier_text() -> &'static str {

@@ -1,6 +1,7 @@
 //! The statements of a holder. A renewal and a look are one statement each, so that each reads one
 //! snapshot.
 
+use super::source::place;
 use crate::postgres::row::{is_active, read_columns};
 
 /// Differs after a trigger or its function was made, changed, or turned on or off, after the
@@ -76,7 +77,10 @@ pub(super) const BASE: &str = concat!(
     "SELECT pg_is_in_recovery(), ",
     same_session!("$1"),
     ", pg_current_snapshot()::text, ",
-    fingerprint!("$2")
+    fingerprint!("$2"),
+    ", concat(",
+    place!(),
+    ")"
 );
 
 pub(super) const TRUSTS: &str = concat!(

@@ -19,6 +19,10 @@ fn holder(script: &Script, belongs: Option<Box<Belongs<u32>>>) -> Arc<Scripted> 
     })
 }
 
+fn registered(holder: &Scripted) -> Option<u128> {
+    holder.registration().as_ref().map(|own| own.id.as_u128())
+}
+
 async fn eventually(claim: impl Fn() -> bool) {
     while !claim() {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -80,13 +84,30 @@ async fn rl28_a_lost_registration_ends_the_lease_before_another_is_made() {
     script.renewal(|| Answer::Reload(Reload::Pruned));
     assert_eq!(holder.renew(&mut session).await.unwrap(), Err(Reload::Pruned));
     assert!(holder.lease.is_valid(), "the last deadline stays in force");
-    assert_eq!(*holder.registration(), Some(Uuid::from_u128(1)));
+    assert_eq!(registered(&holder), Some(1));
 
     script.renewal(|| Answer::Reload(Reload::Unregistered));
     assert_eq!(holder.renew(&mut session).await.unwrap(), Err(Reload::Unregistered));
     assert!(!holder.lease.is_valid());
     holder.begin().await.unwrap();
-    assert_eq!(*holder.registration(), Some(Uuid::from_u128(2)));
+    assert_eq!(registered(&holder), Some(2));
+}
+
+/// The changers there do not wait for this process.
+#[tokio::test]
+async fn r9_a_load_from_another_place_ends_the_lease_and_registers_again() {
+    let script = Script::default();
+    let holder = holder(&script, None);
+    script.renewal(|| difference(vec![]));
+    let mut session = holder.begin().await.unwrap();
+    holder.renew(&mut session).await.unwrap().unwrap();
+    holder.begin().await.unwrap();
+    assert!(holder.lease.is_valid() && registered(&holder) == Some(1));
+
+    script.steps().place = Some("two");
+    holder.begin().await.unwrap();
+    assert!(!holder.lease.is_valid());
+    assert_eq!(registered(&holder), Some(2));
 }
 
 #[tokio::test]

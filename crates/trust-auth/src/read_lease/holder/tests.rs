@@ -104,6 +104,33 @@ async fn r5_r10_a_load_and_a_look_publish_rows_and_move_no_deadline() {
     assert_eq!(after.deadline, before.deadline);
 }
 
+/// The changers of these rows do not wait for this process.
+#[tokio::test]
+async fn r9_rows_from_another_place_are_held_without_a_lease_until_it_has_registered_there() {
+    let script = Script::default();
+    script.steps().place = Some("one");
+    let Parts { mut holder, shared, .. } = connected(&script).await;
+    script.steps().trusts = vec![trust(1, "one")];
+    let at_renewal = Arc::clone(&shared);
+    script.renewal(move || {
+        assert!(has(&table(&at_renewal), "one") && table(&at_renewal).is_valid());
+        difference(Vec::new())
+    });
+    holder.connect_and_renew().await.unwrap();
+    assert_eq!(script.steps().registered, 1);
+
+    script.steps().place = Some("two");
+    script.steps().trusts = vec![trust(2, "two")];
+    let at_renewal = Arc::clone(&shared);
+    script.renewal(move || {
+        assert!(has(&table(&at_renewal), "two") && !table(&at_renewal).is_valid());
+        difference(Vec::new())
+    });
+    holder.connect_and_renew().await.unwrap();
+    assert_eq!(script.steps().registered, 2);
+    assert!(table(&shared).is_valid());
+}
+
 #[tokio::test]
 async fn r1_a_renewal_publishes_its_changes_and_its_deadline_together() {
     let script = Script::default();
