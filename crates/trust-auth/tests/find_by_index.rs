@@ -431,3 +431,95 @@ async fn postgres_has_an_index_that_counts_or_the_error_has_the_sql_that_makes_i
     assert!(error.to_string().contains("change it to `varchar(64)`"), "{error}");
     store.close().await;
 }
+
+/// Several services may start with `--migrate --find-by index` at the same time.
+#[tokio::test]
+async fn of_several_processes_one_makes_the_indexes_and_the_others_find_nothing_to_do() {
+    let world = World::<SqliteStore>::new().await;
+    let mut other = second_connection(&world.store).await;
+    other.execute("BEGIN IMMEDIATE").await.unwrap();
+    let make = || tokio::spawn(sqlite_index(world.store.path().to_owned()));
+    let runs = [make(), make(), make()];
+    // Each has planned by then, if the machine is fast enough.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    other.execute("COMMIT").await.unwrap();
+    assert_eq!(numbers_of_steps(runs).await, [0, 0, 2]);
+    world.store.check_index().await.unwrap();
+
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let store = postgres_options(&url).connect().await.unwrap();
+    // The first waits for this transaction to end, in the middle of its work.
+    let mut other = server.connect(&url).await;
+    other.execute("BEGIN; LOCK TABLE trust IN ROW EXCLUSIVE MODE").await.unwrap();
+    let make = || tokio::spawn(postgres_index(url.clone()));
+    let first = make();
+    let made = "SELECT count(*) FROM pg_index \
+                WHERE indexrelid = to_regclass('trust_api_key_hash') AND NOT indisvalid";
+    eventually("the first makes an index", || server.psql(&url, made) == "1").await;
+    let runs = [first, make(), make()];
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                    AND query ~ '^[^~]*(trust_api_key_hash|pg_try_advisory_lock)'";
+    eventually("all have planned", || server.psql(&url, sessions) == "3").await;
+    other.execute("COMMIT").await.unwrap();
+    assert_eq!(numbers_of_steps(runs).await, [0, 0, 2]);
+    store.check_index().await.unwrap();
+    store.close().await;
+}
+
+/// An administrator may run the SQL by hand. The owner of the table does not see what other roles'
+/// sessions make.
+#[tokio::test]
+async fn an_index_that_another_program_makes_is_waited_for_and_not_dropped() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let (owner, url_of_owner) = server.new_role(&url);
+    server.psql(&url, &format!("GRANT ALL ON SCHEMA public TO {owner}"));
+    let store = postgres_options(&url_of_owner).connect().await.unwrap();
+    let mut other = server.connect(&url).await;
+    other.execute("BEGIN; LOCK TABLE trust IN ROW EXCLUSIVE MODE").await.unwrap();
+    let mut administrator = server.connect(&url).await;
+    let by_hand = tokio::spawn(async move {
+        let sql = "CREATE INDEX CONCURRENTLY trust_api_key_hash ON public.trust (api_key_hash)";
+        administrator.execute(sql).await.unwrap();
+    });
+    let made = "SELECT indexrelid FROM pg_index \
+                WHERE indexrelid = to_regclass('trust_api_key_hash')";
+    eventually("it is being made", || !server.psql(&url, made).is_empty()).await;
+    let index = server.psql(&url, made);
+    for url in [&url, &url_of_owner] {
+        let plan = postgres_options(url).plan_index().await.unwrap();
+        assert!(!plan.to_string().contains("DROP"), "{plan}");
+        assert!(plan.to_string().contains("is being made"), "{plan}");
+    }
+    let Err(StoreError::NoIndex { sql, .. }) = store.check_index().await else { panic!() };
+    assert!(!sql.contains("DROP"), "{sql}");
+    let make = tokio::spawn(postgres_index(url_of_owner));
+    let locked = "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database \
+                  WHERE datname = current_database() AND locktype = 'advisory'";
+    eventually("it waits", || server.psql(&url, locked) == "1").await;
+    other.execute("COMMIT").await.unwrap();
+    by_hand.await.unwrap();
+    assert_eq!(make.await.unwrap(), 1, "the index of the other table");
+    assert_eq!(server.psql(&url, made), index);
+    store.check_index().await.unwrap();
+    store.close().await;
+}
+
+async fn sqlite_index(file: std::path::PathBuf) -> usize {
+    sqlite_options(&file).make_index().await.unwrap().steps().len()
+}
+
+async fn postgres_index(url: String) -> usize {
+    postgres_options(&url).make_index().await.unwrap().steps().len()
+}
+
+/// Returns how many steps each run has made, the smallest number first.
+async fn numbers_of_steps(runs: [tokio::task::JoinHandle<usize>; 3]) -> Vec<usize> {
+    let mut steps = Vec::new();
+    for run in runs {
+        steps.push(run.await.unwrap());
+    }
+    steps.sort_unstable();
+    steps
+}

@@ -2,6 +2,8 @@
 //! but `find` compares a column of digests with a value, so no other statement can use the indexes
 //! to look a digest up.
 
+use std::time::Duration;
+
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 use trust_key_cache::KeyHash;
@@ -34,8 +36,17 @@ const FIND: &str = concat!(
 const INDEXES: [(&str, &str, &str); 2] =
     [("trust", "api_key_hash", "trust_api_key_hash"), ("trust_key", "digest", "trust_key_digest")];
 
+/// Lets one process at a time make indexes. The number was chosen at random, so that no other
+/// program uses it. A statement that waited for the lock would hold a snapshot, and the process
+/// that has the lock would wait for the end of that snapshot.
+const TRY_LOCK: &str = "SELECT pg_try_advisory_lock(3120466928517743906)";
+
+/// The pause between two looks whether another process has made its index.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// Reads the schema of a table, the type of its column, whether an index can be used for a lookup,
-/// and whether an earlier attempt left an index that is not valid.
+/// whether there is an index that is not valid, and whether a session makes one of the table's
+/// indexes. The server does not show the tables of other roles' sessions.
 const READ: &str = "SELECT quote_ident(nspname), format_type(atttypid, NULL), \
     EXISTS (SELECT FROM pg_index \
         JOIN pg_class AS made ON made.oid = indexrelid JOIN pg_am ON pg_am.oid = made.relam \
@@ -44,7 +55,9 @@ const READ: &str = "SELECT quote_ident(nspname), format_type(atttypid, NULL), \
         AND amname IN ('btree', 'hash')), \
     EXISTS (SELECT FROM pg_index JOIN pg_class AS made ON made.oid = indexrelid \
         WHERE indrelid = pg_class.oid AND made.relname = $3 \
-        AND NOT indisvalid) \
+        AND NOT indisvalid), \
+    EXISTS (SELECT FROM pg_stat_progress_create_index AS made \
+        WHERE datname = current_database() AND (made.relid IS NULL OR made.relid = pg_class.oid)) \
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace \
     JOIN pg_attribute ON attrelid = pg_class.oid AND attname = $2 \
     WHERE pg_class.oid = to_regclass($1)";
@@ -60,9 +73,9 @@ impl PostgresStore {
         let plan = self
             .within(rights::READ, async {
                 let mut lent = Lent::from(&self.readers).await?;
-                let plan = plan_on(&self.connector, lent.connection()?).await?;
+                let found = read(&self.connector, lent.connection()?).await?;
                 lent.give_back();
-                Ok(plan)
+                Ok(plan_for(&found))
             })
             .await?;
         if plan.is_empty() {
@@ -87,9 +100,9 @@ impl PostgresStore {
 /// Returns what making the index would do.
 pub(super) async fn plan(connector: &Connector) -> Result<MigrationPlan, StoreError> {
     let mut connection = connector.connect().await?;
-    let plan = plan_on(connector, &mut connection).await;
+    let found = read(connector, &mut connection).await;
     let _ = connection.close().await;
-    plan
+    Ok(plan_for(&found?))
 }
 
 /// Makes the index unless there is one, without a lock that keeps writes out, and so outside of a
@@ -105,7 +118,20 @@ async fn make_on(
     connector: &Connector,
     connection: &mut PgConnection,
 ) -> Result<MigrationPlan, StoreError> {
-    let plan = plan_on(connector, connection).await?;
+    if plan_for(&read(connector, connection).await?).is_empty() {
+        return Ok(MigrationPlan::default());
+    }
+    // The end of the connection releases the lock.
+    while !try_lock(connector, connection).await? {
+        tokio::time::sleep(PAUSE).await;
+    }
+    // Two sessions that make indexes of one table wait for each other.
+    let mut found = read(connector, connection).await?;
+    while found.iter().any(|column| column.is_being_indexed) {
+        tokio::time::sleep(PAUSE).await;
+        found = read(connector, connection).await?;
+    }
+    let plan = plan_for(&found);
     for step in plan.steps() {
         // Safe: the text is of this file, and the server has quoted the schema's name.
         sqlx::raw_sql(AssertSqlSafe(step.clone()))
@@ -113,7 +139,7 @@ async fn make_on(
             .await
             .map_err(|error| failed(&error, &connector.location, connector.query_timeout))?;
     }
-    let left = plan_on(connector, connection).await?;
+    let left = plan_for(&read(connector, connection).await?);
     if !left.is_empty() {
         return Err(schema(
             &connector.location,
@@ -126,22 +152,48 @@ async fn make_on(
     Ok(plan)
 }
 
-async fn plan_on(
+async fn try_lock(
     connector: &Connector,
     connection: &mut PgConnection,
-) -> Result<MigrationPlan, StoreError> {
-    let (mut missing, mut steps) = (Vec::new(), Vec::new());
-    for (table, column, name) in INDEXES {
-        let read: Option<(String, String, bool, bool)> = sqlx::query_as(READ)
+) -> Result<bool, StoreError> {
+    let locked = sqlx::query_scalar(TRY_LOCK).fetch_one(connection).await;
+    locked.map_err(|error| failed(&error, &connector.location, connector.query_timeout))
+}
+
+/// A column of digests without an index that can be used.
+struct Lacking {
+    column: &'static str,
+    index: &'static str,
+    /// The table, with its quoted schema if it is there.
+    table: String,
+    /// The quoted name of an index that is not valid.
+    invalid: Option<String>,
+    is_being_indexed: bool,
+}
+
+async fn read(
+    connector: &Connector,
+    connection: &mut PgConnection,
+) -> Result<Vec<Lacking>, StoreError> {
+    let mut found = Vec::new();
+    for (table, column, index) in INDEXES {
+        let row: Option<(String, String, bool, bool, bool)> = sqlx::query_as(READ)
             .bind(table)
             .bind(column)
-            .bind(name)
+            .bind(index)
             .fetch_optional(&mut *connection)
             .await
             .map_err(|error| failed(&error, &connector.location, connector.query_timeout))?;
-        let (qualified, has_invalid) = match read {
+        let lacking = Lacking {
+            column,
+            index,
+            table: table.to_owned(),
+            invalid: None,
+            is_being_indexed: false,
+        };
+        found.push(match row {
             // For a dry run: the table is still to be made.
-            None => (table.to_owned(), None),
+            None => lacking,
             // Its comparison with a text converts the column, which no index has.
             Some((_, kind, ..)) if kind == "character" => {
                 return Err(schema(
@@ -153,18 +205,32 @@ async fn plan_on(
                     ),
                 ));
             }
-            Some((_, _, true, _)) => continue,
-            Some((namespace, _, false, has_invalid)) => {
-                (format!("{namespace}.{table}"), has_invalid.then_some(namespace))
-            }
-        };
-        missing.push(format!("the index `{name}`"));
-        if let Some(namespace) = has_invalid {
-            steps.push(format!("DROP INDEX CONCURRENTLY {namespace}.{name};"));
+            Some((_, _, true, ..)) => continue,
+            Some((namespace, _, false, has_invalid, is_being_indexed)) => Lacking {
+                table: format!("{namespace}.{table}"),
+                invalid: has_invalid.then(|| format!("{namespace}.{index}")),
+                is_being_indexed,
+                ..lacking
+            },
+        });
+    }
+    Ok(found)
+}
+
+fn plan_for(found: &[Lacking]) -> MigrationPlan {
+    let (mut missing, mut steps) = (Vec::new(), Vec::new());
+    for Lacking { column, index, table, invalid, is_being_indexed } in found {
+        missing.push(format!("the index `{index}`"));
+        if *is_being_indexed {
+            steps.push(format!("-- An index of {table} is being made. Wait, and plan again."));
+            continue;
+        }
+        if let Some(invalid) = invalid {
+            steps.push(format!("DROP INDEX CONCURRENTLY {invalid};"));
         }
         // Not unique: two rows may have one digest, of which the later one counts. A unique index
         // could not be made on such a table, and would make writes of other programs fail.
-        steps.push(format!("CREATE INDEX CONCURRENTLY {name} ON {qualified} ({column});"));
+        steps.push(format!("CREATE INDEX CONCURRENTLY {index} ON {table} ({column});"));
     }
-    Ok(MigrationPlan::new(missing, steps))
+    MigrationPlan::new(missing, steps)
 }

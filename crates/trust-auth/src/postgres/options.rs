@@ -318,8 +318,9 @@ impl PostgresOptions {
     ///
     /// `CREATE INDEX CONCURRENTLY` runs outside of a transaction, and keeps no write out. It waits
     /// for every transaction that is open, so no timeout but that of connecting applies. If it is
-    /// interrupted, it leaves an index that is not valid, which the next attempt drops. The role
-    /// must own the table.
+    /// interrupted, it leaves an index that is not valid, which the next attempt drops. A second
+    /// call at the same time waits for the first, and a call also waits while another program
+    /// makes an index of the table. The role must own the table.
     ///
     /// # Errors
     ///

@@ -105,18 +105,25 @@ pub(super) async fn plan(
     Ok(planned)
 }
 
-/// Makes the index unless there is one. Returns what was done.
+/// Makes the index unless there is one. Returns what was done. Of two processes, one waits for the
+/// other, and plans again.
 pub(super) async fn make(
     options: &SqliteConnectOptions,
     path: &Path,
 ) -> Result<MigrationPlan, StoreError> {
     let mut connection = options.connect().await.map_err(|error| failed(error, path))?;
     let made = async {
-        let plan = plan_on(&mut connection).await?;
+        if plan_on(&mut connection).await?.is_empty() {
+            return Ok(MigrationPlan::default());
+        }
+        // IMMEDIATE: another process cannot make an index between the plan and its steps.
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+        let plan = plan_on(&mut transaction).await?;
         for step in plan.steps() {
             // Safe: the texts are those of `INDEXES`.
-            sqlx::raw_sql(AssertSqlSafe(step.clone())).execute(&mut connection).await?;
+            sqlx::raw_sql(AssertSqlSafe(step.clone())).execute(&mut *transaction).await?;
         }
+        transaction.commit().await?;
         Ok(plan)
     };
     let made = made.await;

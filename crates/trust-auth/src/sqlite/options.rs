@@ -245,7 +245,8 @@ impl SqliteOptions {
     }
 
     /// Makes the index that [`FindBy::Index`](crate::FindBy::Index) needs, unless there is one.
-    /// Returns what was done. Other writes wait meanwhile, and the query timeout does not apply.
+    /// Returns what was done. Other writes wait meanwhile, and so does a second call. No timeout
+    /// applies.
     ///
     /// # Errors
     ///
@@ -256,7 +257,7 @@ impl SqliteOptions {
     /// Outside of a Tokio runtime with time enabled.
     pub async fn make_index(&self) -> Result<MigrationPlan, StoreError> {
         let (path, _) = self.locate(Some(false)).await?;
-        index::make(&self.connection(&path), &path).await
+        index::make(&self.connection(&path).busy_timeout(time_limit::LONGEST), &path).await
     }
 
     /// Returns the file, and what may be changed in it. `create` takes precedence over the URL and
