@@ -1077,6 +1077,56 @@ async fn rl23_a_crash_within_a_run_loses_no_registration_and_no_renewal() {
     assert_eq!(server.psql(&url, state), before);
 }
 
+/// The barrier is not of the schema in which the holders of the changed table are registered. They
+/// would not be waited for.
+#[tokio::test]
+async fn r11_the_barrier_of_another_schema_is_refused_and_its_transaction_with_it() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, _) = migrated(server).await;
+    server.psql(&url, "CREATE SCHEMA \"O'Neil, X\"; CREATE TABLE \"O'Neil, X\".things (id int)");
+    let at = |path: &str| format!("{url}?options=-c%20search_path%3D{path}");
+    let own = "\"O'Neil,\\ X\"";
+    let changes = PgChanges::new(postgres_options(&at(own))).table("things", |table| table);
+    changes.run_migration().await.unwrap();
+    let mut changer = server.connect(&at(&format!("{own},public"))).await;
+
+    let mut transaction = changer.begin().await.unwrap();
+    run(&mut transaction, insert_key("k", 1)).await;
+    let query = sqlx::query("SELECT trust_auth_barrier()").execute(&mut *transaction).await;
+    let error = query.unwrap_err();
+    let error = error.as_database_error().unwrap();
+    assert_eq!(error.code().unwrap(), "TA001");
+    assert!(error.message().contains("in the schema \"O'Neil, X\""), "{error}");
+    assert!(error.message().ends_with("whose read lease is in public"), "{error}");
+    transaction.rollback().await.unwrap();
+
+    // Nothing of it is left in the session, whichever way a change or its savepoint ended.
+    barrier(&mut changer).await;
+    run(&mut changer, insert_key("k", 1)).await;
+    barrier(&mut changer).await;
+    let mut transaction = changer.begin().await.unwrap();
+    run(&mut transaction, "SAVEPOINT a; DELETE FROM api_keys; ROLLBACK TO a".into()).await;
+    run(&mut transaction, "INSERT INTO things VALUES (1), (2)".into()).await;
+    barrier(&mut transaction).await;
+    transaction.commit().await.unwrap();
+
+    // The barrier of the schema, and those of both.
+    let mut transaction = changer.begin().await.unwrap();
+    run(&mut transaction, "DELETE FROM api_keys; SELECT public.trust_auth_barrier()".into()).await;
+    run(&mut transaction, "INSERT INTO things VALUES (3)".into()).await;
+    let query = "SELECT public.trust_auth_barrier()";
+    let error = sqlx::query(query).execute(&mut *transaction).await.unwrap_err();
+    assert!(error.to_string().contains("is in public, \"O'Neil, X\""), "{error}");
+    transaction.rollback().await.unwrap();
+    let mut transaction = changer.begin().await.unwrap();
+    run(&mut transaction, "TRUNCATE things; TRUNCATE users".into()).await;
+    for schema in ["public", "\"O'Neil, X\""] {
+        let sql = "SET LOCAL trust_auth.recorded TO ''; SELECT";
+        run(&mut transaction, format!("{sql} {schema}.trust_auth_barrier()")).await;
+    }
+    transaction.commit().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_transaction_with_a_barrier_is_on_disk_when_its_commit_returns() {
     let Some(server) = PostgresServer::shared() else { return };

@@ -37,10 +37,25 @@ CREATE TABLE IF NOT EXISTS trust_auth_holder (
 -- follows the commit: the transaction's id, and the run: the server's start, the database, the
 -- table of the registrations, and the names of database and schema. The commit is then on disk
 -- before it returns, as a crash within the run would undo the revocation. Without the hint, the
--- transaction can be prepared for a commit in two phases.
+-- transaction can be prepared for a commit in two phases. The triggers note in the setting
+-- `trust_auth.recorded` which schemas have records of the transaction: the holders that are
+-- registered in another schema are not waited for by this barrier.
 CREATE OR REPLACE FUNCTION trust_auth_barrier(hint bool DEFAULT true) RETURNS text
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $trust_auth$
+DECLARE
+    here     text := pg_catalog.quote_ident(pg_catalog.current_schema());
+    recorded text := pg_catalog.current_setting('trust_auth.recorded', true);
 BEGIN
+    IF recorded <> '' AND recorded <> here THEN
+        RAISE EXCEPTION USING ERRCODE = 'TA001',
+            MESSAGE = pg_catalog.format(
+                'this is the barrier of the read lease in the schema %s, and the transaction '
+                'changed tables whose read lease is in %s', here, recorded),
+            HINT = 'Call the function `trust_auth_barrier` of that schema by its qualified name, '
+                'or put that schema first in the search_path. If there are several, call each, '
+                'run `SET LOCAL trust_auth.recorded TO ''''` before each call, and wait for each '
+                'by its own feed.';
+    END IF;
     INSERT INTO trust_auth_change DEFAULT VALUES;
     IF pg_catalog.current_setting('synchronous_commit') = 'off' THEN
         PERFORM pg_catalog.set_config('synchronous_commit', 'local', true);

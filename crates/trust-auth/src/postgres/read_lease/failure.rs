@@ -2,9 +2,18 @@
 
 use std::time::Duration;
 
+use sqlx::postgres::PgDatabaseError;
+
 use crate::error::StoreError;
 use crate::postgres::failure::{code, failed, schema};
 use crate::postgres::location::Location;
+
+/// Returns the message of the server, and its hint.
+fn texts(error: &sqlx::Error) -> String {
+    let Some(error) = error.as_database_error() else { return String::new() };
+    let hint = error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::hint);
+    [Some(error.message()), hint].into_iter().flatten().collect::<Vec<_>>().join(". ")
+}
 
 /// Returns the diagnosis of an error of a statement whose time limit is `after`.
 pub(super) fn lease_failed(
@@ -13,6 +22,8 @@ pub(super) fn lease_failed(
     after: Duration,
 ) -> StoreError {
     match code(error) {
+        // Raised by `trust_auth_barrier`, which says what to do.
+        Some("TA001") => schema(location, &texts(error)),
         // undefined_table, undefined_column, undefined_function.
         Some("42P01" | "42703" | "42883") => schema(
             location,

@@ -21,7 +21,9 @@ use crate::time_limit::within;
 ///
 /// A revoking transaction writes its barrier by `SELECT trust_auth_barrier()`, which returns the
 /// text for [`settle`](ChangeFeed::settle). It does so even if it finds nothing to change: an
-/// earlier attempt may have crashed between its commit and its wait.
+/// earlier attempt may have crashed between its commit and its wait. The function raises the error
+/// `TA001` if the changes were recorded for the read lease of another schema: call the function of
+/// that schema, by its qualified name.
 #[derive(Clone, Debug)]
 pub struct PgFeed {
     source: LeaseSource,

@@ -15,6 +15,10 @@ pub(super) const TRIGGERS: [(&str, i16); 3] = [
     ("trust_auth_rec_truncate", 32),
 ];
 
+/// The setting in which the triggers note the schemas of the transaction's records. It ends with
+/// the transaction. `trust_auth_barrier` refuses to be the barrier of another schema's records.
+const RECORDED: &str = "trust_auth.recorded";
+
 /// The longest name of an object of PostgreSQL, in bytes.
 const LONGEST_NAME: usize = 63;
 
@@ -185,8 +189,15 @@ impl TriggerSql {
             true => String::new(),
             false => format!("    PERFORM pg_notify('{CHANNEL}', '');\n"),
         };
+        let here = namespace.replace('\'', "''");
         let body = format!(
-            "\nBEGIN\n    IF TG_OP = 'TRUNCATE' THEN\n        {everything}\n    ELSE\n{steps}    \
+            "\nDECLARE\n    recorded text := current_setting('{RECORDED}', true);\n\
+             BEGIN\n    IF TG_OP = 'TRUNCATE' THEN\n        {everything}\n    ELSE\n{steps}    \
+             END IF;\n    \
+             IF recorded IS DISTINCT FROM '{here}' AND\n        \
+             coalesce('{here}' <> ALL (string_to_array(recorded, ', ')), true) THEN\n        \
+             PERFORM set_config('{RECORDED}',\n            \
+             concat_ws(', ', nullif(recorded, ''), '{here}'), true);\n    \
              END IF;\n{hint}    RETURN NULL;\nEND\n"
         );
         let row = |version: &str| {
