@@ -137,7 +137,7 @@ pub use authenticator_builder::AuthenticatorBuilder;
 pub use error::{AuthError, Cause, RegistryError, StoreError};
 pub use find_by::FindBy;
 #[cfg(feature = "http")]
-pub use http::{AuthBody, AuthLayer, AuthService, KeyHeader};
+pub use http::{AuthBody, AuthLayer, AuthService, KeyHeader, KeyId};
 #[cfg(feature = "axum")]
 pub use http::{Authenticated, NotAuthenticated};
 pub use key_flaw::KeyFlaw;

@@ -25,8 +25,8 @@ use tower::{Layer, Service, ServiceExt};
 use tower_http::cors::{Any, CorsLayer};
 use tower_http::trace::TraceLayer;
 use trust_auth::{
-    AuthBody, AuthError, AuthLayer, Authenticated, Authenticator, Candidates, KeyHeader, KeyTerms,
-    MemoryStore, NotAuthenticated, SqliteStore, StoreError, Trust, TrustStore,
+    AuthBody, AuthError, AuthLayer, Authenticated, Authenticator, Candidates, KeyHeader, KeyId,
+    KeyTerms, MemoryStore, NotAuthenticated, SqliteStore, StoreError, Trust, TrustStore,
 };
 use uuid::Uuid;
 
@@ -327,6 +327,47 @@ async fn an_axum_handler_has_the_trust_of_its_request_until_it_is_revoked() {
     world.registry.delete(&by_name("St. Mary")).await.unwrap();
     assert_eq!(answer(&app, Some(key.expose())).await, (401, INVALID.into()));
     assert_eq!(answer(&app, Some(other.expose())).await, (200, "Hello, St. Peter.".into()));
+}
+
+async fn name_key(KeyId(key): KeyId) -> String {
+    key.map_or("own row".into(), |id| id.to_string())
+}
+
+async fn name_any_key(key: Option<KeyId>) -> String {
+    format!("{key:?}")
+}
+
+/// By a scan and by the cache. Behind a layer that is optional for another header, the outer
+/// layer's key is not the inner one's answer.
+#[tokio::test]
+async fn a_handler_and_an_outer_layer_learn_which_key_a_request_had() {
+    let world = World::<SqliteStore>::new().await;
+    let (trust, first) = world.register("St. Mary").await;
+    let terms = KeyTerms::new().with_label("laboratory");
+    let (row, labelled) = world.registry.add_key(&trust.id.into(), &terms).await.unwrap();
+    let layer = || AuthLayer::new(world.authenticator.clone());
+    let app = Router::new().route("/", get(name_key)).layer(layer());
+    for _ in 0..2 {
+        for (key, id) in [(&first, None), (&labelled, Some(row.id))] {
+            let shown = id.map_or("own row".into(), |id: Uuid| id.to_string());
+            assert_eq!(answer(&app, Some(key.expose())).await, (200, shown));
+            let asked = Request::builder().uri("/").header("X-Api-Key", key.expose());
+            let asked = app.clone().oneshot(asked.body(Body::empty()).unwrap());
+            assert_eq!(asked.await.unwrap().extensions().get(), Some(&KeyId(id)));
+        }
+    }
+    assert_eq!(answer(&app, None).await, (401, MISSING.into()));
+
+    let optional = Router::new()
+        .route("/", get(name_any_key))
+        .layer(layer().header(KeyHeader::new(AUTHORIZATION)).optional())
+        .layer(layer());
+    assert_eq!(answer(&optional, Some(labelled.expose())).await, (200, "None".into()));
+    for app in
+        [Router::new().route("/", get(name_key)), Router::new().route("/", get(name_any_key))]
+    {
+        assert_eq!(answer(&app, Some(first.expose())).await, (500, String::new()));
+    }
 }
 
 /// The key is valid, but no layer is in front of the route.

@@ -1,10 +1,12 @@
-//! [`Authenticated`]: the trust of a request, as an argument of an axum handler.
+//! [`Authenticated`] and [`KeyId`]: the trust of a request and which of its keys it had, as
+//! arguments of an axum handler.
 
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::request::Parts;
 
+use super::KeyId;
 use crate::error::AuthError;
 use crate::trust::Trust;
 
@@ -48,12 +50,8 @@ pub struct Authenticated(pub Trust);
 impl<T: Sync> FromRequestParts<T> for Authenticated {
     type Rejection = NotAuthenticated;
 
-    async fn from_request_parts(parts: &mut Parts, state: &T) -> Result<Self, NotAuthenticated> {
-        let found = <Self as OptionalFromRequestParts<T>>::from_request_parts(parts, state).await?;
-        found.ok_or_else(|| match parts.extensions.get() {
-            Some(refused) => NotAuthenticated::Refused(AuthError::clone(refused)),
-            None => NotAuthenticated::NoLayer,
-        })
+    async fn from_request_parts(parts: &mut Parts, _: &T) -> Result<Self, NotAuthenticated> {
+        required(parts).map(Self)
     }
 }
 
@@ -66,12 +64,48 @@ impl<T: Sync> OptionalFromRequestParts<T> for Authenticated {
         parts: &mut Parts,
         _: &T,
     ) -> Result<Option<Self>, NotAuthenticated> {
-        let trust = parts.extensions.get().cloned().map(Self);
-        if trust.is_none() && parts.extensions.get::<AuthError>().is_none() {
-            return Err(NotAuthenticated::NoLayer);
-        }
-        Ok(trust)
+        optional(parts).map(|trust| trust.map(Self))
     }
+}
+
+/// As [`Authenticated`]: it refuses a request that has no trust.
+impl<T: Sync> FromRequestParts<T> for KeyId {
+    type Rejection = NotAuthenticated;
+
+    async fn from_request_parts(parts: &mut Parts, _: &T) -> Result<Self, NotAuthenticated> {
+        required(parts)
+    }
+}
+
+/// As `Option<Authenticated>`: `None` for a request that has no trust.
+impl<T: Sync> OptionalFromRequestParts<T> for KeyId {
+    type Rejection = NotAuthenticated;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        _: &T,
+    ) -> Result<Option<Self>, NotAuthenticated> {
+        optional(parts)
+    }
+}
+
+/// Returns what the layer in front has found.
+fn required<F: Clone + Send + Sync + 'static>(parts: &Parts) -> Result<F, NotAuthenticated> {
+    optional(parts)?.ok_or_else(|| match parts.extensions.get() {
+        Some(refused) => NotAuthenticated::Refused(AuthError::clone(refused)),
+        None => NotAuthenticated::NoLayer,
+    })
+}
+
+/// Returns what the layer in front has found, or `None` if it has passed on a refused request.
+fn optional<F: Clone + Send + Sync + 'static>(
+    parts: &Parts,
+) -> Result<Option<F>, NotAuthenticated> {
+    let found = parts.extensions.get().cloned();
+    if found.is_none() && parts.extensions.get::<AuthError>().is_none() {
+        return Err(NotAuthenticated::NoLayer);
+    }
+    Ok(found)
 }
 
 /// Why a handler that needs a trust gets none.

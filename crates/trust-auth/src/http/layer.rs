@@ -15,7 +15,7 @@ use http::{HeaderName, Request, Response};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{AuthBody, KeyHeader};
+use super::{AuthBody, KeyHeader, KeyId};
 use crate::attempt::Attempt;
 use crate::authenticator::Authenticator;
 use crate::error::AuthError;
@@ -25,13 +25,13 @@ use crate::trust::Trust;
 
 /// A [`tower`](https://docs.rs/tower) layer around a service whose requests need a key.
 ///
-/// A granted request reaches the service with its [`Trust`](crate::Trust) among its extensions,
-/// where the extractor `Authenticated` finds it. Any other request receives the
-/// [response](KeyHeader::refusal) of its refusal, and does not reach the service. The layer marks
-/// the key's header as sensitive, so that `Debug` does not show its value.
+/// A granted request reaches the service with its [`Trust`](crate::Trust) and its [`KeyId`] among
+/// its extensions, where the extractors `Authenticated` and `KeyId` find them. Any other request
+/// receives the [response](KeyHeader::refusal) of its refusal, and does not reach the service. The
+/// layer marks the key's header as sensitive, so that `Debug` does not show its value.
 ///
-/// The response's extensions have the `Trust`, or the [`AuthError`] of the refusal: a layer outside
-/// of this one can log them.
+/// The response's extensions have the `Trust` and the `KeyId`, or the [`AuthError`] of the refusal:
+/// a layer outside of this one can log them.
 ///
 /// # Other layers
 ///
@@ -228,12 +228,17 @@ where
             mark_as_sensitive(&mut parts, layer.header.name());
             // What another layer has found with another header is not this one's answer.
             parts.extensions.remove::<Trust>();
+            parts.extensions.remove::<KeyId>();
             parts.extensions.remove::<AuthError>();
             match attempt.result {
                 Ok(trust) => {
+                    let key = KeyId(attempt.key_id);
                     parts.extensions.insert(trust.clone());
+                    parts.extensions.insert(key);
                     let response = inner.call(Request::from_parts(parts, body)).await?;
-                    Ok(marked(response, trust))
+                    let mut response = marked(response, trust);
+                    response.extensions_mut().insert(key);
+                    Ok(response)
                 }
                 Err(refused @ (AuthError::Missing | AuthError::Invalid)) if layer.is_optional => {
                     parts.extensions.insert(refused.clone());

@@ -8,6 +8,7 @@ mod body;
 #[cfg(feature = "axum")]
 mod extractor;
 mod key_header;
+mod key_id;
 mod layer;
 mod response;
 
@@ -15,4 +16,5 @@ pub use body::AuthBody;
 #[cfg(feature = "axum")]
 pub use extractor::{Authenticated, NotAuthenticated};
 pub use key_header::KeyHeader;
+pub use key_id::KeyId;
 pub use layer::{AuthLayer, AuthService};
