@@ -244,6 +244,55 @@ async fn rl2_triggers_that_were_off_during_a_change_make_the_holder_load_again()
     assert_eq!(session.renew(id).await.unwrap(), nothing());
 }
 
+/// The two have one schema with the lease's tables. The migration of one must not change what an
+/// open transaction on the other records.
+#[tokio::test]
+async fn rl2_two_tables_of_one_name_do_not_share_a_function() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    for sql in [
+        "CREATE SCHEMA shared; CREATE TABLE shared.nothing (id int)",
+        "CREATE SCHEMA a; CREATE TABLE a.users (id int, org int)",
+        "INSERT INTO a.users VALUES (1, 5)",
+        "CREATE SCHEMA b; CREATE TABLE b.users (id int, org int)",
+    ] {
+        server.psql(&url, sql);
+    }
+    let at = |path: &str| format!("{url}?options=-c%20search_path%3D{path}");
+    let changes = |path: &str| PgChanges::new(postgres_options(&at(path)));
+    changes("shared").table("nothing", |table| table).run_migration().await.unwrap();
+    let of_a = changes("a,shared").table("users", |table| table.value("org"));
+    of_a.run_migration().await.unwrap();
+    let of_b = |column| changes("b,shared").table("users", |table| table.value(column));
+    of_b("id").run_migration().await.unwrap();
+    let mut changer = server.connect(&at("a,shared")).await;
+    let mut open = changer.begin().await.unwrap();
+    run(&mut open, "DELETE FROM users WHERE id = 1".into()).await;
+    of_b("org").run_migration().await.unwrap();
+
+    let (mut session, id) = registered(&of_a.connect().await.unwrap(), LONG, "a").await;
+    assert_eq!(renewed(&mut session, id).await, []);
+    open.commit().await.unwrap();
+    let user = Ended::Value { column: "users.org".into(), value: "5".into() };
+    assert_eq!(renewed(&mut session, id).await, [user]);
+}
+
+/// A source that the holder does not know: of its own table, and of another program's table.
+#[tokio::test]
+async fn a_record_of_another_declaration_of_a_watched_table_ends_everything() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, _feed, mut session, id) = holder(server).await;
+    let record = |source: &str| {
+        let sql = "INSERT INTO trust_auth_change (source, value) VALUES";
+        server.psql(&url, &format!("{sql} ('{source}', '1')"));
+    };
+    record("api_keys.former");
+    assert_eq!(renewed(&mut session, id).await, [Ended::Everything]);
+    session.renew(id).await.unwrap();
+    record("api_keys_of_others.user_id");
+    assert_eq!(renewed(&mut session, id).await, []);
+}
+
 /// What changes rows, or what they mean, without a trigger.
 #[tokio::test]
 async fn rl2_a_table_that_was_changed_as_a_whole_makes_the_holder_load_again() {

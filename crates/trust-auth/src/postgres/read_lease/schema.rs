@@ -227,7 +227,7 @@ impl LeaseSource {
             return Err(self.unusable(&format!("`{name}` {reason}")));
         }
         let (named, compared) = self.columns(connection, table, oid).await?;
-        let sql = TriggerSql::new(namespace, table, &named, &compared);
+        let sql = TriggerSql::new(namespace, &qualified, table, &named, &compared);
         if format!("{}{qualified}", sql.body).contains("$trust_auth$") {
             return Err(self.unusable(&format!("`{name}` has the text `$trust_auth$` in a name")));
         }
@@ -326,13 +326,15 @@ impl LeaseSource {
                  AND g.tgtype = wanted.type AND g.tgenabled = 'A' AND g.tgattr::text = '' \
                  AND g.tgargs = convert_to($4, 'UTF8') || '\\x00'::bytea \
                  AND (g.tgqual IS NOT NULL) = (wanted.type & 16 <> 0) \
-             JOIN pg_proc AS f ON f.oid = g.tgfoid AND f.prosrc = $5 AND f.prosecdef",
+             JOIN pg_proc AS f ON f.oid = g.tgfoid AND f.prosrc = $5 AND f.prosecdef \
+                 AND f.oid = to_regprocedure($6 || '()')",
         )
         .bind(oid)
         .bind(TRIGGERS.map(|(name, _)| name.to_owned()).to_vec())
         .bind(TRIGGERS.map(|(_, kind)| kind).to_vec())
         .bind(&sql.stamp)
         .bind(&sql.body)
+        .bind(&sql.function)
         .fetch_one(connection)
         .await
         .map_err(|error| self.failed(&error))?;

@@ -219,7 +219,9 @@ impl PgSession {
                 Ok(id) => Some(Ended::Trust { id, row: trust(row, &self.warnings) }),
                 Err(_) => Some(Ended::Everything),
             },
-            // Another program's table, or one of an earlier declaration.
+            // Another declaration of a watched table.
+            None if self.source.watches_table_of(&source) => Some(Ended::Everything),
+            // Another program's table.
             None => None,
         })
     }

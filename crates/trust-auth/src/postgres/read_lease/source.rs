@@ -87,6 +87,12 @@ impl LeaseSource {
         failure::lease_failed(error, &self.connector.location, self.limit())
     }
 
+    /// Returns whether the source of a record, which is `table.column`, names a watched table.
+    pub(super) fn watches_table_of(&self, source: &str) -> bool {
+        let is_of = |rest: &str| rest.starts_with('.');
+        self.tables.iter().any(|table| source.strip_prefix(&*table.name).is_some_and(is_of))
+    }
+
     /// Returns the time limit of a statement.
     pub(super) fn limit(&self) -> Duration {
         self.connector.query_timeout

@@ -19,6 +19,9 @@ pub(super) const TRIGGERS: [(&str, i16); 3] = [
 /// the transaction. `trust_auth_barrier` refuses to be the barrier of another schema's records.
 const RECORDED: &str = "trust_auth.recorded";
 
+/// How the name of each function begins.
+const PREFIX: &str = "trust_auth_rec_";
+
 /// The longest name of an object of PostgreSQL, in bytes.
 const LONGEST_NAME: usize = 63;
 
@@ -171,9 +174,11 @@ pub(super) struct TriggerSql {
 }
 
 impl TriggerSql {
-    /// Makes the SQL. `namespace` has the lease's own tables, and is quoted.
+    /// Makes the SQL. `namespace` has the lease's own tables, and is quoted. So is the name of the
+    /// table, which is qualified.
     pub(super) fn new(
         namespace: &str,
+        qualified_table: &str,
         table: &WatchedTable,
         named: &[NamedColumn],
         compared: &[ComparedColumn],
@@ -208,7 +213,7 @@ impl TriggerSql {
         let condition = format!("pg_catalog.record_image_ne({}, {})", row("OLD"), row("NEW"));
         let numbers: Vec<_> = compared.iter().map(|column| column.number).collect();
         let stamp = KeyHash::of(format!("{body}{condition}{numbers:?}")).to_hex()[..32].to_owned();
-        Self { function: function_name(namespace, &table.name), body, stamp, condition }
+        Self { function: function_name(namespace, qualified_table), body, stamp, condition }
     }
 
     /// Returns the statements that make the function and the triggers, or replace them.
@@ -253,15 +258,21 @@ fn column_steps(record: &str, column: &NamedColumn) -> String {
     )
 }
 
-/// Returns the name of a table's function. A long name is shortened, and made unique by a digest.
-fn function_name(namespace: &str, table: &str) -> String {
-    let mut name = format!("trust_auth_rec_{table}").to_lowercase();
-    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-        || name.len() > LONGEST_NAME
-    {
-        name = format!("trust_auth_rec_{}", &KeyHash::of(table).to_hex()[..16]);
+/// Returns the name of a table's function, which no other table has: to replace it locks its own
+/// table alone. The names are quoted, and the table's is qualified. A table of another schema than
+/// the lease's, and one with other characters or a long name, gives a digest.
+fn function_name(namespace: &str, qualified_table: &str) -> String {
+    let own = qualified_table.strip_prefix(namespace).and_then(|rest| rest.strip_prefix('.'));
+    let is_plain = |name: &&str| {
+        name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+            && name.len() + PREFIX.len() <= LONGEST_NAME
+    };
+    match own.filter(is_plain) {
+        Some(own) => format!("{namespace}.{PREFIX}{own}"),
+        None => {
+            format!("{namespace}.{PREFIX}{}", &KeyHash::of(qualified_table).to_hex()[..32])
+        }
     }
-    format!("{namespace}.{name}")
 }
 
 #[cfg(test)]
@@ -270,12 +281,16 @@ mod tests {
 
     #[test]
     fn a_tables_name_with_other_characters_gives_a_plain_name_of_a_function() {
-        assert_eq!(function_name("public", "users"), "public.trust_auth_rec_users");
-        for table in ["auth.users", "\"a b\"", &"x".repeat(60)] {
-            let name = function_name("public", table);
+        assert_eq!(function_name("public", "public.users"), "public.trust_auth_rec_users");
+        let of = |table: &str| function_name("public", table);
+        for table in ["auth.users", "public.\"a b\"", &format!("public.{}", "x".repeat(60))] {
+            let name = of(table);
             assert!(name.starts_with("public.trust_auth_rec_") && name.len() <= 63 + 7, "{name}");
-            assert!(!name.contains(table), "{name}");
+            assert!(!name.contains(table.split_once('.').unwrap().1), "{name}");
         }
+        assert_ne!(of("auth.users"), of("public.users"));
+        assert_ne!(of("auth.users"), of("other.users"));
+        assert_ne!(of("publicity.users"), of("public.ity.users"));
     }
 
     #[test]
@@ -285,7 +300,8 @@ mod tests {
             let columns = columns
                 .iter()
                 .map(|&(name, number)| ComparedColumn { quoted: name.to_owned(), number });
-            TriggerSql::new("public", &table, &[], &columns.collect::<Vec<_>>()).stamp
+            TriggerSql::new("public", "public.users", &table, &[], &columns.collect::<Vec<_>>())
+                .stamp
         };
         assert_ne!(stamp(&[("a", 1)]), stamp(&[("a", 1), ("b", 2)]));
         assert_ne!(stamp(&[("a", 1)]), stamp(&[("a", 2)]));
