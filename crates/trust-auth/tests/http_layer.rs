@@ -424,7 +424,7 @@ async fn an_optional_layer_passes_on_who_has_no_key_and_says_so() {
 #[tokio::test]
 async fn a_refusal_of_the_applications_own_replaces_the_whole_response() {
     let world = World::<MemoryStore>::new().await;
-    let layer = AuthLayer::new(world.authenticator.clone()).refuse_with(|refused, request| {
+    let layer = AuthLayer::new(world.authenticator.clone()).refuse_with(|refused, request, _| {
         let key = &request.headers["x-api-key"];
         assert!(key.is_sensitive());
         let text = format!("{} {}", request.uri.path(), refused.kind());
@@ -438,6 +438,39 @@ async fn a_refusal_of_the_applications_own_replaces_the_whole_response() {
     assert!(!response.headers().contains_key(WWW_AUTHENTICATE));
     assert!(matches!(response.extensions().get(), Some(AuthError::Invalid)));
     assert_eq!(to_bytes(response.into_body(), 10_000).await.unwrap(), "/ invalid");
+}
+
+/// The status, two headers and the body of a refusal.
+async fn refusal_of(app: &Router, path: &str) -> (u16, [String; 2], String) {
+    let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+    let response = app.clone().oneshot(request).await.unwrap();
+    let header = |name| response.headers()[name].to_str().unwrap().to_owned();
+    let headers = [header(WWW_AUTHENTICATE), header(CONTENT_TYPE)];
+    let status = response.status().as_u16();
+    let body = to_bytes(response.into_body(), 10_000).await.unwrap();
+    (status, headers, String::from_utf8(body.to_vec()).unwrap())
+}
+
+/// The scheme is set after `refuse_with`, and reaches it all the same.
+#[tokio::test]
+async fn a_layer_and_a_handler_behind_an_optional_one_refuse_alike() {
+    let world = World::<MemoryStore>::new().await;
+    let layer = AuthLayer::new(world.authenticator.clone())
+        .refuse_with(|refused, request, response| {
+            let text = format!("\"{} {}\"", request.uri.path(), refused.kind());
+            response.map(|_| text.into())
+        })
+        .header(KeyHeader::new(AUTHORIZATION).scheme("Bearer"));
+    let app = Router::new()
+        .route("/optional", get(greet))
+        .route("/key", get(name_key))
+        .layer(layer.clone().optional())
+        .route("/required", get(greet).layer(layer));
+    for path in ["/optional", "/key", "/required"] {
+        let headers = ["Bearer", "application/json"].map(str::to_owned);
+        let body = format!("\"{path} missing\"");
+        assert_eq!(refusal_of(&app, path).await, (401, headers, body));
+    }
 }
 
 /// Layers that wrap the body, or need an empty one, fit on both sides.

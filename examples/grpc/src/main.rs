@@ -20,7 +20,7 @@ use trust_auth::{AuthError, AuthLayer, NewTrust, SqliteStore, TrustAuth};
 
 /// Makes the response to a refused call. A client that is not authenticated must not try again, and
 /// one that met an unavailable store may.
-fn as_grpc(refused: &AuthError, _: &Parts) -> Response<Bytes> {
+fn as_grpc(refused: &AuthError, _: &Parts, _: Response<Bytes>) -> Response<Bytes> {
     let status = match refused.status() {
         401 => Status::unauthenticated(refused.detail()),
         _ => Status::unavailable(refused.detail()),

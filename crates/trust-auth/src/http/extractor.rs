@@ -1,12 +1,15 @@
 //! [`Authenticated`] and [`KeyId`]: the trust of a request and which of its keys it had, as
 //! arguments of an axum handler.
 
+use axum_core::body::Body;
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::StatusCode;
 use http::request::Parts;
 
 use super::KeyId;
+use super::refusals::Refusals;
 use crate::error::AuthError;
 use crate::trust::Trust;
 
@@ -91,8 +94,12 @@ impl<T: Sync> OptionalFromRequestParts<T> for KeyId {
 
 /// Returns what the layer in front has found.
 fn required<F: Clone + Send + Sync + 'static>(parts: &Parts) -> Result<F, NotAuthenticated> {
-    optional(parts)?.ok_or_else(|| match parts.extensions.get() {
-        Some(refused) => NotAuthenticated::Refused(AuthError::clone(refused)),
+    optional(parts)?.ok_or_else(|| match parts.extensions.get::<AuthError>() {
+        Some(refused) => {
+            let refusals = parts.extensions.get::<Refusals>().cloned().unwrap_or_default();
+            let response = Box::new(refusals.response(refused, parts));
+            NotAuthenticated::Refused { error: refused.clone(), response }
+        }
         None => NotAuthenticated::NoLayer,
     })
 }
@@ -116,10 +123,15 @@ pub enum NotAuthenticated {
     /// application, and not of the request. 500.
     #[error("no AuthLayer is in front of this route; add one to the router")]
     NoLayer,
-    /// The layer in front is [optional](crate::AuthLayer::optional), and the handler is not. The
-    /// response is [`AuthError::to_response`], whatever header and refusals the layer has.
-    #[error(transparent)]
-    Refused(AuthError),
+    /// The layer in front is [optional](crate::AuthLayer::optional), and the handler is not.
+    #[error("{error}")]
+    Refused {
+        /// The refusal.
+        error: AuthError,
+        /// The response of that layer, with its [header](crate::AuthLayer::header) and its
+        /// [`refuse_with`](crate::AuthLayer::refuse_with).
+        response: Box<http::Response<Bytes>>,
+    },
 }
 
 impl IntoResponse for NotAuthenticated {
@@ -129,7 +141,7 @@ impl IntoResponse for NotAuthenticated {
                 tracing::error!("{self}");
                 StatusCode::INTERNAL_SERVER_ERROR.into_response()
             }
-            Self::Refused(refused) => refused.into_response(),
+            Self::Refused { response, .. } => response.map(Body::from),
         }
     }
 }

@@ -15,6 +15,7 @@ use http::{HeaderName, Request, Response};
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::refusals::Refusals;
 use super::{AuthBody, KeyHeader, KeyId};
 use crate::attempt::Attempt;
 use crate::authenticator::Authenticator;
@@ -38,6 +39,57 @@ use crate::trust::Trust;
 /// Any order compiles. A layer outside sees each request, and a layer inside only those that are
 /// passed on. A browser sends no key with a preflight request, so the layer for CORS must be
 /// outside: inside, each preflight is refused.
+///
+/// In axum, mount one layer for each group of routes, by `route_layer`: behind `layer`, a path
+/// without a route is a 401 and not a 404.
+///
+#[cfg_attr(feature = "axum", doc = "```")]
+#[cfg_attr(not(feature = "axum"), doc = "```ignore")]
+/// use axum::Router;
+/// use axum::routing::get;
+/// use tower_http::cors::CorsLayer;
+/// use tower_http::trace::TraceLayer;
+/// use trust_auth::{AuthLayer, Authenticated};
+/// # use axum::body::Body;
+/// # use http::Request;
+/// # use tower::ServiceExt;
+/// # use trust_auth::{MemoryStore, TrustAuth};
+///
+/// async fn health() {}
+///
+/// async fn catalogue(caller: Option<Authenticated>) -> String {
+///     let name = caller.map_or("visitor".into(), |Authenticated(trust)| trust.name);
+///     format!("Hello, {name}.")
+/// }
+///
+/// async fn orders(Authenticated(trust): Authenticated) -> String {
+///     format!("The orders of {}.", trust.name)
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let auth = TrustAuth::builder(MemoryStore::new()).build();
+/// let layer = AuthLayer::new(auth.authenticator().clone());
+/// let required = Router::new().route("/orders", get(orders)).route_layer(layer.clone());
+/// let optional = Router::new().route("/catalogue", get(catalogue)).route_layer(layer.optional());
+/// let app: Router = Router::new()
+///     .route("/health", get(health))
+///     .merge(optional)
+///     .merge(required)
+///     .layer(CorsLayer::permissive())
+///     .layer(TraceLayer::new_for_http());
+/// # for (path, status) in
+/// #     [("/health", 200), ("/catalogue", 200), ("/orders", 401), ("/none", 404)]
+/// # {
+/// #     let response = app.clone().oneshot(Request::get(path).body(Body::empty())?).await?;
+/// #     assert_eq!(response.status(), status, "{path}");
+/// # }
+/// # let preflight = Request::options("/orders")
+/// #     .header("origin", "https://app.example")
+/// #     .header("access-control-request-method", "GET");
+/// # assert_eq!(app.oneshot(preflight.body(Body::empty())?).await?.status(), 200);
+/// # Ok(()) }
+/// ```
 ///
 /// # Logs
 ///
@@ -77,15 +129,11 @@ use crate::trust::Trust;
 /// ```
 pub struct AuthLayer<S> {
     authenticator: Authenticator<S>,
-    header: Arc<KeyHeader>,
+    refusals: Refusals,
     is_optional: bool,
-    refusal: Option<Arc<Refusal>>,
     /// Shared by all clones, as the authenticator is.
     failures: Arc<LogLimit>,
 }
-
-/// Makes the response to a refused request.
-type Refusal = dyn Fn(&AuthError, &Parts) -> Response<Bytes> + Send + Sync;
 
 /// The target of the event for each decision.
 const DECISION: &str = "trust_auth::decision";
@@ -94,14 +142,14 @@ impl<S: TrustStore> AuthLayer<S> {
     /// Returns a layer around this authenticator, which reads the key from `X-Api-Key`.
     #[must_use]
     pub fn new(authenticator: Authenticator<S>) -> Self {
-        let (header, failures) = (Arc::default(), Arc::default());
-        Self { authenticator, header, is_optional: false, refusal: None, failures }
+        let (refusals, failures) = (Refusals::default(), Arc::default());
+        Self { authenticator, refusals, is_optional: false, failures }
     }
 
     /// Reads the key from another header.
     #[must_use]
     pub fn header(mut self, header: KeyHeader) -> Self {
-        self.header = Arc::new(header);
+        self.refusals.set_header(header);
         self
     }
 
@@ -137,27 +185,46 @@ impl<S: TrustStore> AuthLayer<S> {
         self
     }
 
-    /// Answers a refused request with a response of the application's own: status, headers and
-    /// body. [`AuthError::to_response`] has the headers that a refusal needs. The layer adds
-    /// nothing.
+    /// Answers a refused request with a response of the application's own. The third argument is the
+    /// layer's own response, with the status and all headers that the refusal needs:
+    /// `WWW-Authenticate` with the scheme of the [header](Self::header), `Retry-After`,
+    /// `Cache-Control`, and `Content-Type: application/json`. What the closure returns is sent as it
+    /// is.
+    ///
+    /// A handler that refuses what an [optional](Self::optional) layer has passed on, because it
+    /// takes `Authenticated`, sends the same response.
     ///
     /// ```
-    /// use http::Response;
+    /// use trust_auth::AuthLayer;
     /// # use std::sync::Arc;
-    /// # use trust_auth::{AuthLayer, Authenticator, MemoryStore};
+    /// # use http::{Request, Response};
+    /// # use http::header::AUTHORIZATION;
+    /// # use tower::{Layer, ServiceExt, service_fn};
+    /// # use trust_auth::{Authenticator, KeyHeader, MemoryStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let authenticator = Authenticator::new(Arc::new(MemoryStore::new()), Arc::default());
-    /// let layer = AuthLayer::new(authenticator).refuse_with(|refused, request| {
-    ///     refused.to_response::<&str>().map(|_| {
-    ///         format!("{}: {}", request.uri.path(), refused.kind()).into()
-    ///     })
+    /// let layer = AuthLayer::new(authenticator).refuse_with(|refused, request, response| {
+    ///     let body = serde_json::json!({ "error": refused.kind(), "path": request.uri.path() });
+    ///     response.map(|_| body.to_string().into())
     /// });
+    /// # let layer = layer.header(KeyHeader::new(AUTHORIZATION).scheme("Bearer"));
+    /// # let unreached = async |_| Ok::<_, std::convert::Infallible>(Response::new(String::new()));
+    /// # let request = Request::builder().uri("/orders").body(String::new())?;
+    /// # let response = layer.layer(service_fn(unreached)).oneshot(request).await?;
+    /// # assert_eq!((response.status().as_u16(), response.headers().len()), (401, 3));
+    /// # assert_eq!(response.headers()["content-type"], "application/json");
+    /// # assert_eq!(response.headers()["www-authenticate"], "Bearer");
+    /// # let body = response.into_body().into_inner().unwrap_err();
+    /// # assert_eq!(body, r#"{"error":"missing","path":"/orders"}"#);
+    /// # Ok(()) }
     /// ```
     #[must_use]
     pub fn refuse_with(
         mut self,
-        refusal: impl Fn(&AuthError, &Parts) -> Response<Bytes> + Send + Sync + 'static,
+        refusal: impl Fn(&AuthError, &Parts, Response<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
     ) -> Self {
-        self.refusal = Some(Arc::new(refusal));
+        self.refusals.set_own(refusal);
         self
     }
 
@@ -173,10 +240,7 @@ impl<S: TrustStore> AuthLayer<S> {
                 "the store failed: a request is refused"
             );
         }
-        let response = match &self.refusal {
-            Some(refusal) => refusal(&refused, request),
-            None => self.header.refusal(&refused),
-        };
+        let response = self.refusals.response(&refused, request);
         let mut response = response.map(AuthBody::of_refusal);
         response.extensions_mut().insert(refused);
         response
@@ -221,11 +285,12 @@ where
             let begun =
                 tracing::enabled!(target: DECISION, tracing::Level::DEBUG).then(Instant::now);
             let (mut parts, body) = request.into_parts();
-            let attempt = layer.authenticator.attempt_headers(&parts.headers, &layer.header).await;
+            let header = layer.refusals.header();
+            let attempt = layer.authenticator.attempt_headers(&parts.headers, header).await;
             if let Some(begun) = begun {
                 log_decision(&attempt, begun);
             }
-            mark_as_sensitive(&mut parts, layer.header.name());
+            mark_as_sensitive(&mut parts, header.name());
             // What another layer has found with another header is not this one's answer.
             parts.extensions.remove::<Trust>();
             parts.extensions.remove::<KeyId>();
@@ -242,6 +307,7 @@ where
                 }
                 Err(refused @ (AuthError::Missing | AuthError::Invalid)) if layer.is_optional => {
                     parts.extensions.insert(refused.clone());
+                    parts.extensions.insert(layer.refusals.clone());
                     let response = inner.call(Request::from_parts(parts, body)).await?;
                     Ok(marked(response, refused))
                 }
@@ -287,9 +353,8 @@ impl<S> Clone for AuthLayer<S> {
     fn clone(&self) -> Self {
         Self {
             authenticator: self.authenticator.clone(),
-            header: Arc::clone(&self.header),
+            refusals: self.refusals.clone(),
             is_optional: self.is_optional,
-            refusal: self.refusal.clone(),
             failures: Arc::clone(&self.failures),
         }
     }
@@ -305,7 +370,7 @@ impl<S> fmt::Debug for AuthLayer<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AuthLayer")
             .field("authenticator", &self.authenticator)
-            .field("header", &self.header)
+            .field("header", self.refusals.header())
             .field("is_optional", &self.is_optional)
             .finish_non_exhaustive()
     }

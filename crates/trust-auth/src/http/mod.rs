@@ -10,6 +10,7 @@ mod extractor;
 mod key_header;
 mod key_id;
 mod layer;
+mod refusals;
 mod response;
 
 pub use body::AuthBody;

@@ -10,9 +10,10 @@ impl AuthError {
     /// that can be made from a text, such as `String`, `http_body_util::Full<Bytes>` or
     /// `axum::body::Body`.
     ///
-    /// A 401 has `WWW-Authenticate`, and a 503 has `Retry-After`. Each response has
-    /// `Cache-Control: no-store`, because a proxy that cached a refusal would refuse a trust that
-    /// was registered since.
+    /// A 401 has `WWW-Authenticate: ApiKey`, and a 503 has `Retry-After`. For a key in a header of
+    /// another scheme, [`KeyHeader::refusal`](crate::KeyHeader::refusal) names that scheme. Each
+    /// response has `Content-Type: application/json`. Each has `Cache-Control: no-store`, because a
+    /// proxy that cached a refusal would refuse a trust that was registered since.
     ///
     /// ```
     /// use trust_auth::AuthError;
