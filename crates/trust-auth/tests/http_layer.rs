@@ -421,6 +421,31 @@ async fn an_optional_layer_passes_on_who_has_no_key_and_says_so() {
     assert_eq!(answer(&app, Some(key.expose())).await, (200, "Hello.".into()));
 }
 
+/// A revoked key is not a visitor's. A damaged one, two headers, and a store that is down are
+/// refused, too.
+#[tokio::test]
+async fn a_layer_that_allows_a_missing_key_refuses_a_wrong_one() {
+    let world = World::<Tampered<SqliteStore>>::tampered().await;
+    let (_, key) = world.register("St. Mary").await;
+    let layer = AuthLayer::new(world.authenticator.clone()).optional().allow_missing();
+    let app = Router::new().route("/", get(greet_anyone)).layer(layer.clone());
+    assert_eq!(answer(&app, Some(key.expose())).await, (200, "Hello, St. Mary.".into()));
+    for without in [None, Some("")] {
+        assert_eq!(answer(&app, without).await, (200, "Hello.".into()));
+    }
+    assert_eq!(answer(&app, Some("no trust has this")).await, (401, INVALID.into()));
+    world.registry.disable(&by_name("St. Mary")).await.unwrap();
+    assert_eq!(answer(&app, Some(key.expose())).await, (401, INVALID.into()));
+    let two = Request::builder().uri("/").header("x-api-key", "a").header("x-api-key", "b");
+    let two = app.clone().oneshot(two.body(Body::empty()).unwrap()).await.unwrap();
+    assert_eq!(two.status(), StatusCode::UNAUTHORIZED);
+    world.store.at(Moment::CandidatesRead, async { Err(StoreError::Busy) });
+    assert_eq!(answer(&app, Some("no trust has this")).await, (503, UNAVAILABLE.into()));
+
+    let optional = Router::new().route("/", get(greet_anyone)).layer(layer.optional());
+    assert_eq!(answer(&optional, Some("no trust has this")).await, (200, "Hello.".into()));
+}
+
 #[tokio::test]
 async fn a_refusal_of_the_applications_own_replaces_the_whole_response() {
     let world = World::<MemoryStore>::new().await;

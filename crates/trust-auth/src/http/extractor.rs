@@ -17,7 +17,8 @@ use crate::trust::Trust;
 ///
 /// It reads nothing and decides nothing. On a route without a layer in front, the request is
 /// refused with [`NotAuthenticated`]: a forgotten layer grants nothing. `Option<Authenticated>` is
-/// for routes behind an [optional](crate::AuthLayer::optional) layer.
+/// for routes behind a layer that is [optional](crate::AuthLayer::optional), or that
+/// [allows a missing key](crate::AuthLayer::allow_missing).
 ///
 /// # Examples
 ///

@@ -130,9 +130,28 @@ use crate::trust::Trust;
 pub struct AuthLayer<S> {
     authenticator: Authenticator<S>,
     refusals: Refusals,
-    is_optional: bool,
+    passes_on: PassedOn,
     /// Shared by all clones, as the authenticator is.
     failures: Arc<LogLimit>,
+}
+
+/// Which refused requests reach the service all the same.
+#[derive(Clone, Copy, Debug)]
+enum PassedOn {
+    None,
+    Missing,
+    MissingOrInvalid,
+}
+
+impl PassedOn {
+    /// What the store did not decide is never included.
+    fn includes(self, refused: &AuthError) -> bool {
+        match refused {
+            AuthError::Missing => matches!(self, Self::Missing | Self::MissingOrInvalid),
+            AuthError::Invalid => matches!(self, Self::MissingOrInvalid),
+            AuthError::Unavailable(_) | AuthError::Overloaded => false,
+        }
+    }
 }
 
 /// The target of the event for each decision.
@@ -143,7 +162,7 @@ impl<S: TrustStore> AuthLayer<S> {
     #[must_use]
     pub fn new(authenticator: Authenticator<S>) -> Self {
         let (refusals, failures) = (Refusals::default(), Arc::default());
-        Self { authenticator, refusals, is_optional: false, failures }
+        Self { authenticator, refusals, passes_on: PassedOn::None, failures }
     }
 
     /// Reads the key from another header.
@@ -156,6 +175,7 @@ impl<S: TrustStore> AuthLayer<S> {
     /// Passes on also a request without a key, or with an invalid one. Its extensions then have no
     /// [`Trust`](crate::Trust), and the [`AuthError`] in its place. The extractor
     /// `Option<Authenticated>` is `None` for it, and `Authenticated` refuses it.
+    /// [`allow_missing`](Self::allow_missing) refuses an invalid key.
     ///
     /// While the store does not answer, a request with a key that is not known is refused: it may
     /// be a trust's. A request without a key is passed on after the
@@ -181,15 +201,47 @@ impl<S: TrustStore> AuthLayer<S> {
     /// ```
     #[must_use]
     pub fn optional(mut self) -> Self {
-        self.is_optional = true;
+        self.passes_on = PassedOn::MissingOrInvalid;
         self
     }
 
-    /// Answers a refused request with a response of the application's own. The third argument is the
-    /// layer's own response, with the status and all headers that the refusal needs:
+    /// Passes on also a request without a key, and refuses one with an invalid key: a client whose
+    /// key was revoked learns of it, and is no visitor. Otherwise as [`optional`](Self::optional);
+    /// of the two, the last call counts.
+    ///
+    /// Without a key is a request for which [`KeyHeader::read`] returns `None`, such as one with
+    /// another scheme in its header.
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use std::sync::Arc;
+    /// # use http::{Request, Response};
+    /// # use tower::{Layer, ServiceExt, service_fn};
+    /// # use trust_auth::{AuthLayer, Authenticator, MemoryStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let authenticator = Authenticator::new(Arc::new(MemoryStore::new()), Arc::default());
+    /// # let greet = service_fn(async |_: Request<String>| {
+    /// #     Ok::<_, Infallible>(Response::new("Hello.".to_owned()))
+    /// # });
+    /// let service = AuthLayer::new(authenticator).allow_missing().layer(greet);
+    /// let without = Request::default();
+    /// assert_eq!(service.clone().oneshot(without).await?.status(), 200);
+    /// let invalid = Request::builder().header("X-Api-Key", "no trust has this");
+    /// assert_eq!(service.oneshot(invalid.body(String::new())?).await?.status(), 401);
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn allow_missing(mut self) -> Self {
+        self.passes_on = PassedOn::Missing;
+        self
+    }
+
+    /// Answers a refused request with a response of the application's own. The third argument is
+    /// the layer's own response, with the status and all headers that the refusal needs:
     /// `WWW-Authenticate` with the scheme of the [header](Self::header), `Retry-After`,
-    /// `Cache-Control`, and `Content-Type: application/json`. What the closure returns is sent as it
-    /// is.
+    /// `Cache-Control`, and `Content-Type: application/json`. What the closure returns is sent as
+    /// it is.
     ///
     /// A handler that refuses what an [optional](Self::optional) layer has passed on, because it
     /// takes `Authenticated`, sends the same response.
@@ -220,11 +272,11 @@ impl<S: TrustStore> AuthLayer<S> {
     /// # Ok(()) }
     /// ```
     #[must_use]
-    pub fn refuse_with(
-        mut self,
-        refusal: impl Fn(&AuthError, &Parts, Response<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
-    ) -> Self {
-        self.refusals.set_own(refusal);
+    pub fn refuse_with<F>(mut self, refusal: F) -> Self
+    where
+        F: Fn(&AuthError, &Parts, Response<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
+    {
+        self.refusals.set_own(Arc::new(refusal));
         self
     }
 
@@ -305,7 +357,7 @@ where
                     response.extensions_mut().insert(key);
                     Ok(response)
                 }
-                Err(refused @ (AuthError::Missing | AuthError::Invalid)) if layer.is_optional => {
+                Err(refused) if layer.passes_on.includes(&refused) => {
                     parts.extensions.insert(refused.clone());
                     parts.extensions.insert(layer.refusals.clone());
                     let response = inner.call(Request::from_parts(parts, body)).await?;
@@ -354,7 +406,7 @@ impl<S> Clone for AuthLayer<S> {
         Self {
             authenticator: self.authenticator.clone(),
             refusals: self.refusals.clone(),
-            is_optional: self.is_optional,
+            passes_on: self.passes_on,
             failures: Arc::clone(&self.failures),
         }
     }
@@ -371,7 +423,7 @@ impl<S> fmt::Debug for AuthLayer<S> {
         f.debug_struct("AuthLayer")
             .field("authenticator", &self.authenticator)
             .field("header", self.refusals.header())
-            .field("is_optional", &self.is_optional)
+            .field("passes_on", &self.passes_on)
             .finish_non_exhaustive()
     }
 }

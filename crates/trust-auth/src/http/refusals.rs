@@ -10,7 +10,7 @@ use super::KeyHeader;
 use crate::error::AuthError;
 
 /// Makes the application's response from the layer's.
-type Own = dyn Fn(&AuthError, &Parts, Response<Bytes>) -> Response<Bytes> + Send + Sync;
+pub(super) type Own = dyn Fn(&AuthError, &Parts, Response<Bytes>) -> Response<Bytes> + Send + Sync;
 
 /// Makes the responses to refused requests. The layer uses it, and puts it among the extensions of
 /// a refused request that it passes on: there an extractor uses it.
@@ -29,11 +29,8 @@ impl Refusals {
         self.header = Arc::new(header);
     }
 
-    pub(super) fn set_own(
-        &mut self,
-        own: impl Fn(&AuthError, &Parts, Response<Bytes>) -> Response<Bytes> + Send + Sync + 'static,
-    ) {
-        self.own = Some(Arc::new(own));
+    pub(super) fn set_own(&mut self, own: Arc<Own>) {
+        self.own = Some(own);
     }
 
     pub(super) fn response(&self, refused: &AuthError, request: &Parts) -> Response<Bytes> {
