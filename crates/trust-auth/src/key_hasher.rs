@@ -39,6 +39,7 @@ use crate::pepper::{Pepper, PepperError};
 /// # let (new, former) = ([1; 32], [2; 32]);
 /// // As a rule by `Pepper::read("/run/secrets/pepper")`.
 /// let hasher = KeyHasher::peppered(Pepper::new(new)?).accepting(Pepper::new(former)?)?;
+/// // Over a database, with `.watch()` before `.build()`.
 /// let auth = TrustAuth::builder(MemoryStore::new()).key_hasher(hasher).build();
 /// let (trust, key) = auth.registry().register(NewTrust::new("St. Mary")?).await?;
 /// assert_eq!(auth.authenticate(Some(key.expose())).await?.id, trust.id);

@@ -28,6 +28,13 @@ use crate::watcher::{WatchStore, Watcher};
 /// [`watcher`](Self::watcher) removes what other processes change. It stops when the last clone is
 /// dropped.
 ///
+/// # Which of these watch
+///
+/// `TrustAuth::connect` and [`TrustAuth::new`] watch the store. [`TrustAuth::builder`] does so only
+/// with [`watch`](TrustAuthBuilder::watch): `TrustAuth::builder(store).watch().build()`. Without a
+/// watcher a revoked key is refused all the same, because its live row is read. The cache keeps the
+/// entry until it expires, and each request with the key costs a read and a scan.
+///
 /// # Examples
 ///
 /// Over a database, with the feature `sqlite` or `postgres`:
@@ -103,7 +110,8 @@ impl<S: WatchStore> TrustAuth<S> {
 }
 
 impl<S: TrustStore> TrustAuth<S> {
-    /// Returns a builder over this store, which chooses the cache and the limits.
+    /// Returns a builder over this store, which chooses the cache and the limits. It watches the
+    /// store only with [`watch`](TrustAuthBuilder::watch); [`new`](Self::new) always does.
     pub fn builder(store: S) -> TrustAuthBuilder<S> {
         let limits = AuthenticatorBuilder::new(Arc::new(store), Arc::default());
         TrustAuthBuilder { limits, watch: None }
@@ -145,7 +153,8 @@ impl<S> TrustAuth<S> {
         &self.registry
     }
 
-    /// Returns the watcher, if the store is watched.
+    /// Returns the watcher, if the store is watched: see [which of these
+    /// watch](Self#which-of-these-watch).
     #[must_use]
     pub fn watcher(&self) -> Option<&Watcher> {
         self.watcher.as_deref()
@@ -221,6 +230,7 @@ impl<S: TrustStore> TrustAuthBuilder<S> {
     }
 
     /// Watches the store: changes by other processes are removed from the cache. Default: no watch.
+    /// Each store that other processes change needs it.
     pub fn watch(mut self) -> Self
     where
         S: WatchStore,

@@ -45,7 +45,7 @@ impl PostgresStore {
     ///
     /// # async fn own(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
     /// let store = PostgresStore::over(pool.clone()).connect().await?;
-    /// let auth = TrustAuth::builder(store).build();
+    /// let auth = TrustAuth::builder(store).watch().build();
     /// # Ok(()) }
     /// ```
     pub fn over(pool: PgPool) -> PostgresOptions {

@@ -37,7 +37,7 @@ impl SqliteStore {
     ///
     /// # async fn own(pool: sqlx::SqlitePool) -> Result<(), Box<dyn std::error::Error>> {
     /// let store = SqliteStore::over(pool.clone()).connect().await?;
-    /// let auth = TrustAuth::builder(store).build();
+    /// let auth = TrustAuth::builder(store).watch().build();
     /// # Ok(()) }
     /// ```
     pub fn over(pool: SqlitePool) -> SqliteOptions {
