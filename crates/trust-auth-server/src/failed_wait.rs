@@ -20,6 +20,9 @@ pub(crate) enum FailedWait {
     NewKey,
     /// A later rotation took the place of this one, whose new key is dead. The answer has no key.
     Replaced,
+    /// A failover has lost the rotation, whose new key is dead, and an old key is valid. The answer
+    /// has no key.
+    Lost,
 }
 
 impl FailedWait {
@@ -34,6 +37,9 @@ impl FailedWait {
             _ if !found_trust => Self::Gone,
             (RevocationStep::Rotate(_), RegistryError::Store(StoreError::Superseded)) => {
                 Self::Replaced
+            }
+            (RevocationStep::Rotate(_), RegistryError::Store(StoreError::RotationLost)) => {
+                Self::Lost
             }
             (RevocationStep::Rotate(_), _) => Self::NewKey,
             _ => Self::Repeatable,
@@ -58,11 +64,16 @@ impl FailedWait {
                  read lease may grant the old key, for the length of a lease at most. Keep the new \
                  key, and rotate again only if it is refused. The wait failed: {why}"
             ),
-            Self::Replaced => "a later rotation took the place of this one before the database \
-                               restarted or failed over, so the new key of this one is dead and is \
-                               not shown. A process with a read lease may grant the old key, for \
-                               the length of a lease at most"
-                .to_owned(),
+            Self::Replaced => {
+                "the trust got another key, as by a later rotation, before the database restarted \
+                 or failed over, so the new key of this one is dead and is not shown. `key list` \
+                 shows which of the old keys are accepted until their end. A process with a read \
+                 lease may grant a revoked one, for the length of a lease at most"
+                    .to_owned()
+            }
+            Self::Lost => {
+                format!("the new key is dead and is not shown, and the old keys are valid: {why}")
+            }
         }
     }
 }
@@ -103,6 +114,12 @@ mod tests {
         let failed = FailedWait::of(&Rotate(Default::default()), true, &superseded);
         assert_eq!(failed, FailedWait::Replaced);
         assert!(!failed.message(&superseded).contains("again"));
+        let lost = RegistryError::from(StoreError::RotationLost);
+        let failed = FailedWait::of(&Rotate(Default::default()), true, &lost);
+        assert_eq!(failed, FailedWait::Lost);
+        let message = failed.message(&lost);
+        assert!(message.contains("the old keys are valid"), "{message}");
+        assert!(message.contains("rotate again"), "{message}");
         // The key was given to no trust.
         assert_eq!(
             FailedWait::of(&Rotate(Default::default()), false, &no_such_trust()),

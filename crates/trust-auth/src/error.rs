@@ -316,13 +316,23 @@ pub enum StoreError {
     #[error("the trusts changed while they were read; try again")]
     Unsettled,
     /// The database has restarted before the rotation returned, and the trust has another key since
-    /// then. The new key of this rotation is dead, and the other keys are as the later change has
-    /// left them.
+    /// then. The new key of this rotation is dead. No key that the rotation replaced is accepted
+    /// beyond its end, and one without an end is revoked.
     #[error(
         "the trust got another key before this rotation was final, so the new key of this rotation \
          is dead; use the other key, or rotate again"
     )]
     Superseded,
+    /// The database has failed over before the rotation returned, and has lost it. It is not made
+    /// again, because the trust has another key since then, which it would revoke, or because its
+    /// row is malformed. The new key of this rotation is dead, and **a key that it replaced may be
+    /// valid**.
+    #[error(
+        "the database has failed over and has lost this rotation, and the trust has another key \
+         since then or a malformed row, so the rotation is not made again: the old keys are still \
+         valid; rotate again, or revoke them one by one"
+    )]
+    RotationLost,
     /// Another trust has the name. Nothing was written.
     #[error("the name {name:?} is taken; choose another, or delete that trust first")]
     NameTaken {
@@ -477,6 +487,7 @@ kinds! {
     Self::OutcomeUnknown => "outcome_unknown",
     Self::Unsettled => "unsettled",
     Self::Superseded => "superseded",
+    Self::RotationLost => "rotation_lost",
     Self::NameTaken { .. } => "name_taken",
     Self::KeyTaken { .. } => "key_taken",
     Self::NoSuchTrust { .. } => "no_such_trust",
@@ -531,6 +542,7 @@ mod tests {
             StoreError::CannotOpen { path: "trusts.db".into(), reason: "no folder".into() },
             StoreError::OutcomeUnknown,
             StoreError::Superseded,
+            StoreError::RotationLost,
             StoreError::Other("a bug".into()),
         ] {
             assert!(!error.is_transient(), "{error}");

@@ -466,7 +466,8 @@ impl<L: TrustLedger> TrustRegistry<L> {
                 | StoreError::NoSuchTrust { .. }
                 | StoreError::NoSuchKey { .. }
                 | StoreError::OneKey
-                | StoreError::Superseded,
+                | StoreError::Superseded
+                | StoreError::RotationLost,
             ) => undecided.settle(),
             Err(_) => drop(undecided),
         }

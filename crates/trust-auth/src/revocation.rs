@@ -59,8 +59,8 @@ enum Fate {
     /// The trust is gone, so the key is revoked.
     Deleted,
     Lost,
-    /// A later change of the same trust took its place.
-    Replaced,
+    /// The trust has a key that a repetition would revoke, or may have one.
+    Replaced(StoreError),
 }
 
 impl<L: TrustLedger> TrustRegistry<L> {
@@ -183,10 +183,12 @@ impl<L: TrustLedger> Revocation<'_, L> {
     /// # Errors
     ///
     /// [`StoreError::NoSuchTrust`] or [`StoreError::NoSuchKey`] after the same wait, if there is no
-    /// such trust or key. [`StoreError::Superseded`] if a later rotation took the place of this one
-    /// before the database restarted: the new key of this one is dead. With any other error, the
-    /// database did not answer for five minutes, or refuses: [`list`](TrustRegistry::list) shows
-    /// then whether the change is there.
+    /// such trust or key. If the database has restarted or failed over, and the trust has another
+    /// key since then, a rotation is not made over it, and its own new key is dead:
+    /// [`StoreError::Superseded`] if the keys that it replaced are revoked or have an end, as after
+    /// a later rotation; and [`StoreError::RotationLost`] if one of them is still valid without an
+    /// end: rotate again. With any other error, the database did not answer for five minutes, or
+    /// refuses: [`list`](TrustRegistry::list) shows then whether the change is there.
     pub async fn settle(mut self, waiting: Waiting) -> Result<(Trust, Settled), RegistryError> {
         let mut backoff = Backoff::new();
         loop {
@@ -222,7 +224,7 @@ impl<L: TrustLedger> Revocation<'_, L> {
         loop {
             let outcome = self.repeat().await;
             match &outcome {
-                Ok(()) | Err(StoreError::Superseded) => return outcome,
+                Ok(()) | Err(StoreError::Superseded | StoreError::RotationLost) => return outcome,
                 Err(error) if may_pass(error) => lasting = 0,
                 Err(_) => lasting += 1,
             }
@@ -253,13 +255,21 @@ impl<L: TrustLedger> Revocation<'_, L> {
                 self.barriers = after.into_iter().chain(before).collect();
                 Ok(())
             }
-            Fate::Lost => self.make_again().await,
-            Fate::Replaced => Err(StoreError::Superseded),
+            Fate::Lost => match self.make_again().await {
+                // Another key came after the look.
+                Err(StoreError::Superseded) => match self.fate().await? {
+                    Fate::Replaced(error) => Err(error),
+                    _ => Err(StoreError::Superseded),
+                },
+                outcome => outcome,
+            },
+            Fate::Replaced(error) => Err(error),
         }
     }
 
-    /// Looks what has become of the change. A rotation is never made over a later one: the later
-    /// one may have revoked this one's key, and may have returned.
+    /// Looks what has become of the change. A rotation is never made over a later one, which may
+    /// have revoked this one's key, and may have returned. Nor is it made over a key that was added
+    /// since: the trust's client may have that key alone.
     async fn fate(&mut self) -> Result<Fate, StoreError> {
         let listing = self.registry.ledger.listing().await?;
         let trust = match &self.outcome {
@@ -285,16 +295,29 @@ impl<L: TrustLedger> Revocation<'_, L> {
                 if present.contains(&rotation.key.hash) {
                     Fate::Made
                 } else if self.again(rotation).is_superseded(&present) {
-                    Fate::Replaced
+                    Fate::Replaced(self.why_replaced(row))
                 } else {
                     Fate::Lost
                 }
             }
             // The row cannot be read, so nothing shows that it has no other key.
-            (Step::Rotate(_), None) => Fate::Replaced,
+            (Step::Rotate(_), None) => Fate::Replaced(StoreError::RotationLost),
             (Step::Disable, Some(row)) if !row.is_enabled() => Fate::Made,
             (Step::Disable | Step::Delete | Step::RevokeKey(_), _) => Fate::Lost,
         })
+    }
+
+    /// Returns the error of a rotation over which the trust got another key. Any later rotation
+    /// revokes the keys that this one replaced, or gives each of them an end.
+    fn why_replaced(&self, row: &Trust) -> StoreError {
+        let is_former = |hash: &KeyHash| self.former.contains(hash);
+        let mut keys = row.keys.iter().filter(|key| key.expires_at.is_none());
+        if row.api_key_hash.as_ref().is_some_and(is_former) || keys.any(|key| is_former(&key.hash))
+        {
+            StoreError::RotationLost
+        } else {
+            StoreError::Superseded
+        }
     }
 
     /// Returns the rotation as it is repeated.

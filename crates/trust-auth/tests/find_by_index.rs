@@ -464,6 +464,18 @@ async fn of_several_processes_one_makes_the_indexes_and_the_others_find_nothing_
     other.execute("COMMIT").await.unwrap();
     assert_eq!(numbers_of_steps(runs).await, [0, 0, 2]);
     store.check_index().await.unwrap();
+
+    // Another process has made both between the plan and the lock.
+    server.psql(&url, "DROP INDEX trust_api_key_hash, trust_key_digest");
+    other.execute("SELECT pg_advisory_lock(3120466928517743906)").await.unwrap();
+    let late = make();
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                   AND query LIKE 'SELECT pg_try_advisory_lock%'";
+    eventually("it has planned", || server.psql(&url, waiting) == "1").await;
+    server.psql(&url, "CREATE INDEX trust_api_key_hash ON trust (api_key_hash)");
+    server.psql(&url, "CREATE INDEX trust_key_digest ON trust_key (digest)");
+    other.execute("SELECT pg_advisory_unlock_all()").await.unwrap();
+    assert_eq!(late.await.unwrap(), 0);
     store.close().await;
 }
 

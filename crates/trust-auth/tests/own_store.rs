@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 use trust_auth::{
     AuthError, Candidates, Change, KeyHash, NewTrust, Rotation, Route, Settled, StoreError, Trust,
-    TrustAuth, TrustKeyCache, TrustLedger, TrustRef, TrustStore, Waiting, WatchStore, Watcher,
+    TrustAuth, TrustKey, TrustKeyCache, TrustLedger, TrustRef, TrustStore, Waiting, WatchStore,
+    Watcher,
 };
 use uuid::Uuid;
 
@@ -25,6 +26,7 @@ struct List {
     /// What happens after the next look.
     deleted_after_look: AtomicBool,
     rotated_after_look: AtomicBool,
+    added_after_look: AtomicBool,
     /// How many looks fail, from now on.
     failing_looks: AtomicUsize,
     /// The calls of a ledger on whose rows processes hold leases. `None`: no process does.
@@ -41,6 +43,7 @@ impl List {
             gone: Mutex::default(),
             deleted_after_look: AtomicBool::new(false),
             rotated_after_look: AtomicBool::new(false),
+            added_after_look: AtomicBool::new(false),
             failing_looks: AtomicUsize::new(0),
             calls: Mutex::default(),
         }
@@ -106,8 +109,9 @@ impl TrustLedger for List {
     }
 
     async fn rotate(&self, which: &TrustRef, rotation: Rotation) -> Result<Change, StoreError> {
-        let found = which.find_in(&self.rows.lock().unwrap()).and_then(|row| row.api_key_hash);
-        if rotation.is_superseded(found.as_slice()) {
+        let found = which.find_in(&self.rows.lock().unwrap()).map(|row| row.hashes().collect());
+        let found: Vec<KeyHash> = found.unwrap_or_default();
+        if rotation.is_superseded(&found) {
             return Err(StoreError::Superseded);
         }
         self.replace_hash(which, rotation.key.hash).await
@@ -139,6 +143,9 @@ impl TrustLedger for List {
         }
         if self.rotated_after_look.swap(false, Ordering::Relaxed) {
             put(self, "a", "of a later rotation");
+        }
+        if self.added_after_look.swap(false, Ordering::Relaxed) {
+            add(self, "added", None);
         }
         Ok(found)
     }
@@ -264,6 +271,64 @@ fn put(list: &List, name: &str, key: &str) {
     let mut rows = list.rows.lock().unwrap();
     let row = rows.iter_mut().find(|row| row.name == name).unwrap();
     row.api_key_hash = Some(KeyHash::of(key));
+}
+
+fn add(list: &List, key: &str, expires_at: Option<time::OffsetDateTime>) {
+    let mut rows = list.rows.lock().unwrap();
+    let mut key = TrustKey::new(Uuid::new_v4(), rows[0].id, KeyHash::of(key));
+    key.expires_at = expires_at;
+    rows[0].keys.push(key);
+}
+
+/// A failover has lost the rotation, and an operator has added a key since.
+#[tokio::test]
+async fn r16_a_rotation_that_is_lost_below_an_added_key_says_that_the_old_key_is_valid() {
+    type Step = fn(&List);
+    let steps: [(Step, &str); 5] = [
+        (
+            |list| {
+                put(list, "a", "former");
+                add(list, "added", None);
+            },
+            "rotation_lost",
+        ),
+        // After the look.
+        (
+            |list| {
+                put(list, "a", "former");
+                list.added_after_look.store(true, Ordering::Relaxed);
+            },
+            "rotation_lost",
+        ),
+        // An older program rotates its own column alone.
+        (
+            |list| {
+                put(list, "a", "of a later rotation");
+                add(list, "former", None);
+            },
+            "rotation_lost",
+        ),
+        (|list| put(list, "a", "of a later rotation"), "superseded"),
+        // With an overlap.
+        (
+            |list| {
+                put(list, "a", "of a later rotation");
+                add(list, "former", Some(time::macros::datetime!(9999-01-01 0:00 UTC)));
+            },
+            "superseded",
+        ),
+    ];
+    for (number, (step, kind)) in steps.into_iter().enumerate() {
+        let auth = TrustAuth::builder(List::new()).build();
+        let (trust, _) = auth.registry().register(NewTrust::new("a").unwrap()).await.unwrap();
+        put(auth.store(), "a", "former");
+        at_wait(&auth, step);
+        let error = auth.registry().rotate(&trust.id.into()).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{number}");
+        let row = auth.store().fetch(trust.id).await.unwrap().unwrap();
+        assert_eq!(row.accepts(&KeyHash::of("former")), number != 3, "{number}");
+        assert_eq!(row.accepts(&KeyHash::of("added")), number < 2, "{number}");
+    }
 }
 
 #[tokio::test]

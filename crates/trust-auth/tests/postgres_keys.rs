@@ -13,7 +13,7 @@ use stores::{World, eventually, postgres_options};
 use trust_auth::{
     Answer, ApiKey, ChangeFeed, Ended, FeedSession, KeyHash, KeyTerms, NewTrust, PgChanges,
     PgSession, PostgresStore, Reload, StoreError, Trust, TrustAuth, TrustKey, TrustLedger,
-    TrustStore,
+    TrustStore, Waiting,
 };
 use uuid::Uuid;
 
@@ -425,6 +425,31 @@ async fn the_candidates_are_the_trusts_and_then_the_keys_each_by_their_creation(
         .map(|index| (candidates.id(index).unwrap(), candidates.hashes()[index]))
         .collect();
     assert_eq!(found, wanted);
+}
+
+/// The failover loses the rotation. An operator adds a key before the repetition.
+#[tokio::test]
+async fn r16_a_rotation_that_a_failover_has_lost_is_not_taken_for_superseded_by_an_added_key() {
+    let Some(server) = PostgresServer::start() else { return };
+    let url = server.new_database();
+    let store = Arc::new(postgres_options(&url).connect().await.unwrap());
+    PgChanges::trusts(postgres_options(&url)).run_migration().await.unwrap();
+    let world = World::over(store, None);
+    let (trust, old) = world.register("a").await;
+    let which = trust.id.into();
+    let (rotation, new) = world.registry.begin_rotate(&which).await.unwrap();
+    server.psql(&url, &format!("UPDATE trust SET api_key_hash = '{}'", old.hash().to_hex()));
+    server.stop();
+    server.start_again();
+    let store = Arc::new(postgres_options(&url).connect().await.unwrap());
+    let other = World::over(store, None);
+    let (_, added) = other.registry.add_key(&which, &KeyTerms::new()).await.unwrap();
+    let error = rotation.settle(Waiting::default()).await.unwrap_err();
+    assert_eq!(error.kind(), "rotation_lost", "{error}");
+    assert!(error.to_string().contains("the old keys are still valid; rotate again"), "{error}");
+    for (key, is_granted) in [(&old, true), (&added, true), (&new, false)] {
+        assert_eq!(other.attempt(key).await.result.is_ok(), is_granted);
+    }
 }
 
 /// The application's own pool: reads use it, and all else has connections of its own.

@@ -173,7 +173,7 @@ impl AdminError {
 /// Returns the status of a [`RegistryError`], by its kind.
 pub(crate) fn status_of(kind: &str) -> StatusCode {
     match kind {
-        "name_taken" | "key_taken" | "superseded" => StatusCode::CONFLICT,
+        "name_taken" | "key_taken" | "superseded" | "rotation_lost" => StatusCode::CONFLICT,
         "no_such_trust" | "no_such_key" => StatusCode::NOT_FOUND,
         // Another attempt would fail as well.
         "bad_row" | "random" | "invalid_key" | "one_key" => StatusCode::INTERNAL_SERVER_ERROR,
@@ -222,6 +222,7 @@ mod tests {
             "name_taken",
             "key_taken",
             "superseded",
+            "rotation_lost",
             "no_such_trust",
             "no_such_key",
             "one_key",

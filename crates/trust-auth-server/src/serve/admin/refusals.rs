@@ -114,7 +114,8 @@ fn of_change() -> Vec<AdminError> {
 }
 
 fn of_rotation() -> Vec<AdminError> {
-    vec![RegistryError::from(StoreError::Superseded).into()]
+    let errors = [StoreError::Superseded, StoreError::RotationLost];
+    errors.map(|error| RegistryError::from(error).into()).into()
 }
 
 /// Returns one response for each status.
