@@ -647,6 +647,21 @@ async fn rl24_a_silent_holder_is_struck_off_and_its_next_renewal_gives_no_lease(
     assert_eq!(other.renew(other_id).await.unwrap(), nothing());
 }
 
+/// Each revocation would wait for it.
+#[tokio::test]
+async fn r13_a_holder_of_a_long_lease_strikes_one_of_a_short_lease_off_as_soon_as_it_is_silent() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (_, feed) = migrated(server).await;
+    let (mut silent, silent_id) = registered(&feed, SHORT, "silent").await;
+    let (mut other, other_id) = registered(&feed, LONG, "other").await;
+    for _ in 0..2 {
+        other.renew(other_id).await.unwrap();
+        other.upkeep().await.unwrap();
+        tokio::time::sleep(SHORT).await;
+    }
+    assert_eq!(silent.renew(silent_id).await.unwrap(), Answer::Reload(Reload::Unregistered));
+}
+
 #[tokio::test]
 async fn rl24_striking_off_waits_for_an_open_renewal_and_then_strikes_no_holder_off() {
     let Some(server) = PostgresServer::shared() else { return };

@@ -120,8 +120,8 @@ pub struct HolderStatus {
     /// Why the last load became necessary.
     pub last_reload: Option<Reload>,
     /// How many processes are registered as holders of leases, this one included, as was last
-    /// seen: it is looked up once in a lease's length. `None`: not yet, or on SQLite, which has no
-    /// list of them.
+    /// seen: it is looked up at least once in a lease's length. `None`: not yet, or on SQLite,
+    /// which has no list of them.
     pub holders: Option<usize>,
     /// The last failure, until a renewal succeeds. It names no key.
     pub error: Option<Arc<StoreError>>,

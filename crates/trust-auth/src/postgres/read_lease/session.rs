@@ -41,6 +41,8 @@ pub struct PgSession {
     length: Duration,
     watch: RunWatch,
     watched: Option<Instant>,
+    /// The shortest lease that was registered then, so that its end is noticed soon.
+    shortest: Duration,
     /// How many holders were registered then.
     holders: Option<usize>,
     sources: HashMap<String, NamedBy>,
@@ -101,6 +103,7 @@ impl PgSession {
             nonce,
             base: None,
             length,
+            shortest: length,
             watch: RunWatch::default(),
             watched: None,
             holders: None,
@@ -237,6 +240,8 @@ impl PgSession {
         let conclusions = self.watch.note(&inquiry, asked, now);
         self.watched = Some(now);
         self.holders = Some(inquiry.holders.len());
+        let lengths = inquiry.holders.iter().map(|holder| holder.lease);
+        self.shortest = lengths.fold(self.length, Duration::min);
         if conclusions.settles {
             source.record_settled(connection, &inquiry.run).await?;
         }
@@ -305,7 +310,7 @@ impl FeedSession for PgSession {
     }
 
     async fn upkeep(&mut self) -> Result<(), StoreError> {
-        if self.watched.is_some_and(|watched| watched.elapsed() < self.length) {
+        if self.watched.is_some_and(|watched| watched.elapsed() < self.shortest) {
             return Ok(());
         }
         let limit = self.source.limit();
