@@ -196,8 +196,10 @@ pub(crate) enum Command {
     /// Replace all API keys of a trust by a new one and print it, once
     ///
     /// The old keys are refused from now on, or after the --overlap. To replace one of several
-    /// keys, use `key add` and `key revoke`. Only the new key is written to standard output, so you
-    /// can pipe it to where you keep secrets.
+    /// keys, use `key add` and `key revoke`. A key without an id, which `register` and `rotate`
+    /// make, can only be replaced with all others: the --overlap leaves time to replace these.
+    /// Only the new key is written to standard output, so you can pipe it to where you keep
+    /// secrets.
     Rotate(RotateArgs),
 
     /// Delete a trust; its key is refused from now on
