@@ -102,6 +102,14 @@ impl AnyStore {
     /// [`AuthenticatorBuilder::read_lease`](crate::AuthenticatorBuilder::read_lease).
     /// [`HeldTrusts::start`] has the arguments.
     ///
+    /// On PostgreSQL the lease has tables and triggers of its own, which a migration makes once:
+    /// `PgChanges::trusts(options).run_migration()`, or `trust-auth migrate --read-lease`. Without
+    /// them this fails. On SQLite the tables of the trusts are enough.
+    ///
+    /// Call [`HeldTrusts::close`] when the service ends, after its last request. Otherwise the next
+    /// revocation, by any process, waits for a whole lease. `examples/axum_read_lease.rs` has all
+    /// steps.
+    ///
     /// # Errors
     ///
     /// Any [`StoreError`] of [`HeldTrusts::start`].
@@ -239,6 +247,10 @@ impl WatchStore for AnyStore {
     fn watch(&self, cache: Arc<TrustKeyCache>) -> Watcher {
         with_store!(self, store => store.watch(cache))
     }
+
+    fn watch_every(&self, interval: Duration, cache: Arc<TrustKeyCache>) -> Watcher {
+        with_store!(self, store => store.watch_every(interval, cache))
+    }
 }
 
 #[cfg(feature = "sqlite")]
@@ -252,6 +264,10 @@ impl WatchStore for SqliteStore {
 impl WatchStore for PostgresStore {
     fn watch(&self, cache: Arc<TrustKeyCache>) -> Watcher {
         Self::watch(self, cache)
+    }
+
+    fn watch_every(&self, interval: Duration, cache: Arc<TrustKeyCache>) -> Watcher {
+        Self::watch_every(self, interval, cache)
     }
 }
 

@@ -8,6 +8,9 @@
 //! saves work and grants nothing (G9): a revoked key is refused from the moment its revocation
 //! returns.
 //!
+//! The module `guide` has the item to start at for each task: keys with an end, rotation, a pepper,
+//! an index, a read lease.
+//!
 //! # Parts
 //!
 //! * [`TrustAuth`] holds the following parts, which share one cache.
@@ -90,6 +93,14 @@ mod columns;
 mod error;
 mod find_by;
 mod finds;
+#[cfg(all(
+    any(doc, doctest),
+    feature = "axum",
+    feature = "pepper",
+    feature = "postgres",
+    feature = "sqlite"
+))]
+pub mod guide;
 #[cfg(feature = "http")]
 mod http;
 mod key_flaw;

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use trust_key_cache::TrustKeyCache;
 
@@ -186,8 +187,11 @@ impl<S> fmt::Debug for TrustAuth<S> {
 #[must_use = "a builder does nothing until `build`"]
 pub struct TrustAuthBuilder<S> {
     limits: AuthenticatorBuilder<S>,
-    watch: Option<fn(&S, Arc<TrustKeyCache>) -> Watcher>,
+    watch: Option<Box<StartWatcher<S>>>,
 }
+
+/// Starts the watcher of a store.
+type StartWatcher<S> = dyn FnOnce(&S, Arc<TrustKeyCache>) -> Watcher + Send + Sync;
 
 impl<S: TrustStore> TrustAuthBuilder<S> {
     /// Sets the cache, with a TTL and a capacity of its own. Default: [`TrustKeyCache::new`].
@@ -235,7 +239,28 @@ impl<S: TrustStore> TrustAuthBuilder<S> {
     where
         S: WatchStore,
     {
-        self.watch = Some(S::watch);
+        self.watch = Some(Box::new(S::watch));
+        self
+    }
+
+    /// Watches the store as [`watch`](Self::watch) does, and tests the connection for changes at
+    /// this interval. On PostgreSQL that is every 5 s without it, and 120 s suit a process with a
+    /// [read lease](AuthenticatorBuilder::read_lease), whose cache is a fallback. Other stores
+    /// ignore the interval.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use trust_auth::TrustAuth;
+    ///
+    /// # fn watched(store: impl trust_auth::WatchStore) {
+    /// let auth = TrustAuth::builder(store).watch_every(Duration::from_secs(120)).build();
+    /// # }
+    /// ```
+    pub fn watch_every(mut self, interval: Duration) -> Self
+    where
+        S: WatchStore,
+    {
+        self.watch = Some(Box::new(move |store, cache| store.watch_every(interval, cache)));
         self
     }
 

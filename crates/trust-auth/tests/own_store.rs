@@ -187,6 +187,11 @@ impl WatchStore for List {
             }
         })
     }
+
+    fn watch_every(&self, interval: Duration, cache: Arc<TrustKeyCache>) -> Watcher {
+        self.record(&format!("watch every {interval:?}"));
+        self.watch(cache)
+    }
 }
 
 async fn until(auth: &TrustAuth<List>, is_so: impl Fn(&trust_auth::WatchStatus) -> bool) {
@@ -438,6 +443,15 @@ async fn r16_a_repetition_waits_for_a_database_that_does_not_answer_yet() {
     let (_, key) = auth.registry().rotate(&trust.id.into()).await.unwrap();
     assert_eq!(auth.authenticate(Some(key.expose())).await.unwrap().id, trust.id);
     assert!(auth.authenticate(Some("former")).await.is_err());
+}
+
+#[tokio::test]
+async fn the_builder_passes_the_interval_of_the_watcher_to_the_store() {
+    let list = List::new();
+    *list.calls.lock().unwrap() = Some(Vec::new());
+    let auth = TrustAuth::builder(list).watch_every(Duration::from_secs(120)).build();
+    until(&auth, |status| status.connected).await;
+    assert_eq!(*auth.store().calls.lock().unwrap(), Some(vec!["watch every 120s".into()]));
 }
 
 /// Its new key is dead: the answer must not show it.

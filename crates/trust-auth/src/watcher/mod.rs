@@ -7,6 +7,7 @@ mod status;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use trust_key_cache::{KeyHash, TrustKeyCache};
@@ -33,6 +34,18 @@ pub trait WatchStore: TrustStore {
     ///
     /// An implementation may panic outside of a Tokio runtime.
     fn watch(&self, cache: Arc<TrustKeyCache>) -> Watcher;
+
+    /// Does as [`watch`](Self::watch), and tests the connection for changes at this interval, where
+    /// a store tests one: for a process with a read lease, whose cache is a fallback. As provided,
+    /// it is [`watch`](Self::watch).
+    ///
+    /// # Panics
+    ///
+    /// As [`watch`](Self::watch).
+    fn watch_every(&self, interval: Duration, cache: Arc<TrustKeyCache>) -> Watcher {
+        let _ = interval;
+        self.watch(cache)
+    }
 }
 
 /// A task that follows the changes of the trusts in a database, made by any process. It invalidates
