@@ -57,11 +57,14 @@ pub(crate) fn malformed(row: &MalformedRow) -> String {
 /// terminal, whose lines are short.
 type Column = (&'static str, fn(&Trust, bool) -> Option<String>);
 
+/// How many keys are accepted, that of the trust's own row included.
+const KEYS: &str = "KEYS";
+
 const COLUMNS: [Column; 9] = [
     ("NAME", |trust, _| Some(escaped(&trust.name))),
     ("ID", |trust, _| Some(trust.id.to_string())),
     ("STATE", |trust, _| Some(state(trust).to_owned())),
-    ("KEYS", |trust, _| (!trust.keys.is_empty()).then(|| trust.hashes().count().to_string())),
+    (KEYS, |trust, _| Some(trust.hashes().count().to_string())),
     ("NEXT END", |trust, _| next_end(trust).map(moment)),
     ("CODE", |trust, _| trust.code.as_deref().map(escaped)),
     ("REGION", |trust, _| trust.region.as_deref().map(escaped)),
@@ -73,8 +76,8 @@ const COLUMNS: [Column; 9] = [
     ("LAST HEARTBEAT", |trust, _| trust.last_heartbeat.map(moment)),
 ];
 
-/// Returns the list. At a terminal the list has no empty columns. Otherwise it always has the same
-/// aligned columns.
+/// Returns the list. At a terminal the list has no empty columns, and counts keys only where a
+/// trust has one in a row of its own. Otherwise it always has the same aligned columns.
 pub(crate) fn table(trusts: &[Trust], at_terminal: bool) -> String {
     if trusts.is_empty() {
         return "No trusts. `trust-auth register --name NAME` makes one.".to_owned();
@@ -92,7 +95,12 @@ pub(crate) fn table(trusts: &[Trust], at_terminal: bool) -> String {
 /// columns would break headings and ids.
 fn table_or_records(trusts: &[Trust], terminal_width: Option<u16>) -> String {
     let mut columns = COLUMNS.to_vec();
-    columns.retain(|(_, content)| trusts.iter().any(|trust| content(trust, true).is_some()));
+    columns.retain(|(heading, content)| {
+        trusts.iter().any(|trust| match *heading {
+            KEYS => !trust.keys.is_empty(),
+            _ => content(trust, true).is_some(),
+        })
+    });
     let mut table = table_of(trusts, &columns, true);
     // A cell has padding on each side. Before each cell and at the end is a border or a gap.
     let cells = table.column_max_content_widths();
@@ -218,6 +226,27 @@ mod tests {
     fn a_list_of_plain_trusts_is_a_table_at_80_columns() {
         let text = table_or_records(&[trust(1, "a"), trust(2, "b")], Some(80));
         assert!(text.lines().next().unwrap().starts_with('┌'), "{text}");
+    }
+
+    #[test]
+    fn the_key_of_a_trusts_own_row_is_counted() {
+        let mut plain = trust(1, "plain");
+        plain.api_key_hash = Some(KeyHash::of("own"));
+        let mut more = trust(2, "more");
+        more.api_key_hash = Some(KeyHash::of("another"));
+        more.keys.push(TrustKey::new(Uuid::from_u128(3), more.id, KeyHash::of("key")));
+        let trusts = [plain, more, trust(4, "none")];
+        let text = table(&trusts, false);
+        let state_and_keys = |line: &str| {
+            let words: Vec<_> = line.split_whitespace().skip(2).map(str::to_owned).collect();
+            words[..3].join(" ")
+        };
+        let rows: Vec<String> = text.lines().skip(1).map(state_and_keys).collect();
+        assert_eq!(rows[0], "enabled 1 -", "{text}");
+        assert_eq!(rows[1], "enabled 2 -", "{text}");
+        assert_eq!(rows[2], "no key 0", "{text}");
+        assert!(table_or_records(&trusts, None).contains("KEYS"));
+        assert!(!table_or_records(&trusts[..1], None).contains("KEYS"));
     }
 
     #[test]

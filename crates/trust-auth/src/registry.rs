@@ -117,6 +117,10 @@ impl<L: TrustLedger> TrustRegistry<L> {
     /// Makes a trust, and returns it with its key. Only this call returns the key: the store keeps
     /// its digest.
     ///
+    /// The key is in the trust's own row. So [`keys`](Self::keys) does not list it, its last four
+    /// characters are not stored, and [`revoke_key`](Self::revoke_key) cannot name it. A label or
+    /// an end gives a key a row of its own: [`register_with`](Self::register_with).
+    ///
     /// # Errors
     ///
     /// [`StoreError::NameTaken`] if the name is taken, and [`RegistryError::Random`] if no key
@@ -126,7 +130,9 @@ impl<L: TrustLedger> TrustRegistry<L> {
         self.register_with(new, &KeyTerms::new()).await
     }
 
-    /// Does as [`register`](Self::register), with a key that may have a label and an end.
+    /// Does as [`register`](Self::register), with a key that may have a label and an end. With one
+    /// of them, the key is in a row of its own, which [`keys`](Self::keys) lists. Without both, it
+    /// is in the trust's own row.
     ///
     /// # Errors
     ///
@@ -230,7 +236,8 @@ impl<L: TrustLedger> TrustRegistry<L> {
     }
 
     /// Gives the trust one more key, and returns the key's row with the key. Each of the trust's
-    /// keys is accepted.
+    /// keys is accepted. The row is one of its own, also without a label and an end:
+    /// [`keys`](Self::keys) lists it.
     ///
     /// # Errors
     ///
@@ -269,6 +276,34 @@ impl<L: TrustLedger> TrustRegistry<L> {
     /// Returns all keys of the trust that are in rows of their own, also those that are revoked or
     /// at their end, in the order of their creation.
     ///
+    /// The key that [`register`](Self::register) or [`rotate`](Self::rotate) made without a label
+    /// and an end is in the trust's own row, and is not listed: [`Trust::api_key_hash`] shows
+    /// whether there is one. An overlap moves it to a row of its own, whose last four characters
+    /// are not known.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use trust_auth::{KeyTerms, MemoryStore, NewTrust, TrustAuth, Waiting};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let auth = TrustAuth::builder(MemoryStore::new()).build();
+    /// # let registry = auth.registry();
+    /// let (trust, _) = registry.register(NewTrust::new("St. Mary")?).await?;
+    /// assert!(trust.api_key_hash.is_some());
+    /// assert!(registry.keys(&trust.id.into()).await?.is_empty());
+    ///
+    /// let terms = KeyTerms::new().with_label("first");
+    /// let (other, _) = registry.register_with(NewTrust::new("St. John")?, &terms).await?;
+    /// assert!(other.api_key_hash.is_none());
+    /// assert_eq!(registry.keys(&other.id.into()).await?.len(), 1);
+    /// # let (trust, day) = (trust.id.into(), Some(Duration::from_secs(86_400)));
+    /// # let (rotation, _) = registry.begin_rotate_with(&trust, &KeyTerms::new(), day).await?;
+    /// # rotation.settle(Waiting::default()).await?;
+    /// # let [old] = &registry.keys(&trust).await?[..] else { panic!("the old key alone") };
+    /// # assert_eq!(old.last_four, None);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`StoreError::NoSuchTrust`] if there is no such trust, [`StoreError::OneKey`] if the store
@@ -278,7 +313,8 @@ impl<L: TrustLedger> TrustRegistry<L> {
     }
 
     /// Revokes one key that is in a row of its own, and returns its trust when no process grants
-    /// the key. The other keys of the trust stay. A key that was revoked before stays as it is.
+    /// the key. The other keys of the trust stay. A key that was revoked before stays as it is. The
+    /// key of the trust's own row has no id: [`rotate`](Self::rotate) revokes it, with all others.
     ///
     /// # Errors
     ///
@@ -300,7 +336,8 @@ impl<L: TrustLedger> TrustRegistry<L> {
     }
 
     /// Gives the trust a new key, and revokes all its other keys. A disabled trust stays disabled.
-    /// Returns when no process grants another key.
+    /// Returns when no process grants another key. The new key is in the trust's own row, as that
+    /// of [`register`](Self::register).
     ///
     /// # Errors
     ///

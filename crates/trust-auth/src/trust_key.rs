@@ -31,7 +31,8 @@ pub struct TrustKey {
     /// The digest of the key.
     #[serde(skip)]
     pub hash: KeyHash,
-    /// The last four characters of the key, for people, if they are known.
+    /// The last four characters of the key, for people, if they are known. They are not known of a
+    /// key that was in the trust's own row before a rotation with an overlap.
     pub last_four: Option<String>,
     /// When the row was made, in UTC.
     #[serde(with = "time::serde::rfc3339::option")]
