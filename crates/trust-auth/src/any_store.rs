@@ -64,7 +64,9 @@ impl AnyStore {
     /// `host=db.example dbname=trusts`, mean PostgreSQL. `sqlite:` and a path, or a path alone,
     /// mean SQLite. `SqliteStore::options` and `PostgresStore::options` take further options.
     ///
-    /// Nothing is created, except by an SQLite URL with `?mode=rwc`.
+    /// Nothing is created, except by an SQLite URL with `?mode=rwc`. To make the tables on
+    /// PostgreSQL, connect with `PostgresStore::options(url).create_if_missing(true)`, and turn
+    /// the store into an `AnyStore` by `From`. `SqliteStore::options` has the same method.
     ///
     /// # Errors
     ///

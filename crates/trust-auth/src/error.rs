@@ -151,13 +151,38 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
-    /// Returns a short stable word: the kind of the [`StoreError`], `random` or `invalid_key`.
+    /// Returns a short stable word: that of the [`StoreError`], as the table of
+    /// [`StoreError::kind`] has them, `random` or `invalid_key`.
+    ///
+    /// ```
+    /// use trust_auth::{KeyTerms, MemoryStore, TrustAuth};
+    /// use uuid::Uuid;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let auth = TrustAuth::builder(MemoryStore::new()).build();
+    /// let error = auth.registry().revoke_key(Uuid::nil()).await.unwrap_err();
+    /// assert_eq!((error.kind(), error.status()), ("no_such_key", 404));
+    /// let error = auth.registry().existing("", &KeyTerms::new()).await.unwrap_err();
+    /// assert_eq!((error.kind(), error.status()), ("invalid_key", 422));
+    /// # }
+    /// ```
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Store(error) => error.kind(),
             Self::Random(_) => "random",
             Self::Key(_) => "invalid_key",
+        }
+    }
+
+    /// Returns the HTTP status with which an API of changes answers this error: that of
+    /// [`StoreError::status`], 500 for `random`, and 422 for `invalid_key`.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::Store(error) => error.status(),
+            Self::Random(_) => 500,
+            Self::Key(_) => 422,
         }
     }
 }
@@ -176,7 +201,8 @@ impl RegistryError {
 /// assert_eq!(error.kind(), "not_found");
 /// assert_eq!(
 ///     error.to_string(),
-///     "there is no database at trusts.db; check the path, or register a trust, which makes it"
+///     "there is no database at trusts.db; check the path, or register a trust or set \
+///      `create_if_missing(true)`, which make it"
 /// );
 /// ```
 #[derive(Clone, Debug, thiserror::Error)]
@@ -184,7 +210,8 @@ impl RegistryError {
 pub enum StoreError {
     /// There is no database file, and the options do not allow making one.
     #[error(
-        "there is no database at {path}; check the path, or register a trust, which makes it",
+        "there is no database at {path}; check the path, or register a trust or set \
+         `create_if_missing(true)`, which make it",
         path = path.display()
     )]
     NotFound {
@@ -424,19 +451,35 @@ impl fmt::Debug for Cause {
     }
 }
 
-/// Defines the words of the variants, each in one place.
+/// Defines the word and the status of each variant, in one place.
 macro_rules! kinds {
-    ($($variant:pat => $word:literal,)*) => {
+    ($($variant:ident => $word:literal, $status:literal;)*) => {
         impl StoreError {
             /// The words that [`kind`](Self::kind) returns.
             pub const KINDS: &'static [&'static str] = &[$($word),*];
 
             /// Returns a short stable word for the variant, for metrics and output that programs
             /// read. It is one of [`KINDS`](Self::KINDS).
+            ///
+            /// | variant | word | [status](Self::status) |
+            /// |---|---|---|
+            $(#[doc = concat!(
+                "| `", stringify!($variant), "` | `", $word, "` | ", stringify!($status), " |"
+            )])*
             #[must_use]
             pub fn kind(&self) -> &'static str {
                 match self {
-                    $($variant => $word,)*
+                    $(Self::$variant { .. } => $word,)*
+                }
+            }
+
+            /// Returns the HTTP status with which an API of changes answers this error, as in the
+            /// table of [`kind`](Self::kind). A 503 may pass, or an operator must act. The message
+            /// of a 5xx is for the log: it may have the address of the database.
+            #[must_use]
+            pub fn status(&self) -> u16 {
+                match self {
+                    $(Self::$variant { .. } => $status,)*
                 }
             }
         }
@@ -469,32 +512,32 @@ impl StoreError {
 }
 
 kinds! {
-    Self::NotFound { .. } => "not_found",
-    Self::NotADatabase { .. } => "not_a_database",
-    Self::CannotOpen { .. } => "cannot_open",
-    Self::Schema { .. } => "schema",
-    Self::NotMigrated { .. } => "not_migrated",
-    Self::NoIndex { .. } => "no_index",
-    Self::MissingRight { .. } => "missing_right",
-    Self::UnsupportedUrl { .. } => "unsupported_url",
-    Self::CannotConnect { .. } => "cannot_connect",
-    Self::Exhausted { .. } => "exhausted",
-    Self::ReadOnly { .. } => "read_only",
-    Self::Timeout { .. } => "timeout",
-    Self::Busy => "busy",
-    Self::Unreachable => "unreachable",
-    Self::Deaf { .. } => "deaf",
-    Self::OutcomeUnknown => "outcome_unknown",
-    Self::Unsettled => "unsettled",
-    Self::Superseded => "superseded",
-    Self::RotationLost => "rotation_lost",
-    Self::NameTaken { .. } => "name_taken",
-    Self::KeyTaken { .. } => "key_taken",
-    Self::NoSuchTrust { .. } => "no_such_trust",
-    Self::NoSuchKey { .. } => "no_such_key",
-    Self::OneKey => "one_key",
-    Self::BadRow { .. } => "bad_row",
-    Self::Other(_) => "other",
+    NotFound => "not_found", 503;
+    NotADatabase => "not_a_database", 503;
+    CannotOpen => "cannot_open", 503;
+    Schema => "schema", 503;
+    NotMigrated => "not_migrated", 503;
+    NoIndex => "no_index", 503;
+    MissingRight => "missing_right", 503;
+    UnsupportedUrl => "unsupported_url", 503;
+    CannotConnect => "cannot_connect", 503;
+    Exhausted => "exhausted", 503;
+    ReadOnly => "read_only", 503;
+    Timeout => "timeout", 503;
+    Busy => "busy", 503;
+    Unreachable => "unreachable", 503;
+    Deaf => "deaf", 503;
+    OutcomeUnknown => "outcome_unknown", 503;
+    Unsettled => "unsettled", 503;
+    Superseded => "superseded", 409;
+    RotationLost => "rotation_lost", 409;
+    NameTaken => "name_taken", 409;
+    KeyTaken => "key_taken", 409;
+    NoSuchTrust => "no_such_trust", 404;
+    NoSuchKey => "no_such_key", 404;
+    OneKey => "one_key", 500;
+    BadRow => "bad_row", 500;
+    Other => "other", 503;
 }
 
 #[cfg(test)]

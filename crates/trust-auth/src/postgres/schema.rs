@@ -93,8 +93,8 @@ async fn open_on(
     }
     let Found::Table(table) = found else {
         return Err(catalog.unusable(
-            "it has no table `trust`; register a trust, which makes it, or check the database's \
-             name and the search_path",
+            "it has no table `trust`; register a trust or set `create_if_missing(true)`, which \
+             make it, or check the database's name and the search_path",
         ));
     };
     let missing = missing_tables(&table);

@@ -217,7 +217,8 @@ pub enum Waiting {
 pub enum Settled {
     /// No process grants what was revoked.
     Everywhere {
-        /// How many holders are registered. `None`: SQLite has no list of them.
+        /// How many holders were registered. `Some(0)`: none was, or no lease is in use. `None`: a
+        /// lease is in use on SQLite, which has no list of the holders.
         holders: Option<usize>,
         /// The names of the holders that did not acknowledge, and whose lease has run out.
         silent: Vec<String>,

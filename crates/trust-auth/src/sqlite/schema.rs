@@ -154,7 +154,8 @@ async fn open_on(
     if found.is_new && !may.create && !may.migrate {
         return Err(schema(
             path,
-            "it is empty; register a trust, which makes the tables, or choose another file",
+            "it is empty; register a trust or set `create_if_missing(true)`, which make the \
+             tables, or choose another file",
         ));
     }
     if found.is_new || may.migrate {

@@ -170,7 +170,8 @@ impl AdminError {
     }
 }
 
-/// Returns the status of a [`RegistryError`], by its kind.
+/// Returns the status of a [`RegistryError`], by its kind. It is [`RegistryError::status`], except
+/// that the program has checked each key before.
 pub(crate) fn status_of(kind: &str) -> StatusCode {
     match kind {
         "name_taken" | "key_taken" | "superseded" | "rotation_lost" => StatusCode::CONFLICT,
