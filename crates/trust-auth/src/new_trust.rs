@@ -70,7 +70,7 @@ impl NewTrust {
     }
 
     /// Sets what the application stores about the trust, such as scopes. Each grant returns it in
-    /// [`Trust::attributes`].
+    /// [`Trust::attributes`], which has how to change it later.
     #[must_use]
     pub fn with_attributes(mut self, attributes: impl Into<serde_json::Value>) -> Self {
         self.attributes = Some(attributes.into());
