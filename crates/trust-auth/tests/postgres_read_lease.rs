@@ -652,12 +652,14 @@ async fn rl24_a_silent_holder_is_struck_off_and_its_next_renewal_gives_no_lease(
 async fn r13_a_holder_of_a_long_lease_strikes_one_of_a_short_lease_off_as_soon_as_it_is_silent() {
     let Some(server) = PostgresServer::shared() else { return };
     let (_, feed) = migrated(server).await;
-    let (mut silent, silent_id) = registered(&feed, SHORT, "silent").await;
     let (mut other, other_id) = registered(&feed, LONG, "other").await;
+    other.renew(other_id).await.unwrap();
+    other.upkeep().await.unwrap();
+    let (mut silent, silent_id) = registered(&feed, SHORT, "silent").await;
     for _ in 0..2 {
+        tokio::time::sleep(SHORT).await;
         other.renew(other_id).await.unwrap();
         other.upkeep().await.unwrap();
-        tokio::time::sleep(SHORT).await;
     }
     assert_eq!(silent.renew(silent_id).await.unwrap(), Answer::Reload(Reload::Unregistered));
 }

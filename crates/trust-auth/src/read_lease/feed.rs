@@ -112,7 +112,7 @@ pub trait FeedSession: Send + 'static {
     fn hint(&mut self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Watches the other holders, and removes what is no longer needed. Call it after each renewal;
-    /// it does something once in the length of the shortest lease that it has found.
+    /// it does something once in the length of the shortest lease that is registered.
     ///
     /// # Errors
     ///

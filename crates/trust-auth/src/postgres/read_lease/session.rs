@@ -41,7 +41,8 @@ pub struct PgSession {
     length: Duration,
     watch: RunWatch,
     watched: Option<Instant>,
-    /// The shortest lease that was registered then, so that its end is noticed soon.
+    /// The shortest lease that is registered, as the last renewal has found, so that its end is
+    /// noticed soon.
     shortest: Duration,
     /// How many holders were registered then.
     holders: Option<usize>,
@@ -157,6 +158,11 @@ impl PgSession {
             query.await.map_err(|error| self.source.failed(&error))
         });
         let rows = rows.await?;
+        let shortest = rows.first().map(|row| row.try_get::<Option<i32>, _>(FIRST + 4));
+        if let Some(Ok(Some(shortest))) = shortest {
+            let shortest = Duration::from_millis(shortest.unsigned_abs().into());
+            self.shortest = self.length.min(shortest);
+        }
         let (outcome, snapshot) = self.read(&rows)?;
         if let (Some(base), Some(snapshot)) = (&mut self.base, snapshot) {
             base.snapshot = snapshot;
@@ -191,11 +197,11 @@ impl PgSession {
                 return Ok((Answer::Reload(reason), None));
             }
         }
-        let snapshot = first.try_get(FIRST + 4).map_err(failed)?;
+        let snapshot = first.try_get(FIRST + 5).map_err(failed)?;
         let mut ended = Vec::new();
         let mut has_records = false;
         for row in rows {
-            if row.try_get::<Option<bool>, usize>(FIRST + 5).map_err(failed)?.is_some() {
+            if row.try_get::<Option<bool>, usize>(FIRST + 6).map_err(failed)?.is_some() {
                 has_records = true;
                 ended.extend(self.ended(row).map_err(failed)?);
             }
@@ -205,8 +211,8 @@ impl PgSession {
 
     /// Returns what a record ends. A barrier ends nothing. Null is no value by which one is found.
     fn ended(&self, row: &PgRow) -> Result<Option<Ended>, sqlx::Error> {
-        let source: Option<String> = row.try_get(FIRST + 6)?;
-        let value: Option<String> = row.try_get(FIRST + 7)?;
+        let source: Option<String> = row.try_get(FIRST + 7)?;
+        let value: Option<String> = row.try_get(FIRST + 8)?;
         let Some(source) = source else { return Ok(None) };
         if source == EVERYTHING {
             return Ok(Some(Ended::Everything));
@@ -240,8 +246,6 @@ impl PgSession {
         let conclusions = self.watch.note(&inquiry, asked, now);
         self.watched = Some(now);
         self.holders = Some(inquiry.holders.len());
-        let lengths = inquiry.holders.iter().map(|holder| holder.lease);
-        self.shortest = lengths.fold(self.length, Duration::min);
         if conclusions.settles {
             source.record_settled(connection, &inquiry.run).await?;
         }

@@ -115,7 +115,7 @@ macro_rules! acknowledge {
 
 /// Reads what `$1` does not show (RL4), after the columns of a trust.
 macro_rules! difference {
-    ($columns:expr, $registered:literal, $join:literal) => {
+    ($columns:expr, $registered:expr, $join:literal) => {
         concat!(
             "SELECT pg_is_in_recovery(), ",
             $columns,
@@ -135,27 +135,33 @@ macro_rules! difference {
     };
 }
 
+/// Whether a renewal has found its registration, and the shortest lease that is registered.
+macro_rules! registered {
+    () => {
+        "EXISTS (SELECT FROM me), (SELECT min(lease_ms) FROM trust_auth_holder)"
+    };
+}
+
 macro_rules! no_trust {
     () => {
         "NULL::uuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL"
     };
 }
 
-pub(super) const RENEW: &str =
-    concat!(acknowledge!(), difference!(no_trust!(), "EXISTS (SELECT FROM me)", ""));
-pub(super) const LOOK: &str = difference!(no_trust!(), "$5::uuid IS NULL", "");
+pub(super) const RENEW: &str = concat!(acknowledge!(), difference!(no_trust!(), registered!(), ""));
+pub(super) const LOOK: &str = difference!(no_trust!(), "$5::uuid IS NULL, NULL::int", "");
 pub(super) const RENEW_TRUSTS: &str = concat!(
     acknowledge!(),
     difference!(
         read_columns!(),
-        "EXISTS (SELECT FROM me)",
+        registered!(),
         " LEFT JOIN trust ON id = CASE WHEN c.source = 'trust.id' THEN c.value::uuid END \
          AND disabled_at IS NULL"
     )
 );
 pub(super) const LOOK_TRUSTS: &str = difference!(
     read_columns!(),
-    "$5::uuid IS NULL",
+    "$5::uuid IS NULL, NULL::int",
     " LEFT JOIN trust ON id = CASE WHEN c.source = 'trust.id' THEN c.value::uuid END \
      AND disabled_at IS NULL"
 );
