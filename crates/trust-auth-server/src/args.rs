@@ -320,7 +320,8 @@ pub(crate) struct TermsArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
     /// List only the trusts with a key that ends within this time, such as 14d, and those whose
-    /// only keys have ended. Exits with 1 if there is one, so that a monitor notices
+    /// only keys have ended. Exits with 1 if there is one, so that a monitor notices. Also names
+    /// each key that has ended within this time and is not revoked, whatever the exit code is
     #[arg(long, value_name = "DURATION")]
     pub(crate) expiring: Option<Lifetime>,
 }

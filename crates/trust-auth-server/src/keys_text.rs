@@ -3,7 +3,7 @@
 use comfy_table::presets::{NOTHING, UTF8_BORDERS_ONLY};
 use comfy_table::{ContentArrangement, Table};
 use time::OffsetDateTime;
-use trust_auth::TrustKey;
+use trust_auth::{Trust, TrustKey};
 
 use crate::trust_text::{escaped, moment};
 
@@ -38,6 +38,19 @@ pub(crate) fn table(keys: &[TrustKey], has_own_key: bool, at_terminal: bool) -> 
     }
     table.load_style(NOTHING).force_no_tty();
     table.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// Returns the remark that a key has ended, with the name of its trust.
+pub(crate) fn ended(key: &TrustKey, trusts: &[Trust]) -> String {
+    let trust = trusts.iter().find(|trust| trust.id == key.trust);
+    let name = trust.map_or_else(|| key.trust.to_string(), |trust| escaped(&trust.name));
+    let label = key.label.as_deref().map(|label| format!(" ({})", escaped(label)));
+    let end = key.expires_at.map(moment).unwrap_or_default();
+    format!(
+        "ended: the key {}{} of {name}, at {end}; revoke it if its client has another one",
+        key.id,
+        label.unwrap_or_default()
+    )
 }
 
 fn state(key: &TrustKey, now: OffsetDateTime) -> &'static str {

@@ -57,6 +57,14 @@ impl Store {
         }
     }
 
+    /// Returns the keys of enabled trusts that have ended within this time, and were not revoked.
+    pub(crate) async fn ended_keys(&self, within: Duration) -> Result<Vec<TrustKey>, StoreError> {
+        match &self.backend {
+            DatabaseStore::Sqlite(store) => store.ended_keys(within).await,
+            DatabaseStore::Postgres(store) => store.ended_keys(within).await,
+        }
+    }
+
     /// Holds all trusts under a read lease of this length, under a name for operators.
     pub(crate) async fn hold(
         &self,

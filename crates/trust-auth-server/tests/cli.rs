@@ -1481,6 +1481,42 @@ fn a_trust_whose_only_key_has_ended_is_listed_as_expiring_until_it_has_a_key() {
     assert_eq!(expiring().code, 0);
 }
 
+/// The trust's other key is accepted, and its client may have the one that has ended.
+#[test]
+fn a_key_that_has_ended_next_to_another_one_is_named_until_it_is_revoked() {
+    let (shell, own) = Shell::with_trust("St. Mary");
+    let arguments = ["key", "add", "St. Mary", "--label", "laboratory", "--expires", "1s"];
+    let key = shell.run(&arguments).stdout;
+    while shell.verify(key.trim_end()).code == 0 {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let json = shell.run(&["key", "list", "St. Mary", "--json"]).json();
+    let id = json["keys"][0]["id"].as_str().unwrap();
+    let expiring = || shell.run(&["list", "--expiring", "1h"]);
+    let ended = expiring();
+    assert_eq!((ended.code, &*ended.stdout), (0, "No key ends within 1h.\n"), "{ended:?}");
+    let named = format!("ended: the key {id} (laboratory) of St. Mary, at ");
+    assert!(ended.stderr.starts_with(&named) && ended.stderr.lines().count() == 1, "{ended:?}");
+    let json = shell.run(&["list", "--expiring", "1h", "--json"]).json();
+    assert_eq!(
+        (&json["trusts"], &json["ended"][0]["id"]),
+        (&serde_json::json!([]), &id.into()),
+        "{json}"
+    );
+    assert!(shell.run(&["list", "--json"]).json().get("ended").is_none());
+    // It ended before that time, or its trust is disabled.
+    while !shell.run(&["list", "--expiring", "1s"]).stderr.is_empty() {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    shell.run(&["disable", "St. Mary"]);
+    assert_eq!(expiring().stderr, "");
+    shell.run(&["enable", "St. Mary"]);
+    assert_eq!(shell.verify(own.as_str()).code, 0);
+    assert!(expiring().stderr.starts_with(&named));
+    assert_eq!(shell.run(&["key", "revoke", id]).code, 0);
+    assert_eq!(expiring().stderr, "");
+}
+
 #[test]
 fn a_trust_is_registered_with_an_end_and_attributes() {
     let shell = Shell::new();

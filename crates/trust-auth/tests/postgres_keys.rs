@@ -452,6 +452,41 @@ async fn r16_a_rotation_that_a_failover_has_lost_is_not_taken_for_superseded_by_
     }
 }
 
+/// The role may only read.
+#[tokio::test]
+async fn the_keys_that_have_ended_of_late_are_those_of_enabled_trusts_that_are_not_revoked() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let world = World::over(Arc::new(postgres_options(&url).connect().await.unwrap()), None);
+    for name in ["b", "a", "disabled"] {
+        let (trust, _) = world.register(name).await;
+        for label in ["now", "an hour ago", "long ago", "revoked", "later", "endless"] {
+            let terms = KeyTerms::new().with_label(format!("{label} {name}"));
+            world.registry.add_key(&trust.id.into(), &terms).await.unwrap();
+        }
+    }
+    server.psql(
+        &url,
+        "UPDATE trust SET disabled_at = now() WHERE name = 'disabled'; \
+         UPDATE trust_key SET expires_at = now() - CASE split_part(label, ' ', 1) \
+             WHEN 'now' THEN interval '0' WHEN 'long' THEN interval '3 h' \
+             WHEN 'later' THEN interval '-1 h' ELSE interval '1 h' END \
+         WHERE label NOT LIKE 'endless%'; \
+         UPDATE trust_key SET revoked_at = now() WHERE label LIKE 'revoked%'",
+    );
+    let (name, url_of_role) = server.new_role(&url);
+    server.psql(&url, &format!("GRANT SELECT ON trust, trust_key TO {name}"));
+    let store = postgres_options(&url_of_role).connect().await.unwrap();
+    let ended = async |within| {
+        let keys = store.ended_keys(within).await.unwrap();
+        keys.into_iter().filter_map(|key| key.label).collect::<Vec<_>>()
+    };
+    let wanted = ["now a", "an hour ago a", "now b", "an hour ago b"];
+    assert_eq!(ended(Duration::from_secs(2 * 3_600)).await, wanted);
+    assert_eq!(ended(Duration::MAX).await.len(), 6);
+    assert!(ended(Duration::ZERO).await.is_empty());
+}
+
 /// The application's own pool: reads use it, and all else has connections of its own.
 #[tokio::test]
 async fn a_store_over_an_own_pool_reads_by_it_and_leaves_it_open() {

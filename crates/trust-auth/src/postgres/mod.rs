@@ -9,6 +9,7 @@ mod connect;
 mod connection_string;
 mod connector;
 mod dial;
+mod ended;
 mod environment;
 mod failure;
 mod index;

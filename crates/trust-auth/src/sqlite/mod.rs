@@ -5,6 +5,7 @@
 
 mod anchor;
 mod creation;
+mod ended;
 mod failure;
 mod file;
 mod file_checker;
