@@ -409,6 +409,7 @@ impl<S: TrustStore> Authenticator<S> {
         hashes: &[KeyHash],
         progress: &mut Progress,
     ) -> Result<Trust, AuthError> {
+        let mut found_before = None;
         for _ in 0..2 {
             // Taken before the join, and so before the first read that the remembered value depends
             // on. A revocation that those reads may miss supersedes the lease.
@@ -431,7 +432,9 @@ impl<S: TrustStore> Authenticator<S> {
                 }
                 // As a rule the key was revoked since. But another row may have the key: one more
                 // scan keeps a key that is valid throughout from being refused as invalid.
-                Ok(None) => {}
+                Ok(None) if found_before != Some((at, id)) => found_before = Some((at, id)),
+                // The digest is in a row that cannot be read otherwise. The store has logged it.
+                Ok(None) => return Err(AuthError::Invalid),
                 // Another try does not repair this row. The store has logged it.
                 Err(StoreError::BadRow { .. }) => return Err(AuthError::Invalid),
                 Err(error) => return Err(AuthError::Unavailable(error)),

@@ -185,13 +185,19 @@ impl TrustLedger for MemoryStore {
             if rotation.is_superseded(&present) {
                 return Err(StoreError::Superseded);
             }
+            let (new, end) = (rotation.key.hash, rotation.end_of_others(now));
             let (hash, rows) = rotation.rows_of(trust, now);
-            for row in rows {
-                match trust.keys.iter_mut().find(|key| key.id == row.id) {
-                    Some(key) => *key = row,
-                    None => trust.keys.push(row),
+            let others = trust.keys.iter_mut().filter(|key| key.hash != new);
+            for key in others.filter(|key| key.revoked_at.is_none()) {
+                match end {
+                    None => key.revoked_at = Some(now),
+                    Some(end) if key.expires_at.is_none_or(|own| own > end) => {
+                        key.expires_at = Some(end);
+                    }
+                    Some(_) => {}
                 }
             }
+            trust.keys.extend(rows);
             trust.api_key_hash = hash;
             Ok(())
         })
@@ -216,9 +222,11 @@ impl TrustLedger for MemoryStore {
                 return Err(StoreError::NoSuchKey { id: key });
             };
             let trust = Arc::make_mut(&mut rows[at]);
-            let row = &mut trust.keys[index];
-            row.revoked_at = row.revoked_at.or_else(|| Some(now()));
-            let hash = row.hash;
+            let hash = trust.keys[index].hash;
+            for row in trust.keys.iter_mut().filter(|row| row.id == key || row.hash == hash) {
+                row.revoked_at = row.revoked_at.or_else(|| Some(now()));
+            }
+            trust.api_key_hash = trust.api_key_hash.filter(|own| *own != hash);
             Ok(Change::new(active(trust), [hash]))
         })
     }
@@ -285,7 +293,11 @@ fn by_hash(candidates: &Candidates) -> HashMap<KeyHash, Uuid> {
 
 /// Checks for an imported key that no row has its digest, also of a key that has ended.
 fn check_absent(rows: &[Arc<Trust>], key: &NewKey) -> Result<(), StoreError> {
-    if key.is_imported { Candidates::of(rows).check_absent(&key.hash) } else { Ok(()) }
+    if !key.is_imported {
+        return Ok(());
+    }
+    let digests = Candidates::of(rows);
+    key.hashes().try_for_each(|hash| digests.check_absent(hash))
 }
 
 /// Replaces the row with the same id, or adds the row. Returns the replaced row.

@@ -91,6 +91,8 @@ pub struct NewKey {
     pub last_four: Option<String>,
     /// Whether the key existed before. Then no other row may have its digest.
     pub is_imported: bool,
+    /// The digests that the key has by former peppers. If it is imported, no row may have them.
+    pub former_hashes: Vec<KeyHash>,
 }
 
 impl NewKey {
@@ -98,7 +100,13 @@ impl NewKey {
     /// before.
     #[must_use]
     pub fn new(hash: KeyHash) -> Self {
-        Self { hash, terms: KeyTerms::new(), last_four: None, is_imported: false }
+        Self {
+            hash,
+            terms: KeyTerms::new(),
+            last_four: None,
+            is_imported: false,
+            former_hashes: Vec::new(),
+        }
     }
 
     /// Returns a key of this text.
@@ -110,6 +118,11 @@ impl NewKey {
 
     pub(crate) fn generated(key: &ApiKey, hash: KeyHash, terms: &KeyTerms) -> Self {
         Self::of_text(key.expose(), hash, terms)
+    }
+
+    /// Returns the digest, and those by former peppers.
+    pub(crate) fn hashes(&self) -> impl Iterator<Item = &KeyHash> {
+        std::iter::once(&self.hash).chain(&self.former_hashes)
     }
 
     pub(crate) fn imported(mut self) -> Self {
@@ -178,31 +191,23 @@ impl Rotation {
         present.iter().any(|hash| *hash != self.key.hash && !former.contains(hash))
     }
 
-    /// Returns what a commit at this time of the store makes of a trust with all its keys: the
-    /// digest of its own row, and the other rows that are new or changed.
-    ///
-    /// Without an overlap, a key at its end is revoked, too: a clock that goes back would revive
-    /// it.
+    /// Returns when the other keys end that have no earlier end, for a commit at this time of the
+    /// store. `None`: they are revoked.
+    pub(crate) fn end_of_others(&self, now: OffsetDateTime) -> Option<OffsetDateTime> {
+        let overlap = self.overlap.filter(|_| !self.revokes_others());
+        overlap.map(|overlap| end_after(now, overlap).unwrap_or(LATEST))
+    }
+
+    /// Returns what a commit at this time of the store makes of a trust: the digest of its own row,
+    /// and the new rows of keys. A repetition needs the trust with all its keys.
     pub(crate) fn rows_of(
         self,
         trust: &Trust,
         now: OffsetDateTime,
     ) -> (Option<KeyHash>, Vec<TrustKey>) {
-        let overlap = self.overlap.filter(|_| !self.revokes_others());
-        let end = overlap.map(|overlap| end_after(now, overlap).unwrap_or(LATEST));
-        let new = self.key.hash;
-        // A repetition may find its own key.
-        let others = trust.keys.iter().filter(|key| {
-            key.hash != new && key.revoked_at.is_none() && (end.is_none() || key.is_active(now))
-        });
-        let mut rows: Vec<TrustKey> = others.cloned().collect();
-        for row in &mut rows {
-            match end {
-                Some(end) => row.expires_at = Some(row.expires_at.map_or(end, |own| own.min(end))),
-                None => row.revoked_at = Some(now),
-            }
-        }
-        if let (Some(end), Some(old)) = (end, trust.api_key_hash.filter(|old| *old != new)) {
+        let (new, mut rows) = (self.key.hash, Vec::new());
+        let old = trust.api_key_hash.filter(|old| *old != new);
+        if let (Some(end), Some(old)) = (self.end_of_others(now), old) {
             let row = NewKey::new(old).into_row(trust.id, now);
             rows.push(TrustKey { expires_at: Some(end), ..row });
         }

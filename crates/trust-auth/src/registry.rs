@@ -227,12 +227,14 @@ impl<L: TrustLedger> TrustRegistry<L> {
     /// [`StoreError::KeyTaken`] if a trust has the key by a former pepper.
     pub async fn existing(&self, api_key: &str, terms: &KeyTerms) -> Result<NewKey, RegistryError> {
         KeyFlaw::check(api_key, &self.key_prefix)?;
-        let mut former = self.key_hasher.former_hashes(api_key.as_bytes()).peekable();
-        if former.peek().is_some() {
+        let mut key = NewKey::of_text(api_key, self.key_hasher.hash(api_key), terms);
+        key.former_hashes = self.key_hasher.former_hashes(api_key.as_bytes()).collect();
+        if !key.former_hashes.is_empty() {
+            // A store of one's own may compare the present digest alone.
             let rows = Candidates::of(&self.ledger.list().await?);
-            former.try_for_each(|hash| rows.check_absent(&hash))?;
+            key.former_hashes.iter().try_for_each(|hash| rows.check_absent(hash))?;
         }
-        Ok(NewKey::of_text(api_key, self.key_hasher.hash(api_key), terms))
+        Ok(key)
     }
 
     /// Gives the trust one more key, and returns the key's row with the key. Each of the trust's

@@ -48,18 +48,53 @@ pub(crate) trait WriteTransaction: Send {
         trust: Uuid,
     ) -> impl Future<Output = Result<Vec<TrustKey>, StoreError>> + Send;
 
-    /// Returns the id of the key's trust, or `None` if there is no such key.
-    fn trust_of(
+    /// Returns what a revocation needs of the row of a key, or `None` if there is no such row. Also
+    /// finds a row that is malformed.
+    fn key_row(
         &mut self,
         key: Uuid,
-    ) -> impl Future<Output = Result<Option<Uuid>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Option<KeyRow>, StoreError>> + Send;
+
+    /// Revokes the key unless it is revoked, and every other key of its trust with its digest.
+    fn revoke_key(
+        &mut self,
+        key: Uuid,
+        row: &KeyRow,
+        now: OffsetDateTime,
+    ) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
+    /// Revokes all keys of the trust but those with the digest `kept`. A key at its end is revoked,
+    /// too, which a clock that goes back would revive, and so is a malformed one, which a repair of
+    /// its row would revive.
+    fn revoke_keys(
+        &mut self,
+        trust: Uuid,
+        kept: &KeyHash,
+        now: OffsetDateTime,
+    ) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
+    /// Counts the keys that [`revoke_keys`](Self::revoke_keys) would revoke.
+    fn unrevoked_keys(
+        &mut self,
+        trust: Uuid,
+        kept: &KeyHash,
+    ) -> impl Future<Output = Result<i64, StoreError>> + Send;
+
+    /// Gives these keys this end.
+    fn end_keys(
+        &mut self,
+        keys: &[Uuid],
+        end: OffsetDateTime,
+    ) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
     /// Adds the row of a trust, without those of its keys, unless another row has its name.
     fn insert(&mut self, trust: &Trust) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
-    /// Adds the row of a key, or writes the two times of the row with this id: when it ends, and
-    /// when it was revoked.
-    fn put_key(&mut self, key: &TrustKey) -> impl Future<Output = Result<u64, StoreError>> + Send;
+    /// Adds the row of a key.
+    fn insert_key(
+        &mut self,
+        key: &TrustKey,
+    ) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
     /// Writes the digest of a row.
     fn set_hash(
@@ -91,6 +126,14 @@ pub(crate) trait WriteTransaction: Send {
     fn schema_error(&self, reason: &str) -> StoreError;
 }
 
+/// A row of `trust_key`, as far as a revocation needs it.
+pub(crate) struct KeyRow {
+    pub(crate) trust: Uuid,
+    /// `None`: the digest is malformed, and no key has it.
+    pub(crate) hash: Option<KeyHash>,
+    pub(crate) is_revoked: bool,
+}
+
 /// Inserts the row with its key. A key that exists already is refused if another row has its
 /// digest.
 pub(crate) async fn insert<W: WriteTransaction>(
@@ -104,18 +147,25 @@ pub(crate) async fn insert<W: WriteTransaction>(
     if write.insert(&trust).await? == 0 {
         return Err(why_not_inserted(&mut write, trust.name).await);
     }
-    put_keys(&mut write, &trust.keys).await?;
+    insert_keys(&mut write, &trust.keys).await?;
     write.commit().await?;
     Ok(trust)
 }
 
 async fn check_absent<W: WriteTransaction>(write: &mut W, key: &NewKey) -> Result<(), StoreError> {
-    if key.is_imported { write.digests().await?.check_absent(&key.hash) } else { Ok(()) }
+    if !key.is_imported {
+        return Ok(());
+    }
+    let digests = write.digests().await?;
+    key.hashes().try_for_each(|hash| digests.check_absent(hash))
 }
 
-async fn put_keys<W: WriteTransaction>(write: &mut W, keys: &[TrustKey]) -> Result<(), StoreError> {
+async fn insert_keys<W: WriteTransaction>(
+    write: &mut W,
+    keys: &[TrustKey],
+) -> Result<(), StoreError> {
     for key in keys {
-        let rows = write.put_key(key).await?;
+        let rows = write.insert_key(key).await?;
         check_key_count(write, rows)?;
     }
     Ok(())
@@ -130,34 +180,39 @@ pub(crate) async fn add_key<W: WriteTransaction>(
     check_absent(&mut write, &key).await?;
     let trust = write.find(which).await?;
     let row = key.into_row(trust.id, write.now().await?);
-    put_keys(&mut write, std::slice::from_ref(&row)).await?;
+    insert_keys(&mut write, std::slice::from_ref(&row)).await?;
     write.commit().await?;
     Ok(row)
 }
 
-/// Revokes one key. A second revocation keeps the time of the first.
+/// Revokes one key, and what else of its trust has its digest: afterwards, the trust accepts the
+/// key no more. A second revocation keeps the time of the first.
 pub(crate) async fn revoke_key<W: WriteTransaction>(
     mut write: W,
     id: Uuid,
 ) -> Result<Change, StoreError> {
     let no_such_key = || StoreError::NoSuchKey { id };
-    let trust = write.trust_of(id).await?.ok_or_else(no_such_key)?;
-    // Locks the trust. The key is read after that.
-    match write.find(&trust.into()).await {
+    let unlocked = write.key_row(id).await?.ok_or_else(no_such_key)?;
+    // Locks the trust. The key is read again after that.
+    let trust = match write.find(&unlocked.trust.into()).await {
         Err(StoreError::NoSuchTrust { .. }) => return Err(no_such_key()),
-        found => drop(found?),
+        found => found?,
+    };
+    let row = write.key_row(id).await?.filter(|row| row.trust == trust.id);
+    let row = row.ok_or_else(no_such_key)?;
+    let now = write.now().await?;
+    write.revoke_key(id, &row, now).await?;
+    if row.hash.is_some() && trust.api_key_hash == row.hash {
+        let rows = write.set_hash(trust.id, None).await?;
+        check_count(&write, rows)?;
     }
-    let mut keys = write.keys(trust).await?.into_iter();
-    let mut key = keys.find(|key| key.id == id).ok_or_else(no_such_key)?;
-    key.revoked_at = key.revoked_at.or(Some(write.now().await?));
-    let rows = write.put_key(&key).await?;
-    check_key_count(&write, rows)?;
-    let trust = write.find(&trust.into()).await?;
-    let is_active = trust.keys.iter().any(|key| key.id == id);
-    check_key_count(&write, u64::from(!is_active))?;
+    let is_revoked = write.key_row(id).await?.is_some_and(|row| row.is_revoked);
+    let trust = write.find(&trust.id.into()).await?;
+    let is_accepted = trust.hashes().any(|hash| Some(hash) == row.hash);
+    check_key_count(&write, u64::from(is_revoked && !is_accepted))?;
     let barrier = write.barrier().await?;
     write.commit().await?;
-    Ok(Change { trust, former: vec![key.hash], barrier })
+    Ok(Change { trust, former: row.hash.into_iter().collect(), barrier })
 }
 
 /// Returns all rows of the trust's keys.
@@ -180,22 +235,38 @@ pub(crate) async fn rotate<W: WriteTransaction>(
     // The row is locked until the commit.
     let mut trust = write.find(which).await?;
     let former: Vec<KeyHash> = trust.hashes().collect();
-    // Also those at their end.
-    trust.keys = write.keys(trust.id).await?;
+    let active = trust.keys.clone();
+    if rotation.former.is_some() {
+        // A repetition may find its own key. Also keys at their end.
+        trust.keys = write.keys(trust.id).await?;
+    }
     if rotation.is_superseded(&former) || is_dead(&trust, &former, &rotation) {
         return Err(StoreError::Superseded);
     }
-    let (id, new, revokes) = (trust.id, rotation.key.hash, rotation.revokes_others());
+    let (id, new) = (trust.id, rotation.key.hash);
     let may_have_ended = rotation.key.terms.lasts().is_some();
-    let (hash, keys) = rotation.rows_of(&trust, write.now().await?);
-    put_keys(&mut write, &keys).await?;
+    let now = write.now().await?;
+    let end = rotation.end_of_others(now);
+    let lasts = |key: &TrustKey| {
+        key.hash != new && end.is_some_and(|end| key.expires_at.is_none_or(|own| own > end))
+    };
+    match end {
+        None => drop(write.revoke_keys(id, &new, now).await?),
+        Some(end) => {
+            let lasting = active.iter().filter(|key| lasts(key)).map(|key| key.id);
+            write.end_keys(&lasting.collect::<Vec<_>>(), end).await?;
+        }
+    }
+    let (hash, keys) = rotation.rows_of(&trust, now);
+    insert_keys(&mut write, &keys).await?;
     let rows = write.set_hash(id, hash).await?;
     check_count(&write, rows)?;
     let trust = write.find(&id.into()).await?;
     let has_new = may_have_ended || trust.hashes().any(|hash| hash == new);
-    let keys = write.keys(id).await?;
-    let mut others = keys.iter().filter(|key| key.hash != new && key.revoked_at.is_none());
-    let others_end = others.all(|key| !revokes && key.expires_at.is_some());
+    let others_end = match end {
+        None => write.unrevoked_keys(id, &new).await? == 0,
+        Some(_) => !trust.keys.iter().any(lasts),
+    };
     check_count(&write, u64::from(trust.api_key_hash == hash && has_new && others_end))?;
     let barrier = write.barrier().await?;
     write.commit().await?;

@@ -299,8 +299,9 @@ pub trait TrustLedger: TrustStore {
         async { Err(StoreError::OneKey) }
     }
 
-    /// Revokes one key that is in a row of its own. A key that is revoked stays as it is: its first
-    /// time is kept. The change has the key's trust, and its digest.
+    /// Revokes one key that is in a row of its own, and all else of its trust that has its digest:
+    /// the trust accepts the key no more. A key that is revoked stays as it is: its first time is
+    /// kept. The change has the key's trust, and its digest.
     ///
     /// # Errors
     ///

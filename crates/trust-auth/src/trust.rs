@@ -112,13 +112,14 @@ impl Trust {
     }
 
     /// Returns which key the digest is of, if the row [accepts](Self::accepts) it. Of several equal
-    /// digests, that of the column.
+    /// digests, that of the column, and otherwise that of the key that ends last.
     pub(crate) fn key_used(&self, hash: &KeyHash) -> Option<KeyUsed> {
         let mut used = None;
         // Compares each digest, whichever is equal.
         for key in self.keys.iter().rev() {
             if key.hash.ct_eq(hash).into() {
-                used = Some(KeyUsed::from(key));
+                let key = KeyUsed::from(key);
+                used = Some(used.map_or(key, |other: KeyUsed| other.or_longer(key)));
             }
         }
         if let Some(own) = &self.api_key_hash

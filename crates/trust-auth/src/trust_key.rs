@@ -77,6 +77,15 @@ pub(crate) struct KeyUsed {
 }
 
 impl KeyUsed {
+    /// Returns the one of the two that ends last, and the second one if they end together.
+    pub(crate) fn or_longer(self, other: Self) -> Self {
+        match (self.expires_at, other.expires_at) {
+            (None, Some(_)) => self,
+            (Some(end), Some(others)) if others < end => self,
+            _ => other,
+        }
+    }
+
     /// Returns whether the key's end is later than now, by this process's clock.
     pub(crate) fn lasts(&self) -> bool {
         self.expires_at.is_none_or(|end| OffsetDateTime::now_utc() < end)
@@ -112,6 +121,20 @@ mod tests {
         key.expires_at = None;
         key.revoked_at = Some(end);
         assert!(!key.is_active(OffsetDateTime::UNIX_EPOCH));
+    }
+
+    #[test]
+    fn of_two_keys_the_one_that_ends_last_counts() {
+        let key = |id, end: Option<u64>| KeyUsed {
+            id: Some(Uuid::from_u128(id)),
+            expires_at: end.map(|end| OffsetDateTime::UNIX_EPOCH + Duration::from_secs(end)),
+        };
+        let (one, nine, endless) = (key(1, Some(1)), key(9, Some(9)), key(0, None));
+        for (longer, shorter) in [(nine, one), (endless, nine)] {
+            assert_eq!(longer.or_longer(shorter), longer);
+            assert_eq!(shorter.or_longer(longer), longer);
+        }
+        assert_eq!(endless.or_longer(key(2, None)).id, Some(Uuid::from_u128(2)));
     }
 
     #[test]

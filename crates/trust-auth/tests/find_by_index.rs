@@ -188,6 +188,13 @@ async fn the_answer_of_an_index_is_a_hint_and_grants_nothing_g9() {
     let cache = Arc::new(TrustKeyCache::new());
     let authenticator = by_index(&store, &cache);
     let refused = authenticator.authenticate(Some("key")).await;
+    assert!(matches!(refused, Err(AuthError::Invalid)), "{refused:?}");
+    assert_eq!((store.counts(), cache.len()), ((2, 0), 0));
+    // The key may be moving from row to row.
+    let number = AtomicUsize::new(1);
+    let next = move || Some(Uuid::from_u128(number.fetch_add(1, Ordering::SeqCst) as u128));
+    let store = Counting::new([trust(1, "another key"), trust(2, "a third key")], next);
+    let refused = by_index(&store, &cache).authenticate(Some("key")).await;
     let unsettled = matches!(refused, Err(AuthError::Unavailable(StoreError::Unsettled)));
     assert!(unsettled, "{refused:?}");
     assert_eq!((store.counts(), cache.len()), ((2, 0), 0));

@@ -19,6 +19,7 @@ on_every_store!(
     each_key_of_a_trust_is_granted_and_named,
     a_revoked_key_is_refused_and_the_others_are_granted_as_before,
     a_second_revocation_keeps_the_time_of_the_first,
+    a_revoked_key_is_refused_wherever_its_digest_is,
     a_key_that_is_not_there_cannot_be_revoked,
     the_store_judges_the_end_of_a_key_when_it_reads,
     a_cached_key_ends_by_itself,
@@ -143,6 +144,22 @@ async fn a_second_revocation_keeps_the_time_of_the_first<S: Backend>() {
     assert_eq!(world.store.revoke_key(row.id).await.unwrap().former, [key.hash()]);
     assert_eq!(keys(&world, &trust).await, first);
     assert!(first[0].revoked_at >= first[0].created_at);
+}
+
+/// The caller of a revocation relies on its `Ok`.
+async fn a_revoked_key_is_refused_wherever_its_digest_is<S: Backend>() {
+    let world = World::<S>::new().await;
+    let (trust, own) = world.register_hot("a").await;
+    let (kept, other) = add(&world, &trust, KeyTerms::new()).await;
+    let again = world.store.add_key(&trust.id.into(), own.hash().into()).await.unwrap();
+    let twice = world.store.add_key(&trust.id.into(), own.hash().into()).await.unwrap();
+    let after = world.registry.revoke_key(again.id).await.unwrap();
+    assert_eq!((after.api_key_hash, after.keys), (None, vec![kept.clone()]));
+    assert_refused(&world, &own).await;
+    assert_granted(&world, &other, Some(kept.id)).await;
+    let rows = keys(&world, &trust).await;
+    let revoked = rows.iter().filter(|row| row.revoked_at.is_some()).map(|row| row.id);
+    assert_eq!(revoked.collect::<Vec<_>>(), [again.id, twice.id]);
 }
 
 async fn a_key_that_is_not_there_cannot_be_revoked<S: Backend>() {
@@ -316,6 +333,10 @@ async fn a_digest_of_a_key_cannot_be_imported_again<S: Backend>() {
         assert_eq!(id, trust.id);
     };
     for key in [&own, &active, &revoked, &ended] {
+        // By a former pepper.
+        let mut row = NewKey::new(KeyHash::of("by the present pepper"));
+        row.former_hashes = vec![key.hash()];
+        is_taken(world.registry.import_one_more(&other.id.into(), row).await.unwrap_err());
         let new = NewTrust::new("c").unwrap();
         is_taken(world.registry.import_key(new, key.expose()).await.unwrap_err());
         let row = NewKey::new(key.hash());
@@ -468,7 +489,7 @@ async fn a_malformed_row_of_a_key_is_left_out_and_refuses_no_other() {
         let (trust, own) = world.register("a").await;
         let label = |label| KeyTerms::new().with_label(label);
         let (one, one_key) = add(&world, &trust, label("one")).await;
-        let (_, bad_key) = add(&world, &trust, label("b")).await;
+        let (bad, bad_key) = add(&world, &trust, label("b")).await;
         let (two, two_key) = add(&world, &trust, label("two")).await;
         assert_granted(&world, &bad_key, Some(keys(&world, &trust).await[1].id)).await;
         spoil(&world.store, sql).await;
@@ -476,7 +497,7 @@ async fn a_malformed_row_of_a_key_is_left_out_and_refuses_no_other() {
         assert_granted(&world, &own, None).await;
         assert_granted(&world, &one_key, Some(one.id)).await;
         assert_granted(&world, &two_key, Some(two.id)).await;
-        assert!(world.attempt(&bad_key).await.result.is_err(), "{sql}");
+        assert_refused(&world, &bad_key).await;
         assert_eq!(world.store.fetch(trust.id).await.unwrap().unwrap().keys, [one, two], "{sql}");
         drop(guard);
         let hex = bad_key.hash().to_hex();
@@ -484,6 +505,17 @@ async fn a_malformed_row_of_a_key_is_left_out_and_refuses_no_other() {
         if !sql.contains("T25") {
             assert!(log.text().contains("trust_key has a malformed column"), "{sql}");
         }
+        // A row that is repaired later must not bring the key back.
+        rotate(&world, &trust, KeyTerms::new(), Some(HOUR)).await;
+        assert_refused(&world, &bad_key).await;
+        match sql.contains("id = ") {
+            true => drop(world.registry.revoke_key(bad.id).await.unwrap()),
+            false => drop(world.registry.rotate(&trust.id.into()).await.unwrap()),
+        }
+        let left = "SELECT count(*) FROM trust_key WHERE label = 'b' AND revoked_at IS NULL";
+        let mut other = second_connection(&world.store).await;
+        let left: i64 = sqlx::query_scalar(left).fetch_one(&mut other).await.unwrap();
+        assert_eq!(left, 0, "{sql}");
     }
 }
 
@@ -556,7 +588,7 @@ async fn the_table_refuses_what_cannot_be_a_key() {
     .fetch_all(&mut other)
     .await
     .unwrap();
-    assert_eq!(indexed, ["id", "trust"]);
+    assert_eq!(indexed, ["id", "trust", "trust"]);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use sqlx::Executor;
 use stores::postgres_server::PostgresServer;
 use stores::{World, eventually, postgres_options};
 use trust_auth::{
-    Answer, ApiKey, ChangeFeed, Ended, FeedSession, KeyHash, KeyTerms, NewTrust, PgChanges,
+    Answer, ApiKey, ChangeFeed, Ended, FeedSession, KeyHash, KeyTerms, NewKey, NewTrust, PgChanges,
     PgSession, PostgresStore, Reload, StoreError, Trust, TrustAuth, TrustKey, TrustLedger,
     TrustStore, Waiting,
 };
@@ -517,6 +517,25 @@ async fn a_store_over_an_own_pool_reads_by_it_and_leaves_it_open() {
         .unwrap();
     pool.close().await;
     assert!(matches!(store.list().await.unwrap_err(), StoreError::Unreachable));
+}
+
+/// An application that gives a connection back without ending its transaction.
+#[tokio::test]
+async fn an_open_transaction_of_an_own_pool_keeps_no_key_alive_at_its_end() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let own = postgres_options(&url).connect().await.unwrap();
+    let trust = own.insert(NewTrust::new("a").unwrap(), KeyHash::of("own")).await.unwrap();
+    let pool = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect(&url).await.unwrap();
+    let store = PostgresStore::over(pool.clone()).connect().await.unwrap();
+    pool.execute("BEGIN ISOLATION LEVEL READ COMMITTED").await.unwrap();
+    let mut key = NewKey::new(KeyHash::of("other"));
+    key.terms = KeyTerms::new().lasting(Duration::from_millis(300));
+    own.add_key(&trust.id.into(), key.clone()).await.unwrap();
+    assert!(store.fetch(trust.id).await.unwrap().unwrap().accepts(&key.hash));
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert!(!store.fetch(trust.id).await.unwrap().unwrap().accepts(&key.hash));
+    assert_eq!(store.candidates().await.unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod stores;
 
 use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use stores::{Backend, Moment, Tampered, World, by_name};
 use tokio::sync::Notify;
@@ -300,20 +301,24 @@ async fn a_key_that_another_row_has_throughout_is_granted_when_the_matched_row_g
 
 #[tokio::test]
 async fn rows_that_change_during_every_scan_make_the_request_unavailable_and_are_not_remembered() {
-    struct Restless;
+    /// Each scan finds another row.
+    #[derive(Default)]
+    struct Restless(AtomicU64);
     impl TrustStore for Restless {
         async fn fetch(&self, _: Uuid) -> Result<Option<Trust>, StoreError> {
             Ok(None)
         }
         async fn candidates(&self) -> Result<Candidates, StoreError> {
             let mut candidates = Candidates::default();
-            candidates.push(Uuid::nil(), KeyHash::of("key"));
+            let row = Uuid::from_u64_pair(0, self.0.fetch_add(1, Ordering::SeqCst));
+            candidates.push(row, KeyHash::of("key"));
             Ok(candidates)
         }
     }
     let cache = Arc::new(TrustKeyCache::new());
-    let attempt =
-        Authenticator::new(Arc::new(Restless), Arc::clone(&cache)).attempt(Some("key")).await;
+    let attempt = Authenticator::new(Arc::new(Restless::default()), Arc::clone(&cache))
+        .attempt(Some("key"))
+        .await;
     assert!(matches!(attempt.result, Err(AuthError::Unavailable(StoreError::Unsettled))));
     assert_eq!(attempt.rows_swept, 2);
     assert!(cache.is_empty());

@@ -86,5 +86,6 @@ BEGIN
 END
 $trust_auth$;
 
--- The read of a trust reads its keys, and a deletion removes them.
+-- A deletion removes the keys of a trust. The read of a trust reads those that are not revoked.
 CREATE INDEX IF NOT EXISTS trust_key_trust ON trust_key (trust);
+CREATE INDEX IF NOT EXISTS trust_key_kept ON trust_key (trust) WHERE revoked_at IS NULL;

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::failure::is_lost;
 use super::pool::Lent;
 use super::rights;
-use super::row::{self, is_active, own_columns, read_columns};
+use super::row::{self, all_keys, is_active, own_columns, read_columns};
 use super::store::PostgresStore;
 use crate::columns::Columns;
 use crate::error::StoreError;
@@ -105,9 +105,11 @@ impl PostgresStore {
     pub(super) async fn read_all(&self) -> Result<Listing, StoreError> {
         let sql = concat!(
             "SELECT server.is_replica, ",
-            read_columns!(),
-            " FROM (SELECT pg_is_in_recovery() AS is_replica) AS server \
-             LEFT JOIN trust ON true ORDER BY name COLLATE \"C\""
+            own_columns!(),
+            ", keys.rows FROM (SELECT pg_is_in_recovery() AS is_replica) AS server \
+             LEFT JOIN trust ON true LEFT JOIN ",
+            all_keys!(),
+            " ON keys.of_trust = trust.id ORDER BY name COLLATE \"C\""
         );
         let rows = self
             .within(

@@ -41,22 +41,47 @@ macro_rules! own_columns {
 macro_rules! select_keys {
     ($($condition:tt)+) => {
         concat!(
-            "ARRAY(SELECT json_build_array(key.id, key.label, key.digest, key.last_four, \
-             key.created_at, key.expires_at, key.revoked_at)::text FROM trust_key AS key WHERE ",
+            "ARRAY(SELECT ",
+            $crate::postgres::row::key_as_json!(),
+            " FROM trust_key AS key WHERE ",
             $($condition)+,
             ")"
         )
     };
 }
 
-/// The condition of a key that is neither revoked nor at its end by the database's time.
+/// The condition of a key that is neither revoked nor at its end by the database's time. That of
+/// the statement: an own pool may have a connection with an open transaction.
 macro_rules! is_active {
     () => {
-        "key.revoked_at IS NULL AND (key.expires_at IS NULL OR key.expires_at > now())"
+        "key.revoked_at IS NULL \
+         AND (key.expires_at IS NULL OR key.expires_at > statement_timestamp())"
     };
 }
 
-pub(super) use {is_active, own_columns, read_columns, select_keys};
+/// The active keys of all trusts, as `keys.rows` for each `keys.of_trust`: a subquery for each
+/// trust might read the whole table of keys each time.
+macro_rules! all_keys {
+    () => {
+        concat!(
+            "(SELECT key.trust AS of_trust, array_agg(",
+            $crate::postgres::row::key_as_json!(),
+            ") AS rows FROM trust_key AS key WHERE ",
+            $crate::postgres::row::is_active!(),
+            " GROUP BY key.trust) AS keys"
+        )
+    };
+}
+
+/// What [`keys`] reads of one key.
+macro_rules! key_as_json {
+    () => {
+        "json_build_array(key.id, key.label, key.digest, key.last_four, key.created_at, \
+         key.expires_at, key.revoked_at)::text"
+    };
+}
+
+pub(super) use {all_keys, is_active, key_as_json, own_columns, read_columns, select_keys};
 
 /// The index of the keys among the columns.
 const KEYS: usize = 9;

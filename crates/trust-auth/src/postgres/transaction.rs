@@ -16,7 +16,7 @@ use super::row::{self, read_columns, select_keys};
 use super::store::PostgresStore;
 use crate::columns::time_text;
 use crate::error::StoreError;
-use crate::sql_ledger::WriteTransaction;
+use crate::sql_ledger::{KeyRow, WriteTransaction};
 use crate::store::Candidates;
 use crate::text_flaw::nfc;
 use crate::trust::Trust;
@@ -183,10 +183,69 @@ impl WriteTransaction for Transaction<'_> {
         Ok(row::keys(&row, 0, trust, &self.store.warnings))
     }
 
-    async fn trust_of(&mut self, key: Uuid) -> Result<Option<Uuid>, StoreError> {
-        let query = sqlx::query_scalar("SELECT trust FROM trust_key WHERE id = $1").bind(key);
-        let trust = query.fetch_optional(self.lent.connection()?).await;
-        trust.map_err(|error| self.store.failed(&error))
+    async fn key_row(&mut self, key: Uuid) -> Result<Option<KeyRow>, StoreError> {
+        let sql = "SELECT trust, digest::text, revoked_at IS NOT NULL FROM trust_key WHERE id = $1";
+        let row = sqlx::query(sql).bind(key).fetch_optional(self.lent.connection()?).await;
+        let row = row.map_err(|error| self.store.failed(&error))?;
+        Ok(row.and_then(|row| {
+            let hash = row.try_get::<&str, _>(1).ok().and_then(|digits| digits.parse().ok());
+            Some(KeyRow { trust: row.try_get(0).ok()?, hash, is_revoked: row.try_get(2).ok()? })
+        }))
+    }
+
+    async fn revoke_key(
+        &mut self,
+        key: Uuid,
+        row: &KeyRow,
+        now: OffsetDateTime,
+    ) -> Result<u64, StoreError> {
+        let query = sqlx::query(
+            "UPDATE trust_key SET revoked_at = $1::text::timestamptz \
+             WHERE trust = $2 AND revoked_at IS NULL AND (id = $3 OR digest = $4)",
+        )
+        .bind(time_text(now)?)
+        .bind(row.trust)
+        .bind(key)
+        .bind(row.hash.map(KeyHash::to_hex));
+        self.execute(query).await
+    }
+
+    async fn revoke_keys(
+        &mut self,
+        trust: Uuid,
+        kept: &KeyHash,
+        now: OffsetDateTime,
+    ) -> Result<u64, StoreError> {
+        let query = sqlx::query(
+            "UPDATE trust_key SET revoked_at = $3::text::timestamptz \
+             WHERE trust = $1 AND revoked_at IS NULL AND digest <> $2",
+        )
+        .bind(trust)
+        .bind(kept.to_hex())
+        .bind(time_text(now)?);
+        self.execute(query).await
+    }
+
+    async fn unrevoked_keys(&mut self, trust: Uuid, kept: &KeyHash) -> Result<i64, StoreError> {
+        sqlx::query_scalar(
+            "SELECT count(*) FROM trust_key \
+             WHERE trust = $1 AND revoked_at IS NULL AND digest <> $2",
+        )
+        .bind(trust)
+        .bind(kept.to_hex())
+        .fetch_one(self.lent.connection()?)
+        .await
+        .map_err(|error| self.store.failed(&error))
+    }
+
+    async fn end_keys(&mut self, keys: &[Uuid], end: OffsetDateTime) -> Result<u64, StoreError> {
+        let query = sqlx::query(
+            "UPDATE trust_key SET expires_at = $1::text::timestamptz \
+             WHERE id = ANY ($2) AND revoked_at IS NULL",
+        )
+        .bind(time_text(end)?)
+        .bind(keys.to_vec());
+        self.execute(query).await
     }
 
     async fn insert(&mut self, trust: &Trust) -> Result<u64, StoreError> {
@@ -205,13 +264,12 @@ impl WriteTransaction for Transaction<'_> {
         self.execute(query).await
     }
 
-    async fn put_key(&mut self, key: &TrustKey) -> Result<u64, StoreError> {
+    async fn insert_key(&mut self, key: &TrustKey) -> Result<u64, StoreError> {
         let query = sqlx::query(
             "INSERT INTO trust_key \
              (id, trust, label, digest, last_four, created_at, expires_at, revoked_at) \
              VALUES ($1, $2, $3, $4, $5, $6::text::timestamptz, $7::text::timestamptz, \
-             $8::text::timestamptz) ON CONFLICT (id) DO UPDATE \
-             SET expires_at = excluded.expires_at, revoked_at = excluded.revoked_at",
+             $8::text::timestamptz)",
         )
         .bind(key.id)
         .bind(key.trust)

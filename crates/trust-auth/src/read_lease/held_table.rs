@@ -16,7 +16,7 @@ use crate::trust::Trust;
 /// A trust's id, and its row as it is now, if it accepts a key.
 pub(crate) type ChangedRow = (Uuid, Option<Trust>);
 
-/// More changes than these are sorted in together.
+/// More changed keys than these are sorted in together.
 const FEW: usize = 64;
 
 /// Rows as of one snapshot, with the deadline that vouches for them (R4).
@@ -102,10 +102,14 @@ impl Rows {
     /// Returns the rows after these changes, each the row as it is now, or `None`.
     pub(crate) fn after(&self, changes: Vec<ChangedRow>) -> Self {
         let mut next = self.clone();
-        let few = changes.len() <= FEW;
-        let mut touched = Vec::new();
         // Of several changes of one trust, the last one counts.
         let changes: HashMap<Uuid, Option<Trust>> = changes.into_iter().collect();
+        let keys = changes.iter().map(|(id, row)| {
+            let former = self.by_id.get(id).map_or(0, |row| row.keys.len());
+            1 + former + row.as_ref().map_or(0, |row| row.keys.len())
+        });
+        let few = keys.sum::<usize>() <= FEW;
+        let mut touched = Vec::new();
         // All former keys first: a key may have moved from one of these trusts to another.
         for id in changes.keys() {
             let former = next.by_id.remove(id);

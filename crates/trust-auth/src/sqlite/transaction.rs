@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use sqlx::Row;
 use sqlx::pool::PoolConnection;
 use sqlx::query::Query;
 use sqlx::sqlite::SqliteArguments;
@@ -17,7 +18,7 @@ use super::row::{self, read_columns, select_keys};
 use super::store::SqliteStore;
 use crate::columns::time_text;
 use crate::error::StoreError;
-use crate::sql_ledger::WriteTransaction;
+use crate::sql_ledger::{KeyRow, WriteTransaction};
 use crate::store::Candidates;
 use crate::text_flaw::nfc;
 use crate::trust::{Trust, now};
@@ -127,13 +128,76 @@ impl WriteTransaction for Transaction<'_> {
         Ok(row::keys(&row, 0, trust, &self.store.warnings))
     }
 
-    async fn trust_of(&mut self, key: Uuid) -> Result<Option<Uuid>, StoreError> {
-        let row = sqlx::query("SELECT trust FROM trust_key WHERE id = ?1")
+    async fn key_row(&mut self, key: Uuid) -> Result<Option<KeyRow>, StoreError> {
+        let sql =
+            "SELECT trust, digest, revoked_at IS NOT NULL FROM trust_key WHERE id IN (?1, ?2)";
+        let row = sqlx::query(sql)
             .bind(row::id_text(key))
+            .bind(row::id_text(key).to_uppercase())
             .fetch_optional(self.connection()?)
             .await
             .map_err(|error| self.store.failed(error))?;
-        Ok(row.and_then(|row| row::id(&row)))
+        Ok(row.and_then(|row| {
+            let hash = row.try_get::<&str, _>(1).ok().and_then(|digits| digits.parse().ok());
+            Some(KeyRow { trust: row::id(&row)?, hash, is_revoked: row.try_get(2).ok()? })
+        }))
+    }
+
+    async fn revoke_key(
+        &mut self,
+        key: Uuid,
+        row: &KeyRow,
+        now: OffsetDateTime,
+    ) -> Result<u64, StoreError> {
+        let query = sqlx::query(
+            "UPDATE trust_key SET revoked_at = ?1 \
+             WHERE trust = ?2 AND revoked_at IS NULL AND (id IN (?3, ?4) OR digest = ?5)",
+        )
+        .bind(time_text(now)?)
+        .bind(row::id_text(row.trust))
+        .bind(row::id_text(key))
+        .bind(row::id_text(key).to_uppercase())
+        .bind(row.hash.map(KeyHash::to_hex));
+        self.execute(query).await
+    }
+
+    async fn revoke_keys(
+        &mut self,
+        trust: Uuid,
+        kept: &KeyHash,
+        now: OffsetDateTime,
+    ) -> Result<u64, StoreError> {
+        let query = sqlx::query(
+            "UPDATE trust_key SET revoked_at = ?3 \
+             WHERE trust = ?1 AND revoked_at IS NULL AND digest <> ?2",
+        )
+        .bind(row::id_text(trust))
+        .bind(kept.to_hex())
+        .bind(time_text(now)?);
+        self.execute(query).await
+    }
+
+    async fn unrevoked_keys(&mut self, trust: Uuid, kept: &KeyHash) -> Result<i64, StoreError> {
+        sqlx::query_scalar(
+            "SELECT count(*) FROM trust_key \
+             WHERE trust = ?1 AND revoked_at IS NULL AND digest <> ?2",
+        )
+        .bind(row::id_text(trust))
+        .bind(kept.to_hex())
+        .fetch_one(self.connection()?)
+        .await
+        .map_err(|error| self.store.failed(error))
+    }
+
+    async fn end_keys(&mut self, keys: &[Uuid], end: OffsetDateTime) -> Result<u64, StoreError> {
+        let keys: Vec<String> = keys.iter().map(|key| row::id_text(*key)).collect();
+        let query = sqlx::query(
+            "UPDATE trust_key SET expires_at = ?1 \
+             WHERE id IN (SELECT value FROM json_each(?2)) AND revoked_at IS NULL",
+        )
+        .bind(time_text(end)?)
+        .bind(serde_json::Value::from(keys).to_string());
+        self.execute(query).await
     }
 
     async fn insert(&mut self, trust: &Trust) -> Result<u64, StoreError> {
@@ -151,12 +215,11 @@ impl WriteTransaction for Transaction<'_> {
         self.execute(query).await
     }
 
-    async fn put_key(&mut self, key: &TrustKey) -> Result<u64, StoreError> {
+    async fn insert_key(&mut self, key: &TrustKey) -> Result<u64, StoreError> {
         let query = sqlx::query(
             "INSERT INTO trust_key \
              (id, trust, label, digest, last_four, created_at, expires_at, revoked_at) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (id) DO UPDATE \
-             SET expires_at = excluded.expires_at, revoked_at = excluded.revoked_at",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )
         .bind(row::id_text(key.id))
         .bind(row::id_text(key.trust))

@@ -2,7 +2,7 @@
 //! snapshot.
 
 use super::source::place;
-use crate::postgres::row::{is_active, read_columns};
+use crate::postgres::row::{all_keys, own_columns, read_columns};
 
 /// Differs after a trigger or its function was made, changed, or turned on or off, after the
 /// table's rows were rewritten, and after the table or a column was renamed, or it got columns or
@@ -85,11 +85,11 @@ pub(super) const BASE: &str = concat!(
 
 pub(super) const TRUSTS: &str = concat!(
     "SELECT false, ",
-    read_columns!(),
-    " FROM trust WHERE disabled_at IS NULL AND (api_key_hash IS NOT NULL OR EXISTS ( \
-     SELECT FROM trust_key AS key WHERE key.trust = trust.id AND ",
-    is_active!(),
-    ")) ORDER BY created_at, id"
+    own_columns!(),
+    ", keys.rows FROM trust LEFT JOIN ",
+    all_keys!(),
+    " ON keys.of_trust = trust.id WHERE disabled_at IS NULL \
+     AND (api_key_hash IS NOT NULL OR keys.rows IS NOT NULL) ORDER BY created_at, id"
 );
 
 /// The row lock keeps the bound from being lowered in between.
