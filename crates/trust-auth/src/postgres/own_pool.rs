@@ -37,6 +37,9 @@ impl PostgresStore {
     /// A connection that the application gives back within a transaction of `REPEATABLE READ` reads
     /// the past, and so may grant what was revoked: begin transactions with the driver's `begin`
     /// alone, which rolls back.
+    /// A connection that it gives back after a `SET search_path` or `SET ROLE` may read another
+    /// table: set both in the pool's options alone, or by `SET LOCAL`. Neither is checked after
+    /// [`connect`](PostgresOptions::connect).
     ///
     /// # Examples
     ///
