@@ -7,11 +7,12 @@ Only an answer 200 that names the trust grants a request. Every failure refuses 
 """
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import unquote
 
 import httpx
@@ -29,6 +30,7 @@ class Trust:
 
     id: str
     name: str
+    attributes: Any  # None, unless the service runs with `--send-attributes`
 
 
 @asynccontextmanager
@@ -52,7 +54,8 @@ async def authenticated(
             answer = await client.get(VERIFY, headers=keys)
         if answer.status_code == 200:
             id, name = answer.headers["X-Trust-Id"], answer.headers["X-Trust-Name"]
-            return Trust(id=id, name=unquote(name))
+            attributes = json.loads(answer.headers.get("X-Trust-Attributes") or "null")
+            return Trust(id=id, name=unquote(name), attributes=attributes)
         if answer.status_code not in (401, 503):
             raise ValueError(f"trust-auth answered {answer.status_code}")
         detail = str(answer.json()["detail"])

@@ -223,7 +223,12 @@ impl Parts<'_> {
             let routes = admin::routes(api, &listeners.guard, admin.probes.clone());
             admin.routes.set_opened(routes);
         }
-        let handler = VerifyHandler::new(authenticator, settings.key_header(), Arc::clone(meters));
+        let handler = VerifyHandler::new(
+            authenticator,
+            settings.key_header(),
+            settings.send_attributes,
+            Arc::clone(meters),
+        );
         let routes = verify_handler::routes(handler).merge(listeners.main.probes.clone());
         listeners.main.routes.set_opened(routes);
         let store = database.store();

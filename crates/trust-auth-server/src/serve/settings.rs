@@ -97,6 +97,17 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "WORD", env = "TRUST_AUTH_SCHEME", hide_env_values = true)]
     pub(crate) scheme: Option<String>,
 
+    /// Send the attributes of the trust, as JSON of ASCII, in the header `X-Trust-Attributes` of a
+    /// grant. Without this flag the header is empty. First let the proxy replace this header of its
+    /// clients, as the files in proxies/ do
+    #[arg(
+        long,
+        env = "TRUST_AUTH_SEND_ATTRIBUTES",
+        hide_env_values = true,
+        value_parser = BoolishValueParser::new()
+    )]
+    pub(crate) send_attributes: bool,
+
     #[command(flatten)]
     #[serde(flatten)]
     pub(crate) prefix: KeyPrefixArgs,
@@ -418,6 +429,7 @@ impl Settings {
             migrate = self.migrate,
             header = %self.header,
             scheme = self.scheme.as_deref(),
+            send_attributes = self.send_attributes,
             key_prefix = %self.prefix.key_prefix,
             pepper = self.pepper.pepper_file.is_some(),
             former_pepper = self.pepper.former_pepper_file.is_some(),

@@ -26,19 +26,22 @@ const LOG_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) struct VerifyHandler {
     authenticator: Authenticator<MeteredStore>,
     key_header: KeyHeader,
+    sends_attributes: bool,
     meters: Arc<Meters>,
     failures: LogLimit,
 }
 
 impl VerifyHandler {
     /// Returns a handler for the key in this header. The deadline of the authenticator is the
-    /// deadline of a request.
+    /// deadline of a request. A grant may have the attributes of its trust.
     pub(crate) fn new(
         authenticator: Authenticator<MeteredStore>,
         key_header: KeyHeader,
+        sends_attributes: bool,
         meters: Arc<Meters>,
     ) -> Self {
-        Self { authenticator, key_header, meters, failures: LogLimit::new(LOG_PAUSE) }
+        let failures = LogLimit::new(LOG_PAUSE);
+        Self { authenticator, key_header, sends_attributes, meters, failures }
     }
 }
 
@@ -62,7 +65,7 @@ async fn verify(State(handler): State<Arc<VerifyHandler>>, request: Request) -> 
         handler.authenticator.attempt_headers(request.headers(), &handler.key_header).await;
     handler.meters.record_latency(attempt.route, begun);
     match attempt.result {
-        Ok(trust) => grant(&trust),
+        Ok(trust) => grant(&trust, handler.sends_attributes),
         Err(error) => {
             if let AuthError::Unavailable(cause) = &error
                 && let Some(others) = handler.failures.try_log()
@@ -79,11 +82,11 @@ async fn verify(State(handler): State<Arc<VerifyHandler>>, request: Request) -> 
     }
 }
 
-fn grant(trust: &Trust) -> Response<Body> {
+fn grant(trust: &Trust, sends_attributes: bool) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
     // A proxy that caches a grant would let a revoked key through.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    identity::add_headers(trust, headers);
+    identity::add_headers(trust, sends_attributes, headers);
     response
 }

@@ -26,6 +26,8 @@ async fn a_valid_key_gets_200_and_the_identity_by_any_method_and_below_any_path_
             assert_eq!(answer.header("x-trust-id"), Some(&*trust.id));
             assert_eq!(answer.header("x-trust-name"), Some("St.%20M%C3%A4ry%20100%25"));
             assert_eq!(answer.header("cache-control"), Some("no-store"));
+            // It replaces a client's own in the proxy. `--send-attributes` is off.
+            assert_eq!(answer.header("x-trust-attributes"), Some(""));
         }
     }
     let metrics = server.metrics().await;

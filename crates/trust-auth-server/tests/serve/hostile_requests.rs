@@ -121,6 +121,21 @@ pub(crate) const TABLE: &[Hostile] = &[
         Granted,
     ),
     row(
+        "forged attributes",
+        get!("X-Api-Key: {key}", "X-Trust-Attributes: true", "x-trust-attributes: forged"),
+        Granted,
+    ),
+    row(
+        "Connection lists the attributes, which the client forges",
+        get!(
+            "X-Api-Key: {key}",
+            "Connection: X-Trust-Attributes",
+            "X-Trust-Attributes: forged",
+            "X-Trust_Attributes: forged"
+        ),
+        Granted,
+    ),
+    row(
         "a forged identity without a key",
         get!("X-Trust-Id: forged", "X-Trust-Name: forged"),
         Missing,

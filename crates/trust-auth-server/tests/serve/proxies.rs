@@ -14,7 +14,8 @@ use crate::client::ask;
 use crate::programs::{Program, find, free_port};
 use crate::server::Server;
 
-/// Starts an application that answers with the identity and the key that it got: `[id, name, key]`.
+/// Starts an application that answers with the identity and the key that it got:
+/// `[id, name, attributes, key]`.
 async fn application() -> SocketAddr {
     let answer = async |headers: HeaderMap| {
         let of = |name: &str| {
@@ -22,7 +23,8 @@ async fn application() -> SocketAddr {
                 headers.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned());
             values.collect::<Vec<_>>().join("|")
         };
-        serde_json::json!([of("x-trust-id"), of("x-trust-name"), of("x-api-key")]).to_string()
+        let names = ["x-trust-id", "x-trust-name", "x-trust-attributes", "x-api-key"];
+        serde_json::json!(names.map(of)).to_string()
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -59,19 +61,37 @@ fn configuration(
 
 /// Asserts what every proxy must do.
 async fn assert_guards(which: Proxy) {
-    let Some(front) = which.start(application().await).await else { return };
+    let sends = &["--send-attributes"];
+    let Some(front) = which.start(application().await, sends).await else { return };
     let (proxy, server, program) = (front.address, front.server, &front.program);
     let (trust, revoked) = (server.register("St. Märy").await, server.register("Revoked").await);
     let through =
         async |headers: &[(&str, &str)]| ask(proxy, "GET", "/orders/7?a=b", headers, "").await;
 
+    let attributes =
+        serde_json::json!({ "scopes": ["read", "Größe \u{1f511}"], "a,b": "50% {env.HOME} $host" });
+    let body = serde_json::json!({ "name": "With attributes", "attributes": attributes });
+    let registered = server.administer("POST", "/admin/trusts", &body).await.json();
+    let key = registered["api_key"].as_str().unwrap();
+    for headers in [&[("X-Api-Key", key)][..], &[("X-Api-Key", key), ("X-Trust-Attributes", "{}")]]
+    {
+        let granted: Value = through(headers).await.json();
+        let passed_on = granted[2].as_str().unwrap();
+        assert_eq!(serde_json::from_str::<Value>(passed_on).unwrap(), attributes, "{granted}");
+    }
+
     // A client cannot choose its identity.
-    let forged = [("X-Api-Key", &*trust.key), ("X-Trust-Id", "forged"), ("X-Trust-Name", "forged")];
+    let forged = [
+        ("X-Api-Key", &*trust.key),
+        ("X-Trust-Id", "forged"),
+        ("X-Trust-Name", "forged"),
+        ("X-Trust-Attributes", "forged"),
+    ];
     for headers in [&forged[..1], &forged] {
         let granted = through(headers).await;
         assert_eq!(granted.status, 200, "{granted:?}; {}", program.errors());
         let identity: Value = granted.json();
-        assert_eq!(identity, serde_json::json!([trust.id, "St.%20M%C3%A4ry", ""]));
+        assert_eq!(identity, serde_json::json!([trust.id, "St.%20M%C3%A4ry", "", ""]));
     }
     let posted = ask(proxy, "POST", "/orders", &[("X-Api-Key", &*trust.key)], "a body").await;
     assert_eq!(posted.status, 200, "{posted:?}");
@@ -139,8 +159,9 @@ pub(crate) struct Front {
 }
 
 impl Proxy {
-    /// Starts the proxy and a service. Returns `None`, and reports it, if the proxy is missing.
-    pub(crate) async fn start(self, application: SocketAddr) -> Option<Front> {
+    /// Starts the proxy, and a service with these arguments. Returns `None`, and reports it, if the
+    /// proxy is missing.
+    pub(crate) async fn start(self, application: SocketAddr, arguments: &[&str]) -> Option<Front> {
         let name = match self {
             Self::Nginx => "nginx",
             Self::Caddy => "caddy",
@@ -150,7 +171,7 @@ impl Proxy {
         let mut command = Command::new(find(name)?);
         let (folder, address) = (tempfile::tempdir().unwrap(), free_port());
         let path = folder.path();
-        let server = Server::on(path.join(DATABASE), &[]).await;
+        let server = Server::on(path.join(DATABASE), arguments).await;
         let file = |name: &str| configuration(name, path, address, &server, application);
         match self {
             Self::Nginx => {

@@ -241,8 +241,9 @@ fn intruder(seen: &Seen, trust: &Registered) -> Option<String> {
     let upgrades = seen.headers.get("upgrade").is_some_and(|to| to != "websocket");
     let is_right = alike(&seen.headers, "x_trust_id") == identity("x-trust-id", &trust.id)
         && alike(&seen.headers, "x_trust_name") == identity("x-trust-name", NAME)
+        && alike(&seen.headers, "x_trust_attributes").iter().all(|(_, value)| value.is_empty())
         && alike(&seen.headers, "x_api_key").is_empty()
-        && ["x_trust_id", "x_trust_name", "x_api_key"]
+        && ["x_trust_id", "x_trust_name", "x_trust_attributes", "x_api_key"]
             .iter()
             .all(|name| alike(&seen.trailers, name).is_empty())
         && !upgrades
@@ -252,7 +253,8 @@ fn intruder(seen: &Seen, trust: &Registered) -> Option<String> {
 
 async fn assert_withstands(proxy: Proxy) {
     let application = Application::start().await;
-    let Some(front) = proxy.start(application.address).await else { return };
+    // Without the attributes: a forged one must not reach the application.
+    let Some(front) = proxy.start(application.address, &[]).await else { return };
     let trust = front.server.register("St. Märy").await;
     application.take();
 
