@@ -1460,6 +1460,27 @@ mod trusts {
         assert!(store.set_enabled(&by_name("a"), false).await.unwrap().barrier.is_some());
     }
 
+    /// The holders of the other lease follow by themselves. The key must be revoked all the same.
+    #[tokio::test]
+    async fn a_trigger_on_the_trusts_that_changes_a_table_of_another_lease_stops_no_revocation() {
+        let Some(server) = PostgresServer::shared() else { return };
+        let (url, store, _) = trusts(server).await;
+        store.insert(NewTrust::new("a").unwrap(), KeyHash::of("a")).await.unwrap();
+        server.psql(&url, "CREATE SCHEMA app; CREATE TABLE app.things (id uuid)");
+        let app = format!("{url}?options=-c%20search_path%3Dapp");
+        let changes = PgChanges::new(postgres_options(&app)).table("things", |table| table);
+        changes.run_migration().await.unwrap();
+        server.psql(
+            &url,
+            "CREATE FUNCTION app.copy() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN \
+                 INSERT INTO app.things VALUES (NEW.id); RETURN NULL; END'; \
+             CREATE TRIGGER copy AFTER UPDATE ON trust FOR EACH ROW EXECUTE FUNCTION app.copy()",
+        );
+        let change = store.set_enabled(&by_name("a"), false).await.unwrap();
+        assert!(change.barrier.is_some());
+        assert_eq!(server.psql(&url, "SELECT count(*) FROM app.trust_auth_change"), "1");
+    }
+
     #[tokio::test]
     async fn without_the_tables_of_the_lease_a_change_has_no_barrier() {
         let Some(server) = PostgresServer::shared() else { return };

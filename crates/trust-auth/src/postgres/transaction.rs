@@ -309,13 +309,17 @@ impl WriteTransaction for Transaction<'_> {
     /// the triggers until the commit, and a holder that loads after that sees the change. The
     /// triggers are found by the table, and the function by the role's `search_path`: with triggers
     /// and no function, or that of another schema, the change would be final for no holder.
+    ///
+    /// The check is about the table `trust`. What its other triggers have changed elsewhere must
+    /// not keep a key from being revoked: the function is not shown the records of other schemas.
     async fn barrier(&mut self) -> Result<Option<String>, StoreError> {
         let leases = sqlx::query(
             "SELECT to_regprocedure('trust_auth_barrier(bool)') IS NOT NULL, EXISTS \
              (SELECT FROM pg_trigger JOIN pg_proc recorder ON recorder.oid = tgfoid \
               WHERE tgrelid = to_regclass('trust') AND tgname LIKE 'trust\\_auth\\_rec\\_%' \
               AND recorder.pronamespace IS DISTINCT FROM (SELECT pronamespace FROM pg_proc \
-                  WHERE oid = to_regprocedure('trust_auth_barrier(bool)')))",
+                  WHERE oid = to_regprocedure('trust_auth_barrier(bool)'))), \
+             set_config('trust_auth.recorded', '', true)",
         )
         .fetch_one(self.lent.connection()?)
         .await
