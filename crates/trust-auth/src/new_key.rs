@@ -183,8 +183,9 @@ impl Rotation {
         self.overlap.is_none_or(|overlap| overlap.is_zero())
     }
 
-    /// Returns whether the trust, with these active digests, was rotated by another since the first
-    /// attempt: it has a digest that is neither a former one nor the new one.
+    /// Returns whether the trust, with these active digests, got another key since the first
+    /// attempt, by a later rotation or an addition: it has a digest that is neither a former one
+    /// nor the new one.
     #[must_use]
     pub fn is_superseded(&self, present: &[KeyHash]) -> bool {
         let Some(former) = &self.former else { return false };
