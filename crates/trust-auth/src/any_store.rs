@@ -224,6 +224,14 @@ impl TrustLedger for AnyStore {
         with_store!(self, store => store.set_enabled(which, enabled).await)
     }
 
+    async fn set_attributes(
+        &self,
+        which: &TrustRef,
+        attributes: Option<serde_json::Value>,
+    ) -> Result<Change, StoreError> {
+        with_store!(self, store => store.set_attributes(which, attributes).await)
+    }
+
     async fn delete(&self, which: &TrustRef) -> Result<Change, StoreError> {
         with_store!(self, store => store.delete(which).await)
     }

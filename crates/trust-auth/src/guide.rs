@@ -14,7 +14,8 @@
 //! * **Refuse in the application's form**: [`refuse_with`](crate::AuthLayer::refuse_with) of the
 //!   layer, and [`RegistryError::status`](crate::RegistryError::status) for an API of changes.
 //! * **Give a trust scopes**: [`NewTrust::with_attributes`](crate::NewTrust::with_attributes). The
-//!   handler reads [`Trust::attributes`](crate::Trust::attributes).
+//!   handler reads [`Trust::attributes`](crate::Trust::attributes), and
+//!   [`set_attributes`](crate::TrustRegistry::set_attributes) changes them.
 //! * **Give a key a label or an end**: [`KeyTerms`](crate::KeyTerms), with
 //!   [`register_with`](crate::TrustRegistry::register_with) or
 //!   [`add_key`](crate::TrustRegistry::add_key).

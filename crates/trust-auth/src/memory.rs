@@ -244,6 +244,17 @@ impl TrustLedger for MemoryStore {
         })
     }
 
+    async fn set_attributes(
+        &self,
+        which: &TrustRef,
+        attributes: Option<serde_json::Value>,
+    ) -> Result<Change, StoreError> {
+        self.change(which, |trust| {
+            trust.attributes = attributes;
+            Ok(())
+        })
+    }
+
     async fn delete(&self, which: &TrustRef) -> Result<Change, StoreError> {
         self.write(|rows| {
             let row = active(&rows.remove(position(rows, which)?));

@@ -442,6 +442,59 @@ impl<L: TrustLedger> TrustRegistry<L> {
         Ok(self.begin(Step::Delete, which).await?)
     }
 
+    /// Replaces the [attributes](Trust::attributes) of the trust, or removes them. Returns when no
+    /// process shows the former ones: a scope that was taken away is gone everywhere.
+    ///
+    /// If a failover loses the change meanwhile, it is made again, also over another change of the
+    /// attributes since. [`begin_set_attributes`](Self::begin_set_attributes) separates the commit
+    /// from the wait.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NoSuchTrust`] if there is no such trust. [`StoreError::Other`] if the store
+    /// cannot change attributes. Any other error leaves open which attributes the trust has.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use serde_json::json;
+    /// use trust_auth::{MemoryStore, NewTrust, TrustAuth};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let auth = TrustAuth::builder(MemoryStore::new()).build();
+    /// let both = json!({ "scopes": ["read", "write"] });
+    /// let new = NewTrust::new("St. Mary")?.with_attributes(both);
+    /// let (trust, key) = auth.registry().register(new).await?;
+    ///
+    /// let fewer = json!({ "scopes": ["read"] });
+    /// auth.registry().set_attributes(&trust.id.into(), Some(fewer.clone())).await?;
+    /// assert_eq!(auth.authenticate(Some(key.expose())).await?.attributes, Some(fewer));
+    /// # Ok(()) }
+    /// ```
+    pub async fn set_attributes(
+        &self,
+        which: &TrustRef,
+        attributes: Option<serde_json::Value>,
+    ) -> Result<Trust, RegistryError> {
+        let change = self.begin_set_attributes(which, attributes).await?;
+        Ok(change.settle(Waiting::default()).await?.0)
+    }
+
+    /// Commits what [`set_attributes`](Self::set_attributes) does, and returns before the wait.
+    ///
+    /// # Errors
+    ///
+    /// As [`set_attributes`](Self::set_attributes), except that [`Revocation`] has
+    /// [`StoreError::NoSuchTrust`].
+    pub async fn begin_set_attributes(
+        &self,
+        which: &TrustRef,
+        attributes: Option<serde_json::Value>,
+    ) -> Result<Revocation<'_, L>, RegistryError> {
+        Ok(self.begin(Step::SetAttributes(attributes), which).await?)
+    }
+
     /// Enables the trust: the key that it had is accepted again. An enabled trust stays as it is.
     ///
     /// # Errors

@@ -29,6 +29,7 @@ pub(crate) enum Step {
     RevokeKey(Uuid),
     Disable,
     Delete,
+    SetAttributes(Option<serde_json::Value>),
 }
 
 /// A change that was made, or that found no trust or no key.
@@ -114,6 +115,11 @@ impl<L: TrustLedger> TrustRegistry<L> {
                 self.commit(Box::pin(self.ledger.set_enabled(which, false)), concerned).await
             }
             Step::Delete => self.commit(Box::pin(self.ledger.delete(which)), concerned).await,
+            Step::SetAttributes(attributes) => {
+                let write = Box::pin(self.ledger.set_attributes(which, attributes.clone()));
+                // The cache has no attributes.
+                self.commit(write, |_| Vec::new()).await
+            }
         }
     }
 }
@@ -303,7 +309,10 @@ impl<L: TrustLedger> Revocation<'_, L> {
             // The row cannot be read, so nothing shows that it has no other key.
             (Step::Rotate(_), None) => Fate::Replaced(StoreError::RotationLost),
             (Step::Disable, Some(row)) if !row.is_enabled() => Fate::Made,
-            (Step::Disable | Step::Delete | Step::RevokeKey(_), _) => Fate::Lost,
+            (Step::SetAttributes(new), Some(row)) if row.attributes == *new => Fate::Made,
+            (Step::Disable | Step::Delete | Step::RevokeKey(_) | Step::SetAttributes(_), _) => {
+                Fate::Lost
+            }
         })
     }
 

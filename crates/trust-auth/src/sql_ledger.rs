@@ -110,6 +110,13 @@ pub(crate) trait WriteTransaction: Send {
         disabled_at: Option<OffsetDateTime>,
     ) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
+    /// Writes the attributes of a row, as the text of JSON.
+    fn set_attributes(
+        &mut self,
+        id: Uuid,
+        attributes: Option<String>,
+    ) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
     /// Removes a row, and those of its keys.
     fn delete(&mut self, id: Uuid) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
@@ -291,6 +298,23 @@ pub(crate) async fn set_enabled<W: WriteTransaction>(
     let rows = write.set_disabled_at(trust.id, trust.disabled_at).await?;
     check_count(&write, rows)?;
     check_row(&mut write, trust.id, |found| found.is_enabled() == enabled).await?;
+    let barrier = write.barrier().await?;
+    write.commit().await?;
+    let former = trust.hashes().collect();
+    Ok(Change { trust, former, barrier })
+}
+
+/// Replaces the attributes, or removes them. They are not compared afterwards: a database may write
+/// the same JSON in another way.
+pub(crate) async fn set_attributes<W: WriteTransaction>(
+    mut write: W,
+    which: &TrustRef,
+    attributes: Option<serde_json::Value>,
+) -> Result<Change, StoreError> {
+    let id = write.find(which).await?.id;
+    let rows = write.set_attributes(id, attributes.map(|json| json.to_string())).await?;
+    check_count(&write, rows)?;
+    let trust = write.find(&id.into()).await?;
     let barrier = write.barrier().await?;
     write.commit().await?;
     let former = trust.hashes().collect();

@@ -339,6 +339,26 @@ pub trait TrustLedger: TrustStore {
         enabled: bool,
     ) -> impl Future<Output = Result<Change, StoreError>> + Send;
 
+    /// Replaces the attributes of the row, or removes them. The change has the row as the store
+    /// then reads it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Other`] as provided. [`StoreError::NoSuchTrust`] if there is no such row, or
+    /// any other [`StoreError`].
+    fn set_attributes(
+        &self,
+        which: &TrustRef,
+        attributes: Option<serde_json::Value>,
+    ) -> impl Future<Output = Result<Change, StoreError>> + Send {
+        let _ = (which, attributes);
+        async {
+            let reason = "this store cannot change attributes: `TrustLedger::set_attributes` is \
+                          not implemented for it";
+            Err(StoreError::Other(reason.into()))
+        }
+    }
+
     /// Removes the row.
     ///
     /// # Errors

@@ -50,10 +50,9 @@ pub struct Trust {
     pub keys: Vec<TrustKey>,
     /// What the application stores about the trust, such as scopes.
     ///
-    /// It is set when the trust is registered. No method changes it afterwards: the application
-    /// writes the column itself, such as by `UPDATE trust SET attributes = $1 WHERE id = $2`. The
-    /// next request has the new value. A process with a read lease may show the former one for the
-    /// length of its lease, and nothing waits for it.
+    /// [`TrustRegistry::set_attributes`](crate::TrustRegistry::set_attributes) changes them, and
+    /// waits until no process shows the former ones. Nothing waits for a change by SQL: a process
+    /// with a read lease may show the former ones for the length of its lease.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attributes: Option<serde_json::Value>,
     /// When the row was made, in UTC. `None` only after a change of a row whose time is malformed.

@@ -128,6 +128,26 @@ async fn g11_no_process_grants_a_key_once_its_revocation_has_returned() {
     assert!(other.authenticator.stats().held >= 30, "the lease was not in force");
 }
 
+/// A scope that was taken away is gone in the other process, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn g11_no_process_shows_former_attributes_once_their_change_has_returned() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = database(server).await;
+    let (one, other) =
+        (Process::start(&url, LONG, "one").await, Process::start(&url, LONG, "other").await);
+    let (trust, key) = one.register("St. Mary").await;
+    assert!(other.attempt(&key).await.result.is_ok());
+    for round in 0..50 {
+        let attributes = Some(serde_json::json!({ "round": round }));
+        one.registry.set_attributes(&trust.id.into(), attributes.clone()).await.unwrap();
+        for process in [&other, &one] {
+            let attempt = process.attempt(&key).await;
+            assert_eq!(attempt.route, Route::Held);
+            assert_eq!(attempt.result.unwrap().attributes, attributes);
+        }
+    }
+}
+
 /// One process changes the keys, and another one holds them.
 #[tokio::test(flavor = "multi_thread")]
 async fn g11_a_key_that_is_revoked_or_rotated_out_is_held_by_no_process_then() {

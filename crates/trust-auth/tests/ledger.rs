@@ -21,6 +21,7 @@ on_every_store!(
     a_second_disabling_keeps_the_time_of_the_first,
     a_change_tells_the_former_hash,
     r16_a_repeated_rotation_replaces_no_later_digest,
+    attributes_are_replaced_and_removed_and_nothing_else_changes,
     a_deleted_row_leaves_its_name_free,
     candidates_are_the_enabled_rows_with_a_hash_in_the_order_of_insertion,
     the_list_is_by_name_and_has_the_disabled_too,
@@ -164,6 +165,24 @@ async fn r16_a_repeated_rotation_replaces_no_later_digest<S: Backend>() {
     let error = world.store.rotate(&which, rotation).await.unwrap_err();
     assert!(matches!(error, StoreError::Superseded), "{error}");
     assert_eq!(world.store.list().await.unwrap()[0].api_key_hash, Some(later));
+}
+
+async fn attributes_are_replaced_and_removed_and_nothing_else_changes<S: Backend>() {
+    let world = store::<S>().await;
+    let first = new("a").with_code("A").with_attributes(serde_json::json!({ "scopes": ["x"] }));
+    let mut row = world.store.insert(first, KeyHash::of("a")).await.unwrap();
+    let other = world.store.insert(new("b"), KeyHash::of("b")).await.unwrap();
+    world.store.set_enabled(&by_name("a"), false).await.unwrap();
+    row.disabled_at = world.store.fetch(row.id).await.unwrap().unwrap().disabled_at;
+    for attributes in [Some(serde_json::json!({ "scopes": ["é'\""], "n": [1, null] })), None] {
+        let set = world.store.set_attributes(&by_name("a"), attributes.clone()).await.unwrap();
+        row.attributes = attributes;
+        assert_eq!(set.trust, row);
+        assert_eq!(world.store.fetch(row.id).await.unwrap(), Some(row.clone()));
+        assert_eq!(world.store.fetch(other.id).await.unwrap(), Some(other.clone()));
+    }
+    let error = world.store.set_attributes(&by_name("c"), None).await.unwrap_err();
+    assert_eq!(error.kind(), "no_such_trust");
 }
 
 async fn a_deleted_row_leaves_its_name_free<S: Backend>() {

@@ -454,6 +454,15 @@ async fn the_builder_passes_the_interval_of_the_watcher_to_the_store() {
     assert_eq!(*auth.store().calls.lock().unwrap(), Some(vec!["watch every 120s".into()]));
 }
 
+#[tokio::test]
+async fn a_store_that_cannot_change_attributes_says_so() {
+    let auth = TrustAuth::builder(List::new()).build();
+    let (trust, _) = auth.registry().register(NewTrust::new("a").unwrap()).await.unwrap();
+    let error = auth.registry().set_attributes(&trust.id.into(), None).await.unwrap_err();
+    assert_eq!(error.kind(), "other");
+    assert!(error.to_string().contains("TrustLedger::set_attributes"), "{error}");
+}
+
 /// Its new key is dead: the answer must not show it.
 #[tokio::test]
 async fn r16_a_rotation_whose_trust_was_deleted_meanwhile_finds_no_trust() {

@@ -87,6 +87,15 @@ impl TrustLedger for PostgresStore {
         self.change(rights::UPDATE, |write| sql_ledger::set_enabled(write, which, enabled)).await
     }
 
+    async fn set_attributes(
+        &self,
+        which: &TrustRef,
+        attributes: Option<serde_json::Value>,
+    ) -> Result<Change, StoreError> {
+        let write = |write| sql_ledger::set_attributes(write, which, attributes);
+        self.change(rights::UPDATE, write).await
+    }
+
     async fn delete(&self, which: &TrustRef) -> Result<Change, StoreError> {
         self.change(rights::DELETE, |write| sql_ledger::delete(write, which)).await
     }

@@ -301,6 +301,17 @@ impl WriteTransaction for Transaction<'_> {
         self.execute(query).await
     }
 
+    async fn set_attributes(
+        &mut self,
+        id: Uuid,
+        attributes: Option<String>,
+    ) -> Result<u64, StoreError> {
+        let query = sqlx::query("UPDATE trust SET attributes = $2::text::jsonb WHERE id = $1")
+            .bind(id)
+            .bind(attributes);
+        self.execute(query).await
+    }
+
     async fn delete(&mut self, id: Uuid) -> Result<u64, StoreError> {
         self.execute(sqlx::query("DELETE FROM trust WHERE id = $1").bind(id)).await
     }

@@ -92,6 +92,14 @@ impl TrustLedger for SqliteStore {
         self.change(|write| sql_ledger::set_enabled(write, which, enabled)).await
     }
 
+    async fn set_attributes(
+        &self,
+        which: &TrustRef,
+        attributes: Option<serde_json::Value>,
+    ) -> Result<Change, StoreError> {
+        self.change(|write| sql_ledger::set_attributes(write, which, attributes)).await
+    }
+
     async fn delete(&self, which: &TrustRef) -> Result<Change, StoreError> {
         self.change(|write| sql_ledger::delete(write, which)).await
     }

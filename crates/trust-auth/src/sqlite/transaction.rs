@@ -250,6 +250,17 @@ impl WriteTransaction for Transaction<'_> {
         self.execute(query).await
     }
 
+    async fn set_attributes(
+        &mut self,
+        id: Uuid,
+        attributes: Option<String>,
+    ) -> Result<u64, StoreError> {
+        let query = sqlx::query("UPDATE trust SET attributes = ?2 WHERE id = ?1")
+            .bind(row::id_text(id))
+            .bind(attributes);
+        self.execute(query).await
+    }
+
     /// The foreign key removes the rows of the keys.
     async fn delete(&mut self, id: Uuid) -> Result<u64, StoreError> {
         self.execute(sqlx::query("DELETE FROM trust WHERE id = ?1").bind(row::id_text(id))).await
