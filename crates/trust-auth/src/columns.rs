@@ -5,6 +5,8 @@
 //! this trust can be disabled, rotated and deleted. A malformed row of a key is left out, and its
 //! trust keeps its other keys.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use serde_json::Value;
 use subtle::ConstantTimeEq;
@@ -17,7 +19,7 @@ use crate::error::StoreError;
 use crate::row_warnings::RowWarnings;
 use crate::store::{Listing, MalformedRow};
 use crate::trust::{Trust, now};
-use crate::trust_key::TrustKey;
+use crate::trust_key::{Term, TrustKey};
 
 /// Marks a column whose value is not of the column's kind.
 pub(crate) struct Malformed;
@@ -150,8 +152,9 @@ fn parse_json(text: &str) -> Result<Value, Malformed> {
 }
 
 /// Reads the keys of a trust from a JSON array. Each element is an array of `id`, `label`,
-/// `digest`, `last_four`, `created_at`, `expires_at` and `revoked_at`, each a text or null. A
-/// malformed key is left out, with a warning: its digest is accepted no more.
+/// `digest`, `last_four`, `created_at`, `expires_at` and `revoked_at`, each a text or null, and of
+/// the milliseconds that are left, or null. A malformed key is left out, with a warning: its digest
+/// is accepted no more.
 pub(crate) fn parse_keys(
     trust: Uuid,
     json: &str,
@@ -165,7 +168,7 @@ pub(crate) fn parse_keys(
     };
     let key = |row: Value| {
         let row = KeyRow::deserialize(row).ok()?;
-        let KeyRow(key, label, digest, last_four, created_at, expires_at, revoked_at) = row;
+        let KeyRow(key, label, digest, last_four, created_at, expires_at, revoked_at, left) = row;
         let ends = |text: Option<String>| match text {
             Some(text) => time(&text).map(Some),
             None => Some(None),
@@ -178,6 +181,9 @@ pub(crate) fn parse_keys(
             expires_at: ends(expires_at)?,
             // A time that cannot be read revokes as well.
             revoked_at: revoked_at.map(|text| time(&text).unwrap_or_else(now)),
+            term: left.map_or(Term::Unknown, |left| {
+                Term::Left(Duration::from_millis(u64::try_from(left).unwrap_or_default()))
+            }),
             ..TrustKey::new(id(&key)?, trust, digest.parse().ok()?)
         })
     };
@@ -201,6 +207,7 @@ struct KeyRow(
     Option<String>,
     Option<String>,
     Option<String>,
+    Option<i64>,
 );
 
 /// Reads a digest, and warns if the text is not one.

@@ -129,6 +129,15 @@ impl Trust {
         used.filter(|_| self.is_enabled())
     }
 
+    /// Returns the row to hold, whose keys end by this process's clock: the times that are left are
+    /// counted from a time of [`BootClock`](trust_key_cache::BootClock) before the read.
+    pub(crate) fn held_from(mut self, noted: std::time::Duration) -> Self {
+        for key in &mut self.keys {
+            key.hold(noted);
+        }
+        self
+    }
+
     /// Returns the digests of all keys: that of the column, then those of the other keys.
     pub fn hashes(&self) -> impl Iterator<Item = KeyHash> + '_ {
         self.api_key_hash.into_iter().chain(self.keys.iter().map(|key| key.hash))

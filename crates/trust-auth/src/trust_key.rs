@@ -1,8 +1,10 @@
 //! [`TrustKey`]: one of the several keys of a trust, a row of the table `trust_key`.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use time::OffsetDateTime;
-use trust_key_cache::KeyHash;
+use trust_key_cache::{BootClock, Clock, KeyHash};
 use uuid::Uuid;
 
 /// A key of a trust in a row of its own, next to the key of the column `api_key_hash`.
@@ -43,7 +45,30 @@ pub struct TrustKey {
     /// When the key was revoked, in UTC.
     #[serde(with = "time::serde::rfc3339::option")]
     pub revoked_at: Option<OffsetDateTime>,
+    #[serde(skip)]
+    pub(crate) term: Term,
 }
+
+/// How long a key with an end lasts, without a compare of two machines' clocks.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Term {
+    /// The store did not say. The key's end is compared with this process's wall clock.
+    #[default]
+    Unknown,
+    /// The time that was left by the database's clock, when the row was read.
+    Left(Duration),
+    /// From when on a held key is refused, by [`BootClock`].
+    Until(Duration),
+}
+
+/// Two rows that were read at different times are the same row.
+impl PartialEq for Term {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Term {}
 
 impl TrustKey {
     /// Returns a key without a label, times or an end.
@@ -58,6 +83,14 @@ impl TrustKey {
             created_at: None,
             expires_at: None,
             revoked_at: None,
+            term: Term::default(),
+        }
+    }
+
+    /// Counts the time that is left from a time of [`BootClock`] before the row was read.
+    pub(crate) fn hold(&mut self, noted: Duration) {
+        if let Term::Left(left) = self.term {
+            self.term = Term::Until(noted.saturating_add(left));
         }
     }
 
@@ -74,6 +107,7 @@ pub(crate) struct KeyUsed {
     /// `None`: the key of the column `api_key_hash`.
     pub(crate) id: Option<Uuid>,
     pub(crate) expires_at: Option<OffsetDateTime>,
+    pub(crate) term: Term,
 }
 
 impl KeyUsed {
@@ -86,28 +120,32 @@ impl KeyUsed {
         }
     }
 
-    /// Returns whether the key's end is later than now, by this process's clock.
+    /// Returns whether the key is not at its end now.
     pub(crate) fn lasts(&self) -> bool {
-        self.expires_at.is_none_or(|end| OffsetDateTime::now_utc() < end)
+        !self.remaining().is_zero()
     }
 
-    /// Returns how long the key lasts from now on, by this process's clock.
-    pub(crate) fn remaining(&self) -> std::time::Duration {
-        let Some(end) = self.expires_at else { return std::time::Duration::MAX };
-        (end - OffsetDateTime::now_utc()).try_into().unwrap_or_default()
+    /// Returns how long the key lasts from now on, or from the read of its row.
+    pub(crate) fn remaining(&self) -> Duration {
+        match (self.expires_at, self.term) {
+            (None, _) => Duration::MAX,
+            (Some(_), Term::Left(left)) => left,
+            (Some(_), Term::Until(end)) => end.saturating_sub(BootClock.now()),
+            (Some(end), Term::Unknown) => {
+                (end - OffsetDateTime::now_utc()).try_into().unwrap_or_default()
+            }
+        }
     }
 }
 
 impl From<&TrustKey> for KeyUsed {
     fn from(key: &TrustKey) -> Self {
-        Self { id: Some(key.id), expires_at: key.expires_at }
+        Self { id: Some(key.id), expires_at: key.expires_at, term: key.term }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -128,6 +166,7 @@ mod tests {
         let key = |id, end: Option<u64>| KeyUsed {
             id: Some(Uuid::from_u128(id)),
             expires_at: end.map(|end| OffsetDateTime::UNIX_EPOCH + Duration::from_secs(end)),
+            term: Term::Unknown,
         };
         let (one, nine, endless) = (key(1, Some(1)), key(9, Some(9)), key(0, None));
         for (longer, shorter) in [(nine, one), (endless, nine)] {
@@ -140,7 +179,7 @@ mod tests {
     #[test]
     fn what_remains_of_a_key_ends_with_it() {
         let now = OffsetDateTime::now_utc();
-        let used = |expires_at| KeyUsed { id: None, expires_at };
+        let used = |expires_at| KeyUsed { expires_at, ..KeyUsed::default() };
         assert!(used(None).lasts());
         assert_eq!(used(None).remaining(), Duration::MAX);
         assert!(!used(Some(now)).lasts());
@@ -149,5 +188,25 @@ mod tests {
         assert!(later.lasts());
         assert!(later.remaining() <= Duration::from_secs(60));
         assert!(later.remaining() > Duration::from_secs(30));
+    }
+
+    /// The two wall clocks may differ by any time, and the holder's may be set back.
+    #[test]
+    fn a_held_key_lasts_as_long_as_the_database_said() {
+        let wall = OffsetDateTime::now_utc();
+        let hour = Duration::from_secs(3_600);
+        for (expires_at, left, lasts) in
+            [(wall - hour, hour, true), (wall + hour, Duration::ZERO, false)]
+        {
+            let mut key = TrustKey::new(Uuid::nil(), Uuid::nil(), KeyHash::of("key"));
+            (key.expires_at, key.term) = (Some(expires_at), Term::Left(left));
+            assert_eq!(KeyUsed::from(&key).remaining(), left);
+            key.hold(BootClock.now());
+            assert_eq!(KeyUsed::from(&key).lasts(), lasts);
+            assert!(KeyUsed::from(&key).remaining() <= left);
+            // Counted once.
+            key.hold(BootClock.now() + hour);
+            assert!(KeyUsed::from(&key).remaining() <= left);
+        }
     }
 }

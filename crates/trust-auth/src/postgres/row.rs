@@ -77,7 +77,8 @@ macro_rules! all_keys {
 macro_rules! key_as_json {
     () => {
         "json_build_array(key.id, key.label, key.digest, key.last_four, key.created_at, \
-         key.expires_at, key.revoked_at)::text"
+         key.expires_at, key.revoked_at, CASE WHEN isfinite(key.expires_at) THEN \
+         floor(extract(epoch FROM key.expires_at - clock_timestamp()) * 1000)::int8 END)::text"
     };
 }
 

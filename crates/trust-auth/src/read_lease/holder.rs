@@ -198,7 +198,9 @@ impl<F: ChangeFeed> Holder<F> {
     /// Connects, loads, registers if no registration is in force, and renews.
     pub(super) async fn connect_and_renew(&mut self) -> Result<Renewed, StoreError> {
         let mut session = self.feed.open(self.length).await?;
-        let rows = Arc::new(Rows::of(session.load().await?));
+        let noted = BootClock.now();
+        let trusts = session.load().await?.into_iter();
+        let rows = Arc::new(Rows::of(trusts.map(|trust| trust.held_from(noted))));
         if self.registration.take_if(|own| !own.is_in_force(&session)).is_some() {
             // The changers of these rows do not wait for this process (R9).
             self.give_up();
@@ -224,7 +226,7 @@ impl<F: ChangeFeed> Holder<F> {
             // Before the renewal is sent (R1).
             let noted = BootClock.now();
             let answer = session.renew(registration.id).await?;
-            let Some((rows, has_records)) = self.rows_after(answer) else {
+            let Some((rows, has_records)) = self.rows_after(answer, noted) else {
                 return Ok(Renewed::MustReload);
             };
             // After the changes were applied: both are in the new table (R1).
@@ -255,8 +257,9 @@ impl<F: ChangeFeed> Holder<F> {
             // Dropped, a look has failed: each request reads by itself.
             return Ok(Renewed::No);
         };
+        let noted = BootClock.now();
         let answer = session.look().await?;
-        let Some((rows, has_records)) = self.rows_after(answer) else {
+        let Some((rows, has_records)) = self.rows_after(answer, noted) else {
             return Ok(Renewed::MustReload);
         };
         self.publish(Arc::clone(&rows), Duration::ZERO);
@@ -269,10 +272,10 @@ impl<F: ChangeFeed> Holder<F> {
     }
 
     /// Returns the rows after the answer, and whether it had records; or `None` if all must be
-    /// loaded again.
-    fn rows_after(&mut self, answer: Answer) -> Option<(Arc<Rows>, bool)> {
+    /// loaded again. `noted` is before the answer was asked for.
+    fn rows_after(&mut self, answer: Answer, noted: Duration) -> Option<(Arc<Rows>, bool)> {
         let reason = match answer {
-            Answer::Difference(difference) => match rows_of(difference) {
+            Answer::Difference(difference) => match rows_of(difference, noted) {
                 Some((changes, has_records)) => {
                     let rows = if changes.is_empty() {
                         Arc::clone(&self.rows)
@@ -343,11 +346,13 @@ pub(super) enum Renewed {
 }
 
 /// Returns the rows that changed, or `None` if everything did.
-fn rows_of(difference: Difference) -> Option<(Vec<ChangedRow>, bool)> {
+fn rows_of(difference: Difference, noted: Duration) -> Option<(Vec<ChangedRow>, bool)> {
     let mut changes = Vec::new();
     for ended in difference.ended {
         match ended {
-            Ended::Trust { id, row } => changes.push((id, row)),
+            Ended::Trust { id, row } => {
+                changes.push((id, row.map(|trust| trust.held_from(noted))));
+            }
             // A feed of trusts names trusts. Whatever else it names, a new load covers it.
             _ => return None,
         }

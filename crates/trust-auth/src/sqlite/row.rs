@@ -38,8 +38,10 @@ macro_rules! select_keys {
     ($($condition:tt)+) => {
         concat!(
             "SELECT '[' || group_concat(json_array(\
-             key, label, digest, last_four, created_at, expires_at, revoked_at)) || ']' FROM (\
-             SELECT id AS key, label, digest, last_four, created_at, expires_at, revoked_at \
+             key, label, digest, last_four, created_at, expires_at, revoked_at, left_ms)) \
+             || ']' FROM (\
+             SELECT id AS key, label, digest, last_four, created_at, expires_at, revoked_at, \
+             CAST((julianday(expires_at) - julianday('now')) * 86400000 AS INTEGER) AS left_ms \
              FROM trust_key WHERE ",
             $($condition)+,
             " ORDER BY trust_key.rowid)"

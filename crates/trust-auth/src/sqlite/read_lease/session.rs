@@ -251,8 +251,17 @@ fn digest(trust: &Trust) -> KeyHash {
     content.add(attributes.as_ref().map(ToString::to_string).as_deref().map(str::as_bytes));
     content.add_times([created_at, last_heartbeat, disabled_at]);
     for key in keys {
-        let TrustKey { id, trust: _, label, hash, last_four, created_at, expires_at, revoked_at } =
-            key;
+        let TrustKey {
+            id,
+            trust: _,
+            label,
+            hash,
+            last_four,
+            created_at,
+            expires_at,
+            revoked_at,
+            term: _,
+        } = key;
         content.add(Some(id.as_bytes()));
         content.add(label.as_deref().map(str::as_bytes));
         content.add(Some(&hash.to_bytes()));
