@@ -123,8 +123,7 @@ async fn a_scan_that_cannot_end_is_not_ready_and_one_that_nears_its_limit_is_war
     server.register("St. Mary").await;
     slow_down(database, &url);
 
-    // A scan reads the view twice: for the trusts, and for their further keys.
-    database.psql(&url, "UPDATE pace SET seconds = 1.4");
+    database.psql(&url, "UPDATE pace SET seconds = 2.8");
     assert_eq!(server.verify("unknown").await.status, 401);
     until_logged(&server, "more than half of --query-timeout").await;
     assert_eq!(ask(server.main, "GET", "/readyz", &[], "").await.status, 200);

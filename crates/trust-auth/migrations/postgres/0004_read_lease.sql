@@ -67,12 +67,14 @@ BEGIN
         ' ', pg_catalog.pg_current_xact_id(),
         pg_catalog.concat(
             extract(epoch FROM pg_catalog.pg_postmaster_start_time()), '/',
-            (SELECT oid FROM pg_catalog.pg_database
+            (SELECT pg_catalog.concat(oid, '.', xmin) FROM pg_catalog.pg_database
              WHERE datname = pg_catalog.current_database()), '/',
             pg_catalog.to_regclass('trust_auth_holder')::oid, '/',
             pg_catalog.current_database(), '/',
-            (SELECT relnamespace::pg_catalog.regnamespace FROM pg_catalog.pg_class
-             WHERE oid = pg_catalog.to_regclass('trust_auth_holder'))
+            (SELECT pg_catalog.concat(n.oid::pg_catalog.regnamespace, '.', n.xmin)
+             FROM pg_catalog.pg_class AS c
+             JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+             WHERE c.oid = pg_catalog.to_regclass('trust_auth_holder'))
         )
     );
 END

@@ -327,7 +327,8 @@ impl WriteTransaction for Transaction<'_> {
         let leases = sqlx::query(
             "SELECT to_regprocedure('trust_auth_barrier(bool)') IS NOT NULL, EXISTS \
              (SELECT FROM pg_trigger JOIN pg_proc recorder ON recorder.oid = tgfoid \
-              WHERE tgrelid = to_regclass('trust') AND tgname LIKE 'trust\\_auth\\_rec\\_%' \
+              WHERE tgrelid IN (to_regclass('trust'), to_regclass('trust_key')) \
+              AND tgname LIKE 'trust\\_auth\\_rec\\_%' \
               AND recorder.pronamespace IS DISTINCT FROM (SELECT pronamespace FROM pg_proc \
                   WHERE oid = to_regprocedure('trust_auth_barrier(bool)'))), \
              set_config('trust_auth.recorded', '', true)",

@@ -189,12 +189,13 @@ impl PostgresServer {
     }
 
     /// The run of the read lease: the server's start, the database, the table of the registrations,
-    /// and the names of database and schema.
+    /// and the names of database and schema, as of their last change.
     pub(crate) const LEASE_RUN: &str = "concat(extract(epoch FROM pg_postmaster_start_time()), \
-        '/', (SELECT oid FROM pg_database WHERE datname = current_database()), \
+        '/', (SELECT concat(oid, '.', xmin) FROM pg_database WHERE datname = current_database()), \
         '/', to_regclass('trust_auth_holder')::oid, '/', current_database(), '/', \
-        (SELECT relnamespace::regnamespace FROM pg_class \
-         WHERE oid = to_regclass('trust_auth_holder')))";
+        (SELECT concat(n.oid::regnamespace, '.', n.xmin) FROM pg_class AS c \
+         JOIN pg_namespace AS n ON n.oid = c.relnamespace \
+         WHERE c.oid = to_regclass('trust_auth_holder')))";
 
     /// Marks the run of the read lease as watched for long enough: revocations need not wait out
     /// the longest lease first.

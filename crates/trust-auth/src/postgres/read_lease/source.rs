@@ -20,13 +20,15 @@ pub(super) const CHANNEL: &str = "trust_auth_lease";
 pub(super) const EVERYTHING: &str = "*";
 
 /// The table of the registrations, as the arguments of `concat`: its database, its number, and the
-/// names of database and schema.
+/// names of database and schema. Each name comes with the transaction that wrote its row in the
+/// catalog last: a name that is given away and taken back is another place.
 macro_rules! place {
     () => {
-        "(SELECT oid FROM pg_database WHERE datname = current_database()), '/', \
+        "(SELECT concat(oid, '.', xmin) FROM pg_database WHERE datname = current_database()), '/', \
          to_regclass('trust_auth_holder')::oid, '/', current_database(), '/', \
-         (SELECT relnamespace::regnamespace FROM pg_class \
-          WHERE oid = to_regclass('trust_auth_holder'))"
+         (SELECT concat(n.oid::regnamespace, '.', n.xmin) FROM pg_class AS c \
+          JOIN pg_namespace AS n ON n.oid = c.relnamespace \
+          WHERE c.oid = to_regclass('trust_auth_holder'))"
     };
 }
 

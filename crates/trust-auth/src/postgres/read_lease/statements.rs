@@ -5,10 +5,10 @@ use super::source::place;
 use crate::postgres::row::{all_keys, own_columns, read_columns};
 
 /// Differs after a trigger or its function was made, changed, or turned on or off, after the
-/// table's rows were rewritten, and after the table or a column was renamed, or it got columns or
-/// children (RL2). A trigger's condition knows its columns by number. It differs also if the name
-/// `trust` or `trust_key`, or one of the lease's own tables, leads to another table, and if row
-/// security may hide rows of the latter.
+/// table's rows were rewritten, and after the table, its schema or a column was renamed, or it got
+/// columns or children (RL2). A trigger's condition knows its columns by number. It differs also if
+/// the name `trust` or `trust_key`, or one of the lease's own tables, leads to another table, and
+/// if row security may hide rows of the latter.
 macro_rules! fingerprint {
     ($oids:literal) => {
         concat!(
@@ -17,7 +17,9 @@ macro_rules! fingerprint {
                      row_security_active(oid)), ',' ORDER BY oid) \
                  FROM pg_class WHERE oid IN (to_regclass('trust_auth_lease'), \
                      to_regclass('trust_auth_change'), to_regclass('trust_auth_holder'))), ';', \
-             (SELECT string_agg(concat_ws(' ', c.oid, c.relname, c.relnamespace, c.relfilenode, \
+             (SELECT string_agg(concat_ws(' ', c.oid, c.relname, c.relnamespace, \
+                 (SELECT concat(nspname, '.', n.xmin) FROM pg_namespace AS n \
+                     WHERE n.oid = c.relnamespace), c.relfilenode, \
                  c.relnatts, c.relkind, (SELECT string_agg(concat(inhrelid, '.', i.xmin), '.') \
                      FROM pg_inherits AS i WHERE inhparent = c.oid), \
                  (SELECT string_agg(concat_ws(' ', attnum, attname, a.xmin), ' ' \
