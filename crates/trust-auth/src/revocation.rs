@@ -189,12 +189,13 @@ impl<L: TrustLedger> Revocation<'_, L> {
     /// # Errors
     ///
     /// [`StoreError::NoSuchTrust`] or [`StoreError::NoSuchKey`] after the same wait, if there is no
-    /// such trust or key. If the database has restarted or failed over, and the trust has another
-    /// key since then, a rotation is not made over it, and its own new key is dead:
-    /// [`StoreError::Superseded`] if the keys that it replaced are revoked or have an end, as after
-    /// a later rotation; and [`StoreError::RotationLost`] if one of them is still valid without an
-    /// end: rotate again. With any other error, the database did not answer for five minutes, or
-    /// refuses: [`list`](TrustRegistry::list) shows then whether the change is there.
+    /// such trust or key. The latter also if a failover has lost the row of the key, and the trust
+    /// still has the key's digest: rotate. If the database has restarted or failed over, and the
+    /// trust has another key since then, a rotation is not made over it, and its own new key is
+    /// dead: [`StoreError::Superseded`] if the keys that it replaced are revoked or have an end, as
+    /// after a later rotation; and [`StoreError::RotationLost`] if one of them is still valid
+    /// without an end: rotate again. With any other error, the database did not answer for five
+    /// minutes, or refuses: [`list`](TrustRegistry::list) shows then whether the change is there.
     pub async fn settle(mut self, waiting: Waiting) -> Result<(Trust, Settled), RegistryError> {
         let mut backoff = Backoff::new();
         loop {
@@ -247,10 +248,14 @@ impl<L: TrustLedger> Revocation<'_, L> {
     /// found may be another process's change, which the barrier before it does not show. The
     /// barrier before the look proves that the server has been the same since.
     async fn repeat(&mut self) -> Result<(), StoreError> {
-        if let Step::RevokeKey(_) = self.step {
+        if let Step::RevokeKey(id) = self.step {
             // Made again, it keeps the time of the first, and its barrier is of one transaction
             // with its look.
-            return self.make_again().await;
+            self.make_again().await?;
+            if self.is_gone && self.has_former_key().await? {
+                self.outcome = Err(StoreError::NoSuchKey { id });
+            }
+            return Ok(());
         }
         let before = self.registry.ledger.barrier().await?;
         let fate = self.fate().await?;
@@ -346,6 +351,14 @@ impl<L: TrustLedger> Revocation<'_, L> {
             self.outcome = Ok(trust);
         }
         Ok(())
+    }
+
+    /// Returns whether the trust has one of the former digests, as it has if a failover has lost
+    /// also the rotation that made the row of the key.
+    async fn has_former_key(&self) -> Result<bool, StoreError> {
+        let Ok(trust) = &self.outcome else { return Ok(false) };
+        let row = self.registry.ledger.fetch(trust.id).await?;
+        Ok(row.is_some_and(|row| row.hashes().any(|hash| self.former.contains(&hash))))
     }
 
     /// Returns the trust after the wait. Where another process has deleted it, the new key of a

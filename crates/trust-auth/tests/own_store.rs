@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 use trust_auth::{
-    AuthError, Candidates, Change, KeyHash, NewTrust, Rotation, Route, Settled, StoreError, Trust,
-    TrustAuth, TrustKey, TrustKeyCache, TrustLedger, TrustRef, TrustStore, Waiting, WatchStore,
-    Watcher,
+    AuthError, Candidates, Change, KeyHash, NewTrust, RegistryError, Rotation, Route, Settled,
+    StoreError, Trust, TrustAuth, TrustKey, TrustKeyCache, TrustLedger, TrustRef, TrustStore,
+    Waiting, WatchStore, Watcher,
 };
 use uuid::Uuid;
 
@@ -115,6 +115,18 @@ impl TrustLedger for List {
             return Err(StoreError::Superseded);
         }
         self.replace_hash(which, rotation.key.hash).await
+    }
+
+    async fn revoke_key(&self, key: Uuid) -> Result<Change, StoreError> {
+        let rows = self.rows.lock().unwrap().clone();
+        let mut keys = rows.iter().flat_map(|row| &row.keys);
+        let key = keys.find(|row| row.id == key).ok_or(StoreError::NoSuchKey { id: key })?;
+        let mut change = self.change(&key.trust.into(), |rows, at| {
+            rows[at].keys.retain(|row| row.id != key.id);
+            rows[at].clone()
+        })?;
+        change.former = vec![key.hash];
+        Ok(change)
     }
 
     async fn set_enabled(&self, which: &TrustRef, enabled: bool) -> Result<Change, StoreError> {
@@ -333,6 +345,42 @@ async fn r16_a_rotation_that_is_lost_below_an_added_key_says_that_the_old_key_is
         let row = auth.store().fetch(trust.id).await.unwrap().unwrap();
         assert_eq!(row.accepts(&KeyHash::of("former")), number != 3, "{number}");
         assert_eq!(row.accepts(&KeyHash::of("added")), number < 2, "{number}");
+    }
+}
+
+/// The caller of a revocation relies on its `Ok`.
+#[tokio::test]
+async fn r16_a_revocation_of_a_key_that_is_lost_with_the_row_of_the_key_is_an_error() {
+    type Step = fn(&List);
+    let steps: [(Step, Option<&str>); 4] = [
+        // The rotation that made the row is lost, too: the key is in the column.
+        (|list| put(list, "a", "key"), Some("no_such_key")),
+        // Another program has removed the row.
+        (|_| {}, None),
+        // The revocation alone is lost.
+        (
+            |list| {
+                let gone = list.gone.lock().unwrap().take();
+                *list.rows.lock().unwrap() = gone.into_iter().collect();
+            },
+            None,
+        ),
+        // The trust is gone.
+        (|list| list.rows.lock().unwrap().clear(), None),
+    ];
+    for (number, (step, kind)) in steps.into_iter().enumerate() {
+        let auth = TrustAuth::builder(List::new()).build();
+        let (trust, _) = auth.registry().register(NewTrust::new("a").unwrap()).await.unwrap();
+        add(auth.store(), "key", None);
+        let row = auth.store().fetch(trust.id).await.unwrap().unwrap();
+        let key = row.keys[0].id;
+        *auth.store().gone.lock().unwrap() = Some(row);
+        at_wait(&auth, step);
+        let error = auth.registry().revoke_key(key).await.err();
+        assert_eq!(error.as_ref().map(RegistryError::kind), kind, "{number}");
+        let row = auth.store().fetch(trust.id).await.unwrap();
+        let is_accepted = row.is_some_and(|row| row.accepts(&KeyHash::of("key")));
+        assert_eq!(is_accepted, kind.is_some(), "{number}");
     }
 }
 

@@ -519,6 +519,23 @@ async fn a_store_over_an_own_pool_reads_by_it_and_leaves_it_open() {
     assert!(matches!(store.list().await.unwrap_err(), StoreError::Unreachable));
 }
 
+/// The ledger's path does not lead to the lease, whose holders would not be waited for.
+#[tokio::test]
+async fn triggers_of_another_lease_on_the_keys_stop_a_change() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    let store = postgres_options(&url).connect().await.unwrap();
+    let trust = store.insert(NewTrust::new("a").unwrap(), KeyHash::of("own")).await.unwrap();
+    let key = store.add_key(&trust.id.into(), KeyHash::of("other").into()).await.unwrap();
+    server.psql(&url, "CREATE SCHEMA app");
+    let elsewhere = postgres_options(&format!("{url}?options[search_path]=app,public"));
+    let changes = PgChanges::new(elsewhere).table("public.trust_key", |table| table.key("digest"));
+    changes.run_migration().await.unwrap();
+    let error = store.revoke_key(key.id).await.unwrap_err();
+    assert!(matches!(error, StoreError::Schema { .. }), "{error}");
+    assert!(store.fetch(trust.id).await.unwrap().unwrap().accepts(&KeyHash::of("other")));
+}
+
 /// An application that gives a connection back without ending its transaction.
 #[tokio::test]
 async fn an_open_transaction_of_an_own_pool_keeps_no_key_alive_at_its_end() {

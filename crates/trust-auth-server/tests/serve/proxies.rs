@@ -8,7 +8,7 @@ use std::process::Command;
 
 use axum::Router;
 use axum::http::HeaderMap;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::client::ask;
 use crate::programs::{Program, find, free_port};
@@ -24,7 +24,7 @@ async fn application() -> SocketAddr {
             values.collect::<Vec<_>>().join("|")
         };
         let names = ["x-trust-id", "x-trust-name", "x-trust-attributes", "x-api-key"];
-        serde_json::json!(names.map(of)).to_string()
+        json!(names.map(of)).to_string()
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -69,8 +69,8 @@ async fn assert_guards(which: Proxy) {
         async |headers: &[(&str, &str)]| ask(proxy, "GET", "/orders/7?a=b", headers, "").await;
 
     let attributes =
-        serde_json::json!({ "scopes": ["read", "Größe \u{1f511}"], "a,b": "50% {env.HOME} $host" });
-    let body = serde_json::json!({ "name": "With attributes", "attributes": attributes });
+        json!({ "scopes": ["read", "Größe \u{1f511}"], "a,b": "50% {env.HOME} $host" });
+    let body = json!({ "name": "With attributes", "attributes": attributes });
     let registered = server.administer("POST", "/admin/trusts", &body).await.json();
     let key = registered["api_key"].as_str().unwrap();
     for headers in [&[("X-Api-Key", key)][..], &[("X-Api-Key", key), ("X-Trust-Attributes", "{}")]]
@@ -91,7 +91,7 @@ async fn assert_guards(which: Proxy) {
         let granted = through(headers).await;
         assert_eq!(granted.status, 200, "{granted:?}; {}", program.errors());
         let identity: Value = granted.json();
-        assert_eq!(identity, serde_json::json!([trust.id, "St.%20M%C3%A4ry", "", ""]));
+        assert_eq!(identity, json!([trust.id, "St.%20M%C3%A4ry", "", ""]));
     }
     let posted = ask(proxy, "POST", "/orders", &[("X-Api-Key", &*trust.key)], "a body").await;
     assert_eq!(posted.status, 200, "{posted:?}");
@@ -124,7 +124,7 @@ async fn assert_guards(which: Proxy) {
     assert_eq!(unavailable.status, 503, "{unavailable:?}");
     // Envoy treats a 503 as a failure of the check, and passes on the status alone.
     if which != Proxy::Envoy {
-        let detail = serde_json::json!({ "detail": "Authentication is unavailable; try again." });
+        let detail = json!({ "detail": "Authentication is unavailable; try again." });
         assert_eq!((unavailable.header("retry-after"), unavailable.json()), (Some("1"), detail));
     }
 

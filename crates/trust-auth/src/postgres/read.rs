@@ -59,7 +59,7 @@ impl TrustStore for PostgresStore {
     }
 
     /// Reads the row alone, unless the trust is one of those whose keys were asked for. The keys
-    /// would cost a hit 5 µs.
+    /// would cost a hit of 48 µs another 9 µs.
     async fn fetch_for(&self, id: Uuid, hash: &KeyHash) -> Result<Option<Trust>, StoreError> {
         let found = self
             .within(rights::READ, async {

@@ -321,8 +321,9 @@ impl WriteTransaction for Transaction<'_> {
     /// triggers are found by the table, and the function by the role's `search_path`: with triggers
     /// and no function, or that of another schema, the change would be final for no holder.
     ///
-    /// The check is about the table `trust`. What its other triggers have changed elsewhere must
-    /// not keep a key from being revoked: the function is not shown the records of other schemas.
+    /// The check is about `trust` and `trust_key`. What their other triggers have changed elsewhere
+    /// must not keep a key from being revoked: the function is not shown the records of other
+    /// schemas.
     async fn barrier(&mut self) -> Result<Option<String>, StoreError> {
         let leases = sqlx::query(
             "SELECT to_regprocedure('trust_auth_barrier(bool)') IS NOT NULL, EXISTS \
@@ -339,9 +340,9 @@ impl WriteTransaction for Transaction<'_> {
         match leases.map_err(|error| self.store.failed(&error))? {
             (_, true) => {
                 return Err(self.schema_error(
-                    "the table `trust` has the triggers of the read lease, and this role's \
-                     `search_path` does not lead to the function `trust_auth_barrier` of their \
-                     schema; put that schema first",
+                    "the table `trust` or `trust_key` has the triggers of a read lease, and this \
+                     role's `search_path` does not lead to the function `trust_auth_barrier` of \
+                     their schema; put that schema first",
                 ));
             }
             (false, false) => return Ok(None),

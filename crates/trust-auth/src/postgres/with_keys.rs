@@ -15,7 +15,7 @@ pub(super) struct WithKeys([AtomicU64; WORDS]);
 impl WithKeys {
     pub(super) fn has(&self, id: Uuid) -> bool {
         let (word, bit) = self.place(id);
-        // Relaxed, here and below: no decision depends on a bit, and it orders nothing.
+        // Relaxed: no decision depends on a bit, and it orders nothing.
         word.load(Ordering::Relaxed) & bit != 0
     }
 
@@ -25,7 +25,9 @@ impl WithKeys {
         }
         let (word, bit) = self.place(id);
         match has_keys {
+            // Relaxed: as in `has`. A bit that another thread changes at the same time stays.
             true => word.fetch_or(bit, Ordering::Relaxed),
+            // Relaxed: as above.
             false => word.fetch_and(!bit, Ordering::Relaxed),
         };
     }
