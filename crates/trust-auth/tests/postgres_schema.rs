@@ -279,6 +279,15 @@ async fn a_role_that_may_only_read_authenticates_and_learns_which_rights_a_chang
         assert_eq!(error.kind(), "missing_right");
         assert!(error.to_string().contains(lacks), "{error}");
     }
+
+    // A role that registers trusts, also with keys in rows of their own.
+    server.psql(&url, &format!("GRANT INSERT ON trust, trust_key TO {name}"));
+    let terms = KeyTerms::new().with_label("first");
+    let new = NewTrust::new("c").unwrap();
+    let (trust, key) = world.registry.register_with(new, &terms).await.unwrap();
+    assert!(world.attempt(&key).await.result.is_ok());
+    let error = world.store.add_key(&trust.id.into(), KeyHash::of("c").into()).await.unwrap_err();
+    assert!(error.to_string().contains("the right UPDATE on the table `trust`;"), "{error}");
 }
 
 /// A superuser runs the migration, and the service's role owns the trusts.

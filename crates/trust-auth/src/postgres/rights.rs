@@ -23,8 +23,9 @@ pub(super) const ROTATE: Rights = &[
     ("trust_key", "INSERT"),
     ("trust_key", "UPDATE"),
 ];
-/// The row of a key is written as an insertion that may become an update.
-pub(super) const ADD_KEY: Rights = ROTATE;
+/// The row of the trust is locked as by [`UPDATE`].
+pub(super) const ADD_KEY: Rights =
+    &[("trust", "SELECT"), ("trust", "UPDATE"), ("trust_key", "SELECT"), ("trust_key", "INSERT")];
 /// A deletion reads and locks the row as [`UPDATE`] does. That of the keys needs no right.
 pub(super) const DELETE: Rights =
     &[("trust", "SELECT"), ("trust", "UPDATE"), ("trust", "DELETE"), ("trust_key", "SELECT")];
