@@ -201,9 +201,12 @@ async fn client(
     None
 }
 
+/// A process that holds the key refuses it earlier by the time that the read of its row took.
+const EARLY: Duration = Duration::from_millis(500);
+
 /// A client that asks with the old key without a pause, so that the key is cached or held when it
-/// ends. Processes and database share one clock: each request that begins at the end or later is
-/// refused, and each that is answered before the end is granted. Returns how many were either.
+/// ends. Each request that begins at the end or later is refused, and each that is answered well
+/// before the end is granted. Returns how many were either.
 async fn client_that_does_not_switch(
     server: std::net::SocketAddr,
     old: String,
@@ -218,7 +221,7 @@ async fn client_that_does_not_switch(
         if begun >= end {
             assert_eq!(answer.status, 401, "begun {} after the end", begun - end);
             refused += 1;
-        } else if answered < end {
+        } else if answered + EARLY < end {
             assert_eq!(answer.status, 200, "answered {} before the end", end - answered);
             granted += 1;
         }
