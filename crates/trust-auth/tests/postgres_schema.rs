@@ -603,14 +603,18 @@ async fn a_role_learns_which_rights_on_the_keys_it_lacks() {
     server.psql(&url, &format!("GRANT SELECT ON trust_key TO {name}"));
     let store = postgres_options(&url_of_role).connect().await.unwrap();
     let which = trust.id.into();
-    let told = "the rights INSERT and UPDATE on the table `trust_key`; let the table's owner";
-    for error in [
-        store.add_key(&which, KeyHash::of("b").into()).await.unwrap_err(),
-        store.revoke_key(row.id).await.unwrap_err(),
-        store.replace_hash(&which, KeyHash::of("b")).await.unwrap_err(),
+    let both = "the rights INSERT and UPDATE on the table `trust_key`";
+    for (error, lacking) in [
+        (
+            store.add_key(&which, KeyHash::of("b").into()).await.unwrap_err(),
+            "the right INSERT on the table `trust_key`",
+        ),
+        (store.revoke_key(row.id).await.unwrap_err(), both),
+        (store.replace_hash(&which, KeyHash::of("b")).await.unwrap_err(), both),
     ] {
         assert_eq!(error.kind(), "missing_right");
-        assert!(error.to_string().contains(told), "{error}");
+        let told = format!("it lacks {lacking}; let the table's owner grant it");
+        assert!(error.to_string().contains(&told), "{error}");
     }
     assert_eq!(store.keys(&which).await.unwrap(), [row]);
     store.set_enabled(&which, false).await.unwrap();
