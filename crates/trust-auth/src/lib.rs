@@ -130,6 +130,8 @@ mod sql_ledger;
 mod sqlite;
 mod stats;
 mod store;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod table_names;
 mod text_flaw;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod time_limit;
@@ -175,6 +177,8 @@ pub use revocation::Revocation;
 pub use sqlite::{SqliteFeed, SqliteOptions, SqliteSession, SqliteStore};
 pub use stats::{Failures, Stats};
 pub use store::{Candidates, Change, Listing, MalformedRow, TrustLedger, TrustStore};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use table_names::{InvalidTableName, TableNames, TrustColumn};
 pub use text_flaw::TextFlaw;
 pub use trust::Trust;
 pub use trust_auth::{TrustAuth, TrustAuthBuilder};

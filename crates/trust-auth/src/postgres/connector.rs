@@ -9,6 +9,7 @@ use super::location::Location;
 use super::password::PasswordSource;
 use super::server::CurrentServer;
 use crate::error::StoreError;
+use crate::table_names::TableNames;
 
 /// Makes connections.
 #[derive(Clone, Debug)]
@@ -27,6 +28,7 @@ pub(super) struct Connector {
     pub(super) max_age: Duration,
     /// The server that the address leads to, found by all connections of the store.
     pub(super) current: Arc<CurrentServer>,
+    pub(super) names: Arc<TableNames>,
 }
 
 impl Connector {

@@ -20,6 +20,7 @@ use super::store::PostgresStore;
 use crate::error::StoreError;
 use crate::migration::MigrationPlan;
 use crate::migration::Permission;
+use crate::table_names::TableNames;
 use crate::time_limit::{self, blocking_within, within};
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -84,6 +85,7 @@ pub struct PostgresOptions {
     max_connections: u32,
     max_connection_age: Duration,
     own: Option<PgPool>,
+    names: TableNames,
 }
 
 impl PostgresStore {
@@ -110,11 +112,22 @@ impl PostgresOptions {
             max_connections: DEFAULT_CONNECTIONS,
             max_connection_age: DEFAULT_MAX_AGE,
             own: None,
+            names: TableNames::default(),
         }
     }
 
     pub(super) fn over(self, pool: PgPool) -> Self {
         Self { own: Some(pool), ..self }
+    }
+
+    /// Sets the names of the tables and columns, where an application's own table takes the place of
+    /// `trust`. Default: those of [`TableNames::default`].
+    ///
+    /// [`connect`](Self::connect) checks them, and returns [`StoreError::UnsupportedUrl`] for a name
+    /// that cannot be used.
+    pub fn names(mut self, names: TableNames) -> Self {
+        self.names = names;
+        self
     }
 
     /// Sets whether to make the table `trust` where there is none. Default: no. The database is
@@ -336,6 +349,8 @@ impl PostgresOptions {
     }
 
     pub(super) async fn connector(&self) -> Result<Connector, StoreError> {
+        self.names.checked()?;
+        let names = Arc::new(self.names.clone());
         if let Some(pool) = &self.own {
             let timeout = self.connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT);
             return Ok(Connector {
@@ -348,6 +363,7 @@ impl PostgresOptions {
                 lock_timeout: self.lock_timeout,
                 max_age: self.max_connection_age,
                 current: Arc::default(),
+                names,
             });
         }
         let url = self.url.clone();
@@ -370,6 +386,7 @@ impl PostgresOptions {
             lock_timeout: self.lock_timeout,
             max_age: self.max_connection_age,
             current: Arc::default(),
+            names,
         })
     }
 

@@ -17,6 +17,7 @@ use super::{creation, own_pool, schema};
 use crate::error::StoreError;
 use crate::migration::MigrationPlan;
 use crate::migration::Permission;
+use crate::table_names::TableNames;
 use crate::time_limit::{self, blocking_within, within};
 
 const DEFAULT_CONNECTIONS: u32 = 8;
@@ -56,6 +57,7 @@ pub struct SqliteOptions {
     max_connections: u32,
     durable: bool,
     own: Option<SqlitePool>,
+    names: TableNames,
 }
 
 impl SqliteStore {
@@ -78,11 +80,22 @@ impl SqliteOptions {
             max_connections: DEFAULT_CONNECTIONS,
             durable: true,
             own: None,
+            names: TableNames::default(),
         }
     }
 
     pub(super) fn over(self, pool: SqlitePool) -> Self {
         Self { own: Some(pool), ..self }
+    }
+
+    /// Sets the names of the tables and columns, where an application's own table takes the place of
+    /// `trust`. Default: those of [`TableNames::default`].
+    ///
+    /// [`connect`](Self::connect) checks them, and returns [`StoreError::UnsupportedUrl`] for a name
+    /// that cannot be used.
+    pub fn names(mut self, names: TableNames) -> Self {
+        self.names = names;
+        self
     }
 
     /// Sets whether to make the file, or the tables in an empty file. Default: no. The folder is
