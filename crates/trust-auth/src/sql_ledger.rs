@@ -12,6 +12,7 @@ use crate::error::StoreError;
 use crate::new_key::{NewKey, Rotation};
 use crate::new_trust::NewTrust;
 use crate::store::{Candidates, Change};
+use crate::table_names::{TableNames, TrustColumn};
 use crate::trust::{Trust, now};
 use crate::trust_key::TrustKey;
 use crate::trust_ref::TrustRef;
@@ -129,11 +130,14 @@ pub(crate) trait WriteTransaction: Send {
     /// Commits, and gives the connection back.
     fn commit(self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
+    /// Returns what the database calls the tables and columns.
+    fn names(&self) -> &TableNames;
+
     /// Returns a [`StoreError::Schema`] that names this database.
     fn schema_error(&self, reason: &str) -> StoreError;
 }
 
-/// A row of `trust_key`, as far as a revocation needs it.
+/// A row of the table of keys, as far as a revocation needs it.
 pub(crate) struct KeyRow {
     pub(crate) trust: Uuid,
     /// `None`: the digest is malformed, and no key has it.
@@ -151,6 +155,9 @@ pub(crate) async fn insert<W: WriteTransaction>(
     check_absent(&mut write, &key).await?;
     let now = write.now().await?;
     let trust = new.into_trust_with(key, now);
+    check_column(&write, TrustColumn::Code, trust.code.is_some())?;
+    check_column(&write, TrustColumn::Region, trust.region.is_some())?;
+    check_column(&write, TrustColumn::Attributes, trust.attributes.is_some())?;
     if write.insert(&trust).await? == 0 {
         return Err(why_not_inserted(&mut write, trust.name).await);
     }
@@ -165,6 +172,23 @@ async fn check_absent<W: WriteTransaction>(write: &mut W, key: &NewKey) -> Resul
     }
     let digests = write.digests().await?;
     key.hashes().try_for_each(|hash| digests.check_absent(hash))
+}
+
+/// Checks that a value which is to be written has a column.
+fn check_column<W: WriteTransaction>(
+    write: &W,
+    column: TrustColumn,
+    is_written: bool,
+) -> Result<(), StoreError> {
+    let names = write.names();
+    if !is_written || names.name_of(column).is_some() {
+        return Ok(());
+    }
+    let (table, column) = (names.trust(), column.as_str());
+    Err(write.schema_error(&format!(
+        "its table `{table}` has no column for `{column}`, which the names leave out; give the \
+         trust none, or name a column for it"
+    )))
 }
 
 async fn insert_keys<W: WriteTransaction>(
@@ -311,6 +335,7 @@ pub(crate) async fn set_attributes<W: WriteTransaction>(
     which: &TrustRef,
     attributes: Option<serde_json::Value>,
 ) -> Result<Change, StoreError> {
+    check_column(&write, TrustColumn::Attributes, true)?;
     let id = write.find(which).await?.id;
     let rows = write.set_attributes(id, attributes.map(|json| json.to_string())).await?;
     check_count(&write, rows)?;
@@ -350,8 +375,9 @@ async fn why_not_inserted<W: WriteTransaction>(write: &mut W, name: String) -> S
     match write.find(&TrustRef::Name(name.clone())).await {
         Ok(_) | Err(StoreError::BadRow { .. }) => StoreError::NameTaken { name },
         Err(StoreError::NoSuchTrust { .. }) => write.schema_error(&format!(
-            "it did not insert the given row; look for {} on its table `trust`",
-            W::INTERCEPTORS
+            "it did not insert the given row; look for {} on its table `{}`",
+            W::INTERCEPTORS,
+            write.names().trust()
         )),
         Err(error) => error,
     }
@@ -362,9 +388,7 @@ fn check_count<W: WriteTransaction>(write: &W, rows: u64) -> Result<(), StoreErr
     if rows == 1 {
         return Ok(());
     }
-    Err(write.schema_error(
-        "it did not change the requested row; look for a trigger on its table `trust`",
-    ))
+    Err(unchanged(write, write.names().trust()))
 }
 
 /// Checks that a statement has written one row of a key.
@@ -372,8 +396,12 @@ fn check_key_count<W: WriteTransaction>(write: &W, rows: u64) -> Result<(), Stor
     if rows == 1 {
         return Ok(());
     }
-    Err(write.schema_error(
-        "it did not change the requested row; look for a trigger on its table `trust_key`",
+    Err(unchanged(write, write.names().trust_key()))
+}
+
+fn unchanged<W: WriteTransaction>(write: &W, table: &str) -> StoreError {
+    write.schema_error(&format!(
+        "it did not change the requested row; look for a trigger on its table `{table}`"
     ))
 }
 

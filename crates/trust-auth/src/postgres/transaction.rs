@@ -18,6 +18,7 @@ use crate::columns::time_text;
 use crate::error::StoreError;
 use crate::sql_ledger::{KeyRow, WriteTransaction};
 use crate::store::Candidates;
+use crate::table_names::TableNames;
 use crate::text_flaw::nfc;
 use crate::trust::Trust;
 use crate::trust_key::TrustKey;
@@ -362,6 +363,10 @@ impl WriteTransaction for Transaction<'_> {
         done.map_err(|error| self.store.failed(&error))?;
         self.lent.give_back();
         Ok(())
+    }
+
+    fn names(&self) -> &TableNames {
+        &self.store.connector.names
     }
 
     fn schema_error(&self, reason: &str) -> StoreError {

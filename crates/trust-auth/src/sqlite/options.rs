@@ -206,7 +206,8 @@ impl SqliteOptions {
             File::at(path)
         };
         let file = blocking_within(self.query_timeout, opened).await??;
-        Ok(SqliteStore::new(readers, writer, watchers, file, self.query_timeout, self.durable))
+        let (limit, durable) = (self.query_timeout, self.durable);
+        Ok(SqliteStore::new(readers, writer, watchers, file, limit, durable, self.names))
     }
 
     /// Reads what the tables lack, and returns the SQL that [`run_migration`](Self::run_migration)

@@ -18,6 +18,7 @@ use super::row::{self, read_columns};
 use crate::error::StoreError;
 use crate::row_warnings::RowWarnings;
 use crate::store::{Candidates, TrustStore};
+use crate::table_names::TableNames;
 use crate::time_limit::{self, blocking_within};
 use crate::trust::Trust;
 
@@ -66,6 +67,7 @@ pub struct SqliteStore {
     /// Whether each commit is moved into the database's own file.
     pub(super) checkpoints: bool,
     pub(super) warnings: Arc<RowWarnings>,
+    pub(super) names: Arc<TableNames>,
 }
 
 impl SqliteStore {
@@ -93,11 +95,23 @@ impl SqliteStore {
         file: File,
         query_timeout: Duration,
         checkpoints: bool,
+        names: TableNames,
     ) -> Self {
         let file = Arc::new(file);
         let anchor = Arc::new(Anchor::of(Arc::clone(&file)));
         let warnings = Arc::default();
-        Self { readers, writer, watchers, anchor, file, query_timeout, checkpoints, warnings }
+        let names = Arc::new(names);
+        Self {
+            readers,
+            writer,
+            watchers,
+            anchor,
+            file,
+            query_timeout,
+            checkpoints,
+            warnings,
+            names,
+        }
     }
 
     /// Runs an operation under the query timeout, unless the file was found replaced.

@@ -20,6 +20,7 @@ use crate::columns::time_text;
 use crate::error::StoreError;
 use crate::sql_ledger::{KeyRow, WriteTransaction};
 use crate::store::Candidates;
+use crate::table_names::TableNames;
 use crate::text_flaw::nfc;
 use crate::trust::{Trust, now};
 use crate::trust_key::TrustKey;
@@ -286,6 +287,10 @@ impl WriteTransaction for Transaction<'_> {
             tokio::spawn(checkpoint(connection));
         }
         Ok(())
+    }
+
+    fn names(&self) -> &TableNames {
+        &self.store.names
     }
 
     fn schema_error(&self, reason: &str) -> StoreError {
