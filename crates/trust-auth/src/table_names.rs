@@ -82,7 +82,7 @@ impl TrustColumn {
 }
 
 /// What a database calls the table of trusts, its columns, and the table of further keys. By
-/// default the table is `trust`, with the columns of [`TrustColumn::as_str`], beside `trust_key`.
+/// default the table is `trust`, with the columns of [`TrustColumn::as_str`], next to `trust_key`.
 ///
 /// A name is written into SQL as a quoted identifier, so it is spelt exactly as in the database.
 /// On PostgreSQL, the `search_path` selects the schema.

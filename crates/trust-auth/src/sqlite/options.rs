@@ -88,11 +88,11 @@ impl SqliteOptions {
         Self { own: Some(pool), ..self }
     }
 
-    /// Sets the names of the tables and columns, where an application's own table takes the place of
-    /// `trust`. Default: those of [`TableNames::default`].
+    /// Sets the names of the tables and columns, where an application's own table takes the place
+    /// of `trust`. Default: those of [`TableNames::default`].
     ///
-    /// [`connect`](Self::connect) checks them, and returns [`StoreError::UnsupportedUrl`] for a name
-    /// that cannot be used.
+    /// [`connect`](Self::connect) checks them, and returns [`StoreError::UnsupportedUrl`] for a
+    /// name that cannot be used.
     pub fn names(mut self, names: TableNames) -> Self {
         self.names = names;
         self
