@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use trust_auth::ApiKey;
 
@@ -22,6 +22,7 @@ use crate::lower_read_lease::LongestLease;
 use crate::new_trust;
 use crate::pepper::PepperArgs;
 use crate::serve::settings::Settings;
+use crate::table_args::has_columns_apart;
 
 const AFTER_HELP: &str = "\
 A trust is a tenant that has an API key. A key is a prefix, such as `tak_`, with 49 letters and \
@@ -63,7 +64,15 @@ impl CommandLine {
             let _ = writeln!(io::stderr(), "{}", Self::command().render_help());
             return Err(ExitCode::from(2));
         }
-        Self::try_parse_from(&arguments).map_err(|error| {
+        let read = Self::command().try_get_matches_from(&arguments).and_then(|matches| {
+            if has_columns_apart(&arguments, &matches) {
+                let message = "--column is given before the command and after it; give each column \
+                               in one of these places";
+                return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
+            }
+            Self::from_arg_matches(&matches)
+        });
+        read.map_err(|error| {
             match substitute(&error, &arguments) {
                 Some(message) => print_error(message),
                 None => {
@@ -165,7 +174,7 @@ pub(crate) struct GlobalOptions {
     pub(crate) database: DatabaseArgs,
 
     /// Write one line of JSON instead of text
-    #[arg(long, global = true, display_order = 103)]
+    #[arg(long, global = true, display_order = 106)]
     pub(crate) json: bool,
 }
 

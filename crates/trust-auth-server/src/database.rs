@@ -16,6 +16,7 @@ use trust_key_cache::TrustKeyCache;
 
 use crate::command_error::CommandError;
 use crate::store::Store;
+use crate::table_args::TableArgs;
 
 /// The options that name the database and the source of its password.
 #[derive(Args)]
@@ -57,6 +58,9 @@ pub(crate) struct DatabaseArgs {
         hide_env_values = true
     )]
     database_password_command: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) tables: TableArgs,
 }
 
 /// The URL and the command may hold secrets.
@@ -82,20 +86,25 @@ impl DatabaseArgs {
     }
 
     /// Returns the options for a SQLite database.
-    pub(crate) fn sqlite(&self) -> SqliteOptions {
-        SqliteStore::options(&self.database)
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::UnsupportedUrl`]: a name of a table or a column is wrong.
+    pub(crate) fn sqlite(&self) -> Result<SqliteOptions, StoreError> {
+        Ok(SqliteStore::options(&self.database).names(self.tables.names()?))
     }
 
     /// Returns the options for a PostgreSQL database, or `None` for a SQLite database.
     ///
     /// # Errors
     ///
-    /// [`StoreError::UnsupportedUrl`]: the URL is of another kind of database, or the options of
-    /// the password do not fit.
+    /// [`StoreError::UnsupportedUrl`]: the URL is of another kind of database, the options of the
+    /// password do not fit, or a name of a table or a column is wrong.
     pub(crate) fn postgres(&self) -> Result<Option<PostgresOptions>, StoreError> {
         let wrong = |reason: &str| Err(StoreError::UnsupportedUrl { reason: reason.into() });
         let url = self.database.to_str().filter(|url| PostgresStore::recognizes(url));
-        let options = url.map(PostgresStore::options);
+        let names = self.tables.names()?;
+        let options = url.map(|url| PostgresStore::options(url).names(names));
         if let (None, Some(scheme)) = (&options, self.other_scheme()) {
             return wrong(&format!(
                 "its URL has the scheme `{scheme}:`; give a SQLite file as a path or a `sqlite:` \
@@ -158,6 +167,8 @@ pub(crate) struct PoolLimits {
 /// The database of one command. [`close`](Self::close) removes the side files of SQLite.
 pub(crate) struct Database {
     store: Arc<Store>,
+    /// The table of trusts.
+    table: String,
 }
 
 impl Database {
@@ -189,7 +200,7 @@ impl Database {
                 Store::from(options.connect().await?)
             }
             None => {
-                let mut options = args.sqlite().create_if_missing(create).migrate(migrate);
+                let mut options = args.sqlite()?.create_if_missing(create).migrate(migrate);
                 if let Some(pool) = pool {
                     options =
                         options.max_connections(pool.connections).query_timeout(pool.query_timeout);
@@ -197,7 +208,7 @@ impl Database {
                 Store::from(options.connect().await?)
             }
         };
-        Ok(Self { store: Arc::new(store) })
+        Ok(Self { store: Arc::new(store), table: args.tables.table.clone() })
     }
 
     pub(crate) fn store(&self) -> Arc<Store> {
@@ -216,10 +227,11 @@ impl Database {
         if !missing.is_empty() {
             tracing::warn!(
                 missing = missing.join(", "),
-                "triggers on the table `trust` are missing or turned off. Servers are not notified \
+                "triggers on the table `{}` are missing or turned off. Servers are not notified \
                  of this change, and keep the cached entry until its time-to-live ends. Servers \
                  refuse the key at once, because they check the live row. Run `trust-auth migrate` \
-                 as the owner of the table"
+                 as the owner of the table",
+                self.table
             );
         }
     }

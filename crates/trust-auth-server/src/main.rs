@@ -36,6 +36,7 @@ mod revocation_step;
 mod revoke;
 mod serve;
 mod store;
+mod table_args;
 mod trust_text;
 mod verify;
 mod wait_progress;
@@ -115,6 +116,8 @@ fn runtime(command: &Command) -> Result<Runtime, CommandError> {
 
 async fn run(line: CommandLine, format: Format) -> Result<CommandAnswer, CommandError> {
     let database = &line.options.database;
+    // Before a command reads a key.
+    database.tables.names()?;
     match line.command {
         Command::Register(args) => issue_key::register(database, format, args).await,
         Command::Rotate(args) => {

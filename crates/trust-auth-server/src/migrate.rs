@@ -1,10 +1,10 @@
 //! `migrate`: adds what this version needs to the tables of the database, or prints the SQL for it.
 //! No other command changes an existing table.
 //!
-//! On PostgreSQL, the new table `trust_key` gives each role only rights that are as strong already
-//! on `trust`, and the answer states this. With `--read-lease` the answer also has the rights that
-//! roles other than the owner need then. The command grants none of these: the owner chooses the
-//! roles.
+//! On PostgreSQL, the new table of keys gives each role only rights that are as strong already on
+//! the table of trusts, and the answer states this. With `--read-lease` the answer also has the
+//! rights that roles other than the owner need then. The command grants none of these: the owner
+//! chooses the roles.
 
 use serde::Serialize;
 use trust_auth::{MigrationPlan, PgChanges, PostgresOptions, SqliteOptions, StoreError};
@@ -13,36 +13,41 @@ use crate::args::MigrateArgs;
 use crate::command_answer::{CommandAnswer, Format};
 use crate::command_error::CommandError;
 use crate::database::DatabaseArgs;
+use crate::table_args::TableArgs;
 use crate::trust_text::escaped;
 
-/// The rights for the read lease on PostgreSQL. `ROLE` stands for the name of the role.
-const GRANTS: Grants = Grants {
-    serve: &[
-        "GRANT SELECT ON trust, trust_key TO ROLE;",
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON trust_auth_lease, trust_auth_change, \
-         trust_auth_holder TO ROLE;",
-    ],
-    change: &["GRANT SELECT, INSERT, UPDATE, DELETE ON trust, trust_key, trust_auth_lease, \
-               trust_auth_change, trust_auth_holder TO ROLE;"],
-};
-
-/// The rights that the migration gives on a new table `trust_key`, next to a table `trust` that was
-/// there before.
-const RIGHTS: &str = "On the new table trust_key, each role has the rights that its rights on \
-    the whole table trust include: SELECT for SELECT, INSERT and UPDATE for UPDATE, DELETE for \
-    DELETE. Row-level security of trust also limits trust_key. A role with INSERT alone, or with \
-    rights on single columns, gets none: grant it what it needs.";
+/// Returns the rights that the migration gives on a new table of keys, next to a table of trusts
+/// that was there before.
+fn rights(TableArgs { table, key_table, .. }: &TableArgs) -> String {
+    format!(
+        "On the new table {key_table}, each role has the rights that its rights on the whole table \
+         {table} include: SELECT for SELECT, INSERT and UPDATE for UPDATE, DELETE for DELETE. \
+         Row-level security of {table} also limits {key_table}. A role with INSERT alone, or with \
+         rights on single columns, gets none: grant it what it needs."
+    )
+}
 
 /// Statements for the owner of the tables, by what a role does.
 #[derive(Serialize)]
 struct Grants {
     /// Serves with `--read-lease`, and changes no trust.
-    serve: &'static [&'static str],
+    serve: [String; 2],
     /// Changes trusts. Such a role may also serve.
-    change: &'static [&'static str],
+    change: [String; 1],
 }
 
 impl Grants {
+    /// Returns the rights for the read lease on PostgreSQL. `ROLE` stands for the name of the role.
+    fn new(tables: &TableArgs) -> Self {
+        let (trust, keys) = tables.quoted();
+        let lease = "trust_auth_lease, trust_auth_change, trust_auth_holder TO ROLE;";
+        let all = "GRANT SELECT, INSERT, UPDATE, DELETE ON";
+        Self {
+            serve: [format!("GRANT SELECT ON {trust}, {keys} TO ROLE;"), format!("{all} {lease}")],
+            change: [format!("{all} {trust}, {keys}, {lease}")],
+        }
+    }
+
     fn text(&self) -> String {
         format!(
             "Roles other than the owner need rights, which this command does not grant. Put the \
@@ -71,25 +76,26 @@ pub(crate) async fn migrate(
         missing: Vec<String>,
         sql: String,
         #[serde(skip_serializing_if = "Option::is_none")]
-        rights: Option<&'static str>,
+        rights: Option<String>,
         #[serde(skip_serializing_if = "Option::is_none")]
         grants: Option<Grants>,
     }
 
     let options = database.postgres()?;
-    let grants = (options.is_some() && args.read_lease).then_some(GRANTS);
+    let grants = (options.is_some() && args.read_lease).then(|| Grants::new(&database.tables));
     let is_postgres = options.is_some();
     let plans = match options {
         Some(options) => postgres(options, &args).await?,
-        None => sqlite(&database.sqlite(), &args).await?,
+        None => sqlite(&database.sqlite()?, &args).await?,
     };
     let is_empty = plans.iter().all(MigrationPlan::is_empty);
     let missing: Vec<String> = plans.iter().flat_map(MigrationPlan::missing).cloned().collect();
     let sql: String = plans.iter().map(MigrationPlan::to_string).collect();
     let text = text(&missing, &sql, args.dry_run);
-    let makes_keys = missing.iter().any(|part| part == "the table `trust_key`");
-    let rights = (is_postgres && makes_keys).then_some(RIGHTS);
-    let remarks = [rights.map(str::to_owned), grants.as_ref().map(Grants::text)];
+    let keys = format!("the table `{}`", database.tables.key_table);
+    let makes_keys = missing.contains(&keys);
+    let rights = (is_postgres && makes_keys).then(|| rights(&database.tables));
+    let remarks = [rights.clone(), grants.as_ref().map(Grants::text)];
     let remarks: Vec<String> = remarks.into_iter().flatten().collect();
     let done = !is_empty && !args.dry_run;
     let migration = Migration { needed: !is_empty, done, missing, sql, rights, grants };

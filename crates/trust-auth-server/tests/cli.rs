@@ -63,7 +63,8 @@ impl Shell {
         let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_trust-auth"));
         command.current_dir(self.path());
         command.env_remove("TRUST_AUTH_DATABASE").env_remove("TRUST_AUTH_KEY_PREFIX");
-        command.env_remove("TRUST_AUTH_PEPPER_FILE");
+        command.env_remove("TRUST_AUTH_PEPPER_FILE").env_remove("TRUST_AUTH_TABLE");
+        command.env_remove("TRUST_AUTH_KEY_TABLE").env_remove("TRUST_AUTH_COLUMN");
         command
     }
 
@@ -960,6 +961,45 @@ fn a_database_of_another_kind_is_refused() {
         }
     }
     shell.assert_untouched();
+}
+
+#[test]
+fn a_wrong_name_of_a_table_or_a_column_is_refused_before_anything_is_read_or_written() {
+    let key = "tak_PiXmTxxV9xqPWQC6liorxlJiggkv4NKwenKcMJXGvvI0SvCaV";
+    let with_key = format!("name={key}");
+    for (options, part) in [
+        (&["--column", "email=mail"][..], "\"email=mail\" is for a column that there is not"),
+        (&["--column", "email=mail"], "the columns are id, name, code, region, api_key_hash,"),
+        (&["--column", "email"], "\"email\" has no `=`; write COLUMN=NAME"),
+        (&["--column", "name=email", "--column", "name=mail"], "gives `name` twice"),
+        (&["--column", "name=email,code=,name=mail"], "gives `name` twice"),
+        (&["--column", "name="], "the column `name` cannot be left out"),
+        (&["--column", "name=code"], "the name \"code\" is given twice"),
+        (&["--column", "name=e\"mail"], "has a control character or one of"),
+        (&["--table", ""], "an empty name"),
+        (&["--table", "trust_key"], "the name \"trust_key\" is given twice"),
+        (&["--key-table", "trust_auth_lease"], "is not one of trusts or keys"),
+        (&["--table", key], "one of them looks like an API key"),
+        (&["--column", &with_key], "one of them looks like an API key"),
+    ] {
+        let serve: &[&str] = &["serve", "--listen", "127.0.0.1:0", "--admin-listen", "off"];
+        for command in [&["register", "--name", "a"][..], &["list"], &["verify"], serve] {
+            let shell = Shell::new();
+            let ran = shell.run(&[command, options, &["--json"]].concat());
+            assert_eq!(ran.code, 1, "{options:?}: {}{}", ran.stdout, ran.stderr);
+            let error = &ran.json()["error"];
+            assert_eq!(error["kind"], "unsupported_url", "{options:?}");
+            let message = error["message"].as_str().unwrap();
+            assert!(message.contains(part) && !message.contains(key), "{options:?}: {message}");
+            shell.assert_untouched();
+        }
+    }
+    // clap would drop the first of the two without a word.
+    let ran = Shell::new().run(&["--column", "code=", "list", "--column=name=email"]);
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert!(ran.stderr.contains("before the command and after it"), "{}", ran.stderr);
+    let ran = Shell::new().run(&["--column", "code=", "--column", "region=", "list"]);
+    assert!(ran.stderr.contains("there is no database"), "{}", ran.stderr);
 }
 
 #[test]

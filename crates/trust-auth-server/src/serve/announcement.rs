@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::settings::Settings;
 use crate::command_answer::{CommandAnswer, Format};
+use crate::table_args::TableArgs;
 
 /// The first line of standard output.
 #[derive(Serialize)]
@@ -16,6 +17,8 @@ pub(crate) struct Announcement<'a> {
     pub(crate) listen: SocketAddr,
     pub(crate) admin_listen: Option<SocketAddr>,
     pub(crate) database: String,
+    #[serde(flatten)]
+    pub(crate) tables: &'a TableArgs,
     pub(crate) settings: &'a Settings,
 }
 
@@ -43,7 +46,7 @@ impl Announcement<'_> {
         }
         let admin_listen =
             self.admin_listen.map_or_else(|| "off".to_owned(), |address| address.to_string());
-        self.settings.log(self.listen, &admin_listen, &self.database);
+        self.settings.log(self.listen, &admin_listen, &self.database, self.tables);
         self.settings.warn();
         if self.settings.admin_key_sha256.is_none() && self.admin_listen.is_some() {
             tracing::info!(

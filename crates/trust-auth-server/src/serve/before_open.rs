@@ -135,7 +135,7 @@ async fn finish_opening(
 async fn make_index(args: &DatabaseArgs) -> Result<(), StoreError> {
     match args.postgres()? {
         Some(options) => options.make_index().await.map(drop),
-        None => args.sqlite().make_index().await.map(drop),
+        None => args.sqlite()?.make_index().await.map(drop),
     }
 }
 

@@ -60,6 +60,7 @@ use crate::command_error::CommandError;
 use crate::database::{Database, DatabaseArgs};
 use crate::find_by::FindByArg;
 use crate::interrupt::Interrupt;
+use crate::table_args::TableArgs;
 
 /// How long the service waits at its end for the database to close its connections. A file system
 /// that hangs may hold a connection without end.
@@ -107,7 +108,7 @@ async fn run(
     let mut is_announced = false;
     let mut announce = |database: String| {
         if !mem::replace(&mut is_announced, true) {
-            listeners.announce(format, settings, database);
+            listeners.announce(format, settings, &args.tables, database);
         }
     };
     let holder = read_lease::holder_name(listeners.main.address);
@@ -321,11 +322,12 @@ impl Listeners {
     }
 
     /// Announces the addresses and the settings.
-    fn announce(&self, format: Format, settings: &Settings, database: String) {
+    fn announce(&self, format: Format, settings: &Settings, tables: &TableArgs, database: String) {
         let announcement = Announcement {
             listen: self.main.address,
             admin_listen: self.admin.as_ref().map(|admin| admin.address),
             database,
+            tables,
             settings,
         };
         announcement.publish(format);

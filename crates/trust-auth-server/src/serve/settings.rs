@@ -23,6 +23,7 @@ use crate::find_by::FindByArg;
 use crate::key_digest::KeyDigest;
 use crate::key_prefix::KeyPrefixArgs;
 use crate::pepper::PepperArgs;
+use crate::table_args::TableArgs;
 
 /// The settings of the service. Each flag has an environment variable, `TRUST_AUTH_` and its name.
 /// The flag takes precedence. `--help` shows no value of a variable: secrets are kept there.
@@ -418,7 +419,13 @@ impl Settings {
     }
 
     /// Logs all settings in one line.
-    pub(crate) fn log(&self, listen: SocketAddr, admin_listen: &str, database: &str) {
+    pub(crate) fn log(
+        &self,
+        listen: SocketAddr,
+        admin_listen: &str,
+        database: &str,
+        tables: &TableArgs,
+    ) {
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             %listen,
@@ -426,6 +433,9 @@ impl Settings {
             admin_key_configured = self.admin_key_sha256.is_some(),
             metrics_on_admin_only = self.metrics_on_admin_only,
             database,
+            table = tables.table,
+            key_table = tables.key_table,
+            columns = tables.columns.join(","),
             migrate = self.migrate,
             header = %self.header,
             scheme = self.scheme.as_deref(),
