@@ -35,7 +35,7 @@ include-operation-id = "register_trust"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "409", "422"]
 
 [[operations]]
-include-operation-id = ["add_key", "rotate_key"]
+include-operation-id = ["add_key", "rotate_key", "set_attributes"]
 checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
 """
 

@@ -211,6 +211,12 @@ pub(crate) enum Command {
     /// secrets.
     Rotate(RotateArgs),
 
+    /// Replace the attributes of a trust, such as its scopes, or remove them
+    ///
+    /// The attributes are replaced as a whole. Returns when no server shows the former ones: a
+    /// scope that was taken away is gone everywhere.
+    SetAttributes(AttributesArgs),
+
     /// Delete a trust; its key is refused from now on
     Delete(RevocationArgs),
 
@@ -374,7 +380,45 @@ pub(crate) struct KeyRevokeArgs {
     pub(crate) wait: WaitArgs,
 }
 
-fn attributes(text: &str) -> Result<serde_json::Value, String> {
+#[derive(Debug, Args)]
+pub(crate) struct AttributesArgs {
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
+
+    /// What the application stores about the trust from now on, such as `{"scopes":["read"]}`. An
+    /// object in JSON, or `-` for standard input
+    #[arg(
+        value_name = "JSON",
+        required_unless_present = "clear",
+        conflicts_with = "clear",
+        value_parser = attributes_or_input
+    )]
+    pub(crate) attributes: Option<AttributesArg>,
+
+    /// Remove the attributes
+    #[arg(long)]
+    pub(crate) clear: bool,
+
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+}
+
+/// The attributes, or where they are.
+#[derive(Clone, Debug)]
+pub(crate) enum AttributesArg {
+    Given(serde_json::Value),
+    StandardInput,
+}
+
+fn attributes_or_input(text: &str) -> Result<AttributesArg, String> {
+    match text {
+        "-" => Ok(AttributesArg::StandardInput),
+        text => attributes(text).map(AttributesArg::Given),
+    }
+}
+
+/// Checks that the text is an object in JSON, and repeats nothing of it.
+pub(crate) fn attributes(text: &str) -> Result<serde_json::Value, String> {
     if ApiKey::may_be_in(text) {
         return Err("it looks like an API key; leave it out, and rotate that key".to_owned());
     }

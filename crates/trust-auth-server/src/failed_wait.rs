@@ -47,17 +47,17 @@ impl FailedWait {
     }
 
     /// Returns what has happened and what to do, for people.
-    pub(crate) fn message(self, error: &RegistryError) -> String {
-        let why = with_causes(error);
+    pub(crate) fn message(self, step: &RevocationStep, error: &RegistryError) -> String {
+        let (why, may) = (with_causes(error), step.may());
         match self {
             Self::NoSuchTrust => why,
             Self::Gone => format!(
-                "there is no such trust or key, but a process with a read lease may still grant \
-                 the key that there was: make the same change again. The wait failed: {why}"
+                "there is no such trust or key, but a process with a read lease may still {may} \
+                 that there was: make the same change again. The wait failed: {why}"
             ),
             Self::Repeatable => format!(
                 "the change is committed, unless a failover has lost it, but a process with a read \
-                 lease may still grant the key: make the same change again. The wait failed: {why}"
+                 lease may still {may}: make the same change again. The wait failed: {why}"
             ),
             Self::NewKey => format!(
                 "the rotation may be committed: only a failover can have lost it. A process with a \
@@ -85,7 +85,7 @@ mod tests {
     use trust_auth::TrustRef;
     use uuid::Uuid;
 
-    use super::RevocationStep::{Delete, Disable, RevokeKey, Rotate};
+    use super::RevocationStep::{Delete, Disable, RevokeKey, Rotate, SetAttributes};
     use super::*;
 
     fn no_such_trust() -> RegistryError {
@@ -105,7 +105,7 @@ mod tests {
             let error = RegistryError::from(failure);
             let failed = FailedWait::of(&Rotate(Default::default()), true, &error);
             assert_eq!(failed, FailedWait::NewKey, "{error}");
-            let message = failed.message(&error);
+            let message = failed.message(&Rotate(Default::default()), &error);
             assert!(message.contains("may be committed"), "{message}");
             assert!(message.contains("may grant the old key"), "{message}");
             assert!(message.ends_with(&error.to_string()), "{message}");
@@ -113,11 +113,11 @@ mod tests {
         let superseded = RegistryError::from(StoreError::Superseded);
         let failed = FailedWait::of(&Rotate(Default::default()), true, &superseded);
         assert_eq!(failed, FailedWait::Replaced);
-        assert!(!failed.message(&superseded).contains("again"));
+        assert!(!failed.message(&Rotate(Default::default()), &superseded).contains("again"));
         let lost = RegistryError::from(StoreError::RotationLost);
         let failed = FailedWait::of(&Rotate(Default::default()), true, &lost);
         assert_eq!(failed, FailedWait::Lost);
-        let message = failed.message(&lost);
+        let message = failed.message(&Rotate(Default::default()), &lost);
         assert!(message.contains("the old keys are valid"), "{message}");
         assert!(message.contains("rotate again"), "{message}");
         // The key was given to no trust.
@@ -131,18 +131,19 @@ mod tests {
 
     #[test]
     fn a_change_without_a_key_is_made_again_and_a_missing_trust_is_not() {
-        for step in [&Disable, &Delete, &RevokeKey(Uuid::nil())] {
+        for step in [&Disable, &Delete, &RevokeKey(Uuid::nil()), &SetAttributes(None)] {
             for failure in [StoreError::Unreachable, StoreError::Unsettled] {
                 let error = RegistryError::from(failure);
                 let failed = FailedWait::of(step, true, &error);
                 assert_eq!(failed, FailedWait::Repeatable);
-                let message = failed.message(&error);
+                let message = failed.message(step, &error);
+                assert!(message.contains(&format!("may still {}", step.may())), "{message}");
                 assert!(message.contains("make the same change again"), "{message}");
                 assert!(message.ends_with(&error.to_string()), "{message}");
             }
             let missing = FailedWait::of(step, false, &no_such_trust());
             assert_eq!(missing, FailedWait::NoSuchTrust);
-            assert_eq!(missing.message(&no_such_trust()), no_such_trust().to_string());
+            assert_eq!(missing.message(step, &no_such_trust()), no_such_trust().to_string());
         }
     }
 }

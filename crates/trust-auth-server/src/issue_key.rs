@@ -20,7 +20,7 @@ use crate::key_terms::key_terms;
 use crate::new_trust::new_trust;
 use crate::pepper::NO_SHA256;
 use crate::presented_key::PresentedKey;
-use crate::revocation_end::RevocationEnd;
+use crate::revocation_end::{Concern, RevocationEnd};
 use crate::store::Store;
 use crate::trust_text::{moment, named};
 
@@ -152,7 +152,9 @@ pub(crate) fn issued(
             };
             let former = match (overlapping, end, failure) {
                 (Some(new), end, None) => format!(" {}", overlap_text(trust, new, end)),
-                (None, Some(end), None) => format!(" {}", end.sentence("The old key")),
+                (None, Some(end), None) => {
+                    format!(" {}", end.sentence(Concern::Key("The old key")))
+                }
                 _ => String::new(),
             };
             answer.remark(format!(

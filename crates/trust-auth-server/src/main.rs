@@ -35,6 +35,7 @@ mod revocation_end;
 mod revocation_step;
 mod revoke;
 mod serve;
+mod set_attributes;
 mod store;
 mod table_args;
 mod trust_text;
@@ -117,7 +118,7 @@ fn runtime(command: &Command) -> Result<Runtime, CommandError> {
 async fn run(line: CommandLine, format: Format) -> Result<CommandAnswer, CommandError> {
     let database = &line.options.database;
     // Before a command reads a key.
-    database.tables.names()?;
+    database.tables.names().map(drop)?;
     match line.command {
         Command::Register(args) => issue_key::register(database, format, args).await,
         Command::Rotate(args) => {
@@ -134,6 +135,7 @@ async fn run(line: CommandLine, format: Format) -> Result<CommandAnswer, Command
             revoke_trust(database, format, RevocationStep::Disable, &args, None).await
         }
         Command::Enable(args) => enable::enable(database, format, &args.trust).await,
+        Command::SetAttributes(args) => set_attributes::set(database, format, args).await,
         Command::Delete(args) => {
             revoke_trust(database, format, RevocationStep::Delete, &args, None).await
         }

@@ -8,6 +8,30 @@ use utoipa::ToSchema;
 
 use crate::trust_text::escaped;
 
+/// What a sentence about the end is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Concern {
+    /// A key: "The key", or which one it is.
+    Key(&'static str),
+    Attributes,
+}
+
+impl Concern {
+    fn may_be(self) -> String {
+        match self {
+            Self::Key(key) => format!("{key} may be granted"),
+            Self::Attributes => "Its former attributes may be shown".to_owned(),
+        }
+    }
+
+    fn is_over(self) -> String {
+        match self {
+            Self::Key(key) => format!("{key} is refused everywhere"),
+            Self::Attributes => "Its former attributes are shown nowhere".to_owned(),
+        }
+    }
+}
+
 /// How a revocation ended, for people and as JSON. Only a revocation that had to wait has one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(description = "How a revocation ended that had to wait for processes with a read lease.")]
@@ -70,12 +94,13 @@ impl RevocationEnd {
         }
     }
 
-    /// Returns a sentence for people. `key` is "The key", or which one it is.
-    pub(crate) fn sentence(&self, key: &str) -> String {
+    /// Returns a sentence for people.
+    pub(crate) fn sentence(&self, concern: Concern) -> String {
         let Some(waited) = self.waited_ms.filter(|_| self.everywhere) else {
             return format!(
-                "The change is committed. {key} may be granted by a process with a read lease, \
-                 for the length of the lease at most."
+                "The change is committed. {} by a process with a read lease, for the length of \
+                 the lease at most.",
+                concern.may_be()
             );
         };
         let waited = match waited {
@@ -98,7 +123,7 @@ impl RevocationEnd {
                 )
             }
         };
-        format!("{key} is refused everywhere after {waited}{why}.")
+        format!("{} after {waited}{why}.", concern.is_over())
     }
 }
 
@@ -116,7 +141,7 @@ mod tests {
         let text = |settled, ms| {
             let end = RevocationEnd::new(settled, Duration::from_millis(ms));
             assert!(RevocationEnd::OUTCOMES.contains(&end.outcome()));
-            (end.outcome(), end.sentence("The key"))
+            (end.outcome(), end.sentence(Concern::Key("The key")))
         };
         assert_eq!(
             text(everywhere(&[], false), 12),
@@ -133,7 +158,12 @@ mod tests {
         assert_eq!(text(on_sqlite, 300).0, "waited");
         let committed = RevocationEnd::new(Settled::Repeat, Duration::ZERO);
         assert_eq!((committed.outcome(), committed.is_everywhere()), ("committed", false));
-        assert!(committed.sentence("The key").contains("may be granted"));
+        assert!(committed.sentence(Concern::Key("The key")).contains("may be granted"));
+        let told = committed.sentence(Concern::Attributes);
+        assert!(told.contains("Its former attributes may be shown by a process"), "{told}");
+        let end = RevocationEnd::new(everywhere(&[], false), Duration::from_millis(12));
+        let told = end.sentence(Concern::Attributes);
+        assert_eq!(told, "Its former attributes are shown nowhere after 12 ms.");
     }
 
     #[test]

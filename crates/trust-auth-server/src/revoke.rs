@@ -1,5 +1,5 @@
-//! `disable`, `delete`, `rotate` and `key revoke`: they commit, and then wait until no process
-//! grants the key.
+//! `disable`, `delete`, `rotate`, `key revoke` and `set-attributes`: they commit, and then wait
+//! until no process grants the key, or shows the former attributes.
 
 use std::pin::pin;
 use std::time::Instant;
@@ -14,13 +14,11 @@ use crate::failed_wait::FailedWait;
 use crate::interrupt::Interrupt;
 use crate::issue_key::issued;
 use crate::json::TrustJson;
-use crate::revocation_end::RevocationEnd;
+use crate::revocation_end::{Concern, RevocationEnd};
 use crate::revocation_step::RevocationStep;
 use crate::store::Store;
 use crate::trust_text::named;
 use crate::wait_progress;
-
-const WAITS: &str = "Committed. Waiting until no process grants the key";
 
 /// A committed revocation.
 struct Revoked {
@@ -72,6 +70,13 @@ pub(crate) async fn revoke(
         RevocationStep::Delete => "Deleted",
         RevocationStep::Rotate(_) => "Rotated the key of",
         RevocationStep::RevokeKey(_) => "Revoked a key of",
+        RevocationStep::SetAttributes(Some(_)) => "Changed the attributes of",
+        RevocationStep::SetAttributes(None) => "Removed the attributes of",
+    };
+    let concern = match step {
+        RevocationStep::RevokeKey(_) => Concern::Key("That key"),
+        RevocationStep::SetAttributes(_) => Concern::Attributes,
+        _ => Concern::Key("Its key"),
     };
     let answer = match (&key, &end) {
         (Some(key), end) => {
@@ -84,11 +89,7 @@ pub(crate) async fn revoke(
         (None, Some(end)) => {
             let json = TrustJson::new(&trust).with_revocation(Some(end));
             CommandAnswer::new(format, &json, || {
-                format!(
-                    "{done} {}. {}",
-                    named(&trust),
-                    end.sentence(if step.key().is_some() { "That key" } else { "Its key" })
-                )
+                format!("{done} {}. {}", named(&trust), end.sentence(concern))
             })
         }
     };
@@ -113,6 +114,7 @@ async fn revoke_by(
     }
 
     let committed = revocation.trust().cloned();
+    let waits = format!("Committed. Waiting until {}", step.certainty());
     let (waiting, begun) = (waiting(wait.no_acknowledgements), Instant::now());
     let mut settling = pin!(revocation.settle(waiting));
     tokio::select! {
@@ -123,7 +125,7 @@ async fn revoke_by(
             }
             Err(error) => {
                 let failed = FailedWait::of(step, committed.is_some(), &error);
-                let error = CommandError::new(error.kind(), failed.message(&error));
+                let error = CommandError::new(error.kind(), failed.message(step, &error));
                 match (failed, committed) {
                     (FailedWait::NewKey, Some(trust)) => {
                         let (end, failure) = (Some(RevocationEnd::COMMITTED), Some(error));
@@ -138,7 +140,7 @@ async fn revoke_by(
             let end = Some(RevocationEnd::COMMITTED);
             Ok(Revoked { trust, key, end, failure: None, was_interrupted: true })
         }
-        never = wait_progress::show(format, WAITS) => match never {},
+        never = wait_progress::show(format, &waits) => match never {},
     }
 }
 

@@ -271,6 +271,20 @@ impl TrustLedger for Store {
         self.changes.record(change).await
     }
 
+    async fn set_attributes(
+        &self,
+        which: &TrustRef,
+        attributes: Option<serde_json::Value>,
+    ) -> Result<Change, StoreError> {
+        let change = async {
+            match &self.backend {
+                DatabaseStore::Sqlite(store) => store.set_attributes(which, attributes).await,
+                DatabaseStore::Postgres(store) => store.set_attributes(which, attributes).await,
+            }
+        };
+        self.changes.record(change).await
+    }
+
     async fn delete(&self, which: &TrustRef) -> Result<Change, StoreError> {
         let change = async {
             match &self.backend {

@@ -10,13 +10,14 @@ use serde_json::Value;
 use tempfile::TempDir;
 use trust_auth::{ApiKey, KeyForm, KeyHash, KeyPrefix};
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "register",
     "list",
     "key",
     "disable",
     "enable",
     "rotate",
+    "set-attributes",
     "delete",
     "verify",
     "serve",
@@ -1566,6 +1567,49 @@ fn a_trust_is_registered_with_an_end_and_attributes() {
     assert_eq!(ran["trust"]["attributes"]["scopes"][0], "read");
     assert!(ran["trust"]["keys"][0]["expires_at"].is_string(), "{ran}");
     assert_eq!(shell.verify(ran["api_key"].as_str().unwrap()).code, 0);
+}
+
+#[test]
+fn attributes_are_replaced_as_a_whole_from_an_argument_or_standard_input_and_removed() {
+    let (shell, key) = Shell::with_trust("St. Mary");
+    let shown = || shell.run(&["list", "--json"]).json()["trusts"][0]["attributes"].clone();
+    let ran = shell.run(&["set-attributes", "St. Mary", "{\"scopes\":[\"read\"],\"a\":1}"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stdout.starts_with("Changed the attributes of St. Mary ("), "{}", ran.stdout);
+    assert_eq!(ran.stdout.lines().count(), 1);
+    assert_eq!(shown(), serde_json::json!({ "scopes": ["read"], "a": 1 }));
+
+    let mut command = shell.command();
+    command.args(["set-attributes", &shell.id_of("St. Mary"), "-", "--json"]);
+    let ran = ProgramOutput::new(command.write_stdin("{\"b\":2}\n").output().unwrap());
+    assert_eq!(ran.json()["trust"]["attributes"], serde_json::json!({ "b": 2 }));
+    assert_eq!(shown(), serde_json::json!({ "b": 2 }));
+
+    for (arguments, input, part) in [
+        (&[][..], "", "required"),
+        (&["{}", "--clear"], "", "cannot be used with"),
+        (&["[]"], "", "it is no object"),
+        (&["{"], "", "it is no JSON"),
+        (&["-"], "[1]", "it is no object"),
+        (&["-"], "", "it is no JSON"),
+        (&["-"], &format!("{{\"a\":\"{key}\"}}"), "it looks like an API key"),
+        (&[&*format!("{{\"a\":\"{key}\"}}")], "", "looks like an API key"),
+    ] {
+        let mut command = shell.command();
+        command.args(["set-attributes", "St. Mary"]).args(arguments);
+        let ran = ProgramOutput::new(command.write_stdin(input).output().unwrap());
+        assert_eq!(ran.code, 2, "{arguments:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(part), "{arguments:?}: {}", ran.stderr);
+        assert!(!ran.stderr.contains(&key), "{}", ran.stderr);
+    }
+    assert_eq!(shown(), serde_json::json!({ "b": 2 }));
+    let ran = shell.run(&["set-attributes", "Unknown", "{}", "--json"]);
+    assert_eq!((ran.code, &ran.json()["error"]["kind"]), (1, &"no_such_trust".into()));
+
+    let ran = shell.run(&["set-attributes", "St. Mary", "--clear"]);
+    assert!(ran.stdout.starts_with("Removed the attributes of St. Mary ("), "{}", ran.stderr);
+    assert_eq!(shown(), Value::Null);
+    assert_eq!(shell.verify(key).code, 0);
 }
 
 #[test]

@@ -20,12 +20,12 @@ const PATHS: [(&str, &[&str]); 30] = [
     ("/metrics", &["GET", "HEAD"]),
     ("/admin/trusts", &["GET", "HEAD", "POST"]),
     ("/admin/trusts?a=b", &["GET", "HEAD", "POST"]),
-    ("/admin/trusts/x", &["GET", "HEAD", "DELETE"]),
-    ("/admin/trusts/unknown", &["GET", "HEAD", "DELETE"]),
-    ("/admin/trusts/%FF", &["GET", "HEAD", "DELETE"]),
-    ("/admin/trusts/.", &["GET", "HEAD", "DELETE"]),
-    ("/admin/trusts/..", &["GET", "HEAD", "DELETE"]),
-    ("/admin/trusts/%2e%2e", &["GET", "HEAD", "DELETE"]),
+    ("/admin/trusts/x", &["GET", "HEAD", "PATCH", "DELETE"]),
+    ("/admin/trusts/unknown", &["GET", "HEAD", "PATCH", "DELETE"]),
+    ("/admin/trusts/%FF", &["GET", "HEAD", "PATCH", "DELETE"]),
+    ("/admin/trusts/.", &["GET", "HEAD", "PATCH", "DELETE"]),
+    ("/admin/trusts/..", &["GET", "HEAD", "PATCH", "DELETE"]),
+    ("/admin/trusts/%2e%2e", &["GET", "HEAD", "PATCH", "DELETE"]),
     ("/admin/trusts/x/disable", &["POST"]),
     ("/admin/trusts/x/enable", &["POST"]),
     ("/admin/trusts/x/rotate", &["POST"]),
@@ -208,6 +208,43 @@ async fn a_faulty_registration_is_refused_with_the_status_of_its_fault() {
 }
 
 #[tokio::test]
+async fn a_faulty_change_of_attributes_is_refused_and_changes_nothing() {
+    let server = Server::on_sqlite(&[]).await;
+    server.register("x").await;
+    let kept = json!({ "attributes": { "scopes": ["read"] } });
+    assert_eq!(server.administer("PATCH", "/admin/trusts/x", &kept).await.status, 200);
+    let bearer = format!("Bearer {ADMIN_KEY}");
+    let key = r#"{"attributes":{"a":"tak_PiXmTxxV9xqPWQC6liorxlJiggkv4NKwenKcMJXGvvI0SvCaV"}}"#;
+    let long = json!({ "attributes": { "a": "x".repeat(17_000) } }).to_string();
+    for (path, body, status, kind) in [
+        ("x", "{\"attributes\":{}", 400, "malformed"),
+        ("x", "", 400, "malformed"),
+        ("x", &long, 413, "too_large"),
+        // Not a removal: the member is missing.
+        ("x", "{}", 422, "malformed"),
+        ("x", "null", 422, "malformed"),
+        ("x", r#"{"attributes":[]}"#, 422, "malformed"),
+        ("x", r#"{"attributes":"{}"}"#, 422, "malformed"),
+        ("x", r#"{"attributes":{},"name":"y"}"#, 422, "malformed"),
+        ("x", key, 422, "malformed"),
+        ("unknown", r#"{"attributes":{}}"#, 404, "no_such_trust"),
+        ("%FF", r#"{"attributes":{}}"#, 400, "malformed"),
+    ] {
+        let path = format!("/admin/trusts/{path}");
+        let headers = [("Authorization", &*bearer), ("Content-Type", "application/json")];
+        let answer = ask(server.admin, "PATCH", &path, &headers, body).await;
+        let what: String = format!("{body}: {answer:?}").chars().take(300).collect();
+        assert_eq!(answer.status, status, "{what}");
+        assert_error(&answer, "PATCH", &path, kind, &what);
+    }
+    let headers = [("Authorization", &*bearer)];
+    let answer = ask(server.admin, "PATCH", "/admin/trusts/x", &headers, "{}").await;
+    assert_eq!((answer.status, &*answer.kind()), (415, "content_type"));
+    let shown = server.administer("GET", "/admin/trusts/x", &Value::Null).await.json();
+    assert_eq!(shown["trust"]["attributes"], kept["attributes"]);
+}
+
+#[tokio::test]
 async fn any_name_can_be_addressed_by_its_percent_encoding_and_is_passed_on_exactly() {
     let server = Server::on_sqlite(&[]).await;
     for name in [
@@ -265,9 +302,14 @@ async fn each_request_with_the_key_gets_503_if_the_database_fails() {
         ("POST", "/admin/trusts/x/disable"),
         ("POST", "/admin/trusts/x/enable"),
         ("POST", "/admin/trusts/x/rotate"),
+        ("PATCH", "/admin/trusts/x"),
         ("DELETE", "/admin/trusts/x"),
     ] {
-        let body = if path.ends_with("trusts") { json!({ "name": "y" }) } else { Value::Null };
+        let body = match method {
+            "PATCH" => json!({ "attributes": null }),
+            _ if path.ends_with("trusts") => json!({ "name": "y" }),
+            _ => Value::Null,
+        };
         let answer = server.administer(method, path, &body).await;
         assert_eq!(answer.status, 503, "{method} {path}: {answer:?}");
         assert_error(&answer, method, path, "cannot_open", &format!("{method} {path}"));

@@ -119,6 +119,76 @@ async fn two_services_grant_without_a_read_and_refuse_what_has_returned_as_revok
     one.stop().await;
 }
 
+/// Changes attributes by commands and by the admin API. What has returned is shown everywhere, by
+/// services that hold the trust.
+async fn attributes_are_changed_everywhere(database: &Path, lease: &[&str]) {
+    let arguments = [lease, &["--send-attributes"]].concat();
+    let one = Server::on(database, &arguments).await;
+    let other = Server::on(database, &arguments).await;
+    let trust = registered([&one, &other], "St. Mary").await;
+    let path = format!("/admin/trusts/{}", trust.id);
+    let changes = ["read", "write", "", "admin", "", "read"].into_iter().chain(["write"; 2]);
+    for (round, scope) in changes.enumerate() {
+        let attributes = if scope.is_empty() { Value::Null } else { json!({ "scopes": [scope] }) };
+        let text = if scope.is_empty() { String::new() } else { attributes.to_string() };
+        let answer = if round % 2 == 0 {
+            let value = if scope.is_empty() { "--clear" } else { &*text };
+            json_of(database, &["set-attributes", &trust.id, value])
+        } else {
+            let answer = one.administer("PATCH", &path, &json!({ "attributes": attributes })).await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+            answer.json()
+        };
+        for server in [&one, &other] {
+            assert_held(server, &trust.key).await;
+            let granted = server.verify(&trust.key).await;
+            assert_eq!(granted.header("x-trust-attributes"), Some(&*text), "{round}");
+        }
+        assert_eq!(answer["trust"]["attributes"], attributes, "{answer}");
+        let end = &answer["revocation"];
+        assert_eq!((&end["everywhere"], &end["silent"]), (&json!(true), &json!([])), "{end}");
+    }
+
+    let told = succeed(database, &["set-attributes", "St. Mary", "{}"]);
+    assert!(told.starts_with("Changed the attributes of St. Mary ("), "{told}");
+    assert!(told.contains(". Its former attributes are shown nowhere after "), "{told}");
+    let told = succeed(database, &["set-attributes", "St. Mary", "--clear", "--no-wait"]);
+    assert!(told.starts_with("Removed the attributes of St. Mary ("), "{told}");
+    assert!(told.contains("may be shown by a process with a read lease"), "{told}");
+    let authorization = format!("Bearer {ADMIN_KEY}");
+    let headers = [
+        ("Authorization", &*authorization),
+        ("Content-Type", "application/json"),
+        ("Prefer", "respond-async"),
+    ];
+    let answer = ask(one.admin, "PATCH", &path, &headers, "{\"attributes\":{\"a\":1}}").await;
+    assert_eq!((answer.status, &answer.json()["revocation"]["everywhere"]), (202, &json!(false)));
+    // The four requests before it were logged, too.
+    let begun = Instant::now();
+    while one.log().matches("no process shows the former attributes any more").count() < 5 {
+        assert!(begun.elapsed() < PATIENCE, "{}", one.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(other.verify(&trust.key).await.header("x-trust-attributes"), Some("{\"a\":1}"));
+    let log = one.stop().await;
+    assert!(log.contains("\"operation\":\"set_attributes\"") && !log.contains("scopes"), "{log}");
+    other.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attributes_that_were_taken_away_are_shown_by_no_service_on_postgres() {
+    let Some(database) = PostgresServer::shared() else { return };
+    let url = database.new_database();
+    attributes_are_changed_everywhere(Path::new(&url), &LEASE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attributes_that_were_taken_away_are_shown_by_no_service_on_sqlite() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("trusts.db");
+    attributes_are_changed_everywhere(&file, &["--read-lease", "400ms"]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_on_sqlite_holds_too_and_each_change_waits_for_the_lease() {
     let folder = tempfile::tempdir().unwrap();

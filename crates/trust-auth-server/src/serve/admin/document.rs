@@ -116,7 +116,7 @@ fn error_schemas() -> Vec<(String, RefOr<Schema>)> {
 
 /// Returns the operations of a path.
 fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
-    [&mut path.get, &mut path.post, &mut path.delete].into_iter().flatten()
+    [&mut path.get, &mut path.post, &mut path.patch, &mut path.delete].into_iter().flatten()
 }
 
 /// Adds the header that the guard adds to each answer: an answer may have a new key.
@@ -238,7 +238,8 @@ mod tests {
                 assert_eq!(response["headers"]["Cache-Control"]["example"], "no-store");
             }
             let revokes = ["disable", "rotate", "revoke"].iter().any(|word| path.ends_with(word));
-            assert_eq!(responses.contains_key("202"), revokes || method == "DELETE", "{what}");
+            let revokes = revokes || ["DELETE", "PATCH"].contains(&&*method);
+            assert_eq!(responses.contains_key("202"), revokes, "{what}");
         }
     }
 
@@ -263,7 +264,7 @@ mod tests {
             assert!(target.is_some(), "{reference}");
         }
         let links = &document["paths"]["/admin/trusts"]["post"]["responses"]["201"]["links"];
-        assert_eq!(links.as_object().unwrap().len(), 7, "{links:#}");
+        assert_eq!(links.as_object().unwrap().len(), 8, "{links:#}");
         let keys = &document["paths"]["/admin/trusts/{trust}/keys"]["post"];
         let links = &keys["responses"]["201"]["links"];
         assert_eq!(links.as_object().unwrap().len(), 1, "{links:#}");

@@ -13,6 +13,7 @@ use crate::causes::with_causes;
 use crate::failed_wait::FailedWait;
 use crate::json::ErrorJson;
 use crate::pepper::NO_SHA256;
+use crate::revocation_step::RevocationStep;
 
 /// A refusal or a failure. It carries no key, no digest and no address of the database.
 #[derive(Debug)]
@@ -152,8 +153,12 @@ impl AdminError {
 
     /// The status of the error of a revocation's wait. It is 409 if a later rotation took its
     /// place: a client that tries again would revoke the key of that rotation.
-    pub(crate) fn failed_wait(failed: FailedWait, error: RegistryError) -> Self {
-        Self { message: failed.message(&error), ..Self::from(error) }
+    pub(crate) fn failed_wait(
+        failed: FailedWait,
+        step: &RevocationStep,
+        error: RegistryError,
+    ) -> Self {
+        Self { message: failed.message(step, &error), ..Self::from(error) }
     }
 
     /// 503: the time of the request is over. Its change may have been made.

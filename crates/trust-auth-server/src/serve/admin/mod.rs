@@ -42,7 +42,7 @@ fn unguarded(probes: Router) -> Router<Arc<Admin>> {
 fn api() -> OpenApiRouter<Arc<Admin>> {
     OpenApiRouter::new()
         .routes(routes!(requests::list, requests::register))
-        .routes(routes!(requests::show, requests::delete))
+        .routes(routes!(requests::show, requests::set_attributes, requests::delete))
         .routes(routes!(requests::disable))
         .routes(routes!(requests::enable))
         .routes(routes!(requests::rotate))

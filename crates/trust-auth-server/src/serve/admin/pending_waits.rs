@@ -49,7 +49,8 @@ impl PendingWaits {
                 key_id = step.key().map(tracing::field::display),
                 waited = ?begun.elapsed(),
                 "the service ends before the wait of a committed revocation: a process with a read \
-                 lease may grant the key, for the length of a lease at most. {}",
+                 lease may {}, for the length of a lease at most. {}",
+                step.may(),
                 match step {
                     RevocationStep::Rotate(_) => {
                         "Do not rotate again, which would revoke the new key: wait for that long"

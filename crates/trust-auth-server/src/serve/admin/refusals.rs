@@ -14,7 +14,7 @@ use utoipa::{IntoResponses, ToSchema};
 use uuid::Uuid;
 
 use super::error::{AdminError, status_of};
-use super::requests::{Fields, KeyBody, RegistrationBody, RotationBody};
+use super::requests::{AttributesBody, Fields, KeyBody, RegistrationBody, RotationBody};
 use crate::json::ErrorJson;
 
 /// The extension of a response that lists the kinds of its errors.
@@ -47,6 +47,8 @@ refusals! {
     OfChange: of_path, of_row, of_store, of_change;
     /// Of a change that revokes a key.
     OfRevocation: of_path, of_row, of_store, of_change;
+    /// Of `PATCH /admin/trusts/{trust}`.
+    OfAttributes: of_path, of_fields<AttributesBody>, of_row, of_store, of_change;
     /// Of a change that revokes a key and gives a new one.
     OfRotation: of_path, of_fields<RotationBody>, of_row, of_store, of_change, of_rotation;
     /// Of `GET /admin/trusts/{trust}/keys`.

@@ -24,8 +24,8 @@ use uuid::Uuid;
 use super::error::AdminError;
 use super::pending_waits::PendingWaits;
 use super::refusals::{
-    OfChange, OfKeyRevocation, OfKeys, OfList, OfNewKey, OfRegistration, OfRevocation, OfRotation,
-    OfShow,
+    OfAttributes, OfChange, OfKeyRevocation, OfKeys, OfList, OfNewKey, OfRegistration,
+    OfRevocation, OfRotation, OfShow,
 };
 use super::revocation::{Revoked, Revoker};
 use super::schemas::{
@@ -188,6 +188,22 @@ impl Fields for RotationBody {
         such as \"24h\", and \"expires\", such as \"90d\"";
 }
 
+/// The body of a change of attributes.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = Attributes, description = "The attributes of a trust, as a whole.")]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AttributesBody {
+    /// What the application stores about the trust from now on, such as `{"scopes":["read"]}`. Null
+    /// removes it. It has no text that looks like an API key.
+    #[schema(value_type = Option<Object>, required)]
+    #[serde(deserialize_with = "attributes")]
+    attributes: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+impl Fields for AttributesBody {
+    const FIELDS: &str = "{\"attributes\": OBJECT}, or null in the place of the object";
+}
+
 /// A body may be null where it may be left out.
 impl<T: Fields> Fields for Option<T> {
     const FIELDS: &str = T::FIELDS;
@@ -296,6 +312,45 @@ pub(crate) async fn show(State(admin): State<Arc<Admin>>, named: NamedTrust) -> 
         })
     };
     admin.answer("show", found, trust_json).await
+}
+
+/// Handles `PATCH /admin/trusts/{trust}`.
+#[utoipa::path(
+    patch,
+    path = "/admin/trusts/{trust}",
+    operation_id = "set_attributes",
+    tag = "trusts",
+    summary = "Change the attributes of a trust",
+    description = "Replaces the attributes of a trust as a whole, or removes them. Returns when no \
+                   process shows the former ones.",
+    params(TrustParameter, PreferParameter),
+    request_body(content = AttributesBody, description = "The attributes, in at most 16 KiB"),
+    responses(
+        (status = 200, description = "The trust. No process shows its former attributes",
+            body = TrustJson, example = json!(example::attributes())),
+        (status = 202, description = "The attributes are changed. A process with a read lease may \
+                                      show the former ones, for the length of the lease at most",
+            body = TrustJson, example = json!(example::committed_attributes())),
+        OfAttributes,
+    ),
+)]
+pub(crate) async fn set_attributes(
+    State(admin): State<Arc<Admin>>,
+    named: NamedTrust,
+    request: Request,
+) -> Response<Body> {
+    let headers = request.headers().clone();
+    let read = async {
+        let which = which(named)?;
+        let body: AttributesBody = body(request).await?;
+        Ok((which, body.attributes.map(serde_json::Value::Object)))
+    };
+    let read = tokio::time::timeout(admin.limit, read).await;
+    let (which, attributes) = match read.unwrap_or_else(|_| Err(AdminError::too_slow())) {
+        Ok((which, attributes)) => (Ok(which), attributes),
+        Err(refused) => (Err(refused), None),
+    };
+    admin.revoke(RevocationStep::SetAttributes(attributes), which, &headers).await
 }
 
 /// Handles `DELETE /admin/trusts/{trust}`.

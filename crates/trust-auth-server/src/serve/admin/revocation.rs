@@ -29,7 +29,8 @@ pub(crate) struct Revoker {
 }
 
 impl Revoker {
-    /// Revokes a key, and returns when no process grants the key. Reports the commit before, if it
+    /// Revokes a key, and returns when no process grants the key, or takes attributes away, and
+    /// returns when no process shows them. Reports the commit before, if it
     /// has to wait.
     pub(crate) async fn revoke(
         self,
@@ -61,7 +62,7 @@ impl Revoker {
             Ok(settled) => settled,
             Err(error) => {
                 let failed = FailedWait::of(&step, changed.is_some(), &error);
-                let failure = AdminError::failed_wait(failed, error);
+                let failure = AdminError::failed_wait(failed, &step, error);
                 if failed != FailedWait::NoSuchTrust {
                     // The client may have its answer already.
                     tracing::error!(
@@ -91,7 +92,8 @@ impl Revoker {
             key_id = step.key().map(tracing::field::display),
             ?waited,
             outcome = end.outcome(),
-            "no process grants the key any more"
+            "{} any more",
+            step.certainty()
         );
         Ok(Revoked { trust, key, end: Some(end), failure: None })
     }

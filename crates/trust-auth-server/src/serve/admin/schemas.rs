@@ -194,6 +194,17 @@ pub(crate) mod example {
         json(&TrustJson::new(&disabled()).with_revocation(Some(&RevocationEnd::COMMITTED)))
     }
 
+    /// Returns an answer of a change of attributes.
+    pub(crate) fn attributes() -> Value {
+        json(&TrustJson::new(&with_attributes()))
+    }
+
+    /// Returns an answer of a change of attributes that is committed.
+    pub(crate) fn committed_attributes() -> Value {
+        let end = RevocationEnd::COMMITTED;
+        json(&TrustJson::new(&with_attributes()).with_revocation(Some(&end)))
+    }
+
     /// Returns an answer of a rotation that is committed.
     pub(crate) fn committed_key() -> Value {
         let end = RevocationEnd::COMMITTED;
@@ -231,6 +242,12 @@ pub(crate) mod example {
         trust.code = Some("RX1".to_owned());
         trust.region = Some("North".to_owned());
         trust.created_at = Some(datetime!(2026-11-26 20:15:02 UTC));
+        trust
+    }
+
+    fn with_attributes() -> Trust {
+        let mut trust = st_mary();
+        trust.attributes = Some(json!({ "scopes": ["read"] }));
         trust
     }
 
