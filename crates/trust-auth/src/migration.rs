@@ -76,6 +76,6 @@ impl fmt::Display for MigrationPlan {
 }
 
 /// Returns the words for a column that the table lacks.
-pub(crate) fn missing_column(name: &str) -> String {
-    format!("the column `{name}` of the table `trust`")
+pub(crate) fn missing_column(name: &str, table: &str) -> String {
+    format!("the column `{name}` of the table `{table}`")
 }

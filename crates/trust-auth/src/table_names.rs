@@ -255,17 +255,20 @@ impl TableNames {
     /// * `{trust}` and `{trust_key}`, where rows are read: the tables under these names, with the
     ///   columns under their default names; null for a column that is left out;
     /// * `{trust_table}` and `{trust_key_table}`: the tables themselves;
+    /// * `{trust_key_name}`: the name of the table of keys, for a literal;
     /// * `{id}`, `{name}`, …: the columns themselves. A column that is left out has no marker;
     /// * `{own:NAME}`: an object that belongs to the tables, such as a function or an index.
     ///
     /// Names have no character that ends a quoted identifier or a literal, so a marker may stand in
     /// either.
+    #[cfg(any(test, feature = "postgres"))]
     pub(crate) fn for_postgres(&self, template: &str) -> SqlStr {
         self.fill(template, "")
     }
 
     /// Fills a template of SQLite, as [`for_postgres`](Self::for_postgres) does. `{trust}` has the
     /// column `rowid`, too.
+    #[cfg(any(test, feature = "sqlite"))]
     pub(crate) fn for_sqlite(&self, template: &str) -> SqlStr {
         self.fill(template, "rowid AS rowid, ")
     }
@@ -303,12 +306,13 @@ impl TableNames {
         }
         sql.push_str(rest);
         // Safe: the template is a text of this crate, and the names were checked.
-        AssertSqlSafe(sql).into_sql_str()
+        // Shared: a clone copies no text.
+        AssertSqlSafe(sql.as_str()).into_sql_str()
     }
 
     fn marker(&self, name: &str, row: &str) -> Option<String> {
         if let Some(object) = name.strip_prefix("own:") {
-            return Some(self.object(object));
+            return Some(quoted(&self.own_name(object), object));
         }
         Some(match name {
             "trust" if !self.are_own() => TRUST.to_owned(),
@@ -317,6 +321,7 @@ impl TableNames {
             "trust_key" if self.key_table == TRUST_KEY => TRUST_KEY.to_owned(),
             "trust_key" => format!("\"{}\" AS trust_key", self.key_table),
             "trust_key_table" => quoted(&self.key_table, TRUST_KEY),
+            "trust_key_name" => self.key_table.clone(),
             name => {
                 let column = TrustColumn::ALL.into_iter().find(|column| column.as_str() == name)?;
                 self.name_of(column).map(|_| self.quoted(column))?
@@ -340,17 +345,18 @@ impl TableNames {
         sql
     }
 
-    /// Returns the name of an object of these tables. Another table in the schema has its own.
-    fn object(&self, name: &str) -> String {
+    /// Returns the name of an object of these tables, as it is spelt. Another table in the schema
+    /// has its own.
+    pub(crate) fn own_name(&self, name: &str) -> String {
         if self.table == TRUST && self.key_table == TRUST_KEY {
             return name.to_owned();
         }
         let whole = format!("{name}_{}_{}", self.table, self.key_table);
         if whole.len() <= LONGEST {
-            return format!("\"{whole}\"");
+            return whole;
         }
         // The server would cut the name, so that two tables might share it.
-        format!("\"{name}_{}\"", &KeyHash::of(&whole).to_hex()[..16])
+        format!("{name}_{}", &KeyHash::of(&whole).to_hex()[..16])
     }
 
     fn quoted(&self, column: TrustColumn) -> String {
@@ -429,8 +435,10 @@ mod tests {
     fn objects_of_two_tables_have_two_names_however_long_those_are() {
         let long = |end: &str| users().table(format!("{}{end}", "t".repeat(60)));
         let object = |names: TableNames| {
+            let name = names.own_name("trust_auth_notify");
             let sql = names.for_postgres("{own:trust_auth_notify}");
-            sql.as_str().trim_matches('"').to_owned()
+            assert_eq!(sql.as_str(), format!("\"{name}\""));
+            name
         };
         assert_eq!(object(users()), "trust_auth_notify_Users_user keys");
         assert_ne!(object(long("a")), object(long("b")));

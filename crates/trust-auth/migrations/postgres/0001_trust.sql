@@ -13,5 +13,7 @@ CREATE TABLE trust (
     created_at     timestamptz NOT NULL DEFAULT now(),
     last_heartbeat timestamptz,
     -- Null: enabled.
-    disabled_at    timestamptz
+    disabled_at    timestamptz,
+    -- What an application stores about a trust.
+    attributes     jsonb
 );

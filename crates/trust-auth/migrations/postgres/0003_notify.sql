@@ -11,7 +11,7 @@
 --
 -- The body of the function must not change without need: where a database has another body, its
 -- triggers count as missing until it is migrated.
-CREATE OR REPLACE FUNCTION trust_auth_notify() RETURNS trigger LANGUAGE plpgsql
+CREATE OR REPLACE FUNCTION {own:trust_auth_notify}() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $trust_auth$
 DECLARE
     hexadecimal constant text := '^[0-9a-fA-F]{64}$';
@@ -21,12 +21,12 @@ DECLARE
 BEGIN
     -- Triggers of version 2. Count this up whenever those below change: they are made anew where this text is another.
     IF TG_OP IN ('UPDATE', 'DELETE') THEN
-        id := OLD.id::text;
-        old_hash := lower(substring(OLD.api_key_hash::text COLLATE "C" FROM hexadecimal));
+        id := OLD.{id}::text;
+        old_hash := lower(substring(OLD.{api_key_hash}::text COLLATE "C" FROM hexadecimal));
     END IF;
     IF TG_OP IN ('INSERT', 'UPDATE') THEN
-        id := NEW.id::text;
-        new_hash := lower(substring(NEW.api_key_hash::text COLLATE "C" FROM hexadecimal));
+        id := NEW.{id}::text;
+        new_hash := lower(substring(NEW.{api_key_hash}::text COLLATE "C" FROM hexadecimal));
     END IF;
     IF new_hash = old_hash THEN
         new_hash := NULL;
@@ -41,22 +41,22 @@ $trust_auth$;
 
 -- ALWAYS: the triggers also run for changes by logical replication, and for restores that turn
 -- triggers off.
-CREATE OR REPLACE TRIGGER trust_auth_row AFTER INSERT OR DELETE ON trust
-    FOR EACH ROW EXECUTE FUNCTION trust_auth_notify();
-ALTER TABLE trust ENABLE ALWAYS TRIGGER trust_auth_row;
+CREATE OR REPLACE TRIGGER trust_auth_row AFTER INSERT OR DELETE ON {trust_table}
+    FOR EACH ROW EXECUTE FUNCTION {own:trust_auth_notify}();
+ALTER TABLE {trust_table} ENABLE ALWAYS TRIGGER trust_auth_row;
 
 -- A heartbeat concerns no key, and sends no notification. The condition compares values and does not
 -- use the statement's list of columns: a trigger may write other columns.
 -- The digests are compared as text and byte by byte. For `varchar`, another program may have made an
 -- operator of its own, and a collation may treat different digests as equal.
-CREATE OR REPLACE TRIGGER trust_auth_update AFTER UPDATE ON trust
+CREATE OR REPLACE TRIGGER trust_auth_update AFTER UPDATE ON {trust_table}
     FOR EACH ROW WHEN (
-        OLD.id IS DISTINCT FROM NEW.id
-        OR OLD.api_key_hash::text COLLATE "C" IS DISTINCT FROM NEW.api_key_hash::text COLLATE "C"
-        OR OLD.disabled_at IS DISTINCT FROM NEW.disabled_at
-    ) EXECUTE FUNCTION trust_auth_notify();
-ALTER TABLE trust ENABLE ALWAYS TRIGGER trust_auth_update;
+        OLD.{id} IS DISTINCT FROM NEW.{id}
+        OR OLD.{api_key_hash}::text COLLATE "C" IS DISTINCT FROM NEW.{api_key_hash}::text COLLATE "C"
+        OR OLD.{disabled_at} IS DISTINCT FROM NEW.{disabled_at}
+    ) EXECUTE FUNCTION {own:trust_auth_notify}();
+ALTER TABLE {trust_table} ENABLE ALWAYS TRIGGER trust_auth_update;
 
-CREATE OR REPLACE TRIGGER trust_auth_truncate AFTER TRUNCATE ON trust
-    FOR EACH STATEMENT EXECUTE FUNCTION trust_auth_notify();
-ALTER TABLE trust ENABLE ALWAYS TRIGGER trust_auth_truncate;
+CREATE OR REPLACE TRIGGER trust_auth_truncate AFTER TRUNCATE ON {trust_table}
+    FOR EACH STATEMENT EXECUTE FUNCTION {own:trust_auth_notify}();
+ALTER TABLE {trust_table} ENABLE ALWAYS TRIGGER trust_auth_truncate;

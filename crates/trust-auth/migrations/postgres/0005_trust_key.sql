@@ -1,26 +1,26 @@
--- The further keys of the trusts: one row a key. The column trust.api_key_hash stays: it has a key
--- without an end. And what an application stores about a trust.
-ALTER TABLE trust ADD COLUMN IF NOT EXISTS attributes jsonb;
+-- The further keys of the trusts: one row a key. The column api_key_hash stays: it has a key
+-- without an end.
 
--- A role gets a right on trust_key only if its right on the whole table trust is as strong already:
+-- A role gets a right on the keys only if its right on the whole table of trusts is as strong
+-- already:
 --   SELECT for SELECT, which shows the digests of the trusts' own keys;
 --   INSERT and UPDATE for UPDATE, which can give any trust another key;
 --   DELETE for DELETE, which ends the keys with their trust.
--- INSERT on trust gives none: it makes a trust, and changes no other one. A right on single columns
--- gives none, and neither do default privileges. The owner of the tables can grant more.
+-- INSERT on the trusts gives none: it makes a trust, and changes no other one. A right on single
+-- columns gives none, and neither do default privileges. The owner of the tables can grant more.
 DO $trust_auth$
 DECLARE
     of_role record;
 BEGIN
     -- The rights on a table that is there are those that its owner has chosen.
-    IF to_regclass('trust_key') IS NOT NULL THEN
+    IF to_regclass('{trust_key_table}') IS NOT NULL THEN
         RETURN;
     END IF;
 
-    -- There is deliberately no index on digest: see the table trust.
-    CREATE TABLE trust_key (
+    -- There is deliberately no index on digest: see 0001_trust.sql.
+    CREATE TABLE {trust_key_table} (
         id         uuid PRIMARY KEY,
-        trust      uuid NOT NULL REFERENCES trust (id) ON DELETE CASCADE,
+        trust      uuid NOT NULL REFERENCES {trust_table} ({id}) ON DELETE CASCADE,
         -- For people, and so is last_four: the end of the key itself.
         label      varchar,
         -- SHA-256 of the API key in 64 hexadecimal digits, lower case.
@@ -37,8 +37,10 @@ BEGIN
     -- The owner of the trusts owns the keys also if a superuser runs this.
     BEGIN
         EXECUTE (
-            SELECT pg_catalog.format('ALTER TABLE trust_key OWNER TO %s', relowner::regrole)
-            FROM pg_catalog.pg_class WHERE oid = 'trust'::regclass
+            SELECT pg_catalog.format(
+                'ALTER TABLE %s OWNER TO %s', '{trust_key_table}'::regclass, relowner::regrole
+            )
+            FROM pg_catalog.pg_class WHERE oid = '{trust_table}'::regclass
         );
     EXCEPTION WHEN insufficient_privilege THEN
         -- The owner may not have further tables in this schema. The rights below are enough.
@@ -48,9 +50,11 @@ BEGIN
     FOR of_role IN
         SELECT DISTINCT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END AS name
         FROM pg_catalog.pg_class, pg_catalog.aclexplode(relacl)
-        WHERE pg_class.oid = 'trust_key'::regclass AND grantee <> relowner
+        WHERE pg_class.oid = '{trust_key_table}'::regclass AND grantee <> relowner
     LOOP
-        EXECUTE pg_catalog.format('REVOKE ALL ON trust_key FROM %s', of_role.name);
+        EXECUTE pg_catalog.format(
+            'REVOKE ALL ON %s FROM %s', '{trust_key_table}'::regclass, of_role.name
+        );
     END LOOP;
     FOR of_role IN
         SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END AS name,
@@ -59,33 +63,48 @@ BEGIN
         FROM pg_catalog.pg_class, pg_catalog.aclexplode(
             coalesce(relacl, pg_catalog.acldefault('r', relowner))
         )
-        WHERE pg_class.oid = 'trust'::regclass
+        WHERE pg_class.oid = '{trust_table}'::regclass
         AND privilege_type IN ('SELECT', 'UPDATE', 'DELETE')
     LOOP
-        EXECUTE pg_catalog.format('GRANT %s ON trust_key TO %s', of_role.rights, of_role.name);
+        EXECUTE pg_catalog.format(
+            'GRANT %s ON %s TO %s', of_role.rights, '{trust_key_table}'::regclass, of_role.name
+        );
     END LOOP;
 
-    -- With row-level security on trust, a role sees the keys of the trusts that it sees, and
+    -- With row-level security on the trusts, a role sees the keys of the trusts that it sees, and
     -- changes those of the trusts that it may update: the lock applies the policies for UPDATE.
-    IF (SELECT relrowsecurity FROM pg_catalog.pg_class WHERE oid = 'trust'::regclass) THEN
-        CREATE POLICY trust_auth_read ON trust_key FOR SELECT
-            USING (EXISTS (SELECT FROM trust WHERE trust.id = trust_key.trust));
-        CREATE POLICY trust_auth_add ON trust_key FOR INSERT
-            WITH CHECK (
-                EXISTS (SELECT FROM trust WHERE trust.id = trust_key.trust FOR KEY SHARE)
-            );
-        CREATE POLICY trust_auth_change ON trust_key FOR UPDATE
-            USING (EXISTS (SELECT FROM trust WHERE trust.id = trust_key.trust FOR KEY SHARE));
-        CREATE POLICY trust_auth_remove ON trust_key FOR DELETE
-            USING (EXISTS (SELECT FROM trust WHERE trust.id = trust_key.trust FOR KEY SHARE));
-        ALTER TABLE trust_key ENABLE ROW LEVEL SECURITY;
+    IF (SELECT relrowsecurity FROM pg_catalog.pg_class WHERE oid = '{trust_table}'::regclass) THEN
+        CREATE POLICY trust_auth_read ON {trust_key_table} FOR SELECT
+            USING (EXISTS (
+                SELECT FROM {trust_table} WHERE {trust_table}.{id} = {trust_key_table}.trust
+            ));
+        CREATE POLICY trust_auth_add ON {trust_key_table} FOR INSERT
+            WITH CHECK (EXISTS (
+                SELECT FROM {trust_table}
+                WHERE {trust_table}.{id} = {trust_key_table}.trust FOR KEY SHARE
+            ));
+        CREATE POLICY trust_auth_change ON {trust_key_table} FOR UPDATE
+            USING (EXISTS (
+                SELECT FROM {trust_table}
+                WHERE {trust_table}.{id} = {trust_key_table}.trust FOR KEY SHARE
+            ));
+        CREATE POLICY trust_auth_remove ON {trust_key_table} FOR DELETE
+            USING (EXISTS (
+                SELECT FROM {trust_table}
+                WHERE {trust_table}.{id} = {trust_key_table}.trust FOR KEY SHARE
+            ));
+        ALTER TABLE {trust_key_table} ENABLE ROW LEVEL SECURITY;
     END IF;
-    IF (SELECT relforcerowsecurity FROM pg_catalog.pg_class WHERE oid = 'trust'::regclass) THEN
-        ALTER TABLE trust_key FORCE ROW LEVEL SECURITY;
+    IF (
+        SELECT relforcerowsecurity FROM pg_catalog.pg_class
+        WHERE oid = '{trust_table}'::regclass
+    ) THEN
+        ALTER TABLE {trust_key_table} FORCE ROW LEVEL SECURITY;
     END IF;
 END
 $trust_auth$;
 
 -- A deletion removes the keys of a trust. The read of a trust reads those that are not revoked.
-CREATE INDEX IF NOT EXISTS trust_key_trust ON trust_key (trust);
-CREATE INDEX IF NOT EXISTS trust_key_kept ON trust_key (trust) WHERE revoked_at IS NULL;
+CREATE INDEX IF NOT EXISTS {own:trust_key_trust} ON {trust_key_table} (trust);
+CREATE INDEX IF NOT EXISTS {own:trust_key_kept} ON {trust_key_table} (trust)
+    WHERE revoked_at IS NULL;

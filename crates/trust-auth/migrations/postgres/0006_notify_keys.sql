@@ -1,6 +1,7 @@
--- Notifies every listening process of a change of `trust_key`, in the form of `trust_auth_notify`:
--- the id is that of the trust. The body of the function must not change without need.
-CREATE OR REPLACE FUNCTION trust_auth_notify_key() RETURNS trigger LANGUAGE plpgsql
+-- Notifies every listening process of a change of the table of keys, in the form of
+-- `trust_auth_notify`: the id is that of the trust. The body of the function must not change
+-- without need.
+CREATE OR REPLACE FUNCTION {own:trust_auth_notify_key}() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $trust_auth$
 DECLARE
     hexadecimal constant text := '^[0-9a-fA-F]{64}$';
@@ -31,30 +32,30 @@ BEGIN
 END
 $trust_auth$;
 
-CREATE OR REPLACE TRIGGER trust_auth_key_row AFTER INSERT OR DELETE ON trust_key
-    FOR EACH ROW EXECUTE FUNCTION trust_auth_notify_key();
-ALTER TABLE trust_key ENABLE ALWAYS TRIGGER trust_auth_key_row;
+CREATE OR REPLACE TRIGGER trust_auth_key_row AFTER INSERT OR DELETE ON {trust_key_table}
+    FOR EACH ROW EXECUTE FUNCTION {own:trust_auth_notify_key}();
+ALTER TABLE {trust_key_table} ENABLE ALWAYS TRIGGER trust_auth_key_row;
 
-CREATE OR REPLACE TRIGGER trust_auth_key_update AFTER UPDATE ON trust_key
+CREATE OR REPLACE TRIGGER trust_auth_key_update AFTER UPDATE ON {trust_key_table}
     FOR EACH ROW WHEN (
         OLD.trust IS DISTINCT FROM NEW.trust
         OR OLD.digest::text COLLATE "C" IS DISTINCT FROM NEW.digest::text COLLATE "C"
         OR OLD.expires_at IS DISTINCT FROM NEW.expires_at
         OR OLD.revoked_at IS DISTINCT FROM NEW.revoked_at
-    ) EXECUTE FUNCTION trust_auth_notify_key();
-ALTER TABLE trust_key ENABLE ALWAYS TRIGGER trust_auth_key_update;
+    ) EXECUTE FUNCTION {own:trust_auth_notify_key}();
+ALTER TABLE {trust_key_table} ENABLE ALWAYS TRIGGER trust_auth_key_update;
 
-CREATE OR REPLACE TRIGGER trust_auth_key_truncate AFTER TRUNCATE ON trust_key
-    FOR EACH STATEMENT EXECUTE FUNCTION trust_auth_notify_key();
-ALTER TABLE trust_key ENABLE ALWAYS TRIGGER trust_auth_key_truncate;
+CREATE OR REPLACE TRIGGER trust_auth_key_truncate AFTER TRUNCATE ON {trust_key_table}
+    FOR EACH STATEMENT EXECUTE FUNCTION {own:trust_auth_notify_key}();
+ALTER TABLE {trust_key_table} ENABLE ALWAYS TRIGGER trust_auth_key_truncate;
 
 -- A trust that is disabled concerns all its keys. A deletion removes their rows, which notify.
-CREATE OR REPLACE FUNCTION trust_auth_notify_keys() RETURNS trigger LANGUAGE plpgsql
+CREATE OR REPLACE FUNCTION {own:trust_auth_notify_keys}() RETURNS trigger LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $trust_auth_keys$
 DECLARE
     keys     constant oid := (
         SELECT found.oid FROM pg_class AS found JOIN pg_class AS trust USING (relnamespace)
-        WHERE trust.oid = TG_RELID AND found.relname = 'trust_key'
+        WHERE trust.oid = TG_RELID AND found.relname = '{trust_key_name}'
     );
     old_hash text;
 BEGIN
@@ -72,15 +73,16 @@ BEGIN
         'SELECT digest::text FROM %s WHERE trust IN ($1, $2)
          AND digest::text COLLATE "C" ~ ''^[0-9a-f]{64}$''',
         keys::regclass
-    ) USING OLD.id, NEW.id LOOP
-        PERFORM pg_notify('trust_auth', concat_ws(' ', '1', 'update', NEW.id::text, old_hash, '-'));
+    ) USING OLD.{id}, NEW.{id} LOOP
+        PERFORM pg_notify('trust_auth', concat_ws(' ', '1', 'update', NEW.{id}::text, old_hash, '-'));
     END LOOP;
     RETURN NULL;
 END
 $trust_auth_keys$;
 
-CREATE OR REPLACE TRIGGER trust_auth_keys AFTER UPDATE ON trust
+CREATE OR REPLACE TRIGGER trust_auth_keys AFTER UPDATE ON {trust_table}
     FOR EACH ROW WHEN (
-        OLD.id IS DISTINCT FROM NEW.id OR OLD.disabled_at IS DISTINCT FROM NEW.disabled_at
-    ) EXECUTE FUNCTION trust_auth_notify_keys();
-ALTER TABLE trust ENABLE ALWAYS TRIGGER trust_auth_keys;
+        OLD.{id} IS DISTINCT FROM NEW.{id}
+        OR OLD.{disabled_at} IS DISTINCT FROM NEW.{disabled_at}
+    ) EXECUTE FUNCTION {own:trust_auth_notify_keys}();
+ALTER TABLE {trust_table} ENABLE ALWAYS TRIGGER trust_auth_keys;

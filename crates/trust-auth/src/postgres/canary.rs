@@ -159,7 +159,7 @@ async fn notify(connector: &Connector, channel: &str, token: Uuid) -> Result<(),
     sqlx::raw_sql(AssertSqlSafe(sql))
         .execute(&mut connection)
         .await
-        .map_err(|error| failed(&error, &connector.location, LIMIT))?;
+        .map_err(|error| failed(&error, connector, LIMIT))?;
     let _ = connection.close().await;
     Ok(())
 }

@@ -1,47 +1,45 @@
-//! [`Catalog`]: reads what the server's catalog has of the table `trust`, and checks whether the
-//! table can be used.
+//! [`Catalog`]: reads what the server's catalog has of the tables of trusts and keys, and checks
+//! whether they can be used.
 //!
 //! There is no table of migrations: the database may be another program's, with a migration tool of
 //! its own. The catalog shows what is missing.
 
-use std::time::Duration;
-
 use sqlx::Row;
 use sqlx::postgres::{PgConnection, PgRow};
 
+use super::connector::Connector;
 use super::failure::{failed, schema};
-use super::location::Location;
 use super::triggers::Triggers;
 use crate::error::StoreError;
+use crate::table_names::{TableNames, TrustColumn};
 
 const TEXT: [&str; 2] = ["text", "character varying"];
 const TIME: [&str; 2] = ["timestamp with time zone", "timestamp without time zone"];
 
-/// The columns: each with the types that it may have, and whether a migration can add it.
-type Wanted = (&'static str, &'static [&'static str], bool);
-
-const WANTED: [Wanted; 9] = [
-    ("id", &["uuid"], false),
-    ("name", &TEXT, false),
-    ("code", &TEXT, true),
-    ("region", &TEXT, true),
-    ("api_key_hash", &["text", "character varying", "character"], false),
-    ("created_at", &TIME, false),
-    ("last_heartbeat", &TIME, true),
-    ("disabled_at", &TIME, true),
-    ("attributes", &["jsonb", "json", "text", "character varying"], true),
+/// The columns of the trusts: each with the types that it may have, and whether a migration can add
+/// it.
+const WANTED: [(TrustColumn, &[&str], bool); 9] = [
+    (TrustColumn::Id, &["uuid"], false),
+    (TrustColumn::Name, &TEXT, false),
+    (TrustColumn::Code, &TEXT, true),
+    (TrustColumn::Region, &TEXT, true),
+    (TrustColumn::ApiKeyHash, &["text", "character varying", "character"], false),
+    (TrustColumn::CreatedAt, &TIME, false),
+    (TrustColumn::LastHeartbeat, &TIME, true),
+    (TrustColumn::DisabledAt, &TIME, true),
+    (TrustColumn::Attributes, &["jsonb", "json", "text", "character varying"], true),
 ];
 
-/// The columns of `trust_key`, which only a migration makes.
-const WANTED_OF_KEYS: [Wanted; 8] = [
-    ("id", &["uuid"], false),
-    ("trust", &["uuid"], false),
-    ("label", &TEXT, false),
-    ("digest", &TEXT, false),
-    ("last_four", &TEXT, false),
-    ("created_at", &[TIME[0]], false),
-    ("expires_at", &[TIME[0]], false),
-    ("revoked_at", &[TIME[0]], false),
+/// The columns of the keys, which only a migration makes.
+const WANTED_OF_KEYS: [(&str, &[&str]); 8] = [
+    ("id", &["uuid"]),
+    ("trust", &["uuid"]),
+    ("label", &TEXT),
+    ("digest", &TEXT),
+    ("last_four", &TEXT),
+    ("created_at", &[TIME[0]]),
+    ("expires_at", &[TIME[0]]),
+    ("revoked_at", &[TIME[0]]),
 ];
 
 /// What the catalog has.
@@ -61,20 +59,18 @@ pub(super) struct Table {
     /// The table's schema, quoted.
     pub(super) namespace: String,
     /// The columns that are missing and can be added.
-    pub(super) lacks: Vec<&'static str>,
-    /// Whether the table `trust_key` is missing.
+    pub(super) lacks: Vec<TrustColumn>,
+    /// Whether the table of the keys is missing.
     pub(super) lacks_keys: bool,
     pub(super) triggers: Triggers,
     pub(super) may_be_read: bool,
-    /// Whether the table `trust_key` may be read, if it is there.
+    /// Whether the table of the keys may be read, if it is there.
     pub(super) keys_may_be_read: bool,
 }
 
 /// Reads the catalog of the database at a location.
 pub(super) struct Catalog<'a> {
-    pub(super) location: &'a Location,
-    /// The time limit of a statement.
-    pub(super) limit: Duration,
+    pub(super) connector: &'a Connector,
 }
 
 impl Catalog<'_> {
@@ -84,15 +80,16 @@ impl Catalog<'_> {
     ///
     /// Any [`StoreError`] if no addition can make the table usable.
     pub(super) async fn read(&self, connection: &mut PgConnection) -> Result<Found, StoreError> {
-        let facts = sqlx::query(
+        let names = self.names();
+        let facts = sqlx::query(names.for_postgres(
             "SELECT current_setting('server_encoding') <> 'SQL_ASCII', \
              quote_ident(current_schema()), \
              found.oid::oid::int8, relkind::text, quote_ident(nspname), \
              has_any_column_privilege(found.oid::oid, 'SELECT'), relpersistence::text \
-             FROM (SELECT to_regclass('trust') AS oid) AS found \
+             FROM (SELECT to_regclass('{trust_table}') AS oid) AS found \
              LEFT JOIN pg_class ON pg_class.oid = found.oid \
              LEFT JOIN pg_namespace ON pg_namespace.oid = relnamespace",
-        )
+        ))
         .fetch_one(&mut *connection)
         .await
         .map_err(|error| self.failed(&error))?;
@@ -109,22 +106,27 @@ impl Catalog<'_> {
             return Ok(Found::Nothing { namespace: self.get(&facts, 1)? });
         };
         if kind.as_deref() != Some("r") {
-            return Err(self.unusable(
-                "its `trust` is no ordinary table; rename that, or choose another schema",
-            ));
+            return Err(self.unusable(&format!(
+                "its `{}` is no ordinary table; {}",
+                names.trust(),
+                self.way_out("rename that, or choose another schema", "name an ordinary table")
+            )));
         }
-        let lacks = self.missing_columns(connection, oid, "trust", &WANTED).await?;
+        let lacks = self.missing_columns(connection, oid).await?;
         self.check_unique(connection, oid).await?;
         let keys = self.read_keys(connection, oid).await?;
         let persistence: Option<String> = self.get(&facts, 6)?;
         if keys.is_none() && persistence.as_deref() != Some("p") {
-            return Err(self.unusable(
-                "its table `trust` is unlogged, and the table `trust_key` cannot refer to such a \
-                 table; make it logged (`ALTER TABLE trust SET LOGGED`)",
-            ));
+            return Err(self.unusable(&format!(
+                "its table `{}` is unlogged, and the table `{}` cannot refer to such a table; make \
+                 it logged (`{}`)",
+                names.trust(),
+                names.trust_key(),
+                names.for_postgres("ALTER TABLE {trust_table} SET LOGGED").as_str()
+            )));
         }
         let triggers =
-            Triggers::read(&mut *connection).await.map_err(|error| self.failed(&error))?;
+            Triggers::read(&mut *connection, names).await.map_err(|error| self.failed(&error))?;
         let (namespace, may_be_read): (String, Option<bool>) =
             (self.get(&facts, 4)?, self.get(&facts, 5)?);
         Ok(Found::Table(Table {
@@ -138,7 +140,7 @@ impl Catalog<'_> {
         }))
     }
 
-    /// Returns whether the table `trust_key` may be read, or `None` if there is none.
+    /// Returns whether the table of the keys may be read, or `None` if there is none.
     ///
     /// # Errors
     ///
@@ -148,24 +150,52 @@ impl Catalog<'_> {
         connection: &mut PgConnection,
         trust: i64,
     ) -> Result<Option<bool>, StoreError> {
-        let found: Option<(i64, String, bool, bool)> = sqlx::query_as(
-            "SELECT keys.oid::int8, keys.relkind::text, keys.relnamespace = trust.relnamespace, \
-             has_any_column_privilege(keys.oid, 'SELECT') \
-             FROM pg_class AS keys, pg_class AS trust \
-             WHERE keys.oid = to_regclass('trust_key') AND trust.oid = $1::int8::oid",
-        )
-        .bind(trust)
-        .fetch_optional(&mut *connection)
-        .await
-        .map_err(|error| self.failed(&error))?;
-        let Some((oid, kind, has_same_schema, may_be_read)) = found else { return Ok(None) };
+        let names = self.names();
+        let found: Option<(i64, String, bool, bool, Option<String>)> =
+            sqlx::query_as(names.for_postgres(
+                "SELECT keys.oid::int8, keys.relkind::text, \
+                 keys.relnamespace = trust.relnamespace, \
+                 has_any_column_privilege(keys.oid, 'SELECT'), \
+                 (SELECT other.relname::text FROM pg_constraint \
+                     JOIN pg_attribute ON attrelid = conrelid AND conkey = ARRAY[attnum] \
+                     JOIN pg_class AS other ON other.oid = confrelid \
+                     WHERE conrelid = keys.oid AND contype = 'f' AND attname = 'trust' \
+                     AND other.oid <> trust.oid LIMIT 1) \
+                 FROM pg_class AS keys, pg_class AS trust \
+                 WHERE keys.oid = to_regclass('{trust_key_table}') \
+                 AND trust.oid = $1::int8::oid",
+            ))
+            .bind(trust)
+            .fetch_optional(&mut *connection)
+            .await
+            .map_err(|error| self.failed(&error))?;
+        let Some((oid, kind, has_same_schema, may_be_read, other)) = found else {
+            return Ok(None);
+        };
+        let (name, trust) = (names.trust_key(), names.trust());
         if kind != "r" || !has_same_schema {
-            return Err(self.unusable(
-                "its `trust_key` is no ordinary table in the schema of the table `trust`; rename \
-                 that, or choose another schema",
-            ));
+            return Err(self.unusable(&format!(
+                "its `{name}` is no ordinary table in the schema of the table `{trust}`; rename \
+                 that, or choose another {}",
+                self.way_out("schema", "name for the table of keys")
+            )));
         }
-        self.missing_columns(connection, oid, "trust_key", &WANTED_OF_KEYS).await?;
+        if let Some(other) = other {
+            return Err(self.unusable(&format!(
+                "its table `{name}` refers to the table `{other}` and not to `{trust}`; give the \
+                 table of keys another name"
+            )));
+        }
+        let columns = self.columns(connection, oid).await?;
+        for (wanted, types) in WANTED_OF_KEYS {
+            if !columns.check(self, name, wanted, types)? {
+                return Err(self.unusable(&format!(
+                    "its table `{name}` has no column `{wanted}`, so it is another program's; \
+                     choose another {}",
+                    self.way_out("schema", "name for the table of keys")
+                )));
+            }
+        }
         Ok(Some(may_be_read))
     }
 
@@ -175,7 +205,7 @@ impl Catalog<'_> {
         let hidden: Option<String> = sqlx::query_scalar(
             "SELECT quote_ident(nspname) FROM pg_class \
              JOIN pg_namespace ON pg_namespace.oid = relnamespace \
-             WHERE relname = 'trust' AND relkind = 'r' \
+             WHERE relname = $1 AND relkind = 'r' \
              AND NOT has_schema_privilege(pg_namespace.oid, 'USAGE') \
              AND EXISTS (SELECT FROM \
                  regexp_split_to_table(current_setting('search_path'), '\\s*,\\s*') AS entry \
@@ -183,19 +213,21 @@ impl Catalog<'_> {
                      (quote_ident(nspname), '\"' || replace(nspname, '\"', '\"\"') || '\"') \
                  OR (entry IN ('\"$user\"', '$user') AND nspname = current_user)) LIMIT 1",
         )
+        .bind(self.names().trust())
         .fetch_optional(connection)
         .await
         .map_err(|error| self.failed(&error))?;
         match hidden {
             Some(namespace) => Err(self.missing_right(format!(
-                "the right USAGE on the schema {namespace}, which has the table `trust`; let the \
-                 schema's owner grant it"
+                "the right USAGE on the schema {namespace}, which has the table `{}`; let the \
+                 schema's owner grant it",
+                self.names().trust()
             ))),
             None => Ok(()),
         }
     }
 
-    /// Returns the columns that are missing and can be added.
+    /// Returns the columns of the trusts that are missing and can be added.
     ///
     /// # Errors
     ///
@@ -204,47 +236,51 @@ impl Catalog<'_> {
         &self,
         connection: &mut PgConnection,
         table: i64,
-        name: &str,
-        wanted: &[Wanted],
-    ) -> Result<Vec<&'static str>, StoreError> {
-        let columns: Vec<(String, String, i32)> = sqlx::query_as(
+    ) -> Result<Vec<TrustColumn>, StoreError> {
+        let names = self.names();
+        let name = names.trust();
+        let columns = self.columns(connection, table).await?;
+        let mut lacks = Vec::new();
+        for (column, types, can_be_added) in WANTED {
+            let Some(wanted) = names.name_of(column) else { continue };
+            if !columns.check(self, name, wanted, types)? {
+                if !can_be_added {
+                    return Err(self.unusable(&format!(
+                        "its table `{name}` has no column `{wanted}`{}",
+                        self.way_out(
+                            ", so it is another program's; choose another schema",
+                            "; add it, or correct the names"
+                        )
+                    )));
+                }
+                lacks.push(column);
+            }
+            // The modifier of a length counts four bytes of header.
+            if column == TrustColumn::ApiKeyHash && (0..64 + 4).contains(&columns.modifier(wanted))
+            {
+                return Err(self.unusable(&format!(
+                    "the column `{wanted}` of its table `{name}` is too short for 64 digits; make \
+                     it longer"
+                )));
+            }
+        }
+        Ok(lacks)
+    }
+
+    async fn columns(
+        &self,
+        connection: &mut PgConnection,
+        table: i64,
+    ) -> Result<FoundColumns, StoreError> {
+        sqlx::query_as(
             "SELECT attname::text, format_type(atttypid, NULL), atttypmod FROM pg_attribute \
              WHERE attrelid = $1::int8::oid AND attnum > 0 AND NOT attisdropped",
         )
         .bind(table)
         .fetch_all(connection)
         .await
-        .map_err(|error| self.failed(&error))?;
-        let mut lacks = Vec::new();
-        for &(wanted, types, can_be_added) in wanted {
-            match columns.iter().find(|(column, ..)| column == wanted) {
-                None if can_be_added => lacks.push(wanted),
-                None => {
-                    return Err(self.unusable(&format!(
-                        "its table `{name}` has no column `{wanted}`, so it is another program's; \
-                         choose another schema"
-                    )));
-                }
-                Some((_, kind, _)) if !types.contains(&kind.as_str()) => {
-                    return Err(self.unusable(&format!(
-                        "the column `{wanted}` of its table `{name}` has the type `{kind}`, and \
-                         must have `{}`; change it, or choose another schema",
-                        types.join("` or `")
-                    )));
-                }
-                // The modifier of a length counts four bytes of header.
-                Some((_, _, modifier))
-                    if wanted == "api_key_hash" && (0..64 + 4).contains(modifier) =>
-                {
-                    return Err(self.unusable(
-                        "the column `api_key_hash` of its table `trust` is too short for 64 \
-                         digits; make it longer",
-                    ));
-                }
-                Some(_) => {}
-            }
-        }
-        Ok(lacks)
+        .map(FoundColumns)
+        .map_err(|error| self.failed(&error))
     }
 
     /// Checks that the database keeps ids and names unique.
@@ -263,11 +299,14 @@ impl Catalog<'_> {
         .fetch_all(connection)
         .await
         .map_err(|error| self.failed(&error))?;
-        for column in ["id", "name"] {
+        let names = self.names();
+        for column in [TrustColumn::Id, TrustColumn::Name] {
+            let column = names.name_of(column).unwrap_or_default();
             if !unique.iter().any(|unique| unique == column) {
                 return Err(self.unusable(&format!(
-                    "the column `{column}` of its table `trust` is not unique; add a unique \
-                     constraint that is not deferrable"
+                    "the column `{column}` of its table `{}` is not unique; add a unique \
+                     constraint that is not deferrable",
+                    names.trust()
                 )));
             }
         }
@@ -285,21 +324,65 @@ impl Catalog<'_> {
     pub(super) fn failed(&self, error: &sqlx::Error) -> StoreError {
         let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
         if code.as_deref() == Some("42501") {
-            return self.missing_right(
-                "a right to make or extend the table `trust`; let the owner of the table, or of \
-                 the schema, run `trust-auth migrate`"
-                    .to_owned(),
-            );
+            return self.missing_right(format!(
+                "a right to make or extend the table `{}`; let the owner of the table, or of the \
+                 schema, run `trust-auth migrate`",
+                self.names().trust()
+            ));
         }
-        failed(error, self.location, self.limit)
+        failed(error, self.connector, self.connector.query_timeout)
     }
 
     pub(super) fn missing_right(&self, right: String) -> StoreError {
-        StoreError::MissingRight { server: self.location.to_string(), right }
+        StoreError::MissingRight { server: self.connector.location.to_string(), right }
     }
 
     pub(super) fn unusable(&self, reason: &str) -> StoreError {
-        schema(self.location, reason)
+        schema(&self.connector.location, reason)
+    }
+
+    pub(super) fn names(&self) -> &TableNames {
+        &self.connector.names
+    }
+
+    /// Returns the words for the default names, or those for an application's own.
+    fn way_out<'t>(&self, default: &'t str, own: &'t str) -> &'t str {
+        if self.names().are_own() { own } else { default }
+    }
+}
+
+/// The columns of a table: the name, the type, and the type's modifier of each.
+struct FoundColumns(Vec<(String, String, i32)>);
+
+impl FoundColumns {
+    /// Returns whether the table has the column.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Schema`] if the column has another type.
+    fn check(
+        &self,
+        catalog: &Catalog<'_>,
+        table: &str,
+        wanted: &str,
+        types: &[&str],
+    ) -> Result<bool, StoreError> {
+        let Some((_, kind, _)) = self.0.iter().find(|(column, ..)| column == wanted) else {
+            return Ok(false);
+        };
+        if types.contains(&kind.as_str()) {
+            return Ok(true);
+        }
+        Err(catalog.unusable(&format!(
+            "the column `{wanted}` of its table `{table}` has the type `{kind}`, and must have \
+             `{}`; change it, or choose another {}",
+            types.join("` or `"),
+            catalog.way_out("schema", "table")
+        )))
+    }
+
+    fn modifier(&self, wanted: &str) -> i32 {
+        self.0.iter().find(|(column, ..)| column == wanted).map_or(-1, |(.., modifier)| *modifier)
     }
 }
 

@@ -54,8 +54,7 @@ impl Connector {
         attempt: u64,
         connection: &mut PgConnection,
     ) -> Result<ServerIdentity, Refused> {
-        let fails =
-            |error| Refused::Connected(failed(&error, &self.location, self.connect_timeout));
+        let fails = |error| Refused::Connected(failed(&error, self, self.connect_timeout));
         let Some(server) = ServerIdentity::of(connection).await.map_err(fails)? else {
             let server = self.location.to_string();
             return Err(Refused::Connected(StoreError::ReadOnly { server }));
@@ -88,7 +87,7 @@ impl Connector {
         .bind(milliseconds(self.lock_timeout))
         .fetch_one(&mut connection)
         .await
-        .map_err(|error| failed(&error, &self.location, self.query_timeout))?;
+        .map_err(|error| failed(&error, self, self.query_timeout))?;
         if row.try_get(0).unwrap_or(true) {
             let _ = connection.close().await;
             return Err(StoreError::ReadOnly { server: self.location.to_string() });

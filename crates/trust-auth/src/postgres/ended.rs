@@ -24,11 +24,11 @@ macro_rules! has_ended {
     };
 }
 
-const ENDED: &str = concat!(
+pub(super) const ENDED: &str = concat!(
     "SELECT server.is_replica, trust.id, ",
     select_keys!("key.trust = trust.id AND ", has_ended!()),
-    " FROM (SELECT pg_is_in_recovery() AS is_replica) AS server LEFT JOIN trust \
-     ON disabled_at IS NULL AND trust.id IN (SELECT key.trust FROM trust_key AS key WHERE ",
+    " FROM (SELECT pg_is_in_recovery() AS is_replica) AS server LEFT JOIN {trust} \
+     ON disabled_at IS NULL AND trust.id IN (SELECT key.trust FROM {trust_key_table} AS key WHERE ",
     has_ended!(),
     ") ORDER BY name::text COLLATE \"C\""
 );
@@ -43,7 +43,7 @@ impl PostgresStore {
     pub async fn ended_keys(&self, within: Duration) -> Result<Vec<TrustKey>, StoreError> {
         let read = async {
             let mut lent = Lent::from(&self.readers).await?;
-            let rows = sqlx::query(ENDED)
+            let rows = sqlx::query(self.statements.ended.clone())
                 .bind(within.min(LONGEST).as_secs_f64())
                 .fetch_all(lent.connection()?)
                 .await

@@ -6,6 +6,7 @@
 
 use sqlx::postgres::PgDatabaseError;
 
+use super::connector::Connector;
 use super::location::Location;
 use super::password::Found;
 use crate::error::StoreError;
@@ -44,9 +45,11 @@ fn ends_the_session(code: &str) -> bool {
 /// Returns the diagnosis of an error during an operation whose time limit is `after`.
 pub(super) fn failed(
     error: &sqlx::Error,
-    location: &Location,
+    connector: &Connector,
     after: std::time::Duration,
 ) -> StoreError {
+    let location = &connector.location;
+    let (trust, trust_key) = (connector.names.trust(), connector.names.trust_key());
     if is_lost(error) {
         return StoreError::Unreachable;
     }
@@ -64,28 +67,31 @@ pub(super) fn failed(
         // opened.
         "42P01" | "42703" | "42804" | "42846" | "42883" | "0A000" => schema(
             location,
-            "its table `trust` or `trust_key` is gone or was changed while it was open; restore \
-             it, or let its owner run `trust-auth migrate`",
+            &format!(
+                "its table `{trust}` or `{trust_key}` is gone or was changed while it was open; \
+                 restore it, or let its owner run `trust-auth migrate`"
+            ),
         ),
         // insufficient_privilege. `name_right` finds out which right it is.
         "42501" => StoreError::MissingRight {
             server: location.to_string(),
-            right:
-                "a right on the table `trust` or `trust_key`, or on what their triggers use; let \
-                    their owners grant it"
-                    .into(),
+            right: format!(
+                "a right on the table `{trust}` or `{trust_key}`, or on what their triggers use; \
+                 let their owners grant it"
+            ),
         },
         // not_null_violation
         "23502" => schema(
             location,
             &format!(
-                "its table `trust` has a column `{column}` that must be filled; give it a default"
+                "its table `{trust}` has a column `{column}` that must be filled; give it a default"
             ),
         ),
         // string_data_right_truncation
-        "22001" => {
-            schema(location, "a column of its table `trust` is too short for this; make it longer")
-        }
+        "22001" => schema(
+            location,
+            &format!("a column of its table `{trust}` is too short for this; make it longer"),
+        ),
         // character_not_in_repertoire: PostgreSQL's texts cannot contain this character.
         "22021" => schema(
             location,

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, Connection};
+use sqlx::{AssertSqlSafe, Connection, SqlStr};
 use trust_key_cache::KeyHash;
 use uuid::Uuid;
 
@@ -18,23 +18,20 @@ use super::row::is_active;
 use super::store::PostgresStore;
 use crate::error::StoreError;
 use crate::migration::MigrationPlan;
+use crate::table_names::{TableNames, TrustColumn};
 
 /// Selects the row that was made last of those with the digest, in lower and in upper case: of the
 /// keys, and otherwise of the trusts. Returns a row in any case: without the trust, the server's
 /// answer is still needed.
-const FIND: &str = concat!(
+pub(super) const FIND: &str = concat!(
     "SELECT pg_is_in_recovery(), coalesce( \
-     (SELECT key.trust FROM trust_key AS key JOIN trust ON trust.id = key.trust \
+     (SELECT key.trust FROM {trust_key_table} AS key JOIN {trust} ON trust.id = key.trust \
       WHERE key.digest = ANY ($1) AND disabled_at IS NULL AND ",
     is_active!(),
     " ORDER BY key.created_at DESC, key.id DESC LIMIT 1), \
-     (SELECT id FROM trust WHERE api_key_hash = ANY ($1) AND disabled_at IS NULL \
+     (SELECT id FROM {trust} WHERE api_key_hash = ANY ($1) AND disabled_at IS NULL \
       ORDER BY created_at DESC, id DESC LIMIT 1))"
 );
-
-/// The columns of digests, each with its table and the name of the index that a migration makes.
-const INDEXES: [(&str, &str, &str); 2] =
-    [("trust", "api_key_hash", "trust_api_key_hash"), ("trust_key", "digest", "trust_key_digest")];
 
 /// Lets one process at a time make indexes. The number was chosen at random, so that no other
 /// program uses it. A statement that waited for the lock would hold a snapshot, and the process
@@ -60,7 +57,7 @@ const READ: &str = "SELECT quote_ident(nspname), format_type(atttypid, NULL), \
         WHERE datname = current_database() AND (made.relid IS NULL OR made.relid = pg_class.oid)) \
     FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace \
     JOIN pg_attribute ON attrelid = pg_class.oid AND attname = $2 \
-    WHERE pg_class.oid = to_regclass($1)";
+    WHERE pg_class.oid = to_regclass(quote_ident($1))";
 
 impl PostgresStore {
     /// Checks that [`find`](crate::TrustStore::find) can use an index. Call it once, before
@@ -89,7 +86,9 @@ impl PostgresStore {
         let lower = hash.to_hex();
         let digits = vec![lower.to_uppercase(), lower];
         let id = |row: &sqlx::postgres::PgRow| sqlx::Row::try_get::<Option<Uuid>, _>(row, 1);
-        let found = self.within(rights::READ, self.rows(FIND, Key::Digits(digits), id)).await?;
+        let found = self
+            .within(rights::READ, self.rows(&self.statements.find, Key::Digits(digits), id))
+            .await?;
         match found.into_iter().next().transpose() {
             Ok(id) => Ok(id.flatten()),
             Err(error) => Err(self.failed(&error)),
@@ -133,11 +132,12 @@ async fn make_on(
     }
     let plan = plan_for(&found);
     for step in plan.steps() {
-        // Safe: the text is of this file, and the server has quoted the schema's name.
+        // Safe: the text is of this file, the names were checked, and the server has quoted the
+        // schema's name.
         sqlx::raw_sql(AssertSqlSafe(step.clone()))
             .execute(&mut *connection)
             .await
-            .map_err(|error| failed(&error, &connector.location, connector.query_timeout))?;
+            .map_err(|error| failed(&error, connector, connector.query_timeout))?;
     }
     let left = plan_for(&read(connector, connection).await?);
     if !left.is_empty() {
@@ -157,14 +157,47 @@ async fn try_lock(
     connection: &mut PgConnection,
 ) -> Result<bool, StoreError> {
     let locked = sqlx::query_scalar(TRY_LOCK).fetch_one(connection).await;
-    locked.map_err(|error| failed(&error, &connector.location, connector.query_timeout))
+    locked.map_err(|error| failed(&error, connector, connector.query_timeout))
+}
+
+/// A column of digests.
+struct Digests<'a> {
+    table: &'a str,
+    column: &'a str,
+    /// The index that a migration makes.
+    index: String,
+    /// The same three, as SQL.
+    sql: [SqlStr; 3],
+}
+
+impl Digests<'_> {
+    fn of(names: &TableNames) -> [Digests<'_>; 2] {
+        let sql = |texts: [&str; 3]| texts.map(|text| names.for_postgres(text));
+        [
+            Digests {
+                table: names.trust(),
+                column: names.name_of(TrustColumn::ApiKeyHash).unwrap_or_default(),
+                index: names.own_name("trust_api_key_hash"),
+                sql: sql(["{trust_table}", "{api_key_hash}", "{own:trust_api_key_hash}"]),
+            },
+            Digests {
+                table: names.trust_key(),
+                column: "digest",
+                index: names.own_name("trust_key_digest"),
+                sql: sql(["{trust_key_table}", "digest", "{own:trust_key_digest}"]),
+            },
+        ]
+    }
 }
 
 /// A column of digests without an index that can be used.
 struct Lacking {
-    column: &'static str,
-    index: &'static str,
-    /// The table, with its quoted schema if it is there.
+    /// The index that a migration makes, as it is spelt.
+    name: String,
+    /// The column and the index, as SQL.
+    column: SqlStr,
+    index: SqlStr,
+    /// The table, with its schema if it is there, as SQL.
     table: String,
     /// The quoted name of an index that is not valid.
     invalid: Option<String>,
@@ -176,18 +209,20 @@ async fn read(
     connection: &mut PgConnection,
 ) -> Result<Vec<Lacking>, StoreError> {
     let mut found = Vec::new();
-    for (table, column, index) in INDEXES {
+    for Digests { table, column, index, sql } in Digests::of(&connector.names) {
         let row: Option<(String, String, bool, bool, bool)> = sqlx::query_as(READ)
             .bind(table)
             .bind(column)
-            .bind(index)
+            .bind(&index)
             .fetch_optional(&mut *connection)
             .await
-            .map_err(|error| failed(&error, &connector.location, connector.query_timeout))?;
+            .map_err(|error| failed(&error, connector, connector.query_timeout))?;
+        let [sql_table, sql_column, sql_index] = sql;
         let lacking = Lacking {
-            column,
-            index,
-            table: table.to_owned(),
+            name: index,
+            column: sql_column,
+            index: sql_index,
+            table: sql_table.as_str().to_owned(),
             invalid: None,
             is_being_indexed: false,
         };
@@ -207,8 +242,8 @@ async fn read(
             }
             Some((_, _, true, ..)) => continue,
             Some((namespace, _, false, has_invalid, is_being_indexed)) => Lacking {
-                table: format!("{namespace}.{table}"),
-                invalid: has_invalid.then(|| format!("{namespace}.{index}")),
+                table: format!("{namespace}.{}", lacking.table),
+                invalid: has_invalid.then(|| format!("{namespace}.{}", lacking.index.as_str())),
                 is_being_indexed,
                 ..lacking
             },
@@ -219,8 +254,8 @@ async fn read(
 
 fn plan_for(found: &[Lacking]) -> MigrationPlan {
     let (mut missing, mut steps) = (Vec::new(), Vec::new());
-    for Lacking { column, index, table, invalid, is_being_indexed } in found {
-        missing.push(format!("the index `{index}`"));
+    for Lacking { name, column, index, table, invalid, is_being_indexed } in found {
+        missing.push(format!("the index `{name}`"));
         if *is_being_indexed {
             steps.push(format!("-- An index of {table} is being made. Wait, and plan again."));
             continue;
@@ -230,6 +265,7 @@ fn plan_for(found: &[Lacking]) -> MigrationPlan {
         }
         // Not unique: two rows may have one digest, of which the later one counts. A unique index
         // could not be made on such a table, and would make writes of other programs fail.
+        let (index, column) = (index.as_str(), column.as_str());
         steps.push(format!("CREATE INDEX CONCURRENTLY {index} ON {table} ({column});"));
     }
     MigrationPlan::new(missing, steps)

@@ -28,6 +28,7 @@ mod row;
 mod schema;
 mod server;
 mod service_file;
+mod statements;
 mod store;
 mod subscription;
 mod tls;

@@ -390,10 +390,6 @@ impl PostgresOptions {
         })
     }
 
-    pub(super) fn table_names(&self) -> &TableNames {
-        &self.names
-    }
-
     pub(super) fn acquire_limit(&self) -> Duration {
         self.acquire_timeout
     }

@@ -223,7 +223,7 @@ impl Connector {
     /// [`StoreError::Schema`] if they do not.
     pub(super) async fn check_shared(&self, pool: &Pool) -> Result<(), StoreError> {
         let mut lent = Lent::from(pool).await?;
-        let failed = |error| failed(&error, &self.location, self.query_timeout);
+        let failed = |error| failed(&error, self, self.query_timeout);
         let server = ServerIdentity::of(lent.connection()?).await.map_err(failed)?;
         lent.give_back();
         let own = self.reach().await?;

@@ -1,5 +1,6 @@
 //! Reading a row of PostgreSQL. A malformed row gives an error or a warning that names its id,
-//! never its content.
+//! never its content. The macros are parts of templates that
+//! [`for_postgres`](crate::table_names::TableNames::for_postgres) fills.
 
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -43,7 +44,7 @@ macro_rules! select_keys {
         concat!(
             "ARRAY(SELECT ",
             $crate::postgres::row::key_as_json!(),
-            " FROM trust_key AS key WHERE ",
+            " FROM {trust_key_table} AS key WHERE ",
             $($condition)+,
             ")"
         )
@@ -66,7 +67,7 @@ macro_rules! all_keys {
         concat!(
             "(SELECT key.trust AS of_trust, array_agg(",
             $crate::postgres::row::key_as_json!(),
-            ") AS rows FROM trust_key AS key WHERE ",
+            ") AS rows FROM {trust_key_table} AS key WHERE ",
             $crate::postgres::row::is_active!(),
             " GROUP BY key.trust) AS keys"
         )

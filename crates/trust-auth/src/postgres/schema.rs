@@ -6,9 +6,10 @@ use sqlx::{AssertSqlSafe, Connection};
 
 use super::catalog::{Catalog, Found, Table};
 use super::connector::Connector;
-use super::triggers::{NOTIFY, NOTIFY_KEYS, Triggers};
+use super::triggers::{FUNCTIONS, NOTIFY, NOTIFY_KEYS, Triggers};
 use crate::error::StoreError;
 use crate::migration::{MigrationPlan, Permission, missing_column};
+use crate::table_names::{TableNames, TrustColumn};
 
 const CREATE: &str = include_str!("../../migrations/postgres/0001_trust.sql");
 const COLUMNS: &str = include_str!("../../migrations/postgres/0002_columns.sql");
@@ -62,7 +63,7 @@ async fn on_connection<T>(
     connector: &Connector,
     work: impl AsyncFnOnce(&Catalog<'_>, &mut PgConnection) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
-    let catalog = Catalog { location: &connector.location, limit: connector.query_timeout };
+    let catalog = Catalog { connector };
     let mut connection = connector.connect().await?;
     let outcome = work(&catalog, &mut connection).await;
     // A closing message spares the server a line in its log. The server rolls back a transaction
@@ -76,6 +77,7 @@ async fn open_on(
     connection: &mut PgConnection,
     may: Permission,
 ) -> Result<Triggers, StoreError> {
+    let names = catalog.names();
     let mut found = catalog.read(connection).await?;
     if matches!(found, Found::Nothing { .. }) && (may.create || may.migrate) {
         migrate_on(catalog, connection, Scope::NewTable).await?;
@@ -92,16 +94,17 @@ async fn open_on(
         }
     }
     let Found::Table(table) = found else {
-        return Err(catalog.unusable(
-            "it has no table `trust`; register a trust or set `create_if_missing(true)`, which \
-             make it, or check the database's name and the search_path",
-        ));
+        return Err(no_table(catalog));
     };
-    let missing = missing_tables(&table);
+    let missing = missing_tables(names, &table);
     if !missing.is_empty() {
-        return Err(StoreError::NotMigrated { path: catalog.location.to_string().into(), missing });
+        return Err(StoreError::NotMigrated {
+            path: catalog.connector.location.to_string().into(),
+            missing,
+        });
     }
-    for (name, may_be_read) in [("trust", table.may_be_read), ("trust_key", table.keys_may_be_read)]
+    for (name, may_be_read) in
+        [(names.trust(), table.may_be_read), (names.trust_key(), table.keys_may_be_read)]
     {
         if !may_be_read {
             return Err(catalog.missing_right(format!(
@@ -112,45 +115,75 @@ async fn open_on(
     Ok(table.triggers)
 }
 
+/// Returns the error for a table that is not there, and was not made. An application's own table is
+/// never made.
+fn no_table(catalog: &Catalog<'_>) -> StoreError {
+    let names = catalog.names();
+    let remedy = if names.are_own() {
+        "make it, or correct its name, or check the database's name and the search_path"
+    } else {
+        "register a trust or set `create_if_missing(true)`, which make it, or check the database's \
+         name and the search_path"
+    };
+    catalog.unusable(&format!("it has no table `{}`; {remedy}", names.trust()))
+}
+
 /// Returns what the tables lack that every read needs.
-fn missing_tables(table: &Table) -> Vec<String> {
-    let columns = table.lacks.iter().map(|column| missing_column(column));
-    columns.chain(table.lacks_keys.then(|| "the table `trust_key`".to_owned())).collect()
+fn missing_tables(names: &TableNames, table: &Table) -> Vec<String> {
+    let columns = table.lacks.iter().filter_map(|column| names.name_of(*column));
+    let columns = columns.map(|column| missing_column(column, names.trust()));
+    let keys = table.lacks_keys.then(|| format!("the table `{}`", names.trust_key()));
+    columns.chain(keys).collect()
 }
 
 /// Returns the SQL that adds what is missing.
 fn plan_for(catalog: &Catalog<'_>, found: &Found) -> Result<MigrationPlan, StoreError> {
+    let names = catalog.names();
     let (namespace, missing, files) = match found {
+        Found::Nothing { .. } if names.are_own() => return Err(no_table(catalog)),
         Found::Nothing { namespace: None } => {
             return Err(catalog.unusable("the search_path names no schema that is there; make one"));
         }
         Found::Nothing { namespace: Some(namespace) } => (
             namespace,
             vec!["the table `trust`".to_owned()],
-            vec![CREATE, KEYS, NOTIFY, NOTIFY_KEYS],
+            vec![CREATE.to_owned(), KEYS.to_owned(), NOTIFY.to_owned(), NOTIFY_KEYS.to_owned()],
         ),
         Found::Table(table) => {
             let triggers =
                 table.triggers.missing.iter().map(|name| format!("the trigger `{name}`"));
             let mut files = Vec::new();
-            if table.lacks.iter().any(|column| *column != "attributes") {
-                files.push(COLUMNS);
+            if !table.lacks.is_empty() {
+                files.push(additions(&table.lacks));
             }
-            if table.lacks.contains(&"attributes") || table.lacks_keys {
-                files.push(KEYS);
+            if table.lacks_keys {
+                files.push(KEYS.to_owned());
             }
             if !table.triggers.missing.is_empty() {
-                files.extend([NOTIFY, NOTIFY_KEYS]);
+                files.extend([NOTIFY.to_owned(), NOTIFY_KEYS.to_owned()]);
             }
-            (&table.namespace, missing_tables(table).into_iter().chain(triggers).collect(), files)
+            let missing = missing_tables(names, table).into_iter().chain(triggers).collect();
+            (&table.namespace, missing, files)
         }
     };
     if files.is_empty() {
         return Ok(MigrationPlan::default());
     }
     let path = format!("SET LOCAL search_path TO {namespace};");
-    let steps = [BEGIN, LOCK, &path].into_iter().chain(files).chain(["COMMIT;"]);
-    Ok(MigrationPlan::new(missing, steps.map(str::to_owned).collect()))
+    let files = files.iter().map(|file| names.for_postgres(file).as_str().to_owned());
+    let (begin, end) = ([BEGIN, LOCK, &path], ["COMMIT;"]);
+    let steps = begin.into_iter().map(str::to_owned).chain(files);
+    Ok(MigrationPlan::new(missing, steps.chain(end.map(str::to_owned)).collect()))
+}
+
+/// Returns the lines of the template that add these columns.
+fn additions(lacks: &[TrustColumn]) -> String {
+    let adds = |line: &&str| lacks.iter().any(|column| line.contains(&marker(*column)));
+    COLUMNS.lines().filter(adds).map(|line| format!("{line}\n")).collect()
+}
+
+fn marker(column: TrustColumn) -> String {
+    format!("{{{}}}", column.as_str())
 }
 
 async fn migrate_on(
@@ -179,9 +212,10 @@ async fn migrate_on(
         run(catalog, connection, step).await?;
     }
     if !plan_for(catalog, &catalog.read(connection).await?)?.is_empty() {
-        return Err(catalog.unusable(
-            "something keeps its table `trust` from being extended; look for event triggers",
-        ));
+        return Err(catalog.unusable(&format!(
+            "something keeps its table `{}` from being extended; look for event triggers",
+            catalog.names().trust()
+        )));
     }
     run(catalog, connection, "COMMIT;").await?;
     Ok(plan)
@@ -194,6 +228,7 @@ async fn check_rights(
     connection: &mut PgConnection,
     found: &Found,
 ) -> Result<(), StoreError> {
+    let names = catalog.names();
     let (oid, namespace, makes_triggers) = match found {
         Found::Nothing { namespace } => (0, namespace.as_deref().unwrap_or_default(), true),
         Found::Table(table) => (table.oid, &*table.namespace, !table.triggers.missing.is_empty()),
@@ -204,19 +239,20 @@ async fn check_rights(
              WHERE oid = $1::int8::oid), TRUE), \
          coalesce((SELECT pg_has_role(proowner, 'USAGE') FROM pg_proc \
              WHERE pronamespace = pg_namespace.oid \
-             AND proname IN ('trust_auth_notify', 'trust_auth_notify_key', \
-                 'trust_auth_notify_keys') AND pronargs = 0 \
+             AND proname = ANY ($3) AND pronargs = 0 \
              ORDER BY 1 LIMIT 1), TRUE) \
          FROM pg_namespace WHERE quote_ident(nspname) = $2",
     )
     .bind(oid)
     .bind(namespace)
+    .bind(FUNCTIONS.map(|function| names.own_name(function)).to_vec())
     .fetch_one(connection)
     .await
     .map_err(|error| catalog.failed(&error))?;
+    let (trust, function) = (names.trust(), names.own_name(FUNCTIONS[0]));
     let advice = "let the owner run `trust-auth migrate`";
     if !owns_table {
-        return Err(catalog.missing_right(format!("ownership of the table `trust`; {advice}")));
+        return Err(catalog.missing_right(format!("ownership of the table `{trust}`; {advice}")));
     }
     if makes_triggers && !may_create {
         return Err(
@@ -225,7 +261,7 @@ async fn check_rights(
     }
     if makes_triggers && !owns_function {
         return Err(catalog.missing_right(format!(
-            "ownership of the function `trust_auth_notify` in the schema {namespace}; let its \
+            "ownership of the function `{function}` in the schema {namespace}; let its \
              owner or a superuser drop it, and try again"
         )));
     }
@@ -237,8 +273,8 @@ async fn run(
     connection: &mut PgConnection,
     sql: &str,
 ) -> Result<(), StoreError> {
-    // Safe: each text is from the files of this version. Only a schema's name is not, and the
-    // server has quoted it.
+    // Safe: each text is from the files of this version. The names in it were checked, and the
+    // server has quoted that of the schema.
     match sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await {
         Ok(_) => Ok(()),
         Err(error) => Err(catalog.failed(&error)),

@@ -11,6 +11,7 @@ use super::failure::failed;
 use super::parameters;
 use super::pool::Pool;
 use super::rights::Rights;
+use super::statements::Statements;
 use super::with_keys::WithKeys;
 use crate::error::StoreError;
 use crate::row_warnings::RowWarnings;
@@ -67,6 +68,7 @@ pub struct PostgresStore {
     pub(super) readers: Pool,
     pub(super) writers: Pool,
     pub(super) connector: Connector,
+    pub(super) statements: Arc<Statements>,
     pub(super) missing_triggers: Arc<[String]>,
     pub(super) warnings: Arc<RowWarnings>,
     pub(super) with_keys: Arc<WithKeys>,
@@ -137,6 +139,7 @@ impl PostgresStore {
         Self {
             readers,
             writers,
+            statements: Arc::new(Statements::new(&connector.names)),
             connector,
             missing_triggers: missing_triggers.into(),
             warnings: Arc::default(),
@@ -165,7 +168,7 @@ impl PostgresStore {
 
     /// Returns the diagnosis of an error of the driver.
     pub(super) fn failed(&self, error: &sqlx::Error) -> StoreError {
-        failed(error, &self.connector.location, self.connector.query_timeout)
+        failed(error, &self.connector, self.connector.query_timeout)
     }
 }
 

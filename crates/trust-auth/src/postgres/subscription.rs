@@ -95,7 +95,7 @@ impl Subscription {
         match tokio::time::timeout(wait, self.listener.try_recv()).await {
             Ok(Ok(Some(notification))) => Ok(Some(notification)),
             Ok(Ok(None)) => Err(StoreError::Unreachable),
-            Ok(Err(error)) => Err(failed(&error, &connector.location, ANSWER_LIMIT)),
+            Ok(Err(error)) => Err(failed(&error, connector, ANSWER_LIMIT)),
             Err(_) => Ok(None),
         }
     }
@@ -123,7 +123,7 @@ impl Subscription {
         within(ANSWER_LIMIT, async {
             match self.listener.execute("SELECT 1").await {
                 Ok(_) => Ok(()),
-                Err(error) => Err(failed(&error, &connector.location, ANSWER_LIMIT)),
+                Err(error) => Err(failed(&error, connector, ANSWER_LIMIT)),
             }
         })
         .await
@@ -201,8 +201,7 @@ pub(super) async fn listener(
     let mut listener = PgListener::connect_with(&pool).await.map_err(Refused::Connecting)?;
     // The caller must notice a new connection: it may have missed changes.
     listener.eager_reconnect(false);
-    let fails =
-        |error| Refused::Connected(failed(&error, &connector.location, connector.connect_timeout));
+    let fails = |error| Refused::Connected(failed(&error, connector, connector.connect_timeout));
     let connection = Acquire::acquire(&mut listener).await.map_err(fails)?;
     let server = connector.identify(attempt, connection).await?;
     listener.listen_all(channels).await.map_err(fails)?;

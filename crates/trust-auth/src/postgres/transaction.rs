@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
-use sqlx::{Postgres, Row};
+use sqlx::{Postgres, Row, SqlStr};
 use time::OffsetDateTime;
 use trust_key_cache::KeyHash;
 use uuid::Uuid;
@@ -18,7 +18,7 @@ use crate::columns::time_text;
 use crate::error::StoreError;
 use crate::sql_ledger::{KeyRow, WriteTransaction};
 use crate::store::Candidates;
-use crate::table_names::TableNames;
+use crate::table_names::{TableNames, TrustColumn};
 use crate::text_flaw::nfc;
 use crate::trust::Trust;
 use crate::trust_key::TrustKey;
@@ -65,6 +65,11 @@ impl<'a> Transaction<'a> {
         self.lent.connection()
     }
 
+    /// Fills a template.
+    pub(super) fn sql(&self, template: &str) -> SqlStr {
+        self.store.connector.names.for_postgres(template)
+    }
+
     async fn execute(
         &mut self,
         query: Query<'_, Postgres, PgArguments>,
@@ -77,9 +82,10 @@ impl<'a> Transaction<'a> {
 
     async fn all<T: Send + Unpin>(
         &mut self,
-        sql: &'static str,
+        template: &str,
         read: impl Fn(&PgRow) -> Option<T> + Send,
     ) -> Result<Vec<T>, StoreError> {
+        let sql = self.sql(template);
         let rows = sqlx::query(sql).fetch_all(self.lent.connection()?).await;
         let rows = rows.map_err(|error| self.store.failed(&error))?;
         Ok(rows.iter().filter_map(read).collect())
@@ -89,14 +95,15 @@ impl<'a> Transaction<'a> {
     /// [`find`](WriteTransaction::find) then finds no row.
     async fn is_hidden(&mut self, which: &TrustRef) -> Result<bool, StoreError> {
         let query = match which {
-            TrustRef::Id(id) => sqlx::query_scalar(
-                "SELECT row_security_active('trust') AND EXISTS (SELECT FROM trust WHERE id = $1)",
-            )
+            TrustRef::Id(id) => sqlx::query_scalar(self.sql(
+                "SELECT row_security_active('{trust_table}') \
+                 AND EXISTS (SELECT FROM {trust_table} WHERE {id} = $1)",
+            ))
             .bind(*id),
-            TrustRef::Name(name) => sqlx::query_scalar(
-                "SELECT row_security_active('trust') AND EXISTS \
-                 (SELECT FROM trust WHERE name::text COLLATE \"C\" IN ($1, $2))",
-            )
+            TrustRef::Name(name) => sqlx::query_scalar(self.sql(
+                "SELECT row_security_active('{trust_table}') AND EXISTS \
+                 (SELECT FROM {trust_table} WHERE {name}::text COLLATE \"C\" IN ($1, $2))",
+            ))
             .bind(name)
             .bind(nfc(name)),
         };
@@ -118,7 +125,8 @@ impl WriteTransaction for Transaction<'_> {
     async fn find(&mut self, which: &TrustRef) -> Result<Trust, StoreError> {
         let query = match which {
             TrustRef::Id(id) => {
-                sqlx::query_scalar("SELECT id FROM trust WHERE id = $1 FOR UPDATE").bind(*id)
+                let sql = self.sql("SELECT {id} FROM {trust_table} WHERE {id} = $1 FOR UPDATE");
+                sqlx::query_scalar(sql).bind(*id)
             }
             // No text of PostgreSQL has a NUL character, and a query with one is refused.
             TrustRef::Name(name) if name.contains('\0') => {
@@ -126,10 +134,10 @@ impl WriteTransaction for Transaction<'_> {
             }
             // Compares exactly, independent of the column's collation. The cast chooses
             // PostgreSQL's own operator: another program may have made one for `varchar`.
-            TrustRef::Name(name) => sqlx::query_scalar(
-                "SELECT id FROM trust WHERE name::text COLLATE \"C\" IN ($1, $2) \
-                 ORDER BY name::text COLLATE \"C\" <> $1 LIMIT 1 FOR UPDATE",
-            )
+            TrustRef::Name(name) => sqlx::query_scalar(self.sql(
+                "SELECT {id} FROM {trust_table} WHERE {name}::text COLLATE \"C\" IN ($1, $2) \
+                 ORDER BY {name}::text COLLATE \"C\" <> $1 LIMIT 1 FOR UPDATE",
+            ))
             .bind(name)
             .bind(nfc(name)),
         };
@@ -141,15 +149,17 @@ impl WriteTransaction for Transaction<'_> {
             if self.is_hidden(which).await? {
                 return Err(StoreError::MissingRight {
                     server: self.store.server(),
-                    right: "a policy by which row-level security lets it change this row of the \
-                            table `trust`; let the table's owner make one"
-                        .into(),
+                    right: format!(
+                        "a policy by which row-level security lets it change this row of the \
+                         table `{}`; let the table's owner make one",
+                        self.store.connector.names.trust()
+                    ),
                 });
             }
             return Err(StoreError::NoSuchTrust { which: which.clone() });
         };
-        let sql = concat!("SELECT FALSE, ", read_columns!(), " FROM trust WHERE id = $1");
-        let row = sqlx::query(sql).bind(id).fetch_optional(self.lent.connection()?).await;
+        let sql = concat!("SELECT FALSE, ", read_columns!(), " FROM {trust} WHERE id = $1");
+        let row = sqlx::query(self.sql(sql)).bind(id).fetch_optional(self.lent.connection()?).await;
         let row = row.map_err(|error| self.store.failed(&error))?;
         let warnings = &self.store.warnings;
         let columns = row.as_ref().map(|row| row::columns(row, warnings)).transpose()?.flatten();
@@ -159,14 +169,17 @@ impl WriteTransaction for Transaction<'_> {
 
     async fn digests(&mut self) -> Result<Candidates, StoreError> {
         // A lock of imports alone: writes of other rows, such as heartbeats, do not wait for it.
-        sqlx::query("SELECT pg_advisory_xact_lock($1, 'trust'::regclass::oid::int4)")
-            .bind(IMPORT_LOCK)
-            .execute(self.lent.connection()?)
-            .await
-            .map_err(|error| self.store.failed(&error))?;
+        sqlx::query(
+            self.sql("SELECT pg_advisory_xact_lock($1, '{trust_table}'::regclass::oid::int4)"),
+        )
+        .bind(IMPORT_LOCK)
+        .execute(self.lent.connection()?)
+        .await
+        .map_err(|error| self.store.failed(&error))?;
         // Statements of their own: their snapshots are taken when the lock is held.
-        let own = "SELECT FALSE, id, api_key_hash::text FROM trust WHERE api_key_hash IS NOT NULL";
-        let keys = "SELECT FALSE, trust, digest::text FROM trust_key";
+        let own =
+            "SELECT FALSE, id, api_key_hash::text FROM {trust} WHERE api_key_hash IS NOT NULL";
+        let keys = "SELECT FALSE, trust, digest::text FROM {trust_key_table}";
         let store = self.store;
         let own = self.all(own, |row| row::candidate(row, &store.warnings)).await?;
         let keys = self.all(keys, |row| row::key(row, &store.warnings)).await?;
@@ -178,14 +191,17 @@ impl WriteTransaction for Transaction<'_> {
     }
 
     async fn keys(&mut self, trust: Uuid) -> Result<Vec<TrustKey>, StoreError> {
-        let sql = concat!("SELECT ", select_keys!("key.trust = $1"));
+        let sql = self.sql(concat!("SELECT ", select_keys!("key.trust = $1")));
         let row = sqlx::query(sql).bind(trust).fetch_one(self.lent.connection()?).await;
         let row = row.map_err(|error| self.store.failed(&error))?;
         Ok(row::keys(&row, 0, trust, &self.store.warnings))
     }
 
     async fn key_row(&mut self, key: Uuid) -> Result<Option<KeyRow>, StoreError> {
-        let sql = "SELECT trust, digest::text, revoked_at IS NOT NULL FROM trust_key WHERE id = $1";
+        let sql = self.sql(
+            "SELECT trust, digest::text, revoked_at IS NOT NULL FROM {trust_key_table} \
+             WHERE id = $1",
+        );
         let row = sqlx::query(sql).bind(key).fetch_optional(self.lent.connection()?).await;
         let row = row.map_err(|error| self.store.failed(&error))?;
         Ok(row.and_then(|row| {
@@ -200,10 +216,10 @@ impl WriteTransaction for Transaction<'_> {
         row: &KeyRow,
         now: OffsetDateTime,
     ) -> Result<u64, StoreError> {
-        let query = sqlx::query(
-            "UPDATE trust_key SET revoked_at = $1::text::timestamptz \
+        let query = sqlx::query(self.sql(
+            "UPDATE {trust_key_table} SET revoked_at = $1::text::timestamptz \
              WHERE trust = $2 AND revoked_at IS NULL AND (id = $3 OR digest = $4)",
-        )
+        ))
         .bind(time_text(now)?)
         .bind(row.trust)
         .bind(key)
@@ -217,10 +233,10 @@ impl WriteTransaction for Transaction<'_> {
         kept: &KeyHash,
         now: OffsetDateTime,
     ) -> Result<u64, StoreError> {
-        let query = sqlx::query(
-            "UPDATE trust_key SET revoked_at = $3::text::timestamptz \
+        let query = sqlx::query(self.sql(
+            "UPDATE {trust_key_table} SET revoked_at = $3::text::timestamptz \
              WHERE trust = $1 AND revoked_at IS NULL AND digest <> $2",
-        )
+        ))
         .bind(trust)
         .bind(kept.to_hex())
         .bind(time_text(now)?);
@@ -228,10 +244,10 @@ impl WriteTransaction for Transaction<'_> {
     }
 
     async fn unrevoked_keys(&mut self, trust: Uuid, kept: &KeyHash) -> Result<i64, StoreError> {
-        sqlx::query_scalar(
-            "SELECT count(*) FROM trust_key \
+        sqlx::query_scalar(self.sql(
+            "SELECT count(*) FROM {trust_key_table} \
              WHERE trust = $1 AND revoked_at IS NULL AND digest <> $2",
-        )
+        ))
         .bind(trust)
         .bind(kept.to_hex())
         .fetch_one(self.lent.connection()?)
@@ -240,38 +256,45 @@ impl WriteTransaction for Transaction<'_> {
     }
 
     async fn end_keys(&mut self, keys: &[Uuid], end: OffsetDateTime) -> Result<u64, StoreError> {
-        let query = sqlx::query(
-            "UPDATE trust_key SET expires_at = $1::text::timestamptz \
+        let query = sqlx::query(self.sql(
+            "UPDATE {trust_key_table} SET expires_at = $1::text::timestamptz \
              WHERE id = ANY ($2) AND revoked_at IS NULL",
-        )
+        ))
         .bind(time_text(end)?)
         .bind(keys.to_vec());
         self.execute(query).await
     }
 
     async fn insert(&mut self, trust: &Trust) -> Result<u64, StoreError> {
-        let query = sqlx::query(
-            "INSERT INTO trust (id, name, code, region, api_key_hash, created_at, attributes) \
-             VALUES ($1, $2, $3, $4, $5, $6::text::timestamptz, $7::text::jsonb) \
-             ON CONFLICT (name) DO NOTHING",
-        )
-        .bind(trust.id)
-        .bind(&trust.name)
-        .bind(&trust.code)
-        .bind(&trust.region)
-        .bind(trust.api_key_hash.map(|hash| hash.to_hex()))
-        .bind(trust.created_at.map(time_text).transpose()?)
-        .bind(trust.attributes.as_ref().map(ToString::to_string));
+        // A parameter of a column that is left out stands in no expression.
+        let insertion = self.store.connector.names.insertion(&[
+            (TrustColumn::Id, "$1"),
+            (TrustColumn::Name, "$2"),
+            (TrustColumn::Code, "$3"),
+            (TrustColumn::Region, "$4"),
+            (TrustColumn::ApiKeyHash, "$5"),
+            (TrustColumn::CreatedAt, "$6::text::timestamptz"),
+            (TrustColumn::Attributes, "$7::text::jsonb"),
+        ]);
+        let sql = self.sql(&(insertion + " ON CONFLICT ({name}) DO NOTHING"));
+        let query = sqlx::query(sql)
+            .bind(trust.id)
+            .bind(&trust.name)
+            .bind(&trust.code)
+            .bind(&trust.region)
+            .bind(trust.api_key_hash.map(|hash| hash.to_hex()))
+            .bind(trust.created_at.map(time_text).transpose()?)
+            .bind(trust.attributes.as_ref().map(ToString::to_string));
         self.execute(query).await
     }
 
     async fn insert_key(&mut self, key: &TrustKey) -> Result<u64, StoreError> {
-        let query = sqlx::query(
-            "INSERT INTO trust_key \
+        let query = sqlx::query(self.sql(
+            "INSERT INTO {trust_key_table} \
              (id, trust, label, digest, last_four, created_at, expires_at, revoked_at) \
              VALUES ($1, $2, $3, $4, $5, $6::text::timestamptz, $7::text::timestamptz, \
              $8::text::timestamptz)",
-        )
+        ))
         .bind(key.id)
         .bind(key.trust)
         .bind(&key.label)
@@ -284,9 +307,8 @@ impl WriteTransaction for Transaction<'_> {
     }
 
     async fn set_hash(&mut self, id: Uuid, hash: Option<KeyHash>) -> Result<u64, StoreError> {
-        let query = sqlx::query("UPDATE trust SET api_key_hash = $2 WHERE id = $1")
-            .bind(id)
-            .bind(hash.map(|hash| hash.to_hex()));
+        let sql = self.sql("UPDATE {trust_table} SET {api_key_hash} = $2 WHERE {id} = $1");
+        let query = sqlx::query(sql).bind(id).bind(hash.map(|hash| hash.to_hex()));
         self.execute(query).await
     }
 
@@ -296,9 +318,11 @@ impl WriteTransaction for Transaction<'_> {
         disabled_at: Option<OffsetDateTime>,
     ) -> Result<u64, StoreError> {
         let query =
-            sqlx::query("UPDATE trust SET disabled_at = $2::text::timestamptz WHERE id = $1")
-                .bind(id)
-                .bind(disabled_at.map(time_text).transpose()?);
+            sqlx::query(self.sql(
+                "UPDATE {trust_table} SET {disabled_at} = $2::text::timestamptz WHERE {id} = $1",
+            ))
+            .bind(id)
+            .bind(disabled_at.map(time_text).transpose()?);
         self.execute(query).await
     }
 
@@ -307,14 +331,15 @@ impl WriteTransaction for Transaction<'_> {
         id: Uuid,
         attributes: Option<String>,
     ) -> Result<u64, StoreError> {
-        let query = sqlx::query("UPDATE trust SET attributes = $2::text::jsonb WHERE id = $1")
-            .bind(id)
-            .bind(attributes);
+        let sql =
+            self.sql("UPDATE {trust_table} SET {attributes} = $2::text::jsonb WHERE {id} = $1");
+        let query = sqlx::query(sql).bind(id).bind(attributes);
         self.execute(query).await
     }
 
     async fn delete(&mut self, id: Uuid) -> Result<u64, StoreError> {
-        self.execute(sqlx::query("DELETE FROM trust WHERE id = $1").bind(id)).await
+        let sql = self.sql("DELETE FROM {trust_table} WHERE {id} = $1");
+        self.execute(sqlx::query(sql).bind(id)).await
     }
 
     /// Decides whether there are leases **after** the write: its lock keeps a migration from making
@@ -322,29 +347,32 @@ impl WriteTransaction for Transaction<'_> {
     /// triggers are found by the table, and the function by the role's `search_path`: with triggers
     /// and no function, or that of another schema, the change would be final for no holder.
     ///
-    /// The check is about `trust` and `trust_key`. What their other triggers have changed elsewhere
-    /// must not keep a key from being revoked: the function is not shown the records of other
-    /// schemas.
+    /// The check is about the tables of trusts and keys. What their other triggers have changed
+    /// elsewhere must not keep a key from being revoked: the function is not shown the records of
+    /// other schemas.
     async fn barrier(&mut self) -> Result<Option<String>, StoreError> {
-        let leases = sqlx::query(
+        let leases = sqlx::query(self.sql(
             "SELECT to_regprocedure('trust_auth_barrier(bool)') IS NOT NULL, EXISTS \
              (SELECT FROM pg_trigger JOIN pg_proc recorder ON recorder.oid = tgfoid \
-              WHERE tgrelid IN (to_regclass('trust'), to_regclass('trust_key')) \
+              WHERE tgrelid IN (to_regclass('{trust_table}'), to_regclass('{trust_key_table}')) \
               AND tgname LIKE 'trust\\_auth\\_rec\\_%' \
               AND recorder.pronamespace IS DISTINCT FROM (SELECT pronamespace FROM pg_proc \
                   WHERE oid = to_regprocedure('trust_auth_barrier(bool)'))), \
              set_config('trust_auth.recorded', '', true)",
-        )
+        ))
         .fetch_one(self.lent.connection()?)
         .await
         .and_then(|row| Ok((row.try_get::<bool, _>(0)?, row.try_get::<bool, _>(1)?)));
         match leases.map_err(|error| self.store.failed(&error))? {
             (_, true) => {
-                return Err(self.schema_error(
-                    "the table `trust` or `trust_key` has the triggers of a read lease, and this \
-                     role's `search_path` does not lead to the function `trust_auth_barrier` of \
-                     their schema; put that schema first",
-                ));
+                let names = &self.store.connector.names;
+                return Err(self.schema_error(&format!(
+                    "the table `{}` or `{}` has the triggers of a read lease, and this role's \
+                     `search_path` does not lead to the function `trust_auth_barrier` of their \
+                     schema; put that schema first",
+                    names.trust(),
+                    names.trust_key()
+                )));
             }
             (false, false) => return Ok(None),
             (true, false) => {}

@@ -54,8 +54,8 @@ impl TriggerWatch {
 
 async fn read(listener: &mut PgListener, connector: &Connector) -> Result<Triggers, StoreError> {
     within(ANSWER_LIMIT, async {
-        let found = Triggers::read(listener).await;
-        found.map_err(|error| failed(&error, &connector.location, ANSWER_LIMIT))
+        let found = Triggers::read(listener, &connector.names).await;
+        found.map_err(|error| failed(&error, connector, ANSWER_LIMIT))
     })
     .await
 }

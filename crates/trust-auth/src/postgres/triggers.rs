@@ -2,11 +2,17 @@
 
 use sqlx::{Executor, Postgres};
 
-/// The SQL that makes the triggers and their function.
+use crate::table_names::TableNames;
+
+/// The SQL that makes the triggers and their function, as a template.
 pub(super) const NOTIFY: &str = include_str!("../../migrations/postgres/0003_notify.sql");
 
 /// The same for the table of the keys.
 pub(super) const NOTIFY_KEYS: &str = include_str!("../../migrations/postgres/0006_notify_keys.sql");
+
+/// The functions of both. A table of another name has functions of its own.
+pub(super) const FUNCTIONS: [&str; 3] =
+    ["trust_auth_notify", "trust_auth_notify_key", "trust_auth_notify_keys"];
 
 /// The triggers that notify of changes, as the catalog has them at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,21 +28,22 @@ impl Triggers {
     /// Reads the catalog. Where there is no table, all triggers are missing.
     pub(super) async fn read<'c>(
         connection: impl Executor<'c, Database = Postgres>,
+        names: &TableNames,
     ) -> Result<Self, sqlx::Error> {
-        let rows: Vec<(String, Option<String>)> = sqlx::query_as(
+        let rows: Vec<(String, Option<String>)> = sqlx::query_as(names.for_postgres(
             // tgtype: 1 for each row, 4 insert, 8 delete, 16 update, 32 truncate. A row's xmin is
             // the transaction that wrote the row last.
             "SELECT wanted.name, \
                  found.tgrelid::text || '.' || found.oid || '.' || found.xmin \
                      || '.' || pg_proc.xmin \
              FROM (VALUES \
-                 ('trust_auth_row', 1 + 4 + 8, FALSE, 'trust', $1), \
-                 ('trust_auth_update', 1 + 16, TRUE, 'trust', $1), \
-                 ('trust_auth_truncate', 32, FALSE, 'trust', $1), \
-                 ('trust_auth_keys', 1 + 16, TRUE, 'trust', $3), \
-                 ('trust_auth_key_row', 1 + 4 + 8, FALSE, 'trust_key', $2), \
-                 ('trust_auth_key_update', 1 + 16, TRUE, 'trust_key', $2), \
-                 ('trust_auth_key_truncate', 32, FALSE, 'trust_key', $2) \
+                 ('trust_auth_row', 1 + 4 + 8, FALSE, '{trust_table}', $1), \
+                 ('trust_auth_update', 1 + 16, TRUE, '{trust_table}', $1), \
+                 ('trust_auth_truncate', 32, FALSE, '{trust_table}', $1), \
+                 ('trust_auth_keys', 1 + 16, TRUE, '{trust_table}', $3), \
+                 ('trust_auth_key_row', 1 + 4 + 8, FALSE, '{trust_key_table}', $2), \
+                 ('trust_auth_key_update', 1 + 16, TRUE, '{trust_key_table}', $2), \
+                 ('trust_auth_key_truncate', 32, FALSE, '{trust_key_table}', $2) \
              ) AS wanted (name, type, is_conditional, place, body) \
              LEFT JOIN (pg_trigger AS found \
                  JOIN pg_proc ON pg_proc.oid = found.tgfoid) \
@@ -46,10 +53,10 @@ impl Triggers {
                  AND (found.tgqual IS NOT NULL) = wanted.is_conditional \
                  AND found.tgattr::text = '' AND found.tgenabled = 'A' \
              ORDER BY wanted.name",
-        )
-        .bind(body(NOTIFY, "$trust_auth$"))
-        .bind(body(NOTIFY_KEYS, "$trust_auth$"))
-        .bind(body(NOTIFY_KEYS, "$trust_auth_keys$"))
+        ))
+        .bind(body(names, NOTIFY, "$trust_auth$"))
+        .bind(body(names, NOTIFY_KEYS, "$trust_auth$"))
+        .bind(body(names, NOTIFY_KEYS, "$trust_auth_keys$"))
         .fetch_all(connection)
         .await?;
         let missing =
@@ -61,8 +68,9 @@ impl Triggers {
 }
 
 /// Returns the text of a function between its quotes, as the database keeps it.
-fn body(file: &'static str, quote: &str) -> &'static str {
-    file.split(quote).nth(1).unwrap_or_default()
+fn body(names: &TableNames, file: &str, quote: &str) -> String {
+    let template = file.split(quote).nth(1).unwrap_or_default();
+    names.for_postgres(template).as_str().to_owned()
 }
 
 #[cfg(test)]
@@ -72,11 +80,12 @@ mod tests {
     use super::*;
     use crate::postgres::notice::CHANNEL;
 
-    fn bodies() -> [&'static str; 3] {
+    fn bodies() -> [String; 3] {
+        let names = TableNames::default();
         [
-            body(NOTIFY, "$trust_auth$"),
-            body(NOTIFY_KEYS, "$trust_auth$"),
-            body(NOTIFY_KEYS, "$trust_auth_keys$"),
+            body(&names, NOTIFY, "$trust_auth$"),
+            body(&names, NOTIFY_KEYS, "$trust_auth$"),
+            body(&names, NOTIFY_KEYS, "$trust_auth_keys$"),
         ]
     }
 

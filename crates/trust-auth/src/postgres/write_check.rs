@@ -22,8 +22,9 @@ impl PostgresStore {
     pub async fn check_writes(&self) -> Result<(), StoreError> {
         self.change(rights::UPDATE, |mut write| async move {
             // Requests the locks and the rights of a real change. No row has this id.
-            let change = sqlx::query("UPDATE trust SET disabled_at = disabled_at WHERE id = $1")
-                .bind(Uuid::nil());
+            let change =
+                write.sql("UPDATE {trust_table} SET {disabled_at} = {disabled_at} WHERE {id} = $1");
+            let change = sqlx::query(change).bind(Uuid::nil());
             let connection = write.connection()?;
             connection.execute(change).await.map_err(|error| self.failed(&error))?;
             // Gives the transaction an id: without one, a commit writes nothing to the server's

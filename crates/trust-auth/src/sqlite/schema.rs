@@ -270,7 +270,7 @@ fn missing_from(found: &Found) -> Vec<String> {
     }
     let migrations =
         found.pending.iter().map(|&index| format!("the migration `{}`", MIGRATIONS[index].1));
-    let columns = found.lacks.iter().map(|column| missing_column(column));
+    let columns = found.lacks.iter().map(|column| missing_column(column, "trust"));
     migrations.chain(columns).collect()
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use sqlx::postgres::PgDatabaseError;
 
 use crate::error::StoreError;
+use crate::postgres::connector::Connector;
 use crate::postgres::failure::{code, failed, schema};
-use crate::postgres::location::Location;
 
 /// Returns the message of the server, and its hint.
 fn texts(error: &sqlx::Error) -> String {
@@ -18,9 +18,10 @@ fn texts(error: &sqlx::Error) -> String {
 /// Returns the diagnosis of an error of a statement whose time limit is `after`.
 pub(super) fn lease_failed(
     error: &sqlx::Error,
-    location: &Location,
+    connector: &Connector,
     after: Duration,
 ) -> StoreError {
+    let location = &connector.location;
     match code(error) {
         // Raised by `trust_auth_barrier`, which says what to do.
         Some("TA001") => schema(location, &texts(error)),
@@ -39,6 +40,6 @@ pub(super) fn lease_failed(
                     them"
                 .into(),
         },
-        _ => failed(error, location, after),
+        _ => failed(error, connector, after),
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnection, PgListener, PgRow};
-use sqlx::{Acquire, Row, SqlStr};
+use sqlx::{Acquire, Row};
 use uuid::Uuid;
 
 use super::changes::TRUST_ID;
@@ -17,7 +17,9 @@ use super::inquiry::LONGEST_LEASE;
 use super::run_watch::RunWatch;
 use super::schema::Catalog;
 use super::source::{CHANNEL, EVERYTHING, LeaseSource};
-use super::statements::{FIRST, PREPARE, RAISE, REGISTER, Statements};
+use super::statements::{
+    BASE, FIRST, LOOK, LOOK_TRUSTS, PREPARE, RAISE, REGISTER, RENEW, RENEW_TRUSTS, TRUSTS,
+};
 use crate::error::StoreError;
 use crate::postgres::connector::Connector;
 use crate::postgres::failure::elsewhere;
@@ -32,7 +34,6 @@ use crate::trust::Trust;
 /// A connection of a holder to PostgreSQL. The renewals, the looks and the hints share it.
 pub struct PgSession {
     source: LeaseSource,
-    statements: Statements,
     listener: PgListener,
     server: ServerIdentity,
     nonce: String,
@@ -97,7 +98,6 @@ impl PgSession {
         source.lower_foreign_bound(connection).await?;
         Ok(Self {
             sources: sources(source),
-            statements: Statements::of(source),
             source: source.clone(),
             listener,
             server,
@@ -119,14 +119,10 @@ impl PgSession {
         let connection = Acquire::acquire(&mut self.listener).await.map_err(failed)?;
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         sqlx::raw_sql(begin).execute(&mut *connection).await.map_err(failed)?;
-        if source.has_trusts {
-            let lock = self.statements.lock.clone();
-            sqlx::raw_sql(lock).execute(&mut *connection).await.map_err(failed)?;
-        }
         let catalog = Catalog::read(&source, connection).await?;
         catalog.check(&source)?;
         let oids: Vec<i64> = catalog.tables.iter().map(|table| table.oid).collect();
-        let base = sqlx::query(self.statements.base.clone())
+        let base = sqlx::query(BASE)
             .bind(&self.nonce)
             .bind(&oids)
             .fetch_one(&mut *connection)
@@ -135,8 +131,8 @@ impl PgSession {
         self.base = Some(read_base(&source, &base, oids)?);
         let mut trusts = Vec::new();
         if source.has_trusts {
-            let query = sqlx::query(self.statements.trusts.clone());
-            let rows = query.fetch_all(&mut *connection).await.map_err(failed)?;
+            let sql = source.connector.names.for_postgres(TRUSTS);
+            let rows = sqlx::query(sql).fetch_all(&mut *connection).await.map_err(failed)?;
             trusts = rows.iter().filter_map(|row| trust(row, &self.warnings)).collect();
         }
         sqlx::raw_sql("COMMIT").execute(connection).await.map_err(failed)?;
@@ -145,14 +141,14 @@ impl PgSession {
 
     async fn difference(
         &mut self,
-        sql: SqlStr,
+        sql: &'static str,
         registration: Option<Uuid>,
     ) -> Result<Answer, StoreError> {
         let Some(base) = &self.base else { return Ok(Answer::Reload(Reload::Pruned)) };
         if !self.source.connector.current.is(&self.server) {
             return Err(elsewhere(&self.source.connector.location));
         }
-        let query = sqlx::query(sql)
+        let query = sqlx::query(self.source.connector.names.for_postgres(sql))
             .bind(&base.snapshot)
             .bind(&self.nonce)
             .bind(&base.oids)
@@ -297,11 +293,13 @@ impl FeedSession for PgSession {
     }
 
     async fn renew(&mut self, registration: Uuid) -> Result<Answer, StoreError> {
-        self.difference(self.statements.renew.clone(), Some(registration)).await
+        let sql = if self.source.has_trusts { RENEW_TRUSTS } else { RENEW };
+        self.difference(sql, Some(registration)).await
     }
 
     async fn look(&mut self) -> Result<Answer, StoreError> {
-        self.difference(self.statements.look.clone(), None).await
+        let sql = if self.source.has_trusts { LOOK_TRUSTS } else { LOOK };
+        self.difference(sql, None).await
     }
 
     async fn hint(&mut self) -> Result<(), StoreError> {

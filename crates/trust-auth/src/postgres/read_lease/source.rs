@@ -86,16 +86,13 @@ pub(super) struct LeaseSource {
 impl LeaseSource {
     /// Returns the diagnosis of an error of the driver.
     pub(super) fn failed(&self, error: &sqlx::Error) -> StoreError {
-        failure::lease_failed(error, &self.connector.location, self.limit())
+        failure::lease_failed(error, &self.connector, self.limit())
     }
 
     /// Returns whether the source of a record, which is `table.column`, names a watched table.
     pub(super) fn watches_table_of(&self, source: &str) -> bool {
-        // Another declaration may quote the name, or not.
-        let plain = |name: &str| name.replace('"', "");
-        let source = plain(source);
         let is_of = |rest: &str| rest.starts_with('.');
-        self.tables.iter().any(|table| source.strip_prefix(&plain(&table.name)).is_some_and(is_of))
+        self.tables.iter().any(|table| source.strip_prefix(&*table.name).is_some_and(is_of))
     }
 
     /// Returns the time limit of a statement.
