@@ -1325,6 +1325,39 @@ mod trusts {
         (url, store, changes.connect().await.unwrap())
     }
 
+    /// The holder would have the rows of the second table, and watch the first one.
+    #[tokio::test]
+    async fn rl2_tables_that_are_exchanged_while_a_holder_loads_are_loaded_from_neither_or_one() {
+        let Some(server) = PostgresServer::shared() else { return };
+        let (url, store, feed) = trusts(server).await;
+        let trust = store.insert(NewTrust::new("a").unwrap(), KeyHash::of("a")).await.unwrap();
+        server.psql(
+            &url,
+            "CREATE TABLE other (LIKE trust INCLUDING ALL); INSERT INTO other SELECT * FROM trust; \
+             UPDATE other SET name = 'b'",
+        );
+        let mut session = feed.open(LONG).await.unwrap();
+
+        let mut other = server.connect(&url).await;
+        let mut exchange = other.begin().await.unwrap();
+        exchange.execute("LOCK TABLE trust").await.unwrap();
+        let load = tokio::spawn(async move { (session.load().await, session) });
+        let waiting = "SELECT count(*) FROM pg_stat_activity \
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        eventually("the load waits", || server.psql(&url, waiting) == "1").await;
+        let rename = |from: &str, to: &str| format!("ALTER TABLE {from} RENAME TO {to};");
+        let there = [rename("trust", "away"), rename("other", "trust")].concat();
+        exchange.execute(sqlx::AssertSqlSafe(there)).await.unwrap();
+        exchange.commit().await.unwrap();
+        let (loaded, mut session) = load.await.unwrap();
+        // After an error the session is dropped, as a holder does.
+        let Ok(rows) = loaded else { return };
+        server.psql(&url, &[rename("trust", "other"), rename("away", "trust")].concat());
+        if let Answer::Difference(_) = session.look().await.unwrap() {
+            assert_eq!(rows, [trust]);
+        }
+    }
+
     #[tokio::test]
     async fn rl10_a_difference_has_the_present_rows_of_the_trusts_that_changed() {
         let Some(server) = PostgresServer::shared() else { return };

@@ -390,6 +390,10 @@ impl PostgresOptions {
         })
     }
 
+    pub(super) fn table_names(&self) -> &TableNames {
+        &self.names
+    }
+
     pub(super) fn acquire_limit(&self) -> Duration {
         self.acquire_timeout
     }

@@ -10,6 +10,8 @@ use super::watched_table::WatchedTable;
 use crate::error::StoreError;
 use crate::migration::MigrationPlan;
 use crate::postgres::PostgresOptions;
+use crate::table_names::TableNames;
+use crate::table_names::TrustColumn::{self, Id, LastHeartbeat};
 use crate::time_limit::within;
 
 /// The connections for inquiries: a wait of one revocation must not delay another's.
@@ -54,7 +56,7 @@ impl PgChanges {
     /// grant shows, and not `last_heartbeat`.
     #[must_use]
     pub fn trusts(options: PostgresOptions) -> Self {
-        Self { options, tables: trust_tables().into(), has_trusts: true }
+        Self { tables: trust_tables(options.table_names()).into(), options, has_trusts: true }
     }
 
     /// Watches a table too. The name is `table` or `schema.table`, as SQL writes it.
@@ -139,15 +141,15 @@ impl fmt::Debug for PgChanges {
 
 /// Returns the declarations of the tables of trusts: each column that a grant shows. A change of a
 /// key counts as one of its trust.
-pub(super) fn trust_tables() -> [WatchedTable; 2] {
-    let columns =
-        ["id", "name", "code", "region", "api_key_hash", "created_at", "disabled_at", "attributes"];
+pub(super) fn trust_tables(names: &TableNames) -> [WatchedTable; 2] {
+    let columns = TrustColumn::ALL.into_iter().filter(|column| *column != LastHeartbeat);
+    let columns = columns.filter_map(|column| names.name_of(column));
     let of_keys =
         ["id", "trust", "label", "digest", "last_four", "created_at", "expires_at", "revoked_at"];
-    [
-        WatchedTable::new("trust".to_owned()).value("id").only(columns),
-        WatchedTable::new("trust_key".to_owned()).value_of("trust", TRUST_ID).only(of_keys),
-    ]
+    let id = names.name_of(Id).unwrap_or_default();
+    let [trusts, keys] = ["{trust_table}", "{trust_key_table}"]
+        .map(|table| WatchedTable::new(names.for_postgres(table).as_str().to_owned()));
+    [trusts.value_of(id, TRUST_ID).only(columns), keys.value_of("trust", TRUST_ID).only(of_keys)]
 }
 
 /// How a record names a trust.

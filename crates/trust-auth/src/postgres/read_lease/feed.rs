@@ -74,7 +74,7 @@ impl PostgresStore {
         PgFeed::new(LeaseSource {
             connector: self.connector.clone(),
             readers: self.readers.clone(),
-            tables: trust_tables().into(),
+            tables: trust_tables(&self.connector.names).into(),
             has_trusts: true,
             watching: Arc::clone(&self.watching),
         })

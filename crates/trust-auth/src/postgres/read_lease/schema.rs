@@ -59,7 +59,7 @@ impl Catalog {
             are_sound!("$2")
         ))
         // The tables are where each changer of a trust finds them.
-        .bind(source.has_trusts.then_some("trust"))
+        .bind(source.tables.first().filter(|_| source.has_trusts).map(|table| &table.name))
         .bind(barrier_text())
         .fetch_one(&mut *connection)
         .await

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnection, PgListener, PgRow};
-use sqlx::{Acquire, Row};
+use sqlx::{Acquire, Row, SqlStr};
 use uuid::Uuid;
 
 use super::changes::TRUST_ID;
@@ -17,9 +17,7 @@ use super::inquiry::LONGEST_LEASE;
 use super::run_watch::RunWatch;
 use super::schema::Catalog;
 use super::source::{CHANNEL, EVERYTHING, LeaseSource};
-use super::statements::{
-    BASE, FIRST, LOOK, LOOK_TRUSTS, PREPARE, RAISE, REGISTER, RENEW, RENEW_TRUSTS, TRUSTS,
-};
+use super::statements::{FIRST, PREPARE, RAISE, REGISTER, Statements};
 use crate::error::StoreError;
 use crate::postgres::connector::Connector;
 use crate::postgres::failure::elsewhere;
@@ -34,6 +32,7 @@ use crate::trust::Trust;
 /// A connection of a holder to PostgreSQL. The renewals, the looks and the hints share it.
 pub struct PgSession {
     source: LeaseSource,
+    statements: Statements,
     listener: PgListener,
     server: ServerIdentity,
     nonce: String,
@@ -98,6 +97,7 @@ impl PgSession {
         source.lower_foreign_bound(connection).await?;
         Ok(Self {
             sources: sources(source),
+            statements: Statements::of(source),
             source: source.clone(),
             listener,
             server,
@@ -119,10 +119,14 @@ impl PgSession {
         let connection = Acquire::acquire(&mut self.listener).await.map_err(failed)?;
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         sqlx::raw_sql(begin).execute(&mut *connection).await.map_err(failed)?;
+        if source.has_trusts {
+            let lock = self.statements.lock.clone();
+            sqlx::raw_sql(lock).execute(&mut *connection).await.map_err(failed)?;
+        }
         let catalog = Catalog::read(&source, connection).await?;
         catalog.check(&source)?;
         let oids: Vec<i64> = catalog.tables.iter().map(|table| table.oid).collect();
-        let base = sqlx::query(BASE)
+        let base = sqlx::query(self.statements.base.clone())
             .bind(&self.nonce)
             .bind(&oids)
             .fetch_one(&mut *connection)
@@ -131,8 +135,8 @@ impl PgSession {
         self.base = Some(read_base(&source, &base, oids)?);
         let mut trusts = Vec::new();
         if source.has_trusts {
-            let sql = source.connector.names.for_postgres(TRUSTS);
-            let rows = sqlx::query(sql).fetch_all(&mut *connection).await.map_err(failed)?;
+            let query = sqlx::query(self.statements.trusts.clone());
+            let rows = query.fetch_all(&mut *connection).await.map_err(failed)?;
             trusts = rows.iter().filter_map(|row| trust(row, &self.warnings)).collect();
         }
         sqlx::raw_sql("COMMIT").execute(connection).await.map_err(failed)?;
@@ -141,14 +145,14 @@ impl PgSession {
 
     async fn difference(
         &mut self,
-        sql: &'static str,
+        sql: SqlStr,
         registration: Option<Uuid>,
     ) -> Result<Answer, StoreError> {
         let Some(base) = &self.base else { return Ok(Answer::Reload(Reload::Pruned)) };
         if !self.source.connector.current.is(&self.server) {
             return Err(elsewhere(&self.source.connector.location));
         }
-        let query = sqlx::query(self.source.connector.names.for_postgres(sql))
+        let query = sqlx::query(sql)
             .bind(&base.snapshot)
             .bind(&self.nonce)
             .bind(&base.oids)
@@ -293,13 +297,11 @@ impl FeedSession for PgSession {
     }
 
     async fn renew(&mut self, registration: Uuid) -> Result<Answer, StoreError> {
-        let sql = if self.source.has_trusts { RENEW_TRUSTS } else { RENEW };
-        self.difference(sql, Some(registration)).await
+        self.difference(self.statements.renew.clone(), Some(registration)).await
     }
 
     async fn look(&mut self) -> Result<Answer, StoreError> {
-        let sql = if self.source.has_trusts { LOOK_TRUSTS } else { LOOK };
-        self.difference(sql, None).await
+        self.difference(self.statements.look.clone(), None).await
     }
 
     async fn hint(&mut self) -> Result<(), StoreError> {

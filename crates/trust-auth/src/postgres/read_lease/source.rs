@@ -91,8 +91,11 @@ impl LeaseSource {
 
     /// Returns whether the source of a record, which is `table.column`, names a watched table.
     pub(super) fn watches_table_of(&self, source: &str) -> bool {
+        // Another declaration may quote the name, or not.
+        let plain = |name: &str| name.replace('"', "");
+        let source = plain(source);
         let is_of = |rest: &str| rest.starts_with('.');
-        self.tables.iter().any(|table| source.strip_prefix(&*table.name).is_some_and(is_of))
+        self.tables.iter().any(|table| source.strip_prefix(&plain(&table.name)).is_some_and(is_of))
     }
 
     /// Returns the time limit of a statement.

@@ -1,8 +1,35 @@
 //! The statements of a holder. A renewal and a look are one statement each, so that each reads one
 //! snapshot.
 
-use super::source::place;
+use sqlx::SqlStr;
+
+use super::source::{LeaseSource, place};
 use crate::postgres::row::{all_keys, own_columns, read_columns};
+
+/// The statements of a session that name the tables of trusts.
+pub(super) struct Statements {
+    pub(super) base: SqlStr,
+    pub(super) trusts: SqlStr,
+    pub(super) renew: SqlStr,
+    pub(super) look: SqlStr,
+    /// Keeps the names from leading to other tables until the end of a load (RL2).
+    pub(super) lock: SqlStr,
+}
+
+impl Statements {
+    pub(super) fn of(source: &LeaseSource) -> Self {
+        let (renew, look) =
+            if source.has_trusts { (RENEW_TRUSTS, LOOK_TRUSTS) } else { (RENEW, LOOK) };
+        let names = &source.connector.names;
+        Self {
+            base: names.for_postgres(BASE),
+            trusts: names.for_postgres(TRUSTS),
+            renew: names.for_postgres(renew),
+            look: names.for_postgres(look),
+            lock: names.for_postgres(LOCK),
+        }
+    }
+}
 
 /// Differs after a trigger or its function was made, changed, or turned on or off, after the
 /// table's rows were rewritten, and after the table, its schema or a column was renamed, or it got
@@ -12,7 +39,8 @@ use crate::postgres::row::{all_keys, own_columns, read_columns};
 macro_rules! fingerprint {
     ($oids:literal) => {
         concat!(
-            "concat(to_regclass('trust')::oid, ' ', to_regclass('trust_key')::oid, ';', \
+            "concat(to_regclass('{trust_table}')::oid, ' ', \
+             to_regclass('{trust_key_table}')::oid, ';', \
              (SELECT string_agg(concat_ws(' ', oid, relnamespace, relpersistence, \
                      row_security_active(oid)), ',' ORDER BY oid) \
                  FROM pg_class WHERE oid IN (to_regclass('trust_auth_lease'), \
@@ -75,7 +103,11 @@ pub(super) const PREPARE: &str = concat!(
 pub(super) const RAISE: &str =
     "UPDATE trust_auth_lease SET max_lease_ms = $1 WHERE max_lease_ms < $1";
 
-pub(super) const BASE: &str = concat!(
+/// No statement that gives the name to another table runs at the same time. It needs no right but
+/// `SELECT`, and no snapshot: that of the load is taken when the tables are locked.
+const LOCK: &str = "LOCK TABLE {trust_key_table}, {trust_table} IN ACCESS SHARE MODE";
+
+const BASE: &str = concat!(
     "SELECT pg_is_in_recovery(), ",
     same_session!("$1"),
     ", pg_current_snapshot()::text, ",
@@ -85,10 +117,10 @@ pub(super) const BASE: &str = concat!(
     ")"
 );
 
-pub(super) const TRUSTS: &str = concat!(
+const TRUSTS: &str = concat!(
     "SELECT false, ",
     own_columns!(),
-    ", keys.rows FROM trust LEFT JOIN ",
+    ", keys.rows FROM {trust} LEFT JOIN ",
     all_keys!(),
     " ON keys.of_trust = trust.id WHERE disabled_at IS NULL \
      AND (api_key_hash IS NOT NULL OR keys.rows IS NOT NULL) ORDER BY created_at, id"
@@ -150,21 +182,21 @@ macro_rules! no_trust {
     };
 }
 
-pub(super) const RENEW: &str = concat!(acknowledge!(), difference!(no_trust!(), registered!(), ""));
-pub(super) const LOOK: &str = difference!(no_trust!(), "$5::uuid IS NULL, NULL::int", "");
-pub(super) const RENEW_TRUSTS: &str = concat!(
+const RENEW: &str = concat!(acknowledge!(), difference!(no_trust!(), registered!(), ""));
+const LOOK: &str = difference!(no_trust!(), "$5::uuid IS NULL, NULL::int", "");
+const RENEW_TRUSTS: &str = concat!(
     acknowledge!(),
     difference!(
         read_columns!(),
         registered!(),
-        " LEFT JOIN trust ON id = CASE WHEN c.source = 'trust.id' THEN c.value::uuid END \
+        " LEFT JOIN {trust} ON id = CASE WHEN c.source = 'trust.id' THEN c.value::uuid END \
          AND disabled_at IS NULL"
     )
 );
-pub(super) const LOOK_TRUSTS: &str = difference!(
+const LOOK_TRUSTS: &str = difference!(
     read_columns!(),
     "$5::uuid IS NULL, NULL::int",
-    " LEFT JOIN trust ON id = CASE WHEN c.source = 'trust.id' THEN c.value::uuid END \
+    " LEFT JOIN {trust} ON id = CASE WHEN c.source = 'trust.id' THEN c.value::uuid END \
      AND disabled_at IS NULL"
 );
 
