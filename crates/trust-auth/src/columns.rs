@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
+#[cfg(feature = "postgres")]
 use subtle::ConstantTimeEq;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -71,11 +72,13 @@ impl Columns {
     }
 
     /// Returns whether the row itself has this digest, compared in constant time.
+    #[cfg(feature = "postgres")]
     pub(crate) fn has_hash(&self, hash: &KeyHash) -> bool {
         matches!(&self.api_key_hash, Ok(Some(own)) if own.ct_eq(hash).into())
     }
 
     /// Returns whether the trust has active keys in rows of their own.
+    #[cfg(feature = "postgres")]
     pub(crate) fn has_keys(&self) -> bool {
         !self.keys.is_empty()
     }

@@ -1,11 +1,11 @@
--- The further keys of the trusts: one row a key. trust.api_key_hash stays a key beside them, which has no end.
+-- The further keys of the trusts: one row a key. {trust_table}.{api_key_hash} stays a key beside them, which has no end.
 --
--- There is no index on digest, on purpose: see the table trust.
-CREATE TABLE trust_key (
+-- There is no index on digest, on purpose: see the table {trust_table}.
+CREATE TABLE {trust_key_table} (
     -- Hyphenated, lower case.
     id         TEXT NOT NULL PRIMARY KEY,
     -- A connection with foreign keys off may leave a row whose trust is gone. No key of such a row is accepted.
-    trust      TEXT NOT NULL REFERENCES trust (id) ON DELETE CASCADE,
+    trust      TEXT NOT NULL REFERENCES {trust_table} ({id}) ON DELETE CASCADE,
     -- For people, and so is last_four: the end of the key itself.
     label      TEXT,
     -- SHA-256 of the API key in 64 hexadecimal digits, lower case.
@@ -24,5 +24,5 @@ CREATE TABLE trust_key (
 ) STRICT;
 
 -- A deletion removes the keys of a trust. The read of a trust reads those that are not revoked.
-CREATE INDEX trust_key_trust ON trust_key (trust);
-CREATE INDEX trust_key_kept ON trust_key (trust) WHERE revoked_at IS NULL;
+CREATE INDEX {own:trust_key_trust} ON {trust_key_table} (trust);
+CREATE INDEX {own:trust_key_kept} ON {trust_key_table} (trust) WHERE revoked_at IS NULL;

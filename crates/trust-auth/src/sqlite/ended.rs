@@ -15,11 +15,11 @@ macro_rules! has_ended {
     };
 }
 
-const ENDED: &str = concat!(
+pub(super) const ENDED: &str = concat!(
     "SELECT id, (",
     select_keys!("trust_key.trust = trust.id AND ", has_ended!()),
-    ") FROM trust WHERE disabled_at IS NULL \
-     AND id IN (SELECT trust FROM trust_key WHERE ",
+    ") FROM {trust} WHERE disabled_at IS NULL \
+     AND id IN (SELECT trust FROM {trust_key} WHERE ",
     has_ended!(),
     ") ORDER BY name"
 );
@@ -34,7 +34,10 @@ impl SqliteStore {
     pub async fn ended_keys(&self, within: Duration) -> Result<Vec<TrustKey>, StoreError> {
         let days = within.as_secs_f64() / 86_400.0;
         let rows = self.within(async {
-            let read = sqlx::query(ENDED).bind(days).fetch_all(&self.readers.pool).await;
+            let read = sqlx::query(self.statements.ended.clone())
+                .bind(days)
+                .fetch_all(&self.readers.pool)
+                .await;
             read.map_err(|error| self.failed(error))
         });
         let rows = rows.await?;

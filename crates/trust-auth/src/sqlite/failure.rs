@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::error::StoreError;
+use crate::table_names::TableNames;
 
 /// SQLite's primary result codes (<https://www.sqlite.org/rescode.html>).
 mod code {
@@ -26,10 +27,11 @@ mod code {
 
 /// Returns the diagnosis of an error on the database at `path`. Only the diagnosis of a temporary
 /// failure advises another try.
-pub(super) fn failed(error: sqlx::Error, path: &Path) -> StoreError {
+pub(super) fn failed(error: sqlx::Error, path: &Path, names: &TableNames) -> StoreError {
     let cannot_open =
         |reason: &str| StoreError::CannotOpen { path: path.into(), reason: reason.into() };
-    let schema = |reason: &str| StoreError::Schema { path: path.into(), reason: reason.into() };
+    let schema = |reason| StoreError::Schema { path: path.into(), reason };
+    let table = names.trust();
     match &error {
         sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => StoreError::Unreachable,
         _ => match primary_code(&error) {
@@ -56,13 +58,13 @@ pub(super) fn failed(error: sqlx::Error, path: &Path) -> StoreError {
                 "its trusts are more than SQLite can hand over at once, which is ten million; \
                  delete some, or split it",
             ),
-            Some(code::CONSTRAINT) => schema(
-                "a constraint or a trigger of its table `trust` refuses the change; look at both",
-            ),
-            Some(code::ERROR) if is_about_the_table(&error) => schema(
-                "its table `trust` is gone or was changed while it was open; restore it, or run \
-                 `trust-auth migrate`",
-            ),
+            Some(code::CONSTRAINT) => schema(format!(
+                "a constraint or a trigger of its table `{table}` refuses the change; look at both"
+            )),
+            Some(code::ERROR) if is_about_the_table(&error) => schema(format!(
+                "its table `{table}` is gone or was changed while it was open; restore it, or run \
+                 `trust-auth migrate`"
+            )),
             _ => StoreError::Other(error.into()),
         },
     }
@@ -90,14 +92,17 @@ mod tests {
 
     use super::*;
 
+    fn of(error: sqlx::Error) -> StoreError {
+        failed(error, Path::new("trusts.db"), &TableNames::default())
+    }
+
     /// Returns the error of a write on a database with this setting.
     async fn refusal(setting: &'static str) -> String {
         let mut connection = SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();
         sqlx::query("CREATE TABLE filler (content BLOB)").execute(&mut connection).await.unwrap();
         sqlx::query(setting).execute(&mut connection).await.unwrap();
         let insertion = sqlx::query("INSERT INTO filler VALUES (zeroblob(1000000))");
-        let error =
-            failed(insertion.execute(&mut connection).await.unwrap_err(), Path::new("trusts.db"));
+        let error = of(insertion.execute(&mut connection).await.unwrap_err());
         assert!(matches!(error, StoreError::CannotOpen { .. }), "{error:?}");
         error.to_string()
     }
@@ -127,7 +132,7 @@ mod tests {
             ("SELECT abs(-9223372036854775808)", "other", "check the database and its log"),
         ] {
             let error = sqlx::query(sql).fetch_all(&mut connection).await.unwrap_err();
-            let error = failed(error, Path::new("trusts.db"));
+            let error = of(error);
             assert_eq!(error.kind(), kind, "{error}");
             let message = error.to_string();
             assert!(message.contains(advice) && !message.contains("try again"), "{message}");
@@ -139,8 +144,7 @@ mod tests {
     async fn more_rows_than_fit_in_a_value_are_an_error_that_says_so() {
         let mut connection = SqliteConnectOptions::new().in_memory(true).connect().await.unwrap();
         let packed = sqlx::query("SELECT zeroblob(1000000001)");
-        let error =
-            failed(packed.fetch_one(&mut connection).await.unwrap_err(), Path::new("trusts.db"));
+        let error = of(packed.fetch_one(&mut connection).await.unwrap_err());
         assert!(matches!(error, StoreError::CannotOpen { .. }), "{error:?}");
         assert!(error.to_string().contains("ten million"), "{error}");
     }

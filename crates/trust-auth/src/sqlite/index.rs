@@ -14,23 +14,24 @@ use super::row;
 use super::store::SqliteStore;
 use crate::error::StoreError;
 use crate::migration::MigrationPlan;
+use crate::table_names::TableNames;
 
 /// Not unique: two rows may have one digest, of which the later one counts. A unique index could
 /// not be made on such a table, and would make writes of other programs fail.
 const INDEXES: [Index; 2] = [
     Index {
-        name: "trust_api_key_hash",
-        sql: "CREATE INDEX trust_api_key_hash ON trust (api_key_hash);",
-        search: ("SEARCH trust USING ", "(api_key_hash=?"),
+        name: "{own:trust_api_key_hash}",
+        sql: "CREATE INDEX {own:trust_api_key_hash} ON {trust_table} ({api_key_hash});",
+        search: ("SEARCH trust USING ", "({api_key_hash}=?"),
     },
     Index {
-        name: "trust_key_digest",
-        sql: "CREATE INDEX trust_key_digest ON trust_key (digest);",
+        name: "{own:trust_key_digest}",
+        sql: "CREATE INDEX {own:trust_key_digest} ON {trust_key_table} (digest);",
         search: ("SEARCH trust_key USING ", "(digest=?"),
     },
 ];
 
-/// An index, and how the plan of a statement that uses it begins and goes on.
+/// An index, and how the plan of a statement that uses it begins and goes on. All are templates.
 struct Index {
     name: &'static str,
     sql: &'static str,
@@ -40,18 +41,14 @@ struct Index {
 /// Selects the row that was made last of those with the digest: of the keys, whose digests are in
 /// lower case, and otherwise of the trusts, in lower and in upper case. The `+` keeps SQLite from
 /// reading all rows in the order of their ids instead.
-macro_rules! find {
-    () => {
-        concat!(
-            "SELECT coalesce((SELECT trust FROM trust_key WHERE digest = ?1 AND ",
-            $crate::sqlite::row::is_active!(),
-            " AND EXISTS (SELECT 1 FROM trust WHERE trust.id = trust_key.trust \
-             AND disabled_at IS NULL) ORDER BY +rowid DESC LIMIT 1), \
-             (SELECT id FROM trust WHERE api_key_hash IN (?1, ?2) AND disabled_at IS NULL \
-             ORDER BY +rowid DESC LIMIT 1))"
-        )
-    };
-}
+pub(super) const FIND: &str = concat!(
+    "SELECT coalesce((SELECT trust FROM {trust_key} WHERE digest = ?1 AND ",
+    row::is_active!(),
+    " AND EXISTS (SELECT 1 FROM {trust} WHERE trust.id = trust_key.trust \
+     AND disabled_at IS NULL) ORDER BY +rowid DESC LIMIT 1), \
+     (SELECT id FROM {trust} WHERE api_key_hash IN (?1, ?2) AND disabled_at IS NULL \
+     ORDER BY +rowid DESC LIMIT 1))"
+);
 
 impl SqliteStore {
     /// Checks that [`find`](crate::TrustStore::find) uses an index. Call it once, before
@@ -64,7 +61,7 @@ impl SqliteStore {
         let plan = self.within(async {
             let mut reader =
                 self.readers.pool.acquire().await.map_err(|error| self.failed(error))?;
-            plan_on(&mut reader).await.map_err(|error| self.failed(error))
+            plan_on(&mut reader, &self.statements.names).await.map_err(|error| self.failed(error))
         });
         let plan = plan.await?;
         if plan.is_empty() {
@@ -78,7 +75,7 @@ impl SqliteStore {
         let lower = hash.to_hex();
         let upper = lower.to_uppercase();
         self.within(async {
-            let found = sqlx::query(find!())
+            let found = sqlx::query(self.statements.find.clone())
                 .bind(lower)
                 .bind(upper)
                 .fetch_optional(&self.readers.pool)
@@ -96,12 +93,13 @@ impl SqliteStore {
 pub(super) async fn plan(
     options: &SqliteConnectOptions,
     path: &Path,
+    names: &TableNames,
 ) -> Result<MigrationPlan, StoreError> {
-    let mut connection = options.connect().await.map_err(|error| failed(error, path))?;
-    let planned = plan_on(&mut connection).await;
+    let mut connection = options.connect().await.map_err(|error| failed(error, path, names))?;
+    let planned = plan_on(&mut connection, names).await;
     let closed = connection.close().await;
-    let planned = planned.map_err(|error| failed(error, path))?;
-    closed.map_err(|error| failed(error, path))?;
+    let planned = planned.map_err(|error| failed(error, path, names))?;
+    closed.map_err(|error| failed(error, path, names))?;
     Ok(planned)
 }
 
@@ -110,15 +108,16 @@ pub(super) async fn plan(
 pub(super) async fn make(
     options: &SqliteConnectOptions,
     path: &Path,
+    names: &TableNames,
 ) -> Result<MigrationPlan, StoreError> {
-    let mut connection = options.connect().await.map_err(|error| failed(error, path))?;
+    let mut connection = options.connect().await.map_err(|error| failed(error, path, names))?;
     let made = async {
-        if plan_on(&mut connection).await?.is_empty() {
+        if plan_on(&mut connection, names).await?.is_empty() {
             return Ok(MigrationPlan::default());
         }
         // IMMEDIATE: another process cannot make an index between the plan and its steps.
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-        let plan = plan_on(&mut transaction).await?;
+        let plan = plan_on(&mut transaction, names).await?;
         for step in plan.steps() {
             // Safe: the texts are those of `INDEXES`.
             sqlx::raw_sql(AssertSqlSafe(step.clone())).execute(&mut *transaction).await?;
@@ -128,35 +127,48 @@ pub(super) async fn make(
     };
     let made = made.await;
     let closed = connection.close().await;
-    let made = made.map_err(|error| failed(error, path))?;
-    closed.map_err(|error| failed(error, path))?;
+    let made = made.map_err(|error| failed(error, path, names))?;
+    closed.map_err(|error| failed(error, path, names))?;
     Ok(made)
 }
 
-async fn plan_on(connection: &mut SqliteConnection) -> Result<MigrationPlan, sqlx::Error> {
-    let plan = plan_of_find(connection).await?;
+async fn plan_on(
+    connection: &mut SqliteConnection,
+    names: &TableNames,
+) -> Result<MigrationPlan, sqlx::Error> {
+    let plan = plan_of_find(connection, names).await?;
+    let filled = |template| names.for_sqlite(template).as_str().to_owned();
+    // A plan quotes no name.
+    let unquoted = |template| filled(template).replace('"', "");
     let uses = |index: &&Index| {
         let (start, column) = index.search;
-        plan.iter().any(|step| step.starts_with(start) && step.contains(column))
+        let column = unquoted(column);
+        plan.iter().any(|step| step.starts_with(start) && step.contains(&column))
     };
     let lacking = || INDEXES.iter().filter(|index| !uses(index));
-    let missing = lacking().map(|index| format!("the index `{}`", index.name)).collect();
-    Ok(MigrationPlan::new(missing, lacking().map(|index| index.sql.to_owned()).collect()))
+    let missing = lacking().map(|index| format!("the index `{}`", unquoted(index.name))).collect();
+    Ok(MigrationPlan::new(missing, lacking().map(|index| filled(index.sql)).collect()))
 }
 
 /// Returns the steps by which SQLite finds a digest. They are empty if there are no tables.
-async fn plan_of_find(connection: &mut SqliteConnection) -> Result<Vec<String>, sqlx::Error> {
+async fn plan_of_find(
+    connection: &mut SqliteConnection,
+    names: &TableNames,
+) -> Result<Vec<String>, sqlx::Error> {
     // Making a plan reads no file, so a connection would not notice an index that another one has
     // made. This read does.
     let has_tables: bool = sqlx::query_scalar(
-        "SELECT count(*) = 2 FROM sqlite_schema WHERE name IN ('trust', 'trust_key')",
+        "SELECT count(*) = 2 FROM sqlite_schema \
+         WHERE type = 'table' AND name COLLATE NOCASE IN (?1, ?2)",
     )
+    .bind(names.trust().to_owned())
+    .bind(names.trust_key().to_owned())
     .fetch_one(&mut *connection)
     .await?;
     if !has_tables {
         return Ok(Vec::new());
     }
-    let explain = sqlx::query(concat!("EXPLAIN QUERY PLAN ", find!())).persistent(false);
-    let plan = explain.fetch_all(connection).await?;
+    let explain = names.for_sqlite(&format!("EXPLAIN QUERY PLAN {FIND}"));
+    let plan = sqlx::query(explain).persistent(false).fetch_all(connection).await?;
     Ok(plan.iter().filter_map(|step| step.try_get("detail").ok()).collect())
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use trust_key_cache::KeyHash;
 use uuid::Uuid;
 
-use super::row::{self, read_columns};
+use super::row;
 use super::store::SqliteStore;
 use super::transaction::Transaction;
 use crate::error::StoreError;
@@ -110,8 +110,7 @@ impl TrustLedger for SqliteStore {
 
     async fn listing(&self) -> Result<Listing, StoreError> {
         self.within(async {
-            let query = concat!("SELECT ", read_columns!(), " FROM trust ORDER BY name");
-            let rows = sqlx::query(query)
+            let rows = sqlx::query(self.statements.list.clone())
                 .fetch_all(&self.readers.pool)
                 .await
                 .map_err(|error| self.failed(error))?;

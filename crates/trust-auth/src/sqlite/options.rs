@@ -11,7 +11,7 @@ use super::file::File;
 use super::index;
 use super::location::Location;
 use super::own_pool::{Readers, options_of};
-use super::schema::Owner;
+use super::schema::{Owner, Tables};
 use super::store::SqliteStore;
 use super::{creation, own_pool, schema};
 use crate::error::StoreError;
@@ -175,7 +175,7 @@ impl SqliteOptions {
         let options = self.connection(&path);
         within(
             self.query_timeout,
-            schema::open(&options.clone().create_if_missing(may.create), &path, self.owner(), may),
+            schema::open(&options.clone().create_if_missing(may.create), self.tables(&path), may),
         )
         .await?;
 
@@ -222,7 +222,7 @@ impl SqliteOptions {
     /// Outside of a Tokio runtime with time enabled.
     pub async fn plan_migration(&self) -> Result<MigrationPlan, StoreError> {
         let (path, _) = self.locate(Some(false)).await?;
-        within(self.query_timeout, schema::plan(&self.connection(&path), &path, self.owner())).await
+        within(self.query_timeout, schema::plan(&self.connection(&path), self.tables(&path))).await
     }
 
     /// Adds what the tables lack, or makes the tables in an empty file, and returns what was done.
@@ -240,7 +240,7 @@ impl SqliteOptions {
     /// Outside of a Tokio runtime with time enabled.
     pub async fn run_migration(&self) -> Result<MigrationPlan, StoreError> {
         let (path, _) = self.locate(Some(false)).await?;
-        within(self.query_timeout, schema::migrate(&self.connection(&path), &path, self.owner()))
+        within(self.query_timeout, schema::migrate(&self.connection(&path), self.tables(&path)))
             .await
     }
 
@@ -255,7 +255,7 @@ impl SqliteOptions {
     /// Outside of a Tokio runtime with time enabled.
     pub async fn plan_index(&self) -> Result<MigrationPlan, StoreError> {
         let (path, _) = self.locate(Some(false)).await?;
-        within(self.query_timeout, index::plan(&self.connection(&path), &path)).await
+        within(self.query_timeout, index::plan(&self.connection(&path), &path, &self.names)).await
     }
 
     /// Makes the index that [`FindBy::Index`](crate::FindBy::Index) needs, unless there is one.
@@ -271,7 +271,8 @@ impl SqliteOptions {
     /// Outside of a Tokio runtime with time enabled.
     pub async fn make_index(&self) -> Result<MigrationPlan, StoreError> {
         let (path, _) = self.locate(Some(false)).await?;
-        index::make(&self.connection(&path).busy_timeout(time_limit::LONGEST), &path).await
+        let options = self.connection(&path).busy_timeout(time_limit::LONGEST);
+        index::make(&options, &path, &self.names).await
     }
 
     /// Returns the file, and what may be changed in it. `create` takes precedence over the URL and
@@ -281,8 +282,10 @@ impl SqliteOptions {
     ///
     /// [`StoreError::NotFound`] if the file is missing and may not be made.
     async fn locate(&self, create: Option<bool>) -> Result<(PathBuf, Permission), StoreError> {
+        self.names.checked()?;
         let location = Location::parse(&self.database)?;
-        let create = create.or(location.create).unwrap_or(self.may.create);
+        // An application makes its table, and so its file.
+        let create = create.or(location.create).unwrap_or(self.may.create) && !self.names.are_own();
         let may = Permission { create, ..self.may };
         // A file system may hang.
         let (location, found) = blocking_within(self.query_timeout, move || {
@@ -296,8 +299,10 @@ impl SqliteOptions {
         Ok((location.path, may))
     }
 
-    fn owner(&self) -> Owner {
-        if self.own.is_some() { Owner::Application } else { Owner::Program }
+    fn tables<'a>(&'a self, path: &'a Path) -> Tables<'a> {
+        let is_application = self.own.is_some() || self.names.are_own();
+        let owner = if is_application { Owner::Application } else { Owner::Program };
+        Tables { path, owner, names: &self.names }
     }
 
     /// Returns the driver's options for an existing file.

@@ -13,6 +13,7 @@ use trust_key_cache::KeyHash;
 use uuid::Uuid;
 
 use super::row;
+use super::statements::Statements;
 use crate::row_warnings::RowWarnings;
 use crate::store::Candidates;
 
@@ -43,7 +44,7 @@ macro_rules! well_formed {
 /// The rows of trusts that should be candidates.
 macro_rules! trusts {
     () => {
-        "FROM trust WHERE api_key_hash IS NOT NULL AND disabled_at IS NULL"
+        "FROM {trust} WHERE api_key_hash IS NOT NULL AND disabled_at IS NULL"
     };
 }
 
@@ -51,7 +52,7 @@ macro_rules! trusts {
 macro_rules! keys {
     () => {
         concat!(
-            "FROM trust_key CROSS JOIN trust ON trust.id = trust_key.trust \
+            "FROM {trust_key} CROSS JOIN {trust} ON trust.id = trust_key.trust \
              WHERE trust.disabled_at IS NULL AND ",
             row::is_active!()
         )
@@ -62,7 +63,7 @@ macro_rules! keys {
 /// packed text. Then the same for the keys, as one text: a second row would cost a scan of few
 /// trusts more than its keys, and further columns would read the keys again. An aggregate over a
 /// subquery reads the rows in the subquery's order.
-const PACKED: &str = concat!(
+pub(super) const PACKED: &str = concat!(
     "SELECT count(*), count(record), group_concat(record, ''), \
      (SELECT count(*) || ' ' || count(record) || ' ' || coalesce(group_concat(record, ''), '') \
      FROM (SELECT CASE WHEN ",
@@ -78,7 +79,7 @@ const PACKED: &str = concat!(
 );
 
 /// Selects the rows of trusts that are not packed.
-const OTHER_TRUSTS: &str = concat!(
+pub(super) const OTHER_TRUSTS: &str = concat!(
     "SELECT id, api_key_hash ",
     trusts!(),
     " AND NOT (",
@@ -87,7 +88,7 @@ const OTHER_TRUSTS: &str = concat!(
 );
 
 /// Selects the rows of keys that are not packed.
-const OTHER_KEYS: &str = concat!(
+pub(super) const OTHER_KEYS: &str = concat!(
     "SELECT trust.id, digest ",
     keys!(),
     " AND NOT (",
@@ -98,9 +99,10 @@ const OTHER_KEYS: &str = concat!(
 /// Reads the candidates in the order of the rows, and warns of malformed rows.
 pub(super) async fn candidates(
     pool: &SqlitePool,
+    statements: &Statements,
     warnings: &RowWarnings,
 ) -> Result<Candidates, Error> {
-    let packed = sqlx::query(PACKED).fetch_one(pool).await?;
+    let packed = sqlx::query(statements.packed.clone()).fetch_one(pool).await?;
     let trusts = packed.try_get::<Option<&[u8]>, _>(2)?.unwrap_or_default();
     let trusts = Records::of(packed.try_get(0)?, packed.try_get(1)?, trusts)?;
     let keys = Records::parse(packed.try_get(3)?)?;
@@ -109,7 +111,7 @@ pub(super) async fn candidates(
     if trusts.lacks_rows {
         // These rows are malformed, unless the database is UTF-16. The next scan reads a row that
         // was repaired meanwhile.
-        for row in sqlx::query(OTHER_TRUSTS).fetch_all(pool).await? {
+        for row in sqlx::query(statements.other_trusts.clone()).fetch_all(pool).await? {
             if let Some((id, hash)) = row::candidate(&row, warnings) {
                 candidates.push(id, hash);
             }
@@ -117,7 +119,7 @@ pub(super) async fn candidates(
     }
     keys.unpack(&mut candidates, |id, digits| row::key_of(id, digits, warnings)).await;
     if keys.lacks_rows {
-        for row in sqlx::query(OTHER_KEYS).fetch_all(pool).await? {
+        for row in sqlx::query(statements.other_keys.clone()).fetch_all(pool).await? {
             if let Some((id, hash)) = row::key(&row, warnings) {
                 candidates.push(id, hash);
             }

@@ -11,8 +11,10 @@ use super::anchor::Anchor;
 use super::failure::failed;
 use super::file::File;
 use super::file_checker::FileChecker;
+use super::statements::Statements;
 use super::store::SqliteStore;
 use crate::error::StoreError;
+use crate::table_names::TableNames;
 
 /// The part of the store that a poll uses.
 pub(super) struct Poll {
@@ -20,6 +22,7 @@ pub(super) struct Poll {
     file: Arc<File>,
     anchor: Arc<Anchor>,
     file_checker: Option<FileChecker>,
+    statements: Arc<Statements>,
     /// The time limit of a step.
     time_limit: Duration,
 }
@@ -31,12 +34,17 @@ impl Poll {
             file: Arc::clone(&store.file),
             anchor: Arc::clone(&store.anchor),
             file_checker: None,
+            statements: Arc::clone(&store.statements),
             time_limit: store.query_timeout,
         }
     }
 
     pub(super) fn pool(&self) -> &SqlitePool {
         &self.pool
+    }
+
+    pub(super) fn statements(&self) -> Arc<Statements> {
+        Arc::clone(&self.statements)
     }
 
     /// Returns a connection that closes when it is dropped: after a failure, the next attempt uses
@@ -61,7 +69,7 @@ impl Poll {
         &self,
         step: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, StoreError> {
-        within(self.time_limit, &self.file, step).await
+        within(self.time_limit, &self.file, &self.statements.names, step).await
     }
 
     /// Reads the version of the file, and meanwhile checks that the file is the one at the path.
@@ -70,7 +78,8 @@ impl Poll {
         connection: &mut SqliteConnection,
     ) -> Result<i64, StoreError> {
         let file = Arc::clone(&self.file);
-        let version = within(self.time_limit, &file, data_version(connection));
+        let statements = self.statements();
+        let version = within(self.time_limit, &file, &statements.names, data_version(connection));
         let (checked, version) = tokio::join!(self.check_files(), version);
         checked.and(version)
     }
@@ -88,11 +97,12 @@ impl Poll {
 async fn within<T>(
     limit: Duration,
     file: &File,
+    names: &TableNames,
     step: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, StoreError> {
     match tokio::time::timeout(limit, step).await {
         Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) => Err(StoreError::Timeout { after: limit }),
-        Ok(outcome) => outcome.map_err(|error| failed(error, file.path())),
+        Ok(outcome) => outcome.map_err(|error| failed(error, file.path(), names)),
     }
 }
 

@@ -16,8 +16,8 @@ use crate::row_warnings::RowWarnings;
 use crate::store::MalformedRow;
 use crate::trust_key::TrustKey;
 
-/// The columns that [`columns`] reads, in their order: those of `trust`, and its active keys. As
-/// one value, the keys cost a trust without keys the least.
+/// The columns of `{trust}` that [`columns`] reads, in their order, and the active keys. As one
+/// value, the keys cost a trust without keys the least.
 macro_rules! read_columns {
     () => {
         concat!(
@@ -42,7 +42,7 @@ macro_rules! select_keys {
              || ']' FROM (\
              SELECT id AS key, label, digest, last_four, created_at, expires_at, revoked_at, \
              CAST((julianday(expires_at) - julianday('now')) * 86400000 AS INTEGER) AS left_ms \
-             FROM trust_key WHERE ",
+             FROM {trust_key} WHERE ",
             $($condition)+,
             " ORDER BY trust_key.rowid)"
         )

@@ -14,7 +14,8 @@ use super::failure::failed;
 use super::file::File;
 use super::own_pool::Readers;
 use super::packed;
-use super::row::{self, read_columns};
+use super::row;
+use super::statements::Statements;
 use crate::error::StoreError;
 use crate::row_warnings::RowWarnings;
 use crate::store::{Candidates, TrustStore};
@@ -67,7 +68,7 @@ pub struct SqliteStore {
     /// Whether each commit is moved into the database's own file.
     pub(super) checkpoints: bool,
     pub(super) warnings: Arc<RowWarnings>,
-    pub(super) names: Arc<TableNames>,
+    pub(super) statements: Arc<Statements>,
 }
 
 impl SqliteStore {
@@ -100,7 +101,7 @@ impl SqliteStore {
         let file = Arc::new(file);
         let anchor = Arc::new(Anchor::of(Arc::clone(&file)));
         let warnings = Arc::default();
-        let names = Arc::new(names);
+        let statements = Arc::new(Statements::of(names));
         Self {
             readers,
             writer,
@@ -110,7 +111,7 @@ impl SqliteStore {
             query_timeout,
             checkpoints,
             warnings,
-            names,
+            statements,
         }
     }
 
@@ -138,7 +139,7 @@ impl SqliteStore {
     pub(super) fn failed(&self, error: sqlx::Error) -> StoreError {
         match error {
             sqlx::Error::PoolTimedOut => StoreError::Timeout { after: self.query_timeout },
-            error => failed(error, self.path()),
+            error => failed(error, self.path(), &self.statements.names),
         }
     }
 }
@@ -146,7 +147,7 @@ impl SqliteStore {
 impl TrustStore for SqliteStore {
     async fn fetch(&self, id: Uuid) -> Result<Option<Trust>, StoreError> {
         self.within(async {
-            let row = sqlx::query(concat!("SELECT ", read_columns!(), " FROM trust WHERE id = ?1"))
+            let row = sqlx::query(self.statements.fetch.clone())
                 .bind(row::id_text(id))
                 .fetch_optional(&self.readers.pool)
                 .await
@@ -160,7 +161,7 @@ impl TrustStore for SqliteStore {
 
     async fn candidates(&self) -> Result<Candidates, StoreError> {
         self.within(async {
-            packed::candidates(&self.readers.pool, &self.warnings)
+            packed::candidates(&self.readers.pool, &self.statements, &self.warnings)
                 .await
                 .map_err(|error| self.failed(error))
         })

@@ -7,7 +7,7 @@ use sqlx::Row;
 use sqlx::pool::PoolConnection;
 use sqlx::query::Query;
 use sqlx::sqlite::SqliteArguments;
-use sqlx::{Sqlite, SqliteConnection};
+use sqlx::{SqlStr, Sqlite, SqliteConnection};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use trust_key_cache::KeyHash;
@@ -20,7 +20,7 @@ use crate::columns::time_text;
 use crate::error::StoreError;
 use crate::sql_ledger::{KeyRow, WriteTransaction};
 use crate::store::Candidates;
-use crate::table_names::TableNames;
+use crate::table_names::{TableNames, TrustColumn};
 use crate::text_flaw::nfc;
 use crate::trust::{Trust, now};
 use crate::trust_key::TrustKey;
@@ -59,6 +59,15 @@ impl<'a> Transaction<'a> {
         self.connection.as_deref_mut().ok_or(StoreError::Unreachable)
     }
 
+    /// Fills a template with the names.
+    fn filled(&self, template: &str) -> SqlStr {
+        self.store.statements.names.for_sqlite(template)
+    }
+
+    fn query<'q>(&self, template: &str) -> Query<'q, Sqlite, SqliteArguments> {
+        sqlx::query(self.filled(template))
+    }
+
     async fn execute(
         &mut self,
         query: Query<'_, Sqlite, SqliteArguments>,
@@ -84,16 +93,17 @@ impl WriteTransaction for Transaction<'_> {
     async fn find(&mut self, which: &TrustRef) -> Result<Trust, StoreError> {
         let query = match which {
             TrustRef::Id(id) => {
-                sqlx::query(concat!("SELECT ", read_columns!(), " FROM trust WHERE id = ?1"))
-                    .bind(row::id_text(*id))
+                sqlx::query(self.store.statements.fetch.clone()).bind(row::id_text(*id))
             }
-            TrustRef::Name(name) => sqlx::query(concat!(
-                "SELECT ",
-                read_columns!(),
-                " FROM trust WHERE name IN (?1, ?2) ORDER BY name <> ?1 LIMIT 1"
-            ))
-            .bind(name.clone())
-            .bind(nfc(name).into_owned()),
+            TrustRef::Name(name) => self
+                .query(concat!(
+                    "SELECT ",
+                    read_columns!(),
+                    " FROM {trust} WHERE name IN (?1, ?2) \
+                     ORDER BY name <> ?1 COLLATE BINARY LIMIT 1"
+                ))
+                .bind(name.clone())
+                .bind(nfc(name).into_owned()),
         };
         let row = query
             .fetch_optional(self.connection()?)
@@ -106,13 +116,12 @@ impl WriteTransaction for Transaction<'_> {
 
     async fn digests(&mut self) -> Result<Candidates, StoreError> {
         // The transaction has the write lock, so no other one is between this step and its commit.
-        let rows = sqlx::query(
-            "SELECT id, api_key_hash FROM trust WHERE api_key_hash IS NOT NULL \
-             UNION ALL SELECT trust, digest FROM trust_key",
-        )
-        .fetch_all(self.connection()?)
-        .await
-        .map_err(|error| self.store.failed(error))?;
+        let query = self.query(
+            "SELECT id, api_key_hash FROM {trust} WHERE api_key_hash IS NOT NULL \
+             UNION ALL SELECT trust, digest FROM {trust_key}",
+        );
+        let rows =
+            query.fetch_all(self.connection()?).await.map_err(|error| self.store.failed(error))?;
         let mut digests = Candidates::with_capacity(rows.len());
         for (id, hash) in rows.iter().filter_map(|row| row::candidate(row, &self.store.warnings)) {
             digests.push(id, hash);
@@ -121,7 +130,8 @@ impl WriteTransaction for Transaction<'_> {
     }
 
     async fn keys(&mut self, trust: Uuid) -> Result<Vec<TrustKey>, StoreError> {
-        let row = sqlx::query(select_keys!("trust_key.trust = ?1"))
+        let row = self
+            .query(select_keys!("trust_key.trust = ?1"))
             .bind(row::id_text(trust))
             .fetch_one(self.connection()?)
             .await
@@ -131,8 +141,9 @@ impl WriteTransaction for Transaction<'_> {
 
     async fn key_row(&mut self, key: Uuid) -> Result<Option<KeyRow>, StoreError> {
         let sql =
-            "SELECT trust, digest, revoked_at IS NOT NULL FROM trust_key WHERE id IN (?1, ?2)";
-        let row = sqlx::query(sql)
+            "SELECT trust, digest, revoked_at IS NOT NULL FROM {trust_key} WHERE id IN (?1, ?2)";
+        let row = self
+            .query(sql)
             .bind(row::id_text(key))
             .bind(row::id_text(key).to_uppercase())
             .fetch_optional(self.connection()?)
@@ -150,15 +161,16 @@ impl WriteTransaction for Transaction<'_> {
         row: &KeyRow,
         now: OffsetDateTime,
     ) -> Result<u64, StoreError> {
-        let query = sqlx::query(
-            "UPDATE trust_key SET revoked_at = ?1 \
+        let query = self
+            .query(
+                "UPDATE {trust_key_table} SET revoked_at = ?1 \
              WHERE trust = ?2 AND revoked_at IS NULL AND (id IN (?3, ?4) OR digest = ?5)",
-        )
-        .bind(time_text(now)?)
-        .bind(row::id_text(row.trust))
-        .bind(row::id_text(key))
-        .bind(row::id_text(key).to_uppercase())
-        .bind(row.hash.map(KeyHash::to_hex));
+            )
+            .bind(time_text(now)?)
+            .bind(row::id_text(row.trust))
+            .bind(row::id_text(key))
+            .bind(row::id_text(key).to_uppercase())
+            .bind(row.hash.map(KeyHash::to_hex));
         self.execute(query).await
     }
 
@@ -168,73 +180,85 @@ impl WriteTransaction for Transaction<'_> {
         kept: &KeyHash,
         now: OffsetDateTime,
     ) -> Result<u64, StoreError> {
-        let query = sqlx::query(
-            "UPDATE trust_key SET revoked_at = ?3 \
+        let query = self
+            .query(
+                "UPDATE {trust_key_table} SET revoked_at = ?3 \
              WHERE trust = ?1 AND revoked_at IS NULL AND digest <> ?2",
-        )
-        .bind(row::id_text(trust))
-        .bind(kept.to_hex())
-        .bind(time_text(now)?);
+            )
+            .bind(row::id_text(trust))
+            .bind(kept.to_hex())
+            .bind(time_text(now)?);
         self.execute(query).await
     }
 
     async fn unrevoked_keys(&mut self, trust: Uuid, kept: &KeyHash) -> Result<i64, StoreError> {
-        sqlx::query_scalar(
-            "SELECT count(*) FROM trust_key \
+        let sql = self.filled(
+            "SELECT count(*) FROM {trust_key} \
              WHERE trust = ?1 AND revoked_at IS NULL AND digest <> ?2",
-        )
-        .bind(row::id_text(trust))
-        .bind(kept.to_hex())
-        .fetch_one(self.connection()?)
-        .await
-        .map_err(|error| self.store.failed(error))
+        );
+        sqlx::query_scalar(sql)
+            .bind(row::id_text(trust))
+            .bind(kept.to_hex())
+            .fetch_one(self.connection()?)
+            .await
+            .map_err(|error| self.store.failed(error))
     }
 
     async fn end_keys(&mut self, keys: &[Uuid], end: OffsetDateTime) -> Result<u64, StoreError> {
         let keys: Vec<String> = keys.iter().map(|key| row::id_text(*key)).collect();
-        let query = sqlx::query(
-            "UPDATE trust_key SET expires_at = ?1 \
+        let query = self
+            .query(
+                "UPDATE {trust_key_table} SET expires_at = ?1 \
              WHERE id IN (SELECT value FROM json_each(?2)) AND revoked_at IS NULL",
-        )
-        .bind(time_text(end)?)
-        .bind(serde_json::Value::from(keys).to_string());
+            )
+            .bind(time_text(end)?)
+            .bind(serde_json::Value::from(keys).to_string());
         self.execute(query).await
     }
 
     async fn insert(&mut self, trust: &Trust) -> Result<u64, StoreError> {
-        let query = sqlx::query(
-            "INSERT INTO trust (id, name, code, region, api_key_hash, created_at, attributes) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (name) DO NOTHING",
-        )
-        .bind(row::id_text(trust.id))
-        .bind(trust.name.clone())
-        .bind(trust.code.clone())
-        .bind(trust.region.clone())
-        .bind(trust.api_key_hash.map(|hash| hash.to_hex()))
-        .bind(trust.created_at.map(time_text).transpose()?)
-        .bind(trust.attributes.as_ref().map(ToString::to_string));
+        let insertion = self.names().insertion(&[
+            (TrustColumn::Id, "?1"),
+            (TrustColumn::Name, "?2"),
+            (TrustColumn::Code, "?3"),
+            (TrustColumn::Region, "?4"),
+            (TrustColumn::ApiKeyHash, "?5"),
+            (TrustColumn::CreatedAt, "?6"),
+            (TrustColumn::Attributes, "?7"),
+        ]);
+        let query = self
+            .query(&format!("{insertion} ON CONFLICT ({{name}}) DO NOTHING"))
+            .bind(row::id_text(trust.id))
+            .bind(trust.name.clone())
+            .bind(trust.code.clone())
+            .bind(trust.region.clone())
+            .bind(trust.api_key_hash.map(|hash| hash.to_hex()))
+            .bind(trust.created_at.map(time_text).transpose()?)
+            .bind(trust.attributes.as_ref().map(ToString::to_string));
         self.execute(query).await
     }
 
     async fn insert_key(&mut self, key: &TrustKey) -> Result<u64, StoreError> {
-        let query = sqlx::query(
-            "INSERT INTO trust_key \
+        let query = self
+            .query(
+                "INSERT INTO {trust_key_table} \
              (id, trust, label, digest, last_four, created_at, expires_at, revoked_at) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        )
-        .bind(row::id_text(key.id))
-        .bind(row::id_text(key.trust))
-        .bind(key.label.clone())
-        .bind(key.hash.to_hex())
-        .bind(key.last_four.clone())
-        .bind(time_text(key.created_at.unwrap_or_else(now))?)
-        .bind(key.expires_at.map(time_text).transpose()?)
-        .bind(key.revoked_at.map(time_text).transpose()?);
+            )
+            .bind(row::id_text(key.id))
+            .bind(row::id_text(key.trust))
+            .bind(key.label.clone())
+            .bind(key.hash.to_hex())
+            .bind(key.last_four.clone())
+            .bind(time_text(key.created_at.unwrap_or_else(now))?)
+            .bind(key.expires_at.map(time_text).transpose()?)
+            .bind(key.revoked_at.map(time_text).transpose()?);
         self.execute(query).await
     }
 
     async fn set_hash(&mut self, id: Uuid, hash: Option<KeyHash>) -> Result<u64, StoreError> {
-        let query = sqlx::query("UPDATE trust SET api_key_hash = ?2 WHERE id = ?1")
+        let query = self
+            .query("UPDATE {trust_table} SET {api_key_hash} = ?2 WHERE {id} = ?1")
             .bind(row::id_text(id))
             .bind(hash.map(KeyHash::to_hex));
         self.execute(query).await
@@ -245,7 +269,8 @@ impl WriteTransaction for Transaction<'_> {
         id: Uuid,
         disabled_at: Option<OffsetDateTime>,
     ) -> Result<u64, StoreError> {
-        let query = sqlx::query("UPDATE trust SET disabled_at = ?2 WHERE id = ?1")
+        let query = self
+            .query("UPDATE {trust_table} SET {disabled_at} = ?2 WHERE {id} = ?1")
             .bind(row::id_text(id))
             .bind(disabled_at.map(time_text).transpose()?);
         self.execute(query).await
@@ -256,7 +281,8 @@ impl WriteTransaction for Transaction<'_> {
         id: Uuid,
         attributes: Option<String>,
     ) -> Result<u64, StoreError> {
-        let query = sqlx::query("UPDATE trust SET attributes = ?2 WHERE id = ?1")
+        let query = self
+            .query("UPDATE {trust_table} SET {attributes} = ?2 WHERE {id} = ?1")
             .bind(row::id_text(id))
             .bind(attributes);
         self.execute(query).await
@@ -264,7 +290,8 @@ impl WriteTransaction for Transaction<'_> {
 
     /// The foreign key removes the rows of the keys.
     async fn delete(&mut self, id: Uuid) -> Result<u64, StoreError> {
-        self.execute(sqlx::query("DELETE FROM trust WHERE id = ?1").bind(row::id_text(id))).await
+        let query = self.query("DELETE FROM {trust_table} WHERE {id} = ?1").bind(row::id_text(id));
+        self.execute(query).await
     }
 
     /// The lease's row, which this transaction reads under the write lock, replaces the barrier: a
@@ -290,7 +317,7 @@ impl WriteTransaction for Transaction<'_> {
     }
 
     fn names(&self) -> &TableNames {
-        &self.store.names
+        &self.store.statements.names
     }
 
     fn schema_error(&self, reason: &str) -> StoreError {

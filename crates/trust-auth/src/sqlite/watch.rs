@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::poll::{Poll, data_version};
 use super::row;
+use super::statements::Statements;
 use super::store::SqliteStore;
 use crate::error::StoreError;
 use crate::watcher::{ChangeSink, Watcher};
@@ -82,7 +83,8 @@ async fn follow(poll: &mut Poll, changes: &ChangeSink) -> Result<Infallible, Sto
     poll.check_files().await?;
     let mut sides_are_held = poll.hold_sides().await?;
     let mut connection = poll.connect().await?;
-    let mut seen = poll.within(Snapshot::read(&mut connection, async {})).await?;
+    let statements = poll.statements();
+    let mut seen = poll.within(Snapshot::read(&mut connection, &statements, async {})).await?;
     changes.connected();
     loop {
         tokio::time::sleep(PAUSE).await;
@@ -94,7 +96,7 @@ async fn follow(poll: &mut Poll, changes: &ChangeSink) -> Result<Infallible, Sto
             // The change may have begun WAL mode.
             sides_are_held = poll.hold_sides().await?;
         }
-        let now = poll.within(Snapshot::read(&mut connection, async {})).await?;
+        let now = poll.within(Snapshot::read(&mut connection, &statements, async {})).await?;
         for hash in changed(&seen.keys, &now.keys) {
             changes.key_changed(hash);
         }
@@ -107,30 +109,34 @@ impl Snapshot {
     /// Reads the version, then the keys. `between` runs between the two, for tests.
     async fn read(
         connection: &mut SqliteConnection,
+        statements: &Statements,
         between: impl Future<Output = ()>,
     ) -> Result<Self, sqlx::Error> {
         // The version first: a later commit makes the next poll read again.
         let version = data_version(connection).await?;
         between.await;
-        let keys = keys_of(connection).await?;
+        let keys = keys_of(connection, statements).await?;
         Ok(Self { version, keys })
     }
 }
 
 /// Selects the keys of the trusts' own rows.
-const OWN: &str =
-    "SELECT id, api_key_hash FROM trust WHERE api_key_hash IS NOT NULL AND disabled_at IS NULL";
+pub(super) const OWN: &str =
+    "SELECT id, api_key_hash FROM {trust} WHERE api_key_hash IS NOT NULL AND disabled_at IS NULL";
 
 /// Selects the other keys.
-const OTHERS: &str = "SELECT trust_key.id, trust, digest, expires_at \
-     FROM trust_key CROSS JOIN trust ON trust.id = trust_key.trust \
+pub(super) const OTHERS: &str = "SELECT trust_key.id, trust, digest, expires_at \
+     FROM {trust_key} CROSS JOIN {trust} ON trust.id = trust_key.trust \
      WHERE trust.disabled_at IS NULL AND trust_key.revoked_at IS NULL";
 
 /// Reads the keys. Malformed rows are left out: no key can authenticate with them, and scans warn
 /// of them. A commit between the two statements makes the next poll read again.
-async fn keys_of(connection: &mut SqliteConnection) -> Result<Keys, sqlx::Error> {
-    let own = sqlx::query(OWN).fetch_all(&mut *connection).await?;
-    let others = sqlx::query(OTHERS).fetch_all(connection).await?;
+async fn keys_of(
+    connection: &mut SqliteConnection,
+    statements: &Statements,
+) -> Result<Keys, sqlx::Error> {
+    let own = sqlx::query(statements.watched_trusts.clone()).fetch_all(&mut *connection).await?;
+    let others = sqlx::query(statements.watched_keys.clone()).fetch_all(connection).await?;
     let digest = |row: &SqliteRow, index| row.try_get::<&str, usize>(index).ok()?.parse().ok();
     let own = own.iter().filter_map(|row| Some(((row::id(row)?, None), (digest(row, 1)?, None))));
     let others = others.iter().filter_map(|row| {
@@ -191,9 +197,9 @@ mod tests {
         let rotate = async {
             store.replace_hash(&trust.id.into(), KeyHash::of("new")).await.unwrap();
         };
-        let seen = Snapshot::read(&mut connection, rotate).await.unwrap();
+        let seen = Snapshot::read(&mut connection, &store.statements, rotate).await.unwrap();
         let polled = data_version(&mut connection).await.unwrap();
-        let now = keys_of(&mut connection).await.unwrap();
+        let now = keys_of(&mut connection, &store.statements).await.unwrap();
         assert_eq!(now, HashMap::from([((trust.id, None), (KeyHash::of("new"), None))]));
         assert!(polled != seen.version || seen.keys == now, "the next poll would see no change");
         drop(connection);

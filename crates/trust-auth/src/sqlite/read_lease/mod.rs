@@ -8,4 +8,5 @@ mod session;
 
 pub use self::feed::SqliteFeed;
 pub(super) use self::lease_row::LeaseRow;
+pub(super) use self::session::LOAD;
 pub use self::session::SqliteSession;

@@ -32,13 +32,13 @@ const ATTEMPTS: u32 = 5;
 
 /// Selects the rows that accept a key, and the lease's row, in one statement: on one snapshot. With
 /// no such trust, it returns one row whose id is null.
-const LOAD: &str = concat!(
+pub(in crate::sqlite) const LOAD: &str = concat!(
     "SELECT ",
     row::read_columns!(),
     ", (SELECT max_lease_ms FROM trust_auth_lease), \
      (SELECT lowering_to_ms FROM trust_auth_lease) \
-     FROM (SELECT 1) LEFT JOIN trust ON disabled_at IS NULL AND (api_key_hash IS NOT NULL \
-     OR EXISTS (SELECT 1 FROM trust_key WHERE trust_key.trust = trust.id AND ",
+     FROM (SELECT 1) LEFT JOIN {trust} ON disabled_at IS NULL AND (api_key_hash IS NOT NULL \
+     OR EXISTS (SELECT 1 FROM {trust_key} WHERE trust_key.trust = trust.id AND ",
     row::is_active!(),
     "))"
 );
@@ -213,7 +213,7 @@ impl Snapshot {
         // The version first: a later commit makes the next poll read again.
         let version = data_version(connection).await?;
         between.await;
-        let rows = sqlx::query(LOAD).fetch_all(connection).await?;
+        let rows = sqlx::query(store.statements.load.clone()).fetch_all(connection).await?;
         let lease = rows.first().map(lease_of).transpose()?.flatten();
         // A malformed row accepts no key. A request with its key reads the row, which reports what
         // is wrong.
