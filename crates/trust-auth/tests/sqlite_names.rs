@@ -333,6 +333,13 @@ async fn a_table_that_cannot_hold_the_trusts_is_refused_with_what_to_do() {
             "on the column `email` alone",
         ),
         (
+            format!(
+                "CREATE TABLE users ({id}, email TEXT, {rest}); \
+                 CREATE UNIQUE INDEX one ON users (email, lower(made_at))"
+            ),
+            "on the column `email` alone",
+        ),
+        (
             format!("CREATE TABLE users (user_id INTEGER PRIMARY KEY, email TEXT UNIQUE, {rest})"),
             "on the column `user_id` alone",
         ),
@@ -373,6 +380,34 @@ async fn a_table_that_cannot_hold_the_trusts_is_refused_with_what_to_do() {
     let (trust, key) = world.register("bob@x").await;
     world.registry.add_key(&trust.id.into(), &KeyTerms::new()).await.unwrap();
     assert!(world.attempt(&key).await.result.is_ok());
+}
+
+/// An e-mail address may be compared without regard to case.
+#[tokio::test]
+async fn a_collation_of_the_application_applies_and_the_exact_name_comes_first() {
+    let rest = "key_sha256 TEXT, made_at TEXT, deactivated_at TEXT";
+    let table = format!(
+        "CREATE TABLE users (user_id TEXT PRIMARY KEY, email TEXT UNIQUE COLLATE NOCASE, {rest})"
+    );
+    let application = Application::with(table.leak(), names()).await;
+    let world = application.world().await;
+    let (bob, _) = world.register("Bob@x").await;
+    let taken = world.registry.register(new("bob@x")).await.unwrap_err();
+    assert!(matches!(taken, RegistryError::Store(StoreError::NameTaken { .. })), "{taken:?}");
+    assert_eq!(world.registry.disable(&by_name("bob@x")).await.unwrap().id, bob.id);
+
+    let table = format!(
+        "CREATE TABLE users (user_id TEXT PRIMARY KEY, email TEXT COLLATE NOCASE, {rest}); \
+         CREATE UNIQUE INDEX one ON users (email COLLATE BINARY)"
+    );
+    let application = Application::with(table.leak(), names()).await;
+    let world = application.world().await;
+    for name in ["Bob@x", "bob@x", "BOB@x"] {
+        world.register(name).await;
+    }
+    for name in ["Bob@x", "bob@x", "BOB@x"] {
+        assert_eq!(world.registry.disable(&by_name(name)).await.unwrap().name, name);
+    }
 }
 
 #[tokio::test]

@@ -91,8 +91,45 @@ impl SqliteOptions {
     /// Sets the names of the tables and columns, where an application's own table takes the place
     /// of `trust`. Default: those of [`TableNames::default`].
     ///
-    /// [`connect`](Self::connect) checks them, and returns [`StoreError::UnsupportedUrl`] for a
-    /// name that cannot be used.
+    /// Such a table is never made, nor is its file. [`run_migration`](Self::run_migration) makes
+    /// the table of further keys, which refers to it, and adds the columns that it lacks, except
+    /// those of the id, the name and the time of creation. The migrations that were run are then in
+    /// the table `_trust_auth_migrations`.
+    ///
+    /// The table has rowids, and a unique index on the id and on the name alone. An id is a
+    /// hyphenated UUID in lower case, and a time is RFC 3339 or what `datetime()` writes. Every
+    /// other column that may not be null needs a default. The application's connections have
+    /// foreign keys on, so that a deletion removes the keys too. Where the name's column has a
+    /// collation such as `NOCASE`, commands find it by that, the exact text first.
+    ///
+    /// [`connect`](Self::connect) checks the names, and returns [`StoreError::UnsupportedUrl`] for
+    /// one that cannot be used, and [`StoreError::Schema`] for a table that cannot.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use trust_auth::{NewTrust, SqliteStore, TableNames, TrustColumn, TrustLedger};
+    ///
+    /// # type Done = Result<(), Box<dyn std::error::Error>>;
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Done {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let options = sqlx::sqlite::SqliteConnectOptions::new();
+    /// # let options = options.filename(folder.path().join("shop.db")).create_if_missing(true);
+    /// # let pool = sqlx::SqlitePool::connect_with(options).await?;
+    /// sqlx::raw_sql(
+    ///     "CREATE TABLE users (id TEXT PRIMARY KEY, email TEXT NOT NULL UNIQUE, \
+    ///      created_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP)",
+    /// )
+    /// .execute(&pool)
+    /// .await?;
+    /// let names = TableNames::default()
+    ///     .table("users")
+    ///     .key_table("user_keys")
+    ///     .column(TrustColumn::Name, "email");
+    /// let store = SqliteStore::over(pool).names(names).migrate(true).connect().await?;
+    /// assert!(store.list().await?.is_empty());
+    /// # Ok(()) }
+    /// ```
     pub fn names(mut self, names: TableNames) -> Self {
         self.names = names;
         self
