@@ -94,6 +94,12 @@ impl RevocationEnd {
         }
     }
 
+    /// Returns the names of the processes that did not answer, for a log, if there are any.
+    pub(crate) fn silent(&self) -> Option<String> {
+        let silent: Vec<String> = self.silent.iter().map(|name| escaped(name)).collect();
+        (!silent.is_empty()).then(|| silent.join(" and "))
+    }
+
     /// Returns a sentence for people.
     pub(crate) fn sentence(&self, concern: Concern) -> String {
         let Some(waited) = self.waited_ms.filter(|_| self.everywhere) else {
@@ -107,20 +113,18 @@ impl RevocationEnd {
             0..1_000 => format!("{waited} ms"),
             _ => format!("{:.1} s", waited as f64 / 1_000.0),
         };
-        let silent: Vec<String> = self.silent.iter().map(|name| escaped(name)).collect();
-        let why = match (&*silent, self.was_unsettled) {
-            ([], true) => {
+        let why = match (self.silent(), self.was_unsettled) {
+            (None, true) => {
                 "; the database has started, failed over or been migrated lately, so each lease \
                  had to run out"
                     .to_owned()
             }
-            ([], false) => String::new(),
-            ([one], _) => format!("; {one} did not answer, and its read lease has run out"),
-            (all, _) => {
-                format!(
-                    "; {} did not answer, and their read leases have run out",
-                    all.join(" and ")
-                )
+            (None, false) => String::new(),
+            (Some(one), _) if self.silent.len() == 1 => {
+                format!("; {one} did not answer, and its read lease has run out")
+            }
+            (Some(all), _) => {
+                format!("; {all} did not answer, and their read leases have run out")
             }
         };
         format!("{} after {waited}{why}.", concern.is_over())
@@ -150,6 +154,10 @@ mod tests {
         let (outcome, sentence) = text(everywhere(&["web-2 \u{1b}[2J"], false), 10_250);
         assert_eq!(outcome, "lease_over");
         assert!(sentence.contains("after 10.2 s; web-2 \\u{1b}[2J did not answer"), "{sentence}");
+        let both = RevocationEnd::new(everywhere(&["a", "b\n"], true), Duration::ZERO);
+        assert_eq!(both.silent().as_deref(), Some("a and b\\n"));
+        let told = both.sentence(Concern::Attributes);
+        assert!(told.ends_with("; a and b\\n did not answer, and their read leases have run out."));
         let (outcome, sentence) = text(everywhere(&[], true), 2_000);
         assert_eq!(outcome, "unsettled");
         assert!(sentence.contains("failed over"), "{sentence}");
@@ -158,6 +166,7 @@ mod tests {
         assert_eq!(text(on_sqlite, 300).0, "waited");
         let committed = RevocationEnd::new(Settled::Repeat, Duration::ZERO);
         assert_eq!((committed.outcome(), committed.is_everywhere()), ("committed", false));
+        assert_eq!(committed.silent(), None);
         assert!(committed.sentence(Concern::Key("The key")).contains("may be granted"));
         let told = committed.sentence(Concern::Attributes);
         assert!(told.contains("Its former attributes may be shown by a process"), "{told}");

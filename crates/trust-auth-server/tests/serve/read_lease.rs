@@ -495,6 +495,10 @@ async fn a_stopped_service_is_waited_for_no_longer_than_its_lease_and_grants_not
     succeed(&url, &["disable", &one.register("first").await.id]);
     assert_held(&other, &trust.key).await;
     other.signal("STOP");
+    // The log names it after an answer of 202, which came before anything was known of it.
+    let path = format!("/admin/trusts/{}/disable", trust.id);
+    let answer = administer_with(&one, &path, ("Prefer", "respond-async")).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
     let begun = Instant::now();
     let told = succeed(&url, &["disable", &trust.id]);
     assert!(begun.elapsed() >= Duration::from_millis(1_500), "{told}");
@@ -503,6 +507,13 @@ async fn a_stopped_service_is_waited_for_no_longer_than_its_lease_and_grants_not
     if told.contains("did not answer, and its read lease has run out") {
         assert!(told.contains(&format!("process {}", other.process_id())), "{told}");
     }
+    one.until_logged("no process grants the key any more").await;
+    let log = one.log();
+    let line = log.lines().find(|line| line.contains("no process grants the key")).unwrap();
+    let line: Value = serde_json::from_str(line).unwrap();
+    let silent = line["silent"].as_str().unwrap_or_default();
+    let names_it = silent.contains(&format!("process {}", other.process_id()));
+    assert_eq!(names_it, line["outcome"] == "lease_over", "{line}");
     other.signal("CONT");
     assert_eq!(other.verify(&trust.key).await.status, 401);
     other.until_metric("trust_auth_read_lease_valid", |valid| valid == 1.0).await;

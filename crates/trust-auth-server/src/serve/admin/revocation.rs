@@ -92,6 +92,7 @@ impl Revoker {
             key_id = step.key().map(tracing::field::display),
             ?waited,
             outcome = end.outcome(),
+            silent = end.silent(),
             "{} any more",
             step.certainty()
         );
