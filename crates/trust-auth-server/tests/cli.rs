@@ -1004,6 +1004,54 @@ fn a_wrong_name_of_a_table_or_a_column_is_refused_before_anything_is_read_or_wri
 }
 
 #[test]
+fn an_applications_table_is_migrated_and_used_under_its_names() {
+    let shell = Shell::new();
+    fs::write(shell.database(), "").unwrap();
+    sqlite(
+        &shell.database(),
+        "CREATE TABLE users (id TEXT PRIMARY KEY NOT NULL, email TEXT NOT NULL UNIQUE, \
+         created_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP); \
+         INSERT INTO users (id, email) VALUES ('00000000-0000-4000-8000-000000000001', 'mary@x')",
+    );
+    let names = ["--table", "users", "--column", "name=email", "--column", "code=,region="];
+    let before = fs::read(shell.database()).unwrap();
+    let planned = shell.run(&[&names[..], &["migrate", "--dry-run"]].concat());
+    assert_eq!(planned.code, 0, "{}", planned.stderr);
+    for part in ["ALTER TABLE \"users\" ADD", "disabled_at", "CREATE TABLE trust_key", "\"users\""]
+    {
+        assert!(planned.stdout.contains(part), "{part}: {}", planned.stdout);
+    }
+    for left_out in ["code", "region", "CREATE TABLE trust "] {
+        assert!(!planned.stdout.contains(left_out), "{left_out}: {}", planned.stdout);
+    }
+    assert_eq!(fs::read(shell.database()).unwrap(), before);
+
+    // The variables do the same.
+    let with_variables = |arguments: &[&str]| {
+        let mut command = shell.command();
+        command.env("TRUST_AUTH_TABLE", "users");
+        command.env("TRUST_AUTH_COLUMN", "name=email,code=,region=").args(arguments);
+        ProgramOutput::new(command.output().unwrap())
+    };
+    let migrated = with_variables(&["migrate"]);
+    assert!(migrated.stdout.starts_with("Added "), "{}", migrated.stderr);
+    let again = shell.run(&[&names[..], &["migrate"]].concat());
+    assert!(again.stdout.starts_with("Nothing to do"), "{}", again.stdout);
+    let rotated = with_variables(&["rotate", "mary@x"]);
+    assert_eq!(rotated.code, 0, "{}", rotated.stderr);
+    let mut command = shell.command();
+    let verified = command.args(names).arg("verify").write_stdin(rotated.stdout).output().unwrap();
+    let verified = ProgramOutput::new(verified).stdout;
+    assert!(verified.starts_with("Granted: mary@x (00000000-"), "{verified}");
+    // A flag takes the place of the variable.
+    let mut command = shell.command();
+    command.env("TRUST_AUTH_TABLE", "persons").args(names).arg("list");
+    assert!(ProgramOutput::new(command.output().unwrap()).stdout.contains("mary@x"));
+    let other = with_variables(&["list", "--table", "persons"]);
+    assert!(other.stderr.contains("its table `persons` does not exist"), "{}", other.stderr);
+}
+
+#[test]
 fn a_file_that_is_not_a_database_is_refused_and_unchanged() {
     let shell = Shell::new();
     let content = "This is a text. ".repeat(1_000);

@@ -22,6 +22,7 @@ mod monitoring;
 mod open_files;
 mod openapi;
 mod operation;
+mod own_table;
 mod passwords;
 mod pepper;
 mod pooler;
