@@ -245,6 +245,7 @@ async fn a_watcher_drops_exactly_the_keys_that_the_application_changes() {
         world.cached(&own).is_none() && world.cached(&third).is_none()
     })
     .await;
+    assert!(world.cache.lookup(&mary).is_some(), "another user's key is still there");
     let heard = watcher.status().notifications;
     server.psql(&url, "UPDATE users SET deactivated_at = NULL WHERE email = 'ann'");
     eventually("that is known", || watcher.status().notifications >= heard + 2).await;
@@ -306,6 +307,9 @@ async fn plans(server: &PostgresServer, url: &str, store: &PostgresStore) -> Vec
          WHERE api_key_hash IS NOT NULL AND disabled_at IS NULL ORDER BY created_at, id"
             .to_owned(),
     ));
+    for (at, (name, sql)) in sent.iter().enumerate() {
+        assert!(sent[..at].iter().all(|(_, earlier)| earlier != sql), "{name}: {sql}");
+    }
     let row = sent[1].1.clone();
     let trusts = &row[row.find(" FROM ").unwrap() + 6..row.rfind(" WHERE ").unwrap()];
     sent.last_mut().unwrap().1 = sent.last().unwrap().1.replace("TRUSTS", trusts);
@@ -527,6 +531,7 @@ async fn any_name_that_the_server_allows_can_be_used() {
         ),
         (&*long("a"), &*long("b"), ["1", "2", "3", "4", "5"].map(long)),
         ("trust_key", "trust", ["name", "id", "code", "region", "trust"].map(str::to_owned)),
+        ("trust", "trust_key", ["user", "name", "hash", "made", "off"].map(str::to_owned)),
     ] {
         let url = server.new_database();
         let [id, name, hash, made, disabled] = &columns;

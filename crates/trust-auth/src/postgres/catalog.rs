@@ -180,7 +180,7 @@ impl Catalog<'_> {
                 self.way_out("schema", "name for the table of keys")
             )));
         }
-        if let Some(other) = other {
+        if let Some(other) = other.filter(|_| names.are_own()) {
             return Err(self.unusable(&format!(
                 "its table `{name}` refers to the table `{other}` and not to `{trust}`; give the \
                  table of keys another name"

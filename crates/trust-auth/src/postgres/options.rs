@@ -133,7 +133,8 @@ impl PostgresOptions {
     /// Sets whether to make the table `trust` where there is none. Default: no. The database is
     /// never made.
     ///
-    /// An existing table is only checked; see [`migrate`](Self::migrate).
+    /// An existing table is only checked; see [`migrate`](Self::migrate). A table of other
+    /// [names](Self::names) is the application's, and is never made.
     pub fn create_if_missing(mut self, create: bool) -> Self {
         self.may.create = create;
         self
@@ -295,6 +296,8 @@ impl PostgresOptions {
     /// The migration is one transaction, which waits for another process's migration. It adds
     /// columns that may be null, the table of the keys, the triggers and their function, and
     /// rewrites no row. The role must own the table, and have the right to create in its schema.
+    /// A table of other [names](Self::names) must be there, with the columns for the id, the name,
+    /// the digest and the time of creation; two such tables of one schema share nothing.
     ///
     /// On the table of the keys, each role has the rights that its rights on the whole table of the
     /// trusts include: `INSERT` and `UPDATE` for `UPDATE`, and otherwise the same. Row-level

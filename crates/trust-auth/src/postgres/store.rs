@@ -24,6 +24,7 @@ const CLOSING: Duration = Duration::from_secs(1);
 /// connections. A clone shares the pools.
 ///
 /// Another program may have made the table and may use it: its rows and columns stay as they are.
+/// Table and columns may have [names](super::PostgresOptions::names) of the application.
 /// The role's `search_path`, or `options[search_path]` in the URL, selects the table's schema.
 ///
 /// # Guarantees
