@@ -8,6 +8,12 @@
 //!   the SQL of a migration, and `run_migration` runs it.
 //! * **Use the application's own pool**: [`SqliteStore::over`](crate::SqliteStore::over),
 //!   [`PostgresStore::over`](crate::PostgresStore::over).
+//! * **Use a table of the application's own**: [`TableNames`](crate::TableNames) names it, its
+//!   columns and the table of further keys, in
+//!   [`SqliteOptions::names`](crate::SqliteOptions::names) or
+//!   [`PostgresOptions::names`](crate::PostgresOptions::names). A table of another shape, such as
+//!   one whose ids are integers, needs a [`TrustStore`](crate::TrustStore): see `examples/users`
+//!   and `examples/other-stack`.
 //! * **Mount a layer**: [`AuthLayer`](crate::AuthLayer), with public, optional and required routes.
 //!   A handler takes [`Authenticated`](crate::Authenticated), the trust of its request, and
 //!   [`KeyId`](crate::KeyId), which key that had.

@@ -11,7 +11,8 @@ use stores::postgres_server::PostgresServer;
 use stores::{by_name, eventually, postgres_options};
 use trust_auth::{
     Answer, ChangeFeed, Difference, Ended, FeedSession, KeyHash, NewTrust, PgChanges, PgFeed,
-    PgSession, PostgresStore, Reload, Settled, StoreError, TrustLedger, Waiting,
+    PgSession, PostgresStore, Reload, Settled, StoreError, TableNames, TrustColumn, TrustLedger,
+    Waiting,
 };
 use uuid::Uuid;
 
@@ -1356,6 +1357,69 @@ mod trusts {
         if let Answer::Difference(_) = session.look().await.unwrap() {
             assert_eq!(rows, [trust]);
         }
+    }
+
+    /// An application's own table, with a quoted name and without the optional columns.
+    #[tokio::test]
+    async fn rl10_a_difference_has_the_rows_of_tables_of_other_names() {
+        let Some(server) = PostgresServer::shared() else { return };
+        let url = server.new_database();
+        server.psql(
+            &url,
+            "CREATE TABLE \"order\" (uid uuid PRIMARY KEY, email text NOT NULL UNIQUE, \
+             key_sha256 text, made_at timestamptz NOT NULL DEFAULT now(), gone_at timestamptz, \
+             visits int NOT NULL DEFAULT 0)",
+        );
+        let names = TableNames::default()
+            .table("order")
+            .key_table("Order keys")
+            .column(TrustColumn::Id, "uid")
+            .column(TrustColumn::Name, "email")
+            .column(TrustColumn::ApiKeyHash, "key_sha256")
+            .column(TrustColumn::CreatedAt, "made_at")
+            .column(TrustColumn::DisabledAt, "gone_at")
+            .without(TrustColumn::Code)
+            .without(TrustColumn::Region)
+            .without(TrustColumn::LastHeartbeat)
+            .without(TrustColumn::Attributes);
+        let options = postgres_options(&url).names(names);
+        options.run_migration().await.unwrap();
+        let changes = PgChanges::trusts(options.clone());
+        changes.run_migration().await.unwrap();
+        assert!(changes.plan_migration().await.unwrap().is_empty());
+        let store = options.connect().await.unwrap();
+        server.settle_the_run(&url);
+
+        let mut session = store.feed().open(LONG).await.unwrap();
+        let a = store.insert(NewTrust::new("a").unwrap(), KeyHash::of("a")).await.unwrap();
+        assert_eq!(session.load().await.unwrap(), std::slice::from_ref(&a));
+        let id = session.register("holder").await.unwrap();
+        assert_eq!(session.renew(id).await.unwrap(), nothing());
+
+        let key = store.add_key(&by_name("a"), KeyHash::of("b").into()).await.unwrap();
+        let found = renewed(&mut session, id).await;
+        let [Ended::Trust { id: changed, row: Some(row) }] = &*found else { panic!("{found:?}") };
+        assert_eq!((changed, &row.keys[..]), (&a.id, std::slice::from_ref(&key)));
+        let change = store.revoke_key(key.id).await.unwrap();
+        let barrier = change.barrier.unwrap();
+        let settle = store.settle(&barrier, Waiting::ForAcknowledgements);
+        let (settled, found) = tokio::join!(settle, async {
+            tokio::time::sleep(SHORT).await;
+            renewed(&mut session, id).await
+        });
+        assert_eq!(found, [Ended::Trust { id: a.id, row: Some(a.clone()) }]);
+        let acknowledged =
+            Settled::Everywhere { holders: Some(1), silent: Vec::new(), was_unsettled: false };
+        assert_eq!(settled.unwrap(), acknowledged);
+
+        server.psql(&url, "UPDATE \"order\" SET visits = visits + 1");
+        assert_eq!(session.renew(id).await.unwrap(), nothing());
+        server.psql(&url, "UPDATE \"order\" SET gone_at = now()");
+        let gone = [Ended::Trust { id: a.id, row: None }];
+        assert_eq!(ended(session.look().await.unwrap()), gone);
+        assert_eq!(renewed(&mut session, id).await, gone);
+        server.psql(&url, "ALTER TABLE \"order\" DISABLE TRIGGER USER");
+        assert_eq!(session.renew(id).await.unwrap(), Answer::Reload(Reload::OtherTriggers));
     }
 
     #[tokio::test]
