@@ -39,6 +39,9 @@ const RECORD: &str = "_sqlx_migrations";
 /// The same in a file of an application, which may have migrations of sqlx of its own.
 const SHARED_RECORD: &str = "_trust_auth_migrations";
 
+/// How a plan calls the mode of the file that it begins.
+const WAL: &str = "write-ahead logging";
+
 /// The columns of that table.
 const RECORD_COLUMNS: &str = "\
 (
@@ -340,12 +343,17 @@ pub(super) fn lacks_lease(path: &Path) -> StoreError {
     StoreError::NotMigrated { path: path.into(), missing }
 }
 
+/// Returns the error of a holder on a file in rollback mode.
+pub(super) fn lacks_wal(path: &Path) -> StoreError {
+    StoreError::NotMigrated { path: path.into(), missing: vec![WAL.to_owned()] }
+}
+
 /// Returns the SQL that adds what is missing.
 fn plan_for(found: &Found, tables: Tables<'_>) -> MigrationPlan {
     let mut missing = missing_from(found, tables);
     let mut steps = Vec::new();
     if !found.is_wal {
-        missing.push("write-ahead logging".to_owned());
+        missing.push(WAL.to_owned());
         // Before the transaction: within it, the statement would have no effect.
         steps.push("PRAGMA journal_mode = WAL;".to_owned());
     }

@@ -20,7 +20,7 @@ use crate::error::StoreError;
 use crate::read_lease::{Answer, Difference, Ended, FeedSession};
 use crate::sqlite::SqliteStore;
 use crate::sqlite::poll::{Poll, data_version};
-use crate::sqlite::row;
+use crate::sqlite::{row, schema};
 use crate::trust::Trust;
 use crate::trust_key::TrustKey;
 
@@ -93,12 +93,28 @@ impl SqliteSession {
         if self.poll.pool().is_closed() { Err(StoreError::Unreachable) } else { Ok(()) }
     }
 
+    /// Checks that the file is in WAL mode. Otherwise the connection may be one to a file that is
+    /// no more at the path, and no check would find that (RL9). No program ends WAL mode while this
+    /// connection is open.
+    async fn check_wal(&mut self) -> Result<(), StoreError> {
+        let mode = async {
+            // A connection learns of another mode when it reads a page.
+            sqlx::query("SELECT count(*) FROM sqlite_schema")
+                .execute(&mut *self.connection)
+                .await?;
+            sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *self.connection).await
+        };
+        let mode: String = self.poll.within(mode).await?;
+        if mode == "wal" { Ok(()) } else { Err(schema::lacks_wal(self.store.path())) }
+    }
+
     /// Reads a snapshot whose lease's row allows this session's length (RL31).
     async fn snapshot(&mut self) -> Result<Snapshot, StoreError> {
         for _ in 0..ATTEMPTS {
             self.check_open()?;
+            self.check_wal().await?;
             if !self.sides_are_held {
-                // A change may have begun WAL mode.
+                // A change has begun WAL mode.
                 self.sides_are_held = self.poll.hold_sides().await?;
             }
             self.poll.check_files().await?;
