@@ -97,10 +97,11 @@ impl SqliteOptions {
     /// the table `_trust_auth_migrations`.
     ///
     /// The table has rowids, and a unique index on the id and on the name alone. An id is a
-    /// hyphenated UUID in lower case, and a time is RFC 3339 or what `datetime()` writes. Every
-    /// other column that may not be null needs a default. The application's connections have
-    /// foreign keys on, so that a deletion removes the keys too. Where the name's column has a
-    /// collation such as `NOCASE`, commands find it by that, the exact text first.
+    /// hyphenated UUID in lower case, and a time is RFC 3339 or what `datetime()` writes. A row
+    /// without a time of creation is malformed, and grants nothing. Every other column that may not
+    /// be null needs a default. The application's connections have foreign keys on, so that a
+    /// deletion removes the keys too. Where the name's column has a collation such as `NOCASE`,
+    /// commands find it by that, the exact text first.
     ///
     /// [`connect`](Self::connect) checks the names, and returns [`StoreError::UnsupportedUrl`] for
     /// one that cannot be used, and [`StoreError::Schema`] for a table that cannot.
