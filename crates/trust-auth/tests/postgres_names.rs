@@ -476,6 +476,39 @@ async fn a_role_learns_which_rights_on_the_users_and_their_keys_it_lacks() {
     assert!(error.contains("the schema public, which has the table `users`;"), "{error}");
 }
 
+/// An application shows the service neither the passwords nor its other columns.
+#[tokio::test]
+async fn a_role_with_rights_on_the_named_columns_alone_does_all_but_make_and_remove_users() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    server.psql(&url, USERS);
+    options(&url).run_migration().await.unwrap();
+    options(&url).make_index().await.unwrap();
+    let (name, url_of_role) = server.new_role(&url);
+    server.psql(
+        &url,
+        &format!(
+            "GRANT SELECT (user_id, email, key_sha256, made_at, deactivated_at), \
+             UPDATE (key_sha256, deactivated_at) ON users TO {name}; \
+             GRANT SELECT, INSERT, UPDATE ON user_keys TO {name}"
+        ),
+    );
+    let store = Arc::new(options(&url_of_role).connect().await.unwrap());
+    store.check_index().await.unwrap();
+    store.check_writes().await.unwrap();
+    let world = World::over(Arc::clone(&store), None);
+    assert!(world.authenticator.authenticate(Some("mary")).await.is_ok());
+    let which = by_name("mary");
+    let (row, key) = world.registry.add_key(&which, &KeyTerms::new()).await.unwrap();
+    assert_eq!(store.find(&key.hash()).await.unwrap(), Some(row.trust));
+    world.registry.revoke_key(row.id).await.unwrap();
+    world.registry.rotate(&which).await.unwrap();
+    world.registry.disable(&which).await.unwrap();
+    assert_eq!(world.registry.list().await.unwrap().len(), 3);
+    let error = store.delete(&which).await.unwrap_err().to_string();
+    assert!(error.contains("the right DELETE on the table `users`;"), "{error}");
+}
+
 /// A migration gives a role the rights on the keys that it has on the users, and their policies.
 #[tokio::test]
 async fn the_keys_have_the_rights_and_the_row_level_security_of_the_users() {

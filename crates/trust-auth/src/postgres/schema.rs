@@ -139,6 +139,7 @@ fn missing_tables(names: &TableNames, table: &Table) -> Vec<String> {
 /// Returns the SQL that adds what is missing.
 fn plan_for(catalog: &Catalog<'_>, found: &Found) -> Result<MigrationPlan, StoreError> {
     let names = catalog.names();
+    let fill = |file: &str| names.for_postgres(file).as_str().to_owned();
     let (namespace, missing, files) = match found {
         Found::Nothing { .. } if names.are_own() => return Err(no_table(catalog)),
         Found::Nothing { namespace: None } => {
@@ -147,20 +148,20 @@ fn plan_for(catalog: &Catalog<'_>, found: &Found) -> Result<MigrationPlan, Store
         Found::Nothing { namespace: Some(namespace) } => (
             namespace,
             vec!["the table `trust`".to_owned()],
-            vec![CREATE.to_owned(), KEYS.to_owned(), NOTIFY.to_owned(), NOTIFY_KEYS.to_owned()],
+            [CREATE, KEYS, NOTIFY, NOTIFY_KEYS].map(fill).to_vec(),
         ),
         Found::Table(table) => {
             let triggers =
                 table.triggers.missing.iter().map(|name| format!("the trigger `{name}`"));
             let mut files = Vec::new();
             if !table.lacks.is_empty() {
-                files.push(additions(&table.lacks));
+                files.push(fill(&additions(&table.lacks)));
             }
             if table.lacks_keys {
-                files.push(KEYS.to_owned());
+                files.push(fill(KEYS));
             }
             if !table.triggers.missing.is_empty() {
-                files.extend([NOTIFY.to_owned(), NOTIFY_KEYS.to_owned()]);
+                files.extend([NOTIFY, NOTIFY_KEYS].map(fill));
             }
             let missing = missing_tables(names, table).into_iter().chain(triggers).collect();
             (&table.namespace, missing, files)
@@ -170,10 +171,9 @@ fn plan_for(catalog: &Catalog<'_>, found: &Found) -> Result<MigrationPlan, Store
         return Ok(MigrationPlan::default());
     }
     let path = format!("SET LOCAL search_path TO {namespace};");
-    let files = files.iter().map(|file| names.for_postgres(file).as_str().to_owned());
-    let (begin, end) = ([BEGIN, LOCK, &path], ["COMMIT;"]);
-    let steps = begin.into_iter().map(str::to_owned).chain(files);
-    Ok(MigrationPlan::new(missing, steps.chain(end.map(str::to_owned)).collect()))
+    let begin = [BEGIN, LOCK, &path].map(str::to_owned);
+    let steps = begin.into_iter().chain(files).chain(["COMMIT;".to_owned()]);
+    Ok(MigrationPlan::new(missing, steps.collect()))
 }
 
 /// Returns the lines of the template that add these columns.
