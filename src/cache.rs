@@ -260,7 +260,10 @@ impl<V: Clone + Send + Sync + 'static, C: Clock> KeyCache<V, C> {
     ///
     /// Returns `None` if no value is cached, or if the lease is not valid: at or past its deadline,
     /// before its first renewal, or relinquished. Then read the source of truth under a
-    /// [cache lease](Self::lease). [`ReadLease::is_valid`] distinguishes the two cases.
+    /// [cache lease](Self::lease). [`ReadLease::is_valid`] distinguishes the two cases. Do not call
+    /// [`lookup`](Self::lookup), [`get_or_try_load`](Self::get_or_try_load) or
+    /// [`get_or_try_load_async`](Self::get_or_try_load_async) instead: they return a value also
+    /// where the read lease is not valid, until its time-to-live ends.
     ///
     /// Wait-free; O(1): a lookup, one more load, and on a hit one read of the lease's clock.
     ///

@@ -395,18 +395,23 @@ pub trait TrustLedger: TrustStore {
     }
 
     /// Waits until no process grants what the barrier's transaction has revoked. The commit has
-    /// returned before the call. A store whose rows no process holds need not implement it.
+    /// returned before the call. A store whose changes return no barrier need not implement it.
     ///
     /// # Errors
     ///
-    /// Any [`StoreError`]. The caller then makes the change again.
+    /// Any [`StoreError`]. The caller then makes the change again. The provided version returns
+    /// [`StoreError::Other`]: the holders would not be waited for.
     fn settle(
         &self,
         barrier: &str,
         waiting: Waiting,
     ) -> impl Future<Output = Result<Settled, StoreError>> + Send {
         let _ = (barrier, waiting);
-        async { Ok(Settled::NOTHING_HELD) }
+        async {
+            let reason =
+                "the ledger has returned a barrier and has no `settle`; forward that method";
+            Err(StoreError::Other(reason.into()))
+        }
     }
 }
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 use trust_auth::{
-    AuthError, Candidates, Change, KeyHash, NewTrust, RegistryError, Rotation, Route, Settled,
-    StoreError, Trust, TrustAuth, TrustKey, TrustKeyCache, TrustLedger, TrustRef, TrustStore,
-    Waiting, WatchStore, Watcher,
+    AuthError, Candidates, Change, KeyHash, MemoryStore, NewTrust, RegistryError, Rotation, Route,
+    Settled, StoreError, Trust, TrustAuth, TrustKey, TrustKeyCache, TrustLedger, TrustRef,
+    TrustStore, Waiting, WatchStore, Watcher,
 };
 use uuid::Uuid;
 
@@ -500,6 +500,13 @@ async fn the_builder_passes_the_interval_of_the_watcher_to_the_store() {
     let auth = TrustAuth::builder(list).watch_every(Duration::from_secs(120)).build();
     until(&auth, |status| status.connected).await;
     assert_eq!(*auth.store().calls.lock().unwrap(), Some(vec!["watch every 120s".into()]));
+}
+
+/// A ledger around another one may forward the changes, and not the wait.
+#[tokio::test]
+async fn a_barrier_for_which_a_ledger_has_no_settle_is_an_error() {
+    let error = MemoryStore::new().settle("1", Waiting::default()).await.unwrap_err();
+    assert!(error.to_string().contains("forward that method"), "{error}");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 mod stores;
 
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -540,7 +541,8 @@ async fn rl5_a_revocation_prunes_where_no_holder_is_registered() {
     while server.psql(&url, records) != "0" {
         assert!(begun.elapsed() < Duration::from_secs(60), "no revocation prunes");
         let barrier = barrier(&mut changer).await;
-        feed.settle(&barrier, Waiting::ForAcknowledgements).await.unwrap();
+        let settled = feed.settle(&barrier, Waiting::ForAcknowledgements).await.unwrap();
+        assert_ne!(settled, Settled::Repeat);
     }
 }
 
@@ -766,7 +768,8 @@ async fn r13_a_revocation_strikes_off_what_is_left_behind() {
     while server.psql(&url, "SELECT count(*) FROM trust_auth_holder") != "0" {
         assert!(begun.elapsed() < Duration::from_secs(60), "no revocation strikes off");
         let next = barrier(&mut changer).await;
-        feed.settle(&next, Waiting::ForAcknowledgements).await.unwrap();
+        let settled = feed.settle(&next, Waiting::ForAcknowledgements).await.unwrap();
+        assert_ne!(settled, Settled::Repeat);
     }
     let second = barrier(&mut changer).await;
     let settled = feed.settle(&second, Waiting::ForAcknowledgements).await.unwrap();
@@ -794,7 +797,8 @@ async fn r14_a_copy_of_the_database_is_not_settled() {
     let mut changer = server.connect(&copy).await;
     let barrier = barrier(&mut changer).await;
     let begun = Instant::now();
-    feed.settle(&barrier, Waiting::ForAcknowledgements).await.unwrap();
+    let settled = feed.settle(&barrier, Waiting::ForAcknowledgements).await.unwrap();
+    assert_ne!(settled, Settled::Repeat);
     assert!(begun.elapsed() >= SHORT);
 }
 
@@ -869,7 +873,8 @@ async fn r14_a_dump_that_was_restored_in_place_is_not_settled() {
     let mut changer = server.connect(&url).await;
     let barrier = barrier(&mut changer).await;
     let begun = Instant::now();
-    feed.settle(&barrier, Waiting::ForAcknowledgements).await.unwrap();
+    let settled = feed.settle(&barrier, Waiting::ForAcknowledgements).await.unwrap();
+    assert_ne!(settled, Settled::Repeat);
     assert!(begun.elapsed() >= SHORT);
 }
 
@@ -1023,6 +1028,30 @@ async fn r14_one_of_the_revocations_that_wait_watches_the_run() {
         assert!(matches!(wait.await.unwrap().unwrap(), Settled::Everywhere { .. }));
     }
     assert!(most <= 10, "{most} connections");
+}
+
+/// An application has left a transaction open on a connection of its pool.
+#[tokio::test]
+async fn rl29_an_inquiry_that_does_not_show_the_barrier_ends_no_wait() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, store, _) = trusts::trusts(server).await;
+    server.settle_the_run(&url);
+    let options = sqlx::postgres::PgConnectOptions::from_str(&url).unwrap();
+    let pool = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect_with(options);
+    let pool = pool.await.unwrap();
+    let over = PostgresStore::over(pool.clone()).connect().await.unwrap();
+    let mut left = pool.acquire().await.unwrap();
+    left.execute("BEGIN ISOLATION LEVEL REPEATABLE READ").await.unwrap();
+    left.execute("SELECT FROM trust").await.unwrap();
+    drop(left);
+
+    let (_session, _) = registered(&store.feed(), SHORT, "later").await;
+    let trust = store.insert(NewTrust::new("a").unwrap(), KeyHash::of("a")).await.unwrap();
+    let change = store.set_enabled(&trust.id.into(), false).await.unwrap();
+    let settled = over.settle(&change.barrier.unwrap(), Waiting::ForAcknowledgements).await;
+    let silent = vec!["later".to_owned()];
+    let end = Settled::Everywhere { holders: Some(1), silent, was_unsettled: false };
+    assert_eq!(settled.unwrap(), end);
 }
 
 #[tokio::test]
@@ -1318,7 +1347,7 @@ mod trusts {
         assert!(error.to_string().contains("triggers on the table `trust`"), "{error}");
     }
 
-    async fn trusts(server: &PostgresServer) -> (String, PostgresStore, PgFeed) {
+    pub(crate) async fn trusts(server: &PostgresServer) -> (String, PostgresStore, PgFeed) {
         let url = server.new_database();
         let store = postgres_options(&url).connect().await.unwrap();
         let changes = PgChanges::trusts(postgres_options(&url));
@@ -1356,6 +1385,56 @@ mod trusts {
         server.psql(&url, &[rename("trust", "other"), rename("away", "trust")].concat());
         if let Answer::Difference(_) = session.look().await.unwrap() {
             assert_eq!(rows, [trust]);
+        }
+    }
+
+    /// The holder would have the rows of the first table, and each change would be in the second.
+    #[tokio::test]
+    async fn rl2_a_table_that_takes_the_name_while_a_holder_loads_makes_it_load_again() {
+        let Some(server) = PostgresServer::shared() else { return };
+        let (url, store, _) = trusts(server).await;
+        let trust = store.insert(NewTrust::new("a").unwrap(), KeyHash::of("a")).await.unwrap();
+        server.psql(&url, "CREATE SCHEMA app; CREATE TABLE app.other (LIKE trust)");
+        let path = format!("{url}?options=-c%20search_path%3Dapp,public");
+        let feed = PgChanges::trusts(postgres_options(&path)).connect().await.unwrap();
+        let mut session = feed.open(LONG).await.unwrap();
+        assert_eq!(session.load().await.unwrap(), std::slice::from_ref(&trust));
+
+        // The load waits after it has found `trust`: it looks for its triggers.
+        let mut other = server.connect(&url).await;
+        let mut exchange = other.begin().await.unwrap();
+        exchange.execute("LOCK TABLE pg_trigger").await.unwrap();
+        let load = tokio::spawn(async move { (session.load().await, session) });
+        let waiting = "SELECT count(*) FROM pg_locks \
+                       WHERE relation = 'pg_trigger'::regclass AND NOT granted";
+        eventually("the load waits", || server.psql(&url, waiting) == "1").await;
+        exchange.execute("ALTER TABLE app.other RENAME TO trust").await.unwrap();
+        exchange.commit().await.unwrap();
+        let (loaded, mut session) = load.await.unwrap();
+        if let Ok(rows) = loaded {
+            let id = session.register("a").await.unwrap();
+            let answer = session.renew(id).await.unwrap();
+            assert_eq!(answer, Answer::Reload(Reload::OtherTriggers), "{rows:?}");
+        }
+    }
+
+    /// The rows of a child are read with those of the table, and their changes fire no trigger.
+    #[tokio::test]
+    async fn rl2_a_child_that_is_gone_again_makes_a_holder_load_again() {
+        let Some(server) = PostgresServer::shared() else { return };
+        for table in ["trust", "trust_key"] {
+            let (url, _, feed) = trusts(server).await;
+            let (mut session, id) = registered(&feed, LONG, "a").await;
+            server.psql(&url, &format!("CREATE TABLE child () INHERITS ({table})"));
+            server.psql(&url, "DROP TABLE child");
+            let answer = session.renew(id).await.unwrap();
+            assert_eq!(answer, Answer::Reload(Reload::OtherTriggers), "{table}");
+            let error = feed.open(LONG).await.unwrap().load().await.unwrap_err().to_string();
+            assert!(error.contains("had tables that inherit from it"), "{error}");
+            // Another child would leave no trace.
+            server.psql(&url, &format!("ANALYZE {table}"));
+            session.load().await.unwrap();
+            assert_eq!(session.renew(id).await.unwrap(), nothing());
         }
     }
 

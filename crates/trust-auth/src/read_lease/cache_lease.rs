@@ -32,8 +32,11 @@ const RENEWALS: u32 = 4;
 /// whose [`settle`](Self::settle) has returned, in any process (G11). While it is not, `lookup`
 /// returns nothing, and each request reads the database.
 ///
-/// Values are loaded on a miss as without a lease: under a cache lease, from the **primary**, by
-/// statements that are sent after the cache lease was taken (R8).
+/// Where [`lookup`](Self::lookup) returns nothing, the value is loaded under
+/// [`KeyCache::lease`], from the **primary**, by statements whose snapshots are taken after that
+/// lease was (R8): in READ COMMITTED, or in a transaction that begins after it. Do not call
+/// [`KeyCache::lookup`] or [`KeyCache::get_or_try_load_async`] instead: they return cached values
+/// also when the lease has ended.
 ///
 /// The example [`held-principals`] is a service with a schema of its own: its cache takes 40 lines,
 /// and two processes revoke and refuse keys on a real server.
@@ -46,7 +49,7 @@ const RENEWALS: u32 = 4;
 #[cfg_attr(not(feature = "postgres"), doc = "```ignore")]
 /// use std::sync::Arc;
 /// use std::time::Duration;
-/// use trust_auth::{CacheLease, KeyHash, PgChanges, PostgresStore};
+/// use trust_auth::{CacheLease, KeyHash, PgChanges, PostgresStore, Settled};
 /// use trust_key_cache::KeyCache;
 ///
 /// struct Principal {
@@ -69,7 +72,10 @@ const RENEWALS: u32 = 4;
 ///
 /// // UPDATE .., SELECT trust_auth_barrier(), COMMIT
 /// # let barrier = String::new();
-/// lease.settle(&barrier).await?; // no process grants what the transaction has revoked
+/// match lease.settle(&barrier).await? {
+///     Settled::Everywhere { .. } => {} // no process grants what the transaction has revoked
+///     _ => todo!("the server failed over: make the transaction again"),
+/// }
 /// # Ok(()) }
 /// ```
 pub struct CacheLease<F: ChangeFeed, V: Clone + Send + Sync + 'static, C: Clock = CoarseClock> {

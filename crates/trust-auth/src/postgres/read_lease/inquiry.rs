@@ -19,6 +19,8 @@ pub(super) struct Inquiry {
     /// Whether there are records that no holder needs.
     pub(super) may_prune: bool,
     pub(super) holders: Vec<Registered>,
+    /// Whether the snapshot shows the barrier, or none was looked for.
+    pub(super) shows_barrier: bool,
 }
 
 /// A registration.
@@ -51,7 +53,8 @@ const INQUIRE: &str = concat!(
     "), ",
     are_sound!("$2"),
     ", h.id, h.name, h.lease_ms, h.renewals, \
-     coalesce(pg_visible_in_snapshot($1::text::xid8, h.applied), false) \
+     coalesce(pg_visible_in_snapshot($1::text::xid8, h.applied), false), \
+     coalesce(pg_visible_in_snapshot($1::text::xid8, pg_current_snapshot()), true) \
      FROM (SELECT 1) AS one LEFT JOIN trust_auth_lease AS l ON true \
      LEFT JOIN trust_auth_holder AS h ON true"
 );
@@ -144,6 +147,7 @@ impl LeaseSource {
             max_lease,
             may_prune: first.try_get(4)?,
             holders,
+            shows_barrier: first.try_get(11)?,
         }))
     }
 

@@ -105,6 +105,7 @@ mod tests {
             max_lease: LEASE,
             may_prune: false,
             holders: vec![holder],
+            shows_barrier: true,
         }
     }
 

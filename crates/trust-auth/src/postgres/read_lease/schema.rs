@@ -208,8 +208,7 @@ impl LeaseSource {
         };
         let found: Option<(i64, String, String, String, bool, bool)> = sqlx::query_as(
             "SELECT c.oid::int8, quote_ident(nspname) || '.' || quote_ident(relname), \
-                 relkind::text, relpersistence::text, relispartition, \
-                 EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid) \
+                 relkind::text, relpersistence::text, relispartition, relhassubclass \
              FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = relnamespace \
              WHERE c.oid = to_regclass($1)",
         )
@@ -370,8 +369,9 @@ fn refusal(
             Some("is a partition, and may be replaced as a whole; watch an ordinary table")
         }
         ("r", _) if has_children => Some(
-            "has tables that inherit from it, whose rows are read with it and fire no trigger of \
-             it; end the inheritance (`ALTER TABLE .. NO INHERIT ..`)",
+            "has or had tables that inherit from it, whose rows are read with it and fire no \
+             trigger of it; end the inheritance (`ALTER TABLE .. NO INHERIT ..`), then run \
+             `ANALYZE` for the table",
         ),
         ("r", _) => None,
         _ => Some("is no table; watch an ordinary table"),

@@ -126,6 +126,13 @@ impl PgSession {
         let catalog = Catalog::read(&source, connection).await?;
         catalog.check(&source)?;
         let oids: Vec<i64> = catalog.tables.iter().map(|table| table.oid).collect();
+        let mut trusts = Vec::new();
+        if source.has_trusts {
+            let query = sqlx::query(self.statements.trusts.clone());
+            let rows = query.fetch_all(&mut *connection).await.map_err(failed)?;
+            trusts = rows.iter().filter_map(|row| trust(row, &self.warnings)).collect();
+        }
+        // After the rows: what was read by name is still locked.
         let base = sqlx::query(self.statements.base.clone())
             .bind(&self.nonce)
             .bind(&oids)
@@ -133,12 +140,6 @@ impl PgSession {
             .await
             .map_err(failed)?;
         self.base = Some(read_base(&source, &base, oids)?);
-        let mut trusts = Vec::new();
-        if source.has_trusts {
-            let query = sqlx::query(self.statements.trusts.clone());
-            let rows = query.fetch_all(&mut *connection).await.map_err(failed)?;
-            trusts = rows.iter().filter_map(|row| trust(row, &self.warnings)).collect();
-        }
         sqlx::raw_sql("COMMIT").execute(connection).await.map_err(failed)?;
         Ok(trusts)
     }
@@ -364,6 +365,9 @@ fn read_base(source: &LeaseSource, row: &PgRow, oids: Vec<i64>) -> Result<Base, 
     }
     if !row.try_get::<bool, usize>(1).map_err(failed)? {
         return Err(StoreError::Deaf { server: source.connector.location.to_string() });
+    }
+    if source.has_trusts && !row.try_get::<bool, usize>(5).map_err(failed)? {
+        return Err(StoreError::Unsettled);
     }
     Ok(Base {
         snapshot: row.try_get(2).map_err(failed)?,

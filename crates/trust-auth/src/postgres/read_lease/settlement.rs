@@ -168,6 +168,14 @@ impl LeaseSource {
         within(self.limit(), async {
             let mut lent = Lent::from(&self.readers).await?;
             let inquiry = self.inquire(lent.connection()?, Some(barrier.id)).await?;
+            if inquiry.run == barrier.run && !inquiry.shows_barrier {
+                // A holder may have registered since (RL29). The connection is not given back.
+                return Err(self.unusable(
+                    "a connection shows a state before the change was committed; call `settle` \
+                     after the commit, and return no connection to the application's pool within a \
+                     transaction",
+                ));
+            }
             lent.give_back();
             Ok(inquiry)
         })
@@ -285,6 +293,7 @@ mod tests {
             max_lease: MAX,
             may_prune: false,
             holders: holders.collect(),
+            shows_barrier: true,
         }
     }
 

@@ -45,11 +45,10 @@ macro_rules! fingerprint {
                      row_security_active(oid)), ',' ORDER BY oid) \
                  FROM pg_class WHERE oid IN (to_regclass('trust_auth_lease'), \
                      to_regclass('trust_auth_change'), to_regclass('trust_auth_holder'))), ';', \
-             (SELECT string_agg(concat_ws(' ', c.oid, c.relname, c.relnamespace, \
+             (SELECT string_agg(concat_ws(' ', c.oid, c.xmin, c.relname, c.relnamespace, \
                  (SELECT concat(nspname, '.', n.xmin) FROM pg_namespace AS n \
                      WHERE n.oid = c.relnamespace), c.relfilenode, \
-                 c.relnatts, c.relkind, (SELECT string_agg(concat(inhrelid, '.', i.xmin), '.') \
-                     FROM pg_inherits AS i WHERE inhparent = c.oid), \
+                 c.relnatts, c.relkind, c.relhassubclass, \
                  (SELECT string_agg(concat_ws(' ', attnum, attname, a.xmin), ' ' \
                          ORDER BY attnum) \
                      FROM pg_attribute AS a WHERE attrelid = c.oid AND attnum > 0), \
@@ -103,6 +102,18 @@ pub(super) const PREPARE: &str = concat!(
 pub(super) const RAISE: &str =
     "UPDATE trust_auth_lease SET max_lease_ms = $1 WHERE max_lease_ms < $1";
 
+/// Whether the names lead to the tables that were checked, which are the first two. A table that is
+/// locked has kept its name since, and so has the one that was read: it is locked, too. So both are
+/// one.
+macro_rules! leads_to {
+    () => {
+        "ARRAY[to_regclass('{trust_table}')::oid::int8, \
+         to_regclass('{trust_key_table}')::oid::int8] = $2[1:2] AND \
+         (SELECT count(DISTINCT relation) = 2 FROM pg_locks WHERE pid = pg_backend_pid() \
+          AND granted AND relation::int8 = ANY ($2[1:2]))"
+    };
+}
+
 /// No statement that gives the name to another table runs at the same time. It needs no right but
 /// `SELECT`, and no snapshot: that of the load is taken when the tables are locked.
 const LOCK: &str = "LOCK TABLE {trust_key_table}, {trust_table} IN ACCESS SHARE MODE";
@@ -114,7 +125,8 @@ const BASE: &str = concat!(
     fingerprint!("$2"),
     ", concat(",
     place!(),
-    ")"
+    "), ",
+    leads_to!()
 );
 
 const TRUSTS: &str = concat!(
