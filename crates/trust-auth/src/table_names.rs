@@ -351,12 +351,14 @@ impl TableNames {
         if self.table == TRUST && self.key_table == TRUST_KEY {
             return name.to_owned();
         }
-        let whole = format!("{name}_{}_{}", self.table, self.key_table);
-        if whole.len() <= LONGEST {
+        let whole = format!("{name}_{}.{}", self.table, self.key_table);
+        let has_dots = self.table.contains('.') || self.key_table.contains('.');
+        if whole.len() <= LONGEST && !has_dots {
             return whole;
         }
-        // The server would cut the name, so that two tables might share it.
-        format!("{name}_{}", &KeyHash::of(&whole).to_hex()[..16])
+        // The server would cut the name, and another dot would be the end of another table's name.
+        let names = format!("{:?}", (&self.table, &self.key_table));
+        format!("{name}_{}", &KeyHash::of(&names).to_hex()[..16])
     }
 
     fn quoted(&self, column: TrustColumn) -> String {
@@ -440,8 +442,11 @@ mod tests {
             assert_eq!(sql.as_str(), format!("\"{name}\""));
             name
         };
-        assert_eq!(object(users()), "trust_auth_notify_Users_user keys");
+        assert_eq!(object(users()), "trust_auth_notify_Users.user keys");
         assert_ne!(object(long("a")), object(long("b")));
+        let pair = |table: &str, keys: &str| object(users().table(table).key_table(keys));
+        assert_ne!(pair("a_b", "c"), pair("a", "b_c"));
+        assert_ne!(pair("a.b", "c"), pair("a", "b.c"));
         assert!(object(long("a")).len() <= LONGEST);
     }
 

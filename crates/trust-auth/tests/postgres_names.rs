@@ -393,21 +393,21 @@ async fn the_indexes_are_made_on_the_users_and_find_their_keys() {
     let Some(server) = PostgresServer::shared() else { return };
     let (url, store) = migrated(server).await;
     let Err(StoreError::NoIndex { sql, .. }) = store.check_index().await else { panic!() };
-    let wanted = "CREATE INDEX CONCURRENTLY \"trust_api_key_hash_users_user_keys\" ON \
+    let wanted = "CREATE INDEX CONCURRENTLY \"trust_api_key_hash_users.user_keys\" ON \
                   public.\"users\" (\"key_sha256\");\n\
-                  CREATE INDEX CONCURRENTLY \"trust_key_digest_users_user_keys\" ON \
+                  CREATE INDEX CONCURRENTLY \"trust_key_digest_users.user_keys\" ON \
                   public.\"user_keys\" (digest);";
     assert_eq!(sql, wanted);
     let plan = options(&url).make_index().await.unwrap();
     assert_eq!(plan.to_string().trim_end(), wanted);
-    assert_eq!(plan.missing()[0], "the index `trust_api_key_hash_users_user_keys`");
+    assert_eq!(plan.missing()[0], "the index `trust_api_key_hash_users.user_keys`");
     assert!(options(&url).plan_index().await.unwrap().is_empty());
     store.check_index().await.unwrap();
     // An attempt that failed left an index that is not valid.
     server.psql(
         &url,
         "UPDATE pg_index SET indisvalid = false \
-         WHERE indexrelid = 'trust_api_key_hash_users_user_keys'::regclass",
+         WHERE indexrelid = '\"trust_api_key_hash_users.user_keys\"'::regclass",
     );
     let plan = options(&url).make_index().await.unwrap();
     assert!(plan.to_string().starts_with("DROP INDEX CONCURRENTLY public.\"trust_api"), "{plan}");

@@ -487,7 +487,7 @@ async fn a_key_is_found_by_the_applications_own_index_or_by_one_that_is_made() {
     let (trust, key) = world.register("bob@x").await;
     let lacking = world.store.check_index().await.unwrap_err();
     let StoreError::NoIndex { sql, .. } = &lacking else { panic!("{lacking:?}") };
-    let of_trusts = "CREATE INDEX \"trust_api_key_hash_users_user_keys\" ON \"users\" \
+    let of_trusts = "CREATE INDEX \"trust_api_key_hash_users.user_keys\" ON \"users\" \
                      (\"key_sha256\");";
     assert!(sql.contains(of_trusts), "{sql}");
     // Another index of the column, and one of another column.
@@ -496,7 +496,7 @@ async fn a_key_is_found_by_the_applications_own_index_or_by_one_that_is_made() {
     assert_eq!(application.options().plan_index().await.unwrap().steps().len(), 2);
     run(&mut hand, "CREATE UNIQUE INDEX mine ON users (key_sha256)").await;
     let plan = application.options().plan_index().await.unwrap();
-    assert_eq!(plan.missing(), ["the index `trust_key_digest_users_user_keys`"]);
+    assert_eq!(plan.missing(), ["the index `trust_key_digest_users.user_keys`"]);
     assert_eq!(application.options().make_index().await.unwrap(), plan);
     assert!(application.options().make_index().await.unwrap().is_empty());
     world.store.check_index().await.unwrap();

@@ -126,7 +126,7 @@ mod tests {
         for ((_, default), (sql, own)) in default.into_iter().zip(own) {
             let renamed = own.iter().map(|step| {
                 [
-                    ("_users_user_keys", ""),
+                    ("_users.user_keys", ""),
                     ("sqlite_autoindex_users_", "sqlite_autoindex_trust_"),
                     ("user_id", "id"),
                     ("email", "name"),
