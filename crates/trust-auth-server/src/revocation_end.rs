@@ -46,7 +46,7 @@ pub(crate) struct RevocationEnd {
     #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     holders: Option<usize>,
-    /// The processes that did not answer, and whose leases have run out.
+    /// The processes that did not answer. If no process grants the key, their leases have run out.
     silent: Vec<String>,
     #[serde(skip)]
     was_unsettled: bool,
@@ -61,6 +61,11 @@ impl RevocationEnd {
         silent: Vec::new(),
         was_unsettled: false,
     };
+
+    /// The commit is made, and these processes have not answered within the caller's time.
+    pub(crate) fn without(silent: Vec<String>) -> Self {
+        Self { silent, ..Self::COMMITTED }
+    }
 
     /// The [`outcome`](Self::outcome)s of a revocation that is final everywhere.
     pub(crate) const OUTCOMES: [&str; 4] = ["answered", "lease_over", "unsettled", "waited"];
@@ -103,11 +108,17 @@ impl RevocationEnd {
     /// Returns a sentence for people.
     pub(crate) fn sentence(&self, concern: Concern) -> String {
         let Some(waited) = self.waited_ms.filter(|_| self.everywhere) else {
-            return format!(
-                "The change is committed. {} by a process with a read lease, for the length of \
-                 the lease at most.",
-                concern.may_be()
-            );
+            let may_be = concern.may_be();
+            return match self.silent() {
+                None => format!(
+                    "The change is committed. {may_be} by a process with a read lease, for the \
+                     length of the lease at most."
+                ),
+                Some(silent) => format!(
+                    "The change is committed. {may_be} by {silent}, which did not answer yet, for \
+                     the length of a read lease at most."
+                ),
+            };
         };
         let waited = match waited {
             0..1_000 => format!("{waited} ms"),
@@ -167,6 +178,8 @@ mod tests {
         let committed = RevocationEnd::new(Settled::Repeat, Duration::ZERO);
         assert_eq!((committed.outcome(), committed.is_everywhere()), ("committed", false));
         assert_eq!(committed.silent(), None);
+        let told = RevocationEnd::without(vec!["web-2".to_owned()]).sentence(Concern::Attributes);
+        assert!(told.contains("may be shown by web-2, which did not answer yet"), "{told}");
         assert!(committed.sentence(Concern::Key("The key")).contains("may be granted"));
         let told = committed.sentence(Concern::Attributes);
         assert!(told.contains("Its former attributes may be shown by a process"), "{told}");

@@ -2,9 +2,9 @@
 //! until no process grants the key, or shows the former attributes.
 
 use std::pin::pin;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use trust_auth::{ApiKey, Trust, TrustRef, TrustRegistry, Waiting};
+use trust_auth::{ApiKey, Awaited, Trust, TrustRef, TrustRegistry, Waiting};
 
 use crate::args::{KeyArgs, WaitArgs};
 use crate::command_answer::{CommandAnswer, Format};
@@ -113,7 +113,7 @@ async fn revoke_by(
         return Ok(Revoked { trust, key, end, failure: None, was_interrupted });
     }
 
-    let committed = revocation.trust().cloned();
+    let (committed, awaited) = (revocation.trust().cloned(), revocation.awaited());
     let waits = format!("Committed. Waiting until {}", step.certainty());
     let (waiting, begun) = (waiting(wait.no_acknowledgements), Instant::now());
     let mut settling = pin!(revocation.settle(waiting));
@@ -137,11 +137,24 @@ async fn revoke_by(
         },
         () = interrupt.received() => {
             let trust = committed.ok_or_else(CommandError::interrupted)?;
-            let end = Some(RevocationEnd::COMMITTED);
+            let silent = tokio::select! {
+                silent = silent(registry, &awaited) => silent,
+                () = interrupt.received() => Vec::new(),
+            };
+            let end = Some(RevocationEnd::without(silent));
             Ok(Revoked { trust, key, end, failure: None, was_interrupted: true })
         }
         never = wait_progress::show(format, &waits) => match never {},
     }
+}
+
+/// How long the names of the processes that did not answer are asked for.
+const NAMING: Duration = Duration::from_secs(1);
+
+/// Returns the names of the processes that have not answered, if the database has them in time.
+pub(crate) async fn silent(registry: &TrustRegistry<Store>, awaited: &Awaited) -> Vec<String> {
+    let names = tokio::time::timeout(NAMING, registry.awaited(awaited)).await;
+    names.ok().and_then(Result::ok).unwrap_or_default()
 }
 
 /// Returns how a change waits, by the flag `--no-acknowledgements`.

@@ -323,4 +323,11 @@ impl TrustLedger for Store {
             DatabaseStore::Postgres(store) => store.settle(barrier, waiting).await,
         }
     }
+
+    async fn awaited(&self, barrier: &str) -> Result<Vec<String>, StoreError> {
+        match &self.backend {
+            DatabaseStore::Sqlite(store) => store.awaited(barrier).await,
+            DatabaseStore::Postgres(store) => store.awaited(barrier).await,
+        }
+    }
 }

@@ -251,6 +251,10 @@ impl TrustLedger for AnyStore {
     async fn settle(&self, barrier: &str, waiting: Waiting) -> Result<Settled, StoreError> {
         with_store!(self, store => store.settle(barrier, waiting).await)
     }
+
+    async fn awaited(&self, barrier: &str) -> Result<Vec<String>, StoreError> {
+        with_store!(self, store => store.awaited(barrier).await)
+    }
 }
 
 impl WatchStore for AnyStore {

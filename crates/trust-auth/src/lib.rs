@@ -172,7 +172,7 @@ pub use read_lease::{
     HolderStatus, Reload, Settled, Waiting,
 };
 pub use registry::TrustRegistry;
-pub use revocation::Revocation;
+pub use revocation::{Awaited, Revocation};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteFeed, SqliteOptions, SqliteSession, SqliteStore};
 pub use stats::{Failures, Stats};

@@ -64,7 +64,43 @@ enum Fate {
     Replaced(StoreError),
 }
 
+/// What a [`Revocation`] waits for: [`TrustRegistry::awaited`] returns the names.
+#[derive(Clone, Debug, Default)]
+pub struct Awaited {
+    /// None if no process can hold a lease.
+    barrier: Option<String>,
+}
+
 impl<L: TrustLedger> TrustRegistry<L> {
+    /// Returns the names of the processes that have not answered a revocation. Each of them may
+    /// grant the key while the revocation has not [settled](Revocation::settle). Empty on a store
+    /// without a list of them, such as SQLite, and after the database has restarted.
+    ///
+    /// # Errors
+    ///
+    /// The [`StoreError`] of the store.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use trust_auth::{MemoryStore, NewTrust, TrustAuth};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let auth = TrustAuth::builder(MemoryStore::new()).build();
+    /// let (trust, _key) = auth.registry().register(NewTrust::new("St. Mary")?).await?;
+    /// let revocation = auth.registry().begin_disable(&trust.id.into()).await?;
+    /// assert!(auth.registry().awaited(&revocation.awaited()).await?.is_empty());
+    /// revocation.settle(Default::default()).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn awaited(&self, of: &Awaited) -> Result<Vec<String>, RegistryError> {
+        Ok(match &of.barrier {
+            Some(barrier) => Box::pin(self.ledger.awaited(barrier)).await?,
+            None => Vec::new(),
+        })
+    }
+
     /// Makes the change, and returns it before the wait.
     pub(crate) async fn begin(
         &self,
@@ -175,6 +211,12 @@ impl<L: TrustLedger> Revocation<'_, L> {
     #[must_use]
     pub fn trust(&self) -> Option<&Trust> {
         self.outcome.as_ref().ok()
+    }
+
+    /// Returns what [`settle`](Self::settle) waits for, to name it while it waits.
+    #[must_use]
+    pub fn awaited(&self) -> Awaited {
+        Awaited { barrier: self.barriers.first().cloned() }
     }
 
     /// Waits until no process grants the key, and returns the trust and how the wait ended. Call

@@ -413,6 +413,20 @@ pub trait TrustLedger: TrustStore {
             Err(StoreError::Other(reason.into()))
         }
     }
+
+    /// Returns the names of the holders that have not acknowledged the barrier, for an operator who
+    /// waits. A store without a list of holders need not implement it.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StoreError`].
+    fn awaited(
+        &self,
+        barrier: &str,
+    ) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send {
+        let _ = barrier;
+        async { Ok(Vec::new()) }
+    }
 }
 
 /// All rows of a store, by name.

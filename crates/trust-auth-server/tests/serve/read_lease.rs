@@ -251,8 +251,31 @@ async fn a_change_that_does_not_wait_says_so_and_one_that_is_interrupted_too() {
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(130), "{stderr}");
     assert!(stderr.contains("Waiting until no process grants the key"), "{stderr}");
-    assert!(stderr.contains("The old key may be granted"), "{stderr}");
+    let named = format!("process {}", server.process_id());
+    assert!(stderr.contains("The old key may be granted by "), "{stderr}");
+    assert!(stderr.contains(&named) && stderr.contains("did not answer yet"), "{stderr}");
     assert_eq!(server.verify(stdout.trim_end()).await.status, 200, "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_whose_time_is_over_names_the_services_that_did_not_answer() {
+    let Some(database) = PostgresServer::shared() else { return };
+    let url = database.new_database();
+    let stopped = Server::on(&url, &["--migrate", "--read-lease", "2m"]).await;
+    let server = Server::on(&url, &["--request-timeout", "2500ms"]).await;
+    let id = server.register("a").await.id;
+    stopped.signal("STOP");
+    for step in ["disable", "rotate"] {
+        let path = format!("/admin/trusts/{id}/{step}");
+        let answer = server.administer("POST", &path, &Value::Null).await;
+        assert_eq!(answer.status, 202, "{answer:?}");
+        let end = answer.json()["revocation"].clone();
+        assert_eq!(end["everywhere"], json!(false), "{end}");
+        let silent = end["silent"].as_array().unwrap();
+        let named = format!("process {}", stopped.process_id());
+        assert!(silent.len() == 1 && silent[0].as_str().unwrap().contains(&named), "{end}");
+    }
+    stopped.signal("CONT");
 }
 
 /// The signal arrives while another transaction has the row, so the commit is made after it.

@@ -115,4 +115,8 @@ impl TrustLedger for PostgresStore {
     async fn settle(&self, barrier: &str, waiting: Waiting) -> Result<Settled, StoreError> {
         self.feed().settle(barrier, waiting).await
     }
+
+    async fn awaited(&self, barrier: &str) -> Result<Vec<String>, StoreError> {
+        self.feed().awaited(barrier).await
+    }
 }

@@ -679,7 +679,10 @@ impl Admin {
             };
             match tokio::time::timeout(self.limit, answer).await {
                 Ok(outcome) => outcome,
-                Err(_) => commit.try_recv().map_err(|_| AdminError::too_slow()),
+                Err(_) => match commit.try_recv() {
+                    Ok(revoked) => Ok(revoked.naming_silent(&self.registry).await),
+                    Err(_) => Err(AdminError::too_slow()),
+                },
             }
         };
         self.counted(step.as_str(), revoked, Revoked::outcome, Revoked::response).await

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 use tokio::sync::oneshot;
-use trust_auth::{ApiKey, Trust, TrustRef, TrustRegistry, Waiting};
+use trust_auth::{ApiKey, Awaited, Trust, TrustRef, TrustRegistry, Waiting};
 
 use super::error::AdminError;
 use super::pending_waits::PendingWaits;
@@ -15,6 +15,7 @@ use crate::failed_wait::FailedWait;
 use crate::json::TrustJson;
 use crate::revocation_end::RevocationEnd;
 use crate::revocation_step::RevocationStep;
+use crate::revoke::silent;
 use crate::serve::meters::Meters;
 use crate::store::Store;
 
@@ -47,13 +48,21 @@ impl Revoker {
         }
         if !revocation.has_to_wait() {
             let trust = revocation.without_waiting()?;
-            return Ok(Revoked { trust, key, end: None, failure: None });
+            return Ok(Revoked {
+                trust,
+                key,
+                end: None,
+                failure: None,
+                awaited: Awaited::default(),
+            });
         }
-        let changed = revocation.trust().cloned();
+        let (changed, awaited) = (revocation.trust().cloned(), revocation.awaited());
         if let Some(trust) = changed.clone() {
             let (key, end) = (key.clone(), Some(RevocationEnd::COMMITTED));
             // Without an effect if the client has disconnected.
-            committed.send(Revoked { trust, key, end, failure: None }).ok();
+            committed
+                .send(Revoked { trust, key, end, failure: None, awaited: awaited.clone() })
+                .ok();
         }
         let pending = self.waits.begin(step.clone(), changed.as_ref().map(|trust| trust.id));
         let settled = revocation.settle(self.waiting).await;
@@ -78,7 +87,7 @@ impl Revoker {
                 return match (failed, changed) {
                     (FailedWait::NewKey, Some(trust)) => {
                         let (end, failure) = (Some(RevocationEnd::COMMITTED), Some(failure));
-                        Ok(Revoked { trust, key, end, failure })
+                        Ok(Revoked { trust, key, end, failure, awaited })
                     }
                     _ => Err(failure),
                 };
@@ -96,7 +105,7 @@ impl Revoker {
             "{} any more",
             step.certainty()
         );
-        Ok(Revoked { trust, key, end: Some(end), failure: None })
+        Ok(Revoked { trust, key, end: Some(end), failure: None, awaited })
     }
 }
 
@@ -108,9 +117,16 @@ pub(crate) struct Revoked {
     end: Option<RevocationEnd>,
     /// Why the wait failed. There is a new key then.
     failure: Option<AdminError>,
+    awaited: Awaited,
 }
 
 impl Revoked {
+    /// Names the processes that have not answered within the time of the request.
+    pub(crate) async fn naming_silent(mut self, registry: &TrustRegistry<Store>) -> Self {
+        self.end = Some(RevocationEnd::without(silent(registry, &self.awaited).await));
+        self
+    }
+
     /// Returns the outcome for metrics: the failure's kind, although the client gets its key.
     pub(crate) fn outcome(&self) -> &'static str {
         self.failure.as_ref().map_or("ok", AdminError::kind)

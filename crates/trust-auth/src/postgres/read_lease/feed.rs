@@ -60,6 +60,18 @@ impl PgFeed {
         lowered
     }
 
+    /// Returns the names of the holders that have not acknowledged the barrier. A text that is no
+    /// barrier has none: [`settle`](ChangeFeed::settle) refuses it.
+    pub(in crate::postgres) async fn awaited(
+        &self,
+        barrier: &str,
+    ) -> Result<Vec<String>, StoreError> {
+        let Some(barrier) = Barrier::parse(barrier) else { return Ok(Vec::new()) };
+        let inquiry = self.source.inquire_once(&barrier).await?;
+        let late = inquiry.holders.into_iter().filter(|holder| !holder.has_barrier);
+        Ok(late.map(|holder| holder.name).collect())
+    }
+
     /// Returns the diagnosis of an error of the driver.
     pub(in crate::postgres) fn failed(&self, error: &sqlx::Error) -> StoreError {
         self.source.failed(error)

@@ -164,7 +164,7 @@ impl LeaseSource {
     }
 
     /// Inquires on a connection of the pool, which is given back before the next pause.
-    async fn inquire_once(&self, barrier: &Barrier) -> Result<Inquiry, StoreError> {
+    pub(super) async fn inquire_once(&self, barrier: &Barrier) -> Result<Inquiry, StoreError> {
         within(self.limit(), async {
             let mut lent = Lent::from(&self.readers).await?;
             let inquiry = self.inquire(lent.connection()?, Some(barrier.id)).await?;
