@@ -342,6 +342,17 @@ pub enum StoreError {
     /// The rows changed repeatedly while they were read, so nothing is known of the key.
     #[error("the trusts changed while they were read; try again")]
     Unsettled,
+    /// The read lease in the database is of another version, so no process can wait for its
+    /// holders. The change is committed.
+    #[error(
+        "the read lease in the database {server} is of another version; update all processes, then \
+         let the owner of the watched tables run `trust-auth migrate --read-lease`, or \
+         `PgChanges::run_migration`"
+    )]
+    LeaseVersion {
+        /// The URL without user and password.
+        server: String,
+    },
     /// The database has restarted before the rotation returned, and the trust has another key since
     /// then. The new key of this rotation is dead. No key that the rotation replaced is accepted
     /// beyond its end, and one without an end is revoked.
@@ -529,6 +540,7 @@ kinds! {
     Deaf => "deaf", 503;
     OutcomeUnknown => "outcome_unknown", 503;
     Unsettled => "unsettled", 503;
+    LeaseVersion => "lease_version", 503;
     Superseded => "superseded", 409;
     RotationLost => "rotation_lost", 409;
     NameTaken => "name_taken", 409;
@@ -586,6 +598,7 @@ mod tests {
             StoreError::OutcomeUnknown,
             StoreError::Superseded,
             StoreError::RotationLost,
+            StoreError::LeaseVersion { server: server() },
             StoreError::Other("a bug".into()),
         ] {
             assert!(!error.is_transient(), "{error}");

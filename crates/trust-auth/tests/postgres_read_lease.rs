@@ -752,6 +752,19 @@ async fn rl27_a_transaction_without_a_change_records_its_barrier_and_waits() {
 
 /// No holder lives that would strike the registration off. Later revocations do not wait for it.
 #[tokio::test]
+async fn a_barrier_of_another_version_is_refused_with_what_to_run() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (_, feed) = migrated(server).await;
+    for text in ["7 1.5/2/3", "7", ""] {
+        let error = feed.settle(text, Waiting::default()).await.unwrap_err();
+        assert_eq!(error.kind(), "lease_version", "{text}");
+        let told = error.to_string();
+        assert!(told.contains("update all processes, then let the owner"), "{told}");
+        assert!(told.contains("`trust-auth migrate --read-lease`"), "{told}");
+    }
+}
+
+#[tokio::test]
 async fn r13_a_revocation_strikes_off_what_is_left_behind() {
     let Some(server) = PostgresServer::shared() else { return };
     let (url, feed) = migrated(server).await;

@@ -278,6 +278,28 @@ async fn a_request_whose_time_is_over_names_the_services_that_did_not_answer() {
     stopped.signal("CONT");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_lease_of_another_version_is_an_error_that_says_what_to_run() {
+    let Some(database) = PostgresServer::shared() else { return };
+    let url = database.new_database();
+    succeed(&url, &["register", "--name", "a"]);
+    succeed(&url, &["migrate", "--read-lease"]);
+    database.psql(
+        &url,
+        "CREATE OR REPLACE FUNCTION trust_auth_barrier(hint bool DEFAULT true) RETURNS text \
+         LANGUAGE sql AS 'SELECT ''7 1.5/2/3'''",
+    );
+    let output = run(&url, &["--json", "disable", "a"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let error: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(error["error"]["kind"], "lease_version", "{error}");
+    let message = error["error"]["message"].as_str().unwrap();
+    assert!(message.starts_with("the change is committed"), "{message}");
+    assert!(message.contains("update all processes, then let the owner"), "{message}");
+    succeed(&url, &["migrate", "--read-lease"]);
+    succeed(&url, &["disable", "a"]);
+}
+
 /// The signal arrives while another transaction has the row, so the commit is made after it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_that_is_interrupted_before_its_commit_shows_its_new_key() {

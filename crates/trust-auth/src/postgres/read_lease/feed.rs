@@ -102,11 +102,8 @@ impl ChangeFeed for PgFeed {
 
     async fn settle(&self, barrier: &str, waiting: Waiting) -> Result<Settled, StoreError> {
         let Some(barrier) = Barrier::parse(barrier) else {
-            return Err(StoreError::Other(
-                "the text is no barrier of this version; pass what `trust_auth_barrier()` \
-                 returned, and let the owner run the read lease's migration"
-                    .into(),
-            ));
+            let server = self.source.connector.location.to_string();
+            return Err(StoreError::LeaseVersion { server });
         };
         self.source.settle(&barrier, waiting).await
     }
