@@ -48,7 +48,7 @@ macro_rules! fingerprint {
              (SELECT string_agg(concat_ws(' ', c.oid, c.xmin, c.relname, c.relnamespace, \
                  (SELECT concat(nspname, '.', n.xmin) FROM pg_namespace AS n \
                      WHERE n.oid = c.relnamespace), c.relfilenode, \
-                 c.relnatts, c.relkind, c.relhassubclass, \
+                 c.relnatts, c.relkind, \
                  (SELECT string_agg(concat_ws(' ', attnum, attname, a.xmin), ' ' \
                          ORDER BY attnum) \
                      FROM pg_attribute AS a WHERE attrelid = c.oid AND attnum > 0), \
