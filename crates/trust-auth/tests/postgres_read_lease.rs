@@ -1431,6 +1431,49 @@ mod trusts {
         }
     }
 
+    /// The first table comes back earlier in the path, when the load has read the second one.
+    #[tokio::test]
+    async fn rl2_a_load_that_has_read_another_table_than_it_checked_is_refused() {
+        let Some(server) = PostgresServer::shared() else { return };
+        let (url, store, _) = trusts(server).await;
+        store.insert(NewTrust::new("a").unwrap(), KeyHash::of("a")).await.unwrap();
+        server.psql(&url, "CREATE SCHEMA app; CREATE TABLE other (LIKE trust)");
+        let path = format!("{url}?options=-c%20search_path%3Dapp,public");
+        let feed = PgChanges::trusts(postgres_options(&path)).connect().await.unwrap();
+        let mut session = feed.open(LONG).await.unwrap();
+        let mut first = server.connect(&url).await;
+        let mut second = server.connect(&url).await;
+
+        first.execute("BEGIN; LOCK TABLE trust").await.unwrap();
+        let load = tokio::spawn(async move { session.load().await });
+        blocked(&mut second, "trust").await;
+        // The load looks at this table after it has read the rows, and not before.
+        second.execute("BEGIN; LOCK TABLE pg_database").await.unwrap();
+        let exchange =
+            "ALTER TABLE trust RENAME TO away; ALTER TABLE other RENAME TO trust; COMMIT";
+        first.execute(exchange).await.unwrap();
+        blocked(&mut first, "pg_database").await;
+        let back = "ALTER TABLE away SET SCHEMA app; ALTER TABLE app.away RENAME TO trust";
+        first.execute(back).await.unwrap();
+        second.execute("COMMIT").await.unwrap();
+        let refused = load.await.unwrap();
+        assert!(matches!(refused, Err(StoreError::Unsettled)), "{refused:?}");
+    }
+
+    /// Waits until a statement waits for a table. Opens no connection.
+    async fn blocked(connection: &mut PgConnection, table: &str) {
+        let sql = "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = $1::regclass \
+                   AND NOT granted AND database IN (0, (SELECT database FROM pg_locks \
+                       WHERE pid = pg_backend_pid() AND database > 0 LIMIT 1)))";
+        for _ in 0..6_000 {
+            if sqlx::query_scalar(sql).bind(table).fetch_one(&mut *connection).await.unwrap() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("no statement waits for {table}");
+    }
+
     /// The rows of a child are read with those of the table, and their changes fire no trigger.
     #[tokio::test]
     async fn rl2_a_child_that_is_gone_again_makes_a_holder_load_again() {

@@ -119,10 +119,6 @@ impl PgSession {
         let connection = Acquire::acquire(&mut self.listener).await.map_err(failed)?;
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         sqlx::raw_sql(begin).execute(&mut *connection).await.map_err(failed)?;
-        if source.has_trusts {
-            let lock = self.statements.lock.clone();
-            sqlx::raw_sql(lock).execute(&mut *connection).await.map_err(failed)?;
-        }
         let catalog = Catalog::read(&source, connection).await?;
         catalog.check(&source)?;
         let oids: Vec<i64> = catalog.tables.iter().map(|table| table.oid).collect();
@@ -132,7 +128,7 @@ impl PgSession {
             let rows = query.fetch_all(&mut *connection).await.map_err(failed)?;
             trusts = rows.iter().filter_map(|row| trust(row, &self.warnings)).collect();
         }
-        // After the rows: what was read by name is still locked.
+        // After the rows: the tables that were read are locked.
         let base = sqlx::query(self.statements.base.clone())
             .bind(&self.nonce)
             .bind(&oids)

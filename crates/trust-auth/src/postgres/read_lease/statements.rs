@@ -12,8 +12,6 @@ pub(super) struct Statements {
     pub(super) trusts: SqlStr,
     pub(super) renew: SqlStr,
     pub(super) look: SqlStr,
-    /// Keeps the names from leading to other tables until the end of a load (RL2).
-    pub(super) lock: SqlStr,
 }
 
 impl Statements {
@@ -26,7 +24,6 @@ impl Statements {
             trusts: names.for_postgres(TRUSTS),
             renew: names.for_postgres(renew),
             look: names.for_postgres(look),
-            lock: names.for_postgres(LOCK),
         }
     }
 }
@@ -102,9 +99,8 @@ pub(super) const PREPARE: &str = concat!(
 pub(super) const RAISE: &str =
     "UPDATE trust_auth_lease SET max_lease_ms = $1 WHERE max_lease_ms < $1";
 
-/// Whether the names lead to the tables that were checked, which are the first two. A table that is
-/// locked has kept its name since, and so has the one that was read: it is locked, too. So both are
-/// one.
+/// Whether the names lead to the tables that were checked, which are the first two, and those are
+/// the tables that were read: a load locks no other ones, and keeps its locks until its end.
 macro_rules! leads_to {
     () => {
         "ARRAY[to_regclass('{trust_table}')::oid::int8, \
@@ -113,10 +109,6 @@ macro_rules! leads_to {
           AND granted AND relation::int8 = ANY ($2[1:2]))"
     };
 }
-
-/// No statement that gives the name to another table runs at the same time. It needs no right but
-/// `SELECT`, and no snapshot: that of the load is taken when the tables are locked.
-const LOCK: &str = "LOCK TABLE {trust_key_table}, {trust_table} IN ACCESS SHARE MODE";
 
 const BASE: &str = concat!(
     "SELECT pg_is_in_recovery(), ",
