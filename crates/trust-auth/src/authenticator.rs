@@ -66,10 +66,12 @@ use crate::trust_key::KeyUsed;
 /// and compared as the key of the trust's own row is; the sweep compares one digest more for each.
 /// [`Attempt::key_id`] is the id of the key that a request had.
 ///
-/// Whether a key is at its end is judged by the store's clock when its row is read, and by this
-/// process's clock while the row is held under a read lease. Their difference is the most by which
-/// the two judgements differ: a held key may be granted, or refused, too long by so much. A cached
-/// entry ends no later than its key, by this process's clock, and grants nothing without its row.
+/// Whether a key is at its end is judged by the store's clock when its row is read. With the row,
+/// the store returns the time that is left. While the row is held under a read lease, this process
+/// counts that time by its own clock, from before the read. So a held key ends earlier, by at most
+/// the duration of the read, and later only by what the two clocks' rates differ, or by what the
+/// store's clock is set back. A cached entry ends no later than its key, and grants nothing without
+/// its row.
 ///
 /// # Scans
 ///

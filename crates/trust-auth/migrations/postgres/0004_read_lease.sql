@@ -1,5 +1,5 @@
 -- The records of the read lease. docs/read-lease.md has the protocol, its rules (R1 to R16) and its
--- proof (RL1 to RL29).
+-- proof (RL1 to RL31).
 
 -- One row. No process holds a longer lease than `max_lease_ms`. `server_run` is the run in which
 -- each lease in force is known to be registered (R14). Records of transactions before `kept_from`

@@ -123,7 +123,8 @@ impl<F: ChangeFeed, V: Clone + Send + Sync + 'static, C: Clock + Send + Sync + '
         self.holder.cache.lookup_held(&self.holder.lease, hash)
     }
 
-    /// Returns the lease, for [`lookup_held_with`](KeyCache::lookup_held_with) and for metrics.
+    /// Returns the lease, for [`lookup_held_with`](KeyCache::lookup_held_with) and for metrics. Do
+    /// not renew it or set its length: the changers wait for the length that is registered.
     #[must_use]
     pub fn read_lease(&self) -> &ReadLease {
         &self.holder.lease
