@@ -56,6 +56,8 @@ pub(crate) enum Term {
     #[default]
     Unknown,
     /// The time that was left by the database's clock, when the row was read.
+    // Only the databases have a clock of their own.
+    #[cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))]
     Left(Duration),
     /// From when on a held key is refused, by [`BootClock`].
     Until(Duration),
