@@ -22,7 +22,7 @@ use crate::lower_read_lease::LongestLease;
 use crate::new_trust;
 use crate::pepper::PepperArgs;
 use crate::serve::settings::Settings;
-use crate::table_args::has_columns_apart;
+use crate::table_args::columns_apart;
 
 const AFTER_HELP: &str = "\
 A trust is a tenant that has an API key. A key is a prefix, such as `tak_`, with 49 letters and \
@@ -65,9 +65,7 @@ impl CommandLine {
             return Err(ExitCode::from(2));
         }
         let read = Self::command().try_get_matches_from(&arguments).and_then(|matches| {
-            if has_columns_apart(&arguments, &matches) {
-                let message = "--column is given before the command and after it; give each column \
-                               in one of these places";
+            if let Some(message) = columns_apart(&arguments, &matches) {
                 return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
             }
             Self::from_arg_matches(&matches)

@@ -107,14 +107,24 @@ impl TableArgs {
     }
 }
 
-/// Returns whether `--column` was given before a command and after it. clap would then drop the
-/// columns before the command.
-pub(crate) fn has_columns_apart(arguments: &[OsString], matches: &ArgMatches) -> bool {
+/// Returns what is wrong if columns are given in two places: clap would drop those of one place.
+pub(crate) fn columns_apart(arguments: &[OsString], matches: &ArgMatches) -> Option<&'static str> {
     let is_column = |argument: &&OsString| {
         let option = argument.to_str().and_then(|text| text.strip_prefix("--"));
         option.is_some_and(|option| option.split('=').next() == Some(COLUMN))
     };
     let options = arguments.iter().take_while(|argument| *argument != "--");
+    let given = options.filter(is_column).count();
     let read = matches.get_occurrences::<String>("columns").map_or(0, |given| given.count());
-    options.filter(is_column).count() > read
+    if given > read {
+        return Some(
+            "--column is given before the command and after it; give each column in one of these \
+             places",
+        );
+    }
+    let variable = std::env::var_os("TRUST_AUTH_COLUMN").unwrap_or_default();
+    (given > 0 && !variable.is_empty()).then_some(
+        "--column is given, and the variable TRUST_AUTH_COLUMN, too; give all columns in one of \
+         the two",
+    )
 }

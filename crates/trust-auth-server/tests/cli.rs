@@ -999,6 +999,13 @@ fn a_wrong_name_of_a_table_or_a_column_is_refused_before_anything_is_read_or_wri
     let ran = Shell::new().run(&["--column", "code=", "list", "--column=name=email"]);
     assert_eq!(ran.code, 2, "{}", ran.stderr);
     assert!(ran.stderr.contains("before the command and after it"), "{}", ran.stderr);
+    // And here those of the variable.
+    let shell = Shell::new();
+    let mut command = shell.command();
+    command.env("TRUST_AUTH_COLUMN", "disabled_at=gone_at").args(["list", "--column", "code="]);
+    let ran = ProgramOutput::new(command.output().unwrap());
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert!(ran.stderr.contains("and the variable TRUST_AUTH_COLUMN, too"), "{}", ran.stderr);
     let ran = Shell::new().run(&["--column", "code=", "--column", "region=", "list"]);
     assert!(ran.stderr.contains("there is no database"), "{}", ran.stderr);
 }

@@ -697,9 +697,10 @@ async fn two_tables_of_one_schema_have_their_own_keys_triggers_and_indexes() {
         assert!(world.attempt(own).await.result.is_ok());
     }
     // A second table cannot share the keys of a first one.
-    let shared = sets[2].0.clone().key_table("user_keys");
+    server.psql(&url, &USERS.replace("users", "guests"));
+    let shared = users().table("guests");
     let error = postgres_options(&url).names(shared).run_migration().await.unwrap_err();
-    let told = "`user_keys` refers to the table `users` and not to `staff`; give the table of keys";
+    let told = "`user_keys` refers to `users.user_id` and not to `guests.user_id`; correct the";
     assert!(error.to_string().contains(told), "{error}");
 }
 
@@ -775,4 +776,96 @@ async fn an_error_has_the_name_that_is_wrong_and_nothing_is_changed() {
     server.psql(&url, "DROP TABLE users CASCADE");
     let error = store.list().await.unwrap_err().to_string();
     assert!(error.contains("its table `users` or `user_keys` is gone"), "{error}");
+}
+
+/// A rotation under the second name would leave the keys of the first one valid.
+#[tokio::test]
+async fn a_second_table_of_keys_of_the_same_users_is_refused() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, _) = migrated(server).await;
+    let dump = server.dump(&url);
+    let second = postgres_options(&url).names(users().key_table("user_keys2"));
+    for error in [
+        second.run_migration().await.unwrap_err(),
+        second.clone().migrate(true).connect().await.unwrap_err(),
+    ] {
+        let told = "`user_keys` has the keys of the table `users`, and `user_keys2` is named";
+        assert!(error.to_string().contains(told), "{error}");
+    }
+    server.psql(&url, "CREATE TABLE user_keys2 (LIKE user_keys)");
+    let error = second.connect().await.unwrap_err();
+    assert!(error.to_string().contains("`user_keys` has the keys"), "{error}");
+    server.psql(&url, "DROP TABLE user_keys2");
+    assert_eq!(server.dump(&url), dump);
+}
+
+/// A name may then belong to two rows, of which a change reaches one.
+#[tokio::test]
+async fn a_table_with_children_and_a_partition_are_refused() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, _) = migrated(server).await;
+    server.psql(&url, "CREATE TABLE admins () INHERITS (users)");
+    let error = options(&url).connect().await.unwrap_err();
+    assert!(error.to_string().contains("tables that inherit from it"), "{error}");
+    server.psql(&url, "DROP TABLE admins");
+    options(&url).connect().await.unwrap();
+    let part = users().table("part").key_table("part_keys");
+    server.psql(
+        &url,
+        "CREATE TABLE whole (LIKE users INCLUDING DEFAULTS) PARTITION BY LIST (email); \
+         CREATE TABLE part (LIKE users INCLUDING ALL); \
+         ALTER TABLE whole ATTACH PARTITION part DEFAULT",
+    );
+    let error = postgres_options(&url).names(part).run_migration().await.unwrap_err();
+    assert!(error.to_string().contains("`part` is a partition"), "{error}");
+}
+
+/// The condition of a trigger knows its columns by number.
+#[tokio::test]
+async fn triggers_for_another_column_of_disabling_are_missing() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, store) = migrated(server).await;
+    assert!(store.missing_triggers().is_empty());
+    server.psql(&url, "ALTER TABLE users ADD gone_at timestamptz");
+    let other = postgres_options(&url).names(users().column(TrustColumn::DisabledAt, "gone_at"));
+    let plan = other.plan_migration().await.unwrap();
+    let missing = ["the trigger `trust_auth_keys`", "the trigger `trust_auth_update`"];
+    assert_eq!(plan.missing(), missing);
+    other.run_migration().await.unwrap();
+    assert!(other.plan_migration().await.unwrap().is_empty());
+    let condition = "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'users'::regclass \
+                     AND pg_get_triggerdef(oid) LIKE '%old.gone_at%'";
+    assert_eq!(server.psql(&url, condition), "2");
+    // A renamed column keeps its number.
+    server.psql(&url, "ALTER TABLE users RENAME gone_at TO left_at");
+    let renamed = postgres_options(&url).names(users().column(TrustColumn::DisabledAt, "left_at"));
+    assert!(renamed.plan_migration().await.unwrap().is_empty());
+}
+
+/// Under another column of ids, the keys would be those of other users.
+#[tokio::test]
+async fn keys_that_were_made_for_another_column_of_ids_are_refused() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let (url, _) = migrated(server).await;
+    server.psql(&url, "ALTER TABLE users ADD alt uuid UNIQUE");
+    let names = users().column(TrustColumn::Id, "alt");
+    let error = postgres_options(&url).names(names).connect().await.unwrap_err();
+    let told = "`user_keys` refers to `users.user_id` and not to `users.alt`";
+    assert!(error.to_string().contains(told), "{error}");
+}
+
+#[tokio::test]
+async fn a_column_that_no_change_can_write_is_refused() {
+    let Some(server) = PostgresServer::shared() else { return };
+    let url = server.new_database();
+    server.psql(&url, USERS);
+    server.psql(
+        &url,
+        "ALTER TABLE users DROP deactivated_at, ADD is_active bool NOT NULL DEFAULT true; \
+         ALTER TABLE users ADD deactivated_at timestamptz \
+             GENERATED ALWAYS AS (CASE WHEN NOT is_active THEN 'epoch'::timestamptz END) STORED",
+    );
+    let error = options(&url).run_migration().await.unwrap_err();
+    let told = "the column `deactivated_at` of its table `users` is generated";
+    assert!(error.to_string().contains(told), "{error}");
 }

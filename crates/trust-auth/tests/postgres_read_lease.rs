@@ -1431,6 +1431,20 @@ mod trusts {
         }
     }
 
+    /// An application's own table `trust`, with other ids, next to trusts of another name.
+    #[tokio::test]
+    async fn a_record_that_names_no_trust_ends_everything() {
+        let Some(server) = PostgresServer::shared() else { return };
+        let (url, _, feed) = trusts(server).await;
+        let (mut session, id) = registered(&feed, LONG, "a").await;
+        for value in ["42", "", "not-a-uuid"] {
+            let sql =
+                format!("INSERT INTO trust_auth_change VALUES (DEFAULT, 'trust.id', '{value}')");
+            server.psql(&url, &sql);
+            assert_eq!(renewed(&mut session, id).await, [Ended::Everything], "{value:?}");
+        }
+    }
+
     /// The first table comes back earlier in the path, when the load has read the second one.
     #[tokio::test]
     async fn rl2_a_load_that_has_read_another_table_than_it_checked_is_refused() {

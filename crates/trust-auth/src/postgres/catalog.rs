@@ -85,7 +85,8 @@ impl Catalog<'_> {
             "SELECT current_setting('server_encoding') <> 'SQL_ASCII', \
              quote_ident(current_schema()), \
              found.oid::oid::int8, relkind::text, quote_ident(nspname), \
-             has_any_column_privilege(found.oid::oid, 'SELECT'), relpersistence::text \
+             has_any_column_privilege(found.oid::oid, 'SELECT'), relpersistence::text, \
+             relispartition OR EXISTS (SELECT FROM pg_inherits WHERE inhparent = found.oid::oid) \
              FROM (SELECT to_regclass('{trust_table}') AS oid) AS found \
              LEFT JOIN pg_class ON pg_class.oid = found.oid \
              LEFT JOIN pg_namespace ON pg_namespace.oid = relnamespace",
@@ -110,6 +111,15 @@ impl Catalog<'_> {
                 "its `{}` is no ordinary table; {}",
                 names.trust(),
                 self.way_out("rename that, or choose another schema", "name an ordinary table")
+            )));
+        }
+        if self.get(&facts, 7)? {
+            return Err(self.unusable(&format!(
+                "its table `{}` is a partition, or has tables that inherit from it, whose rows no \
+                 unique constraint and no trigger reaches; end that (`ALTER TABLE .. NO INHERIT \
+                 ..`), or {}",
+                names.trust(),
+                self.way_out("choose another schema", "name an ordinary table")
             )));
         }
         let lacks = self.missing_columns(connection, oid).await?;
@@ -151,24 +161,30 @@ impl Catalog<'_> {
         trust: i64,
     ) -> Result<Option<bool>, StoreError> {
         let names = self.names();
+        let id = names.name_of(TrustColumn::Id).unwrap_or_default();
         let found: Option<(i64, String, bool, bool, Option<String>)> =
             sqlx::query_as(names.for_postgres(
                 "SELECT keys.oid::int8, keys.relkind::text, \
                  keys.relnamespace = trust.relnamespace, \
                  has_any_column_privilege(keys.oid, 'SELECT'), \
-                 (SELECT other.relname::text FROM pg_constraint \
-                     JOIN pg_attribute ON attrelid = conrelid AND conkey = ARRAY[attnum] \
+                 (SELECT other.relname || '.' || target.attname FROM pg_constraint \
+                     JOIN pg_attribute AS source ON source.attrelid = conrelid \
+                         AND conkey = ARRAY[source.attnum] \
+                     JOIN pg_attribute AS target ON target.attrelid = confrelid \
+                         AND confkey = ARRAY[target.attnum] \
                      JOIN pg_class AS other ON other.oid = confrelid \
-                     WHERE conrelid = keys.oid AND contype = 'f' AND attname = 'trust' \
-                     AND other.oid <> trust.oid LIMIT 1) \
+                     WHERE conrelid = keys.oid AND contype = 'f' AND source.attname = 'trust' \
+                     AND (other.oid <> trust.oid OR target.attname <> $2) LIMIT 1) \
                  FROM pg_class AS keys, pg_class AS trust \
                  WHERE keys.oid = to_regclass('{trust_key_table}') \
                  AND trust.oid = $1::int8::oid",
             ))
             .bind(trust)
+            .bind(id)
             .fetch_optional(&mut *connection)
             .await
             .map_err(|error| self.failed(&error))?;
+        self.check_sole_keys(connection, trust).await?;
         let Some((oid, kind, has_same_schema, may_be_read, other)) = found else {
             return Ok(None);
         };
@@ -182,8 +198,8 @@ impl Catalog<'_> {
         }
         if let Some(other) = other.filter(|_| names.are_own()) {
             return Err(self.unusable(&format!(
-                "its table `{name}` refers to the table `{other}` and not to `{trust}`; give the \
-                 table of keys another name"
+                "its table `{name}` refers to `{other}` and not to `{trust}.{id}`; correct the \
+                 names, or give the table of keys another one"
             )));
         }
         let columns = self.columns(connection, oid).await?;
@@ -197,6 +213,39 @@ impl Catalog<'_> {
             }
         }
         Ok(Some(may_be_read))
+    }
+
+    /// Checks that no other table has keys of these trusts: a rotation would not end them.
+    async fn check_sole_keys(
+        &self,
+        connection: &mut PgConnection,
+        trust: i64,
+    ) -> Result<(), StoreError> {
+        let names = self.names();
+        let other: Option<String> = sqlx::query_scalar(names.for_postgres(
+            "SELECT other.relname::text FROM pg_constraint \
+             JOIN pg_class AS other ON other.oid = conrelid \
+             JOIN pg_attribute AS source ON source.attrelid = conrelid \
+                 AND conkey = ARRAY[source.attnum] \
+             WHERE contype = 'f' AND confrelid = $1::int8::oid AND source.attname = 'trust' \
+             AND conrelid IS DISTINCT FROM to_regclass('{trust_key_table}') \
+             AND (SELECT count(*) FROM pg_attribute WHERE attrelid = conrelid AND attnum > 0 \
+                 AND NOT attisdropped AND attname = ANY ($2)) = cardinality($2) LIMIT 1",
+        ))
+        .bind(trust)
+        .bind(WANTED_OF_KEYS.map(|(column, _)| column).to_vec())
+        .fetch_optional(connection)
+        .await
+        .map_err(|error| self.failed(&error))?;
+        match other {
+            Some(other) => Err(self.unusable(&format!(
+                "its table `{other}` has the keys of the table `{}`, and `{}` is named for them; \
+                 name that table (`--key-table`, `TableNames::key_table`)",
+                names.trust(),
+                names.trust_key()
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Checks that no schema of the search path that the role may not use has the table. The server
@@ -255,6 +304,13 @@ impl Catalog<'_> {
                 }
                 lacks.push(column);
             }
+            if columns.is_generated(wanted) {
+                return Err(self.unusable(&format!(
+                    "the column `{wanted}` of its table `{name}` is generated, and no change can \
+                     write it; {}",
+                    self.way_out("choose another schema", "name an ordinary column")
+                )));
+            }
             // The modifier of a length counts four bytes of header.
             if column == TrustColumn::ApiKeyHash && (0..64 + 4).contains(&columns.modifier(wanted))
             {
@@ -273,7 +329,8 @@ impl Catalog<'_> {
         table: i64,
     ) -> Result<FoundColumns, StoreError> {
         sqlx::query_as(
-            "SELECT attname::text, format_type(atttypid, NULL), atttypmod FROM pg_attribute \
+            "SELECT attname::text, format_type(atttypid, NULL), atttypmod, attgenerated <> '' \
+             FROM pg_attribute \
              WHERE attrelid = $1::int8::oid AND attnum > 0 AND NOT attisdropped",
         )
         .bind(table)
@@ -351,8 +408,9 @@ impl Catalog<'_> {
     }
 }
 
-/// The columns of a table: the name, the type, and the type's modifier of each.
-struct FoundColumns(Vec<(String, String, i32)>);
+/// The columns of a table: the name, the type, the type's modifier, and whether the server computes
+/// the column, of each.
+struct FoundColumns(Vec<(String, String, i32, bool)>);
 
 impl FoundColumns {
     /// Returns whether the table has the column.
@@ -367,7 +425,7 @@ impl FoundColumns {
         wanted: &str,
         types: &[&str],
     ) -> Result<bool, StoreError> {
-        let Some((_, kind, _)) = self.0.iter().find(|(column, ..)| column == wanted) else {
+        let Some((_, kind, ..)) = self.0.iter().find(|(column, ..)| column == wanted) else {
             return Ok(false);
         };
         if types.contains(&kind.as_str()) {
@@ -382,7 +440,12 @@ impl FoundColumns {
     }
 
     fn modifier(&self, wanted: &str) -> i32 {
-        self.0.iter().find(|(column, ..)| column == wanted).map_or(-1, |(.., modifier)| *modifier)
+        let found = self.0.iter().find(|(column, ..)| column == wanted);
+        found.map_or(-1, |(_, _, modifier, _)| *modifier)
+    }
+
+    fn is_generated(&self, wanted: &str) -> bool {
+        self.0.iter().any(|(column, .., is_generated)| *is_generated && column == wanted)
     }
 }
 

@@ -3,6 +3,7 @@
 use sqlx::{Executor, Postgres};
 
 use crate::table_names::TableNames;
+use crate::table_names::TrustColumn::{self, ApiKeyHash, DisabledAt, Id};
 
 /// The SQL that makes the triggers and their function, as a template.
 pub(super) const NOTIFY: &str = include_str!("../../migrations/postgres/0003_notify.sql");
@@ -37,14 +38,14 @@ impl Triggers {
                  found.tgrelid::text || '.' || found.oid || '.' || found.xmin \
                      || '.' || pg_proc.xmin \
              FROM (VALUES \
-                 ('trust_auth_row', 1 + 4 + 8, FALSE, '{trust_table}', $1), \
-                 ('trust_auth_update', 1 + 16, TRUE, '{trust_table}', $1), \
-                 ('trust_auth_truncate', 32, FALSE, '{trust_table}', $1), \
-                 ('trust_auth_keys', 1 + 16, TRUE, '{trust_table}', $3), \
-                 ('trust_auth_key_row', 1 + 4 + 8, FALSE, '{trust_key_table}', $2), \
-                 ('trust_auth_key_update', 1 + 16, TRUE, '{trust_key_table}', $2), \
-                 ('trust_auth_key_truncate', 32, FALSE, '{trust_key_table}', $2) \
-             ) AS wanted (name, type, is_conditional, place, body) \
+                 ('trust_auth_row', 1 + 4 + 8, FALSE, '{trust_table}', $1, NULL), \
+                 ('trust_auth_update', 1 + 16, TRUE, '{trust_table}', $1, $4), \
+                 ('trust_auth_truncate', 32, FALSE, '{trust_table}', $1, NULL), \
+                 ('trust_auth_keys', 1 + 16, TRUE, '{trust_table}', $3, $5), \
+                 ('trust_auth_key_row', 1 + 4 + 8, FALSE, '{trust_key_table}', $2, NULL), \
+                 ('trust_auth_key_update', 1 + 16, TRUE, '{trust_key_table}', $2, NULL), \
+                 ('trust_auth_key_truncate', 32, FALSE, '{trust_key_table}', $2, NULL) \
+             ) AS wanted (name, type, is_conditional, place, body, columns) \
              LEFT JOIN (pg_trigger AS found \
                  JOIN pg_proc ON pg_proc.oid = found.tgfoid) \
                  ON pg_proc.prosrc = wanted.body \
@@ -52,11 +53,20 @@ impl Triggers {
                  AND found.tgname = wanted.name AND found.tgtype = wanted.type \
                  AND (found.tgqual IS NOT NULL) = wanted.is_conditional \
                  AND found.tgattr::text = '' AND found.tgenabled = 'A' \
+                 AND NOT EXISTS (SELECT FROM unnest(wanted.columns) AS name \
+                     WHERE NOT EXISTS (SELECT FROM pg_depend JOIN pg_attribute \
+                         ON attrelid = refobjid AND attnum = refobjsubid \
+                         WHERE classid = 'pg_trigger'::regclass AND objid = found.oid \
+                         AND refclassid = 'pg_class'::regclass AND refobjid = found.tgrelid \
+                         AND attname = name)) \
              ORDER BY wanted.name",
         ))
         .bind(body(names, NOTIFY, "$trust_auth$"))
         .bind(body(names, NOTIFY_KEYS, "$trust_auth$"))
         .bind(body(names, NOTIFY_KEYS, "$trust_auth_keys$"))
+        // A condition knows its columns by number, and the server records on which it depends.
+        .bind(spelt(names, &[Id, ApiKeyHash, DisabledAt]))
+        .bind(spelt(names, &[Id, DisabledAt]))
         .fetch_all(connection)
         .await?;
         let missing =
@@ -65,6 +75,10 @@ impl Triggers {
             rows.iter().map(|(_, mark)| mark.as_deref().unwrap_or("-")).collect();
         Ok(Self { missing, fingerprint: marks.join(" ") })
     }
+}
+
+fn spelt(names: &TableNames, columns: &[TrustColumn]) -> Vec<String> {
+    columns.iter().filter_map(|column| names.name_of(*column)).map(str::to_owned).collect()
 }
 
 /// Returns the text of a function between its quotes, as the database keeps it.

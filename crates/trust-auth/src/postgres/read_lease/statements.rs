@@ -153,7 +153,7 @@ macro_rules! acknowledge {
 
 /// Reads what `$1` does not show (RL4), after the columns of a trust.
 macro_rules! difference {
-    ($columns:expr, $registered:expr, $join:literal) => {
+    ($columns:expr, $registered:expr, $join:expr) => {
         concat!(
             "SELECT pg_is_in_recovery(), ",
             $columns,
@@ -188,21 +188,20 @@ macro_rules! no_trust {
 
 const RENEW: &str = concat!(acknowledge!(), difference!(no_trust!(), registered!(), ""));
 const LOOK: &str = difference!(no_trust!(), "$5::uuid IS NULL, NULL::int", "");
-const RENEW_TRUSTS: &str = concat!(
-    acknowledge!(),
-    difference!(
-        read_columns!(),
-        registered!(),
-        " LEFT JOIN {trust} ON id = CASE WHEN c.source = 'trust.id' THEN c.value::uuid END \
+/// The trust that a record names. A table of another declaration may have the source, too, and
+/// other values.
+macro_rules! changed_trust {
+    () => {
+        " LEFT JOIN {trust} ON id = CASE WHEN c.source = 'trust.id' \
+             AND c.value ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN c.value::uuid END \
          AND disabled_at IS NULL"
-    )
-);
-const LOOK_TRUSTS: &str = difference!(
-    read_columns!(),
-    "$5::uuid IS NULL, NULL::int",
-    " LEFT JOIN {trust} ON id = CASE WHEN c.source = 'trust.id' THEN c.value::uuid END \
-     AND disabled_at IS NULL"
-);
+    };
+}
+
+const RENEW_TRUSTS: &str =
+    concat!(acknowledge!(), difference!(read_columns!(), registered!(), changed_trust!()));
+const LOOK_TRUSTS: &str =
+    difference!(read_columns!(), "$5::uuid IS NULL, NULL::int", changed_trust!());
 
 /// The first column after those of a trust.
 pub(super) const FIRST: usize = 11;
