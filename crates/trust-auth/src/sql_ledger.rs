@@ -118,6 +118,14 @@ pub(crate) trait WriteTransaction: Send {
         attributes: Option<String>,
     ) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
+    /// Returns whether the row has these attributes, as the text of JSON that was written. The
+    /// database compares them, since it may write the same JSON in another way.
+    fn has_attributes(
+        &mut self,
+        id: Uuid,
+        attributes: Option<String>,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
     /// Removes a row, and those of its keys.
     fn delete(&mut self, id: Uuid) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
@@ -328,8 +336,7 @@ pub(crate) async fn set_enabled<W: WriteTransaction>(
     Ok(Change { trust, former, barrier })
 }
 
-/// Replaces the attributes, or removes them. They are not compared afterwards: a database may write
-/// the same JSON in another way.
+/// Replaces the attributes, or removes them.
 pub(crate) async fn set_attributes<W: WriteTransaction>(
     mut write: W,
     which: &TrustRef,
@@ -337,8 +344,11 @@ pub(crate) async fn set_attributes<W: WriteTransaction>(
 ) -> Result<Change, StoreError> {
     check_column(&write, TrustColumn::Attributes, true)?;
     let id = write.find(which).await?.id;
-    let rows = write.set_attributes(id, attributes.map(|json| json.to_string())).await?;
+    let attributes = attributes.map(|json| json.to_string());
+    let rows = write.set_attributes(id, attributes.clone()).await?;
     check_count(&write, rows)?;
+    let has_them = write.has_attributes(id, attributes).await?;
+    check_count(&write, u64::from(has_them))?;
     let trust = write.find(&id.into()).await?;
     let barrier = write.barrier().await?;
     write.commit().await?;

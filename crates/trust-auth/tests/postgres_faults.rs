@@ -320,18 +320,20 @@ async fn a_change_that_a_trigger_takes_back_is_an_error() {
         &url,
         "CREATE FUNCTION before() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN \
              NEW.disabled_at := OLD.disabled_at; NEW.api_key_hash := OLD.api_key_hash; \
-             RETURN NEW; END$$;
+             NEW.attributes := OLD.attributes; RETURN NEW; END$$;
          CREATE FUNCTION after() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN \
              IF pg_trigger_depth() = 1 THEN \
-             UPDATE trust SET disabled_at = OLD.disabled_at, api_key_hash = OLD.api_key_hash \
-             WHERE id = OLD.id; END IF; RETURN NULL; END$$",
+             UPDATE trust SET disabled_at = OLD.disabled_at, api_key_hash = OLD.api_key_hash, \
+             attributes = OLD.attributes WHERE id = OLD.id; END IF; RETURN NULL; END$$",
     );
+    let attributes = Some(serde_json::json!({ "scopes": ["x"] }));
     for time in ["before", "after"] {
         let trigger = format!("{time} UPDATE ON trust FOR EACH ROW EXECUTE FUNCTION {time}()");
         server.psql(&url, &format!("CREATE TRIGGER keep {trigger}"));
         for error in [
             store.set_enabled(&by_name("a"), false).await.unwrap_err(),
             store.replace_hash(&by_name("a"), KeyHash::of("b")).await.unwrap_err(),
+            store.set_attributes(&by_name("a"), attributes.clone()).await.unwrap_err(),
         ] {
             assert!(
                 error.to_string().contains("look for a trigger on its table"),

@@ -425,13 +425,14 @@ async fn g9_a_row_whose_id_is_spelt_in_another_way_is_never_reported_as_changed(
 
 #[tokio::test]
 async fn g9_a_change_that_a_trigger_swallows_is_never_reported_as_made() {
+    let attributes = Some(serde_json::json!({ "scopes": ["x"] }));
     for sql in [
         "CREATE TRIGGER keep BEFORE UPDATE ON trust BEGIN SELECT RAISE(IGNORE); END",
         "CREATE TRIGGER keep BEFORE DELETE ON trust BEGIN SELECT RAISE(IGNORE); END",
         // The statement changes its row, and this trigger changes the row back.
         "CREATE TRIGGER keep AFTER UPDATE ON trust BEGIN \
-         UPDATE trust SET disabled_at = old.disabled_at, api_key_hash = old.api_key_hash \
-         WHERE id = old.id; END",
+         UPDATE trust SET disabled_at = old.disabled_at, api_key_hash = old.api_key_hash, \
+         attributes = old.attributes WHERE id = old.id; END",
     ] {
         let world = World::<SqliteStore>::new().await;
         let (_, key) = world.register("a").await;
@@ -440,6 +441,7 @@ async fn g9_a_change_that_a_trigger_swallows_is_never_reported_as_made() {
             vec![
                 world.registry.disable(&by_name("a")).await.map(drop),
                 world.registry.rotate(&by_name("a")).await.map(drop),
+                world.registry.set_attributes(&by_name("a"), attributes.clone()).await.map(drop),
             ]
         } else {
             vec![world.registry.delete(&by_name("a")).await.map(drop)]

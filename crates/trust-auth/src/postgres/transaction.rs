@@ -337,6 +337,23 @@ impl WriteTransaction for Transaction<'_> {
         self.execute(query).await
     }
 
+    async fn has_attributes(
+        &mut self,
+        id: Uuid,
+        attributes: Option<String>,
+    ) -> Result<bool, StoreError> {
+        let found: Option<bool> = sqlx::query_scalar(self.sql(
+            "SELECT {attributes}::text::jsonb IS NOT DISTINCT FROM $2::text::jsonb \
+             FROM {trust_table} WHERE {id} = $1",
+        ))
+        .bind(id)
+        .bind(attributes)
+        .fetch_optional(self.lent.connection()?)
+        .await
+        .map_err(|error| self.store.failed(&error))?;
+        Ok(found == Some(true))
+    }
+
     async fn delete(&mut self, id: Uuid) -> Result<u64, StoreError> {
         let sql = self.sql("DELETE FROM {trust_table} WHERE {id} = $1");
         self.execute(sqlx::query(sql).bind(id)).await

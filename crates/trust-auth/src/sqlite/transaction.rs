@@ -288,6 +288,23 @@ impl WriteTransaction for Transaction<'_> {
         self.execute(query).await
     }
 
+    /// The column's affinity also applies to the text, and its collation does not.
+    async fn has_attributes(
+        &mut self,
+        id: Uuid,
+        attributes: Option<String>,
+    ) -> Result<bool, StoreError> {
+        let sql = self
+            .filled("SELECT {attributes} IS ?2 COLLATE BINARY FROM {trust_table} WHERE {id} = ?1");
+        let found: Option<bool> = sqlx::query_scalar(sql)
+            .bind(row::id_text(id))
+            .bind(attributes)
+            .fetch_optional(self.connection()?)
+            .await
+            .map_err(|error| self.store.failed(error))?;
+        Ok(found == Some(true))
+    }
+
     /// The foreign key removes the rows of the keys.
     async fn delete(&mut self, id: Uuid) -> Result<u64, StoreError> {
         let query = self.query("DELETE FROM {trust_table} WHERE {id} = ?1").bind(row::id_text(id));
