@@ -88,7 +88,8 @@ impl TrustColumn {
 /// On PostgreSQL, the `search_path` selects the schema.
 ///
 /// A migration makes no table of another name, except that of the keys: an application has made its
-/// own. It adds the columns that the table lacks.
+/// own. It adds the columns that the table lacks. A SQLite file holds one table of trusts and its
+/// keys: a second pair of names is refused there.
 ///
 /// # Examples
 ///

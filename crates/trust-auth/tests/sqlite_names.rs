@@ -417,10 +417,17 @@ async fn names_that_do_not_fit_the_file_are_refused() {
     let elsewhere = "CREATE TABLE people (user_id TEXT PRIMARY KEY, email TEXT UNIQUE, \
                      key_sha256 TEXT, made_at TEXT, deactivated_at TEXT)";
     run(&mut application.hand().await, elsewhere).await;
+    let other_id = "ALTER TABLE users ADD COLUMN alt TEXT; CREATE UNIQUE INDEX alt ON users (alt)";
+    run(&mut application.hand().await, other_id).await;
     let fitting = application.names.clone();
     for (names, part) in [
         (fitting.clone().key_table("keys"), "there is no table `keys`"),
         (fitting.clone().table("people"), "does not hold the keys of the table `people`"),
+        (
+            fitting.clone().column(TrustColumn::Id, "alt"),
+            "does not hold the keys of the table `users` by the column `alt`",
+        ),
+        (fitting.clone().table("people").key_table("keys"), "or use another file"),
         (fitting.clone().table("nowhere"), "`nowhere` does not exist"),
         (fitting.clone().column(TrustColumn::Name, "mail"), "no column `mail`"),
     ] {
@@ -443,8 +450,10 @@ async fn names_that_do_not_fit_the_file_are_refused() {
             assert!(matches!(error, StoreError::UnsupportedUrl { .. }), "{error:?}");
         }
     }
-    application.names = fitting;
-    application.options().connect().await.unwrap();
+    for id in ["user_id", "User_ID"] {
+        application.names = fitting.clone().column(TrustColumn::Id, id);
+        application.options().connect().await.unwrap();
+    }
 
     // An application makes its own file.
     let missing = application.folder.path().join("missing.db");
@@ -514,6 +523,18 @@ async fn a_key_is_found_by_the_applications_own_index_or_by_one_that_is_made() {
     world.registry.disable(&trust.id.into()).await.unwrap();
     assert_eq!(world.store.find(&key.hash()).await.unwrap(), None);
     assert_eq!(world.store.find(&further.hash()).await.unwrap(), None);
+}
+
+/// A plan names a column as the table's declaration spells it.
+#[tokio::test]
+async fn an_index_on_a_column_that_is_declared_in_another_case_is_found() {
+    let table = "CREATE TABLE users (user_id TEXT PRIMARY KEY, email TEXT UNIQUE, \
+                 Key_SHA256 TEXT, made_at TEXT, deactivated_at TEXT)";
+    let application = Application::with(table, names()).await;
+    let world = application.world().await;
+    assert_eq!(application.options().make_index().await.unwrap().steps().len(), 2);
+    assert!(application.options().make_index().await.unwrap().is_empty());
+    world.store.check_index().await.unwrap();
 }
 
 #[tokio::test]

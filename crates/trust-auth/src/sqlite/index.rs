@@ -138,12 +138,13 @@ async fn plan_on(
 ) -> Result<MigrationPlan, sqlx::Error> {
     let plan = plan_of_find(connection, names).await?;
     let filled = |template| names.for_sqlite(template).as_str().to_owned();
-    // A plan quotes no name.
+    // A plan quotes no name, and spells a column as its declaration does.
     let unquoted = |template| filled(template).replace('"', "");
     let uses = |index: &&Index| {
         let (start, column) = index.search;
-        let column = unquoted(column);
-        plan.iter().any(|step| step.starts_with(start) && step.contains(&column))
+        let column = unquoted(column).to_ascii_lowercase();
+        let names_it = |step: &str| step.to_ascii_lowercase().contains(&column);
+        plan.iter().any(|step| step.starts_with(start) && names_it(step))
     };
     let lacking = || INDEXES.iter().filter(|index| !uses(index));
     let missing = lacking().map(|index| format!("the index `{}`", unquoted(index.name))).collect();

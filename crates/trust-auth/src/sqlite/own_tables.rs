@@ -104,29 +104,35 @@ pub(super) async fn check_keys(
     (record, was_made): (&str, bool),
 ) -> Result<(), StoreError> {
     let (trust, keys) = (tables.names.trust(), tables.names.trust_key());
+    let id = tables.names.name_of(TrustColumn::Id).unwrap_or_default();
+    // Without a column, a foreign key refers to the primary key.
     let (exists, is_of_trusts): (bool, bool) = sqlx::query_as(
         "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ?1 COLLATE NOCASE), \
          EXISTS (SELECT 1 FROM pragma_foreign_key_list(?1) \
-             WHERE \"from\" = 'trust' AND \"table\" = ?2 COLLATE NOCASE)",
+             WHERE \"from\" = 'trust' AND \"table\" = ?2 COLLATE NOCASE \
+             AND coalesce(\"to\", (SELECT group_concat(name) FROM pragma_table_info(?2) \
+                 WHERE pk > 0)) = ?3 COLLATE NOCASE)",
     )
     .bind(keys.to_owned())
     .bind(trust.to_owned())
+    .bind(id.to_owned())
     .fetch_one(connection)
     .await
     .map_err(|error| tables.failed(error))?;
     match (was_made, exists, is_of_trusts) {
         (false, false, _) | (true, true, true) => Ok(()),
         (true, false, _) => Err(tables.schema(format!(
-            "by its table `{record}`, a table of keys was made, and there is no table `{keys}`; \
-             give the name under which it was made, or restore it"
+            "by its table `{record}`, it has the keys of one table, and there is no table \
+             `{keys}`; give the names under which the keys were made, restore `{keys}`, or use \
+             another file, since a file holds the keys of one table"
         ))),
         (false, true, _) => Err(tables.schema(format!(
             "it has a table `{keys}`, which this program has not made; choose another name for the \
              table of keys"
         ))),
         (true, true, false) => Err(tables.schema(format!(
-            "its table `{keys}` does not hold the keys of the table `{trust}`; give the two names \
-             under which the keys were made"
+            "its table `{keys}` does not hold the keys of the table `{trust}` by the column \
+             `{id}`; give the names under which the keys were made, or use another file"
         ))),
     }
 }
