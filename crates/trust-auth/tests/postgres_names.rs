@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Executor, Row};
 use stores::postgres_server::PostgresServer;
-use stores::{World, by_name, eventually, postgres_options};
+use stores::{World, by_name, eventually, postgres_options, users};
 use trust_auth::{
     Authenticator, FindBy, KeyHash, KeyTerms, NewTrust, PostgresOptions, PostgresStore, Route,
     StoreError, TableNames, TrustColumn, TrustLedger, TrustStore, Waiting,
@@ -33,21 +33,6 @@ const USERS: &str = "
 /// What the application has written, with the transactions that wrote it.
 const ROWS: &str = "SELECT ctid, xmin, user_id, email, code, password, key_sha256, made_at \
                     FROM users ORDER BY user_id";
-
-fn users() -> TableNames {
-    TableNames::default()
-        .table("users")
-        .key_table("user_keys")
-        .column(TrustColumn::Id, "user_id")
-        .column(TrustColumn::Name, "email")
-        .column(TrustColumn::ApiKeyHash, "key_sha256")
-        .column(TrustColumn::CreatedAt, "made_at")
-        .column(TrustColumn::DisabledAt, "deactivated_at")
-        .without(TrustColumn::Code)
-        .without(TrustColumn::Region)
-        .without(TrustColumn::LastHeartbeat)
-        .without(TrustColumn::Attributes)
-}
 
 fn options(url: &str) -> PostgresOptions {
     postgres_options(url).names(users())

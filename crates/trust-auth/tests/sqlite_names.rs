@@ -12,7 +12,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
 use sqlx::{AssertSqlSafe, ConnectOptions, SqliteConnection};
-use stores::{World, by_name, eventually};
+use stores::{World, by_name, eventually, users};
 use trust_auth::{
     ApiKey, Authenticator, FindBy, HeldTrusts, KeyHash, KeyTerms, NewTrust, RegistryError, Route,
     SqliteOptions, SqliteStore, StoreError, TableNames, TrustColumn, TrustKeyCache, TrustLedger,
@@ -30,21 +30,6 @@ const USERS: &str = "CREATE TABLE users (\
 
 /// A user of the application, from before the file had any keys.
 const ANN: Uuid = Uuid::from_u128(0x1234);
-
-fn names() -> TableNames {
-    TableNames::default()
-        .table("users")
-        .key_table("user_keys")
-        .column(TrustColumn::Id, "user_id")
-        .column(TrustColumn::Name, "email")
-        .column(TrustColumn::ApiKeyHash, "key_sha256")
-        .column(TrustColumn::CreatedAt, "made_at")
-        .column(TrustColumn::DisabledAt, "deactivated_at")
-        .without(TrustColumn::Code)
-        .without(TrustColumn::Region)
-        .without(TrustColumn::LastHeartbeat)
-        .without(TrustColumn::Attributes)
-}
 
 /// A file of an application.
 struct Application {
@@ -64,7 +49,7 @@ impl Application {
 
     /// Has one user.
     async fn new() -> Self {
-        let application = Self::with(USERS, names()).await;
+        let application = Self::with(USERS, users()).await;
         let insertion = format!("INSERT INTO users (user_id, email) VALUES ('{ANN}', 'ann@x')");
         run(&mut application.hand().await, insertion).await;
         application
@@ -259,7 +244,7 @@ async fn a_value_for_a_column_that_is_left_out_is_refused_and_nothing_is_written
 
 #[tokio::test]
 async fn an_optional_column_that_is_there_is_read_and_written() {
-    let names = names()
+    let names = users()
         .column(TrustColumn::Attributes, "rights")
         .column(TrustColumn::Region, "country")
         .column(TrustColumn::Code, "shop");
@@ -284,7 +269,7 @@ async fn an_optional_column_that_is_there_is_read_and_written() {
 #[tokio::test]
 async fn a_migration_adds_the_missing_columns_alone() {
     let table = "CREATE TABLE users (user_id TEXT PRIMARY KEY, email TEXT UNIQUE, made_at TEXT)";
-    let application = Application::with(table, names()).await;
+    let application = Application::with(table, users()).await;
     let plan = application.options().plan_migration().await.unwrap();
     let added: Vec<&String> =
         plan.steps().iter().filter(|step| step.starts_with("ALTER TABLE")).collect();
@@ -366,7 +351,7 @@ async fn a_table_that_cannot_hold_the_trusts_is_refused_with_what_to_do() {
             "it has a table `user_keys`, which this program has not made",
         ),
     ] {
-        let application = Application::with(table.clone().leak(), names()).await;
+        let application = Application::with(table.clone().leak(), users()).await;
         let refusal = application.refusal().await;
         assert!(refusal.contains(part), "{refusal} for {table}");
     }
@@ -375,7 +360,7 @@ async fn a_table_that_cannot_hold_the_trusts_is_refused_with_what_to_do() {
         "CREATE TABLE users (user_id TEXT, email TEXT, {rest}); \
          CREATE UNIQUE INDEX one ON users (user_id); CREATE UNIQUE INDEX two ON users (email)"
     );
-    let application = Application::with(table.leak(), names()).await;
+    let application = Application::with(table.leak(), users()).await;
     let world = application.world().await;
     let (trust, key) = world.register("bob@x").await;
     world.registry.add_key(&trust.id.into(), &KeyTerms::new()).await.unwrap();
@@ -389,7 +374,7 @@ async fn a_collation_of_the_application_applies_and_the_exact_name_comes_first()
     let table = format!(
         "CREATE TABLE users (user_id TEXT PRIMARY KEY, email TEXT UNIQUE COLLATE NOCASE, {rest})"
     );
-    let application = Application::with(table.leak(), names()).await;
+    let application = Application::with(table.leak(), users()).await;
     let world = application.world().await;
     let (bob, _) = world.register("Bob@x").await;
     let taken = world.registry.register(new("bob@x")).await.unwrap_err();
@@ -400,7 +385,7 @@ async fn a_collation_of_the_application_applies_and_the_exact_name_comes_first()
         "CREATE TABLE users (user_id TEXT PRIMARY KEY, email TEXT COLLATE NOCASE, {rest}); \
          CREATE UNIQUE INDEX one ON users (email COLLATE BINARY)"
     );
-    let application = Application::with(table.leak(), names()).await;
+    let application = Application::with(table.leak(), users()).await;
     let world = application.world().await;
     for name in ["Bob@x", "bob@x", "BOB@x"] {
         world.register(name).await;
@@ -457,7 +442,7 @@ async fn names_that_do_not_fit_the_file_are_refused() {
 
     // An application makes its own file.
     let missing = application.folder.path().join("missing.db");
-    let options = SqliteStore::options(&missing).names(names()).create_if_missing(true);
+    let options = SqliteStore::options(&missing).names(users()).create_if_missing(true);
     let error = options.connect().await.unwrap_err();
     assert!(matches!(error, StoreError::NotFound { .. }) && !missing.exists(), "{error:?}");
 }
@@ -530,7 +515,7 @@ async fn a_key_is_found_by_the_applications_own_index_or_by_one_that_is_made() {
 async fn an_index_on_a_column_that_is_declared_in_another_case_is_found() {
     let table = "CREATE TABLE users (user_id TEXT PRIMARY KEY, email TEXT UNIQUE, \
                  Key_SHA256 TEXT, made_at TEXT, deactivated_at TEXT)";
-    let application = Application::with(table, names()).await;
+    let application = Application::with(table, users()).await;
     let world = application.world().await;
     assert_eq!(application.options().make_index().await.unwrap().steps().len(), 2);
     assert!(application.options().make_index().await.unwrap().is_empty());
@@ -633,7 +618,7 @@ async fn an_application_with_a_pool_of_its_own_has_names_too() {
     let application = Application::new().await;
     let options = SqliteConnectOptions::new().filename(application.path());
     let pool = SqlitePool::connect_with(options).await.unwrap();
-    let over = || SqliteStore::over(pool.clone()).names(names());
+    let over = || SqliteStore::over(pool.clone()).names(users());
     assert!(matches!(over().connect().await.unwrap_err(), StoreError::NotMigrated { .. }));
     let store = over().migrate(true).connect().await.unwrap();
     assert_eq!(store.list().await.unwrap().len(), 1);
@@ -758,7 +743,7 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let application = Application::with(USERS, names()).await;
+            let application = Application::with(USERS, users()).await;
             let store = application.options().migrate(true).connect().await.unwrap();
             let folder = tempfile::tempdir().unwrap();
             let default = stores::sqlite_options(&folder.path().join("trusts.db"));

@@ -70,12 +70,11 @@ const RENEWALS: u32 = 4;
 ///
 /// let held = lease.lookup(&KeyHash::of("key")); // no read
 ///
-/// // UPDATE .., SELECT trust_auth_barrier(), COMMIT
-/// # let barrier = String::new();
-/// match lease.settle(&barrier).await? {
-///     Settled::Everywhere { .. } => {} // no process grants what the transaction has revoked
-///     _ => todo!("the server failed over: make the transaction again"),
-/// }
+/// // `revoke` runs UPDATE .., SELECT trust_auth_barrier(), COMMIT, and returns the barrier. It
+/// // runs again if a failover may have lost it.
+/// # let revoke = async || Ok::<_, trust_auth::StoreError>(String::new());
+/// while lease.settle(&revoke().await?).await? == Settled::Repeat {}
+/// // No process grants what the transaction has revoked.
 /// # Ok(()) }
 /// ```
 pub struct CacheLease<F: ChangeFeed, V: Clone + Send + Sync + 'static, C: Clock = CoarseClock> {

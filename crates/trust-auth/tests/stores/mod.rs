@@ -21,8 +21,8 @@ use tempfile::TempDir;
 use tracing::subscriber::DefaultGuard;
 use trust_auth::{
     ApiKey, Attempt, Authenticator, Candidates, Change, KeyHash, MemoryStore, NewKey, NewTrust,
-    Rotation, SqliteOptions, SqliteStore, StoreError, Trust, TrustKey, TrustKeyCache, TrustLedger,
-    TrustRef, TrustRegistry, TrustStore,
+    Rotation, SqliteOptions, SqliteStore, StoreError, TableNames, Trust, TrustColumn, TrustKey,
+    TrustKeyCache, TrustLedger, TrustRef, TrustRegistry, TrustStore,
 };
 #[cfg(feature = "postgres")]
 use trust_auth::{PostgresOptions, PostgresStore};
@@ -157,6 +157,22 @@ impl Backend for PostgresStore {
         server
             .psql(&database, &format!("UPDATE trust_key SET expires_at = now() WHERE id = '{id}'"));
     }
+}
+
+/// Returns the names of an application's table `users`, which lacks the optional columns.
+pub(crate) fn users() -> TableNames {
+    TableNames::default()
+        .table("users")
+        .key_table("user_keys")
+        .column(TrustColumn::Id, "user_id")
+        .column(TrustColumn::Name, "email")
+        .column(TrustColumn::ApiKeyHash, "key_sha256")
+        .column(TrustColumn::CreatedAt, "made_at")
+        .column(TrustColumn::DisabledAt, "deactivated_at")
+        .without(TrustColumn::Code)
+        .without(TrustColumn::Region)
+        .without(TrustColumn::LastHeartbeat)
+        .without(TrustColumn::Attributes)
 }
 
 /// Returns options for a database without a table, with time-outs longer than any machine needs: no
